@@ -1,0 +1,14 @@
+#![doc = include_str!("ARCHITECTURE.md")]
+
+pub mod apply;
+pub mod checkpoint;
+pub mod config;
+pub mod membership;
+pub mod mvcc;
+pub mod pb;
+pub mod raft;
+pub mod replica;
+pub mod rpc;
+#[cfg(feature = "server")]
+pub mod shell;
+pub mod types;

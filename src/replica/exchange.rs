@@ -1,0 +1,92 @@
+//! The owned messages that roles exchange over their rings.
+
+use bytes::Bytes;
+
+use crate::apply::{Outcome, RequestKind};
+use crate::pb::etcdserverpb as pb;
+use crate::types::{Term, Ticket};
+
+/// What a client shard asks of the rest of the member.
+#[derive(Debug)]
+pub enum Command {
+    /// Through consensus: `body` is the client's encoded request, already validated.
+    Propose { kind: RequestKind, body: Bytes },
+    /// From the state machine.
+    Read(Read),
+}
+
+/// A read of the state machine.
+#[derive(Debug)]
+pub struct Read {
+    /// Whether the answer must reflect everything acknowledged before the read arrived.
+    pub linearizable: bool,
+    pub query: Query,
+}
+
+/// What is read. Each answer's body is the named response message without its header.
+#[derive(Debug)]
+pub enum Query {
+    /// `RangeResponse`.
+    Range(pb::RangeRequest),
+    /// The next `RangeResponse` of a `RangeStream`.
+    RangeSlice(Box<RangeSlice>),
+    /// `TxnResponse`, of a transaction that only reads.
+    Txn(pb::TxnRequest),
+    /// `HashKVResponse`.
+    HashKv(pb::HashKvRequest),
+    /// `HashResponse`.
+    Hash,
+    /// `MemberListResponse`.
+    MemberList,
+    /// `StatusResponse`.
+    Status,
+}
+
+/// One step of a `RangeStream`: the keys from `start` on.
+///
+/// The body holds `kvs` only while the answer's `resume` names the key to go on from; the last one
+/// also holds `more` and `count`, and is told by `resume` being absent.
+#[derive(Debug)]
+pub struct RangeSlice {
+    /// The client's request. After the first slice `revision` is the one the first slice was read at.
+    pub request: pb::RangeRequest,
+    /// First key of this slice; the request's own key at first.
+    pub start: Bytes,
+    /// Keys at most in this slice.
+    pub keys_max: u32,
+    /// Keys that earlier slices carried.
+    pub keys_sent: u64,
+}
+
+/// An answer on its way to the client shard that asked.
+#[derive(Debug)]
+pub struct Reply {
+    pub ticket: Ticket,
+    pub result: Result<Answer, Refusal>,
+}
+
+/// An answer of the state machine with the term it was given in.
+#[derive(Debug)]
+pub struct Answer {
+    pub term: Term,
+    pub outcome: Outcome,
+}
+
+/// The member could not carry the request out; the state machine never saw it, or may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The member is stopping.
+    Stopped,
+    /// More is committed than applied, by too much.
+    TooManyRequests,
+    /// The disk has no room for the log.
+    NoSpace,
+    /// No answer within the request timeout.
+    TimedOut,
+    /// No leader is known.
+    NoLeader,
+    /// Leadership moved while a linearizable read waited.
+    LeaderChanged,
+    /// Raft dropped the proposal.
+    Dropped,
+}

@@ -1,0 +1,3 @@
+//! Raft and state machine joined, still without I/O.
+
+pub mod exchange;

@@ -1,0 +1,10 @@
+//! The words every other module uses: revisions, ranges, identities, limits.
+
+pub mod ids;
+pub mod key_range;
+pub mod limits;
+pub mod revision;
+
+pub use ids::{ClusterId, LeaseId, LogIndex, MemberId, Term, Ticket};
+pub use key_range::KeyRange;
+pub use revision::Revision;
