@@ -6,6 +6,7 @@
 //! `PINION_CRASH_ROUNDS` (8) kills; `PINION_CRASH_SEED` (the process id) chooses operations and
 //! moments. Timing differs from run to run, so a seed repeats the choices and not the interleaving.
 //! `PINION_DAMAGE_SAMPLES` (12) damaged copies of a data directory.
+#![allow(unreachable_pub, reason = "a test binary has no other crate to reach")]
 
 mod damage;
 #[path = "../harness/mod.rs"]

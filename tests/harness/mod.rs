@@ -6,7 +6,7 @@
 //!
 //! Every wait has a deadline. A process is stopped by its own id, also when its test panics; its
 //! directory and log are then kept and named.
-#![allow(dead_code, reason = "each test binary uses its own part of the harness")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of the harness")]
 
 pub mod client;
 #[allow(unsafe_code, reason = "prctl between fork and exec; see the module")]
