@@ -188,7 +188,7 @@ impl Launch {
                 shell
             }
         };
-        #[expect(clippy::disallowed_methods, reason = "the child must not see the runner's variables")]
+        // The child must not see the runner's variables.
         let inherited: Vec<OsString> = std::env::vars_os().map(|(name, _)| name).collect();
         for name in inherited {
             let text = name.to_string_lossy();

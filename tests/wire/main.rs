@@ -9,6 +9,7 @@
 //! With `PINION_TEST_BIN=/usr/bin/etcd` etcd is compared with itself: that must be free of differences,
 //! or the masks are wrong.
 #![allow(unreachable_pub, reason = "a test binary has no other crate to reach")]
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod compare;
 mod generate;
