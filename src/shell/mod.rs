@@ -8,5 +8,7 @@
 pub mod checkpoint_file;
 pub mod client;
 pub mod data_dir;
+pub mod host;
+pub mod logging;
 pub mod mesh;
 pub mod placement;
