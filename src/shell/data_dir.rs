@@ -24,14 +24,14 @@ const IDENTITY_TITLE: &str = "pinion data directory, format 1";
 
 /// How the log reaches the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WalSync {
+pub enum SyncMode {
     /// Copy into a mapped segment, then `fdatasync`.
     Mmap,
     /// `O_DIRECT | O_DSYNC` writes.
     Direct,
 }
 
-impl WalSync {
+impl SyncMode {
     /// The word in flags, logs and IDENTITY.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -48,7 +48,7 @@ pub struct Identity {
     pub cluster: ClusterId,
     pub member: MemberId,
     /// The mode that `--wal-sync=auto` measured at first start.
-    pub measured_sync: WalSync,
+    pub measured_sync: SyncMode,
     /// Whether the bootstrap came to its end.
     pub is_ready: bool,
 }
@@ -252,8 +252,8 @@ fn parse_identity(bytes: &[u8]) -> Result<Identity, (usize, &'static str)> {
     let cluster = ClusterId(number(value("cluster")?)?);
     let member = MemberId(number(value("member")?)?);
     let measured_sync = match value("wal-sync")? {
-        "mmap" => WalSync::Mmap,
-        "direct" => WalSync::Direct,
+        "mmap" => SyncMode::Mmap,
+        "direct" => SyncMode::Direct,
         _ => return Err((0, "unknown sync mode")),
     };
     let is_ready = match value("state")? {
@@ -272,7 +272,7 @@ mod tests {
         Identity {
             cluster: ClusterId(0xcdf8_181e_3227_7b62),
             member: MemberId(0x8e9e_05c5_2164_694d),
-            measured_sync: WalSync::Mmap,
+            measured_sync: SyncMode::Mmap,
             is_ready: true,
         }
     }

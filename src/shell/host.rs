@@ -14,13 +14,21 @@ const FILES_MIN: u64 = 1024;
 /// Why this machine cannot run Pinion.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
-    #[error("this process may lock {limit} bytes of memory, io_uring needs {needed} for this placement: raise it with `ulimit -l`, LimitMEMLOCK= of systemd, or /etc/security/limits.conf")]
+    #[error(
+        "this process may lock {limit} bytes of memory, io_uring needs {needed} for this placement: raise it with `ulimit -l`, LimitMEMLOCK= of systemd, or /etc/security/limits.conf"
+    )]
     Memlock { limit: u64, needed: u64 },
-    #[error("io_uring is switched off on this machine (kernel.io_uring_disabled = {value}); Pinion does all network I/O through it: run `sysctl kernel.io_uring_disabled=0`")]
+    #[error(
+        "io_uring is switched off on this machine (kernel.io_uring_disabled = {value}); Pinion does all network I/O through it: run `sysctl kernel.io_uring_disabled=0`"
+    )]
     IoUringDisabled { value: String },
-    #[error("io_uring cannot be used: {reason}. Pinion needs Linux 5.8 or newer, and a container must not forbid io_uring_setup (its seccomp profile often does)")]
+    #[error(
+        "io_uring cannot be used: {reason}. Pinion needs Linux 5.8 or newer, and a container must not forbid io_uring_setup (its seccomp profile often does)"
+    )]
     IoUring { reason: String },
-    #[error("{flag}: address {address} is already in use by another process; stop it, or choose another port")]
+    #[error(
+        "{flag}: address {address} is already in use by another process; stop it, or choose another port"
+    )]
     AddressInUse { flag: &'static str, address: SocketAddr },
 }
 
@@ -45,7 +53,10 @@ pub fn check(executors: u64) -> Result<(), HostError> {
     }
     let files = soft_limit(&limits, "Max open files");
     if files < FILES_MIN {
-        tracing::warn!(limit = files, "few file descriptors: each client connection needs one, raise `ulimit -n`");
+        tracing::warn!(
+            limit = files,
+            "few file descriptors: each client connection needs one, raise `ulimit -n`"
+        );
     }
     if let Ok(value) = fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
         && value.trim() == "2"

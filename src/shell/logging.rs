@@ -48,7 +48,8 @@ where
         };
         let mut fields = Fields { format: self.0, message: String::new(), rest: String::new() };
         event.record(&mut fields);
-        let now = timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros()));
+        let now =
+            timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros()));
         match self.0 {
             Format::Json => {
                 let mut message = String::new();
