@@ -16,6 +16,7 @@ use ::raft::eraftpb::{self, ConfState};
 use ::raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
 use super::snapshot::CheckpointMeta;
+use crate::types::MemberId;
 
 /// How much of the applied log stays for followers that lag. What a follower needs beyond it comes
 /// from a checkpoint. Both bounds hold.
@@ -242,10 +243,11 @@ impl Storage for Log {
     }
 
     /// The checkpoint to send to a follower that needs dropped entries. One that ends before the
-    /// first entry held would leave a gap behind it, so the follower waits for a newer one.
-    fn snapshot(&self, request_index: u64, _to: u64) -> ::raft::Result<eraftpb::Snapshot> {
+    /// first entry held would leave a gap behind it, and one that does not know the follower would be
+    /// refused by it; so the follower waits for a newer one.
+    fn snapshot(&self, request_index: u64, to: u64) -> ::raft::Result<eraftpb::Snapshot> {
         let index = self.checkpoint.index.0;
-        if index < self.dropped.0 || index < request_index {
+        if index < self.dropped.0 || index < request_index || !self.checkpoint.contains(MemberId(to)) {
             self.checkpoint_wanted.set(true);
             return Err(StorageError::SnapshotTemporarilyUnavailable.into());
         }

@@ -24,6 +24,9 @@ use crate::types::{LogIndex, MemberId, Term};
 /// The wire form's version.
 const FORMAT: u32 = 1;
 
+/// At a million entries a second a cluster gets there in 146,000 years.
+const NUMBER_MAX: u64 = 1 << 62;
+
 /// What a message is for. The numbers are on the wire: never reused, never renumbered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -243,6 +246,19 @@ fn fault(kind: MessageKind, message: &eraftpb::Message) -> Option<&'static str> 
     }
     if message.from == message.to && kind != K::TransferLeader {
         return Some("sender and receiver are one");
+    }
+    // raft-rs adds to these without asking whether they still fit.
+    let numbers = [
+        message.term,
+        message.log_term,
+        message.index,
+        message.commit,
+        message.commit_term,
+        message.reject_hint,
+        message.request_snapshot,
+    ];
+    if numbers.iter().any(|number| NUMBER_MAX < *number) {
+        return Some("a position or term that no cluster reaches");
     }
     // raft-rs takes term 0 for "made on this member" and skips every check of terms.
     if (message.term == 0) != matches!(kind, K::Propose | K::ReadIndex) {

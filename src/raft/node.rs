@@ -30,6 +30,10 @@ use super::recovery::{Recovered, StartError};
 use super::snapshot::CheckpointMeta;
 use crate::types::{LogIndex, MemberId, Term};
 
+/// ReadIndex rounds of followers that a leader keeps open; more are dropped, and asked again. A member
+/// has one or two open at a time.
+const READ_ROUNDS_MAX: usize = 1_024;
+
 /// How a node behaves.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -216,10 +220,13 @@ pub struct Node {
     released: Vec<eraftpb::Message>,
     /// Last committed entry given out. Moves only in `take_ready`.
     handed_out: LogIndex,
+    /// The last checkpoint that took the log's place, or the one this start is from. Completions of
+    /// entries before it, still on their way, mean nothing any more.
+    installed: LogIndex,
     /// Handed out, no verdict yet.
     conf_changes: VecDeque<(LogIndex, ConfChange)>,
     /// As last handed out.
-    leadership: Leadership,
+    last_leadership: Leadership,
     /// First entry of the current term while this member leads.
     term_start: Option<LogIndex>,
 }
@@ -248,10 +255,14 @@ impl Node {
             in_flight: VecDeque::new(),
             released: Vec::new(),
             handed_out,
+            installed: handed_out,
             conf_changes: VecDeque::new(),
-            leadership: Leadership { role: Role::Follower, term: hard_state.term, leader: None },
+            last_leadership: Leadership { role: Role::Follower, term: hard_state.term, leader: None },
             term_start: None,
         };
+        if node.is_sole_voter() {
+            node.campaign();
+        }
         node.after_event();
         Ok(node)
     }
@@ -367,15 +378,22 @@ impl Node {
                 MessageType::MsgHeartbeat if last.0 < message.commit => {
                     return Err(StepError::LogLost { commit: LogIndex(message.commit), last });
                 }
-                MessageType::MsgAppendResponse if !message.reject && last.0 < message.index => {
+                MessageType::MsgAppendResponse
+                    if raft.state == StateRole::Leader && !message.reject && last.0 < message.index =>
+                {
                     return Err(StepError::AckPastLast { from, index: LogIndex(message.index), last });
                 }
-                MessageType::MsgRequestVoteResponse if self.in_flight.iter().any(|ready| ready.has_entries) => {
+                MessageType::MsgRequestVoteResponse
+                    if raft.state == StateRole::Candidate && !self.in_flight.is_empty() =>
+                {
                     return Err(StepError::VoteTooEarly);
                 }
                 MessageType::MsgTimeoutNow if !self.may_campaign() => return Ok(()),
                 _ => {}
             }
+        }
+        if kind == MessageType::MsgReadIndex && READ_ROUNDS_MAX <= raft.pending_read_count() {
+            return Ok(());
         }
         let result = self.raw.step(message).map_err(|error| match error {
             ::raft::Error::StepPeerNotFound => StepError::UnknownPeer { from },
@@ -414,8 +432,9 @@ impl Node {
         let library_entries = ready.take_entries();
         let checkpoint = (!ready.snapshot().is_empty()).then(|| CheckpointMeta::from_library(ready.snapshot()));
         let committed = ready.take_committed_entries();
-        let mut messages = ready.take_messages();
-        let after_sync = ready.take_persisted_messages();
+        // raft-rs hands out one or the other, depending on who leads; what leaves when is ours to say.
+        let mut made = ready.take_messages();
+        made.append(&mut ready.take_persisted_messages());
         let read_states = ready.take_read_states();
 
         let now = HardState::from_library(&self.raw.raft.hard_state());
@@ -429,6 +448,7 @@ impl Node {
         if let Some(meta) = &checkpoint {
             log.install(meta.clone());
             self.handed_out = meta.index;
+            self.installed = meta.index;
             self.conf_changes.clear();
         }
         log.append(&library_entries);
@@ -445,8 +465,8 @@ impl Node {
         } else if self.in_flight.is_empty() {
             self.raw.on_persist_ready(number);
         }
-        messages.append(&mut self.released);
-        self.release_or_hold(after_sync, &mut messages);
+        let mut messages = mem::take(&mut self.released);
+        self.release_or_hold(made, &mut messages);
 
         Some(Ready {
             number,
@@ -461,25 +481,29 @@ impl Node {
         })
     }
 
-    /// Messages of a member that does not lead. Those that promise something about its disk wait for
-    /// everything handed out so far; the others leave at once, so that neither a heartbeat nor a
-    /// linearizable read of the leader waits for this member's disk. Nothing overtakes a change of
-    /// term or vote: an answer in a term that a crash could make us forget is not worth a proof.
-    fn release_or_hold(&mut self, messages: Vec<eraftpb::Message>, now: &mut Vec<eraftpb::Message>) {
+    /// A message that promises something about this member's disk waits for everything handed out so
+    /// far. The others leave at once: replication runs beside the leader's own sync, and neither a
+    /// heartbeat nor a linearizable read of the leader waits for a follower's disk.
+    ///
+    /// Nothing at all overtakes a change of term or vote. A sole voter shows why: it wins without
+    /// asking, so it could send its learners entries of a term that a crash makes it forget, win the
+    /// same term again, and fill the same places with other entries.
+    fn release_or_hold(&mut self, made: Vec<eraftpb::Message>, now: &mut Vec<eraftpb::Message>) {
         let vote_in_flight = self.in_flight.iter().any(|ready| ready.has_vote);
         let Some(newest) = self.in_flight.back_mut() else {
-            now.extend(messages);
+            now.extend(made);
             return;
         };
-        for message in messages {
-            let promises_nothing = matches!(
+        for message in made {
+            let promises = matches!(
                 message.get_msg_type(),
-                MessageType::MsgHeartbeatResponse
-                    | MessageType::MsgPropose
-                    | MessageType::MsgReadIndex
-                    | MessageType::MsgTransferLeader
+                MessageType::MsgAppendResponse
+                    | MessageType::MsgRequestVote
+                    | MessageType::MsgRequestVoteResponse
+                    | MessageType::MsgRequestPreVote
+                    | MessageType::MsgRequestPreVoteResponse
             );
-            if promises_nothing && !vote_in_flight { now.push(message) } else { newest.messages.push(message) }
+            if promises || vote_in_flight { newest.messages.push(message) } else { now.push(message) }
         }
     }
 
@@ -515,13 +539,8 @@ impl Node {
     }
 
     fn take_leadership(&mut self) -> Option<Leadership> {
-        let raft = &self.raw.raft;
-        let now = Leadership {
-            role: raft.state.into(),
-            term: Term(raft.term),
-            leader: (raft.leader_id != ::raft::INVALID_ID).then_some(MemberId(raft.leader_id)),
-        };
-        (now != mem::replace(&mut self.leadership, now)).then_some(now)
+        let now = self.leadership();
+        (now != mem::replace(&mut self.last_leadership, now)).then_some(now)
     }
 
     /// The `Ready` of this number, and every one before it, is durable.
@@ -547,6 +566,9 @@ impl Node {
     /// When `index` goes backwards, is past what was handed out, or passes a membership change that
     /// had no verdict.
     pub fn on_applied(&mut self, index: LogIndex) {
+        if index <= self.installed {
+            return;
+        }
         let applied = LogIndex(self.raw.store().applied());
         assert!(applied <= index, "applied went backwards: {applied:?} -> {index:?}");
         assert!(index <= self.handed_out, "applied {index:?} past handed out {:?}", self.handed_out);
@@ -562,7 +584,7 @@ impl Node {
     }
 
     /// The state machine has reached the membership change at `index` and accepts or rejects it; this
-    /// comes before `on_applied` of that index. Returns who votes and who learns from now on.
+    /// comes before `on_applied` of that index.
     ///
     /// # Errors
     /// When raft-rs refuses an accepted change, so that the change must not count as made.
@@ -570,6 +592,9 @@ impl Node {
     /// # Panics
     /// When no such change was handed out, or not as the next one.
     pub fn on_conf_change(&mut self, index: LogIndex, accepted: bool) -> Result<(), ConfChangeRefused> {
+        if index <= self.installed {
+            return Ok(());
+        }
         let (pending, change) = self.conf_changes.pop_front().expect("a verdict needs a change");
         assert!(pending == index, "verdict on {index:?}, the next change is at {pending:?}");
         if accepted {
@@ -630,6 +655,35 @@ impl Node {
         self.raw.raft.prs().get(member.0).map(|progress| LogIndex(progress.matched))
     }
 
+    /// Entries committed and not applied.
+    #[must_use]
+    pub fn apply_gap(&self) -> u64 {
+        self.raw.raft.raft_log.committed - self.raw.store().applied()
+    }
+
+    /// Last committed entry given out in a `Ready`.
+    #[must_use]
+    pub fn handed_out(&self) -> LogIndex {
+        self.handed_out
+    }
+
+    /// Who leads, as far as this member knows.
+    #[must_use]
+    pub fn leadership(&self) -> Leadership {
+        let raft = &self.raw.raft;
+        Leadership {
+            role: raft.state.into(),
+            term: Term(raft.term),
+            leader: (raft.leader_id != ::raft::INVALID_ID).then_some(MemberId(raft.leader_id)),
+        }
+    }
+
+    /// Whether this member leads and is handing leadership over; it takes no proposal meanwhile.
+    #[must_use]
+    pub fn is_transferring(&self) -> bool {
+        self.raw.raft.lead_transferee.is_some()
+    }
+
     #[must_use]
     pub fn id(&self) -> MemberId {
         self.id
@@ -638,11 +692,11 @@ impl Node {
     #[must_use]
     pub fn status(&self) -> Status {
         let raft = &self.raw.raft;
-        let member = |id: u64| (id != ::raft::INVALID_ID).then_some(MemberId(id));
+        let Leadership { role, term, leader } = self.leadership();
         Status {
-            role: raft.state.into(),
-            term: Term(raft.term),
-            leader: member(raft.leader_id),
+            role,
+            term,
+            leader,
             last: LogIndex(raft.raft_log.last_index()),
             durable: LogIndex(raft.raft_log.persisted),
             committed: LogIndex(raft.raft_log.committed),
@@ -655,17 +709,20 @@ impl Node {
         }
     }
 
-    fn is_sole_voter(&self) -> bool {
+    /// Whether this member's vote is every quorum.
+    #[must_use]
+    pub fn is_sole_voter(&self) -> bool {
         let voters = self.raw.raft.prs().conf().voters();
         voters.contains(self.id.0) && voters.ids().len() == 1
     }
 
     /// What holds after every call.
     fn after_event(&mut self) {
-        // Nobody else can win, so waiting for the timeout would only delay the first answer. raft-rs
-        // refuses while a membership change is committed and not applied; then a later event tries.
+        // Nobody else can win, so waiting for the timeout would only delay the first answer. While a
+        // committed membership change is not applied raft-rs would refuse, hence the second condition.
         let raft = &self.raw.raft;
-        if raft.state != StateRole::Leader && self.is_sole_voter() && self.may_campaign() {
+        let all_applied = raft.raft_log.applied == raft.raft_log.committed;
+        if raft.state != StateRole::Leader && all_applied && self.is_sole_voter() && self.may_campaign() {
             self.raw.campaign().expect("a call to run is never refused, at most ignored");
         }
         let raft = &mut self.raw.raft;

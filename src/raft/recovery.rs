@@ -18,7 +18,8 @@ use crate::types::{LogIndex, Term};
 pub struct Recovered {
     /// The last one written, if any was.
     pub hard_state: Option<HardState>,
-    /// Where the state machine starts: the newest checkpoint, or `CheckpointMeta::bootstrap`.
+    /// Where the state machine starts: the newest checkpoint, or `CheckpointMeta::bootstrap`, or
+    /// `CheckpointMeta::joining`.
     pub checkpoint: CheckpointMeta,
     /// Entries in the order they were written. One whose index is not past the one before replaces
     /// that one and all after it, as the log on disk means it. Those the checkpoint covers may be here.
@@ -49,7 +50,9 @@ pub enum StartError {
 impl Recovered {
     pub(super) fn into_log(self, retention: Retention) -> Result<Log, StartError> {
         let Self { hard_state, checkpoint, entries: written } = self;
-        if let Some(fault) = checkpoint.fault() {
+        if checkpoint != CheckpointMeta::joining()
+            && let Some(fault) = checkpoint.fault()
+        {
             return Err(StartError::Checkpoint(fault));
         }
         let entries = surviving(written)?;

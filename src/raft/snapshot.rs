@@ -36,6 +36,17 @@ impl CheckpointMeta {
         Self { index: LogIndex(1), term: Term(1), voters, learners: Vec::new() }
     }
 
+    /// The start of a member that joins a cluster which runs already: nothing, until a checkpoint of
+    /// another member arrives. It knows nobody and cannot run for leader.
+    #[must_use]
+    pub fn joining() -> Self {
+        Self { index: LogIndex(0), term: Term(0), voters: Vec::new(), learners: Vec::new() }
+    }
+
+    pub(super) fn contains(&self, member: MemberId) -> bool {
+        self.voters.binary_search(&member).is_ok() || self.learners.binary_search(&member).is_ok()
+    }
+
     /// Why these numbers cannot be a checkpoint's, if they cannot.
     pub(super) fn fault(&self) -> Option<&'static str> {
         let ascends = |ids: &[MemberId]| ids.windows(2).all(|pair| pair[0] < pair[1]);
