@@ -3,6 +3,8 @@
 mod encode;
 mod range;
 mod txn;
+#[cfg(test)]
+mod script;
 mod view;
 mod write;
 

@@ -252,3 +252,7 @@ impl From<Refusal> for Status {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;
