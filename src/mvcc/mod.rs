@@ -4,10 +4,24 @@
 //! each key to its newest record (`tree`). Reads, write transactions, compaction, hashing, watch
 //! catch-up and checkpoints are all views of these two. Leases, auth and request semantics live
 //! elsewhere: here a lease is a number kept beside the value.
+mod checkpoint;
+mod compaction;
+mod crc32c;
+mod hash;
+mod key_block;
+mod log;
+mod record;
+mod restore;
 mod store;
+#[cfg(test)]
+mod tests;
+mod tree;
 mod txn;
 
-pub use store::{Changes, CheckpointCursor, HashCursor, HashKv, Restore, RestoreError, Scan, Store};
+pub use checkpoint::CheckpointCursor;
+pub use hash::{HashCursor, HashKv, HashOvertaken};
+pub use restore::{Restore, RestoreError};
+pub use store::{Changes, Scan, Store};
 pub use txn::WriteTxn;
 
 use crate::types::Revision;
