@@ -14,9 +14,10 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::encode::Encode as _;
+use super::view::check_readable;
 use super::{Outcome, Rejection, Request, RequestKind, Response, range, txn, write};
 use crate::membership::Cluster;
-use crate::mvcc::{HashCursor, HashKv, Store};
+use crate::mvcc::{HashCursor, HashKv, HashOvertaken, Store};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
 use crate::replica::exchange::Query;
@@ -28,8 +29,12 @@ pub const ETCD_VERSION: &str = "3.7.1";
 /// The etcd storage layout that a backup of this member follows.
 pub const STORAGE_VERSION: &str = "3.7.0";
 
+/// More than any `--max-request-bytes` in use, less than one version in the store may take: a guard
+/// against a log written with other limits.
+const REQUEST_BYTES_MAX: usize = 1 << 29;
+
 /// What became of a committed request.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "someone waits for the answer"]
 pub enum Applied {
     Now(Outcome),
@@ -82,6 +87,9 @@ impl Machine {
     /// Applies the next request of the log.
     pub fn apply(&mut self, request: &Request) -> Applied {
         let body = &request.body;
+        if REQUEST_BYTES_MAX < body.len() {
+            return Applied::Now(Err(Rejection::RequestTooLarge { bytes: body.len() as u64 }));
+        }
         let outcome = match request.kind {
             RequestKind::Put => decode(body).and_then(|request| self.put(&request)),
             RequestKind::DeleteRange => decode(body).and_then(|request| self.delete_range(&request)),
@@ -163,13 +171,12 @@ impl Machine {
     }
 
     fn status(&self, facts: &StatusFacts) -> pb::StatusResponse {
-        let bytes = i64::try_from(self.store.bytes_in_use()).expect("memory holds no 2^63 bytes");
+        let bytes = |bytes: u64| i64::try_from(bytes).expect("memory holds no 2^63 bytes");
         pb::StatusResponse {
             header: None,
             version: ETCD_VERSION.into(),
-            // There is no file with holes in it: what is allocated is what is used.
-            db_size: bytes,
-            db_size_in_use: bytes,
+            db_size: bytes(self.store.bytes_held()),
+            db_size_in_use: bytes(self.store.bytes_in_use()),
             leader: facts.leader.0,
             raft_index: facts.committed.0,
             raft_term: facts.term.0,
@@ -197,17 +204,32 @@ impl Machine {
     }
 
     /// Starts the answer to a HashKV that would hold the core for too long in one piece.
-    pub fn begin_hash(&self, request: &pb::HashKvRequest) -> Result<HashCursor, Rejection> {
-        Ok(self.store.begin_hash(self.hash_revision(request)?))
+    pub fn begin_hash(&self, request: &pb::HashKvRequest) -> Result<HashRead, Rejection> {
+        let revision = self.hash_revision(request)?;
+        Ok(HashRead { revision, cursor: self.store.begin_hash(revision) })
     }
 
-    /// Hashes about `records` more. The answer when done; refused when a compaction overtook it.
-    pub fn hash_slice(&self, cursor: &mut HashCursor, records: usize) -> Option<Outcome> {
-        match self.store.hash_slice(cursor, records) {
+    /// Hashes about `records` more; writes may go on in between. The answer when done.
+    pub fn hash_slice(&self, read: &mut HashRead, records: usize) -> Option<Outcome> {
+        match self.store.hash_slice(&mut read.cursor, records) {
             Ok(hash) => hash.map(|hash| Ok(self.hash_response(&hash))),
-            Err(compacted) => Some(Err(Rejection::Compacted { required: 0, compacted })),
+            // Part of what was hashed may be gone. Begin again, if the revision still can be read.
+            Err(HashOvertaken { .. }) => match check_readable(&self.store, read.revision) {
+                Ok(()) => {
+                    read.cursor = self.store.begin_hash(read.revision);
+                    None
+                }
+                Err(rejection) => Some(Err(rejection)),
+            },
         }
     }
+}
+
+/// A HashKV under way.
+#[derive(Debug)]
+pub struct HashRead {
+    revision: i64,
+    cursor: HashCursor,
 }
 
 /// Every byte string has the same fate on every member: the decoder is part of the state machine.

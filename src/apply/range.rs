@@ -106,7 +106,7 @@ impl Filter<'_> {
 /// Evaluates `request` at revision `at`, which the caller has checked.
 pub(super) fn select<'v, V: View>(
     view: &'v V,
-    request: &pb::RangeRequest,
+    request: &'v pb::RangeRequest,
     at: i64,
 ) -> Result<RangeAnswer<'v>, Rejection> {
     let unknown = || Rejection::SortOption { order: request.sort_order, target: request.sort_target };

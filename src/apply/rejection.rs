@@ -23,6 +23,9 @@ pub enum Rejection {
     /// As `KeyEmpty`: a number that is no sort order or target.
     #[error("unknown sort order {order} or target {target}")]
     SortOption { order: i32, target: i32 },
+    /// As `KeyEmpty`: no member may be made to store this.
+    #[error("the request takes {bytes} bytes")]
+    RequestTooLarge { bytes: u64 },
     /// More than one gRPC message can carry. A transaction is refused whole: a write whose answer
     /// cannot be told would be a write that the client can never know of.
     #[error("the answer takes {bytes} bytes, a message holds {bytes_max}")]

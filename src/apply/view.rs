@@ -10,7 +10,7 @@ pub(super) trait View {
     fn current(&self) -> i64;
     fn get(&self, key: &[u8], at: i64) -> Option<KeyValueRef<'_>>;
     fn count(&self, range: KeyRange<'_>, at: i64) -> u64;
-    fn scan(&self, range: KeyRange<'_>, at: i64) -> Scan<'_>;
+    fn scan<'a>(&'a self, range: KeyRange<'a>, at: i64) -> Scan<'a>;
 }
 
 impl View for Store {
@@ -26,7 +26,7 @@ impl View for Store {
         Self::count(self, range, at)
     }
 
-    fn scan(&self, range: KeyRange<'_>, at: i64) -> Scan<'_> {
+    fn scan<'a>(&'a self, range: KeyRange<'a>, at: i64) -> Scan<'a> {
         Self::scan(self, range, at)
     }
 }
@@ -44,7 +44,7 @@ impl View for WriteTxn<'_> {
         Self::count(self, range, at)
     }
 
-    fn scan(&self, range: KeyRange<'_>, at: i64) -> Scan<'_> {
+    fn scan<'a>(&'a self, range: KeyRange<'a>, at: i64) -> Scan<'a> {
         Self::scan(self, range, at)
     }
 }

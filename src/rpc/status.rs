@@ -231,6 +231,7 @@ impl From<&Rejection> for Status {
             Rejection::KeyNotFound => KEY_NOT_FOUND,
             Rejection::KeyEmpty => KEY_EMPTY,
             Rejection::SortOption { .. } => INVALID_SORT_OPTION,
+            Rejection::RequestTooLarge { .. } => REQUEST_TOO_LARGE,
             Rejection::AnswerTooLarge { bytes, bytes_max } => {
                 Self::sent_too_large(*bytes, *bytes_max)
             }

@@ -122,6 +122,7 @@ fn rejections_and_refusals_become_their_rows() {
         (Rejection::KeyNotFound, KEY_NOT_FOUND),
         (Rejection::KeyEmpty, KEY_EMPTY),
         (Rejection::SortOption { order: 9, target: 0 }, INVALID_SORT_OPTION),
+        (Rejection::RequestTooLarge { bytes: 7 }, REQUEST_TOO_LARGE),
         (Rejection::AnswerTooLarge { bytes: 3, bytes_max: 2 }, Status::sent_too_large(3, 2)),
         (Rejection::Undecodable("why".into()), Status::undecodable("why")),
     ];
