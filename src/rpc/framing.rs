@@ -361,10 +361,12 @@ mod tests {
 
     #[test]
     fn content_type_is_grpc_with_codec_or_parameter_only() {
-        for yes in ["application/grpc", "application/grpc+proto", "application/grpc;v=1", "Application/GRPC"] {
+        for yes in ["application/grpc", "application/grpc+proto", "application/grpc;v=1", "Application/GRPC"]
+        {
             assert!(is_grpc_content_type(yes.as_bytes()), "{yes}");
         }
-        for no in ["", "application/grp", "application/grpc-web", "application/json", "text/application/grpc"] {
+        for no in ["", "application/grp", "application/grpc-web", "application/json", "text/application/grpc"]
+        {
             assert!(!is_grpc_content_type(no.as_bytes()), "{no}");
         }
     }
