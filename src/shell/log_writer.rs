@@ -29,6 +29,10 @@ const COMMANDS_MAX: usize = 64;
 /// How often a full disk is asked again.
 const SPACE_RETRY: Duration = Duration::from_millis(200);
 
+/// Idle for so long, the log notes on the disk how far it is durable. Long enough that a lone client
+/// in a loop never waits for it.
+const MARK_DELAY: Duration = Duration::from_millis(50);
+
 /// A sync slower than this is worth a line: etcd warns at one second too.
 const SLOW_SYNC: Duration = Duration::from_secs(1);
 
@@ -88,7 +92,7 @@ pub fn start<S: Storage + Send + 'static>(
         if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
             tracing::warn!(core, "the log writer could not be pinned to its core");
         }
-        LogWriter { wal, events, is_out_of_space: false }.run(&inbox, spin);
+        LogWriter { wal, events, is_out_of_space: false, has_unmarked: false }.run(&inbox, spin);
     })?;
     Ok(LogHandle { commands, thread: thread.thread().clone() })
 }
@@ -97,6 +101,8 @@ struct LogWriter<S: Storage> {
     wal: Wal<S>,
     events: Arc<SharedRing<LogEvent>>,
     is_out_of_space: bool,
+    /// Synced since the last mark.
+    has_unmarked: bool,
 }
 
 impl<S: Storage> LogWriter<S> {
@@ -119,6 +125,7 @@ impl<S: Storage> LogWriter<S> {
                 self.report(LogEvent::Durable { number });
             }
             if is_stopping {
+                self.mark();
                 self.report(LogEvent::Stopped);
                 return;
             }
@@ -126,6 +133,12 @@ impl<S: Storage> LogWriter<S> {
                 let start = Instant::now();
                 while inbox.is_empty() && start.elapsed() < spin {
                     std::hint::spin_loop();
+                }
+                if inbox.is_empty() && self.has_unmarked {
+                    std::thread::park_timeout(MARK_DELAY);
+                    if inbox.is_empty() {
+                        self.mark();
+                    }
                 }
                 while inbox.is_empty() {
                     std::thread::park();
@@ -161,9 +174,18 @@ impl<S: Storage> LogWriter<S> {
         if let Err(error) = self.wal.sync() {
             fail("syncing the log", &error);
         }
+        self.has_unmarked = true;
         let took = start.elapsed();
         if took >= SLOW_SYNC {
             tracing::warn!(seconds = took.as_secs_f64(), "slow sync of the log: the disk stalls every write");
+        }
+    }
+
+    /// Notes on the disk that the last group is durable: the next group would say so, but none came.
+    fn mark(&mut self) {
+        self.has_unmarked = false;
+        if let Err(error) = self.wal.mark() {
+            fail("marking the log's end", &error);
         }
     }
 

@@ -76,30 +76,43 @@ impl Doorbell {
         self.local.ring();
     }
 
-    /// Sleeps until rung, unless `is_ready` already holds. `is_ready` is asked again after arming.
+    /// Sleeps until `is_ready`. It is asked once more after arming, and again after every ring.
     pub async fn wait(&self, mut is_ready: impl FnMut() -> bool) {
+        poll_fn(|cx| if is_ready() || self.arm(cx.waker(), &mut is_ready) { Poll::Ready(()) } else { Poll::Pending })
+            .await;
+    }
+
+    /// Sleeps until `is_ready` or the first ring, whatever it was for.
+    pub async fn wait_once(&self, mut is_ready: impl FnMut() -> bool) {
+        let mut is_armed = false;
         poll_fn(|cx| {
-            if is_ready() {
+            if is_armed || is_ready() || self.arm(cx.waker(), &mut is_ready) {
                 return Poll::Ready(());
             }
-            self.shared.waker.register(cx.waker());
-            {
-                let mut waker = self.local.waker.borrow_mut();
-                if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-                    *waker = Some(cx.waker().clone());
-                }
-            }
-            self.local.armed.set(true);
-            self.shared.armed.store(true, Ordering::SeqCst);
-            fence(Ordering::SeqCst);
-            if is_ready() {
-                self.local.armed.set(false);
-                self.shared.armed.store(false, Ordering::SeqCst);
-                return Poll::Ready(());
-            }
+            is_armed = true;
             Poll::Pending
         })
         .await;
+    }
+
+    /// Makes the next ring wake `waker`. True, and disarmed, if there is something to do already.
+    fn arm(&self, waker: &Waker, is_ready: &mut impl FnMut() -> bool) -> bool {
+        self.shared.waker.register(waker);
+        {
+            let mut known = self.local.waker.borrow_mut();
+            if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+                *known = Some(waker.clone());
+            }
+        }
+        self.local.armed.set(true);
+        self.shared.armed.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        if is_ready() {
+            self.local.armed.set(false);
+            self.shared.armed.store(false, Ordering::SeqCst);
+            return true;
+        }
+        false
     }
 }
 

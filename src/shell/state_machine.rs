@@ -13,11 +13,11 @@ use super::checkpoint_file::{self, CheckpointWriter};
 use super::mesh::SharedRing;
 use super::wiring::StorePorts;
 use super::{EXIT_STATE_UNKNOWN, PUBLISH_TICKET, shard_of};
-use crate::apply::machine::{Applied, StatusFacts};
+use crate::apply::machine::{Applied, HashRead, StatusFacts};
 use crate::apply::request::decode_group;
 use crate::apply::{Machine, Outcome, Response};
 use crate::checkpoint::format::Header;
-use crate::mvcc::HashCursor;
+
 use crate::raft::{CheckpointMeta, Entry, EntryKind};
 use crate::replica::exchange::{Answer, Facts, Query, Reply, ToRaft, ToStore};
 use crate::types::{LogIndex, MemberId, Term, Ticket};
@@ -94,7 +94,7 @@ pub struct StateMachine {
     compacting: Vec<(Ticket, Response)>,
     is_compacting: bool,
     compact_after: Option<Instant>,
-    hashing: VecDeque<(Ticket, HashCursor)>,
+    hashing: VecDeque<(Ticket, HashRead)>,
     writer: CheckpointWriter,
     checkpoint_events: Arc<SharedRing<checkpoint_file::Event>>,
     checkpointing: Option<Checkpointing>,

@@ -107,6 +107,12 @@ impl Wiring {
         Arc::clone(&self.bells[&role])
     }
 
+    /// The bells of all client shards.
+    #[must_use]
+    pub fn shard_bells(&self) -> Vec<Arc<SharedBell>> {
+        (0..self.shards).map(|shard| self.bell(Role::Shard(shard))).collect()
+    }
+
     fn producers_to(&self, role: Role) -> Vec<Role> {
         let other = if role == Role::Raft { Role::Store } else { Role::Raft };
         (0..self.shards).map(Role::Shard).chain([other]).collect()
