@@ -196,6 +196,8 @@ impl<S: Storage> Wal<S> {
                 self.storage.window(at, count * SECTOR_BYTES).fill(0);
                 self.storage.sync().map_err(WalError::io("zeroing the log's torn tail"))?;
             }
+            let reopened = self.storage.open(self.open_seq(), offset);
+            reopened.map_err(WalError::io("opening the log's last segment"))?;
         }
         self.storage.sync().map_err(WalError::io("syncing the recovered log"))?;
         self.durable = self.tail;
