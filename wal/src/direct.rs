@@ -36,7 +36,7 @@ pub struct Direct {
     /// Un-synced bytes, as file offsets.
     staged: Range<usize>,
     mark: Option<Aligned>,
-    /// The file may hold bytes that a mapped run left un-synced.
+    /// The file may hold bytes that an earlier, mapped run left un-synced.
     unsettled: bool,
 }
 
@@ -64,12 +64,13 @@ impl Medium for Direct {
             base: 0,
             staged: 0..0,
             mark: None,
-            unsettled: true,
+            // Preparation has synced it.
+            unsettled: false,
         })
     }
 
     fn open_unwarmed(path: &Path) -> io::Result<Self> {
-        Self::open(path)
+        Ok(Self { unsettled: true, ..Self::open(path)? })
     }
 
     fn position(&mut self, tail: u64) -> io::Result<()> {
