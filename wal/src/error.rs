@@ -30,7 +30,7 @@ pub enum WalError {
     Version { file: String, found: u32 },
     #[error(
         "{file}: the log begins after index {base}, but the checkpoint covers only up to {after}: the \
-         checkpoint is older than this log (was an old one copied in?)"
+         checkpoint is older than this log, or segments before this file were deleted"
     )]
     Hole { file: String, base: u64, after: u64 },
     #[error("there is no log to open")]

@@ -28,8 +28,9 @@ pub enum Fault {
 pub enum Fate {
     Lost,
     Kept,
-    /// The device read the page while the writer was storing into it: everything but the sector's
-    /// first word is new. Counts as `Kept` for changes that are no stores into a mapped page.
+    /// The device read the page while the writer was storing into it. Sealing stores a sector's first
+    /// word last, blanking stores it first. Counts as `Kept` for changes that are no stores into a
+    /// mapped page.
     HalfCopied,
 }
 
@@ -222,8 +223,10 @@ impl MemoryStorage {
                 }
                 match dice() {
                     Fate::Lost => {}
-                    Fate::HalfCopied if mapped => {
-                        bytes[at + 8..end].copy_from_slice(&inode.current[at + 8..end])
+                    Fate::HalfCopied if mapped && at + 8 <= end => {
+                        let blanked = inode.current[at..at + 8] == [0; 8];
+                        let first = if blanked { at..at + 8 } else { at + 8..end };
+                        bytes[first.clone()].copy_from_slice(&inode.current[first]);
                     }
                     Fate::Kept | Fate::HalfCopied => bytes[at..end].copy_from_slice(&inode.current[at..end]),
                 }

@@ -153,3 +153,39 @@ fn reconcile(scanned: &Scanned, after: Point, notes: &mut Vec<Note>) -> Option<P
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::MemoryStorage;
+    use crate::record::{Group, HardState};
+    use crate::sector::Writing;
+    use crate::segment::{DATA_SECTOR, SEGMENT_BYTES_MIN};
+    use crate::storage::empty_head;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_log_that_ends_before_its_own_commit_index_is_refused() {
+        let identity = Identity { cluster_id: 1, member_id: 2 };
+        let seq = SegmentSeq(1);
+        let commit = HardState { term: 1, vote: 0, commit: 7 };
+        let group = Group { start: Some(Point::default()), hard_state: Some(commit), ..Group::default() };
+        let mut image = empty_head(identity, seq, SEGMENT_BYTES_MIN);
+        image.resize(SEGMENT_BYTES_MIN as usize, 0);
+        let end = DATA_OFFSET + group.sectors() as usize * SECTOR_BYTES;
+        group.encode(
+            Writing::new(identity, seq),
+            DATA_SECTOR,
+            DATA_SECTOR,
+            1,
+            0,
+            &mut image[DATA_OFFSET..end],
+        );
+        let files = BTreeMap::from([(seq.file_name(), image)]);
+        let mut storage = MemoryStorage::from_files(SEGMENT_BYTES_MIN, files);
+        let Err(error) = read(&mut storage, identity, Point::default()) else { panic!("accepted") };
+        assert!(matches!(error, WalError::Corrupt { index: 1, .. }), "{error}");
+        assert!(error.to_string().contains("7 was committed"), "{error}");
+        assert!(read(&mut storage, identity, Point { index: 7, term: 1 }).is_ok());
+    }
+}

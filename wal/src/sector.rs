@@ -111,6 +111,13 @@ impl Writing {
     }
 }
 
+/// Unwrites a sector. Its first word goes first, for the reason that `seal` stores it last.
+pub fn make_blank(bytes: &mut [u8]) {
+    bytes[..8].fill(0);
+    fence(Ordering::Release);
+    bytes[8..].fill(0);
+}
+
 fn checksum(initial: u32, bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(initial);
     hasher.update(bytes);

@@ -8,6 +8,7 @@
 //! Compatibility: `VERSION` is the first thing read after the magic; a higher one is refused.
 
 use crate::Identity;
+use crate::record::ENTRY_BYTES_MAX;
 use crate::sector::{SECTOR_BYTES, Sector, Stamp, Writing, u32_at, u64_at};
 use std::fmt;
 
@@ -63,6 +64,17 @@ pub const SEGMENT_BYTES: u32 = 32 << 20;
 pub const SEGMENT_BYTES_MIN: u32 = 16 << 10;
 /// Keeps sector numbers and file offsets far from any overflow.
 pub const SEGMENT_BYTES_MAX: u32 = 1 << 30;
+
+/// Sectors of a segment.
+#[must_use]
+pub fn sector_count(segment_bytes: u32) -> u32 {
+    const BYTES: u32 = 512;
+    const _: () = assert!(BYTES as usize == SECTOR_BYTES);
+    segment_bytes / BYTES
+}
+
+// A segment holds the largest entry, stamps, heads and the cut included: a tenth is more than enough.
+const _: () = assert!(ENTRY_BYTES_MAX + ENTRY_BYTES_MAX / 10 + DATA_OFFSET < SEGMENT_BYTES as usize);
 
 /// Format written, and the highest one read.
 pub const VERSION: u32 = 1;

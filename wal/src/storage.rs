@@ -239,9 +239,15 @@ pub fn empty_head(identity: Identity, seq: SegmentSeq, segment_bytes: u32) -> Ve
 }
 
 /// What became of each asked preparation; shared by storages that do it at once or on a helper.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Prepared<T> {
     done: BTreeMap<SegmentSeq, io::Result<T>>,
+}
+
+impl<T> Default for Prepared<T> {
+    fn default() -> Self {
+        Self { done: BTreeMap::new() }
+    }
 }
 
 impl<T> Prepared<T> {
@@ -251,11 +257,6 @@ impl<T> Prepared<T> {
 
     pub(crate) fn is_ready(&self, seq: SegmentSeq) -> bool {
         matches!(self.done.get(&seq), Some(Ok(_)))
-    }
-
-    #[cfg(feature = "map")]
-    pub(crate) fn is_answered(&self, seq: SegmentSeq) -> bool {
-        self.done.contains_key(&seq)
     }
 
     /// An error is handed out once, so that the next ask starts anew.

@@ -17,8 +17,10 @@ use crate::record::{
 };
 use crate::recover;
 use crate::scan::{Scanned, TornTail};
-use crate::sector::{PAYLOAD_BYTES, SECTOR_BYTES, Writing};
-use crate::segment::{DATA_OFFSET, DATA_SECTOR, MARK_OFFSET, PAGE_BYTES, SegmentSeq, seal_mark};
+use crate::sector::{PAYLOAD_BYTES, SECTOR_BYTES, Writing, make_blank};
+use crate::segment::{
+    DATA_OFFSET, DATA_SECTOR, MARK_OFFSET, PAGE_BYTES, SegmentSeq, seal_mark, sector_count,
+};
 use crate::storage::{Storage, empty_head};
 use std::collections::VecDeque;
 
@@ -113,7 +115,7 @@ impl<S: Storage> Wal<S> {
             storage,
             identity,
             segments: VecDeque::from([Held { seq, last_index: after }]),
-            sectors: segment_bytes / SECTOR_BYTES as u32,
+            sectors: sector_count(segment_bytes),
             tail,
             durable: tail,
             marked: DATA_SECTOR,
@@ -160,7 +162,7 @@ impl<S: Storage> Wal<S> {
                 .iter()
                 .map(|held| Held { seq: held.seq, last_index: held.last_index })
                 .collect(),
-            sectors: segment_bytes / SECTOR_BYTES as u32,
+            sectors: sector_count(segment_bytes),
             tail: tail.sector,
             durable: DATA_SECTOR,
             marked: DATA_SECTOR,
@@ -193,9 +195,13 @@ impl<S: Storage> Wal<S> {
             for from in (0..sectors).step_by(PIECE) {
                 let count = PIECE.min(sectors - from);
                 let at = (torn.at.sector as usize + from) * SECTOR_BYTES;
-                self.storage.window(at, count * SECTOR_BYTES).fill(0);
+                for sector in self.storage.window(at, count * SECTOR_BYTES).chunks_exact_mut(SECTOR_BYTES) {
+                    make_blank(sector);
+                }
                 self.storage.sync().map_err(WalError::io("zeroing the log's torn tail"))?;
             }
+            let reopened = self.storage.open(self.open_seq(), offset);
+            reopened.map_err(WalError::io("opening the log's last segment"))?;
         }
         self.storage.sync().map_err(WalError::io("syncing the recovered log"))?;
         self.durable = self.tail;
