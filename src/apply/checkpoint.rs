@@ -68,12 +68,7 @@ impl Machine {
     }
 
     /// Appends about `bytes_max` bytes of the stream to `out`. True when that was the last.
-    pub fn checkpoint_slice(
-        &self,
-        checkpoint: &mut Checkpoint,
-        bytes_max: usize,
-        out: &mut Vec<u8>,
-    ) -> bool {
+    pub fn checkpoint_slice(&self, checkpoint: &mut Checkpoint, bytes_max: usize, out: &mut Vec<u8>) -> bool {
         assert!(!checkpoint.done, "a slice was asked for behind the last");
         if let Some(membership) = checkpoint.membership.take() {
             put_section(out, MEMBERSHIP, |out| membership.encode_raw(out));

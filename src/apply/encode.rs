@@ -193,7 +193,10 @@ fn count_field(count: u64) -> i64 {
 impl Encode for RangeAnswer<'_> {
     fn encoded_len(&self, header: Option<InnerHeader>) -> usize {
         let kvs = self.kvs.as_slice().iter().map(|kv| message_field_len(kv_len(kv, self.shown)));
-        header_len(header) + kvs.sum::<usize>() + usize::from(self.more) * 2 + int_field_len(count_field(self.count))
+        header_len(header)
+            + kvs.sum::<usize>()
+            + usize::from(self.more) * 2
+            + int_field_len(count_field(self.count))
     }
 
     fn encode(&self, header: Option<InnerHeader>, out: &mut Vec<u8>) {

@@ -161,7 +161,9 @@ impl Machine {
                 Ok(self.response(body))
             }
             // Cluster answers carry no revision.
-            Query::MemberList => Ok(Response { body: self.cluster.member_list_body(), ..Response::default() }),
+            Query::MemberList => {
+                Ok(Response { body: self.cluster.member_list_body(), ..Response::default() })
+            }
             Query::Status => Ok(self.response(self.status(facts).encode_to_vec())),
         }
     }

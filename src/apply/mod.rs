@@ -2,9 +2,9 @@
 
 mod encode;
 mod range;
-mod txn;
 #[cfg(test)]
 mod script;
+mod txn;
 mod view;
 mod write;
 

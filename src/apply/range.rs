@@ -10,9 +10,7 @@ use std::cmp::Ordering;
 
 use bytes::Bytes;
 
-use super::encode::{
-    Encode as _, Found, RangeAnswer, Shown, check_answer_bytes, kv_len, message_field_len,
-};
+use super::encode::{Encode as _, Found, RangeAnswer, Shown, check_answer_bytes, kv_len, message_field_len};
 use super::view::{View, check_readable};
 use super::{Outcome, Rejection, Response};
 use crate::mvcc::{KeyValueRef, Store};
@@ -207,16 +205,16 @@ impl Sort {
 
     /// A total order, so that the answer does not depend on how it was computed.
     fn compare(self, a: &KeyValueRef<'_>, b: &KeyValueRef<'_>) -> Ordering {
-    let by_target = match self.target {
-        SortTarget::Key => a.key.cmp(b.key),
-        SortTarget::Version => a.version.cmp(&b.version),
-        SortTarget::Create => a.create_revision.cmp(&b.create_revision),
-        SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
-        SortTarget::Value => a.value.cmp(b.value),
-    };
-    let by_target = if self.descending { by_target.reverse() } else { by_target };
-    by_target.then_with(|| a.key.cmp(b.key))
-}
+        let by_target = match self.target {
+            SortTarget::Key => a.key.cmp(b.key),
+            SortTarget::Version => a.version.cmp(&b.version),
+            SortTarget::Create => a.create_revision.cmp(&b.create_revision),
+            SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
+            SortTarget::Value => a.value.cmp(b.value),
+        };
+        let by_target = if self.descending { by_target.reverse() } else { by_target };
+        by_target.then_with(|| a.key.cmp(b.key))
+    }
 }
 
 #[cfg(test)]

@@ -353,7 +353,8 @@ fn parse_compare(words: &mut Words<'_>) -> pb::Compare {
         other => number(other),
     };
     let keys = words.next();
-    let (key, range_end) = keys.split_once("..").map_or((text(keys), Bytes::new()), |(key, end)| (text(key), text(end)));
+    let (key, range_end) =
+        keys.split_once("..").map_or((text(keys), Bytes::new()), |(key, end)| (text(key), text(end)));
     let result = match words.next() {
         "=" => 0,
         ">" => 1,

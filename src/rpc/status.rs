@@ -186,9 +186,7 @@ impl Status {
     pub fn received_too_large(bytes: u64, bytes_max: u64) -> Self {
         Self {
             code: Code::ResourceExhausted,
-            message: Cow::Owned(format!(
-                "grpc: received message larger than max ({bytes} vs. {bytes_max})"
-            )),
+            message: Cow::Owned(format!("grpc: received message larger than max ({bytes} vs. {bytes_max})")),
         }
     }
 
@@ -206,10 +204,7 @@ impl Status {
     /// The path names no service of ours.
     #[must_use]
     pub fn unknown_service(service: &str) -> Self {
-        Self {
-            code: Code::Unimplemented,
-            message: Cow::Owned(format!("unknown service {service}")),
-        }
+        Self { code: Code::Unimplemented, message: Cow::Owned(format!("unknown service {service}")) }
     }
 
     /// The service is ours and has no such method.
@@ -232,9 +227,7 @@ impl From<&Rejection> for Status {
             Rejection::KeyEmpty => KEY_EMPTY,
             Rejection::SortOption { .. } => INVALID_SORT_OPTION,
             Rejection::RequestTooLarge { .. } => REQUEST_TOO_LARGE,
-            Rejection::AnswerTooLarge { bytes, bytes_max } => {
-                Self::sent_too_large(*bytes, *bytes_max)
-            }
+            Rejection::AnswerTooLarge { bytes, bytes_max } => Self::sent_too_large(*bytes, *bytes_max),
             Rejection::Undecodable(reason) => Self::undecodable(reason),
         }
     }

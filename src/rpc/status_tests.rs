@@ -108,7 +108,10 @@ fn texts_with_numbers_or_names_are_grpcs_own() {
         shown(Status::received_too_large(2_097_160, 2_097_152)),
         "8 grpc: received message larger than max (2097160 vs. 2097152)"
     );
-    assert_eq!(shown(Status::sent_too_large(3, 2)), "8 grpc: trying to send message larger than max (3 vs. 2)");
+    assert_eq!(
+        shown(Status::sent_too_large(3, 2)),
+        "8 grpc: trying to send message larger than max (3 vs. 2)"
+    );
     assert_eq!(shown(Status::unknown_service("a.B")), "12 unknown service a.B");
     assert_eq!(shown(Status::unknown_method("M", "a.B")), "12 unknown method M for service a.B");
 }

@@ -32,7 +32,8 @@ pub fn range(request: &pb::RangeRequest) -> Result<(), Status> {
     if request.key.is_empty() {
         return Err(status::KEY_EMPTY);
     }
-    if SortOrder::try_from(request.sort_order).is_err() || SortTarget::try_from(request.sort_target).is_err() {
+    if SortOrder::try_from(request.sort_order).is_err() || SortTarget::try_from(request.sort_target).is_err()
+    {
         return Err(status::INVALID_SORT_OPTION);
     }
     Ok(())

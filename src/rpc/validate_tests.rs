@@ -213,7 +213,8 @@ fn random_ops(rng: &mut StdRng, depth: u32, keys: u32) -> Vec<pb::RequestOp> {
 
 #[test]
 fn the_duplicate_check_agrees_with_one_that_compares_every_pair() {
-    let seed: u64 = std::env::var_os("PINION_SEED").map_or(17, |seed| seed.to_str().unwrap().parse().unwrap());
+    let seed: u64 =
+        std::env::var_os("PINION_SEED").map_or(17, |seed| seed.to_str().unwrap().parse().unwrap());
     println!("replay with PINION_SEED={seed} cargo test --lib the_duplicate_check_agrees");
     let mut rng = StdRng::seed_from_u64(seed);
     let mut verdicts = [0; 2];
@@ -246,7 +247,9 @@ fn a_key_at_the_bottom_of_a_deep_nest_is_held_against_the_top() {
 
 #[test]
 fn nests_deeper_than_the_stack_is_meant_for_are_refused() {
-    let nest = |depth: u32| (0..depth).fold(txn_of(vec![], vec![]), |inner, _| txn_of(vec![op(Op::RequestTxn(inner))], vec![]));
+    let nest = |depth: u32| {
+        (0..depth).fold(txn_of(vec![], vec![]), |inner, _| txn_of(vec![op(Op::RequestTxn(inner))], vec![]))
+    };
     assert_eq!(txn(&nest(TXN_DEPTH_MAX), 1_000), Ok(()));
     assert_eq!(txn(&nest(TXN_DEPTH_MAX + 1), 1_000), Err(status::TOO_MANY_OPS));
 }
