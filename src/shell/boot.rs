@@ -57,7 +57,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Why a member does not start.
 #[derive(Debug, thiserror::Error)]
-pub enum BootError {
+pub(super) enum BootError {
     #[error(transparent)]
     Placement(#[from] PlanError),
     #[error(transparent)]
@@ -99,7 +99,7 @@ fn tell(events: &Events, event: Event) {
 ///
 /// # Errors
 /// [`BootError`], before any client was let in.
-pub fn run(config: &Config) -> Result<(), BootError> {
+pub(super) fn run(config: &Config) -> Result<(), BootError> {
     let started = Instant::now();
     abort_on_panic();
     let (events, inbox) = channel::unbounded();
@@ -116,7 +116,7 @@ pub fn run(config: &Config) -> Result<(), BootError> {
     }
 
     let data_dir = DataDir::open(&process.data_dir, process.wal_dir.as_deref())?;
-    pinion_wal::map::install_sigbus_handler();
+    pinion_wal::map::install_sigbus_handler().map_err(|source| BootError::Thread { what: "the SIGBUS handler", source })?;
     let start = recovery::open(config, &data_dir)?;
     tracing::info!(
         data_dir = %process.data_dir.display(),

@@ -35,7 +35,7 @@ const SUFFIX: &str = "checkpoint";
 
 /// Why a checkpoint could not be loaded.
 #[derive(Debug, thiserror::Error)]
-pub enum LoadError {
+pub(super) enum LoadError {
     #[error("cannot read checkpoint {path}: {source}")]
     Io { path: PathBuf, source: io::Error },
     #[error(
@@ -48,7 +48,7 @@ pub enum LoadError {
 
 /// What the writing thread reports.
 #[derive(Debug)]
-pub enum Event {
+pub(super) enum Event {
     /// The checkpoint at this index is durable under its name; older ones are gone.
     Written { header: Header, bytes: u64 },
     /// It could not be written; nothing is lost, the log stays. `error` says why.
@@ -63,7 +63,7 @@ enum Command {
 
 /// The store's handle to the writing thread.
 #[derive(Debug)]
-pub struct CheckpointWriter {
+pub(super) struct CheckpointWriter {
     commands: channel::Sender<Command>,
 }
 
@@ -73,7 +73,7 @@ impl CheckpointWriter {
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn start(
+    pub(super) fn start(
         dir: PathBuf,
         room: Arc<SharedBell>,
         report: impl Fn(Event) + Send + 'static,
@@ -99,7 +99,7 @@ impl CheckpointWriter {
 
     /// Begins a checkpoint. False while the thread has no room: try again when rung.
     #[must_use]
-    pub fn begin(&self, header: Header) -> bool {
+    pub(super) fn begin(&self, header: Header) -> bool {
         self.send(Command::Begin(header)).is_ok()
     }
 
@@ -107,7 +107,7 @@ impl CheckpointWriter {
     ///
     /// # Errors
     /// Gives the block back while the thread has no room.
-    pub fn block(&self, block: Vec<u8>) -> Result<(), Vec<u8>> {
+    pub(super) fn block(&self, block: Vec<u8>) -> Result<(), Vec<u8>> {
         self.send(Command::Block(block)).map_err(|command| match command {
             Command::Block(block) => block,
             Command::Begin(_) | Command::Finish => unreachable!("the command comes back as it was sent"),
@@ -116,7 +116,7 @@ impl CheckpointWriter {
 
     /// Ends the checkpoint. False while the thread has no room.
     #[must_use]
-    pub fn finish(&self) -> bool {
+    pub(super) fn finish(&self) -> bool {
         self.send(Command::Finish).is_ok()
     }
 
@@ -259,7 +259,7 @@ fn list(dir: &Path) -> io::Result<Vec<(PathBuf, LogIndex)>> {
 ///
 /// # Errors
 /// What the file system answered.
-pub fn remove_unfinished(dir: &Path) -> io::Result<()> {
+pub(super) fn remove_unfinished(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "tmp") {
@@ -273,7 +273,7 @@ pub fn remove_unfinished(dir: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// What the file system answered.
-pub fn write_whole(dir: &Path, header: &Header, blocks: Vec<Vec<u8>>) -> io::Result<()> {
+pub(super) fn write_whole(dir: &Path, header: &Header, blocks: Vec<Vec<u8>>) -> io::Result<()> {
     let mut commands = blocks.into_iter().map(Command::Block).chain([Command::Finish]);
     write(dir, header, || commands.next()).map(|_bytes| ())
 }
@@ -283,7 +283,7 @@ pub fn write_whole(dir: &Path, header: &Header, blocks: Vec<Vec<u8>>) -> io::Res
 /// # Errors
 /// [`LoadError`] naming file and offset; a damaged checkpoint is never skipped in favour of an
 /// older one, since the log between the two is gone.
-pub fn load_newest(
+pub(super) fn load_newest(
     dir: &Path,
     mut on_block: impl FnMut(&[u8]) -> Result<(), String>,
 ) -> Result<Option<Header>, LoadError> {

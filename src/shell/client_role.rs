@@ -50,7 +50,7 @@ impl Backend for Rings {
 
 /// What the process tells the shard. Each flag comes with a ring of the role's bell.
 #[derive(Debug, Clone, Default)]
-pub struct Orders {
+pub(super) struct Orders {
     /// This member is published: clients may come.
     pub open: Arc<AtomicBool>,
     /// No more clients; finish what is under way.
@@ -62,7 +62,7 @@ pub struct Orders {
 ///
 /// # Errors
 /// When an address cannot be bound.
-pub async fn run(
+pub(super) async fn run(
     config: ShardConfig,
     ports: ShardPorts,
     addresses: Vec<SocketAddr>,

@@ -25,10 +25,10 @@ use crate::replica::{Ready, Replica, Space};
 use crate::types::Ticket;
 
 /// A linearizable read that waits: its caller and what it asks.
-pub type WaitingRead = (Ticket, Query);
+pub(super) type WaitingRead = (Ticket, Query);
 
 /// The raft role.
-pub struct Consensus {
+pub(super) struct Consensus {
     replica: Replica<WaitingRead>,
     ports: RaftPorts,
     log: LogHandle,
@@ -43,7 +43,7 @@ impl Consensus {
     /// `publish` is proposed as soon as there is a leader; `stop` together with the role's bell ends
     /// it.
     #[must_use]
-    pub fn new(
+    pub(super) fn new(
         replica: Replica<WaitingRead>,
         ports: RaftPorts,
         log: LogHandle,
@@ -62,7 +62,7 @@ impl Consensus {
     }
 
     /// Runs until stopped; then everything in the log is durable and the log is closed.
-    pub async fn run(mut self, tick: Duration) {
+    pub(super) async fn run(mut self, tick: Duration) {
         let ticks = Rc::new(Cell::new(0_u32));
         let ticker = {
             let (ticks, bell) = (Rc::clone(&ticks), self.ports.bell.clone());

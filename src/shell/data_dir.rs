@@ -24,7 +24,7 @@ const IDENTITY_TITLE: &str = "pinion data directory, format 1";
 
 /// How the log reaches the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SyncMode {
+pub(super) enum SyncMode {
     /// Copy into a mapped segment, then `fdatasync`.
     Mmap,
     /// `O_DIRECT | O_DSYNC` writes.
@@ -34,7 +34,7 @@ pub enum SyncMode {
 impl SyncMode {
     /// The word in flags, logs and IDENTITY.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Mmap => "mmap",
             Self::Direct => "direct",
@@ -44,7 +44,7 @@ impl SyncMode {
 
 /// What IDENTITY says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
+pub(super) struct Identity {
     pub cluster: ClusterId,
     pub member: MemberId,
     /// The mode that `--wal-sync=auto` measured at first start.
@@ -55,7 +55,7 @@ pub struct Identity {
 
 /// Why a data directory cannot be used. Every text says what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum DataDirError {
+pub(super) enum DataDirError {
     #[error("{action} {path}: {source}")]
     Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error(
@@ -84,7 +84,7 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Data
 ///
 /// # Errors
 /// What the file system answered.
-pub fn sync_dir(path: &Path) -> io::Result<()> {
+pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
@@ -92,7 +92,7 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// What the file system answered.
-pub fn create_private_dir(path: &Path) -> io::Result<()> {
+pub(super) fn create_private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
@@ -102,7 +102,7 @@ pub fn create_private_dir(path: &Path) -> io::Result<()> {
 
 /// A data directory that this process holds the lock of.
 #[derive(Debug)]
-pub struct DataDir {
+pub(super) struct DataDir {
     root: PathBuf,
     wal: PathBuf,
     /// Dropping it would release the lock.
@@ -114,7 +114,7 @@ impl DataDir {
     ///
     /// # Errors
     /// [`DataDirError`]: not ours, readable by others, or an I/O error.
-    pub fn open(root: &Path, wal: Option<&Path>) -> Result<Self, DataDirError> {
+    pub(super) fn open(root: &Path, wal: Option<&Path>) -> Result<Self, DataDirError> {
         if !root.exists() {
             create_private_dir(root).map_err(io_error("cannot create", root))?;
         }
@@ -145,13 +145,13 @@ impl DataDir {
 
     /// Where segments live.
     #[must_use]
-    pub fn wal(&self) -> &Path {
+    pub(super) fn wal(&self) -> &Path {
         &self.wal
     }
 
     /// Where checkpoints live.
     #[must_use]
-    pub fn checkpoints(&self) -> PathBuf {
+    pub(super) fn checkpoints(&self) -> PathBuf {
         self.root.join("checkpoint")
     }
 
@@ -163,7 +163,7 @@ impl DataDir {
     ///
     /// # Errors
     /// [`DataDirError`] when it is damaged, or missing beside data.
-    pub fn identity(&self) -> Result<Option<Identity>, DataDirError> {
+    pub(super) fn identity(&self) -> Result<Option<Identity>, DataDirError> {
         let path = self.identity_path();
         match fs::read(&path) {
             Ok(bytes) => parse_identity(&bytes)
@@ -186,7 +186,7 @@ impl DataDir {
     ///
     /// # Errors
     /// [`DataDirError::Io`].
-    pub fn write_identity(&self, identity: &Identity) -> Result<(), DataDirError> {
+    pub(super) fn write_identity(&self, identity: &Identity) -> Result<(), DataDirError> {
         let (path, aside) = (self.identity_path(), self.root.join("IDENTITY.tmp"));
         let write = || -> io::Result<()> {
             let mut file =
@@ -203,7 +203,7 @@ impl DataDir {
     ///
     /// # Errors
     /// [`DataDirError::Io`].
-    pub fn reset_contents(&self) -> Result<(), DataDirError> {
+    pub(super) fn reset_contents(&self) -> Result<(), DataDirError> {
         for dir in [self.wal.clone(), self.checkpoints()] {
             if dir.exists() {
                 for entry in fs::read_dir(&dir).map_err(io_error("cannot read", &dir))? {

@@ -13,7 +13,7 @@ const FILES_MIN: u64 = 1024;
 
 /// Why this machine cannot run Pinion.
 #[derive(Debug, thiserror::Error)]
-pub enum HostError {
+pub(super) enum HostError {
     #[error(
         "this process may lock {limit} bytes of memory, io_uring needs {needed} for this placement: raise it with `ulimit -l`, LimitMEMLOCK= of systemd, or /etc/security/limits.conf"
     )]
@@ -45,7 +45,7 @@ fn soft_limit(table: &str, name: &str) -> u64 {
 ///
 /// # Errors
 /// [`HostError`], whose text says what to change.
-pub fn check(executors: u64) -> Result<(), HostError> {
+pub(super) fn check(executors: u64) -> Result<(), HostError> {
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let (limit, needed) = (soft_limit(&limits, "Max locked memory"), executors * MEMLOCK_BYTES_MIN);
     if limit < needed {
@@ -74,7 +74,7 @@ pub fn check(executors: u64) -> Result<(), HostError> {
 ///
 /// # Errors
 /// [`HostError::AddressInUse`].
-pub fn check_address_free(flag: &'static str, address: SocketAddr) -> Result<(), HostError> {
+pub(super) fn check_address_free(flag: &'static str, address: SocketAddr) -> Result<(), HostError> {
     let is_taken = ["/proc/net/tcp", "/proc/net/tcp6"]
         .into_iter()
         .filter_map(|table| fs::read_to_string(table).ok())

@@ -21,7 +21,7 @@ use super::mesh::SharedRing;
 use super::placement::Core;
 
 /// Exit code after a failed append or sync (`EX_IOERR` of sysexits).
-pub const EXIT_LOG_FAILED: i32 = 74;
+pub(super) const EXIT_LOG_FAILED: i32 = 74;
 
 /// Commands in flight at most: the groups of raft's pipeline, and a release now and then.
 const COMMANDS_MAX: usize = 64;
@@ -38,7 +38,7 @@ const SLOW_SYNC: Duration = Duration::from_secs(1);
 
 /// What raft asks of the log.
 #[derive(Debug)]
-pub enum LogCommand {
+pub(super) enum LogCommand {
     /// Append and sync; answered with [`LogEvent::Durable`] of the same number.
     Append { number: u64, hard_state: Option<HardState>, entries: Vec<Entry> },
     /// A checkpoint through this index is durable: segments before it may be used again.
@@ -49,7 +49,7 @@ pub enum LogCommand {
 
 /// What the log reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogEvent {
+pub(super) enum LogEvent {
     /// All commands up to this number are on the disk.
     Durable { number: u64 },
     /// There is no room for the next segment; what is queued waits.
@@ -62,14 +62,14 @@ pub enum LogEvent {
 
 /// Raft's handle to the log thread.
 #[derive(Debug, Clone)]
-pub struct LogHandle {
+pub(super) struct LogHandle {
     commands: Arc<ArrayQueue<LogCommand>>,
     thread: Thread,
 }
 
 impl LogHandle {
     /// Hands over a command.
-    pub fn send(&self, command: LogCommand) {
+    pub(super) fn send(&self, command: LogCommand) {
         let pushed = self.commands.push(command);
         assert!(pushed.is_ok(), "more than {COMMANDS_MAX} commands for the log: raft's pipeline is shorter");
         self.thread.unpark();
@@ -80,7 +80,7 @@ impl LogHandle {
 ///
 /// # Errors
 /// When the thread cannot be started.
-pub fn start<S: Storage + Send + 'static>(
+pub(super) fn start<S: Storage + Send + 'static>(
     wal: Wal<S>,
     core: Core,
     spin: Duration,

@@ -15,14 +15,14 @@ use tracing_subscriber::registry::LookupSpan;
 
 /// How lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub(super) enum Format {
     Json,
     Console,
 }
 
 /// Where lines go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Output {
+pub(super) enum Output {
     Stderr,
     Stdout,
 }
@@ -163,7 +163,7 @@ impl<'a> MakeWriter<'a> for Target {
 }
 
 /// Starts logging for the whole process. Only the first call counts.
-pub fn start(level: Level, format: Format, output: Output) {
+pub(super) fn start(level: Level, format: Format, output: Output) {
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)
         .event_format(Lines(format))

@@ -25,14 +25,14 @@ use futures_util::task::AtomicWaker;
 
 /// The part of a role's bell that other threads may ring.
 #[derive(Debug, Default)]
-pub struct SharedBell {
+pub(super) struct SharedBell {
     armed: AtomicBool,
     waker: AtomicWaker,
 }
 
 impl SharedBell {
     /// Wakes the role if it sleeps.
-    pub fn ring(&self) {
+    pub(super) fn ring(&self) {
         fence(Ordering::SeqCst);
         if self.armed.load(Ordering::Relaxed) && self.armed.swap(false, Ordering::SeqCst) {
             self.waker.wake();
@@ -59,7 +59,7 @@ impl LocalBell {
 
 /// What a role sleeps on.
 #[derive(Debug, Clone)]
-pub struct Doorbell {
+pub(super) struct Doorbell {
     shared: Arc<SharedBell>,
     local: Rc<LocalBell>,
 }
@@ -67,23 +67,23 @@ pub struct Doorbell {
 impl Doorbell {
     /// A bell whose shared half was handed to other threads before this executor started.
     #[must_use]
-    pub fn new(shared: Arc<SharedBell>) -> Self {
+    pub(super) fn new(shared: Arc<SharedBell>) -> Self {
         Self { shared, local: Rc::default() }
     }
 
     /// Rings from the same executor.
-    pub fn ring(&self) {
+    pub(super) fn ring(&self) {
         self.local.ring();
     }
 
     /// Sleeps until `is_ready`. It is asked once more after arming, and again after every ring.
-    pub async fn wait(&self, mut is_ready: impl FnMut() -> bool) {
+    pub(super) async fn wait(&self, mut is_ready: impl FnMut() -> bool) {
         poll_fn(|cx| if is_ready() || self.arm(cx.waker(), &mut is_ready) { Poll::Ready(()) } else { Poll::Pending })
             .await;
     }
 
     /// Sleeps until `is_ready` or the first ring, whatever it was for.
-    pub async fn wait_once(&self, mut is_ready: impl FnMut() -> bool) {
+    pub(super) async fn wait_once(&self, mut is_ready: impl FnMut() -> bool) {
         let mut is_armed = false;
         poll_fn(|cx| {
             if is_armed || is_ready() || self.arm(cx.waker(), &mut is_ready) {
@@ -118,7 +118,7 @@ impl Doorbell {
 
 /// A ring between executors, made before they start.
 #[derive(Debug)]
-pub struct SharedRing<T> {
+pub(super) struct SharedRing<T> {
     queue: ArrayQueue<T>,
     bell: Arc<SharedBell>,
 }
@@ -126,7 +126,7 @@ pub struct SharedRing<T> {
 impl<T> SharedRing<T> {
     /// A ring of `capacity` messages whose consumer sleeps on `bell`.
     #[must_use]
-    pub fn new(capacity: usize, bell: Arc<SharedBell>) -> Arc<Self> {
+    pub(super) fn new(capacity: usize, bell: Arc<SharedBell>) -> Arc<Self> {
         Arc::new(Self { queue: ArrayQueue::new(capacity), bell })
     }
 
@@ -134,7 +134,7 @@ impl<T> SharedRing<T> {
     ///
     /// # Errors
     /// Gives the message back when the ring is full.
-    pub fn send(&self, message: T) -> Result<(), T> {
+    pub(super) fn send(&self, message: T) -> Result<(), T> {
         let pushed = self.queue.push(message);
         self.bell.ring();
         pushed
@@ -142,13 +142,13 @@ impl<T> SharedRing<T> {
 
     /// Takes the oldest message.
     #[must_use]
-    pub fn take(&self) -> Option<T> {
+    pub(super) fn take(&self) -> Option<T> {
         self.queue.pop()
     }
 
     /// Whether nothing waits.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 }
@@ -177,7 +177,7 @@ impl<T> Clone for Ring<T> {
 
 /// The producing end of a ring.
 #[derive(Debug)]
-pub struct Sender<T> {
+pub(super) struct Sender<T> {
     ring: Ring<T>,
     overflow: RefCell<VecDeque<T>>,
     dirty: Cell<bool>,
@@ -188,7 +188,7 @@ impl<T> Sender<T> {
     ///
     /// # Errors
     /// Gives the message back when the ring is full.
-    pub fn try_send(&self, message: T) -> Result<(), T> {
+    pub(super) fn try_send(&self, message: T) -> Result<(), T> {
         self.dirty.set(true);
         match &self.ring {
             Ring::Shared(ring) => ring.queue.push(message),
@@ -206,7 +206,7 @@ impl<T> Sender<T> {
 
     /// Pushes a message that may not be refused; what does not fit waits here, in order, until
     /// [`Sender::ring`] finds room.
-    pub fn send_always(&self, message: T) {
+    pub(super) fn send_always(&self, message: T) {
         let mut overflow = self.overflow.borrow_mut();
         if !overflow.is_empty() {
             overflow.push_back(message);
@@ -217,7 +217,7 @@ impl<T> Sender<T> {
 
     /// Wakes the consumer if anything was pushed since the last call. Answers whether messages are
     /// still waiting for room, in which case the caller has to call again.
-    pub fn ring(&self) -> bool {
+    pub(super) fn ring(&self) -> bool {
         let mut overflow = self.overflow.borrow_mut();
         while let Some(message) = overflow.pop_front() {
             if let Err(message) = self.try_send(message) {
@@ -237,14 +237,14 @@ impl<T> Sender<T> {
 
 /// The consuming end of a ring.
 #[derive(Debug)]
-pub struct Receiver<T> {
+pub(super) struct Receiver<T> {
     ring: Ring<T>,
 }
 
 impl<T> Receiver<T> {
     /// Takes the oldest message.
     #[must_use]
-    pub fn take(&self) -> Option<T> {
+    pub(super) fn take(&self) -> Option<T> {
         match &self.ring {
             Ring::Shared(ring) => ring.queue.pop(),
             Ring::Local(ring) => ring.queue.borrow_mut().pop_front(),
@@ -253,7 +253,7 @@ impl<T> Receiver<T> {
 
     /// Whether nothing waits.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         match &self.ring {
             Ring::Shared(ring) => ring.queue.is_empty(),
             Ring::Local(ring) => ring.queue.borrow().is_empty(),
@@ -263,20 +263,20 @@ impl<T> Receiver<T> {
 
 /// A ring between two roles of one executor.
 #[must_use]
-pub fn local<T>(capacity: usize, consumer: &Doorbell) -> (Sender<T>, Receiver<T>) {
+pub(super) fn local<T>(capacity: usize, consumer: &Doorbell) -> (Sender<T>, Receiver<T>) {
     let ring = Rc::new(LocalRing { queue: RefCell::default(), capacity, bell: consumer.clone() });
     (producer(Ring::Local(Rc::clone(&ring))), Receiver { ring: Ring::Local(ring) })
 }
 
 /// The producing end of a ring between executors.
 #[must_use]
-pub fn shared_sender<T>(ring: &Arc<SharedRing<T>>) -> Sender<T> {
+pub(super) fn shared_sender<T>(ring: &Arc<SharedRing<T>>) -> Sender<T> {
     producer(Ring::Shared(Arc::clone(ring)))
 }
 
 /// The consuming end of a ring between executors.
 #[must_use]
-pub fn shared_receiver<T>(ring: &Arc<SharedRing<T>>) -> Receiver<T> {
+pub(super) fn shared_receiver<T>(ring: &Arc<SharedRing<T>>) -> Receiver<T> {
     Receiver { ring: Ring::Shared(Arc::clone(ring)) }
 }
 

@@ -15,7 +15,7 @@ use crate::config::{Placement, Plan};
 
 /// What an executor runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
+pub(super) enum Role {
     /// Client shard number `n`, from 0.
     Shard(usize),
     Raft,
@@ -23,11 +23,11 @@ pub enum Role {
 }
 
 /// A core of the machine, as the kernel numbers it.
-pub type Core = usize;
+pub(super) type Core = usize;
 
 /// Why a plan cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
+pub(super) enum PlanError {
     #[error("--placement: core {core} is not one of the cores this process may use ({allowed})")]
     CoreNotAllowed { core: Core, allowed: String },
     #[error("--placement: {shards} client shards, at most {SHARDS_MAX} are possible")]
@@ -37,13 +37,13 @@ pub enum PlanError {
 }
 
 /// Client shards at most: the shard number is a byte of the ticket.
-pub const SHARDS_MAX: usize = 255;
+pub(super) const SHARDS_MAX: usize = 255;
 
 /// The plan for the cores this process may use: the operator's own, or the table's.
 ///
 /// # Errors
 /// [`PlanError`] when the wish names a core that is not in `allowed`.
-pub fn plan(wish: &Placement, allowed: &[Core]) -> Result<Plan, PlanError> {
+pub(super) fn plan(wish: &Placement, allowed: &[Core]) -> Result<Plan, PlanError> {
     let plan = match wish {
         Placement::Auto => return auto(allowed),
         Placement::Plan(plan) => plan.clone(),
@@ -75,7 +75,7 @@ fn auto(allowed: &[Core]) -> Result<Plan, PlanError> {
 
 /// The executors of a plan: each core with its roles, in a fixed order.
 #[must_use]
-pub fn executors(plan: &Plan) -> BTreeMap<Core, Vec<Role>> {
+pub(super) fn executors(plan: &Plan) -> BTreeMap<Core, Vec<Role>> {
     let mut executors = BTreeMap::<Core, Vec<Role>>::new();
     for (shard, &core) in plan.shards.iter().enumerate() {
         executors.entry(core).or_default().push(Role::Shard(shard));

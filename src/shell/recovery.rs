@@ -24,11 +24,11 @@ use crate::types::{LogIndex, MemberId, Term};
 const BLOCK_BYTES: usize = 256 << 10;
 
 /// The log on whichever storage.
-pub type AnyWal = Wal<Box<dyn Storage + Send>>;
+pub(super) type AnyWal = Wal<Box<dyn Storage + Send>>;
 
 /// Why a member cannot start from its data directory.
 #[derive(Debug, thiserror::Error)]
-pub enum RecoveryError {
+pub(super) enum RecoveryError {
     #[error(transparent)]
     DataDir(#[from] DataDirError),
     #[error("{0}")]
@@ -48,7 +48,7 @@ pub enum RecoveryError {
 }
 
 /// Everything the roles start from.
-pub struct Start {
+pub(super) struct Start {
     pub identity: Identity,
     pub machine: Machine,
     pub recovered: Recovered,
@@ -62,7 +62,7 @@ pub struct Start {
 ///
 /// # Errors
 /// [`RecoveryError`], whose text says what to do.
-pub fn open(config: &Config, data_dir: &DataDir) -> Result<Start, RecoveryError> {
+pub(super) fn open(config: &Config, data_dir: &DataDir) -> Result<Start, RecoveryError> {
     let identity = match data_dir.identity()? {
         Some(identity) if identity.is_ready => identity,
         _ => bootstrap(config, data_dir)?,
@@ -74,7 +74,7 @@ pub fn open(config: &Config, data_dir: &DataDir) -> Result<Start, RecoveryError>
     };
     let (header, machine) = load_checkpoint(data_dir, &identity)?;
     let opened = Instant::now();
-    let storage = open_storage(data_dir, &identity, sync_mode)?;
+    let storage = open_storage(data_dir, sync_mode)?;
     let (wal, found) = Wal::open(storage, wal_identity(&identity), header.index.0, header.term.0)?;
     for note in &found.notes {
         tracing::warn!("{note}");
@@ -121,7 +121,7 @@ fn bootstrap(config: &Config, data_dir: &DataDir) -> Result<Identity, RecoveryEr
     let path = data_dir.checkpoints();
     checkpoint_file::write_whole(&path, &header, blocks)
         .map_err(|source| RecoveryError::Io { action: "cannot write a checkpoint to", path, source })?;
-    let storage = open_storage(data_dir, &identity, identity.measured_sync)?;
+    let storage = open_storage(data_dir, identity.measured_sync)?;
     Wal::create(storage, wal_identity(&identity), header.index.0, header.term.0)?;
     identity.is_ready = true;
     data_dir.write_identity(&identity)?;
@@ -150,7 +150,6 @@ fn measure(data_dir: &DataDir) -> Result<SyncMode, RecoveryError> {
 
 fn open_storage(
     data_dir: &DataDir,
-    identity: &Identity,
     mode: SyncMode,
 ) -> Result<Box<dyn Storage + Send>, RecoveryError> {
     let dir = data_dir.wal();

@@ -36,7 +36,7 @@ const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
 
 /// When the store does its long work.
 #[derive(Debug, Clone, Copy)]
-pub struct Upkeep {
+pub(super) struct Upkeep {
     /// Entries between checkpoints at least (`--snapshot-count`).
     pub checkpoint_entries: u64,
     /// Bytes of log after which a checkpoint is due whatever the entries (`--checkpoint-bytes`).
@@ -49,7 +49,7 @@ pub struct Upkeep {
 
 /// Where this member stands when its store starts.
 #[derive(Debug, Clone)]
-pub struct Position {
+pub(super) struct Position {
     pub member: MemberId,
     /// What the loaded checkpoint covers.
     pub checkpoint: CheckpointMeta,
@@ -80,7 +80,7 @@ mod apply_checkpoint {
 use apply_checkpoint::Stage;
 
 /// The store role.
-pub struct StateMachine {
+pub(super) struct StateMachine {
     machine: Machine,
     ports: StorePorts,
     position: Position,
@@ -111,7 +111,7 @@ impl StateMachine {
     /// acknowledged before this start is readable then.
     #[expect(clippy::too_many_arguments, reason = "the role's parts, each named by its type")]
     #[must_use]
-    pub fn new(
+    pub(super) fn new(
         machine: Machine,
         ports: StorePorts,
         position: Position,
@@ -147,7 +147,7 @@ impl StateMachine {
     }
 
     /// Runs for the life of the process.
-    pub async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         loop {
             let is_behind = self.take_messages();
             let has_work = self.work();

@@ -15,7 +15,7 @@ const RING_MESSAGES_MAX: usize = 4096;
 
 /// What a client shard is joined to.
 #[derive(Debug)]
-pub struct ShardPorts {
+pub(super) struct ShardPorts {
     pub bell: Doorbell,
     pub to_raft: Sender<ToRaft>,
     pub to_store: Sender<ToStore>,
@@ -24,7 +24,7 @@ pub struct ShardPorts {
 
 /// What raft is joined to.
 #[derive(Debug)]
-pub struct RaftPorts {
+pub(super) struct RaftPorts {
     pub bell: Doorbell,
     pub inbox: Vec<Receiver<ToRaft>>,
     pub to_store: Sender<ToStore>,
@@ -34,7 +34,7 @@ pub struct RaftPorts {
 
 /// What the store is joined to.
 #[derive(Debug)]
-pub struct StorePorts {
+pub(super) struct StorePorts {
     pub bell: Doorbell,
     pub inbox: Vec<Receiver<ToStore>>,
     pub to_raft: Sender<ToRaft>,
@@ -44,7 +44,7 @@ pub struct StorePorts {
 
 /// The ports of the roles on one executor.
 #[derive(Debug, Default)]
-pub struct Ports {
+pub(super) struct Ports {
     pub shards: Vec<(usize, ShardPorts)>,
     pub raft: Option<RaftPorts>,
     pub store: Option<StorePorts>,
@@ -52,7 +52,7 @@ pub struct Ports {
 
 /// Everything that crosses executors. Cloned into each of them.
 #[derive(Debug, Clone)]
-pub struct Wiring {
+pub(super) struct Wiring {
     shards: usize,
     bells: BTreeMap<Role, Arc<SharedBell>>,
     to_raft: BTreeMap<Role, Arc<SharedRing<ToRaft>>>,
@@ -63,7 +63,7 @@ pub struct Wiring {
 impl Wiring {
     /// Rings for the roles of `executors`, shards being numbered from 0 without a gap.
     #[must_use]
-    pub fn new<'a>(executors: impl Iterator<Item = &'a [Role]> + Clone) -> Self {
+    pub(super) fn new<'a>(executors: impl Iterator<Item = &'a [Role]> + Clone) -> Self {
         let mut bells = BTreeMap::new();
         let mut executor_of = BTreeMap::new();
         for (executor, roles) in executors.enumerate() {
@@ -103,13 +103,13 @@ impl Wiring {
 
     /// The bell other threads ring to wake `role`.
     #[must_use]
-    pub fn bell(&self, role: Role) -> Arc<SharedBell> {
+    pub(super) fn bell(&self, role: Role) -> Arc<SharedBell> {
         Arc::clone(&self.bells[&role])
     }
 
     /// The bells of all client shards.
     #[must_use]
-    pub fn shard_bells(&self) -> Vec<Arc<SharedBell>> {
+    pub(super) fn shard_bells(&self) -> Vec<Arc<SharedBell>> {
         (0..self.shards).map(|shard| self.bell(Role::Shard(shard))).collect()
     }
 
@@ -120,7 +120,7 @@ impl Wiring {
 
     /// Builds the ports of the executor that runs `here`. Call it on that executor.
     #[must_use]
-    pub fn ports(&self, here: &[Role]) -> Ports {
+    pub(super) fn ports(&self, here: &[Role]) -> Ports {
         let doorbells: BTreeMap<Role, Doorbell> =
             here.iter().map(|&role| (role, Doorbell::new(self.bell(role)))).collect();
         let mut raft_in = Ends::default();
