@@ -49,6 +49,36 @@ fn puts_keep_what_they_are_told_to_keep() {
 }
 
 #[test]
+fn ignore_lease_keeps_the_lease_and_anything_else_lets_go_of_it() {
+    // No request can name a lease yet: the store is told of one directly.
+    let leased = || {
+        let mut store = Store::new();
+        let mut txn = store.begin();
+        txn.put(b"a", b"1", 7);
+        txn.commit();
+        Machine::new(store, Cluster::from_record(peer::Membership::default()))
+    };
+    for (line, expected) in [
+        ("put a 2 ignore_lease", "a=2@2/3/2~7"),
+        ("put a \"\" ignore_lease ignore_value", "a=1@2/3/2~7"),
+        ("txn then put a 2 ignore_lease", "a=2@2/3/2~7"),
+        ("put a 2", "a=2@2/3/2"),
+        ("put a \"\" ignore_value", "a=1@2/3/2"),
+    ] {
+        let mut machine = leased();
+        run(&mut machine, line);
+        assert_eq!(run(&mut machine, "get a"), format!("rev 3 [{expected}] of 1"), "{line}");
+    }
+    let mut machine = leased();
+    assert_eq!(run(&mut machine, "get a keys_only"), "rev 2 [a=@2/2/1] of 1");
+    assert_eq!(run(&mut machine, "get a keys_only target=4"), "rev 2 [a=@2/2/1~7] of 1");
+    assert_eq!(
+        run(&mut machine, "txn if lease a = 7 then del a prev"),
+        "rev 3 then {del rev 3 deleted 1 [a=1@2/2/1~7]}"
+    );
+}
+
+#[test]
 fn deletions_share_a_revision_and_none_is_none() {
     check(expect![[r#"
         del a => rev 1 deleted 0
