@@ -64,8 +64,8 @@ pub fn value(id: u64) -> Vec<u8> {
 }
 
 impl Ledger {
-    #[expect(clippy::new_ret_no_self, reason = "every ledger is shared by the tasks of its load")]
-    pub fn new() -> Rc<RefCell<Self>> {
+    /// Empty, to be shared by the tasks of a load.
+    pub fn shared() -> Rc<RefCell<Self>> {
         Rc::new(RefCell::new(Self::default()))
     }
 

@@ -7,6 +7,7 @@
 //! moments. Timing differs from run to run, so a seed repeats the choices and not the interleaving.
 //! `PINION_DAMAGE_SAMPLES` (12) damaged copies of a data directory.
 #![allow(unreachable_pub, reason = "a test binary has no other crate to reach")]
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod damage;
 #[path = "../harness/mod.rs"]
@@ -49,7 +50,7 @@ fn every_acknowledged_write_survives_a_kill_and_none_is_there_by_half() {
         let mut round = 0;
         while round < rounds {
             let work = WorkDir::new();
-            let ledger = Ledger::new();
+            let ledger = Ledger::shared();
             let in_directory = ROUNDS_PER_DIRECTORY.min(rounds - round);
             for _ in 0..in_directory {
                 one_round(&work, &ledger, &mut rng).await;

@@ -145,6 +145,8 @@ pub struct Launch {
     pub client_port: u16,
     pub peer_port: u16,
     pub flags: Vec<String>,
+    /// Where its output goes; beside the data directory unless given.
+    pub log_path: Option<PathBuf>,
     /// Soft and hard limit of locked memory in KiB.
     pub memlock_kib: Option<u32>,
     /// `io_uring_setup` fails with EPERM, as in a container with Docker's default profile.
@@ -164,6 +166,7 @@ impl Launch {
             client_port: free_port(),
             peer_port: free_port(),
             flags: Vec::new(),
+            log_path: None,
             memlock_kib: None,
             forbid_io_uring: false,
         }
@@ -185,7 +188,7 @@ impl Launch {
                 shell
             }
         };
-        #[expect(clippy::disallowed_methods, reason = "the child must not see the runner's variables")]
+        // The child must not see the runner's variables.
         let inherited: Vec<OsString> = std::env::vars_os().map(|(name, _)| name).collect();
         for name in inherited {
             let text = name.to_string_lossy();
@@ -214,7 +217,10 @@ impl Launch {
         command
     }
 
-    fn log_path(&self) -> PathBuf {
+    fn output_path(&self) -> PathBuf {
+        if let Some(path) = &self.log_path {
+            return path.clone();
+        }
         let mut path = self.data_dir.clone().into_os_string();
         path.push(".log");
         PathBuf::from(path)
@@ -222,7 +228,7 @@ impl Launch {
 
     /// Starts the process and does not wait for anything.
     pub fn spawn(&self) -> Server {
-        let log_path = self.log_path();
+        let log_path = self.output_path();
         let log = fs::OpenOptions::new().create(true).append(true).open(&log_path).unwrap();
         let log_start = log.metadata().unwrap().len();
         let mut command = self.command();

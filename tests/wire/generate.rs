@@ -140,9 +140,9 @@ impl Generator {
     }
 
     fn filter_revision(&mut self) -> i64 {
-        match self.rng.random_range(0..12) {
-            0..9 => 0,
-            9..11 => self.rng.random_range(1..=self.revision + 1),
+        match self.rng.random_range(0..24) {
+            0..21 => 0,
+            21..23 => self.rng.random_range(1..=self.revision + 1),
             _ => -1,
         }
     }

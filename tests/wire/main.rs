@@ -9,6 +9,7 @@
 //! With `PINION_TEST_BIN=/usr/bin/etcd` etcd is compared with itself: that must be free of differences,
 //! or the masks are wrong.
 #![allow(unreachable_pub, reason = "a test binary has no other crate to reach")]
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod compare;
 mod generate;
@@ -86,6 +87,8 @@ async fn ask(client: &Client, request: &Request) -> Answer {
 struct Tally {
     requests: u64,
     errors: u64,
+    txns: u64,
+    txn_errors: u64,
     compared_kvs: u64,
 }
 
@@ -107,6 +110,10 @@ async fn run_stream(
         tally.requests += 1;
         tally.errors += u64::from(matches!(reference, Answer::Error { .. }));
         tally.compared_kvs += reference.kvs_count();
+        if let Request::Txn(_) = &request {
+            tally.txns += 1;
+            tally.txn_errors += u64::from(matches!(reference, Answer::Error { .. }));
+        }
         if [&reference, &subject].iter().any(|answer| matches!(answer, Answer::Broken(_))) {
             pair.check_alive();
         }
@@ -127,6 +134,10 @@ async fn run_stream(
         });
         let [reference, subject] = pair.ask(&request).await;
         tally.compared_kvs += reference.kvs_count();
+        if let Request::Txn(_) = &request {
+            tally.txns += 1;
+            tally.txn_errors += u64::from(matches!(reference, Answer::Error { .. }));
+        }
         if [&reference, &subject].iter().any(|answer| matches!(answer, Answer::Broken(_))) {
             pair.check_alive();
         }
@@ -155,8 +166,9 @@ fn answers_are_those_of_a_real_etcd() {
         }
     });
     println!(
-        "{seeds} seeds from {first}, {} requests, {} of them answered with an error, {} keys compared: no difference",
-        tally.requests, tally.errors, tally.compared_kvs
+        "{seeds} seeds from {first}, {} requests, {} of them answered with an error, {} keys compared; \
+         {} transactions, {} of them refused: no difference",
+        tally.requests, tally.errors, tally.compared_kvs, tally.txns, tally.txn_errors
     );
     assert!(tally.errors * 50 > tally.requests, "the stream asks too little that is wrong");
     assert!(tally.errors * 2 < tally.requests, "the stream asks too little that is right");
