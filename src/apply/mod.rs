@@ -1,9 +1,21 @@
 //! Committed entries in, answers out: the state machine every member runs alike.
 
+mod encode;
+mod range;
+#[cfg(test)]
+mod script;
+mod txn;
+mod view;
+mod write;
+
+pub mod checkpoint;
+pub mod machine;
 pub mod rejection;
 pub mod request;
 pub mod response;
 
+pub use checkpoint::{Checkpoint, Restore, RestoreError};
+pub use machine::{Applied, Machine, StatusFacts};
 pub use rejection::Rejection;
 pub use request::{Origin, Request, RequestKind};
 pub use response::{Outcome, Response};

@@ -4,6 +4,8 @@ use crate::types::LeaseId;
 
 /// Why a request was refused. Part of the applied state: no member-local fact may decide it.
 /// `rpc::status` turns it into etcd's code and text, and nothing else does.
+///
+/// A refused request has changed nothing: whatever it wrote before it failed is rolled back.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     #[error("revision {required} is compacted, the oldest readable one is {compacted}")]
@@ -12,8 +14,22 @@ pub enum Rejection {
     FutureRevision { required: i64, current: i64 },
     #[error("lease {0:?} not found")]
     LeaseNotFound(LeaseId),
+    /// `ignore_value` or `ignore_lease` on a key that is not there; an operation that names nothing.
     #[error("key not found")]
     KeyNotFound,
+    /// The client shard answers this one; here it guards against a log written by another version.
+    #[error("key is empty")]
+    KeyEmpty,
+    /// As `KeyEmpty`: a number that is no sort order or target.
+    #[error("unknown sort order {order} or target {target}")]
+    SortOption { order: i32, target: i32 },
+    /// As `KeyEmpty`: no member may be made to store this.
+    #[error("the request takes {bytes} bytes")]
+    RequestTooLarge { bytes: u64 },
+    /// More than one gRPC message can carry. A transaction is refused whole: a write whose answer
+    /// cannot be told would be a write that the client can never know of.
+    #[error("the answer takes {bytes} bytes, a message holds {bytes_max}")]
+    AnswerTooLarge { bytes: u64, bytes_max: u64 },
     #[error("the request's bytes do not decode: {0}")]
     Undecodable(String),
 }

@@ -1,0 +1,244 @@
+//! The state machine: everything that members agree on, and the only writer of it.
+//!
+//! Committed requests come in, in log order; answers come out. Each request is atomic: one that is
+//! refused half way leaves nothing behind. No request, however malformed, stops a member, since every
+//! member meets the same entry again at every restart.
+//!
+//! Invariant: the state is a function of the requests applied, in their order: no clock, no
+//! randomness, nothing about this member. Incremental work (`work_slice`, checkpoints) changes what
+//! is kept in memory, never what a read at a readable revision sees.
+//! Cost: see `range`, `txn` and `mvcc`; a put that asks for nothing back allocates nothing here.
+//! Compatibility: answers are etcd 3.7's, field by field.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::encode::Encode as _;
+use super::view::check_readable;
+use super::{Outcome, Rejection, Request, RequestKind, Response, range, txn, write};
+use crate::membership::Cluster;
+use crate::mvcc::{HashCursor, HashKv, HashOvertaken, Store};
+use crate::pb::etcdserverpb as pb;
+use crate::pb::peer;
+use crate::replica::exchange::Query;
+use crate::types::{LogIndex, MemberId, Term};
+
+/// The etcd release whose behaviour clients meet; they choose features by it.
+pub const ETCD_VERSION: &str = "3.7.1";
+
+/// The etcd storage layout that a backup of this member follows.
+pub const STORAGE_VERSION: &str = "3.7.0";
+
+/// More than any `--max-request-bytes` in use, less than one version in the store may take: a guard
+/// against a log written with other limits.
+const REQUEST_BYTES_MAX: usize = 1 << 29;
+
+/// What became of a committed request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "someone waits for the answer"]
+pub enum Applied {
+    Now(Outcome),
+    /// It took effect; whoever waits is told once `work_slice` next says that nothing is left.
+    AfterCompaction(Response),
+}
+
+/// What a Status answer tells that is not in the state machine.
+#[derive(Debug, Clone, Default)]
+pub struct StatusFacts {
+    /// 0 when none is known.
+    pub leader: MemberId,
+    pub term: Term,
+    pub committed: LogIndex,
+    pub applied: LogIndex,
+    pub is_learner: bool,
+    /// `--quota-backend-bytes`, the default spelt out.
+    pub quota_bytes: i64,
+    /// What is wrong with this member, in etcd's words.
+    pub errors: Vec<String>,
+}
+
+/// All replicated state of a member.
+pub struct Machine {
+    pub(super) store: Store,
+    pub(super) cluster: Cluster,
+}
+
+impl Machine {
+    #[must_use]
+    pub fn new(store: Store, cluster: Cluster) -> Self {
+        Self { store, cluster }
+    }
+
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    #[must_use]
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// For membership changes, which reach the machine as raft's own entries.
+    pub fn cluster_mut(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+
+    /// Applies the next request of the log.
+    pub fn apply(&mut self, request: &Request) -> Applied {
+        let body = &request.body;
+        if REQUEST_BYTES_MAX < body.len() {
+            return Applied::Now(Err(Rejection::RequestTooLarge { bytes: body.len() as u64 }));
+        }
+        let outcome = match request.kind {
+            RequestKind::Put => decode(body).and_then(|request| self.put(&request)),
+            RequestKind::DeleteRange => decode(body).and_then(|request| self.delete_range(&request)),
+            RequestKind::Txn => decode(body).and_then(|request| txn::apply(&mut self.store, &request)),
+            RequestKind::Compact => match decode(body).and_then(|request| self.compact(&request)) {
+                Ok((response, true)) => return Applied::AfterCompaction(response),
+                Ok((response, false)) => Ok(response),
+                Err(rejection) => Err(rejection),
+            },
+            RequestKind::PublishMember => decode(body).map(|request| self.publish(&request)),
+        };
+        Applied::Now(outcome)
+    }
+
+    fn put(&mut self, request: &pb::PutRequest) -> Outcome {
+        // The lease before the key: the other way round than a put in a transaction.
+        write::check_lease(request.lease)?;
+        let mut txn = self.store.begin();
+        let body = write::put(&mut txn, request, |answer| answer.to_body())?;
+        Ok(Response { revision: txn.commit(), body, resume: None })
+    }
+
+    fn delete_range(&mut self, request: &pb::DeleteRangeRequest) -> Outcome {
+        let mut txn = self.store.begin();
+        let body = write::delete_range(&mut txn, request, |answer| answer.to_body())?;
+        Ok(Response { revision: txn.commit(), body, resume: None })
+    }
+
+    /// Also tells whether the answer waits for the old data to be gone.
+    fn compact(&mut self, request: &pb::CompactionRequest) -> Result<(Response, bool), Rejection> {
+        let (compacted, current) = (self.store.compact_revision(), self.store.current_revision());
+        let required = request.revision;
+        // A fresh store counts as compacted at -1: 0 can be compacted once, negative numbers never.
+        if required <= compacted {
+            return Err(Rejection::Compacted { required, compacted });
+        }
+        if current < required {
+            return Err(Rejection::FutureRevision { required, current });
+        }
+        self.store.compact(required);
+        Ok((Response { revision: current, ..Response::default() }, request.physical))
+    }
+
+    fn publish(&mut self, request: &peer::PublishMember) -> Response {
+        self.cluster.publish(request);
+        Response::default()
+    }
+
+    /// Does about `steps` records' worth of the work that compactions left behind. True when nothing
+    /// is left: then every `Applied::AfterCompaction` so far may be answered.
+    pub fn work_slice(&mut self, steps: usize) -> bool {
+        self.store.compact_slice(steps)
+    }
+
+    /// Answers a read from the present state.
+    pub fn read(&self, query: &Query, facts: &StatusFacts) -> Outcome {
+        match query {
+            Query::Range(request) => range::answer(&self.store, request),
+            Query::RangeSlice(slice) => range::slice_answer(&self.store, slice),
+            Query::Txn(request) => txn::answer(&self.store, request),
+            Query::HashKv(request) => {
+                let revision = self.hash_revision(request)?;
+                Ok(self.hash_response(&self.store.hash_kv(revision)))
+            }
+            Query::Hash => {
+                // etcd hashes its file. Ours is the history that the file would hold.
+                let hash = self.store.hash_kv(self.store.current_revision()).hash;
+                let body = pb::HashResponse { header: None, hash }.encode_to_vec();
+                Ok(self.response(body))
+            }
+            // Cluster answers carry no revision.
+            Query::MemberList => {
+                Ok(Response { body: self.cluster.member_list_body(), ..Response::default() })
+            }
+            Query::Status => Ok(self.response(self.status(facts).encode_to_vec())),
+        }
+    }
+
+    fn response(&self, body: Vec<u8>) -> Response {
+        Response { revision: self.store.current_revision(), body, resume: None }
+    }
+
+    fn status(&self, facts: &StatusFacts) -> pb::StatusResponse {
+        let bytes = |bytes: u64| i64::try_from(bytes).expect("memory holds no 2^63 bytes");
+        pb::StatusResponse {
+            header: None,
+            version: ETCD_VERSION.into(),
+            db_size: bytes(self.store.bytes_held()),
+            db_size_in_use: bytes(self.store.bytes_in_use()),
+            leader: facts.leader.0,
+            raft_index: facts.committed.0,
+            raft_term: facts.term.0,
+            raft_applied_index: facts.applied.0,
+            errors: facts.errors.clone(),
+            is_learner: facts.is_learner,
+            storage_version: STORAGE_VERSION.into(),
+            db_size_quota: facts.quota_bytes,
+            downgrade_info: Some(pb::DowngradeInfo::default()),
+        }
+    }
+
+    fn hash_revision(&self, request: &pb::HashKvRequest) -> Result<i64, Rejection> {
+        range::readable_revision(&self.store, request.revision)
+    }
+
+    fn hash_response(&self, hash: &HashKv) -> Response {
+        let body = pb::HashKvResponse {
+            header: None,
+            hash: hash.hash,
+            compact_revision: hash.compact_revision,
+            hash_revision: hash.hash_revision,
+        };
+        self.response(body.encode_to_vec())
+    }
+
+    /// Starts the answer to a HashKV that would hold the core for too long in one piece.
+    pub fn begin_hash(&self, request: &pb::HashKvRequest) -> Result<HashRead, Rejection> {
+        let revision = self.hash_revision(request)?;
+        Ok(HashRead { revision, cursor: self.store.begin_hash(revision) })
+    }
+
+    /// Hashes about `records` more; writes may go on in between. The answer when done.
+    pub fn hash_slice(&self, read: &mut HashRead, records: usize) -> Option<Outcome> {
+        match self.store.hash_slice(&mut read.cursor, records) {
+            Ok(hash) => hash.map(|hash| Ok(self.hash_response(&hash))),
+            // Part of what was hashed may be gone. Begin again, if the revision still can be read.
+            Err(HashOvertaken { .. }) => match check_readable(&self.store, read.revision) {
+                Ok(()) => {
+                    read.cursor = self.store.begin_hash(read.revision);
+                    None
+                }
+                Err(rejection) => Some(Err(rejection)),
+            },
+        }
+    }
+}
+
+/// A HashKV under way.
+#[derive(Debug)]
+pub struct HashRead {
+    revision: i64,
+    cursor: HashCursor,
+}
+
+/// Every byte string has the same fate on every member: the decoder is part of the state machine.
+fn decode<M: Message + Default>(body: &Bytes) -> Result<M, Rejection> {
+    M::decode(body.clone()).map_err(|error| Rejection::Undecodable(error.to_string()))
+}
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

@@ -1,0 +1,377 @@
+//! Runs small stories against a machine: the tests of this directory are written in it.
+//!
+//! `check(expect![…])` takes the story from the expectation itself: of each line what stands before
+//! ` => ` is run, the rest is the answer. `UPDATE_EXPECT=1` writes the answers.
+//! ```text
+//! # a comment
+//! put KEY VALUE [lease=N] [prev] [ignore_value] [ignore_lease]
+//! get KEY [END] [limit=N] [rev=N] [order=N] [target=N] [keys_only] [count_only] [min_mod=N] …
+//! del KEY [END] [prev]
+//! txn [if COMPARE …] [then OP , OP …] [else OP , OP …]    a nested one stands in ( )
+//! compact N [physical]        work                         hash [N]
+//! stream KEY [END] …                                       a RangeStream, slices apart by |
+//! ```
+//! COMPARE is `TARGET KEY[..END] RESULT OPERAND`, with `value`, `version`, `create`, `mod`, `lease`
+//! or a number as target and `=`, `!=`, `<`, `>` or a number as result; `none` is no operand, and
+//! `N:OPERAND` one for another target than named. In keys and values `\0` is a zero byte, `""` nothing.
+//! `!` before a line skips the client shard's checks: what a log from elsewhere could hold.
+//! A key is shown as `key=value@create/mod/version`, with `~lease` if it has one.
+
+use bytes::Bytes;
+use expect_test::Expect;
+use prost::Message;
+
+use super::machine::{Applied, Machine, StatusFacts};
+use super::{Origin, Outcome, Request, RequestKind, Response};
+use crate::membership::Cluster;
+use crate::mvcc::Store;
+use crate::pb::etcdserverpb as pb;
+use crate::pb::etcdserverpb::compare::TargetUnion;
+use crate::pb::etcdserverpb::request_op::Request as Op;
+use crate::pb::etcdserverpb::response_op::Response as OpAnswer;
+use crate::pb::{mvccpb, peer};
+use crate::replica::exchange::{Command, Query};
+use crate::rpc::range_stream::RangeStream;
+use crate::rpc::{Limits, Method, Status, convert};
+use crate::types::{MemberId, Ticket};
+
+pub(super) fn machine() -> Machine {
+    Machine::new(Store::new(), Cluster::from_record(peer::Membership::default()))
+}
+
+pub(super) fn request(kind: RequestKind, body: impl Into<Bytes>) -> Request {
+    Request { origin: Origin { member: MemberId(1), ticket: Ticket(1) }, kind, body: body.into() }
+}
+
+#[track_caller]
+pub(super) fn check(story: Expect) {
+    let mut machine = machine();
+    let mut told = String::new();
+    for line in story.data().lines() {
+        let line = line.split(" => ").next().expect("split has a first part").trim();
+        if line.is_empty() {
+            continue;
+        }
+        told.push_str(line);
+        if !line.starts_with('#') {
+            told.push_str(" => ");
+            told.push_str(&run(&mut machine, line));
+        }
+        told.push('\n');
+    }
+    story.assert_eq(&told);
+}
+
+/// Runs one line and shows the answer.
+pub(super) fn run(machine: &mut Machine, line: &str) -> String {
+    if line == "work" {
+        return format!("done={}", machine.work_slice(1_000_000));
+    }
+    let (line, trusted) = line.strip_prefix('!').map_or((line, false), |line| (line, true));
+    let mut words = Words::new(line);
+    let (method, kind, body) = parse(&mut words);
+    if trusted {
+        return show_applied(kind.expect("a write"), machine.apply(&request(kind.expect("a write"), body)));
+    }
+    match convert::command(method, body, &Limits::default()) {
+        Err(status) => show_status(&status),
+        Ok(Command::Propose { kind, body }) => show_applied(kind, machine.apply(&request(kind, body))),
+        Ok(Command::Read(read)) => match read.query {
+            Query::RangeSlice(slice) => show_stream(machine, *slice),
+            query => {
+                let outcome = machine.read(&query, &StatusFacts::default());
+                show(outcome, |response| match query {
+                    Query::Range(_) => show_range(&decode(response)),
+                    Query::Txn(_) => show_txn(&decode(response)),
+                    Query::HashKv(_) => {
+                        let answer: pb::HashKvResponse = decode(response);
+                        format!("hash {} compacted {}", answer.hash_revision, answer.compact_revision)
+                    }
+                    _ => unreachable!("not in the language"),
+                })
+            }
+        },
+    }
+}
+
+fn show_stream(machine: &Machine, slice: crate::replica::exchange::RangeSlice) -> String {
+    let mut stream = RangeStream::new(&slice, 1_572_864);
+    let mut slice = Some(slice);
+    let mut slices = Vec::new();
+    while let Some(query) = slice {
+        match machine.read(&Query::RangeSlice(Box::new(query)), &StatusFacts::default()) {
+            Err(rejection) => return show_status(&Status::from(&rejection)),
+            Ok(response) => {
+                slices.push(show_range(&decode(&response)));
+                slice = stream.on_slice(&response);
+            }
+        }
+    }
+    format!("rev {} {}", stream.revision().expect("answered"), slices.join(" | "))
+}
+
+fn decode<M: Message + Default>(response: &Response) -> M {
+    let message = M::decode(&*response.body).expect("our own answer");
+    // Also holds the hand-written encoder against the generated one.
+    assert_eq!(message.encode_to_vec(), response.body, "encoded otherwise than prost does");
+    message
+}
+
+fn show_applied(kind: RequestKind, applied: Applied) -> String {
+    let (outcome, later) = match applied {
+        Applied::Now(outcome) => (outcome, ""),
+        Applied::AfterCompaction(response) => (Ok(response), " after compaction"),
+    };
+    let text = show(outcome, |response| match kind {
+        RequestKind::Put => show_put(&decode(response)),
+        RequestKind::DeleteRange => show_delete(&decode(response)),
+        RequestKind::Txn => show_txn(&decode(response)),
+        RequestKind::Compact | RequestKind::PublishMember => {
+            assert!(response.body.is_empty(), "nothing to tell");
+            String::new()
+        }
+    });
+    text.trim_end().to_string() + later
+}
+
+fn show(outcome: Outcome, body: impl FnOnce(&Response) -> String) -> String {
+    match outcome {
+        Ok(response) => format!("rev {} {}", response.revision, body(&response)).trim_end().to_string(),
+        Err(rejection) => show_status(&Status::from(&rejection)),
+    }
+}
+
+fn show_status(status: &Status) -> String {
+    format!("{:?} {}", status.code, status.message)
+}
+
+fn show_bytes(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).replace('\0', "\\0")
+}
+
+fn show_kv(kv: &mvccpb::KeyValue) -> String {
+    let (key, value) = (show_bytes(&kv.key), show_bytes(&kv.value));
+    let lease = if kv.lease == 0 { String::new() } else { format!("~{}", kv.lease) };
+    format!("{key}={value}@{}/{}/{}{lease}", kv.create_revision, kv.mod_revision, kv.version)
+}
+
+fn show_kvs(kvs: &[mvccpb::KeyValue]) -> String {
+    format!("[{}]", kvs.iter().map(show_kv).collect::<Vec<_>>().join(" "))
+}
+
+fn show_header(header: Option<&pb::ResponseHeader>) -> String {
+    header.map_or(String::new(), |header| {
+        let only_revision = pb::ResponseHeader { revision: header.revision, ..Default::default() };
+        assert_eq!(*header, only_revision, "inner headers tell the revision only");
+        format!("rev {} ", header.revision)
+    })
+}
+
+fn show_range(answer: &pb::RangeResponse) -> String {
+    let more = if answer.more { "+" } else { "" };
+    format!("{}{}{more} of {}", show_header(answer.header.as_ref()), show_kvs(&answer.kvs), answer.count)
+}
+
+fn show_put(answer: &pb::PutResponse) -> String {
+    let previous = answer.prev_kv.as_ref().map_or(String::new(), |kv| format!("was {}", show_kv(kv)));
+    format!("{}{previous}", show_header(answer.header.as_ref()))
+}
+
+fn show_delete(answer: &pb::DeleteRangeResponse) -> String {
+    let previous = if answer.prev_kvs.is_empty() { String::new() } else { show_kvs(&answer.prev_kvs) };
+    format!("{}deleted {} {previous}", show_header(answer.header.as_ref()), answer.deleted)
+}
+
+fn show_txn(answer: &pb::TxnResponse) -> String {
+    let ops = answer.responses.iter().map(|op| {
+        let text = match op.response.as_ref().expect("every operation is answered") {
+            OpAnswer::ResponseRange(answer) => format!("get {}", show_range(answer)),
+            OpAnswer::ResponsePut(answer) => format!("put {}", show_put(answer)),
+            OpAnswer::ResponseDeleteRange(answer) => format!("del {}", show_delete(answer)),
+            OpAnswer::ResponseTxn(answer) => {
+                assert_eq!(answer.header, Some(pb::ResponseHeader::default()), "present and empty");
+                format!("txn {}", show_txn(answer))
+            }
+        };
+        text.trim_end().to_string()
+    });
+    let branch = if answer.succeeded { "then" } else { "else" };
+    format!("{branch} {{{}}}", ops.collect::<Vec<_>>().join("; "))
+}
+
+struct Words<'a>(std::iter::Peekable<std::str::SplitWhitespace<'a>>);
+
+impl<'a> Words<'a> {
+    fn new(line: &'a str) -> Self {
+        Self(line.split_whitespace().peekable())
+    }
+
+    fn next(&mut self) -> &'a str {
+        self.0.next().expect("the line ends early")
+    }
+
+    /// The next argument of an operation, if there is one.
+    fn argument(&mut self) -> Option<&'a str> {
+        self.0.next_if(|word| !matches!(*word, "," | "then" | "else" | ")"))
+    }
+
+    fn eat(&mut self, word: &str) -> bool {
+        self.0.next_if_eq(&word).is_some()
+    }
+}
+
+fn text(word: &str) -> Bytes {
+    if word == "\"\"" { Bytes::new() } else { Bytes::from(word.replace("\\0", "\0")) }
+}
+
+fn parse(words: &mut Words<'_>) -> (Method, Option<RequestKind>, Bytes) {
+    let body = |message: &dyn Fn() -> Vec<u8>| Bytes::from(message());
+    match words.0.peek().copied().expect("a verb") {
+        "stream" => {
+            words.next();
+            let range = parse_range(words);
+            (Method::RangeStream, None, body(&|| range.encode_to_vec()))
+        }
+        "hash" => {
+            words.next();
+            let revision = words.argument().map_or(0, number);
+            (Method::HashKv, None, body(&|| pb::HashKvRequest { revision }.encode_to_vec()))
+        }
+        "compact" => {
+            words.next();
+            let revision = number(words.next());
+            let physical = words.argument() == Some("physical");
+            let request = pb::CompactionRequest { revision, physical };
+            (Method::Compact, Some(RequestKind::Compact), body(&|| request.encode_to_vec()))
+        }
+        _ => match parse_op(words) {
+            Op::RequestRange(request) => (Method::Range, None, body(&|| request.encode_to_vec())),
+            Op::RequestPut(request) => {
+                (Method::Put, Some(RequestKind::Put), body(&|| request.encode_to_vec()))
+            }
+            Op::RequestDeleteRange(request) => {
+                (Method::DeleteRange, Some(RequestKind::DeleteRange), body(&|| request.encode_to_vec()))
+            }
+            Op::RequestTxn(request) => {
+                (Method::Txn, Some(RequestKind::Txn), body(&|| request.encode_to_vec()))
+            }
+        },
+    }
+}
+
+fn number<T: std::str::FromStr>(word: &str) -> T {
+    word.parse().unwrap_or_else(|_| panic!("{word} is no number"))
+}
+
+fn parse_op(words: &mut Words<'_>) -> Op {
+    match words.next() {
+        "get" => Op::RequestRange(parse_range(words)),
+        "put" => {
+            let (key, value) = (text(words.next()), text(words.next()));
+            let mut request = pb::PutRequest { key, value, ..Default::default() };
+            while let Some(word) = words.argument() {
+                match word.split_once('=').unwrap_or((word, "")) {
+                    ("lease", lease) => request.lease = number(lease),
+                    ("prev", _) => request.prev_kv = true,
+                    ("ignore_value", _) => request.ignore_value = true,
+                    ("ignore_lease", _) => request.ignore_lease = true,
+                    _ => panic!("put: {word}"),
+                }
+            }
+            Op::RequestPut(request)
+        }
+        "del" => {
+            let mut request = pb::DeleteRangeRequest { key: text(words.next()), ..Default::default() };
+            while let Some(word) = words.argument() {
+                if word == "prev" { request.prev_kv = true } else { request.range_end = text(word) }
+            }
+            Op::RequestDeleteRange(request)
+        }
+        "txn" => Op::RequestTxn(parse_txn(words)),
+        "(" => {
+            let op = parse_op(words);
+            assert!(words.eat(")"), "unbalanced");
+            op
+        }
+        verb => panic!("unknown verb {verb}"),
+    }
+}
+
+fn parse_range(words: &mut Words<'_>) -> pb::RangeRequest {
+    let mut request = pb::RangeRequest { key: text(words.next()), ..Default::default() };
+    while let Some(word) = words.argument() {
+        match word.split_once('=').unwrap_or((word, "")) {
+            ("limit", n) => request.limit = number(n),
+            ("rev", n) => request.revision = number(n),
+            ("order", n) => request.sort_order = number(n),
+            ("target", n) => request.sort_target = number(n),
+            ("min_mod", n) => request.min_mod_revision = number(n),
+            ("max_mod", n) => request.max_mod_revision = number(n),
+            ("min_create", n) => request.min_create_revision = number(n),
+            ("max_create", n) => request.max_create_revision = number(n),
+            ("keys_only", _) => request.keys_only = true,
+            ("count_only", _) => request.count_only = true,
+            ("serializable", _) => request.serializable = true,
+            _ => request.range_end = text(word),
+        }
+    }
+    request
+}
+
+fn parse_txn(words: &mut Words<'_>) -> pb::TxnRequest {
+    let mut request = pb::TxnRequest::default();
+    if words.eat("if") {
+        loop {
+            request.compare.push(parse_compare(words));
+            if !words.eat(",") {
+                break;
+            }
+        }
+    }
+    for (word, branch) in [("then", &mut request.success), ("else", &mut request.failure)] {
+        if words.eat(word) {
+            loop {
+                let nothing = words.eat("nothing");
+                let op = if nothing { None } else { Some(parse_op(words)) };
+                branch.push(pb::RequestOp { request: op });
+                if !words.eat(",") {
+                    break;
+                }
+            }
+        }
+    }
+    request
+}
+
+fn parse_compare(words: &mut Words<'_>) -> pb::Compare {
+    let target = match words.next() {
+        "version" => 0,
+        "create" => 1,
+        "mod" => 2,
+        "value" => 3,
+        "lease" => 4,
+        other => number(other),
+    };
+    let keys = words.next();
+    let (key, range_end) =
+        keys.split_once("..").map_or((text(keys), Bytes::new()), |(key, end)| (text(key), text(end)));
+    let result = match words.next() {
+        "=" => 0,
+        ">" => 1,
+        "<" => 2,
+        "!=" => 3,
+        other => number(other),
+    };
+    let operand = words.next();
+    let (arm, operand) = operand.split_once(':').map_or((target, operand), |(arm, rest)| (number(arm), rest));
+    let target_union = match (arm, operand) {
+        (_, "none") => None,
+        (0, n) => Some(TargetUnion::Version(number(n))),
+        (1, n) => Some(TargetUnion::CreateRevision(number(n))),
+        (2, n) => Some(TargetUnion::ModRevision(number(n))),
+        (3, value) => Some(TargetUnion::Value(text(value))),
+        (4, n) => Some(TargetUnion::Lease(number(n))),
+        (arm, _) => panic!("no operand {arm}"),
+    };
+    pb::Compare { result, target, key, range_end, target_union }
+}

@@ -1,0 +1,199 @@
+//! etcd's `HashKV`: one number for everything that can be read up to a revision.
+//!
+//! CRC-32C over the word `key` and then each record in revision order: its 17-byte revision key
+//! (`t` appended for a tombstone) and the `mvccpb.KeyValue` as etcd encodes it. Of what is at or
+//! below the compact revision only those versions count that are alive at the hashed revision:
+//! whether a member has already removed the others must not show. etcd has one exception, kept
+//! here: when no key at all is alive at that revision, nothing is left out.
+//!
+//! Cost: one pass over the retained records up to the revision, in slices if wanted. The cursor
+//! holds back nothing; a compaction meanwhile ends it.
+//! Compatibility: etcd also remembers the hashes of its last ten compactions and answers a request
+//! for exactly that revision from them; that memory is the caller's.
+
+use super::Store;
+use super::crc32c::Crc32c;
+use super::record::Record;
+
+/// The answer to `HashKV`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HashKv {
+    pub hash: u32,
+    pub compact_revision: i64,
+    pub hash_revision: i64,
+}
+
+/// A compaction overtook a hash under way: its first part describes records that are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the store was compacted at {compact_revision} while being hashed")]
+pub struct HashOvertaken {
+    pub compact_revision: i64,
+}
+
+/// A `HashKV` under way. See `Store::begin_hash`.
+#[derive(Debug)]
+pub struct HashCursor {
+    revision: i64,
+    compacted: i64,
+    next_seq: u64,
+    hash: Crc32c,
+    /// The hash that leaves nothing out, as long as it differs and no live key was met.
+    if_all_dead: Option<Crc32c>,
+    live_seen: bool,
+}
+
+impl Store {
+    /// etcd's `HashKV` at `revision`, which is neither compacted nor in the future.
+    #[must_use]
+    pub fn hash_kv(&self, revision: i64) -> HashKv {
+        let mut cursor = self.begin_hash(revision);
+        loop {
+            match self.hash_slice(&mut cursor, usize::MAX) {
+                Ok(Some(hash)) => return hash,
+                Ok(None) => {}
+                Err(overtaken) => unreachable!("nobody compacts meanwhile: {overtaken}"),
+            }
+        }
+    }
+
+    /// Starts a `HashKV` that `hash_slice` carries on, while writes go on.
+    #[must_use]
+    pub fn begin_hash(&self, revision: i64) -> HashCursor {
+        assert!(self.compacted <= revision, "{revision} is compacted at {}", self.compacted);
+        assert!(revision <= self.current, "{revision} is above {}", self.current);
+        let mut hash = Crc32c::new();
+        hash.update(b"key");
+        HashCursor {
+            revision,
+            compacted: self.compacted,
+            next_seq: 0,
+            hash,
+            if_all_dead: None,
+            live_seen: false,
+        }
+    }
+
+    /// Hashes up to `records` more records. `Some` when that was all.
+    pub fn hash_slice(
+        &self,
+        cursor: &mut HashCursor,
+        records: usize,
+    ) -> Result<Option<HashKv>, HashOvertaken> {
+        if cursor.compacted != self.compacted {
+            return Err(HashOvertaken { compact_revision: self.compacted });
+        }
+        let mut log = self.log.iter_from(cursor.next_seq);
+        for _ in 0..records {
+            let Some(record) = log.next().filter(|record| record.main <= cursor.revision) else {
+                return Ok(Some(cursor.finish()));
+            };
+            cursor.add(&record);
+        }
+        Ok(None)
+    }
+}
+
+impl HashCursor {
+    fn add(&mut self, record: &Record<'_>) {
+        self.next_seq = record.seq + 1;
+        if record.is_dropped_at(self.compacted) {
+            return;
+        }
+        let live = !record.tombstone && self.revision < record.superseded_at;
+        self.live_seen |= live;
+        if self.live_seen {
+            self.if_all_dead = None;
+        }
+        let counts = live || self.compacted < record.main;
+        if !counts && !self.live_seen && self.if_all_dead.is_none() {
+            self.if_all_dead = Some(self.hash);
+        }
+        if let Some(all) = &mut self.if_all_dead {
+            feed(all, record);
+        }
+        if counts {
+            feed(&mut self.hash, record);
+        }
+    }
+
+    fn finish(&self) -> HashKv {
+        let hash = self.if_all_dead.unwrap_or(self.hash).finish();
+        HashKv { hash, compact_revision: self.compacted, hash_revision: self.revision }
+    }
+}
+
+fn feed(crc: &mut Crc32c, record: &Record<'_>) {
+    // Revision key, then the message up to the key bytes.
+    let mut piece = Piece::default();
+    piece.push(&record.main.to_be_bytes());
+    piece.push(b"_");
+    piece.push(&record.sub.to_be_bytes());
+    if record.tombstone {
+        piece.push(b"t");
+    }
+    piece.push_length(0x0a, record.key.len());
+    crc.update(piece.bytes());
+    crc.update(record.key);
+    if record.tombstone {
+        return;
+    }
+    let mut piece = Piece::default();
+    piece.push_field(0x10, record.create_revision);
+    piece.push_field(0x18, record.main);
+    piece.push_field(0x20, record.version);
+    piece.push_length(0x2a, record.value.len());
+    crc.update(piece.bytes());
+    crc.update(record.value);
+    let mut piece = Piece::default();
+    piece.push_field(0x30, record.lease);
+    crc.update(piece.bytes());
+}
+
+/// The bytes between key and value, gathered on the stack. The longest: three fields of eleven
+/// bytes and a length of six.
+struct Piece {
+    bytes: [u8; 48],
+    length: usize,
+}
+
+impl Default for Piece {
+    fn default() -> Self {
+        Self { bytes: [0; 48], length: 0 }
+    }
+}
+
+impl Piece {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes[self.length..self.length + bytes.len()].copy_from_slice(bytes);
+        self.length += bytes.len();
+    }
+
+    /// A protobuf number field; proto3 leaves out a zero.
+    fn push_field(&mut self, tag: u8, number: i64) {
+        if number != 0 {
+            self.push(&[tag]);
+            // A negative number goes as its two's complement, ten bytes long.
+            self.push_varint(u64::from_le_bytes(number.to_le_bytes()));
+        }
+    }
+
+    /// The front of a protobuf bytes field; proto3 leaves out an empty one.
+    fn push_length(&mut self, tag: u8, length: usize) {
+        if length != 0 {
+            self.push(&[tag]);
+            self.push_varint(length as u64);
+        }
+    }
+
+    fn push_varint(&mut self, mut number: u64) {
+        while 0x80 <= number {
+            self.push(&[(number & 0x7f) as u8 | 0x80]);
+            number >>= 7;
+        }
+        self.push(&[(number & 0x7f) as u8]);
+    }
+}

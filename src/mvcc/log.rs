@@ -1,0 +1,390 @@
+//! The revision log: all retained records, values included, in the order they were written.
+//!
+//! Records lie packed in segments of about 256 KiB. A record is found by its sequence number:
+//! binary search for the segment, then an offset table. Segments out of which compaction took
+//! records keep the sequence numbers of what is left, so links between records never change.
+//!
+//! Invariants: sequence numbers and main revisions ascend; no segment is empty; only the last
+//! segment may be open for appends, and it has no gaps. `dropped_bytes` of a segment counts the
+//! bytes of records that a compaction gave up but has not yet removed.
+//! Cost: append O(record); look-up O(log segments), two cache misses when cold. Overhead per
+//! record: 4 bytes of offset, 8 in segments with gaps.
+
+use super::record::{NEWEST, Record};
+
+/// Small enough that rewriting one segment is a short slice of work, large enough that the
+/// directory of an 8 GiB store (32 k segments) still fits the second-level cache.
+pub(super) const SEGMENT_BYTES: usize = 256 * 1024;
+
+#[derive(Debug, Default)]
+pub(super) struct Segment {
+    bytes: Vec<u8>,
+    offsets: Vec<u32>,
+    /// Distance of each record from `first_seq`; empty while there are no gaps.
+    seqs: Vec<u32>,
+    first_seq: u64,
+    dropped_bytes: usize,
+}
+
+impl Segment {
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), ..Self::default() }
+    }
+
+    pub(super) fn records_count(&self) -> usize {
+        self.offsets.len()
+    }
+
+    pub(super) fn bytes_count(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(super) fn dropped_bytes(&self) -> usize {
+        self.dropped_bytes
+    }
+
+    pub(super) fn seq_at(&self, slot: usize) -> u64 {
+        match self.seqs.get(slot) {
+            Some(&distance) => self.first_seq + u64::from(distance),
+            None => self.first_seq + slot as u64,
+        }
+    }
+
+    /// First slot whose record has at least `seq`; `records_count()` if there is none.
+    pub(super) fn lower_bound(&self, seq: u64) -> usize {
+        let Some(distance) = seq.checked_sub(self.first_seq) else { return 0 };
+        if self.seqs.is_empty() {
+            return usize::try_from(distance).map_or(self.offsets.len(), |slot| slot.min(self.offsets.len()));
+        }
+        self.seqs.partition_point(|&known| u64::from(known) < distance)
+    }
+
+    fn find(&self, seq: u64) -> Option<usize> {
+        let slot = self.lower_bound(seq);
+        (slot < self.offsets.len() && self.seq_at(slot) == seq).then_some(slot)
+    }
+
+    pub(super) fn record_at(&self, slot: usize) -> Record<'_> {
+        self.record_and_length_at(slot).0
+    }
+
+    fn record_and_length_at(&self, slot: usize) -> (Record<'_>, usize) {
+        let bytes = &self.bytes[self.offsets[slot] as usize..];
+        Record::decode(self.seq_at(slot), bytes).expect("the log holds whole records")
+    }
+
+    pub(super) fn record_bytes_at(&self, slot: usize) -> &[u8] {
+        let start = self.offsets[slot] as usize;
+        let end = self.offsets.get(slot + 1).map_or(self.bytes.len(), |&next| next as usize);
+        &self.bytes[start..end]
+    }
+
+    /// Whether a record of `seq` and about `bytes` bytes may be added without growing past the
+    /// segment's size.
+    pub(super) fn has_room(&self, seq: u64, bytes: usize) -> bool {
+        self.offsets.is_empty()
+            || (self.bytes.len() + bytes <= SEGMENT_BYTES && u32::try_from(seq - self.first_seq).is_ok())
+    }
+
+    /// Makes the next record's slot, which starts at the present end of `bytes`.
+    fn open_slot(&mut self, seq: u64) {
+        let offset = u32::try_from(self.bytes.len()).expect("a segment is far below 4 GiB");
+        if self.offsets.is_empty() {
+            self.first_seq = seq;
+        } else if !self.seqs.is_empty() || seq != self.first_seq + self.offsets.len() as u64 {
+            let distance = seq.checked_sub(self.first_seq).expect("sequence numbers ascend");
+            let distance = u32::try_from(distance).expect("has_room said the distance fits");
+            if self.seqs.is_empty() {
+                self.seqs = (0..).take(self.offsets.len()).collect();
+            }
+            assert!(self.seqs.last().is_some_and(|&last| last < distance), "sequence numbers ascend");
+            self.seqs.push(distance);
+        }
+        self.offsets.push(offset);
+    }
+
+    /// Adds a record that is encoded already.
+    pub(super) fn push(&mut self, seq: u64, record: &[u8]) {
+        self.open_slot(seq);
+        self.bytes.extend_from_slice(record);
+    }
+
+    /// Gives back what was reserved and not used.
+    pub(super) fn trim(&mut self) {
+        // Copies instead of shrinking: allocators answer a shrink by less than half with the same
+        // block.
+        if self.bytes.len() + self.bytes.len() / 16 < self.bytes.capacity() {
+            self.bytes = exact_copy(&self.bytes);
+        }
+        if self.offsets.len() + self.offsets.len() / 16 < self.offsets.capacity() {
+            self.offsets = exact_copy(&self.offsets);
+        }
+        if self.seqs.len() + self.seqs.len() / 16 < self.seqs.capacity() {
+            self.seqs = exact_copy(&self.seqs);
+        }
+    }
+
+    /// Makes room for a record of `bytes`, at best for the `expected` bytes that come in all.
+    /// Grows in steps, so that thousands of nearly empty segments are joined in linear time.
+    pub(super) fn reserve(&mut self, bytes: usize, expected: usize) {
+        let held = self.bytes.len();
+        if self.bytes.capacity() < held + bytes {
+            let room = SEGMENT_BYTES.saturating_sub(held);
+            self.bytes.reserve_exact(expected.max(held).min(room).max(bytes));
+        }
+    }
+}
+
+fn exact_copy<T: Copy>(from: &[T]) -> Vec<T> {
+    let mut to = Vec::with_capacity(from.len());
+    to.extend_from_slice(from);
+    to
+}
+
+#[derive(Debug)]
+pub(super) struct Log {
+    /// `first_seq` of each segment: the directory, apart from the segments to stay dense in cache.
+    firsts: Vec<u64>,
+    // Boxed: taking segments out of the middle moves 8 bytes for each that follows, not 96.
+    segments: Vec<Box<Segment>>,
+    next_seq: u64,
+    /// Whether the last segment takes appends.
+    open: bool,
+}
+
+impl Log {
+    /// An empty log whose first record gets `next_seq`.
+    pub(super) fn new(next_seq: u64) -> Self {
+        Self { firsts: Vec::new(), segments: Vec::new(), next_seq, open: false }
+    }
+
+    pub(super) fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    pub(super) fn segments(&self) -> &[Box<Segment>] {
+        &self.segments
+    }
+
+    /// Memory reserved for records and their offsets.
+    pub(super) fn held_bytes(&self) -> u64 {
+        let held = |segment: &Segment| {
+            segment.bytes.capacity() + 4 * (segment.offsets.capacity() + segment.seqs.capacity())
+        };
+        self.segments.iter().map(|segment| held(segment) as u64).sum()
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// Segment that holds `seq` if any does.
+    #[inline]
+    fn segment_of(&self, seq: u64) -> Option<usize> {
+        match self.firsts.last() {
+            Some(&last) if last <= seq => Some(self.firsts.len() - 1),
+            _ => self.firsts.partition_point(|&first| first <= seq).checked_sub(1),
+        }
+    }
+
+    /// The record with this number; `None` if compaction removed it.
+    #[inline]
+    pub(super) fn get(&self, seq: u64) -> Option<Record<'_>> {
+        let segment = &self.segments[self.segment_of(seq)?];
+        segment.find(seq).map(|slot| segment.record_at(slot))
+    }
+
+    /// Where the first record with at least `seq` lies: segment and slot.
+    pub(super) fn position(&self, seq: u64) -> (usize, usize) {
+        let Some(index) = self.segment_of(seq) else { return (0, 0) };
+        let slot = self.segments[index].lower_bound(seq);
+        if slot < self.segments[index].records_count() { (index, slot) } else { (index + 1, 0) }
+    }
+
+    /// Number of the first record whose main revision is at least `main`; `next_seq()` if none.
+    pub(super) fn seq_of_revision(&self, main: i64) -> u64 {
+        let index = self.segments.partition_point(|segment| segment.record_at(0).main < main);
+        if let Some(index) = index.checked_sub(1) {
+            let segment = &self.segments[index];
+            let (mut low, mut high) = (1, segment.records_count());
+            while low < high {
+                let middle = low.midpoint(high);
+                if segment.record_at(middle).main < main {
+                    low = middle + 1;
+                } else {
+                    high = middle;
+                }
+            }
+            if low < segment.records_count() {
+                return segment.seq_at(low);
+            }
+        }
+        self.firsts.get(index).copied().unwrap_or(self.next_seq)
+    }
+
+    /// Records from `seq` on.
+    pub(super) fn iter_from(&self, seq: u64) -> Records<'_> {
+        let (segment, slot) = self.position(seq);
+        Records { log: self, segment, slot }
+    }
+
+    /// Appends a record; its `seq` is the next one. Returns its encoded length.
+    pub(super) fn append(&mut self, record: &Record<'_>) -> usize {
+        assert_eq!(record.seq, self.next_seq, "records are numbered in the order they are written");
+        let bytes_max = record.encoded_bytes_max();
+        let segment = self.segment_with_room(record.seq, bytes_max);
+        segment.open_slot(record.seq);
+        let start = segment.bytes.len();
+        record.encode(&mut segment.bytes);
+        let length = segment.bytes.len() - start;
+        self.next_seq += 1;
+        length
+    }
+
+    /// Appends an encoded record of a restored log. Numbers may skip; the caller has checked that
+    /// they ascend.
+    pub(super) fn append_encoded(&mut self, seq: u64, record: &[u8]) {
+        assert!(self.next_seq <= seq, "record {seq} comes after {}", self.next_seq);
+        self.segment_with_room(seq, record.len()).push(seq, record);
+        self.next_seq = seq + 1;
+    }
+
+    fn segment_with_room(&mut self, seq: u64, bytes: usize) -> &mut Segment {
+        let fits = self.open && self.segments.last().is_some_and(|open| open.has_room(seq, bytes));
+        if !fits {
+            self.seal();
+            self.segments.push(Box::new(Segment::with_capacity(bytes.max(SEGMENT_BYTES))));
+            self.firsts.push(seq);
+            self.open = true;
+        }
+        self.segments.last_mut().expect("there is an open segment")
+    }
+
+    /// Closes the open segment, if there is one.
+    pub(super) fn seal(&mut self) {
+        if self.open {
+            self.segments.last_mut().expect("an open segment is the last one").trim();
+            self.open = false;
+        }
+    }
+
+    /// Says from now on that numbers below `next_seq` are taken.
+    pub(super) fn skip_to(&mut self, next_seq: u64) {
+        assert!(self.next_seq <= next_seq, "the log already holds {next_seq}");
+        self.seal();
+        self.next_seq = next_seq;
+    }
+
+    /// Takes back every record from `seq` on: they were appended by a transaction that failed.
+    pub(super) fn truncate(&mut self, seq: u64) {
+        assert!(seq <= self.next_seq, "nothing to take back at {seq}");
+        while self.firsts.last().is_some_and(|&first| seq <= first) {
+            self.firsts.pop();
+            self.segments.pop();
+            self.open = false;
+        }
+        if let Some(last) = self.segments.last_mut() {
+            let slots = last.lower_bound(seq);
+            if slots < last.records_count() {
+                let end = last.offsets[slots] as usize;
+                last.bytes.truncate(end);
+                last.offsets.truncate(slots);
+                last.seqs.truncate(slots);
+            }
+        }
+        self.next_seq = seq;
+    }
+
+    /// Notes in record `seq` that the key got a newer version at `main`.
+    pub(super) fn set_superseded_at(&mut self, seq: u64, main: i64) {
+        let index = self.segment_of(seq).expect("a superseded record is in the log");
+        let segment = &mut self.segments[index];
+        let slot = segment.find(seq).expect("a superseded record is in the log");
+        let start = segment.offsets[slot] as usize;
+        segment.bytes[start..start + 8].copy_from_slice(&main.to_le_bytes());
+    }
+
+    /// Counts record `seq` as given up by a compaction, and says how long it is.
+    pub(super) fn note_dropped(&mut self, seq: u64) -> usize {
+        let index = self.segment_of(seq).expect("a dropped record is still in the log");
+        let segment = &mut self.segments[index];
+        let slot = segment.find(seq).expect("a dropped record is still in the log");
+        let length = segment.record_bytes_at(slot).len();
+        segment.dropped_bytes += length;
+        assert!(segment.dropped_bytes <= segment.bytes.len(), "a record was dropped twice");
+        length
+    }
+
+    /// Puts `with` in the place of the segments `range`.
+    pub(super) fn replace(&mut self, range: std::ops::Range<usize>, with: Vec<Box<Segment>>) {
+        debug_assert!(with.iter().all(|segment| 0 < segment.records_count()));
+        assert!(!self.open || range.end < self.segments.len(), "the open segment is not rewritten");
+        drop(self.firsts.splice(range.clone(), with.iter().map(|segment| segment.first_seq)));
+        drop(self.segments.splice(range, with));
+    }
+
+    /// Takes a sealed segment out of its place; `replace` must close the gap.
+    pub(super) fn take(&mut self, index: usize) -> Box<Segment> {
+        std::mem::take(&mut self.segments[index])
+    }
+
+    /// Checks the module's invariants; `gone` tells which records are counted as dropped.
+    pub(super) fn check_invariants(&self, mut dropped: impl FnMut(&Record<'_>) -> Option<bool>) {
+        assert_eq!(self.firsts.len(), self.segments.len());
+        assert!(!self.open || !self.segments.is_empty());
+        let mut last = (0, -1);
+        for (&first, segment) in self.firsts.iter().zip(&self.segments) {
+            assert!(0 < segment.records_count(), "segment at {first} is empty");
+            assert_eq!(first, segment.first_seq);
+            assert!(segment.seqs.is_empty() || segment.seqs.len() == segment.offsets.len());
+            let (mut bytes, mut dropped_bytes, mut exact) = (0, 0, true);
+            for slot in 0..segment.records_count() {
+                let (record, length) = segment.record_and_length_at(slot);
+                assert_eq!(segment.offsets[slot] as usize, bytes, "records lie side by side");
+                bytes += length;
+                assert!(last.0 < record.seq && last.1 <= record.main, "record {} out of order", record.seq);
+                assert!(record.main <= record.superseded_at && record.superseded_at <= NEWEST);
+                last = (record.seq, record.main);
+                match dropped(&record) {
+                    Some(true) => dropped_bytes += length,
+                    Some(false) => {}
+                    None => exact = false,
+                }
+            }
+            assert_eq!(bytes, segment.bytes.len());
+            assert!(!exact || dropped_bytes == segment.dropped_bytes, "segment at {first}");
+        }
+        assert!(last.0 < self.next_seq);
+    }
+}
+
+/// Records in order. See `Log::iter_from`.
+#[derive(Debug, Clone)]
+pub(super) struct Records<'a> {
+    log: &'a Log,
+    segment: usize,
+    slot: usize,
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Record<'a>;
+
+    fn next(&mut self) -> Option<Record<'a>> {
+        let segment = self.log.segments.get(self.segment)?;
+        let record = segment.record_at(self.slot);
+        self.slot += 1;
+        if self.slot == segment.records_count() {
+            self.segment += 1;
+            self.slot = 0;
+        }
+        Some(record)
+    }
+}
+
+impl<'a> Records<'a> {
+    /// The record and its bytes as they lie in the log.
+    pub(super) fn next_with_bytes(&mut self) -> Option<(Record<'a>, &'a [u8])> {
+        let bytes = self.log.segments.get(self.segment)?.record_bytes_at(self.slot);
+        self.next().map(|record| (record, bytes))
+    }
+}

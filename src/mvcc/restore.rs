@@ -1,0 +1,267 @@
+//! A store rebuilt from a checkpoint's blocks (`checkpoint` draws them).
+//!
+//! The blocks come from a disk or a peer: every number is checked before it is used, memory grows
+//! with the bytes received and never with a number they state, and a store comes out only if all of
+//! its invariants hold: what passes here cannot trip an assertion later.
+
+use super::Store;
+use super::checkpoint::{END, FORMAT, HEADER, KEYS, MAGIC, RECORDS};
+use super::compaction::Compaction;
+use super::log::Log;
+use super::record::{EXPRESS_STRIDE, NEWEST, PAYLOAD_BYTES_MAX, Record, take_varint};
+use super::store::KEY_OVERHEAD_BYTES;
+use super::tree::TreeBuilder;
+
+/// Why a checkpoint is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    #[error("checkpoint of format {0}, this program reads format {FORMAT}")]
+    Format(u32),
+    #[error("checkpoint block {block} is damaged: {what}")]
+    Damaged { block: u64, what: &'static str },
+    #[error("checkpoint ends before its last block")]
+    Truncated,
+}
+
+/// Takes a checkpoint's blocks and makes a store of them.
+#[derive(Debug)]
+pub struct Restore {
+    stage: Stage,
+    block: u64,
+    log: Log,
+    tree: TreeBuilder,
+    current: i64,
+    compacted: i64,
+    end_seq: u64,
+    last: (u64, i64, i64),
+    records: u64,
+    keys: u64,
+    /// Records reached from the keys met so far.
+    reached: u64,
+    record_bytes: u64,
+    key_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Header,
+    Records,
+    Keys,
+    Ended,
+}
+
+impl Default for Restore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Restore {
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            stage: Stage::Header,
+            block: 0,
+            log: Log::new(0),
+            tree: TreeBuilder::default(),
+            current: 0,
+            compacted: 0,
+            end_seq: 0,
+            last: (0, 0, 0),
+            records: 0,
+            keys: 0,
+            reached: 0,
+            record_bytes: 0,
+            key_bytes: 0,
+        }
+    }
+
+    /// Takes the next block, exactly as one `checkpoint_slice` appended it. After an error the rest
+    /// is of no use.
+    pub fn feed(&mut self, block: &[u8]) -> Result<(), RestoreError> {
+        let fed = match block.split_first() {
+            Some((&HEADER, rest)) if self.stage == Stage::Header => self.header(rest)?,
+            Some((&RECORDS, rest)) if self.stage == Stage::Records => self.records(rest),
+            Some((&KEYS, rest)) if Stage::Records <= self.stage && self.stage <= Stage::Keys => {
+                self.keys(rest)
+            }
+            Some((&END, rest)) if Stage::Records <= self.stage && self.stage <= Stage::Keys => self.end(rest),
+            Some(_) => Err("a block of an unknown kind or out of place"),
+            None => Err("an empty block"),
+        };
+        fed.map_err(|what| RestoreError::Damaged { block: self.block, what })?;
+        self.block += 1;
+        Ok(())
+    }
+
+    /// The store, if all blocks were there.
+    pub fn finish(self) -> Result<Store, RestoreError> {
+        if self.stage != Stage::Ended {
+            return Err(RestoreError::Truncated);
+        }
+        Ok(Store {
+            log: self.log,
+            tree: self.tree.finish(),
+            current: self.current,
+            head: self.current,
+            compacted: self.compacted,
+            compaction: Compaction::new(self.compacted),
+            pins: Vec::new(),
+            pins_made: 0,
+            record_bytes: self.record_bytes,
+            key_bytes: self.key_bytes,
+        })
+    }
+
+    fn header(&mut self, mut rest: &[u8]) -> Result<Result<(), &'static str>, RestoreError> {
+        let mut fields = || -> Option<([u8; 4], u32, i64, i64, u64)> {
+            Some((
+                take(&mut rest)?,
+                u32::from_le_bytes(take(&mut rest)?),
+                i64::from_le_bytes(take(&mut rest)?),
+                i64::from_le_bytes(take(&mut rest)?),
+                u64::from_le_bytes(take(&mut rest)?),
+            ))
+        };
+        let Some((magic, format, current, compacted, end_seq)) = fields() else {
+            return Ok(Err("a short header"));
+        };
+        if magic != MAGIC {
+            return Ok(Err("not a checkpoint"));
+        }
+        if format != FORMAT {
+            return Err(RestoreError::Format(format));
+        }
+        // The next record gets `end_seq` and revision `current + 1`, and a sequence number is never
+        // below its revision. Far from the ends of both ranges, so that neither overflows.
+        let in_range = 1 <= current
+            && -1 <= compacted
+            && compacted <= current
+            && current <= i64::MAX / 4
+            && end_seq <= u64::MAX / 4
+            && u64::try_from(current).is_ok_and(|current| current < end_seq);
+        if !in_range || !rest.is_empty() {
+            return Ok(Err("a header with numbers out of range"));
+        }
+        (self.current, self.compacted, self.end_seq) = (current, compacted, end_seq);
+        self.stage = Stage::Records;
+        Ok(Ok(()))
+    }
+
+    fn records(&mut self, mut rest: &[u8]) -> Result<(), &'static str> {
+        while !rest.is_empty() {
+            let distance = take_varint(&mut rest).ok_or("a sequence number is no number")?;
+            let seq = self.last.0.checked_add(distance).filter(|&seq| seq < self.end_seq);
+            let seq = seq.filter(|_| 0 < distance).ok_or("a sequence number out of range")?;
+            let (record, length) = Record::decode(seq, rest).ok_or("a record is cut short")?;
+            let bytes = &rest[..length];
+            self.check_record(&record)?;
+            self.log.append_encoded(seq, bytes);
+            self.last = (seq, record.main, record.sub);
+            self.records += 1;
+            self.record_bytes += length as u64;
+            rest = &rest[length..];
+        }
+        Ok(())
+    }
+
+    /// What a record alone, and the one before it, can tell.
+    fn check_record(&self, record: &Record<'_>) -> Result<(), &'static str> {
+        let (_, last_main, last_sub) = self.last;
+        if (record.main, record.sub) <= (last_main, last_sub) || self.current < record.main {
+            return Err("revisions do not ascend");
+        }
+        let superseded = record.superseded_at;
+        if superseded < record.main || (self.current < superseded && superseded != NEWEST) {
+            return Err("a record is superseded at an impossible revision");
+        }
+        if record.is_dropped_at(self.compacted) {
+            return Err("a record that is compacted");
+        }
+        if PAYLOAD_BYTES_MAX < record.key.len() + record.value.len() {
+            return Err("a record is too large");
+        }
+        // No key has more versions than there were changes; so neither count can overflow later.
+        let changes = i64::try_from(record.seq).map_err(|_| "a sequence number out of range")?;
+        let put_ok =
+            (1..=changes).contains(&record.version) && (1..=record.main).contains(&record.create_revision);
+        if !record.tombstone && !put_ok {
+            return Err("a version with impossible numbers");
+        }
+        if record.links.is_some_and(|links| record.seq <= links.depth) {
+            return Err("a version deeper than there were changes");
+        }
+        Ok(())
+    }
+
+    fn keys(&mut self, mut rest: &[u8]) -> Result<(), &'static str> {
+        self.stage = Stage::Keys;
+        while !rest.is_empty() {
+            let seq = take_varint(&mut rest).ok_or("a key's record number is no number")?;
+            let newest = self.log.get(seq).ok_or("a key's newest record is missing")?;
+            if newest.superseded_at != NEWEST {
+                return Err("a key's newest record is superseded");
+            }
+            if !self.tree.push(newest.key, newest.newest()) {
+                return Err("keys do not ascend");
+            }
+            self.reached += check_chain(&self.log, newest)?;
+            self.keys += 1;
+            self.key_bytes += newest.key.len() as u64 + KEY_OVERHEAD_BYTES;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, mut rest: &[u8]) -> Result<(), &'static str> {
+        let records = take(&mut rest).map(u64::from_le_bytes).ok_or("a short last block")?;
+        let keys = take(&mut rest).map(u64::from_le_bytes).ok_or("a short last block")?;
+        if records != self.records || keys != self.keys {
+            return Err("records or keys are missing");
+        }
+        // Chains of distinct keys are disjoint, so equal sums mean that each record is in one.
+        if self.reached != self.records {
+            return Err("records that belong to no key");
+        }
+        self.log.skip_to(self.end_seq);
+        self.stage = Stage::Ended;
+        Ok(())
+    }
+}
+
+/// Follows a key's versions from the newest back, checking that each fits the one before it.
+/// Returns how many there are.
+fn check_chain(log: &Log, newest: Record<'_>) -> Result<u64, &'static str> {
+    let mut count = 1;
+    let mut record = newest;
+    while let Some(links) = record.links {
+        for target in [links.express, links.jump].into_iter().flatten().filter_map(|seq| log.get(seq)) {
+            let depth = target.links.map_or(0, |links| links.depth);
+            if target.key != record.key || !depth.is_multiple_of(EXPRESS_STRIDE) || links.depth <= depth {
+                return Err("a link to another key's version");
+            }
+        }
+        let Some(before) = log.get(links.previous) else { break };
+        let depth = before.links.map_or(0, |links| links.depth);
+        if before.key != record.key || before.superseded_at != record.main || depth + 1 != links.depth {
+            return Err("a link to another key's version");
+        }
+        let continues = if before.tombstone {
+            record.tombstone || (record.version == 1 && record.create_revision == record.main)
+        } else {
+            record.tombstone
+                || (record.version - 1 == before.version && record.create_revision == before.create_revision)
+        };
+        if !continues || (before.tombstone && record.tombstone) {
+            return Err("a version that does not follow the one before");
+        }
+        record = before;
+        count += 1;
+    }
+    Ok(count)
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (front, after) = rest.split_first_chunk::<N>()?;
+    *rest = after;
+    Some(*front)
+}

@@ -1,0 +1,156 @@
+//! From a call's path and body to what the rest of the member is asked.
+//!
+//! The body that goes through consensus is the client's own bytes: it is decoded here to be
+//! checked, and once more when it is applied, but never encoded again.
+//!
+//! Compatibility: which calls write, and which reads may be stale, is etcd 3.7's choice; the one
+//! deviation is in `is_serializable`.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::range_stream::RangeStream;
+use super::status::Status;
+use super::validate;
+use crate::apply::RequestKind;
+use crate::pb::etcdserverpb as pb;
+use crate::pb::etcdserverpb::request_op::Request as Op;
+use crate::replica::exchange::{Command, Query, Read};
+use crate::types::limits::{REQUEST_BYTES_MAX_DEFAULT, TXN_OPS_MAX_DEFAULT};
+
+/// The methods this file turns into commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    Range,
+    RangeStream,
+    Put,
+    DeleteRange,
+    Txn,
+    Compact,
+    MemberList,
+    Status,
+    Hash,
+    HashKv,
+}
+
+impl Method {
+    /// From the `:path` of a call.
+    #[must_use]
+    pub fn from_path(path: &str) -> Option<Self> {
+        Some(match path {
+            "/etcdserverpb.KV/Range" => Self::Range,
+            "/etcdserverpb.KV/RangeStream" => Self::RangeStream,
+            "/etcdserverpb.KV/Put" => Self::Put,
+            "/etcdserverpb.KV/DeleteRange" => Self::DeleteRange,
+            "/etcdserverpb.KV/Txn" => Self::Txn,
+            "/etcdserverpb.KV/Compact" => Self::Compact,
+            "/etcdserverpb.Cluster/MemberList" => Self::MemberList,
+            "/etcdserverpb.Maintenance/Status" => Self::Status,
+            "/etcdserverpb.Maintenance/Hash" => Self::Hash,
+            "/etcdserverpb.Maintenance/HashKV" => Self::HashKv,
+            _ => return None,
+        })
+    }
+}
+
+/// Bounds that the operator sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Operations per level of a transaction (`--max-txn-ops`).
+    pub txn_ops_max: u32,
+    /// Largest request that goes through consensus (`--max-request-bytes`).
+    pub request_bytes_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { txn_ops_max: TXN_OPS_MAX_DEFAULT, request_bytes_max: REQUEST_BYTES_MAX_DEFAULT }
+    }
+}
+
+/// Decodes and checks a call's body. An error is the call's final answer.
+pub fn command(method: Method, body: Bytes, limits: &Limits) -> Result<Command, Status> {
+    match method {
+        Method::Range => {
+            let request: pb::RangeRequest = decode(body)?;
+            validate::range(&request)?;
+            Ok(read(!request.serializable, Query::Range(request)))
+        }
+        Method::RangeStream => {
+            let request: pb::RangeRequest = decode(body)?;
+            validate::range_stream(&request)?;
+            Ok(read(!request.serializable, Query::RangeSlice(Box::new(RangeStream::first_slice(request)))))
+        }
+        Method::Put => {
+            validate::put(&decode(body.clone())?)?;
+            propose(RequestKind::Put, body, limits)
+        }
+        Method::DeleteRange => {
+            validate::delete_range(&decode(body.clone())?)?;
+            propose(RequestKind::DeleteRange, body, limits)
+        }
+        Method::Txn => {
+            let request: pb::TxnRequest = decode(body.clone())?;
+            validate::txn(&request, limits.txn_ops_max)?;
+            if is_read_only(&request) {
+                Ok(read(!is_serializable(&request), Query::Txn(request)))
+            } else {
+                propose(RequestKind::Txn, body, limits)
+            }
+        }
+        Method::Compact => {
+            decode::<pb::CompactionRequest>(body.clone())?;
+            propose(RequestKind::Compact, body, limits)
+        }
+        Method::MemberList => {
+            let request: pb::MemberListRequest = decode(body)?;
+            Ok(read(request.linearizable, Query::MemberList))
+        }
+        Method::Status => {
+            decode::<pb::StatusRequest>(body)?;
+            Ok(read(false, Query::Status))
+        }
+        Method::Hash => {
+            decode::<pb::HashRequest>(body)?;
+            Ok(read(false, Query::Hash))
+        }
+        Method::HashKv => Ok(read(false, Query::HashKv(decode(body)?))),
+    }
+}
+
+fn decode<M: Message + Default>(body: Bytes) -> Result<M, Status> {
+    M::decode(body).map_err(|error| Status::undecodable(&error.to_string()))
+}
+
+fn read(linearizable: bool, query: Query) -> Command {
+    Command::Read(Read { linearizable, query })
+}
+
+fn propose(kind: RequestKind, body: Bytes, limits: &Limits) -> Result<Command, Status> {
+    validate::request_bytes(body.len(), limits.request_bytes_max)?;
+    Ok(Command::Propose { kind, body })
+}
+
+fn ops(request: &pb::TxnRequest) -> impl Iterator<Item = Option<&Op>> {
+    request.success.iter().chain(&request.failure).map(|op| op.request.as_ref())
+}
+
+/// Whether every operation of both branches is a range. A nested transaction makes it a write even
+/// if that one only reads; a transaction without operations only reads.
+#[must_use]
+pub fn is_read_only(request: &pb::TxnRequest) -> bool {
+    ops(request).all(|op| matches!(op, Some(Op::RequestRange(_))))
+}
+
+/// Whether a read-only transaction may be answered from a state that is behind.
+///
+/// etcd also lets one without any range be stale, though its comparisons read and nobody asked for
+/// that; here it waits like any other read.
+fn is_serializable(request: &pb::TxnRequest) -> bool {
+    ops(request).next().is_some()
+        && ops(request).all(|op| matches!(op, Some(Op::RequestRange(range)) if range.serializable))
+}
+
+#[cfg(test)]
+#[path = "convert_tests.rs"]
+mod tests;
