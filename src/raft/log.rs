@@ -87,6 +87,11 @@ impl Log {
         self.dropped.0 + self.entries.len() as u64
     }
 
+    /// Index and term of the entry before the first one held.
+    pub(super) fn dropped(&self) -> (u64, u64) {
+        self.dropped
+    }
+
     pub(super) fn applied(&self) -> u64 {
         self.applied
     }

@@ -25,7 +25,7 @@ mod ready;
 mod recovery;
 mod snapshot;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use conf_change::{ConfChange, ConfChangeKind, ConfChangeUndecodable};
 pub use entry::{Entry, EntryKind, HardState};

@@ -291,8 +291,15 @@ impl Node {
     /// Whether raft-rs may start an election: it takes for granted that nothing is on its way to the
     /// disk when it wins, which votes see to unless there is nobody to ask.
     fn may_campaign(&self) -> bool {
-        let alone_and_writing = self.is_sole_voter() && !self.in_flight.is_empty();
+        let alone_and_writing = self.is_sole_voter() && !self.is_settled();
         !alone_and_writing && !self.in_flight.iter().any(|ready| ready.checkpoint.is_some())
+    }
+
+    /// Whether everything this member knows is durable.
+    fn is_settled(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        let now = HardState::from_library(&self.raw.raft.hard_state());
+        self.in_flight.is_empty() && log.persisted == log.last_index() && !now.promises_more_than(&self.hard_state)
     }
 
     /// Proposes an entry that holds `group`. On a follower it goes to the leader, without a promise
@@ -369,7 +376,9 @@ impl Node {
         if message.to != self.id.0 {
             return Err(StepError::NotForUs { to: MemberId(message.to), id: self.id });
         }
-        if message.from == self.id.0 {
+        let passed_on =
+            matches!(kind, MessageType::MsgPropose | MessageType::MsgReadIndex | MessageType::MsgTransferLeader);
+        if message.from == self.id.0 && !passed_on {
             return Err(StepError::FromSelf);
         }
         // An older term is ignored by raft-rs before it looks at anything else.
@@ -384,13 +393,18 @@ impl Node {
                     return Err(StepError::AckPastLast { from, index: LogIndex(message.index), last });
                 }
                 MessageType::MsgRequestVoteResponse
-                    if raft.state == StateRole::Candidate && !self.in_flight.is_empty() =>
+                    if raft.state == StateRole::Candidate && !self.is_settled() =>
                 {
                     return Err(StepError::VoteTooEarly);
                 }
                 MessageType::MsgTimeoutNow if !self.may_campaign() => return Ok(()),
                 _ => {}
             }
+        }
+        // A follower would send it on, and raft-rs panics over a message sent on twice. Who lost the
+        // leadership meanwhile need not hand it over.
+        if kind == MessageType::MsgTransferLeader && raft.state != StateRole::Leader {
+            return Ok(());
         }
         if kind == MessageType::MsgReadIndex && READ_ROUNDS_MAX <= raft.pending_read_count() {
             return Ok(());
@@ -644,6 +658,19 @@ impl Node {
     #[must_use]
     pub fn term_start(&self) -> Option<LogIndex> {
         self.term_start
+    }
+
+    /// The term of the entry at `index`, as far as the log in memory reaches; `first_held` tells from
+    /// where on it does.
+    #[must_use]
+    pub fn term_at(&self, index: LogIndex) -> Option<Term> {
+        self.raw.store().term(index.0).ok().map(Term)
+    }
+
+    /// The oldest entry whose term the log in memory knows.
+    #[must_use]
+    pub fn first_held(&self) -> LogIndex {
+        LogIndex(self.raw.store().dropped().0)
     }
 
     /// How far a follower's log is known to match, while this member leads.

@@ -92,6 +92,13 @@ impl Disk {
     }
 }
 
+/// How many seeds a randomised test tries: `count`, times `PINION_SIM_FACTOR` where that is set.
+#[expect(clippy::disallowed_methods, reason = "a test's size is the caller's to choose")]
+pub(crate) fn runs(count: u64) -> u64 {
+    let factor = std::env::var("PINION_SIM_FACTOR").ok().and_then(|text| text.parse().ok());
+    count * factor.unwrap_or(1)
+}
+
 const ME: MemberId = MemberId(1);
 
 fn sole() -> CheckpointMeta {
@@ -273,7 +280,7 @@ fn survives(seed: u64, steps: usize, bug: Bug) -> Result<(), String> {
 #[test]
 fn sole_voter_keeps_what_it_acknowledged_and_replays_what_it_applied_wherever_power_fails() {
     for steps in 0..120 {
-        for seed in 0..6 {
+        for seed in 0..runs(6) {
             if let Err(fault) = survives(seed, steps, Bug::None) {
                 panic!("survives({seed}, {steps}, Bug::None): {fault}");
             }
@@ -661,7 +668,7 @@ fn hostile_bytes_are_an_answer_not_a_panic() {
 /// panics where a peer errs, and `decode` and `step` must keep that from it.
 #[test]
 fn peer_that_lies_cannot_stop_the_member() {
-    for seed in 0..400 {
+    for seed in 0..runs(400) {
         let mut random = StdRng::seed_from_u64(seed);
         let mut disk = Disk::new(if seed % 3 == 0 { CheckpointMeta::joining() } else { three() });
         let mut node = node(&disk, seed);
