@@ -187,7 +187,10 @@ mod tests {
         assert_eq!(id, MemberId(9_932_745_362_114_945_975));
         assert_eq!(member::cluster_id([id]), ClusterId(4_305_041_653_934_903_042));
         let cluster = Cluster::bootstrap([peer_urls.as_slice()], "pinion-token");
-        assert_eq!((cluster.id(), cluster.voters().collect::<Vec<_>>()), (ClusterId(4_305_041_653_934_903_042), vec![id]));
+        assert_eq!(
+            (cluster.id(), cluster.voters().collect::<Vec<_>>()),
+            (ClusterId(4_305_041_653_934_903_042), vec![id])
+        );
     }
 
     #[test]
@@ -208,7 +211,11 @@ mod tests {
     fn publishing_tells_name_and_client_urls_and_a_stranger_changes_nothing() {
         let mut cluster = published();
         let before = cluster.clone();
-        assert!(!cluster.publish(pb::PublishMember { id: 99, name: "x".to_owned(), client_urls: Vec::new() }));
+        assert!(!cluster.publish(pb::PublishMember {
+            id: 99,
+            name: "x".to_owned(),
+            client_urls: Vec::new()
+        }));
         assert_eq!(cluster, before);
         let named: Vec<&str> = cluster.members().map(|member| member.name.as_str()).collect();
         assert_eq!(named, ["one", ""]);

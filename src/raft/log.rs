@@ -118,7 +118,12 @@ impl Log {
     /// another leader's log won.
     pub(super) fn append(&mut self, entries: &[eraftpb::Entry]) {
         let Some(first) = entries.first() else { return };
-        assert!(self.applied < first.index, "entry {} would replace an applied one ({})", first.index, self.applied);
+        assert!(
+            self.applied < first.index,
+            "entry {} would replace an applied one ({})",
+            first.index,
+            self.applied
+        );
         assert!(first.index <= self.last() + 1, "gap in the log: {} after {}", first.index, self.last());
         let keep = self.slot(first.index);
         for replaced in self.entries.drain(keep..) {

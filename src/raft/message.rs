@@ -183,7 +183,8 @@ impl Message {
     /// # Errors
     /// When the bytes are no message, one of a later version, or one that no member would send.
     pub fn decode(bytes: Bytes) -> Result<Self, MessageError> {
-        let wire = pb::RaftMessage::decode(bytes).map_err(|error| MessageError::Undecodable(error.to_string()))?;
+        let wire =
+            pb::RaftMessage::decode(bytes).map_err(|error| MessageError::Undecodable(error.to_string()))?;
         if wire.format != FORMAT {
             return Err(MessageError::Format(wire.format));
         }
@@ -282,7 +283,9 @@ fn fault(kind: MessageKind, message: &eraftpb::Message) -> Option<&'static str> 
         K::Propose if entries.is_empty() => Some("nothing proposed"),
         K::Propose => None,
         // `entries[0]` is read without asking.
-        K::ReadIndex | K::ReadIndexResponse if entries.len() != 1 || entries[0].data.len() != CONTEXT_BYTES => {
+        K::ReadIndex | K::ReadIndexResponse
+            if entries.len() != 1 || entries[0].data.len() != CONTEXT_BYTES =>
+        {
             Some("no read context")
         }
         K::ReadIndex | K::ReadIndexResponse => None,

@@ -32,7 +32,7 @@ pub use entry::{Entry, EntryKind, HardState};
 pub use library_log::{LogLevel, LogSink};
 pub use log::Retention;
 pub use message::{Message, MessageError, MessageKind};
-pub use node::{Config, ConfChangeRefused, Node, ProposeError, ReadIndexError, Role, Status, StepError};
+pub use node::{ConfChangeRefused, Config, Node, ProposeError, ReadIndexError, Role, Status, StepError};
 pub use ready::{Leadership, ReadState, Ready};
 pub use recovery::{Recovered, StartError};
 pub use snapshot::CheckpointMeta;

@@ -299,7 +299,9 @@ impl Node {
     fn is_settled(&self) -> bool {
         let log = &self.raw.raft.raft_log;
         let now = HardState::from_library(&self.raw.raft.hard_state());
-        self.in_flight.is_empty() && log.persisted == log.last_index() && !now.promises_more_than(&self.hard_state)
+        self.in_flight.is_empty()
+            && log.persisted == log.last_index()
+            && !now.promises_more_than(&self.hard_state)
     }
 
     /// Proposes an entry that holds `group`. On a follower it goes to the leader, without a promise
@@ -376,8 +378,10 @@ impl Node {
         if message.to != self.id.0 {
             return Err(StepError::NotForUs { to: MemberId(message.to), id: self.id });
         }
-        let passed_on =
-            matches!(kind, MessageType::MsgPropose | MessageType::MsgReadIndex | MessageType::MsgTransferLeader);
+        let passed_on = matches!(
+            kind,
+            MessageType::MsgPropose | MessageType::MsgReadIndex | MessageType::MsgTransferLeader
+        );
         if message.from == self.id.0 && !passed_on {
             return Err(StepError::FromSelf);
         }
@@ -444,7 +448,8 @@ impl Node {
         let mut ready = self.raw.ready();
         let number = ready.number();
         let library_entries = ready.take_entries();
-        let checkpoint = (!ready.snapshot().is_empty()).then(|| CheckpointMeta::from_library(ready.snapshot()));
+        let checkpoint =
+            (!ready.snapshot().is_empty()).then(|| CheckpointMeta::from_library(ready.snapshot()));
         let committed = ready.take_committed_entries();
         // raft-rs hands out one or the other, depending on who leads; what leaves when is ours to say.
         let mut made = ready.take_messages();
@@ -617,9 +622,27 @@ impl Node {
                 .apply_conf_change(&change.to_library())
                 .map_err(|error| ConfChangeRefused(error.to_string()))?;
             self.raw.mut_store().on_conf_change(&conf);
+            if self.raw.raft.state == StateRole::Leader && !conf.get_voters().contains(&self.id.0) {
+                self.leave_office();
+            }
         }
         self.after_event();
         Ok(())
+    }
+
+    /// This member leads and has no vote any more. raft-rs would go on leading and panic at the next
+    /// acknowledgement, for want of its own progress. The voter that has most of the log is asked to
+    /// run, so that the cluster need not wait for a timeout.
+    fn leave_office(&mut self) {
+        let raft = &mut self.raw.raft;
+        let voters = raft.prs().conf().voters();
+        let successors = raft.prs().iter().filter(|(id, _)| voters.contains(**id));
+        let successor = successors.map(|(id, progress)| (progress.matched, *id)).max();
+        if let Some((_, id)) = successor {
+            raft.send_timeout_now(id);
+        }
+        let term = raft.term;
+        raft.become_follower(term, ::raft::INVALID_ID);
     }
 
     /// A checkpoint of this member's state machine is durable.
@@ -769,8 +792,18 @@ impl Node {
         let (applied, handed_out) = (self.raw.store().applied(), self.handed_out.0);
         assert!(applied <= handed_out, "applied {applied} past handed out {handed_out}");
         assert!(handed_out <= log.committed, "handed out {handed_out} past committed {}", log.committed);
-        assert!(log.committed <= log.last_index(), "committed {} past last {}", log.committed, log.last_index());
-        assert!(log.persisted <= log.last_index(), "durable {} past last {}", log.persisted, log.last_index());
+        assert!(
+            log.committed <= log.last_index(),
+            "committed {} past last {}",
+            log.committed,
+            log.last_index()
+        );
+        assert!(
+            log.persisted <= log.last_index(),
+            "durable {} past last {}",
+            log.persisted,
+            log.last_index()
+        );
     }
 
     /// Walks the log in memory; for tests and simulators after every step.

@@ -39,7 +39,9 @@ pub enum StartError {
     TermFell { index: LogIndex, previous: Term, found: Term },
     #[error("entry {index:?} has {log:?} in the log and {checkpoint:?} in the checkpoint")]
     CheckpointDisagrees { index: LogIndex, log: Term, checkpoint: Term },
-    #[error("the hard state says {commit:?} is committed, but the log ends at {last:?}: acknowledged entries are lost")]
+    #[error(
+        "the hard state says {commit:?} is committed, but the log ends at {last:?}: acknowledged entries are lost"
+    )]
     CommitPastLast { commit: LogIndex, last: LogIndex },
     #[error("entry {index:?}: {source}")]
     ConfChange { index: LogIndex, source: ConfChangeUndecodable },
@@ -89,7 +91,11 @@ fn surviving(written: Vec<Entry>) -> Result<VecDeque<Entry>, StartError> {
                 return Err(StartError::Gap { previous: previous.index, found: entry.index });
             }
             if entry.term < previous.term {
-                return Err(StartError::TermFell { index: entry.index, previous: previous.term, found: entry.term });
+                return Err(StartError::TermFell {
+                    index: entry.index,
+                    previous: previous.term,
+                    found: entry.term,
+                });
             }
         }
         if entry.kind == EntryKind::ConfChange {
@@ -125,7 +131,11 @@ fn after_checkpoint(
             return Err(StartError::Gap { previous: checkpoint.index, found: first.index });
         }
         if first.term < checkpoint.term {
-            return Err(StartError::TermFell { index: first.index, previous: checkpoint.term, found: first.term });
+            return Err(StartError::TermFell {
+                index: first.index,
+                previous: checkpoint.term,
+                found: first.term,
+            });
         }
     }
     Ok(entries.into_iter().map(Entry::into_library).collect())

@@ -495,7 +495,8 @@ fn membership_changes_take_effect_with_their_verdict() {
     let mut node = node(&disk, 0);
     let (committed, _) = settle(&mut node, &mut disk);
     node.on_applied(committed.last().unwrap().index);
-    let change = |kind, member| ConfChange { kind, member: MemberId(member), context: Bytes::from_static(b"c") };
+    let change =
+        |kind, member| ConfChange { kind, member: MemberId(member), context: Bytes::from_static(b"c") };
     let mut decide = |node: &mut Node, change: &ConfChange, accepted| {
         node.propose_conf_change(change).unwrap();
         let (committed, _) = settle(node, &mut disk);
@@ -618,7 +619,8 @@ fn every_kind_of_message_comes_out_of_the_wire_form_as_it_went_in() {
     let mut random = StdRng::seed_from_u64(1);
     for _ in 0..3_000 {
         let message = any_message(&mut random, 1 << 40);
-        let decoded = Message::decode(encode(&message)).unwrap_or_else(|error| panic!("{error}: {message:?}"));
+        let decoded =
+            Message::decode(encode(&message)).unwrap_or_else(|error| panic!("{error}: {message:?}"));
         assert_eq!(decoded, message);
     }
 }

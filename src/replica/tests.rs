@@ -30,8 +30,8 @@ enum Bug {
     DurableBeforeSync,
     /// A follower answers reads from its own commit index, without a round.
     ReadsWithoutRound,
-    /// A restarted member forgets its hard state.
-    HardStateLost,
+    /// The disk loses what it said was synced.
+    DiskLies,
 }
 
 /// What a member's state machine holds.
@@ -70,7 +70,9 @@ impl State {
         match change.kind {
             ConfChangeKind::AddLearner => !known,
             ConfChangeKind::AddVoter => self.learners.contains(&change.member),
-            ConfChangeKind::Remove => known && (self.voters.len() > 1 || !self.voters.contains(&change.member)),
+            ConfChangeKind::Remove => {
+                known && (self.voters.len() > 1 || !self.voters.contains(&change.member))
+            }
         }
     }
 
@@ -94,7 +96,9 @@ struct Member {
     /// The state at `disk.checkpoint`; survives.
     saved: State,
     to_apply: VecDeque<Entry>,
-    /// A checkpoint's content, fetched with its message, installed with its sync.
+    /// The content of the checkpoint whose message is being stepped; raft may have no use for it.
+    offered: Option<State>,
+    /// The content of the checkpoint that is being installed.
     fetched: Option<State>,
 }
 
@@ -169,8 +173,16 @@ impl Cluster {
     fn add(&mut self, id: MemberId, start: CheckpointMeta) {
         let state = State::new(&start);
         let disk = Disk::new(start);
-        let member =
-            Member { id, replica: None, disk, saved: state.clone(), state, to_apply: VecDeque::new(), fetched: None };
+        let member = Member {
+            id,
+            replica: None,
+            disk,
+            saved: state.clone(),
+            state,
+            to_apply: VecDeque::new(),
+            offered: None,
+            fetched: None,
+        };
         self.members.insert(id, member);
         self.start(id);
     }
@@ -181,14 +193,14 @@ impl Cluster {
         raft.message_bytes_max = 2_000;
         raft.committed_bytes_max = 2_000;
         let config = Config { pipeline_depth: self.pipeline_depth, ..Config::new(raft) };
-        let forgets = self.bug == Bug::HardStateLost;
+        let lies = self.bug == Bug::DiskLies;
         let member = self.members.get_mut(&id).unwrap();
         member.state = member.saved.clone();
         member.to_apply.clear();
         member.fetched = None;
         let mut recovered = member.disk.recover();
-        if forgets {
-            recovered.hard_state = None;
+        if lies {
+            recovered.entries.truncate(recovered.entries.len() / 2);
         }
         member.replica = Some(Replica::new(config, recovered).unwrap());
     }
@@ -209,9 +221,11 @@ impl Cluster {
             let replica = member.replica.as_ref();
             replica.is_some_and(|replica| replica.status().role == Role::Leader)
         };
-        let newest = self.members.values().filter(leads).max_by_key(|member| {
-            member.replica.as_ref().map(|replica| replica.status().term)
-        });
+        let newest = self
+            .members
+            .values()
+            .filter(leads)
+            .max_by_key(|member| member.replica.as_ref().map(|replica| replica.status().term));
         newest.map(|member| member.id)
     }
 
@@ -227,10 +241,24 @@ impl Cluster {
             }
             self.run(id)?;
         }
+        if self.now.is_multiple_of(20) {
+            self.give_up_checkpoints();
+        }
         for _ in 0..self.random.random_range(0..30) {
             self.event()?;
         }
         self.deliver()
+    }
+
+    /// A transport tells a leader what became of a checkpoint it sent; this one that none arrived.
+    fn give_up_checkpoints(&mut self) {
+        let ids: Vec<MemberId> = self.members.keys().copied().collect();
+        for member in self.members.values_mut() {
+            let Some(replica) = &mut member.replica else { continue };
+            for &peer in ids.iter().filter(|&&peer| peer != member.id) {
+                replica.node_mut().on_checkpoint_sent(peer, false);
+            }
+        }
     }
 
     fn event(&mut self) -> Check {
@@ -397,7 +425,9 @@ impl Cluster {
                 self.reads_released += 1;
                 let floor = self.reads.remove(&read).unwrap_or_default();
                 ensure(floor <= reads_index, || {
-                    format!("read {read} at {id} released at {reads_index:?}, {floor:?} was acknowledged before")
+                    format!(
+                        "read {read} at {id} released at {reads_index:?}, {floor:?} was acknowledged before"
+                    )
                 })?;
             }
         }
@@ -410,6 +440,12 @@ impl Cluster {
         }
         let member = self.members.get_mut(&id).unwrap();
         member.disk.write(&ready);
+        if let Some(meta) = &ready.checkpoint {
+            member.fetched = member.offered.take();
+            ensure(member.fetched.as_ref().map(State::meta).as_ref() == Some(meta), || {
+                format!("{id} is to install {meta:?}, which it was not offered")
+            })?;
+        }
         for entry in &ready.entries {
             self.trace = self.trace.wrapping_mul(31).wrapping_add(entry.index.0 ^ entry.term.0 ^ id.0);
         }
@@ -425,7 +461,10 @@ impl Cluster {
                 .entry((entry.index, entry.term))
                 .or_insert_with(|| (before, entry.data.clone()));
             ensure(*seen == (before, entry.data), || {
-                format!("raft 5.3: two entries at {:?} in {:?} differ, or differ in what precedes", entry.index, entry.term)
+                format!(
+                    "raft 5.3: two entries at {:?} in {:?} differ, or differ in what precedes",
+                    entry.index, entry.term
+                )
             })?;
             previous = Some(entry.term);
         }
@@ -441,7 +480,8 @@ impl Cluster {
     fn send(&mut self, message: &Message) {
         let mut buffer = BytesMut::new();
         message.encode(&mut buffer);
-        let content = (message.kind() == MessageKind::Snapshot).then(|| self.members[&message.from()].saved.clone());
+        let content =
+            (message.kind() == MessageKind::Snapshot).then(|| self.members[&message.from()].saved.clone());
         let copies = match self.random.random_range(0..100) {
             0..8 if self.stormy => 0,
             // A transport may lose a forwarded proposal, but never repeat it; see `Message`.
@@ -470,21 +510,23 @@ impl Cluster {
                 }
                 let Some(member) = self.members.get_mut(&to) else { continue };
                 let Some(replica) = &mut member.replica else { continue };
-                if let Some(content) = packet.content {
+                if packet.content.is_some() {
                     // One at a time; and only for a message that still means that content.
-                    if member.fetched.is_some() || message.checkpoint() != Some(content.meta()) {
+                    let meta = packet.content.as_ref().map(State::meta);
+                    if member.fetched.is_some() || message.checkpoint() != meta {
                         continue;
                     }
-                    let last = replica.status().committed;
-                    if replica.on_message(message).is_ok() && replica.status().committed == content.index && last < content.index {
-                        member.fetched = Some(content);
-                    }
-                } else if let Err(error) = replica.on_message(message)
+                    member.offered = packet.content;
+                }
+                if let Err(error) = replica.on_message(message)
                     && matches!(error, raft::StepError::LogLost { .. } | raft::StepError::VoteTooEarly)
                 {
                     return Err(error.to_string());
                 }
                 self.run(to)?;
+                if let Some(member) = self.members.get_mut(&to) {
+                    member.offered = None;
+                }
             }
         }
         Ok(())
@@ -529,7 +571,12 @@ impl Cluster {
         }
         let stands = self.current().into_iter().map(|member| {
             let status = member.replica.as_ref().map(Replica::status);
-            format!("\n{}: applied {:?}, {} to apply, {status:?}", member.id, member.state.index, member.to_apply.len())
+            format!(
+                "\n{}: applied {:?}, {} to apply, {status:?}",
+                member.id,
+                member.state.index,
+                member.to_apply.len()
+            )
         });
         Err(format!("a calm cluster did not come to agree: {}", stands.collect::<String>()))
     }
@@ -550,7 +597,9 @@ impl Cluster {
     fn everything_acknowledged_is_everywhere(&self) -> Check {
         for member in self.current() {
             let tickets: BTreeSet<Ticket> = member.state.tickets.iter().map(|(_, ticket)| *ticket).collect();
-            ensure(tickets.len() == member.state.tickets.len(), || format!("{} holds a request twice", member.id))?;
+            ensure(tickets.len() == member.state.tickets.len(), || {
+                format!("{} holds a request twice", member.id)
+            })?;
             let lost = self.acknowledged.keys().find(|ticket| !tickets.contains(ticket));
             ensure(lost.is_none(), || format!("{lost:?} was acknowledged and {} lacks it", member.id))?;
         }
@@ -602,7 +651,7 @@ fn same_seed_gives_the_same_run() {
 /// The harness above must see the bugs it exists for. Asserts of the code under test count as seen.
 #[test]
 fn planted_bugs_are_seen() {
-    for bug in [Bug::DurableBeforeSync, Bug::ReadsWithoutRound, Bug::HardStateLost] {
+    for bug in [Bug::DurableBeforeSync, Bug::ReadsWithoutRound, Bug::DiskLies] {
         let seen = (0..60).find(|&seed| {
             let result = std::panic::catch_unwind(|| run(seed, 3, 300, bug));
             // That nothing moves any more is no sign that the right check saw it.
