@@ -96,11 +96,16 @@ struct Member {
     /// The state at `disk.checkpoint`; survives.
     saved: State,
     to_apply: VecDeque<Entry>,
+    /// By the number of its `Ready`, what is on its way to the disk.
+    written: Vec<(u64, Vec<Written>)>,
     /// The content of the checkpoint whose message is being stepped; raft may have no use for it.
     offered: Option<State>,
     /// The content of the checkpoint that is being installed.
     fetched: Option<State>,
 }
+
+/// Index and term of an entry; the term before it, and its data.
+type Written = ((LogIndex, Term), (Term, Bytes));
 
 struct Packet {
     due: u64,
@@ -180,6 +185,7 @@ impl Cluster {
             saved: state.clone(),
             state,
             to_apply: VecDeque::new(),
+            written: Vec::new(),
             offered: None,
             fetched: None,
         };
@@ -197,6 +203,7 @@ impl Cluster {
         let member = self.members.get_mut(&id).unwrap();
         member.state = member.saved.clone();
         member.to_apply.clear();
+        member.written.clear();
         member.fetched = None;
         let mut recovered = member.disk.recover();
         if lies {
@@ -284,7 +291,7 @@ impl Cluster {
                     }
                 }
             }
-            450..700 => self.sync(id),
+            450..700 => self.sync(id)?,
             700..950 => self.apply(id)?,
             950..955 if self.stormy => self.crash(id),
             955..975 if self.stormy && member.replica.is_none() => self.start(id),
@@ -330,21 +337,21 @@ impl Cluster {
         let _refused = replica.propose_conf_change(&change);
     }
 
-    fn sync(&mut self, id: MemberId) {
+    fn sync(&mut self, id: MemberId) -> Check {
         let member = self.members.get_mut(&id).unwrap();
-        let Some(replica) = &mut member.replica else { return };
-        if let Some((number, checkpoint)) = member.disk.sync() {
-            if let Some(meta) = checkpoint {
-                let content = member.fetched.take().expect("fetched before its message was stepped");
-                assert_eq!(content.meta(), meta);
-                member.saved = content.clone();
-                member.state = content;
-                member.to_apply.retain(|entry| meta.index < entry.index);
-            }
-            if self.bug != Bug::DurableBeforeSync {
-                replica.on_durable(number);
-            }
+        let Some(replica) = &mut member.replica else { return Ok(()) };
+        let Some((number, checkpoint)) = member.disk.sync() else { return Ok(()) };
+        if let Some(meta) = checkpoint {
+            let content = member.fetched.take().expect("fetched before its message was stepped");
+            assert_eq!(content.meta(), meta);
+            member.saved = content.clone();
+            member.state = content;
+            member.to_apply.retain(|entry| meta.index < entry.index);
         }
+        if self.bug != Bug::DurableBeforeSync {
+            replica.on_durable(number);
+        }
+        self.on_durable(id, number)
     }
 
     fn apply(&mut self, id: MemberId) -> Check {
@@ -454,19 +461,28 @@ impl Cluster {
         }
         member.to_apply.extend(ready.committed);
         let mut previous = ready.entries.first().map(|first| self.term_before(id, first));
-        for entry in ready.entries {
-            let before = previous.expect("there is a first entry");
-            let seen = self
-                .appended
-                .entry((entry.index, entry.term))
-                .or_insert_with(|| (before, entry.data.clone()));
-            ensure(*seen == (before, entry.data), || {
-                format!(
-                    "raft 5.3: two entries at {:?} in {:?} differ, or differ in what precedes",
-                    entry.index, entry.term
-                )
-            })?;
-            previous = Some(entry.term);
+        let written = ready.entries.into_iter().map(|entry| {
+            let before = previous.replace(entry.term).expect("there is a first entry");
+            ((entry.index, entry.term), (before, entry.data))
+        });
+        let written: Vec<Written> = written.collect();
+        self.members.get_mut(&id).unwrap().written.push((ready.number, written));
+        Ok(())
+    }
+
+    /// A sole voter may lose, in a crash, a term that it won and nobody heard of, and win it again: so
+    /// what counts is what is durable somewhere.
+    fn on_durable(&mut self, id: MemberId, number: u64) -> Check {
+        let written = &mut self.members.get_mut(&id).unwrap().written;
+        for (_, entries) in written.extract_if(.., |(written, _)| *written <= number) {
+            for ((index, term), entry) in entries {
+                let seen = self.appended.entry((index, term)).or_insert_with(|| entry.clone());
+                ensure(*seen == entry, || {
+                    format!(
+                        "raft 5.3: two entries at {index:?} in {term:?} differ, or differ in what precedes"
+                    )
+                })?;
+            }
         }
         Ok(())
     }
@@ -561,7 +577,7 @@ impl Cluster {
         while self.now < wanted {
             self.round()?;
             for id in self.members.keys().copied().collect::<Vec<_>>() {
-                self.sync(id);
+                self.sync(id)?;
                 self.apply(id)?;
                 self.run(id)?;
             }
