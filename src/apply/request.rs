@@ -234,7 +234,10 @@ mod tests {
         let group = pb::Group { format: FORMAT, requests: vec![known, unknown] }.encode_to_vec();
         let error = decode_group(group.into()).unwrap_err();
         assert_eq!(error, GroupError::Kind(77));
-        assert_eq!(error.to_string(), "request of kind 77, which this version does not know: update this member");
+        assert_eq!(
+            error.to_string(),
+            "request of kind 77, which this version does not know: update this member"
+        );
     }
 
     #[test]

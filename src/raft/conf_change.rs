@@ -49,7 +49,9 @@ impl ConfChange {
             ConfChangeKind::AddLearner => 2,
         };
         let step = pb::ConfChangeStep { change_type, node_id: self.member.0 };
-        pb::ConfChange { transition: 0, changes: vec![step], context: self.context.clone() }.encode_to_vec().into()
+        pb::ConfChange { transition: 0, changes: vec![step], context: self.context.clone() }
+            .encode_to_vec()
+            .into()
     }
 
     /// From an entry's data.

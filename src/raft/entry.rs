@@ -97,11 +97,12 @@ impl HardState {
     }
 
     pub(super) fn to_library(self) -> eraftpb::HardState {
-        let mut state = eraftpb::HardState::default();
-        state.term = self.term.0;
-        state.vote = self.vote.map_or(0, |id| id.0);
-        state.commit = self.commit.0;
-        state
+        eraftpb::HardState {
+            term: self.term.0,
+            vote: self.vote.map_or(0, |id| id.0),
+            commit: self.commit.0,
+            ..eraftpb::HardState::default()
+        }
     }
 
     /// Whether a sync is due: the commit index alone is recomputed after a crash and needs none.

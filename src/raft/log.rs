@@ -87,6 +87,11 @@ impl Log {
         self.dropped.0 + self.entries.len() as u64
     }
 
+    /// Index and term of the entry before the first one held.
+    pub(super) fn dropped(&self) -> (u64, u64) {
+        self.dropped
+    }
+
     pub(super) fn applied(&self) -> u64 {
         self.applied
     }
@@ -113,7 +118,12 @@ impl Log {
     /// another leader's log won.
     pub(super) fn append(&mut self, entries: &[eraftpb::Entry]) {
         let Some(first) = entries.first() else { return };
-        assert!(self.applied < first.index, "entry {} would replace an applied one ({})", first.index, self.applied);
+        assert!(
+            self.applied < first.index,
+            "entry {} would replace an applied one ({})",
+            first.index,
+            self.applied
+        );
         assert!(first.index <= self.last() + 1, "gap in the log: {} after {}", first.index, self.last());
         let keep = self.slot(first.index);
         for replaced in self.entries.drain(keep..) {

@@ -6,6 +6,11 @@
 //! checked for everything that can be checked without knowing the receiver's state, because raft-rs
 //! trusts its peers and panics where they err. `Node::step` checks the rest.
 //!
+//! What the network may do: lose, delay, reorder and repeat messages, with one exception. A `Propose`,
+//! by which a follower hands requests to the leader, must not arrive twice, or its requests would be
+//! applied twice, which no later check could tell from two requests of a client. So a transport that
+//! is in doubt whether a message arrived drops it.
+//!
 //! Invariants of a decoded message: kind known and meant for the network; a term where the kind has
 //! one and none where it has none; entries contiguous, terms rising and none above the message's.
 //! Compatibility: `FORMAT` rises when an older reader would misread; a reader refuses a higher one.
@@ -84,6 +89,8 @@ pub enum MessageError {
 pub struct Message(pub(super) eraftpb::Message);
 
 impl Message {
+    /// Who sent it; of a `Propose`, `ReadIndex` or `TransferLeader`, which followers pass on, who sent
+    /// it first.
     #[must_use]
     pub fn from(&self) -> MemberId {
         MemberId(self.0.from)
@@ -176,7 +183,8 @@ impl Message {
     /// # Errors
     /// When the bytes are no message, one of a later version, or one that no member would send.
     pub fn decode(bytes: Bytes) -> Result<Self, MessageError> {
-        let wire = pb::RaftMessage::decode(bytes).map_err(|error| MessageError::Undecodable(error.to_string()))?;
+        let wire =
+            pb::RaftMessage::decode(bytes).map_err(|error| MessageError::Undecodable(error.to_string()))?;
         if wire.format != FORMAT {
             return Err(MessageError::Format(wire.format));
         }
@@ -244,7 +252,8 @@ fn fault(kind: MessageKind, message: &eraftpb::Message) -> Option<&'static str> 
     if message.from == 0 || message.to == 0 {
         return Some("no sender or no receiver");
     }
-    if message.from == message.to && kind != K::TransferLeader {
+    // What is passed on to the leader keeps its first sender, who may lead by now.
+    if message.from == message.to && !matches!(kind, K::TransferLeader | K::Propose | K::ReadIndex) {
         return Some("sender and receiver are one");
     }
     // raft-rs adds to these without asking whether they still fit.
@@ -274,7 +283,9 @@ fn fault(kind: MessageKind, message: &eraftpb::Message) -> Option<&'static str> 
         K::Propose if entries.is_empty() => Some("nothing proposed"),
         K::Propose => None,
         // `entries[0]` is read without asking.
-        K::ReadIndex | K::ReadIndexResponse if entries.len() != 1 || entries[0].data.len() != CONTEXT_BYTES => {
+        K::ReadIndex | K::ReadIndexResponse
+            if entries.len() != 1 || entries[0].data.len() != CONTEXT_BYTES =>
+        {
             Some("no read context")
         }
         K::ReadIndex | K::ReadIndexResponse => None,

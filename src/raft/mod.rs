@@ -25,14 +25,14 @@ mod ready;
 mod recovery;
 mod snapshot;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use conf_change::{ConfChange, ConfChangeKind, ConfChangeUndecodable};
 pub use entry::{Entry, EntryKind, HardState};
 pub use library_log::{LogLevel, LogSink};
 pub use log::Retention;
 pub use message::{Message, MessageError, MessageKind};
-pub use node::{Config, ConfChangeRefused, Node, ProposeError, ReadIndexError, Role, Status, StepError};
+pub use node::{ConfChangeRefused, Config, Node, ProposeError, ReadIndexError, Role, Status, StepError};
 pub use ready::{Leadership, ReadState, Ready};
 pub use recovery::{Recovered, StartError};
 pub use snapshot::CheckpointMeta;

@@ -291,8 +291,17 @@ impl Node {
     /// Whether raft-rs may start an election: it takes for granted that nothing is on its way to the
     /// disk when it wins, which votes see to unless there is nobody to ask.
     fn may_campaign(&self) -> bool {
-        let alone_and_writing = self.is_sole_voter() && !self.in_flight.is_empty();
+        let alone_and_writing = self.is_sole_voter() && !self.is_settled();
         !alone_and_writing && !self.in_flight.iter().any(|ready| ready.checkpoint.is_some())
+    }
+
+    /// Whether everything this member knows is durable.
+    fn is_settled(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        let now = HardState::from_library(&self.raw.raft.hard_state());
+        self.in_flight.is_empty()
+            && log.persisted == log.last_index()
+            && !now.promises_more_than(&self.hard_state)
     }
 
     /// Proposes an entry that holds `group`. On a follower it goes to the leader, without a promise
@@ -369,7 +378,11 @@ impl Node {
         if message.to != self.id.0 {
             return Err(StepError::NotForUs { to: MemberId(message.to), id: self.id });
         }
-        if message.from == self.id.0 {
+        let passed_on = matches!(
+            kind,
+            MessageType::MsgPropose | MessageType::MsgReadIndex | MessageType::MsgTransferLeader
+        );
+        if message.from == self.id.0 && !passed_on {
             return Err(StepError::FromSelf);
         }
         // An older term is ignored by raft-rs before it looks at anything else.
@@ -384,13 +397,18 @@ impl Node {
                     return Err(StepError::AckPastLast { from, index: LogIndex(message.index), last });
                 }
                 MessageType::MsgRequestVoteResponse
-                    if raft.state == StateRole::Candidate && !self.in_flight.is_empty() =>
+                    if raft.state == StateRole::Candidate && !self.is_settled() =>
                 {
                     return Err(StepError::VoteTooEarly);
                 }
                 MessageType::MsgTimeoutNow if !self.may_campaign() => return Ok(()),
                 _ => {}
             }
+        }
+        // A follower would send it on, and raft-rs panics over a message sent on twice. Who lost the
+        // leadership meanwhile need not hand it over.
+        if kind == MessageType::MsgTransferLeader && raft.state != StateRole::Leader {
+            return Ok(());
         }
         if kind == MessageType::MsgReadIndex && READ_ROUNDS_MAX <= raft.pending_read_count() {
             return Ok(());
@@ -430,7 +448,8 @@ impl Node {
         let mut ready = self.raw.ready();
         let number = ready.number();
         let library_entries = ready.take_entries();
-        let checkpoint = (!ready.snapshot().is_empty()).then(|| CheckpointMeta::from_library(ready.snapshot()));
+        let checkpoint =
+            (!ready.snapshot().is_empty()).then(|| CheckpointMeta::from_library(ready.snapshot()));
         let committed = ready.take_committed_entries();
         // raft-rs hands out one or the other, depending on who leads; what leaves when is ours to say.
         let mut made = ready.take_messages();
@@ -603,9 +622,27 @@ impl Node {
                 .apply_conf_change(&change.to_library())
                 .map_err(|error| ConfChangeRefused(error.to_string()))?;
             self.raw.mut_store().on_conf_change(&conf);
+            if self.raw.raft.state == StateRole::Leader && !conf.get_voters().contains(&self.id.0) {
+                self.leave_office();
+            }
         }
         self.after_event();
         Ok(())
+    }
+
+    /// This member leads and has no vote any more. raft-rs would go on leading and panic at the next
+    /// acknowledgement, for want of its own progress. The voter that has most of the log is asked to
+    /// run, so that the cluster need not wait for a timeout.
+    fn leave_office(&mut self) {
+        let raft = &mut self.raw.raft;
+        let voters = raft.prs().conf().voters();
+        let successors = raft.prs().iter().filter(|(id, _)| voters.contains(**id));
+        let successor = successors.map(|(id, progress)| (progress.matched, *id)).max();
+        if let Some((_, id)) = successor {
+            raft.send_timeout_now(id);
+        }
+        let term = raft.term;
+        raft.become_follower(term, ::raft::INVALID_ID);
     }
 
     /// A checkpoint of this member's state machine is durable.
@@ -644,6 +681,19 @@ impl Node {
     #[must_use]
     pub fn term_start(&self) -> Option<LogIndex> {
         self.term_start
+    }
+
+    /// The term of the entry at `index`, as far as the log in memory reaches; `first_held` tells from
+    /// where on it does.
+    #[must_use]
+    pub fn term_at(&self, index: LogIndex) -> Option<Term> {
+        self.raw.store().term(index.0).ok().map(Term)
+    }
+
+    /// The oldest entry whose term the log in memory knows.
+    #[must_use]
+    pub fn first_held(&self) -> LogIndex {
+        LogIndex(self.raw.store().dropped().0)
     }
 
     /// How far a follower's log is known to match, while this member leads.
@@ -742,8 +792,18 @@ impl Node {
         let (applied, handed_out) = (self.raw.store().applied(), self.handed_out.0);
         assert!(applied <= handed_out, "applied {applied} past handed out {handed_out}");
         assert!(handed_out <= log.committed, "handed out {handed_out} past committed {}", log.committed);
-        assert!(log.committed <= log.last_index(), "committed {} past last {}", log.committed, log.last_index());
-        assert!(log.persisted <= log.last_index(), "durable {} past last {}", log.persisted, log.last_index());
+        assert!(
+            log.committed <= log.last_index(),
+            "committed {} past last {}",
+            log.committed,
+            log.last_index()
+        );
+        assert!(
+            log.persisted <= log.last_index(),
+            "durable {} past last {}",
+            log.persisted,
+            log.last_index()
+        );
     }
 
     /// Walks the log in memory; for tests and simulators after every step.

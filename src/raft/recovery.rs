@@ -39,9 +39,9 @@ pub enum StartError {
     TermFell { index: LogIndex, previous: Term, found: Term },
     #[error("entry {index:?} has {log:?} in the log and {checkpoint:?} in the checkpoint")]
     CheckpointDisagrees { index: LogIndex, log: Term, checkpoint: Term },
-    #[error("entry {index:?} has {entry:?}, but the hard state knows only {hard_state:?}")]
-    TermPastHardState { index: LogIndex, entry: Term, hard_state: Term },
-    #[error("the hard state says {commit:?} is committed, but the log ends at {last:?}: acknowledged entries are lost")]
+    #[error(
+        "the hard state says {commit:?} is committed, but the log ends at {last:?}: acknowledged entries are lost"
+    )]
     CommitPastLast { commit: LogIndex, last: LogIndex },
     #[error("entry {index:?}: {source}")]
     ConfChange { index: LogIndex, source: ConfChangeUndecodable },
@@ -57,7 +57,7 @@ impl Recovered {
         }
         let entries = surviving(written)?;
         let last = entries.back().map_or(checkpoint.index, |entry| entry.index.max(checkpoint.index));
-        // Entries and hard state are appended in this order, so neither number can lead the log.
+        // Entries are written before the hard state, so a torn tail cannot leave a commit past them.
         let mut hard_state = match hard_state {
             Some(state) => state,
             None => HardState { term: checkpoint.term, vote: None, commit: checkpoint.index },
@@ -67,19 +67,13 @@ impl Recovered {
         }
         // The checkpoint may have been written after the hard state: what it covers was committed.
         hard_state.commit = hard_state.commit.max(checkpoint.index);
-        if hard_state.term < checkpoint.term {
-            hard_state.term = checkpoint.term;
-            hard_state.vote = None;
-        }
         let tail = after_checkpoint(entries, &checkpoint)?;
-        if let Some(entry) = tail.back()
-            && hard_state.term.0 < entry.term
-        {
-            return Err(StartError::TermPastHardState {
-                index: LogIndex(entry.index),
-                entry: Term(entry.term),
-                hard_state: hard_state.term,
-            });
+        // A torn tail may hold a term's entry and not the hard state behind it; a checkpoint may be
+        // installed and the hard state not written. Then nothing was promised in that term: no vote.
+        let term_last = tail.back().map_or(checkpoint.term, |entry| Term(entry.term));
+        if hard_state.term < term_last {
+            hard_state.term = term_last;
+            hard_state.vote = None;
         }
         Ok(Log::new(hard_state.to_library(), checkpoint, tail, retention))
     }
@@ -97,7 +91,11 @@ fn surviving(written: Vec<Entry>) -> Result<VecDeque<Entry>, StartError> {
                 return Err(StartError::Gap { previous: previous.index, found: entry.index });
             }
             if entry.term < previous.term {
-                return Err(StartError::TermFell { index: entry.index, previous: previous.term, found: entry.term });
+                return Err(StartError::TermFell {
+                    index: entry.index,
+                    previous: previous.term,
+                    found: entry.term,
+                });
             }
         }
         if entry.kind == EntryKind::ConfChange {
@@ -133,7 +131,11 @@ fn after_checkpoint(
             return Err(StartError::Gap { previous: checkpoint.index, found: first.index });
         }
         if first.term < checkpoint.term {
-            return Err(StartError::TermFell { index: first.index, previous: checkpoint.term, found: first.term });
+            return Err(StartError::TermFell {
+                index: first.index,
+                previous: checkpoint.term,
+                found: first.term,
+            });
         }
     }
     Ok(entries.into_iter().map(Entry::into_library).collect())

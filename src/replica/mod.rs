@@ -6,6 +6,8 @@ mod reads;
 #[expect(clippy::module_inception, reason = "the role's state is the module's subject")]
 mod replica;
 #[cfg(test)]
+mod role_tests;
+#[cfg(test)]
 mod tests;
 
 pub use proposals::GROUP_BYTES_MAX;

@@ -19,8 +19,8 @@ use super::proposals::Proposals;
 use super::reads::Reads;
 use crate::apply::request::{self, Origin, RequestKind};
 use crate::raft::{
-    self, CheckpointMeta, ConfChange, ConfChangeRefused, Message, Node, ProposeError, Recovered, Role, StartError,
-    Status, StepError,
+    self, CheckpointMeta, ConfChange, ConfChangeRefused, Message, Node, ProposeError, Recovered, Role,
+    StartError, Status, StepError,
 };
 use crate::types::{LogIndex, MemberId, Ticket, limits};
 
