@@ -99,7 +99,8 @@ pub(super) fn open(config: &Config, data_dir: &DataDir) -> Result<Start, Recover
 /// in the middle is begun anew.
 fn bootstrap(config: &Config, data_dir: &DataDir) -> Result<Identity, RecoveryError> {
     let plan = config.cluster.bootstrap(&config.process).map_err(RecoveryError::Config)?;
-    let (cluster, member) = Cluster::bootstrap(&config.process.name, &plan.peer_urls, &plan.token);
+    let cluster = Cluster::bootstrap([plan.peer_urls.as_slice()], &plan.token);
+    let member = cluster.members().next().expect("a cluster of one").id;
     let mut identity =
         Identity { cluster: cluster.id(), member, measured_sync: SyncMode::Mmap, is_ready: false };
     data_dir.write_identity(&identity)?;
