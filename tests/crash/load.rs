@@ -164,11 +164,15 @@ fn revision(header: Option<pb::ResponseHeader>) -> i64 {
 }
 
 /// Reads the whole store and compares.
-pub async fn check(client: &Client, ledger: &Shared) {
+pub async fn check(server: &Server, ledger: &Shared) {
+    let client = &server.connect().await;
     let mut content = Content::new();
     let mut at = 0;
     for prefix in ["k/", "p/", "r/"] {
-        let answer = client.prefix(prefix).await.unwrap_or_else(|error| panic!("reading {prefix}: {error}"));
+        let answer = match client.prefix(prefix).await {
+            Ok(answer) => answer,
+            Err(error) => panic!("reading {prefix}: {error}\n{}", server.diagnosis().await),
+        };
         at = revision(answer.header);
         for kv in answer.kvs {
             let name = String::from_utf8(kv.key.to_vec()).unwrap();
@@ -183,6 +187,9 @@ pub async fn check(client: &Client, ledger: &Shared) {
             async move { client.range(&request).await }
         };
         let newest = read_at(sent).await;
+        if newest == Err(CallError::Deadline) {
+            panic!("reading at {sent}: no answer\n{}", server.diagnosis().await);
+        }
         assert!(newest.is_ok(), "unreadable at {sent}, and no compaction went further: {newest:?}");
         match read_at(compacted - 1).await {
             Err(CallError::Status { code: 11, message }) => {

@@ -73,9 +73,8 @@ async fn one_round(work: &WorkDir, ledger: &load::Shared, rng: &mut StdRng) {
         tokio::time::sleep(moment).await;
         server.kill();
     }
-    let mut server = launch.start().await;
-    let client = server.connect().await;
-    load::check(&client, ledger).await;
+    let mut server = self::launch(work).start().await;
+    load::check(&server, ledger).await;
     let tasks = load::start(&server, Rc::clone(ledger), rng).await;
     let moment = LOAD_MAX.mul_f64(rng.random_range(0.0..1.0));
     tokio::time::sleep(moment).await;
@@ -85,8 +84,8 @@ async fn one_round(work: &WorkDir, ledger: &load::Shared, rng: &mut StdRng) {
         task.await.expect("a load task found a wrong answer");
     }
     // Once more, so that the last round is checked as well.
-    let server = launch.start().await;
-    load::check(&server.connect().await, ledger).await;
+    let server = self::launch(work).start().await;
+    load::check(&server, ledger).await;
 }
 
 #[test]

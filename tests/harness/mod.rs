@@ -388,6 +388,37 @@ impl Server {
         self.wait_exit().await
     }
 
+    /// What a hang looks like from outside: where each thread waits, what lies in the sockets' queues,
+    /// and whether another connection is served.
+    pub async fn diagnosis(&self) -> String {
+        let mut lines = Vec::new();
+        let tasks = format!("/proc/{}/task", self.pid());
+        for task in fs::read_dir(&tasks).into_iter().flatten().flatten() {
+            let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            let stat = read("stat");
+            let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+            let field = |index: usize| fields.get(index).copied().unwrap_or("?");
+            lines.push(format!(
+                "thread {}: state {}, in {}, {} user and {} system ticks",
+                read("comm").trim(),
+                field(0),
+                read("wchan"),
+                field(11),
+                field(12)
+            ));
+        }
+        let port = format!(":{:04X} ", self.client_port());
+        let sockets = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+        lines.push("sockets (local, remote, state, send:receive queue):".to_owned());
+        for line in sockets.lines().filter(|line| line.contains(&port)) {
+            lines.push(line.split_whitespace().skip(1).take(4).collect::<Vec<_>>().join(" "));
+        }
+        let probe = async { Client::connect(self.client_port()).await?.get("r/000").await };
+        let other = tokio::time::timeout(Duration::from_secs(5), probe).await;
+        lines.push(format!("a get on a new connection: {other:?}"));
+        lines.join("\n")
+    }
+
     /// The largest resident memory so far, in bytes.
     pub fn resident_bytes_peak(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();

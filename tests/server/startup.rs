@@ -32,6 +32,27 @@ fn a_stopped_member_ends_cleanly_and_comes_back_with_its_data() {
     });
 }
 
+/// What a supervisor does after a crash. The kernel takes an io_uring apart after its process is gone,
+/// so the old listener may be there for some milliseconds more, and old connections for longer.
+#[test]
+fn killed_member_starts_again_on_its_port_at_once() {
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let launch = Launch::new(work.join("data"));
+        for round in 0..5 {
+            let mut server = launch.start().await;
+            let mut clients = Vec::new();
+            for _ in 0..8 {
+                clients.push(server.connect().await);
+            }
+            for client in &clients {
+                client.put_kv("round", &round.to_string()).await.unwrap();
+            }
+            server.kill();
+        }
+    });
+}
+
 #[test]
 fn fresh_member_derives_its_ids_as_etcd_does() {
     if server_is_etcd() {
