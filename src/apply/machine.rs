@@ -99,7 +99,7 @@ impl Machine {
                 Ok((response, false)) => Ok(response),
                 Err(rejection) => Err(rejection),
             },
-            RequestKind::PublishMember => decode(body).map(|request| self.publish(&request)),
+            RequestKind::PublishMember => decode(body).map(|request| self.publish(request)),
         };
         Applied::Now(outcome)
     }
@@ -133,7 +133,7 @@ impl Machine {
         Ok((Response { revision: current, ..Response::default() }, request.physical))
     }
 
-    fn publish(&mut self, request: &peer::PublishMember) -> Response {
+    fn publish(&mut self, request: peer::PublishMember) -> Response {
         self.cluster.publish(request);
         Response::default()
     }

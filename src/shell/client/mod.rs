@@ -1,1 +1,460 @@
-//! Client shard.
+//! The client shard: connections of clients, HTTP/2, gRPC, and the answers' way back.
+//!
+//! A shard is one executor's share of the clients. It owns sockets and calls and no state of the
+//! store: what a request asks is submitted to the `Backend` under a ticket, and whoever drains the
+//! member's answers hands each to `on_reply`, which writes it at once. The connection's task then
+//! sends all that was written in one system call.
+//!
+//! ```text
+//! socket → h2_io → h2 → call ─ submit(ticket, command) → Backend
+//! socket ← h2_io ← h2 ← response ← on_reply(ticket, result) ←┘
+//! ```
+//!
+//! `connection` runs the turns, `frame_meter` judges the client's frames, `account` bounds what a
+//! connection holds, `slots` knows who waits, `limits` is what `h2` is told, `streams` has the calls
+//! with many answers, `services` the paths.
+//!
+//! Invariants: a call is answered once; a ticket whose waiter left is ignored; what a connection
+//! holds is counted until it is gone; no borrow of a cell is held while the backend or `h2` is called.
+//! Cost: a put costs no task and no timer; see `account` for memory.
+//! Compatibility: gRPC-Go's answers to malformed calls, etcd's keepalive policy and timeouts.
+
+mod account;
+mod call;
+mod connection;
+mod counters;
+mod frame_meter;
+mod gzip;
+mod h2_io;
+mod limits;
+mod listener;
+mod response;
+mod services;
+mod signal;
+mod slots;
+mod streams;
+#[cfg(test)]
+mod tests;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use glommio::net::{TcpListener, TcpStream};
+
+use account::{Account, Ledger};
+use call::Submitted;
+pub use counters::Counters;
+use counters::CountersCell;
+use h2_io::SharedBuffers;
+pub use listener::bind;
+use response::{Headers, Templates};
+use signal::Signal;
+use slots::Slots;
+
+use crate::replica::exchange::{Command, Reply};
+use crate::rpc::Limits;
+use crate::types::limits::{GRPC_OVERHEAD_BYTES, REQUEST_BYTES_MAX_DEFAULT, TXN_OPS_MAX_DEFAULT};
+use crate::types::{ClusterId, MemberId, Ticket};
+
+/// The rest of the member, as a shard sees it.
+pub trait Backend: 'static {
+    /// Passes a command on. Its answer comes through `ClientShard::on_reply`, not before this
+    /// returns.
+    ///
+    /// # Errors
+    /// Gives the command back when the rings are full. The shard then reads from no connection until
+    /// `ClientShard::ready`.
+    fn submit(&self, ticket: Ticket, command: Command) -> Result<(), Command>;
+}
+
+/// How clients' keepalive pings are treated, and the server's own.
+#[derive(Debug, Clone)]
+pub struct Keepalive {
+    /// A client that pings more often is sent away after two strikes (`--grpc-keepalive-min-time`).
+    pub min_time: Duration,
+    /// An idle connection is pinged (`--grpc-keepalive-interval`).
+    pub interval: Duration,
+    /// A ping that is not answered ends the connection (`--grpc-keepalive-timeout`).
+    pub timeout: Duration,
+}
+
+/// What a shard needs to know.
+#[derive(Debug, Clone)]
+pub struct ShardConfig {
+    /// Number of the shard in its member; the top bits of its tickets.
+    pub shard: u16,
+    /// Differs between starts of the process; see `Slots::new`.
+    pub first_generation: u32,
+    pub cluster: ClusterId,
+    pub member: MemberId,
+    /// `--max-request-bytes`
+    pub request_bytes_max: u32,
+    /// `--max-txn-ops`
+    pub txn_ops_max: u32,
+    /// `--max-concurrent-streams`; None is unlimited, and what is announced then is nothing.
+    pub concurrent_streams_max: Option<u32>,
+    /// After this a call is answered that it timed out: 5 s and two election timeouts.
+    pub request_timeout: Duration,
+    pub keepalive: Keepalive,
+    /// A new connection says which protocol it speaks within this time.
+    pub preface_timeout: Duration,
+    /// A request whose headers have arrived is complete within this time.
+    pub upload_timeout: Duration,
+    /// A client that takes no bytes, or leaves a frame unfinished, is given up after this time.
+    pub stall_timeout: Duration,
+    /// The same while the shard holds more unread answers than it may.
+    pub pressure_timeout: Duration,
+    /// Calls under way at `stop` may take this long.
+    pub drain_timeout: Duration,
+    /// Step of the shard's clock and bound on how late a timeout is.
+    pub tick: Duration,
+}
+
+impl ShardConfig {
+    /// etcd's defaults for one shard of `member`.
+    #[must_use]
+    pub fn new(shard: u16, cluster: ClusterId, member: MemberId) -> Self {
+        Self {
+            shard,
+            first_generation: 0,
+            cluster,
+            member,
+            request_bytes_max: REQUEST_BYTES_MAX_DEFAULT,
+            txn_ops_max: TXN_OPS_MAX_DEFAULT,
+            concurrent_streams_max: None,
+            request_timeout: Duration::from_secs(7),
+            keepalive: Keepalive {
+                min_time: Duration::from_secs(5),
+                interval: Duration::from_secs(2 * 60 * 60),
+                timeout: Duration::from_secs(20),
+            },
+            preface_timeout: Duration::from_secs(10),
+            upload_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(60),
+            pressure_timeout: Duration::from_secs(2),
+            drain_timeout: Duration::from_secs(5),
+            tick: Duration::from_millis(50),
+        }
+    }
+
+    fn request_timeout_ms(&self) -> u64 {
+        millis(self.request_timeout)
+    }
+    fn keepalive_min_ms(&self) -> u64 {
+        millis(self.keepalive.min_time)
+    }
+    fn keepalive_interval_ms(&self) -> u64 {
+        millis(self.keepalive.interval)
+    }
+    fn keepalive_timeout_ms(&self) -> u64 {
+        millis(self.keepalive.timeout)
+    }
+    fn preface_timeout_ms(&self) -> u64 {
+        millis(self.preface_timeout)
+    }
+    fn upload_timeout_ms(&self) -> u64 {
+        millis(self.upload_timeout)
+    }
+    fn stall_timeout_ms(&self) -> u64 {
+        millis(self.stall_timeout)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4)
+}
+
+/// One executor's share of the clients. See the module.
+pub struct ClientShard<B: Backend> {
+    config: ShardConfig,
+    backend: Rc<B>,
+    limits: Limits,
+    /// Largest message that is received: what may be proposed and gRPC's overhead.
+    receive_bytes_max: u32,
+    headers: Headers,
+    templates: Templates,
+    buffers: Rc<SharedBuffers>,
+    ledger: Rc<Ledger>,
+    calls: RefCell<Slots<Submitted>>,
+    alarms: Rc<RefCell<Slots<Weak<Signal>>>>,
+    connections: RefCell<BTreeMap<u64, Rc<Account>>>,
+    connections_made: Cell<u64>,
+    /// The backend's rings are full.
+    is_blocked: Cell<bool>,
+    /// Connections that want a turn when it is `ready`.
+    blocked: RefCell<Vec<Rc<Account>>>,
+    is_stopping: Cell<bool>,
+    /// Accept loops and streams that end with the shard.
+    at_stop: RefCell<Vec<Weak<Signal>>>,
+    is_ticking: Cell<bool>,
+    clock: Clock,
+    now_ms: Cell<u64>,
+    counters: CountersCell,
+}
+
+impl<B: Backend> ClientShard<B> {
+    /// A shard that serves nobody yet.
+    #[must_use]
+    pub fn new(config: ShardConfig, backend: Rc<B>) -> Rc<Self> {
+        Rc::new(Self {
+            limits: Limits { txn_ops_max: config.txn_ops_max, request_bytes_max: config.request_bytes_max },
+            receive_bytes_max: config.request_bytes_max.saturating_add(GRPC_OVERHEAD_BYTES),
+            headers: Headers::new(config.cluster, config.member),
+            templates: Templates::new(),
+            buffers: SharedBuffers::new(),
+            ledger: Rc::new(Ledger::default()),
+            calls: RefCell::new(Slots::new(config.shard, config.first_generation)),
+            alarms: Rc::new(RefCell::new(Slots::new(0, 0))),
+            connections: RefCell::new(BTreeMap::new()),
+            connections_made: Cell::new(0),
+            is_blocked: Cell::new(false),
+            blocked: RefCell::new(Vec::new()),
+            is_stopping: Cell::new(false),
+            at_stop: RefCell::new(Vec::new()),
+            is_ticking: Cell::new(false),
+            clock: Clock::start(),
+            now_ms: Cell::new(0),
+            counters: CountersCell::default(),
+            config,
+            backend,
+        })
+    }
+
+    /// An answer of the member. Written now, sent in the connection's next turn.
+    pub fn on_reply(&self, reply: Reply) {
+        let waiter = self.calls.borrow_mut().take(reply.ticket);
+        self.counters.count(|counters| match waiter {
+            Some(_) => counters.replies += 1,
+            None => counters.stale_replies += 1,
+        });
+        if let Some(waiter) = waiter {
+            self.on_answer(waiter, reply.result);
+        }
+    }
+
+    /// Ends a batch of answers. Their connections have their turns already, one each however many
+    /// answers they got; this also lets the shard submit again, since answers make room.
+    pub fn flush(&self) {
+        if self.is_blocked() {
+            self.ready();
+        }
+    }
+
+    /// The rings have room again.
+    pub fn ready(&self) {
+        self.is_blocked.set(false);
+        for account in self.blocked.take() {
+            account.waits_for_ready.set(false);
+            account.wake();
+        }
+    }
+
+    /// Stops: no new connections, GOAWAY to those there are, calls under way may finish within the
+    /// drain timeout. `serve` returns when the last connection has ended.
+    pub fn stop(&self) {
+        if self.is_stopping.replace(true) {
+            return;
+        }
+        for signal in self.at_stop.take() {
+            if let Some(signal) = signal.upgrade() {
+                signal.fire();
+            }
+        }
+        for account in self.connections.borrow().values() {
+            account.wake();
+        }
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let mut counters = self.counters.get();
+        counters.connections = self.connections.borrow().len() as u64;
+        counters.calls = self.calls.borrow().len() as u64;
+        counters.unsent_bytes = self.ledger.unsent_bytes.get() as u64;
+        counters
+    }
+
+    /// Accepts connections until `stop`, then waits for the last one to end.
+    pub async fn serve(self: Rc<Self>, listener: TcpListener) {
+        self.start_ticking();
+        listener::accept_until_stopped(&self, &listener).await;
+        // The address is free from here on.
+        drop(listener);
+        self.wait_for_connections(self.config.drain_timeout).await;
+        for account in self.connections.borrow().values() {
+            account.is_evicted.set(true);
+            account.wake();
+        }
+        self.wait_for_connections(connection::LINGER + self.config.tick).await;
+    }
+
+    /// Waits until there is no connection, at most `patience`.
+    async fn wait_for_connections(&self, patience: Duration) {
+        let deadline_ms = self.now_ms() + millis(patience);
+        while !self.connections.borrow().is_empty() && self.now_ms() < deadline_ms {
+            glommio::timer::sleep(self.config.tick).await;
+        }
+    }
+
+    fn start_ticking(self: &Rc<Self>) {
+        if self.is_ticking.replace(true) {
+            return;
+        }
+        let (shard, tick) = (Rc::downgrade(self), self.config.tick);
+        glommio::spawn_local(async move {
+            loop {
+                glommio::timer::sleep(tick).await;
+                let Some(shard) = shard.upgrade() else { return };
+                shard.on_tick();
+            }
+        })
+        .detach();
+    }
+
+    /// Moves the clock and gives whatever is due its turn.
+    fn on_tick(&self) {
+        self.now_ms.set(self.clock.elapsed_ms());
+        self.expire_calls();
+        self.alarms.borrow_mut().expire(self.now_ms(), |signal| {
+            if let Some(signal) = signal.upgrade() {
+                signal.fire();
+            }
+            None
+        });
+        let accounts: Vec<Rc<Account>> = self.connections.borrow().values().map(Rc::clone).collect();
+        for account in &accounts {
+            self.expire_deferred(account);
+            if account.due_ms.get() <= self.now_ms() {
+                account.wake();
+            }
+        }
+        self.relieve_pressure(&accounts);
+        if self.is_blocked() {
+            self.ready();
+        }
+    }
+
+    /// While the shard holds too many unread answers, closes the connection whose client has taken
+    /// nothing for longest: it is the one that cannot complain about waiting.
+    fn relieve_pressure(&self, accounts: &[Rc<Account>]) {
+        if self.ledger.unsent_bytes.get() <= account::SHARD_UNSENT_BYTES_MAX {
+            return;
+        }
+        let stalled_ms = self.now_ms().saturating_sub(millis(self.config.pressure_timeout));
+        let stalled = accounts.iter().filter(|account| {
+            0 < account.unsent_bytes() && account.progress_ms.get() <= stalled_ms && !account.is_evicted.get()
+        });
+        if let Some(account) = stalled.min_by_key(|account| account.progress_ms.get()) {
+            account.is_evicted.set(true);
+            account.wake();
+        }
+    }
+
+    /// Milliseconds since the shard was made, as of the last tick.
+    fn now_ms(&self) -> u64 {
+        self.now_ms.get()
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.is_blocked.get()
+    }
+
+    fn set_blocked(&self) {
+        self.is_blocked.set(true);
+        self.counters.count(|counters| counters.blocked += 1);
+    }
+
+    /// Gives the connection a turn at the next `ready`.
+    fn wait_until_ready(&self, account: &Rc<Account>) {
+        if !account.waits_for_ready.replace(true) {
+            self.blocked.borrow_mut().push(Rc::clone(account));
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.is_stopping.get()
+    }
+
+    /// A signal that fires at `deadline_ms`.
+    fn set_alarm(&self, deadline_ms: u64) -> Alarm {
+        let signal = Rc::new(Signal::default());
+        let ticket = self.alarms.borrow_mut().insert(deadline_ms, Rc::downgrade(&signal));
+        Alarm { signal, ticket, alarms: Rc::clone(&self.alarms) }
+    }
+
+    /// A signal that fires at `stop`.
+    fn signal_at_stop(&self) -> Rc<Signal> {
+        let signal = Rc::new(Signal::default());
+        if self.is_stopping() {
+            signal.fire();
+        }
+        let mut at_stop = self.at_stop.borrow_mut();
+        if at_stop.len().is_power_of_two() {
+            at_stop.retain(|signal| 0 < signal.strong_count());
+        }
+        at_stop.push(Rc::downgrade(&signal));
+        signal
+    }
+
+    /// Takes in a connection that was accepted.
+    fn adopt(self: &Rc<Self>, stream: TcpStream) {
+        // Answers are gathered here; the kernel must not wait for more.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "connection was gone before it began");
+            return;
+        }
+        let id = self.connections_made.get();
+        self.connections_made.set(id + 1);
+        self.counters.count(|counters| counters.accepted += 1);
+        let account = Account::new(id, Rc::clone(&self.ledger));
+        self.connections.borrow_mut().insert(id, Rc::clone(&account));
+        let shard = Rc::clone(self);
+        glommio::spawn_local(async move {
+            connection::run(Rc::clone(&shard), Rc::clone(&account), stream).await;
+            account.end();
+            shard.connections.borrow_mut().remove(&id);
+        })
+        .detach();
+    }
+}
+
+/// A deadline of a task. Dropped, it costs nothing more.
+struct Alarm {
+    signal: Rc<Signal>,
+    ticket: Ticket,
+    alarms: Rc<RefCell<Slots<Weak<Signal>>>>,
+}
+
+impl Alarm {
+    fn poll_fired(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.signal.poll_fired(cx)
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        // None when it has fired.
+        drop(self.alarms.borrow_mut().take(self.ticket));
+    }
+}
+
+/// The shard's clock: read once a tick.
+struct Clock(
+    #[expect(clippy::disallowed_types, reason = "the shell reads the clock, here for all of a shard")]
+    std::time::Instant,
+);
+
+impl Clock {
+    #[expect(clippy::disallowed_types, reason = "as above")]
+    fn start() -> Self {
+        Self(std::time::Instant::now())
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        millis(self.0.elapsed())
+    }
+}

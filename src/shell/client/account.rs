@@ -1,0 +1,498 @@
+//! What one connection holds in memory, and what it may do about it.
+//!
+//! A client decides how much it asks for and how fast it reads, so everything it can make the shard
+//! hold is counted here, per connection and for the whole shard:
+//!
+//! | what | bound | past it |
+//! |---|---|---|
+//! | requests with the backend | `CALLS_MAX`, `REQUEST_BYTES_MAX` a connection; `SHARD_REQUEST_BYTES_MAX` | the connection is not read |
+//! | calls with a task: bodies in pieces, streams | `UPLOADS_MAX`, `UPLOAD_BYTES_MAX` a connection; `SHARD_UPLOAD_BYTES_MAX` | `ResourceExhausted` |
+//! | requests that wait for room for their answers | `BACKLOG_MAX`, `BACKLOG_BYTES_MAX` a connection | `ResourceExhausted` |
+//! | answers not yet taken by the client | `UNSENT_BYTES_MAX` a connection, `SHARD_UNSENT_BYTES_MAX` | requests wait; see below |
+//!
+//! A connection whose client does not open its flow-control window must still be read, or the window
+//! update would never be seen. So requests wait in the backlog there, in order, and the store is not
+//! asked. How large an answer will be is not known when it is asked for: each read reserves an
+//! estimate, learned from the connection's own last answers of its kind (at once when they grow, by
+//! halves when they shrink) and starting high for ranges: the first is alone, then 2, 4, 8 … may be
+//! under way. One read is always let through, whatever it reserves.
+//!
+//! So 20 connections that ask for 50 × 20 MiB each and never read cost one answer each, 400 MiB; and
+//! no one else waits for them. What is not bounded: a client that first lowers its estimate with
+//! small ranges and then asks for many large ones at once gets `WIDE_CALLS_MAX` of them. When the
+//! shard's bound is passed, the connection that has made no progress for longest is closed.
+//!
+//! Invariants: every count falls to zero when the connection ends; `Held` counts a body exactly as
+//! long as it is in memory.
+//! Cost: O(1) a call.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::task::Waker;
+
+use bytes::{Buf, Bytes};
+
+use super::call::Deferred;
+use super::signal::Signal;
+
+/// Calls of one connection that are with the backend. A client of etcd has some hundreds.
+pub(super) const CALLS_MAX: usize = 4096;
+/// Bytes of those calls' requests: ten of the largest.
+pub(super) const REQUEST_BYTES_MAX: usize = 16 << 20;
+/// The same for the shard.
+pub(super) const SHARD_REQUEST_BYTES_MAX: usize = 128 << 20;
+
+/// Calls of one connection whose request has not arrived in full.
+pub(super) const UPLOADS_MAX: usize = 1024;
+/// Bytes of those: 32 of the largest, sent side by side.
+pub(super) const UPLOAD_BYTES_MAX: usize = 64 << 20;
+/// The same for the shard.
+pub(super) const SHARD_UPLOAD_BYTES_MAX: usize = 256 << 20;
+
+/// Calls that wait for room for their answer.
+pub(super) const BACKLOG_MAX: usize = 4096;
+/// Bytes of those calls' requests.
+pub(super) const BACKLOG_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of answers that one connection's client has not taken.
+pub(super) const UNSENT_BYTES_MAX: usize = 16 << 20;
+/// The same for the shard.
+pub(super) const SHARD_UNSENT_BYTES_MAX: usize = 256 << 20;
+/// Reads of more than one key that one connection has with the store.
+pub(super) const WIDE_CALLS_MAX: usize = 64;
+
+/// What an answer costs beside its bytes: `h2`'s stream and its queued frames.
+const ANSWER_OVERHEAD_BYTES: usize = 1024;
+
+/// How large an answer may get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Weight {
+    /// A write, or a question about the member: small.
+    Light,
+    /// One key.
+    Point,
+    /// Any number of keys.
+    Wide,
+}
+
+/// The shard's sums.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    pub(super) request_bytes: Cell<usize>,
+    pub(super) upload_bytes: Cell<usize>,
+    pub(super) unsent_bytes: Cell<usize>,
+    reserved_bytes: Cell<usize>,
+}
+
+/// Learned size of a kind of answer.
+#[derive(Debug)]
+struct Estimate(Cell<usize>);
+
+impl Estimate {
+    fn learn(&self, bytes: usize) {
+        self.0.set(bytes.max(self.0.get() / 2).max(ANSWER_OVERHEAD_BYTES));
+    }
+}
+
+fn add(cell: &Cell<usize>, n: usize) {
+    cell.set(cell.get() + n);
+}
+
+fn sub(cell: &Cell<usize>, n: usize) {
+    cell.set(cell.get().checked_sub(n).expect("what is taken from an account was put there"));
+}
+
+/// One connection's account, shared by its task, its calls and its unsent answers.
+pub(super) struct Account {
+    pub(super) id: u64,
+    ledger: Rc<Ledger>,
+    waker: RefCell<Option<Waker>>,
+    calls: Cell<usize>,
+    wide_calls: Cell<usize>,
+    request_bytes: Cell<usize>,
+    uploads: Cell<usize>,
+    upload_bytes: Cell<usize>,
+    unsent_bytes: Cell<usize>,
+    reserved_bytes: Cell<usize>,
+    point: Estimate,
+    wide: Estimate,
+    backlog: RefCell<VecDeque<Deferred>>,
+    backlog_bytes: Cell<usize>,
+    has_ended: Cell<bool>,
+    /// The task does not read because the account is full.
+    pub(super) is_paused: Cell<bool>,
+    /// It is on the shard's list of connections to wake when the backend is ready.
+    pub(super) waits_for_ready: Cell<bool>,
+    /// When the shard's tick has to give the task a turn.
+    pub(super) due_ms: Cell<u64>,
+    /// When the client last took bytes.
+    pub(super) progress_ms: Cell<u64>,
+    /// The shard has chosen this connection to be closed.
+    pub(super) is_evicted: Cell<bool>,
+}
+
+/// What a submitted call has taken from its connection's account.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Charge {
+    pub(super) weight: Weight,
+    pub(super) request_bytes: usize,
+    reserved_bytes: usize,
+}
+
+impl Account {
+    pub(super) fn new(id: u64, ledger: Rc<Ledger>) -> Rc<Self> {
+        Rc::new(Self {
+            id,
+            ledger,
+            waker: RefCell::new(None),
+            calls: Cell::new(0),
+            wide_calls: Cell::new(0),
+            request_bytes: Cell::new(0),
+            uploads: Cell::new(0),
+            upload_bytes: Cell::new(0),
+            unsent_bytes: Cell::new(0),
+            reserved_bytes: Cell::new(0),
+            point: Estimate(Cell::new(64 << 10)),
+            wide: Estimate(Cell::new(UNSENT_BYTES_MAX)),
+            backlog: RefCell::new(VecDeque::new()),
+            backlog_bytes: Cell::new(0),
+            has_ended: Cell::new(false),
+            is_paused: Cell::new(false),
+            waits_for_ready: Cell::new(false),
+            due_ms: Cell::new(0),
+            progress_ms: Cell::new(0),
+            is_evicted: Cell::new(false),
+        })
+    }
+
+    pub(super) fn set_waker(&self, waker: &Waker) {
+        let mut slot = self.waker.borrow_mut();
+        if !slot.as_ref().is_some_and(|old| old.will_wake(waker)) {
+            *slot = Some(waker.clone());
+        }
+    }
+
+    /// Gives the connection's task a turn.
+    pub(super) fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended.get()
+    }
+
+    /// The connection is gone: what waited goes with it.
+    pub(super) fn end(&self) {
+        self.has_ended.set(true);
+        self.waker.replace(None);
+        // The deferred calls hold streams, which may hold bodies, which hold this account.
+        let backlog = self.backlog.take();
+        self.backlog_bytes.set(0);
+        drop(backlog);
+    }
+
+    /// Whether the connection has as much with the backend as it may.
+    pub(super) fn is_full(&self) -> bool {
+        CALLS_MAX <= self.calls.get()
+            || REQUEST_BYTES_MAX <= self.request_bytes.get()
+            || (SHARD_REQUEST_BYTES_MAX <= self.ledger.request_bytes.get() && 0 < self.calls.get())
+    }
+
+    /// The connection's task could do more once a call is settled.
+    pub(super) fn wants_turn(&self) -> bool {
+        self.is_paused.get() || !self.backlog.borrow().is_empty()
+    }
+
+    /// Calls that are with the backend.
+    pub(super) fn calls(&self) -> usize {
+        self.calls.get()
+    }
+
+    /// Bytes of answers that the client has not taken.
+    pub(super) fn unsent_bytes(&self) -> usize {
+        self.unsent_bytes.get()
+    }
+
+    fn estimate(&self, weight: Weight) -> usize {
+        match weight {
+            Weight::Light => ANSWER_OVERHEAD_BYTES,
+            Weight::Point => self.point.0.get(),
+            Weight::Wide => self.wide.0.get(),
+        }
+    }
+
+    /// Whether there is room for the answer to another call.
+    pub(super) fn may_ask(&self, weight: Weight) -> bool {
+        let own = self.unsent_bytes.get() + self.reserved_bytes.get();
+        if own == 0 {
+            return true;
+        }
+        let estimate = self.estimate(weight);
+        if UNSENT_BYTES_MAX < own + estimate
+            || (weight == Weight::Wide && WIDE_CALLS_MAX <= self.wide_calls.get())
+        {
+            return false;
+        }
+        // Small answers of honest clients pass even when others have filled the shard.
+        weight == Weight::Light
+            || own + estimate <= 64 << 10
+            || self.ledger.unsent_bytes.get() + self.ledger.reserved_bytes.get() + estimate
+                <= SHARD_UNSENT_BYTES_MAX
+    }
+
+    /// A call goes to the backend.
+    pub(super) fn charge(&self, weight: Weight, request_bytes: usize) -> Charge {
+        let reserved_bytes = self.estimate(weight);
+        add(&self.calls, 1);
+        add(&self.wide_calls, usize::from(weight == Weight::Wide));
+        add(&self.request_bytes, request_bytes);
+        add(&self.ledger.request_bytes, request_bytes);
+        add(&self.reserved_bytes, reserved_bytes);
+        add(&self.ledger.reserved_bytes, reserved_bytes);
+        Charge { weight, request_bytes, reserved_bytes }
+    }
+
+    /// A call came back, with an answer of `answer_bytes` if it was answered.
+    pub(super) fn settle(&self, charge: Charge, answer_bytes: Option<usize>) {
+        sub(&self.calls, 1);
+        sub(&self.wide_calls, usize::from(charge.weight == Weight::Wide));
+        sub(&self.request_bytes, charge.request_bytes);
+        sub(&self.ledger.request_bytes, charge.request_bytes);
+        sub(&self.reserved_bytes, charge.reserved_bytes);
+        sub(&self.ledger.reserved_bytes, charge.reserved_bytes);
+        if let Some(bytes) = answer_bytes {
+            match charge.weight {
+                Weight::Light => {}
+                Weight::Point => self.point.learn(bytes),
+                Weight::Wide => self.wide.learn(bytes),
+            }
+        }
+    }
+
+    /// A request begins to arrive in pieces. False: there are too many already.
+    pub(super) fn begin_upload(&self) -> bool {
+        if UPLOADS_MAX <= self.uploads.get() {
+            return false;
+        }
+        add(&self.uploads, 1);
+        true
+    }
+
+    /// A piece of it is there. False: too much has arrived already.
+    pub(super) fn grow_upload(&self, bytes: usize) -> bool {
+        add(&self.upload_bytes, bytes);
+        add(&self.ledger.upload_bytes, bytes);
+        self.upload_bytes.get() <= UPLOAD_BYTES_MAX
+            && self.ledger.upload_bytes.get() <= SHARD_UPLOAD_BYTES_MAX
+    }
+
+    /// It has arrived, or never will.
+    pub(super) fn end_upload(&self, bytes: usize) {
+        sub(&self.uploads, 1);
+        sub(&self.upload_bytes, bytes);
+        sub(&self.ledger.upload_bytes, bytes);
+    }
+
+    /// Calls that wait.
+    pub(super) fn backlog_len(&self) -> usize {
+        self.backlog.borrow().len()
+    }
+
+    /// Puts a call at the end of the queue; gives it back when the queue is full.
+    pub(super) fn defer(&self, call: Deferred) -> Result<(), Deferred> {
+        let bytes = self.backlog_bytes.get() + call.request_bytes;
+        let mut backlog = self.backlog.borrow_mut();
+        if BACKLOG_MAX <= backlog.len() || BACKLOG_BYTES_MAX < bytes {
+            return Err(call);
+        }
+        self.backlog_bytes.set(bytes);
+        backlog.push_back(call);
+        Ok(())
+    }
+
+    /// Puts a call back that was taken from the front.
+    pub(super) fn defer_first(&self, call: Deferred) {
+        add(&self.backlog_bytes, call.request_bytes);
+        self.backlog.borrow_mut().push_front(call);
+    }
+
+    /// Takes the calls whose deadline has passed.
+    pub(super) fn take_expired(&self, now_ms: u64) -> Vec<Deferred> {
+        let mut backlog = self.backlog.borrow_mut();
+        if !backlog.iter().any(|call| call.deadline_ms <= now_ms) {
+            return Vec::new();
+        }
+        let (expired, rest): (Vec<_>, Vec<_>) =
+            backlog.drain(..).partition(|call| call.deadline_ms <= now_ms);
+        backlog.extend(rest);
+        for call in &expired {
+            sub(&self.backlog_bytes, call.request_bytes);
+        }
+        expired
+    }
+
+    /// Weight of the call that is next.
+    pub(super) fn next_deferred(&self) -> Option<Weight> {
+        self.backlog.borrow().front().map(|call| call.weight)
+    }
+
+    /// Takes the call that is next.
+    pub(super) fn take_deferred(&self) -> Option<Deferred> {
+        let call = self.backlog.borrow_mut().pop_front()?;
+        sub(&self.backlog_bytes, call.request_bytes);
+        Some(call)
+    }
+}
+
+/// Counts an answer as unsent until `h2` lets go of it.
+#[derive(Debug)]
+struct Held {
+    account: Rc<Account>,
+    bytes: usize,
+    /// Fired when the body is gone.
+    has_left: Option<Rc<Signal>>,
+}
+
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Account").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Held {
+    // Runs inside h2, with its locks held: nothing here may call h2. A wake only queues the task.
+    fn drop(&mut self) {
+        sub(&self.account.unsent_bytes, self.bytes);
+        sub(&self.account.ledger.unsent_bytes, self.bytes);
+        if let Some(has_left) = self.has_left.take() {
+            has_left.fire();
+        }
+        if self.account.next_deferred().is_some() {
+            self.account.wake();
+        }
+    }
+}
+
+/// Bytes on their way out, as `h2` keeps them.
+#[derive(Debug)]
+pub(super) struct Body {
+    bytes: Bytes,
+    /// Kept for its drop: it ends the counting.
+    _held: Held,
+}
+
+impl Body {
+    /// Counts `bytes` against `account`, with an answer's overhead if this is its first part.
+    pub(super) fn new(account: &Rc<Account>, bytes: Bytes, has_left: Option<Rc<Signal>>) -> Self {
+        let counted = bytes.len() + ANSWER_OVERHEAD_BYTES;
+        add(&account.unsent_bytes, counted);
+        add(&account.ledger.unsent_bytes, counted);
+        Self { bytes, _held: Held { account: Rc::clone(account), bytes: counted, has_left } }
+    }
+}
+
+impl Buf for Body {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn advance(&mut self, n: usize) {
+        self.bytes.advance(n);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account() -> (Rc<Account>, Rc<Ledger>) {
+        let ledger = Rc::new(Ledger::default());
+        (Account::new(1, Rc::clone(&ledger)), ledger)
+    }
+
+    #[test]
+    fn first_range_is_alone_and_small_answers_open_the_way_for_many() {
+        let (account, _) = account();
+        assert!(account.may_ask(Weight::Wide));
+        let charge = account.charge(Weight::Wide, 10);
+        assert!(!account.may_ask(Weight::Wide));
+        assert!(!account.may_ask(Weight::Wide));
+        account.settle(charge, Some(1000));
+        for _ in 0..20 {
+            let charge = account.charge(Weight::Wide, 10);
+            account.settle(charge, Some(1000));
+        }
+        for _ in 0..WIDE_CALLS_MAX {
+            assert!(account.may_ask(Weight::Wide));
+            account.charge(Weight::Wide, 10);
+        }
+        assert!(!account.may_ask(Weight::Wide));
+    }
+
+    #[test]
+    fn unsent_answer_blocks_further_reads_and_its_end_frees_them() {
+        let (account, ledger) = account();
+        let body = Body::new(&account, Bytes::from(vec![0; 20 << 20]), None);
+        assert!(!account.may_ask(Weight::Point));
+        assert!(!account.may_ask(Weight::Light));
+        drop(body);
+        assert!(account.may_ask(Weight::Wide));
+        assert_eq!((account.unsent_bytes(), ledger.unsent_bytes.get()), (0, 0));
+    }
+
+    #[test]
+    fn full_shard_stops_large_reads_of_others_but_not_small_ones() {
+        let (hog, ledger) = account();
+        let other = Account::new(2, Rc::clone(&ledger));
+        let _body = Body::new(&hog, Bytes::from(vec![0; SHARD_UNSENT_BYTES_MAX]), None);
+        assert!(other.may_ask(Weight::Wide), "one is always let through");
+        other.charge(Weight::Light, 1);
+        assert!(!other.may_ask(Weight::Wide));
+        assert!(other.may_ask(Weight::Light));
+    }
+
+    #[test]
+    fn large_answer_raises_the_estimate_at_once() {
+        let (account, _) = account();
+        for _ in 0..20 {
+            let charge = account.charge(Weight::Point, 10);
+            account.settle(charge, Some(10));
+        }
+        assert_eq!(account.estimate(Weight::Point), ANSWER_OVERHEAD_BYTES);
+        let charge = account.charge(Weight::Point, 10);
+        account.settle(charge, Some(1 << 20));
+        assert_eq!(account.estimate(Weight::Point), 1 << 20);
+    }
+
+    #[test]
+    fn uploads_are_bounded_in_number_and_bytes_and_return_what_they_took() {
+        let (account, ledger) = account();
+        for _ in 0..UPLOADS_MAX {
+            assert!(account.begin_upload());
+        }
+        assert!(!account.begin_upload());
+        assert!(account.grow_upload(UPLOAD_BYTES_MAX));
+        assert!(!account.grow_upload(1));
+        account.end_upload(UPLOAD_BYTES_MAX + 1);
+        assert_eq!(ledger.upload_bytes.get(), 0);
+        assert!(account.begin_upload());
+    }
+
+    #[test]
+    fn settled_calls_leave_nothing_behind() {
+        let (account, ledger) = account();
+        let charges: Vec<Charge> = (0..100).map(|n| account.charge(Weight::Light, n)).collect();
+        for charge in charges {
+            account.settle(charge, None);
+        }
+        assert_eq!(account.calls(), 0);
+        assert_eq!((ledger.request_bytes.get(), ledger.reserved_bytes.get()), (0, 0));
+    }
+}

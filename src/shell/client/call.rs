@@ -1,0 +1,554 @@
+//! A call from its request headers to the command that is asked of the member, and back.
+//!
+//! The common call never gets a task: its body is there when its headers are, it is decoded and
+//! submitted in the connection's turn, and its answer is written by whoever brings it. Only a body
+//! that arrives in pieces and a method that streams get one.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream};
+use http::header::{CONTENT_TYPE, HeaderName};
+use http::{Method as HttpMethod, Request as HttpRequest, StatusCode};
+use prost::Message as _;
+
+use super::account::{Account, Charge, Weight};
+use super::response::{self, GRPC_ENCODING, Responder};
+use super::services::{self, Call};
+use super::{Backend, ClientShard, gzip, streams};
+use crate::apply::{Outcome, Response};
+use crate::pb::{etcdserverpb as pb, health};
+use crate::replica::exchange::{Answer, Command, Query, Read, Refusal};
+use crate::rpc::framing::{Assembler, FramingError, Message, is_grpc_content_type, parse_timeout};
+use crate::rpc::{Code, Method, Status, convert, status};
+use crate::types::Term;
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const CLIENT_API_VERSION: HeaderName = HeaderName::from_static("client-api-version");
+
+/// What the request headers say.
+pub(super) struct Head {
+    pub(super) call: Call,
+    /// When the client stops waiting.
+    pub(super) client_deadline_ms: Option<u64>,
+    pub(super) gzip: bool,
+}
+
+/// Why request headers are answered at once.
+struct Refused {
+    http: StatusCode,
+    status: Status,
+}
+
+impl From<Status> for Refused {
+    fn from(status: Status) -> Self {
+        Self { http: StatusCode::OK, status }
+    }
+}
+
+fn refused(http: StatusCode, code: Code, message: String) -> Refused {
+    Refused { http, status: Status { code, message: message.into() } }
+}
+
+/// Reads the request headers, in the order in which gRPC-Go complains about them.
+fn read_head<T>(request: &HttpRequest<T>, now_ms: u64) -> Result<Head, Refused> {
+    let headers = request.headers();
+    let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    if !is_grpc_content_type(content_type) {
+        let text = String::from_utf8_lossy(content_type);
+        let message = format!("invalid gRPC request content-type {text:?}");
+        return Err(refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, message));
+    }
+    if request.method() != HttpMethod::POST {
+        let message = format!(
+            "Received a HEADERS frame with :method {:?} which should be POST",
+            request.method().as_str()
+        );
+        return Err(refused(StatusCode::METHOD_NOT_ALLOWED, Code::Internal, message));
+    }
+    let client_deadline_ms = match headers.get(GRPC_TIMEOUT).map(|value| parse_timeout(value.as_bytes())) {
+        None => None,
+        // Rounded up: a timeout shorter than the clock's step still lets the call be tried.
+        Some(Ok(timeout_ns)) => Some(now_ms.saturating_add(timeout_ns.div_ceil(1_000_000))),
+        Some(Err(why)) => {
+            let message = format!("malformed grpc-timeout: {why}");
+            return Err(refused(StatusCode::BAD_REQUEST, Code::Internal, message));
+        }
+    };
+    let path = request.uri().path_and_query().map_or("", |path| path.as_str());
+    let call = services::find(path)?;
+    let gzip = match headers.get(GRPC_ENCODING).map(|value| value.as_bytes()) {
+        None | Some(b"" | b"identity") => false,
+        Some(b"gzip") => true,
+        Some(other) => {
+            let name = String::from_utf8_lossy(other);
+            let message = format!("grpc: Decompressor is not installed for grpc-encoding {name:?}");
+            return Err(Status { code: Code::Unimplemented, message: message.into() }.into());
+        }
+    };
+    if headers.get(CLIENT_API_VERSION).is_some_and(|value| std::str::from_utf8(value.as_bytes()).is_err()) {
+        return Err(status::INVALID_CLIENT_API_VERSION.into());
+    }
+    Ok(Head { call, client_deadline_ms, gzip })
+}
+
+fn framing_status(error: &FramingError) -> Status {
+    let code = match error {
+        FramingError::TooLarge { .. } => Code::ResourceExhausted,
+        _ => Code::Internal,
+    };
+    Status { code, message: error.to_string().into() }
+}
+
+/// The status of a call whose connection makes the shard hold too much already.
+fn overloaded(what: &'static str) -> Status {
+    Status { code: Code::ResourceExhausted, message: what.into() }
+}
+
+/// How an answer's message is made from the response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Header and body.
+    Full,
+    /// The header says no revision: answers about the membership.
+    NoRevision,
+    /// Only the header.
+    HeaderOnly,
+}
+
+/// Who gets an answer.
+pub(super) enum Recipient {
+    /// The stream of a call that has one answer.
+    Unary { responder: Responder, gzip: bool, shape: Shape },
+    /// The task of a call that has many.
+    Task(Rc<Mailbox>),
+}
+
+/// A command that is ready to be submitted.
+pub(super) struct Deferred {
+    pub(super) weight: Weight,
+    pub(super) request_bytes: usize,
+    pub(super) deadline_ms: u64,
+    pub(super) is_client_deadline: bool,
+    pub(super) command: Command,
+    pub(super) recipient: Recipient,
+}
+
+/// A call that is with the backend.
+pub(super) struct Submitted {
+    pub(super) account: Rc<Account>,
+    charge: Charge,
+    is_client_deadline: bool,
+    /// None: the client has left or was told that it took too long; the work still goes on and is
+    /// still counted.
+    recipient: Option<Recipient>,
+}
+
+/// Where a task waits for the answer to its command.
+#[derive(Default)]
+pub(super) struct Mailbox {
+    answer: RefCell<Option<Result<(Term, Response), Status>>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Mailbox {
+    fn put(&self, answer: Result<(Term, Response), Status>) {
+        self.answer.replace(Some(answer));
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Result<(Term, Response), Status>> {
+        if let Some(answer) = self.answer.take() {
+            return Poll::Ready(answer);
+        }
+        self.waker.replace(Some(cx.waker().clone()));
+        Poll::Pending
+    }
+}
+
+/// How much the answer to a query may weigh.
+fn weigh(command: &Command) -> Weight {
+    let Command::Read(read) = command else { return Weight::Light };
+    match &read.query {
+        Query::Range(range) if range.range_end.is_empty() || range.count_only => Weight::Point,
+        Query::Range(_) | Query::Txn(_) => Weight::Wide,
+        Query::RangeSlice(_) => Weight::Point,
+        Query::HashKv(_) | Query::Hash | Query::MemberList | Query::Status => Weight::Light,
+    }
+}
+
+impl<B: Backend> ClientShard<B> {
+    /// A request's headers have arrived, and often its body too.
+    pub(super) fn on_request(
+        self: &Rc<Self>,
+        account: &Rc<Account>,
+        cx: &mut Context<'_>,
+        request: HttpRequest<RecvStream>,
+        mut responder: Responder,
+    ) {
+        self.counters.count(|counters| counters.requests += 1);
+        let head = match read_head(&request, self.now_ms()) {
+            Ok(head) => head,
+            Err(refused) => {
+                return response::send_http_status(&mut responder, refused.http, &refused.status);
+            }
+        };
+        let mut body = request.into_body();
+        let mut assembler = Assembler::new(self.receive_bytes_max);
+        loop {
+            match body.poll_data(cx) {
+                Poll::Ready(Some(Ok(piece))) => {
+                    if let Err(error) = assembler.push(piece) {
+                        return response::send_status(&mut responder, &framing_status(&error));
+                    }
+                    // The window these bytes took is not given back here: h2 does it when the call
+                    // ends, so a connection's window also bounds what it has in flight.
+                    if body.is_end_stream() {
+                        break;
+                    }
+                }
+                Poll::Ready(None) => break,
+                // Reset by the client.
+                Poll::Ready(Some(Err(_))) => return,
+                Poll::Pending => return self.spawn_upload(account, head, body, assembler, responder),
+            }
+        }
+        drop(body);
+        self.on_body(account, &head, assembler, responder);
+    }
+
+    /// Gives a body that comes in pieces a task of its own.
+    fn spawn_upload(
+        self: &Rc<Self>,
+        account: &Rc<Account>,
+        head: Head,
+        body: RecvStream,
+        assembler: Assembler,
+        mut responder: Responder,
+    ) {
+        let Some(upload) = Upload::begin(account) else {
+            return response::send_status(&mut responder, &overloaded("too many unfinished requests"));
+        };
+        let (shard, account) = (Rc::clone(self), Rc::clone(account));
+        glommio::spawn_local(async move {
+            match shard.collect(&head, body, assembler, upload).await {
+                Some(Ok(assembler)) => shard.on_body(&account, &head, assembler, responder),
+                Some(Err(status)) => response::send_status(&mut responder, &status),
+                // The client gave up: say so to h2, which forgets the stream.
+                None => responder.send_reset(Reason::CANCEL),
+            }
+        })
+        .detach();
+    }
+
+    /// Collects the rest of a body. None: the stream is gone.
+    async fn collect(
+        &self,
+        head: &Head,
+        mut body: RecvStream,
+        mut assembler: Assembler,
+        mut upload: Upload,
+    ) -> Option<Result<Assembler, Status>> {
+        let limit_ms = self.now_ms() + self.config.upload_timeout_ms();
+        let deadline_ms = head.client_deadline_ms.map_or(limit_ms, |client| client.min(limit_ms));
+        let alarm = self.set_alarm(deadline_ms);
+        if body.flow_control().release_capacity(assembler.len()).is_err() {
+            return None;
+        }
+        if !upload.grow(assembler.len()) {
+            return Some(Err(overloaded("too many unfinished request bytes")));
+        }
+        loop {
+            let piece = poll_fn(|cx| match alarm.poll_fired(cx) {
+                Poll::Ready(()) => Poll::Ready(Err(status::CONTEXT_DEADLINE_EXCEEDED)),
+                Poll::Pending => body.poll_data(cx).map(Ok),
+            });
+            let piece = match piece.await {
+                Ok(Some(Ok(piece))) => piece,
+                Ok(None) => return Some(Ok(assembler)),
+                Ok(Some(Err(_))) => return None,
+                Err(status) => return Some(Err(status)),
+            };
+            let bytes = piece.len();
+            if let Err(error) = assembler.push(piece) {
+                return Some(Err(framing_status(&error)));
+            }
+            if !upload.grow(bytes) {
+                return Some(Err(overloaded("too many unfinished request bytes")));
+            }
+            if body.flow_control().release_capacity(bytes).is_err() {
+                return None;
+            }
+        }
+    }
+
+    /// A request is there in full.
+    fn on_body(
+        self: &Rc<Self>,
+        account: &Rc<Account>,
+        head: &Head,
+        assembler: Assembler,
+        mut responder: Responder,
+    ) {
+        let message = assembler.finish().map_err(|error| framing_status(&error));
+        match message.and_then(|message| self.unpack(head, message)) {
+            Ok(payload) => self.dispatch(account, head, payload, responder),
+            Err(status) => response::send_status(&mut responder, &status),
+        }
+    }
+
+    fn unpack(&self, head: &Head, message: Message) -> Result<Bytes, Status> {
+        match (message.compressed, head.gzip) {
+            (false, _) => Ok(message.payload),
+            (true, true) => gzip::inflate(&message.payload, self.receive_bytes_max).map(Bytes::from),
+            (true, false) => Err(Status {
+                code: Code::Internal,
+                message: "grpc: compressed flag set with identity or empty encoding".into(),
+            }),
+        }
+    }
+
+    fn dispatch(
+        self: &Rc<Self>,
+        account: &Rc<Account>,
+        head: &Head,
+        payload: Bytes,
+        mut responder: Responder,
+    ) {
+        let request_bytes = payload.len();
+        let command = match head.call {
+            Call::Member(method) => convert::command(method, payload, &self.limits),
+            Call::Alarm => alarm(payload),
+            Call::Defragment => match decode::<pb::DefragmentRequest>(payload) {
+                Ok(_) => return self.answer_here(account, head, &mut responder, Vec::new()),
+                Err(status) => Err(status),
+            },
+            Call::HealthCheck => match decode::<health::HealthCheckRequest>(payload) {
+                Ok(request) if request.service.is_empty() => {
+                    let body = streams::health_response(true).encode_to_vec();
+                    return self.answer_here(account, head, &mut responder, body);
+                }
+                Ok(_) => Err(status::UNKNOWN_HEALTH_SERVICE),
+                Err(status) => Err(status),
+            },
+            Call::HealthList => match decode::<health::HealthListRequest>(payload) {
+                Ok(_) => {
+                    let body = streams::health_list().encode_to_vec();
+                    return self.answer_here(account, head, &mut responder, body);
+                }
+                Err(status) => Err(status),
+            },
+            Call::HealthWatch => match decode::<health::HealthCheckRequest>(payload) {
+                Ok(request) => return self.spawn_health_watch(account, &request, responder),
+                Err(status) => Err(status),
+            },
+        };
+        let shape = match head.call {
+            Call::Member(Method::MemberList) => Shape::NoRevision,
+            Call::Alarm => Shape::HeaderOnly,
+            _ => Shape::Full,
+        };
+        match command {
+            Ok(Command::Read(Read { linearizable, query: Query::RangeSlice(first) })) => {
+                self.spawn_range_stream(account, head.client_deadline_ms, linearizable, *first, responder);
+            }
+            Ok(command) => {
+                let weight = weigh(&command);
+                let recipient = Recipient::Unary { responder, gzip: head.gzip, shape };
+                self.submit(account, weight, request_bytes, head.client_deadline_ms, command, recipient);
+            }
+            Err(status) => response::send_status(&mut responder, &status),
+        }
+    }
+
+    /// Answers with a message that needs nobody else.
+    fn answer_here(&self, account: &Rc<Account>, head: &Head, responder: &mut Responder, body: Vec<u8>) {
+        response::send_message(&self.templates, account, responder, head.gzip, |_| {}, body);
+    }
+
+    /// Submits a command, or queues it until there is room for its answer.
+    pub(super) fn submit(
+        &self,
+        account: &Rc<Account>,
+        weight: Weight,
+        request_bytes: usize,
+        client_deadline_ms: Option<u64>,
+        command: Command,
+        recipient: Recipient,
+    ) {
+        let own_ms = self.now_ms() + self.config.request_timeout_ms();
+        let is_client_deadline = client_deadline_ms.is_some_and(|client| client < own_ms);
+        let deadline_ms = client_deadline_ms.map_or(own_ms, |client| client.min(own_ms));
+        let call = Deferred { weight, request_bytes, deadline_ms, is_client_deadline, command, recipient };
+        // A small answer overtakes reads that wait; it waits itself only where nothing may leave.
+        let in_turn = weight == Weight::Light || account.backlog_len() == 0;
+        let refused = if in_turn && !self.is_blocked() && account.may_ask(weight) {
+            self.submit_now(account, call)
+        } else {
+            account.defer(call)
+        };
+        if let Err(call) = refused {
+            self.answer(account, call.recipient, Err(overloaded("too many unread responses")));
+        }
+    }
+
+    /// Gives a command to the backend. When the rings are full the call waits at the head of its
+    /// connection's queue, and no connection of the shard is read until `ready`.
+    fn submit_now(&self, account: &Rc<Account>, call: Deferred) -> Result<(), Deferred> {
+        let Deferred { weight, request_bytes, deadline_ms, is_client_deadline, command, recipient } = call;
+        let charge = account.charge(weight, request_bytes);
+        let waiter =
+            Submitted { account: Rc::clone(account), charge, is_client_deadline, recipient: Some(recipient) };
+        let ticket = self.calls.borrow_mut().insert(deadline_ms, waiter);
+        let Err(command) = self.backend.submit(ticket, command) else { return Ok(()) };
+        let waiter = self.calls.borrow_mut().take(ticket).expect("the backend did not take the ticket");
+        account.settle(charge, None);
+        self.set_blocked();
+        let recipient = waiter.recipient.expect("it was put there above");
+        let call = Deferred { weight, request_bytes, deadline_ms, is_client_deadline, command, recipient };
+        account.defer_first(call);
+        Ok(())
+    }
+
+    /// Submits what the connection's queue may submit now.
+    pub(super) fn submit_deferred(&self, account: &Rc<Account>) {
+        while let Some(weight) = account.next_deferred() {
+            if self.is_blocked() || account.is_full() || !account.may_ask(weight) {
+                return;
+            }
+            let call = account.take_deferred().expect("there is a next one");
+            if let Err(call) = self.submit_now(account, call) {
+                account.defer_first(call);
+            }
+        }
+    }
+
+    /// An answer has come from the member.
+    pub(super) fn on_answer(&self, waiter: Submitted, result: Result<Answer, Refusal>) {
+        let Submitted { account, charge, recipient, .. } = waiter;
+        let answer = match result {
+            Ok(Answer { term, outcome }) => match outcome {
+                Outcome::Ok(response) => Ok((term, response)),
+                Outcome::Err(rejection) => Err(Status::from(&rejection)),
+            },
+            Err(refusal) => Err(Status::from(refusal)),
+        };
+        let bytes = answer.as_ref().ok().map(|(_, response)| response.body.len());
+        account.settle(charge, bytes);
+        if let Some(recipient) = recipient {
+            self.answer(&account, recipient, answer);
+        }
+        if account.wants_turn() {
+            account.wake();
+        }
+    }
+
+    fn answer(&self, account: &Rc<Account>, recipient: Recipient, answer: Result<(Term, Response), Status>) {
+        if account.has_ended() {
+            return;
+        }
+        match (recipient, answer) {
+            (Recipient::Task(mailbox), answer) => mailbox.put(answer),
+            (Recipient::Unary { mut responder, .. }, Err(status)) => {
+                response::send_status(&mut responder, &status);
+            }
+            (Recipient::Unary { mut responder, gzip, shape }, Ok((term, response))) => {
+                let revision = if shape == Shape::NoRevision { 0 } else { response.revision };
+                let body = if shape == Shape::HeaderOnly { Vec::new() } else { response.body };
+                let head = |out: &mut Vec<u8>| self.headers.put(out, revision, term);
+                response::send_message(&self.templates, account, &mut responder, gzip, head, body);
+            }
+        }
+    }
+
+    /// Ends the waits that are over. What is with the backend stays counted until its answer comes,
+    /// or for one more timeout: the backend has given it up by then.
+    pub(super) fn expire_calls(&self) {
+        let now_ms = self.now_ms();
+        let mut late = Vec::new();
+        self.calls.borrow_mut().expire(now_ms, |mut waiter| match waiter.recipient.take() {
+            Some(recipient) => {
+                late.push((Rc::clone(&waiter.account), recipient, waiter.is_client_deadline));
+                Some((now_ms + self.config.request_timeout_ms(), waiter))
+            }
+            None => {
+                waiter.account.settle(waiter.charge, None);
+                None
+            }
+        });
+        for (account, recipient, is_client_deadline) in late {
+            self.counters.count(|counters| counters.timeouts += 1);
+            self.answer(&account, recipient, Err(timeout_status(is_client_deadline)));
+        }
+    }
+
+    /// Ends the waits of queued calls that are over.
+    pub(super) fn expire_deferred(&self, account: &Rc<Account>) {
+        for call in account.take_expired(self.now_ms()) {
+            self.counters.count(|counters| counters.timeouts += 1);
+            self.answer(account, call.recipient, Err(timeout_status(call.is_client_deadline)));
+        }
+    }
+
+    /// A connection has ended: nobody waits for its answers.
+    pub(super) fn forget_calls(&self, account: &Rc<Account>) {
+        if account.calls() == 0 {
+            return;
+        }
+        let mut gone = Vec::new();
+        self.calls.borrow_mut().replace_each(|mut waiter| {
+            if waiter.account.id == account.id {
+                gone.push(waiter.recipient.take());
+            }
+            waiter
+        });
+    }
+}
+
+fn timeout_status(is_client_deadline: bool) -> Status {
+    if is_client_deadline { status::CONTEXT_DEADLINE_EXCEEDED } else { status::TIMED_OUT }
+}
+
+fn decode<M: prost::Message + Default>(payload: Bytes) -> Result<M, Status> {
+    M::decode(payload).map_err(|error| Status::undecodable(&error.to_string()))
+}
+
+/// An `Alarm` call. No alarm can be raised yet, so the list is empty; its header is the member's.
+fn alarm(payload: Bytes) -> Result<Command, Status> {
+    let request: pb::AlarmRequest = decode(payload)?;
+    if request.action == pb::alarm_request::AlarmAction::Get as i32 {
+        Ok(Command::Read(Read { linearizable: false, query: Query::Status }))
+    } else {
+        Err(Status::unknown_method("Alarm", "etcdserverpb.Maintenance"))
+    }
+}
+
+/// A request on its way in: its place in the account, given back when it is over.
+pub(super) struct Upload {
+    account: Rc<Account>,
+    bytes: usize,
+}
+
+impl Upload {
+    /// None: the connection has too many already.
+    pub(super) fn begin(account: &Rc<Account>) -> Option<Self> {
+        account.begin_upload().then(|| Self { account: Rc::clone(account), bytes: 0 })
+    }
+
+    /// Counts bytes. False: that is too much.
+    fn grow(&mut self, bytes: usize) -> bool {
+        self.bytes += bytes;
+        self.account.grow_upload(bytes)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.account.end_upload(self.bytes);
+    }
+}

@@ -1,0 +1,354 @@
+//! One connection: which protocol it speaks, its turns, its end.
+//!
+//! A turn is one poll of the connection's task: send what waited, submit what waited, read and take
+//! requests until the socket is dry, hold the frames against the policy, and hand everything that was
+//! written to the socket in one system call.
+//!
+//! Every wait has an end: for the preface, for the rest of a frame, for a client that takes no
+//! bytes, for the answer to a keepalive ping, for the last words after a GOAWAY. None has a timer:
+//! the turn says when it is due (`Account::due_ms`) and the shard's tick gives it a turn then.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use glommio::net::TcpStream;
+use h2::server::Connection;
+use h2::{Ping, PingPong, Reason};
+
+use super::account::{Account, Body};
+use super::frame_meter::{self, Abuse, FrameMeter};
+use super::h2_io::{Io, IoHandle};
+use super::{Backend, ClientShard, limits};
+
+/// What an HTTP/2 client says first.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Largest head of an HTTP/1 request that is read before it is answered.
+const HTTP1_HEAD_BYTES_MAX: usize = 8 * 1024;
+
+/// The gateway, health and metrics pages are not there yet.
+const HTTP1_ANSWER: &[u8] = b"HTTP/1.1 404 Not Found\r\n\
+    Content-Type: text/plain; charset=utf-8\r\n\
+    Content-Length: 19\r\n\
+    Connection: close\r\n\r\n\
+    404 page not found\n";
+
+/// How long a connection that ends is listened to, so that the kernel does not throw our last words
+/// away together with bytes of the client that nobody read.
+pub(super) const LINGER: Duration = Duration::from_secs(1);
+
+/// Bytes that are read meanwhile.
+const LINGER_BYTES_MAX: usize = 1 << 20;
+
+/// How a connection came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The client left, or everything was said after a graceful stop.
+    Finished,
+    /// `h2` found a violation and said so in its GOAWAY.
+    Protocol,
+    /// The client broke the policy.
+    Abuse(Abuse),
+    /// The client takes no bytes, sends half a frame, or does not answer a ping.
+    Stalled,
+    /// The shard needed its memory.
+    Evicted,
+    /// The time for a graceful stop is over.
+    Stopped,
+}
+
+/// What the first bytes told.
+enum Protocol {
+    Http2,
+    Http1,
+    /// The client left, or never said anything.
+    None,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn run<B: Backend>(shard: Rc<ClientShard<B>>, account: Rc<Account>, stream: TcpStream) {
+    let now_ms = shard.now_ms();
+    let meter = FrameMeter::new(shard.config.keepalive_min_ms());
+    let io = Io::new(stream, Rc::clone(&shard.buffers), meter, PREFACE.len(), now_ms);
+    let io = Rc::new(RefCell::new(io));
+    account.progress_ms.set(now_ms);
+    let deadline_ms = now_ms + shard.config.preface_timeout_ms();
+    match read_protocol(&shard, &account, &io, deadline_ms).await {
+        Protocol::Http2 => {
+            let ending = serve_h2(&shard, &account, &io).await;
+            account.end();
+            shard.forget_calls(&account);
+            shard.counters.count(|counters| counters.count_ending(ending));
+            tracing::debug!(connection = account.id, ?ending, "connection ended");
+            say_farewell(&io, ending);
+        }
+        Protocol::Http1 => {
+            read_http1_head(&shard, &account, &io, deadline_ms).await;
+            io.borrow_mut().append(HTTP1_ANSWER);
+        }
+        Protocol::None => return,
+    }
+    linger(&shard, &account, &io).await;
+}
+
+/// Reads the first bytes until they tell the protocol.
+async fn read_protocol<B: Backend>(
+    shard: &ClientShard<B>,
+    account: &Account,
+    io: &RefCell<Io>,
+    deadline_ms: u64,
+) -> Protocol {
+    let mut seen = Vec::with_capacity(PREFACE.len());
+    loop {
+        let mut piece = [0; PREFACE.len()];
+        let room = PREFACE.len() - seen.len();
+        let read = read_until(shard, account, io, &mut piece[..room], deadline_ms).await;
+        let Ok(n @ 1..) = read else { return Protocol::None };
+        seen.extend_from_slice(&piece[..n]);
+        let is_h2 = PREFACE.starts_with(&seen);
+        if !is_h2 || seen.len() == PREFACE.len() {
+            io.borrow_mut().push_back(seen);
+            return if is_h2 { Protocol::Http2 } else { Protocol::Http1 };
+        }
+    }
+}
+
+/// Reads on until the head of an HTTP/1 request is over, or was long enough.
+async fn read_http1_head<B: Backend>(
+    shard: &ClientShard<B>,
+    account: &Account,
+    io: &RefCell<Io>,
+    deadline_ms: u64,
+) {
+    let mut head = io.borrow_mut().take_pushback();
+    let mut piece = [0; 1024];
+    while head.len() < HTTP1_HEAD_BYTES_MAX && !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        match read_until(shard, account, io, &mut piece, deadline_ms).await {
+            Ok(n @ 1..) => head.extend_from_slice(&piece[..n]),
+            _ => return,
+        }
+    }
+}
+
+/// Reads once, until `deadline_ms`.
+async fn read_until<B: Backend>(
+    shard: &ClientShard<B>,
+    account: &Account,
+    io: &RefCell<Io>,
+    into: &mut [u8],
+    deadline_ms: u64,
+) -> io::Result<usize> {
+    account.due_ms.set(deadline_ms);
+    poll_fn(|cx| {
+        account.set_waker(cx.waker());
+        let now_ms = shard.now_ms();
+        let mut io = io.borrow_mut();
+        io.now_ms = now_ms;
+        if deadline_ms <= now_ms || account.is_evicted.get() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        io.poll_raw_read(cx, into)
+    })
+    .await
+}
+
+async fn serve_h2<B: Backend>(
+    shard: &Rc<ClientShard<B>>,
+    account: &Rc<Account>,
+    io: &Rc<RefCell<Io>>,
+) -> Ending {
+    let builder = limits::server_builder(shard.config.concurrent_streams_max);
+    // The preface is there already and our settings go into the gather buffer: this does not wait.
+    let handshake = builder.handshake::<_, Body>(IoHandle(Rc::clone(io)));
+    let Ok(mut h2) = handshake.await else { return Ending::Protocol };
+    let ping = h2.ping_pong().expect("it is asked for once");
+    let mut turns = Turns { shard, account, io, h2, ping, ping_sent_ms: None, is_stopping: false };
+    poll_fn(|cx| turns.poll(cx)).await
+}
+
+/// The turns of an HTTP/2 connection.
+struct Turns<'a, B: Backend> {
+    shard: &'a Rc<ClientShard<B>>,
+    account: &'a Rc<Account>,
+    io: &'a Rc<RefCell<Io>>,
+    h2: Connection<IoHandle, Body>,
+    ping: PingPong,
+    /// A keepalive ping of ours is on its way.
+    ping_sent_ms: Option<u64>,
+    is_stopping: bool,
+}
+
+impl<B: Backend> Turns<'_, B> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+        let now_ms = self.shard.now_ms();
+        self.account.set_waker(cx.waker());
+        self.io.borrow_mut().start_turn(now_ms);
+        if let Err(ending) = self.look_after(cx, now_ms) {
+            return Poll::Ready(ending);
+        }
+        if self.io.borrow().is_write_blocked() && self.drain(cx).is_err() {
+            return Poll::Ready(Ending::Finished);
+        }
+        self.shard.submit_deferred(self.account);
+
+        let was_blocked = self.io.borrow().is_write_blocked();
+        let ended = self.exchange(cx, was_blocked);
+        let has_streams = || self.h2.has_streams();
+        if let Err(abuse) = self.io.borrow_mut().meter.check(now_ms, has_streams) {
+            return Poll::Ready(Ending::Abuse(abuse));
+        }
+        if let Poll::Ready(ending) = ended {
+            return Poll::Ready(ending);
+        }
+        if self.drain(cx).is_err() {
+            return Poll::Ready(Ending::Finished);
+        }
+        if was_blocked && !self.io.borrow().is_write_blocked() {
+            // Reading was left out for want of room to write; there is room now.
+            cx.waker().wake_by_ref();
+        }
+        self.set_due(now_ms);
+        Poll::Pending
+    }
+
+    /// Lets `h2` read and write, and takes the requests it found.
+    fn exchange(&mut self, cx: &mut Context<'_>, was_blocked: bool) -> Poll<Ending> {
+        loop {
+            let is_full = self.shard.is_blocked() || self.account.is_full();
+            self.account.is_paused.set(is_full);
+            self.io.borrow_mut().paused = is_full || was_blocked;
+            if is_full {
+                if self.shard.is_blocked() {
+                    self.shard.wait_until_ready(self.account);
+                }
+                return self.h2.poll_closed(cx).map(|end| ending(&end));
+            }
+            match ready!(self.h2.poll_accept(cx)) {
+                Some(Ok((request, responder))) => {
+                    self.shard.on_request(self.account, cx, request, responder);
+                }
+                Some(Err(error)) => return Poll::Ready(ending(&Err(error))),
+                None => return Poll::Ready(Ending::Finished),
+            }
+        }
+    }
+
+    /// Ends what has waited long enough, and starts what is due.
+    fn look_after(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Result<(), Ending> {
+        let config = &self.shard.config;
+        if self.account.is_evicted.get() {
+            return Err(if self.shard.is_stopping() { Ending::Stopped } else { Ending::Evicted });
+        }
+        if self.shard.is_stopping() && !self.is_stopping {
+            self.is_stopping = true;
+            self.h2.graceful_shutdown();
+        }
+        if self.account.due_ms.get() <= now_ms {
+            let io = self.io.borrow();
+            let stalled_ms = now_ms.saturating_sub(config.stall_timeout_ms());
+            let takes_nothing =
+                (0 < io.gathered() || 0 < self.account.unsent_bytes()) && io.last_write_ms <= stalled_ms;
+            let half_a_frame = io.meter.is_inside_frame() && !io.paused && io.last_read_ms <= stalled_ms;
+            let is_dead = self.ping_sent_ms.is_some_and(|sent_ms| {
+                io.last_read_ms <= sent_ms && sent_ms + config.keepalive_timeout_ms() <= now_ms
+            });
+            if takes_nothing || half_a_frame || is_dead {
+                return Err(Ending::Stalled);
+            }
+        }
+        let last_read_ms = self.io.borrow().last_read_ms;
+        if self.ping_sent_ms.is_some_and(|sent_ms| sent_ms < last_read_ms) {
+            // Anything that was read shows that the client lives; the pong only frees the ping.
+            if self.ping.poll_pong(cx).is_ready() {
+                self.ping_sent_ms = None;
+            }
+        } else if self.ping_sent_ms.is_none()
+            && last_read_ms + config.keepalive_interval_ms() <= now_ms
+            && self.ping.send_ping(Ping::opaque()).is_ok()
+        {
+            self.ping_sent_ms = Some(now_ms);
+        }
+        Ok(())
+    }
+
+    /// Says when the next turn is due if nothing happens.
+    fn set_due(&self, now_ms: u64) {
+        let config = &self.shard.config;
+        let io = self.io.borrow();
+        self.account.progress_ms.set(io.last_write_ms);
+        let mut due_ms = match self.ping_sent_ms {
+            Some(sent_ms) => sent_ms + config.keepalive_timeout_ms(),
+            None => io.last_read_ms + config.keepalive_interval_ms(),
+        };
+        if 0 < io.gathered() || 0 < self.account.unsent_bytes() {
+            due_ms = due_ms.min(io.last_write_ms + config.stall_timeout_ms());
+        }
+        if io.meter.is_inside_frame() {
+            due_ms = due_ms.min(io.last_read_ms + config.stall_timeout_ms());
+        }
+        // What is overdue now is looked at again soon, not at every tick.
+        self.account.due_ms.set(due_ms.max(now_ms + 1_000.min(config.stall_timeout_ms())));
+    }
+
+    fn drain(&self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.io.borrow_mut().poll_drain(cx) {
+            Poll::Ready(done) => done,
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+fn ending(end: &Result<(), h2::Error>) -> Ending {
+    match end {
+        Ok(()) => Ending::Finished,
+        Err(error) if error.is_io() || error.is_remote() => Ending::Finished,
+        Err(_) => Ending::Protocol,
+    }
+}
+
+/// Puts the GOAWAY of our own policy behind what was sent, where a frame may be put.
+fn say_farewell(io: &RefCell<Io>, ending: Ending) {
+    let (reason, debug) = match ending {
+        Ending::Finished | Ending::Protocol => return,
+        Ending::Abuse(Abuse::TooManyPings) => (Reason::ENHANCE_YOUR_CALM, &b"too_many_pings"[..]),
+        Ending::Abuse(Abuse::ControlFlood) => (Reason::ENHANCE_YOUR_CALM, &b"too_many_control_frames"[..]),
+        Ending::Stalled => (Reason::NO_ERROR, &b"stalled"[..]),
+        Ending::Evicted => (Reason::ENHANCE_YOUR_CALM, &b"too_many_unread_responses"[..]),
+        Ending::Stopped => (Reason::NO_ERROR, &b"server stopped"[..]),
+    };
+    let mut io = io.borrow_mut();
+    if io.meter.may_insert() {
+        let frame = frame_meter::go_away(io.meter.last_stream(), reason.into(), debug);
+        io.append(&frame);
+    }
+}
+
+/// Sends the last bytes, ends our direction and reads on for a moment.
+async fn linger<B: Backend>(shard: &ClientShard<B>, account: &Account, io: &RefCell<Io>) {
+    let deadline_ms = shard.now_ms() + super::millis(LINGER);
+    account.due_ms.set(deadline_ms);
+    let mut read = 0;
+    poll_fn(|cx| {
+        account.set_waker(cx.waker());
+        if deadline_ms <= shard.now_ms() {
+            return Poll::Ready(());
+        }
+        let mut io = io.borrow_mut();
+        if ready!(io.poll_close(cx)).is_err() {
+            return Poll::Ready(());
+        }
+        let mut piece = [0; 4096];
+        while read < LINGER_BYTES_MAX {
+            match ready!(io.poll_raw_read(cx, &mut piece)) {
+                Ok(n @ 1..) => read += n,
+                _ => break,
+            }
+        }
+        Poll::Ready(())
+    })
+    .await;
+}

@@ -1,0 +1,305 @@
+//! A socket as `h2` wants it: reads metered and in bounded turns, writes gathered.
+//!
+//! `h2` flushes after every DATA frame that is worth sending from its own buffer, which would be a
+//! system call each. Here a write appends to a gather buffer, `poll_flush` says yes, and the
+//! connection's task calls `poll_drain` once it has polled `h2` to the end: one system call a turn.
+//! Only shutdown really flushes. When the socket takes no more, the gather buffer fills up to
+//! `GATHER_BYTES_MAX` and then writes wait, which is what bounds it.
+//!
+//! Nothing on glommio makes a busy task yield, so a turn reads at most `TURN_BYTES_MAX` bytes and
+//! `TURN_FRAMES_MAX` frames; then the read is pending and the task wakes itself.
+//!
+//! Invariants: what is appended is sent in order, whole; `write_blocked` is set exactly while bytes
+//! wait for the socket.
+//! Cost: a read copies once more than it must (a stranger's buffer need not be zeroed first: the
+//! shard's scratch is); a write copies once. Both are small beside the system call they save.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use futures_lite::io::{AsyncRead as _, AsyncWrite as _};
+use glommio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::frame_meter::FrameMeter;
+
+/// Bytes gathered before a write has to go to the socket: four of the largest frames that `h2`
+/// sends by default, and more than the answers to a batch of puts.
+const GATHER_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes read before the task gives others a turn; some 100 µs of work when they are requests.
+const TURN_BYTES_MAX: usize = 128 * 1024;
+
+/// Frames read before the task gives others a turn. A frame may be as small as nine bytes.
+const TURN_FRAMES_MAX: u64 = 1024;
+
+/// Bytes of one read.
+const SCRATCH_BYTES: usize = 16 * 1024;
+
+/// Buffers that the connections of a shard share, since at most one of them is at work.
+pub(super) struct SharedBuffers {
+    scratch: RefCell<Box<[u8]>>,
+    /// A gather buffer is with a connection only while bytes wait in it.
+    gather: RefCell<Vec<u8>>,
+}
+
+impl SharedBuffers {
+    pub(super) fn new() -> Rc<Self> {
+        Rc::new(Self {
+            scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
+            gather: RefCell::new(Vec::with_capacity(GATHER_BYTES_MAX)),
+        })
+    }
+}
+
+/// One connection's socket and what is known about its bytes.
+pub(super) struct Io {
+    stream: TcpStream,
+    buffers: Rc<SharedBuffers>,
+    pub(super) meter: FrameMeter,
+    /// Bytes that were read to tell the protocol; `h2` gets them first.
+    pushback: Vec<u8>,
+    pushback_taken: usize,
+    gather: Vec<u8>,
+    gather_sent: usize,
+    write_blocked: bool,
+    /// No more bytes of this socket go to `h2` for now: the connection has enough to do.
+    pub(super) paused: bool,
+    /// The socket had no more bytes in this turn.
+    is_dry: bool,
+    turn_bytes: usize,
+    turn_frames_start: u64,
+    /// The preface is no frame, so the meter starts after it.
+    preface_left: usize,
+    pub(super) now_ms: u64,
+    pub(super) last_read_ms: u64,
+    /// When the socket last took bytes.
+    pub(super) last_write_ms: u64,
+    pub(super) bytes_received: u64,
+    pub(super) bytes_sent: u64,
+}
+
+impl Io {
+    pub(super) fn new(
+        stream: TcpStream,
+        buffers: Rc<SharedBuffers>,
+        meter: FrameMeter,
+        preface_bytes: usize,
+        now_ms: u64,
+    ) -> Self {
+        Self {
+            stream,
+            buffers,
+            meter,
+            pushback: Vec::new(),
+            pushback_taken: 0,
+            gather: Vec::new(),
+            gather_sent: 0,
+            write_blocked: false,
+            paused: false,
+            is_dry: false,
+            turn_bytes: 0,
+            turn_frames_start: 0,
+            preface_left: preface_bytes,
+            now_ms,
+            last_read_ms: now_ms,
+            last_write_ms: now_ms,
+            bytes_received: 0,
+            bytes_sent: 0,
+        }
+    }
+
+    /// Starts a turn of the connection's task.
+    pub(super) fn start_turn(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        self.is_dry = false;
+        self.turn_bytes = 0;
+        self.turn_frames_start = self.meter.frames();
+    }
+
+    /// Gives bytes back that were read before `h2` was there to take them.
+    pub(super) fn push_back(&mut self, bytes: Vec<u8>) {
+        assert!(self.pushback.is_empty(), "bytes are given back once");
+        self.pushback = bytes;
+    }
+
+    /// Takes those bytes back out.
+    pub(super) fn take_pushback(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.pushback)
+    }
+
+    /// Reads as much as there is, at most `into.len()` bytes.
+    pub(super) fn poll_raw_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let n = ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
+        self.last_read_ms = self.now_ms;
+        self.bytes_received += n as u64;
+        Poll::Ready(Ok(n))
+    }
+
+    /// Whether bytes wait for the socket to take them.
+    pub(super) fn is_write_blocked(&self) -> bool {
+        self.write_blocked
+    }
+
+    /// Bytes that wait for the socket.
+    pub(super) fn gathered(&self) -> usize {
+        self.gather.len() - self.gather_sent
+    }
+
+    /// Appends bytes of our own, which are whole frames. Only between frames.
+    pub(super) fn append(&mut self, bytes: &[u8]) {
+        if self.gather.capacity() == 0 {
+            self.gather = std::mem::take(&mut *self.buffers.gather.borrow_mut());
+        }
+        self.gather.extend_from_slice(bytes);
+    }
+
+    /// Hands what is gathered to the socket. Ready when all of it went.
+    pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.gather_sent < self.gather.len() {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.gather[self.gather_sent..]) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(n)) => {
+                    self.gather_sent += n;
+                    self.bytes_sent += n as u64;
+                    self.last_write_ms = self.now_ms;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    self.write_blocked = true;
+                    return Poll::Pending;
+                }
+            }
+        }
+        self.write_blocked = false;
+        self.gather_sent = 0;
+        if 0 < self.gather.capacity() {
+            self.gather.clear();
+            let mut shared = self.buffers.gather.borrow_mut();
+            let own = std::mem::take(&mut self.gather);
+            // The larger one is kept; the other belongs to a connection that was blocked meanwhile.
+            if shared.capacity() < own.capacity() && own.capacity() <= 2 * GATHER_BYTES_MAX {
+                *shared = own;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ends our direction of the connection.
+    pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        Pin::new(&mut self.stream).poll_close(cx)
+    }
+
+    fn poll_metered_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.pushback_taken < self.pushback.len() {
+            let rest = &self.pushback[self.pushback_taken..];
+            let n = rest.len().min(into.remaining());
+            into.put_slice(&rest[..n]);
+            self.pushback_taken += n;
+            self.meter_received(n);
+            if self.pushback_taken == self.pushback.len() {
+                self.pushback = Vec::new();
+                self.pushback_taken = 0;
+            }
+            return Poll::Ready(Ok(()));
+        }
+        // The socket's waker is registered from the read that found it dry. Paused: whoever lifts
+        // the pause wakes the task.
+        if self.is_dry || self.paused {
+            return Poll::Pending;
+        }
+        if TURN_BYTES_MAX <= self.turn_bytes
+            || TURN_FRAMES_MAX <= self.meter.frames() - self.turn_frames_start
+        {
+            self.is_dry = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let buffers = Rc::clone(&self.buffers);
+        let mut scratch = buffers.scratch.borrow_mut();
+        let room = scratch.len().min(into.remaining());
+        match self.poll_raw_read(cx, &mut scratch[..room]) {
+            Poll::Ready(Ok(n)) => {
+                self.turn_bytes += n;
+                let bytes = &scratch[..n];
+                into.put_slice(bytes);
+                let skipped = self.preface_left.min(n);
+                self.preface_left -= skipped;
+                self.meter.on_received(self.now_ms, &bytes[skipped..]);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                self.is_dry = true;
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Meters the last `n` bytes taken from the pushback.
+    fn meter_received(&mut self, n: usize) {
+        let bytes = &self.pushback[self.pushback_taken - n..self.pushback_taken];
+        let skipped = self.preface_left.min(n);
+        self.preface_left -= skipped;
+        self.meter.on_received(self.now_ms, &bytes[skipped..]);
+    }
+
+    fn poll_gather(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if GATHER_BYTES_MAX <= self.gathered() {
+            // Full: some of it has to go first.
+            if let Poll::Ready(Err(error)) = self.poll_drain(cx) {
+                return Poll::Ready(Err(error));
+            }
+            if GATHER_BYTES_MAX <= self.gathered() {
+                return Poll::Pending;
+            }
+        }
+        let n = bytes.len().min(GATHER_BYTES_MAX - self.gathered());
+        if 0 < self.gather_sent {
+            self.gather.drain(..self.gather_sent);
+            self.gather_sent = 0;
+        }
+        self.append(&bytes[..n]);
+        self.meter.on_sent(&bytes[..n]);
+        Poll::Ready(Ok(n))
+    }
+}
+
+impl Drop for Io {
+    fn drop(&mut self) {
+        // A buffer that still has bytes in it goes with the connection; an empty one returns.
+        if 0 < self.gather.capacity() && self.buffers.gather.borrow().capacity() == 0 {
+            self.gather.clear();
+            self.buffers.gather.replace(std::mem::take(&mut self.gather));
+        }
+    }
+}
+
+/// The connection's `Io`, shared between `h2`, which keeps it out of sight, and the task.
+#[derive(Clone)]
+pub(super) struct IoHandle(pub(super) Rc<RefCell<Io>>);
+
+impl AsyncRead for IoHandle {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.0.borrow_mut().poll_metered_read(cx, into)
+    }
+}
+
+impl AsyncWrite for IoHandle {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.borrow_mut().poll_gather(cx, bytes)
+    }
+
+    // See the module: the task drains after it has polled h2, so that a turn is one system call.
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.borrow_mut().poll_close(cx)
+    }
+}

@@ -1,0 +1,55 @@
+//! What `h2` is told to allow, each with its reason.
+//!
+//! The table of attacks these answer is in the project's notes on HTTP/2 floods; what `h2` does not
+//! bound is counted by `frame_meter` and `account`.
+
+use std::time::Duration;
+
+use h2::server::Builder;
+
+/// Largest header list. gRPC metadata is a few hundred bytes; `h2`'s default of 16 MiB would let one
+/// request hold that much. Its bound on CONTINUATION frames (CVE-2024-27316) follows from this one:
+/// five at 16 KiB. Above: HTTP 431; far above: GOAWAY.
+const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+
+/// Window of one stream. A request of 1 MiB arrives without waiting for us.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+
+/// Window of the connection: what all calls that have arrived and are not answered hold. Four of the
+/// largest requests; a body in pieces gives its part back as it is copied.
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+
+/// Streams reset by us that `h2` remembers, so that frames on their way are not errors.
+const RESET_STREAMS_MAX: usize = 256;
+
+/// How long it remembers them: a slow client's round trip.
+const RESET_STREAM_TIME: Duration = Duration::from_secs(1);
+
+/// Streams that the client opened and reset before we took them (rapid reset, CVE-2023-44487). A
+/// turn takes all streams at once, so honest cancellations hardly ever meet; the default of 20 would
+/// be met by a client that cancels a batch.
+const PENDING_ACCEPT_RESET_STREAMS_MAX: usize = 128;
+
+/// Streams that we had to reset because of the client's frames ("MadeYouReset", CVE-2025-8671).
+/// `h2` counts them over the connection's life and never forgets, so the default of 1,024 ends a
+/// connection of months that met one a day; each costs one frame.
+const LOCAL_ERROR_RESET_STREAMS_MAX: usize = 16 * 1024;
+
+/// Builds the server side of one connection.
+pub(super) fn server_builder(concurrent_streams_max: Option<u32>) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .max_frame_size(16 * 1024)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .initial_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_reset_streams(RESET_STREAMS_MAX)
+        .reset_stream_duration(RESET_STREAM_TIME)
+        .max_pending_accept_reset_streams(PENDING_ACCEPT_RESET_STREAMS_MAX)
+        .max_local_error_reset_streams(Some(LOCAL_ERROR_RESET_STREAMS_MAX));
+    // As etcd, announced only where it is limited; what a connection may hold is bounded anyway.
+    if let Some(max) = concurrent_streams_max {
+        builder.max_concurrent_streams(max);
+    }
+    builder
+}

@@ -1,0 +1,175 @@
+//! Who waits for which answer.
+//!
+//! A ticket names a slot and the slot's generation: `shard:12 | generation:28 | slot:24`. An answer
+//! whose generation is not the slot's came too late; nobody waits for it any more.
+//!
+//! Deadlines are looked at by a scan on the shard's tick, not by a timer each: a slot costs the scan
+//! a nanosecond, a timer costs an allocation and two heap operations a request.
+//!
+//! Invariants: a slot is free or holds a waiter; generations of one slot never repeat within 2^28
+//! uses.
+//! Cost: insert and take O(1); `take_due` and `take_if` O(slots ever used at once).
+
+use crate::types::Ticket;
+
+const SLOT_BITS: u32 = 24;
+const GENERATION_BITS: u32 = 28;
+const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
+
+/// Shards that a ticket can name.
+pub(super) const SHARDS_MAX: u16 = 1 << (64 - SLOT_BITS - GENERATION_BITS);
+
+/// A table of waiters `W`.
+pub(super) struct Slots<W> {
+    shard: u16,
+    first_generation: u32,
+    entries: Vec<Entry<W>>,
+    free: Vec<u32>,
+}
+
+struct Entry<W> {
+    generation: u32,
+    deadline_ms: u64,
+    waiter: Option<W>,
+}
+
+impl<W> Slots<W> {
+    /// `first_generation` differs between starts of the process, so that an answer to a ticket of
+    /// an earlier life finds nobody.
+    pub(super) fn new(shard: u16, first_generation: u32) -> Self {
+        assert!(shard < SHARDS_MAX, "shard {shard} does not fit a ticket");
+        Self { shard, first_generation, entries: Vec::new(), free: Vec::new() }
+    }
+
+    /// Waiters now.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len() - self.free.len()
+    }
+
+    fn ticket(&self, slot: u32) -> Ticket {
+        let generation = u64::from(self.entries[slot as usize].generation);
+        let shard = u64::from(self.shard) << (SLOT_BITS + GENERATION_BITS);
+        Ticket(shard | generation << SLOT_BITS | u64::from(slot))
+    }
+
+    /// Takes a waiter in until `deadline_ms`.
+    pub(super) fn insert(&mut self, deadline_ms: u64, waiter: W) -> Ticket {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            let slot = u32::try_from(self.entries.len()).expect("accounts bound the calls");
+            assert!(slot < 1 << SLOT_BITS, "accounts bound the calls");
+            let generation = self.first_generation & GENERATION_MASK;
+            self.entries.push(Entry { generation, deadline_ms: 0, waiter: None });
+            slot
+        });
+        let entry = &mut self.entries[slot as usize];
+        assert!(entry.waiter.is_none(), "slot {slot} is free");
+        entry.deadline_ms = deadline_ms;
+        entry.waiter = Some(waiter);
+        self.ticket(slot)
+    }
+
+    /// The slot a ticket names, if its waiter is still there.
+    fn slot(&self, ticket: Ticket) -> Option<usize> {
+        #[expect(clippy::cast_possible_truncation, reason = "masked to 24 bits")]
+        let slot = (ticket.0 & ((1 << SLOT_BITS) - 1)) as u32;
+        let entry = self.entries.get(slot as usize)?;
+        (entry.waiter.is_some() && self.ticket(slot) == ticket).then_some(slot as usize)
+    }
+
+    fn release(&mut self, slot: usize) -> W {
+        let entry = &mut self.entries[slot];
+        let waiter = entry.waiter.take().expect("only a taken slot is released");
+        entry.generation = (entry.generation + 1) & GENERATION_MASK;
+        self.free.push(u32::try_from(slot).expect("slots are 24 bits"));
+        waiter
+    }
+
+    /// Ends a wait.
+    pub(super) fn take(&mut self, ticket: Ticket) -> Option<W> {
+        self.slot(ticket).map(|slot| self.release(slot))
+    }
+
+    /// Ends each wait that is over at `now_ms`, unless `keep` turns the waiter into one that waits
+    /// until a later deadline.
+    pub(super) fn expire(&mut self, now_ms: u64, mut keep: impl FnMut(W) -> Option<(u64, W)>) {
+        for slot in 0..self.entries.len() {
+            let entry = &mut self.entries[slot];
+            if entry.waiter.is_none() || now_ms < entry.deadline_ms {
+                continue;
+            }
+            match entry.waiter.take().and_then(&mut keep) {
+                Some((deadline_ms, waiter)) => {
+                    entry.deadline_ms = deadline_ms;
+                    entry.waiter = Some(waiter);
+                }
+                None => {
+                    entry.generation = (entry.generation + 1) & GENERATION_MASK;
+                    self.free.push(u32::try_from(slot).expect("slots are 24 bits"));
+                }
+            }
+        }
+    }
+
+    /// Goes over all waiters and replaces each by what `map` makes of it.
+    pub(super) fn replace_each(&mut self, mut map: impl FnMut(W) -> W) {
+        for entry in &mut self.entries {
+            entry.waiter = entry.waiter.take().map(&mut map);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticket_finds_its_waiter_once_and_never_the_next_one() {
+        let mut slots = Slots::new(5, 9);
+        let first = slots.insert(10, "first");
+        assert_eq!(first.0 >> 52, 5);
+        assert_eq!(slots.take(first), Some("first"));
+        assert_eq!(slots.take(first), None);
+        let second = slots.insert(10, "second");
+        assert_ne!(first, second);
+        assert_eq!(slots.take(first), None);
+        assert_eq!(slots.take(Ticket(second.0 ^ 1 << 60)), None, "another shard's");
+        assert_eq!(slots.take(Ticket(u64::MAX)), None);
+        assert_eq!(slots.take(second), Some("second"));
+        assert_eq!(slots.len(), 0);
+    }
+
+    #[test]
+    fn ticket_of_another_life_of_the_process_finds_nobody() {
+        let old = Slots::new(0, 1).insert(10, ());
+        let mut slots = Slots::new(0, 2);
+        slots.insert(10, ());
+        assert_eq!(slots.take(old), None);
+    }
+
+    #[test]
+    fn expire_takes_what_is_due_and_lets_it_be_kept_under_the_same_ticket() {
+        let mut slots = Slots::new(0, 0);
+        let early = slots.insert(10, 1);
+        let late = slots.insert(20, 2);
+        let kept = slots.insert(10, 3);
+        let mut due = Vec::new();
+        slots.expire(10, |waiter| {
+            due.push(waiter);
+            (waiter == 3).then_some((30, 4))
+        });
+        assert_eq!(due, [1, 3]);
+        assert_eq!(slots.take(early), None);
+        assert_eq!(slots.take(late), Some(2));
+        assert_eq!(slots.take(kept), Some(4));
+        assert_eq!(slots.len(), 0);
+    }
+
+    #[test]
+    fn generations_wrap_without_touching_the_shard() {
+        let mut slots = Slots::new(SHARDS_MAX - 1, GENERATION_MASK);
+        let last = slots.insert(0, ());
+        assert_eq!(slots.take(last), Some(()));
+        let wrapped = slots.insert(0, ());
+        assert_eq!(wrapped.0, u64::from(SHARDS_MAX - 1) << 52);
+    }
+}

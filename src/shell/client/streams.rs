@@ -1,0 +1,213 @@
+//! Calls that answer with more than one message: `RangeStream` and the health service's `Watch`.
+//!
+//! Each has a task. A range stream has at most one slice with the store or on its way out: the next
+//! is asked for when `h2` has let go of the last, so a client that does not read holds one slice.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use h2::{Reason, SendStream};
+use prost::Message as _;
+
+use super::account::{Account, Body, Weight};
+use super::call::{Mailbox, Recipient, Upload};
+use super::response::{self, Responder};
+use super::signal::Signal;
+use super::{Backend, ClientShard};
+use crate::apply::Response;
+use crate::pb::health::health_check_response::ServingStatus;
+use crate::pb::health::{HealthCheckRequest, HealthCheckResponse, HealthListResponse};
+use crate::replica::exchange::{Command, Query, RangeSlice, Read};
+use crate::rpc::framing::{PREFIX_BYTES, put_prefix};
+use crate::rpc::range_stream::RangeStream;
+use crate::rpc::{Code, Status, status};
+use crate::types::Term;
+
+/// Protobuf: field 1, length-delimited.
+const TAG_FIELD_1: u8 = 1 << 3 | 2;
+
+/// The health service's answer for this server, or for a service it does not know.
+pub(super) fn health_response(is_known: bool) -> HealthCheckResponse {
+    let status = if is_known { ServingStatus::Serving } else { ServingStatus::ServiceUnknown };
+    HealthCheckResponse { status: status.into() }
+}
+
+/// All services of which the health service speaks: the server as a whole.
+pub(super) fn health_list() -> HealthListResponse {
+    HealthListResponse { statuses: [(String::new(), health_response(true))].into() }
+}
+
+/// How a stream of answers ended, when not by its last message.
+enum Ended {
+    /// The client is told.
+    Status(Status),
+    /// The client has left.
+    Gone,
+}
+
+impl<B: Backend> ClientShard<B> {
+    /// Answers with the present health and stays open until the client or the server leaves.
+    pub(super) fn spawn_health_watch(
+        self: &Rc<Self>,
+        account: &Rc<Account>,
+        request: &HealthCheckRequest,
+        mut responder: Responder,
+    ) {
+        let Some(place) = Upload::begin(account) else { return refuse(&mut responder) };
+        let message = health_response(request.service.is_empty()).encode_to_vec();
+        let (shard, account) = (Rc::clone(self), Rc::clone(account));
+        glommio::spawn_local(async move {
+            let _place = place;
+            let Some(mut stream) = response::send_head(&shard.templates, &mut responder) else { return };
+            let body = Body::new(&account, framed(|_| {}, &message), None);
+            if stream.send_data(body, false).is_err() {
+                return;
+            }
+            let stop = shard.signal_at_stop();
+            let stopped = poll_fn(|cx| match stream.poll_reset(cx) {
+                Poll::Ready(_) => Poll::Ready(false),
+                Poll::Pending => stop.poll_fired(cx).map(|()| true),
+            });
+            if stopped.await {
+                drop(stream.send_trailers(response::status_trailers(&status::STOPPED)));
+            }
+        })
+        .detach();
+    }
+
+    /// Sends a range in slices.
+    pub(super) fn spawn_range_stream(
+        self: &Rc<Self>,
+        account: &Rc<Account>,
+        client_deadline_ms: Option<u64>,
+        linearizable: bool,
+        first: RangeSlice,
+        mut responder: Responder,
+    ) {
+        let Some(place) = Upload::begin(account) else { return refuse(&mut responder) };
+        let (shard, account) = (Rc::clone(self), Rc::clone(account));
+        glommio::spawn_local(async move {
+            let _place = place;
+            let mut slices = Slices { shard: &shard, account: &account, client_deadline_ms, linearizable };
+            slices.run(first, &mut responder).await;
+        })
+        .detach();
+    }
+}
+
+fn refuse(responder: &mut Responder) {
+    let message = "too many unfinished requests".into();
+    response::send_status(responder, &Status { code: Code::ResourceExhausted, message });
+}
+
+/// Frames a message of what `head` writes and `body`.
+fn framed(head: impl FnOnce(&mut Vec<u8>), body: &[u8]) -> Bytes {
+    let mut out = vec![0; PREFIX_BYTES];
+    head(&mut out);
+    out.extend_from_slice(body);
+    let length = u32::try_from(out.len() - PREFIX_BYTES).expect("a slice is a few megabytes");
+    put_prefix(&mut &mut out[..PREFIX_BYTES], false, length);
+    Bytes::from(out)
+}
+
+/// One range stream.
+struct Slices<'a, B: Backend> {
+    shard: &'a Rc<ClientShard<B>>,
+    account: &'a Rc<Account>,
+    client_deadline_ms: Option<u64>,
+    linearizable: bool,
+}
+
+impl<B: Backend> Slices<'_, B> {
+    async fn run(&mut self, first: RangeSlice, responder: &mut Responder) {
+        let mut range = RangeStream::new(&first, self.shard.limits.request_bytes_max);
+        // The first slice decides whether there will be response headers or a status alone.
+        let mailbox = self.ask(first);
+        let answered = poll_fn(|cx| {
+            if responder.poll_reset(cx).is_ready() {
+                return Poll::Ready(Err(Ended::Gone));
+            }
+            mailbox.poll_take(cx).map_err(Ended::Status)
+        });
+        let (term, answer) = match answered.await {
+            Ok(answer) => answer,
+            Err(Ended::Status(status)) => return response::send_status(responder, &status),
+            Err(Ended::Gone) => return responder.send_reset(Reason::CANCEL),
+        };
+        let Some(mut stream) = response::send_head(&self.shard.templates, responder) else { return };
+        let trailers = match self.rest(&mut range, &mut stream, term, answer).await {
+            Ok(()) => self.shard.templates.ok(),
+            Err(Ended::Status(status)) => response::status_trailers(&status),
+            Err(Ended::Gone) => return stream.send_reset(Reason::CANCEL),
+        };
+        drop(stream.send_trailers(trailers));
+    }
+
+    fn ask(&self, slice: RangeSlice) -> Rc<Mailbox> {
+        let mailbox = Rc::new(Mailbox::default());
+        let recipient = Recipient::Task(Rc::clone(&mailbox));
+        let request_bytes = slice.start.len();
+        let query = Query::RangeSlice(Box::new(slice));
+        let command = Command::Read(Read { linearizable: self.linearizable, query });
+        let (shard, deadline_ms) = (self.shard, self.client_deadline_ms);
+        shard.submit(self.account, Weight::Point, request_bytes, deadline_ms, command, recipient);
+        mailbox
+    }
+
+    async fn rest(
+        &mut self,
+        range: &mut RangeStream,
+        stream: &mut SendStream<Body>,
+        mut term: Term,
+        mut answer: Response,
+    ) -> Result<(), Ended> {
+        loop {
+            let next = range.on_slice(&answer);
+            // The message has one field, the slice; only the last one's has a header.
+            let mut header = Vec::new();
+            if next.is_none() {
+                self.shard.headers.put(&mut header, range.revision().unwrap_or(answer.revision), term);
+            }
+            let message = framed(
+                |out| {
+                    out.push(TAG_FIELD_1);
+                    response::put_varint(out, (header.len() + answer.body.len()) as u64);
+                    out.extend_from_slice(&header);
+                },
+                &answer.body,
+            );
+            drop(std::mem::take(&mut answer.body));
+            self.send(stream, message, next.is_none()).await?;
+            let Some(next) = next else { return Ok(()) };
+            // The first slice has read at a revision that is durable; what follows reads there.
+            self.linearizable = false;
+            let mailbox = self.ask(next);
+            let answered = poll_fn(|cx| {
+                if stream.poll_reset(cx).is_ready() {
+                    return Poll::Ready(Err(Ended::Gone));
+                }
+                mailbox.poll_take(cx).map_err(Ended::Status)
+            });
+            (term, answer) = answered.await?;
+        }
+    }
+
+    /// Sends a message and, unless it is the last, waits until it has left.
+    async fn send(&self, stream: &mut SendStream<Body>, message: Bytes, is_last: bool) -> Result<(), Ended> {
+        let has_left = Rc::new(Signal::default());
+        let body = Body::new(self.account, message, Some(Rc::clone(&has_left)));
+        if stream.send_data(body, false).is_err() {
+            return Err(Ended::Gone);
+        }
+        if is_last {
+            return Ok(());
+        }
+        poll_fn(|cx| match stream.poll_reset(cx) {
+            Poll::Ready(_) => Poll::Ready(Err(Ended::Gone)),
+            Poll::Pending => has_left.poll_fired(cx).map(Ok),
+        })
+        .await
+    }
+}

@@ -1,0 +1,1 @@
+//! What hostile clients get: their connection's end, and nobody else notices.

@@ -1,0 +1,1 @@
+//! Full rings and clients that do not read.
