@@ -105,7 +105,8 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
     let (events, inbox) = channel::unbounded();
     forward_signals(events.clone())?;
 
-    let allowed = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect::<Vec<Core>>();
+    let allowed =
+        core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect::<Vec<Core>>();
     let process = &config.process;
     let plan = placement::plan(&process.placement, &allowed)?;
     let executors = placement::executors(&plan);
@@ -116,7 +117,8 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
     }
 
     let data_dir = DataDir::open(&process.data_dir, process.wal_dir.as_deref())?;
-    pinion_wal::map::install_sigbus_handler().map_err(|source| BootError::Thread { what: "the SIGBUS handler", source })?;
+    pinion_wal::map::install_sigbus_handler()
+        .map_err(|source| BootError::Thread { what: "the SIGBUS handler", source })?;
     let start = recovery::open(config, &data_dir)?;
     tracing::info!(
         data_dir = %process.data_dir.display(),
@@ -267,7 +269,9 @@ fn wait_for(inbox: &channel::Receiver<Event>, mut count: usize, is_wanted: impl 
     while count > 0 {
         match inbox.recv_deadline(deadline) {
             Ok(event) if is_wanted(&event) => count -= 1,
-            Ok(Event::Signal(_)) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return false,
+            Ok(Event::Signal(_)) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                return false;
+            }
             Ok(_) => {}
         }
     }
@@ -289,7 +293,8 @@ fn replica_config(config: &Config, identity: &Identity) -> Result<replica::Confi
     raft.pre_vote = cluster.pre_vote;
     let mut replica = replica::Config::new(raft);
     let request_timeout = request_timeout(config).as_millis();
-    replica.request_timeout_ticks = u64::try_from(request_timeout).expect("seconds") / u64::from(cluster.heartbeat_ms);
+    replica.request_timeout_ticks =
+        u64::try_from(request_timeout).expect("seconds") / u64::from(cluster.heartbeat_ms);
     replica.read_retry_ticks = u64::from(500_u32.div_ceil(cluster.heartbeat_ms));
     Ok(replica)
 }
@@ -403,7 +408,11 @@ impl Executor {
     }
 }
 
-fn start_store(seat: StoreSeat, ports: super::wiring::StorePorts, wiring: &Wiring) -> io::Result<StateMachine> {
+fn start_store(
+    seat: StoreSeat,
+    ports: super::wiring::StorePorts,
+    wiring: &Wiring,
+) -> io::Result<StateMachine> {
     let StoreSeat { machine, position, upkeep, dir, orders } = seat;
     let bell = wiring.bell(Role::Store);
     let events = SharedRing::new(4, Arc::clone(&bell));

@@ -175,8 +175,13 @@ impl Consensus {
                     if leadership.role == Role::Leader
                         && let Some(body) = self.publish.take()
                     {
-                        let proposed = self.replica.on_request(PUBLISH_TICKET, RequestKind::PublishMember, &body);
-                        assert_eq!(proposed, Ok(()), "a member that just became leader takes its first request");
+                        let proposed =
+                            self.replica.on_request(PUBLISH_TICKET, RequestKind::PublishMember, &body);
+                        assert_eq!(
+                            proposed,
+                            Ok(()),
+                            "a member that just became leader takes its first request"
+                        );
                     }
                 }
                 if !raft.committed.is_empty() {
@@ -218,9 +223,5 @@ fn entry_to_wal(entry: Entry) -> wal::Entry {
 }
 
 fn hard_state_to_wal(state: HardState) -> wal::HardState {
-    wal::HardState {
-        term: state.term.0,
-        vote: state.vote.map_or(0, |vote| vote.0),
-        commit: state.commit.0,
-    }
+    wal::HardState { term: state.term.0, vote: state.vote.map_or(0, |vote| vote.0), commit: state.commit.0 }
 }

@@ -351,9 +351,13 @@ impl StateMachine {
                 let (block, is_last) = match waiting {
                     Some(block) => (block, is_last),
                     None => {
-                        let mut block = Vec::with_capacity(CHECKPOINT_SLICE_BYTES + (CHECKPOINT_SLICE_BYTES >> 3));
-                        let is_last =
-                            self.machine.checkpoint_slice(&mut checkpoint, CHECKPOINT_SLICE_BYTES, &mut block);
+                        let mut block =
+                            Vec::with_capacity(CHECKPOINT_SLICE_BYTES + (CHECKPOINT_SLICE_BYTES >> 3));
+                        let is_last = self.machine.checkpoint_slice(
+                            &mut checkpoint,
+                            CHECKPOINT_SLICE_BYTES,
+                            &mut block,
+                        );
                         (block, is_last)
                     }
                 };

@@ -332,11 +332,17 @@ fn framed(payload: &[u8]) -> Vec<u8> {
 
 fn put(key: &str, value: &[u8]) -> Vec<u8> {
     let value = Bytes::copy_from_slice(value);
-    framed(&pb::PutRequest { key: Bytes::copy_from_slice(key.as_bytes()), value, ..Default::default() }.encode_to_vec())
+    framed(
+        &pb::PutRequest { key: Bytes::copy_from_slice(key.as_bytes()), value, ..Default::default() }
+            .encode_to_vec(),
+    )
 }
 
 fn get(key: &str) -> Vec<u8> {
-    framed(&pb::RangeRequest { key: Bytes::copy_from_slice(key.as_bytes()), ..Default::default() }.encode_to_vec())
+    framed(
+        &pb::RangeRequest { key: Bytes::copy_from_slice(key.as_bytes()), ..Default::default() }
+            .encode_to_vec(),
+    )
 }
 
 /// A range that is not of one key.
