@@ -113,7 +113,10 @@ impl Store {
             if record.tombstone && record.is_dropped_at(to) && !record.is_dropped_at(done) {
                 if record.superseded_at == NEWEST {
                     let (path, newest) = self.tree.find(record.key);
-                    assert_eq!(newest, Some(record.newest()), "the newest record is in the tree");
+                    assert!(
+                        newest.is_some_and(|newest| newest.is(&record)),
+                        "the newest record is in the tree"
+                    );
                     self.tree.remove(&path);
                     self.key_bytes -= record.key.len() as u64 + KEY_OVERHEAD_BYTES;
                 }
@@ -203,11 +206,11 @@ fn copy_retained(segment: &Segment, to: i64, out: &mut Vec<Box<Segment>>) {
             if let Some(full) = out.last_mut() {
                 full.trim();
             }
-            out.push(Box::new(Segment::with_capacity(left)));
+            out.push(Box::new(Segment::for_rewrite(left)));
         }
         let last = out.last_mut().expect("there is one with room");
         last.reserve(bytes.len(), left);
-        last.push(seq, bytes);
+        last.push_moved(seq, bytes);
         left -= bytes.len();
     }
     assert_eq!(dropped, segment.dropped_bytes(), "what is removed is what was given up");

@@ -10,7 +10,7 @@
 //! Cost: append O(record); look-up O(log segments), two cache misses when cold. Overhead per
 //! record: 4 bytes of offset, 8 in segments with gaps.
 
-use super::record::{NEWEST, Record};
+use super::record::{NEWEST, Newest, Record};
 
 /// Small enough that rewriting one segment is a short slice of work, large enough that the
 /// directory of an 8 GiB store (32 k segments) still fits the second-level cache.
@@ -24,11 +24,18 @@ pub(super) struct Segment {
     seqs: Vec<u32>,
     first_seq: u64,
     dropped_bytes: usize,
+    /// Whether records came here from another segment, so that a `Newest` may state an offset there.
+    rewritten: bool,
 }
 
 impl Segment {
-    pub(super) fn with_capacity(bytes: usize) -> Self {
+    fn with_capacity(bytes: usize) -> Self {
         Self { bytes: Vec::with_capacity(bytes), ..Self::default() }
+    }
+
+    /// A segment for what is left of others.
+    pub(super) fn for_rewrite(bytes: usize) -> Self {
+        Self { rewritten: true, ..Self::with_capacity(bytes) }
     }
 
     pub(super) fn records_count(&self) -> usize {
@@ -103,10 +110,23 @@ impl Segment {
         self.offsets.push(offset);
     }
 
-    /// Adds a record that is encoded already.
-    pub(super) fn push(&mut self, seq: u64, record: &[u8]) {
+    /// Adds a record of another segment.
+    pub(super) fn push_moved(&mut self, seq: u64, record: &[u8]) {
+        self.rewritten = true;
         self.open_slot(seq);
         self.bytes.extend_from_slice(record);
+    }
+
+    /// Where record `newest` lies, if it is here.
+    #[inline]
+    fn offset_of(&self, newest: Newest) -> Option<usize> {
+        if self.rewritten {
+            return self.find(newest.seq()).map(|slot| self.offsets[slot] as usize);
+        }
+        debug_assert!(
+            self.find(newest.seq()).is_some_and(|slot| self.offsets[slot] as usize == newest.offset())
+        );
+        Some(newest.offset())
     }
 
     /// Gives back what was reserved and not used.
@@ -194,6 +214,25 @@ impl Log {
         segment.find(seq).map(|slot| segment.record_at(slot))
     }
 
+    /// A key's newest record.
+    #[inline]
+    pub(super) fn newest(&self, newest: Newest) -> Record<'_> {
+        let found = self.segment_of(newest.seq()).and_then(|index| {
+            let segment = &self.segments[index];
+            Record::decode(newest.seq(), &segment.bytes[segment.offset_of(newest)?..])
+        });
+        found.expect("the tree names retained records only").0
+    }
+
+    /// What the tree keeps of record `seq`.
+    pub(super) fn newest_of(&self, seq: u64) -> Option<Newest> {
+        let segment = &self.segments[self.segment_of(seq)?];
+        let slot = segment.find(seq)?;
+        // Of a rewritten segment no one asks for the offset, and it may be past the bits for it.
+        let offset = if segment.rewritten { 0 } else { segment.offsets[slot] as usize };
+        Some(Newest::new(seq, offset, segment.record_at(slot).tombstone))
+    }
+
     /// Where the first record with at least `seq` lies: segment and slot.
     pub(super) fn position(&self, seq: u64) -> (usize, usize) {
         let Some(index) = self.segment_of(seq) else { return (0, 0) };
@@ -228,8 +267,9 @@ impl Log {
         Records { log: self, segment, slot }
     }
 
-    /// Appends a record; its `seq` is the next one. Returns its encoded length.
-    pub(super) fn append(&mut self, record: &Record<'_>) -> usize {
+    /// Appends a record; its `seq` is the next one. Returns what the tree keeps of it, and its
+    /// encoded length.
+    pub(super) fn append(&mut self, record: &Record<'_>) -> (Newest, usize) {
         assert_eq!(record.seq, self.next_seq, "records are numbered in the order they are written");
         let bytes_max = record.encoded_bytes_max();
         let segment = self.segment_with_room(record.seq, bytes_max);
@@ -238,14 +278,16 @@ impl Log {
         record.encode(&mut segment.bytes);
         let length = segment.bytes.len() - start;
         self.next_seq += 1;
-        length
+        (Newest::new(record.seq, start, record.tombstone), length)
     }
 
     /// Appends an encoded record of a restored log. Numbers may skip; the caller has checked that
     /// they ascend.
     pub(super) fn append_encoded(&mut self, seq: u64, record: &[u8]) {
         assert!(self.next_seq <= seq, "record {seq} comes after {}", self.next_seq);
-        self.segment_with_room(seq, record.len()).push(seq, record);
+        let segment = self.segment_with_room(seq, record.len());
+        segment.open_slot(seq);
+        segment.bytes.extend_from_slice(record);
         self.next_seq = seq + 1;
     }
 
@@ -295,12 +337,13 @@ impl Log {
         self.next_seq = seq;
     }
 
-    /// Notes in record `seq` that the key got a newer version at `main`.
-    pub(super) fn set_superseded_at(&mut self, seq: u64, main: i64) {
-        let index = self.segment_of(seq).expect("a superseded record is in the log");
+    /// Notes in a key's newest record that the key got a newer version at `main`, or with `NEWEST`
+    /// that it did not after all.
+    #[inline]
+    pub(super) fn set_superseded_at(&mut self, newest: Newest, main: i64) {
+        let index = self.segment_of(newest.seq()).expect("a superseded record is in the log");
         let segment = &mut self.segments[index];
-        let slot = segment.find(seq).expect("a superseded record is in the log");
-        let start = segment.offsets[slot] as usize;
+        let start = segment.offset_of(newest).expect("a superseded record is in the log");
         segment.bytes[start..start + 8].copy_from_slice(&main.to_le_bytes());
     }
 

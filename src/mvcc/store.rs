@@ -189,7 +189,7 @@ impl Store {
 
     #[inline]
     pub(super) fn newest_record(&self, newest: Newest) -> Record<'_> {
-        self.log.get(newest.seq()).expect("the tree names retained records only")
+        self.log.newest(newest)
     }
 
     /// The newest record not above `at`, tombstone or not, of the key whose newest is `newest`.
@@ -237,7 +237,7 @@ impl Store {
             }
             if record.superseded_at == NEWEST {
                 // A given-up tombstone leaves the tree before it leaves the log.
-                let known = self.tree.get(record.key) == Some(record.newest());
+                let known = self.tree.get(record.key).is_some_and(|newest| newest.is(&record));
                 assert!(known || record.is_dropped_at(self.compacted));
                 newest += u64::from(known);
                 key_bytes += if known { record.key.len() as u64 + KEY_OVERHEAD_BYTES } else { 0 };
