@@ -67,6 +67,7 @@ fn damaged_copies(clean_stop: bool) {
             copy_tree(&original, &copy);
             inflict(&copy.join(file), &damage);
             let what = format!("{damage:?} of {}", file.display());
+            println!("{what}");
             let mut server = launch(copy.clone()).spawn();
             match server.wait_ready().await {
                 Ok(()) => {

@@ -44,7 +44,9 @@ fn launch(work: &WorkDir) -> Launch {
 fn every_acknowledged_write_survives_a_kill_and_none_is_there_by_half() {
     let rounds = env_number("PINION_CRASH_ROUNDS", 8);
     let seed = env_number("PINION_CRASH_SEED", u64::from(std::process::id()));
-    println!("replay: PINION_CRASH_SEED={seed} PINION_CRASH_ROUNDS={rounds} cargo test --test crash kill");
+    println!(
+        "replay: PINION_CRASH_SEED={seed} PINION_CRASH_ROUNDS={rounds} cargo test --test crash acknowledged"
+    );
     let mut rng = StdRng::seed_from_u64(seed);
     block_on(Duration::from_secs(60 + 10 * rounds), async {
         let mut round = 0;
