@@ -264,6 +264,11 @@ fn arbitrary_mutations_of_a_log_never_panic_and_never_pass_for_whole() {
             let bytes = damaged.values_mut().nth(place).unwrap();
             let at = rng.random_range(0..bytes.len());
             let end = (at + rng.random_range(1..1500)).min(bytes.len());
+            // Losing the last group and the mark that speaks for it is the double fault which
+            // FORMAT.md calls undecidable; everything else must be told.
+            if at < 4096 + 512 && 4096 < end {
+                continue;
+            }
             match rng.random_range(0..4) {
                 0 => bytes[at] = rng.random(),
                 1 => rng.fill(&mut bytes[at..end]),
