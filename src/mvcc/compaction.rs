@@ -15,7 +15,7 @@
 //! While a checkpoint runs, jobs beyond the compact revision it started at wait.
 
 use super::Store;
-use super::log::{SEGMENT_BYTES, Segment};
+use super::log::{SEGMENT_BYTES, Segment, SegmentBox};
 use super::record::NEWEST;
 use super::store::KEY_OVERHEAD_BYTES;
 
@@ -145,7 +145,7 @@ impl Store {
         let sealed = self.log.segments().len() - usize::from(self.log.is_open());
         let mut end = self.log.position(seq).0.min(sealed);
         let mut start = end;
-        let mut rewritten = Vec::new();
+        let mut rewritten: Vec<SegmentBox> = Vec::new();
         let mut last = seq;
         if let Some(before) = start.checked_sub(1) {
             // A small segment that the last slice left behind takes what comes next.
@@ -164,9 +164,8 @@ impl Store {
             end += 1;
             last = segment.seq_at(segment.records_count() - 1) + 1;
             let retained = segment.bytes_count() - segment.dropped_bytes();
-            let joins = rewritten
-                .last()
-                .is_some_and(|left: &Box<Segment>| left.bytes_count() + retained <= SEGMENT_BYTES / 2);
+            let joins =
+                rewritten.last().is_some_and(|left| left.bytes_count() + retained <= SEGMENT_BYTES / 2);
             if is_worth_rewriting(&segment) || joins {
                 *steps = steps.saturating_sub(segment.records_count());
                 copy_retained(&segment, to, &mut rewritten);
@@ -192,7 +191,7 @@ fn is_worth_rewriting(segment: &Segment) -> bool {
 }
 
 /// Copies what a compaction at `to` retains behind the last segment of `out`, or into new ones.
-fn copy_retained(segment: &Segment, to: i64, out: &mut Vec<Box<Segment>>) {
+fn copy_retained(segment: &Segment, to: i64, out: &mut Vec<SegmentBox>) {
     let mut dropped = 0;
     let mut left = segment.bytes_count() - segment.dropped_bytes();
     for slot in 0..segment.records_count() {

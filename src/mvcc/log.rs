@@ -10,7 +10,7 @@
 //! Cost: append O(record); look-up O(log segments), two cache misses when cold. Overhead per
 //! record: 4 bytes of offset, 8 in segments with gaps.
 
-use super::record::{NEWEST, Newest, Record};
+use super::record::{Newest, Record};
 
 /// Small enough that rewriting one segment is a short slice of work, large enough that the
 /// directory of an 8 GiB store (32 k segments) still fits the second-level cache.
@@ -161,12 +161,14 @@ fn exact_copy<T: Copy>(from: &[T]) -> Vec<T> {
     to
 }
 
+/// Boxed, since taking segments out of the middle then moves 8 bytes for each that follows, not 100.
+pub(super) type SegmentBox = Box<Segment>;
+
 #[derive(Debug)]
 pub(super) struct Log {
     /// `first_seq` of each segment: the directory, apart from the segments to stay dense in cache.
     firsts: Vec<u64>,
-    // Boxed: taking segments out of the middle moves 8 bytes for each that follows, not 96.
-    segments: Vec<Box<Segment>>,
+    segments: Vec<SegmentBox>,
     next_seq: u64,
     /// Whether the last segment takes appends.
     open: bool,
@@ -182,7 +184,7 @@ impl Log {
         self.next_seq
     }
 
-    pub(super) fn segments(&self) -> &[Box<Segment>] {
+    pub(super) fn segments(&self) -> &[SegmentBox] {
         &self.segments
     }
 
@@ -337,7 +339,7 @@ impl Log {
         self.next_seq = seq;
     }
 
-    /// Notes in a key's newest record that the key got a newer version at `main`, or with `NEWEST`
+    /// Notes in a key's newest record that the key got a newer version at `main`, or with `record::NEWEST`
     /// that it did not after all.
     #[inline]
     pub(super) fn set_superseded_at(&mut self, newest: Newest, main: i64) {
@@ -359,7 +361,7 @@ impl Log {
     }
 
     /// Puts `with` in the place of the segments `range`.
-    pub(super) fn replace(&mut self, range: std::ops::Range<usize>, with: Vec<Box<Segment>>) {
+    pub(super) fn replace(&mut self, range: std::ops::Range<usize>, with: Vec<SegmentBox>) {
         debug_assert!(with.iter().all(|segment| 0 < segment.records_count()));
         assert!(!self.open || range.end < self.segments.len(), "the open segment is not rewritten");
         drop(self.firsts.splice(range.clone(), with.iter().map(|segment| segment.first_seq)));
@@ -367,11 +369,12 @@ impl Log {
     }
 
     /// Takes a sealed segment out of its place; `replace` must close the gap.
-    pub(super) fn take(&mut self, index: usize) -> Box<Segment> {
+    pub(super) fn take(&mut self, index: usize) -> SegmentBox {
         std::mem::take(&mut self.segments[index])
     }
 
-    /// Checks the module's invariants; `gone` tells which records are counted as dropped.
+    /// Checks the module's invariants; `dropped` tells which records are counted as dropped, `None`
+    /// while that is in between.
     pub(super) fn check_invariants(&self, mut dropped: impl FnMut(&Record<'_>) -> Option<bool>) {
         assert_eq!(self.firsts.len(), self.segments.len());
         assert!(!self.open || !self.segments.is_empty());
@@ -386,7 +389,7 @@ impl Log {
                 assert_eq!(segment.offsets[slot] as usize, bytes, "records lie side by side");
                 bytes += length;
                 assert!(last.0 < record.seq && last.1 <= record.main, "record {} out of order", record.seq);
-                assert!(record.main <= record.superseded_at && record.superseded_at <= NEWEST);
+                assert!(record.main <= record.superseded_at);
                 last = (record.seq, record.main);
                 match dropped(&record) {
                     Some(true) => dropped_bytes += length,

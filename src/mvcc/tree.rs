@@ -466,7 +466,8 @@ impl Walk<'_> {
         }
         let inner = self.tree.inners.get(node);
         self.inners += 1;
-        assert!(0 < inner.children.len() && inner.children.len() <= FANOUT);
+        assert!(!inner.children.is_empty());
+        assert!(inner.children.len() <= FANOUT);
         assert_eq!(inner.children.len(), inner.live.len());
         assert_eq!(inner.children.len(), keys.len() + 1);
         for (index, (&child, &live)) in inner.children.iter().zip(inner.live.iter()).enumerate() {
