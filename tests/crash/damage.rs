@@ -88,7 +88,13 @@ fn damaged_copies(clean_stop: bool) {
                     assert!(exit.status.code().is_some_and(|code| code != 0), "{what}: {}", exit.status);
                     match damage {
                         Damage::Flip { .. } => exit.assert_says(&[name, "offset"]),
-                        Damage::Truncate { .. } | Damage::Remove => exit.assert_says(&[name]),
+                        Damage::Truncate { .. } => exit.assert_says(&[name]),
+                        // What is gone is told by what is missing in its directory.
+                        Damage::Remove => {
+                            let dir =
+                                file.parent().and_then(|dir| dir.to_str()).filter(|dir| !dir.is_empty());
+                            exit.assert_says(&[dir.unwrap_or(name)]);
+                        }
                     }
                     refused += 1;
                 }
