@@ -15,7 +15,7 @@ use http::header::{CONTENT_TYPE, HeaderName};
 use http::{Method as HttpMethod, Request as HttpRequest, StatusCode};
 use prost::Message as _;
 
-use super::account::{Account, Charge, Weight};
+use super::account::{Account, Charge, UPLOAD_OVERHEAD_BYTES, Weight};
 use super::response::{self, GRPC_ENCODING, Responder};
 use super::services::{self, Call};
 use super::{Backend, ClientShard, gzip, streams};
@@ -387,11 +387,8 @@ impl<B: Backend> ClientShard<B> {
         let call = Deferred { weight, request_bytes, deadline_ms, is_client_deadline, command, recipient };
         // A small answer overtakes reads that wait; it waits itself only where nothing may leave.
         let in_turn = weight == Weight::Light || account.backlog_len() == 0;
-        let refused = if in_turn && !self.is_blocked() && account.may_ask(weight) {
-            self.submit_now(account, call)
-        } else {
-            account.defer(call)
-        };
+        let may_leave = in_turn && !self.is_blocked() && !account.is_full() && account.may_ask(weight);
+        let refused = if may_leave { self.submit_now(account, call) } else { account.defer(call) };
         if let Err(call) = refused {
             self.answer(account, call.recipient, Err(overloaded("too many unread responses")));
         }
@@ -528,7 +525,7 @@ fn alarm(payload: Bytes) -> Result<Command, Status> {
     }
 }
 
-/// A request on its way in: its place in the account, given back when it is over.
+/// A call with a task: its place in the account, given back when the task ends.
 pub(super) struct Upload {
     account: Rc<Account>,
     bytes: usize,
@@ -537,7 +534,8 @@ pub(super) struct Upload {
 impl Upload {
     /// None: the connection has too many already.
     pub(super) fn begin(account: &Rc<Account>) -> Option<Self> {
-        account.begin_upload().then(|| Self { account: Rc::clone(account), bytes: 0 })
+        let mut upload = Self { account: Rc::clone(account), bytes: 0 };
+        upload.grow(UPLOAD_OVERHEAD_BYTES).then_some(upload)
     }
 
     /// Counts bytes. False: that is too much.
