@@ -290,16 +290,16 @@ impl Account {
         self.backlog.borrow().len()
     }
 
-    /// Puts a call at the end of the queue; gives it back when the queue is full.
-    pub(super) fn defer(&self, call: Deferred) -> Result<(), Deferred> {
-        let bytes = self.backlog_bytes.get() + call.request_bytes;
-        let mut backlog = self.backlog.borrow_mut();
-        if BACKLOG_MAX <= backlog.len() || BACKLOG_BYTES_MAX < bytes {
-            return Err(call);
-        }
-        self.backlog_bytes.set(bytes);
-        backlog.push_back(call);
-        Ok(())
+    /// Whether a call of so many bytes may wait.
+    pub(super) fn may_defer(&self, request_bytes: usize) -> bool {
+        self.backlog.borrow().len() < BACKLOG_MAX
+            && self.backlog_bytes.get() + request_bytes <= BACKLOG_BYTES_MAX
+    }
+
+    /// Puts a call at the end of the queue.
+    pub(super) fn defer(&self, call: Deferred) {
+        add(&self.backlog_bytes, call.request_bytes);
+        self.backlog.borrow_mut().push_back(call);
     }
 
     /// Puts a call back that was taken from the front.

@@ -388,28 +388,30 @@ impl<B: Backend> ClientShard<B> {
         // A small answer overtakes reads that wait; it waits itself only where nothing may leave.
         let in_turn = weight == Weight::Light || account.backlog_len() == 0;
         let may_leave = in_turn && !self.is_blocked() && !account.is_full() && account.may_ask(weight);
-        let refused = if may_leave { self.submit_now(account, call) } else { account.defer(call) };
-        if let Err(call) = refused {
+        if may_leave {
+            self.submit_now(account, call);
+        } else if account.may_defer(request_bytes) {
+            account.defer(call);
+        } else {
             self.answer(account, call.recipient, Err(overloaded("too many unread responses")));
         }
     }
 
     /// Gives a command to the backend. When the rings are full the call waits at the head of its
     /// connection's queue, and no connection of the shard is read until `ready`.
-    fn submit_now(&self, account: &Rc<Account>, call: Deferred) -> Result<(), Deferred> {
+    fn submit_now(&self, account: &Rc<Account>, call: Deferred) {
         let Deferred { weight, request_bytes, deadline_ms, is_client_deadline, command, recipient } = call;
         let charge = account.charge(weight, request_bytes);
         let waiter =
             Submitted { account: Rc::clone(account), charge, is_client_deadline, recipient: Some(recipient) };
         let ticket = self.calls.borrow_mut().insert(deadline_ms, waiter);
-        let Err(command) = self.backend.submit(ticket, command) else { return Ok(()) };
+        let Err(command) = self.backend.submit(ticket, command) else { return };
         let waiter = self.calls.borrow_mut().take(ticket).expect("the backend did not take the ticket");
         account.settle(charge, None);
         self.set_blocked();
         let recipient = waiter.recipient.expect("it was put there above");
         let call = Deferred { weight, request_bytes, deadline_ms, is_client_deadline, command, recipient };
         account.defer_first(call);
-        Ok(())
     }
 
     /// Submits what the connection's queue may submit now.
@@ -419,9 +421,7 @@ impl<B: Backend> ClientShard<B> {
                 return;
             }
             let call = account.take_deferred().expect("there is a next one");
-            if let Err(call) = self.submit_now(account, call) {
-                account.defer_first(call);
-            }
+            self.submit_now(account, call);
         }
     }
 
