@@ -1,1 +1,28 @@
-fn main() {}
+//! The `pinion` binary: parse, then start the shell.
+
+use std::process::ExitCode;
+
+use pinion::config::{self, Parsed};
+use pinion::shell;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match config::parse(std::env::args().skip(1), std::env::vars_os().filter_map(utf8)) {
+        Parsed::Print(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Parsed::Refused(refused) => {
+            eprintln!("pinion: {}", refused.message);
+            ExitCode::from(refused.exit_code)
+        }
+        Parsed::Run { config, warnings } => shell::run(&config, &warnings),
+    }
+}
+
+/// A variable that is not UTF-8 cannot be one of ours.
+fn utf8((name, value): (std::ffi::OsString, std::ffi::OsString)) -> Option<(String, String)> {
+    Some((name.into_string().ok()?, value.into_string().ok()?))
+}

@@ -1,1 +1,45 @@
-fn main() {}
+//! `pinion-bench`: measures any etcd v3 endpoint, and compares Pinion with etcd on the same machine.
+//!
+//! From the wire up: `frame` and `hpack` are HTTP/2's bytes, `http2` one connection without I/O,
+//! `worker` a thread of connections, `client` a whole run; `workload`, `schedule` and `tally` say what is
+//! asked, when, and what came of it. `compare` starts servers (`process`) and judges (`verdict`).
+//! README.md tells how to read the figures.
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "a load generator is all shell: it reads clocks and files and starts threads; no state here is replicated"
+)]
+
+mod call;
+mod cli;
+mod client;
+mod compare;
+mod disk;
+mod dummy;
+mod frame;
+mod host;
+mod hpack;
+mod http2;
+mod process;
+mod report;
+mod schedule;
+mod selfcheck;
+mod sys;
+mod tally;
+mod verdict;
+mod worker;
+mod workload;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sys::catch_interrupts();
+    match cli::run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("pinion-bench: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

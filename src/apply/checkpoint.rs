@@ -18,12 +18,11 @@
 //! members have. Leases, auth and alarms will be new tags.
 //! Invariant: the state written is the one at `begin`, whatever is applied meanwhile.
 
-use prost::Message;
+use bytes::Bytes;
 
 use super::Machine;
 use crate::membership::Cluster;
 use crate::mvcc;
-use crate::pb::peer;
 
 const END: u8 = 0;
 const MEMBERSHIP: u8 = 1;
@@ -35,7 +34,7 @@ const HEADER_BYTES: usize = 6;
 #[must_use = "holds back compaction until it is ended"]
 pub struct Checkpoint {
     /// Written first; membership is small.
-    membership: Option<peer::Membership>,
+    membership: Option<Vec<u8>>,
     key_space: mvcc::CheckpointCursor,
     done: bool,
 }
@@ -61,7 +60,7 @@ impl Machine {
     /// Starts a checkpoint of the present state.
     pub fn begin_checkpoint(&mut self) -> Checkpoint {
         Checkpoint {
-            membership: Some(self.cluster.to_record()),
+            membership: Some(self.cluster.encode()),
             key_space: self.store.begin_checkpoint(),
             done: false,
         }
@@ -71,7 +70,7 @@ impl Machine {
     pub fn checkpoint_slice(&self, checkpoint: &mut Checkpoint, bytes_max: usize, out: &mut Vec<u8>) -> bool {
         assert!(!checkpoint.done, "a slice was asked for behind the last");
         if let Some(membership) = checkpoint.membership.take() {
-            put_section(out, MEMBERSHIP, |out| membership.encode_raw(out));
+            put_section(out, MEMBERSHIP, |out| out.extend_from_slice(&membership));
             return false;
         }
         let key_space = &mut checkpoint.key_space;
@@ -167,9 +166,9 @@ impl Restore {
     fn section(&mut self, tag: u8, payload: &[u8]) -> Result<(), RestoreError> {
         match tag {
             MEMBERSHIP => {
-                let record = peer::Membership::decode(payload)
+                let cluster = Cluster::decode(Bytes::copy_from_slice(payload))
                     .map_err(|error| RestoreError::Membership(error.to_string()))?;
-                self.cluster = Some(Cluster::from_record(record));
+                self.cluster = Some(cluster);
             }
             KEY_SPACE => self.key_space.get_or_insert_default().feed(payload)?,
             _ => self.ended = true,

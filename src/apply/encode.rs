@@ -371,3 +371,47 @@ impl TxnAnswer {
         out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn varints_are_as_long_as_announced_at_every_edge() {
+        let edges = (0..64).flat_map(|bit| [(1 << bit) - 1, 1 << bit, (1 << bit) + 1]);
+        for value in edges.chain([u64::MAX]) {
+            let mut out = Vec::new();
+            put_varint(&mut out, value);
+            assert_eq!(out.len(), varint_len(value), "{value}");
+            assert_eq!(prost::decode_length_delimiter(&*out).ok(), usize::try_from(value).ok(), "{value}");
+        }
+    }
+
+    /// Claims a size and writes nothing.
+    struct Claim(usize);
+
+    impl Encode for Claim {
+        fn encoded_len(&self, _header: Option<InnerHeader>) -> usize {
+            self.0
+        }
+
+        fn encode(&self, _header: Option<InnerHeader>, _out: &mut Vec<u8>) {}
+    }
+
+    #[test]
+    fn an_answer_beyond_what_grpc_carries_is_refused_before_it_is_written() {
+        let too_large =
+            |result: Result<(), Rejection>| matches!(result, Err(Rejection::AnswerTooLarge { .. }));
+        let header = InnerHeader { revision: 1 };
+        let mut txn = TxnAnswer::new(true);
+        assert_eq!(txn.push(OpField::Range, header, &Claim(100 << 20)), Ok(()));
+        assert!(too_large(txn.push(OpField::Range, header, &Claim(1_950 << 20))), "alone it fits");
+        assert!(too_large(Claim(i32::MAX as usize).to_body().map(drop)));
+        let (mut deep, mut parent) = (TxnAnswer::new(true), None);
+        deep.bytes_bound = ANSWER_BYTES_MAX - 10 * BRACKET_BYTES_MAX;
+        for _ in 0..10 {
+            parent = Some(deep.open(parent, true).unwrap());
+        }
+        assert!(too_large(deep.open(parent, true).map(drop)), "brackets count");
+    }
+}

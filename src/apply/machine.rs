@@ -99,7 +99,7 @@ impl Machine {
                 Ok((response, false)) => Ok(response),
                 Err(rejection) => Err(rejection),
             },
-            RequestKind::PublishMember => decode(body).map(|request| self.publish(&request)),
+            RequestKind::PublishMember => decode(body).map(|request| self.publish(request)),
         };
         Applied::Now(outcome)
     }
@@ -133,13 +133,14 @@ impl Machine {
         Ok((Response { revision: current, ..Response::default() }, request.physical))
     }
 
-    fn publish(&mut self, request: &peer::PublishMember) -> Response {
+    fn publish(&mut self, request: peer::PublishMember) -> Response {
         self.cluster.publish(request);
         Response::default()
     }
 
     /// Does about `steps` records' worth of the work that compactions left behind. True when nothing
-    /// is left: then every `Applied::AfterCompaction` so far may be answered.
+    /// is left, or all that is left waits for a running checkpoint: then every
+    /// `Applied::AfterCompaction` so far may be answered.
     pub fn work_slice(&mut self, steps: usize) -> bool {
         self.store.compact_slice(steps)
     }

@@ -1,6 +1,14 @@
 use expect_test::expect;
+use prost::Message as _;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 
-use crate::apply::script::check;
+use super::*;
+use crate::apply::script::{check, machine, run};
+use crate::apply::{Machine, StatusFacts};
+use crate::pb::mvccpb;
+use crate::replica::exchange::Query;
+use crate::rpc::range_stream::RangeStream;
 
 #[test]
 fn ranges_name_keys_as_etcd_does() {
@@ -204,4 +212,187 @@ fn a_stream_shows_one_revision_in_slices() {
         stream k l order=1 target=1 => Unimplemented RangeStream does not support custom sort orders
         stream k l min_mod=1 => Unimplemented RangeStream does not support revision filters
     "#]]);
+}
+
+/// Feeds a stream's slices, with `between` run after each; returns keys and the last message.
+fn stream(
+    machine: &mut Machine,
+    mut between: impl FnMut(&mut Machine),
+) -> Result<(Vec<String>, pb::RangeResponse), Rejection> {
+    let request = pb::RangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() };
+    let first = RangeStream::first_slice(request);
+    let mut stream = RangeStream::new(&first, 1_572_864);
+    let mut next = Some(first);
+    let mut keys = Vec::new();
+    let mut last = pb::RangeResponse::default();
+    while let Some(slice) = next {
+        let response = machine.read(&Query::RangeSlice(Box::new(slice)), &StatusFacts::default())?;
+        last = pb::RangeResponse::decode(&*response.body).unwrap();
+        keys.extend(last.kvs.iter().map(|kv| String::from_utf8(kv.value.to_vec()).unwrap()));
+        next = stream.on_slice(&response);
+        assert_eq!(next.is_none(), last.count != 0, "the last message, and only it, tells the count");
+        between(machine);
+    }
+    Ok((keys, last))
+}
+
+#[test]
+fn a_stream_is_one_state_though_writes_go_on_and_ends_when_that_is_compacted() {
+    let mut machine = machine();
+    for n in 0..100 {
+        run(&mut machine, &format!("put k{n:03} old"));
+    }
+    let mut slices = 0;
+    let (values, last) = stream(&mut machine, |machine| {
+        run(machine, "txn then del k05 k07 , put k0001 new , put k099 new , put k9 new");
+        slices += 1;
+    })
+    .unwrap();
+    assert_eq!((values.len(), last.count, last.more), (100, 100, false));
+    assert!(values.iter().all(|value| value == "old"), "{values:?}");
+    // 10, 20, 40 and the rest.
+    assert_eq!(slices, 4);
+    let overtaken = stream(&mut machine, |machine| {
+        run(machine, "put k0001 newer");
+        run(machine, &format!("compact {}", machine.store().current_revision()));
+    });
+    assert!(matches!(overtaken, Err(Rejection::Compacted { .. })), "{overtaken:?}");
+}
+
+#[test]
+fn slices_follow_the_size_of_what_was_sent() {
+    let slice = RangeStream::first_slice(pb::RangeRequest { key: "k".into(), ..Default::default() });
+    let mut stream = RangeStream::new(&slice, 1_000);
+    let mut next = |body_bytes: usize| {
+        let response = Response { revision: 5, body: vec![0; body_bytes], resume: Some("r".into()) };
+        let slice = stream.on_slice(&response).unwrap();
+        (slice.keys_max, slice.keys_sent)
+    };
+    assert_eq!(next(499), (20, 10));
+    assert_eq!(next(500), (20, 30));
+    assert_eq!(next(2_000), (20, 50));
+    assert_eq!(next(2_001), (10, 70));
+    for _ in 0..5 {
+        next(9_999);
+    }
+    assert_eq!(next(9_999).0, 1, "never none");
+}
+
+/// All of a range's rules once more, told over a list in which nothing is clever.
+fn naive(all: &[mvccpb::KeyValue], request: &pb::RangeRequest) -> pb::RangeResponse {
+    let range = KeyRange::new(&request.key, &request.range_end);
+    let mut kvs: Vec<_> = all.iter().filter(|kv| range.contains(&kv.key)).cloned().collect();
+    let count = i64::try_from(kvs.len()).unwrap();
+    if request.count_only {
+        return pb::RangeResponse { count, ..Default::default() };
+    }
+    let limit = usize::try_from(request.limit).ok().filter(|&limit| limit != 0);
+    let filtered = Filter(request).is_active();
+    if request.sort_order == 0 && !filtered {
+        kvs.truncate(limit.map_or(usize::MAX, |limit| limit.saturating_add(1)));
+    }
+    kvs.retain(|kv| request.min_mod_revision == 0 || request.min_mod_revision <= kv.mod_revision);
+    kvs.retain(|kv| request.max_mod_revision == 0 || kv.mod_revision <= request.max_mod_revision);
+    kvs.retain(|kv| request.min_create_revision == 0 || request.min_create_revision <= kv.create_revision);
+    kvs.retain(|kv| request.max_create_revision == 0 || kv.create_revision <= request.max_create_revision);
+    match request.sort_target {
+        0 => {}
+        1 => kvs.sort_by_key(|kv| kv.version),
+        2 => kvs.sort_by_key(|kv| kv.create_revision),
+        3 => kvs.sort_by_key(|kv| kv.mod_revision),
+        _ => kvs.sort_by_key(|kv| kv.value.clone()),
+    }
+    if request.sort_order == 2 {
+        // Stable both ways: ties stay in key order.
+        kvs.reverse();
+        match request.sort_target {
+            0 => {}
+            1 => kvs.sort_by(|a, b| b.version.cmp(&a.version).then(a.key.cmp(&b.key))),
+            2 => kvs.sort_by(|a, b| b.create_revision.cmp(&a.create_revision).then(a.key.cmp(&b.key))),
+            3 => kvs.sort_by(|a, b| b.mod_revision.cmp(&a.mod_revision).then(a.key.cmp(&b.key))),
+            _ => kvs.sort_by(|a, b| b.value.cmp(&a.value).then(a.key.cmp(&b.key))),
+        }
+    }
+    let more = limit.is_some_and(|limit| limit < kvs.len());
+    kvs.truncate(limit.unwrap_or(usize::MAX));
+    if request.keys_only {
+        kvs.iter_mut().for_each(|kv| {
+            kv.value.clear();
+            kv.lease = if request.sort_target == 4 { kv.lease } else { 0 };
+        });
+    }
+    pb::RangeResponse { header: None, kvs, more, count }
+}
+
+#[test]
+fn random_ranges_over_many_keys_agree_with_a_plain_list() {
+    let seed: u64 = std::env::var_os("PINION_SEED").map_or(5, |seed| seed.to_str().unwrap().parse().unwrap());
+    println!("replay with PINION_SEED={seed} cargo test --lib random_ranges_over_many_keys");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut store = Store::new();
+    for _ in 0..9_000 {
+        let key = format!("{:04}", rng.random_range(0..5_000));
+        let mut txn = store.begin();
+        // Past the requests, for the leases that none of them can name yet.
+        txn.put(key.as_bytes(), format!("{}", rng.random_range(0..50)).as_bytes(), rng.random_range(0..3));
+        txn.commit();
+    }
+    let all: Vec<_> = store
+        .scan(KeyRange::From(b""), store.current_revision())
+        .map(|kv| mvccpb::KeyValue {
+            key: Bytes::copy_from_slice(kv.key),
+            create_revision: kv.create_revision,
+            mod_revision: kv.mod_revision,
+            version: kv.version,
+            value: Bytes::copy_from_slice(kv.value),
+            lease: kv.lease,
+        })
+        .collect();
+    for round in 0..300 {
+        let key = |rng: &mut StdRng| Bytes::from(format!("{:04}", rng.random_range(0..5_000)));
+        let bound = |rng: &mut StdRng| {
+            if rng.random_range(0..4) == 0 { rng.random_range(1..9_000) } else { 0 }
+        };
+        let request = pb::RangeRequest {
+            key: key(&mut rng),
+            range_end: [Bytes::from_static(b"\0"), key(&mut rng), Bytes::new()][rng.random_range(0..3)]
+                .clone(),
+            limit: [0, 1, 2, 10, 100, 600, i64::MAX][rng.random_range(0..7)],
+            sort_order: rng.random_range(0..3),
+            sort_target: rng.random_range(0..5),
+            keys_only: rng.random(),
+            count_only: rng.random_range(0..10) == 0,
+            min_mod_revision: bound(&mut rng),
+            max_mod_revision: bound(&mut rng),
+            min_create_revision: bound(&mut rng),
+            max_create_revision: bound(&mut rng),
+            ..Default::default()
+        };
+        let answered = answer(&store, &request).unwrap();
+        assert!(answered.body.len() == answered.body.capacity(), "of the exact size");
+        let expected = naive(&all, &request);
+        assert!(expected.encode_to_vec() == answered.body, "round {round}: {request:?}");
+    }
+}
+
+#[test]
+fn a_scan_of_more_than_a_message_can_carry_stops_on_its_way() {
+    let value = vec![b'v'; 1 << 20];
+    let kv = KeyValueRef {
+        key: b"k",
+        value: &value,
+        create_revision: 1,
+        mod_revision: 1,
+        sub: 0,
+        version: 1,
+        lease: 0,
+    };
+    let mut scanned = 0;
+    let endless = std::iter::repeat_with(|| {
+        scanned += 1;
+        kv
+    });
+    let refused = first(endless, usize::MAX, Shown::ALL);
+    assert!(matches!(refused, Err(Rejection::AnswerTooLarge { .. })), "{:?}", refused.map(|kvs| kvs.len()));
+    assert_eq!(scanned, 2_049, "2047 fit, the next goes too far, one more tells so");
 }

@@ -1,1 +1,3 @@
-//! checkpoint.
+//! Checkpoints: the whole state at one log index, as a file and as a stream.
+
+pub mod format;

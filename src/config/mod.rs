@@ -1,1 +1,88 @@
-//! config.
+//! Configuration: what the operator asked for, read once and typed.
+//!
+//! Split by who must agree: `cluster` holds what all members share, `process` what may differ.
+//! Everything is a function of arguments and variables that are passed in; nothing here looks at the
+//! machine, a file or the environment, so whether a port is free or a core exists is not known here.
+//!
+//! Invariant: a `Config` that `parse` returned passed `validate`.
+//! Compatibility: flag names, variables, defaults, syntax and exit codes are etcd 3.7's. What this
+//! version does not do is refused by name, never taken and forgotten: a `--client-cert-auth` that
+//! is silently ignored would be an open door.
+
+mod cluster;
+mod flags;
+mod help;
+mod parse;
+mod placement;
+mod process;
+mod url;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+pub use cluster::{
+    Bootstrap, ClusterConfig, ELECTION_MS_MAX, InitialClusterState, REQUEST_BYTES_MAX_LIMIT,
+    TXN_OPS_MAX_LIMIT,
+};
+pub use help::ETCD_API_VERSION;
+pub use parse::Refused;
+pub use placement::{Placement, Plan};
+pub use process::{Keepalive, LogConfig, LogFormat, LogLevel, LogOutput, ProcessConfig, WalSync};
+pub use url::{Url, UrlError};
+
+/// All of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    pub cluster: ClusterConfig,
+    pub process: ProcessConfig,
+}
+
+/// What the command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Parsed {
+    /// Start. The warnings are for the log, which exists only after this.
+    Run { config: Box<Config>, warnings: Vec<String> },
+    /// Print this to standard output and exit with 0.
+    Print(String),
+    /// Print the message to standard error and exit with the code.
+    Refused(Refused),
+}
+
+/// Reads arguments (without the program's own name) and the environment.
+pub fn parse(
+    args: impl IntoIterator<Item = String>,
+    variables: impl IntoIterator<Item = (String, String)>,
+) -> Parsed {
+    match read(args, variables) {
+        Ok(parsed) => parsed,
+        Err(refused) => Parsed::Refused(refused),
+    }
+}
+
+fn read(
+    args: impl IntoIterator<Item = String>,
+    variables: impl IntoIterator<Item = (String, String)>,
+) -> Result<Parsed, Refused> {
+    let (settings, warnings) = parse::settings(args, variables)?;
+    if settings.boolean("help")? {
+        return Ok(Parsed::Print(help::help()));
+    }
+    if settings.boolean("version")? {
+        return Ok(Parsed::Print(help::version()));
+    }
+    let process = ProcessConfig::read(&settings)?;
+    let config = Config { cluster: ClusterConfig::read(&settings, &process)?, process };
+    config.validate()?;
+    // Its value does not matter, but nonsense is still nonsense.
+    settings.boolean("socket-reuse-port")?;
+    Ok(Parsed::Run { config: Box::new(config), warnings })
+}
+
+impl Config {
+    /// Refuses values that contradict each other.
+    fn validate(&self) -> Result<(), Refused> {
+        self.cluster.validate()?;
+        self.process.validate()
+    }
+}

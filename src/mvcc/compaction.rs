@@ -115,15 +115,15 @@ impl Store {
                     let (path, newest) = self.tree.find(record.key);
                     assert_eq!(newest, Some(record.newest()), "the newest record is in the tree");
                     self.tree.remove(&path);
-                    self.bytes -= record.key.len() as u64 + KEY_OVERHEAD_BYTES;
+                    self.key_bytes -= record.key.len() as u64 + KEY_OVERHEAD_BYTES;
                 }
-                self.bytes -= self.log.note_dropped(seq) as u64;
+                self.record_bytes -= self.log.note_dropped(seq) as u64;
             }
             // Superseded tombstones were handled when the walk, this or an earlier one, met them.
             let superseded = previous.filter(|_| done < main).and_then(|previous| self.log.get(previous));
             if let Some(put) = superseded.filter(|superseded| !superseded.tombstone) {
                 let put = put.seq;
-                self.bytes -= self.log.note_dropped(put) as u64;
+                self.record_bytes -= self.log.note_dropped(put) as u64;
             }
             seq += 1;
         }

@@ -74,6 +74,9 @@ impl<'a> Record<'a> {
         let (superseded_at, rest) = bytes.split_first_chunk::<8>()?;
         let superseded_at = i64::from_le_bytes(*superseded_at);
         let (&flags, mut rest) = rest.split_first()?;
+        if flags & !(TOMBSTONE | PREVIOUS | FIRST | LEASE | SUB) != 0 {
+            return None;
+        }
         let tombstone = flags & TOMBSTONE != 0;
         let lag = take_varint(&mut rest)?;
         let main = i64::try_from(seq.checked_sub(lag)?).ok()?;
@@ -156,13 +159,6 @@ impl<'a> Record<'a> {
         }
         out.extend_from_slice(self.key);
         out.extend_from_slice(self.value);
-    }
-
-    /// Length of the encoded record.
-    pub(super) fn encoded_len(&self) -> usize {
-        let mut bytes = Vec::with_capacity(self.encoded_bytes_max());
-        self.encode(&mut bytes);
-        bytes.len()
     }
 
     /// Upper bound of the encoded length.

@@ -38,7 +38,8 @@ pub struct Restore {
     keys: u64,
     /// Records reached from the keys met so far.
     reached: u64,
-    bytes: u64,
+    record_bytes: u64,
+    key_bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,7 +71,8 @@ impl Restore {
             records: 0,
             keys: 0,
             reached: 0,
-            bytes: 0,
+            record_bytes: 0,
+            key_bytes: 0,
         }
     }
 
@@ -106,7 +108,8 @@ impl Restore {
             compaction: Compaction::new(self.compacted),
             pins: Vec::new(),
             pins_made: 0,
-            bytes: self.bytes,
+            record_bytes: self.record_bytes,
+            key_bytes: self.key_bytes,
         })
     }
 
@@ -156,7 +159,7 @@ impl Restore {
             self.log.append_encoded(seq, bytes);
             self.last = (seq, record.main, record.sub);
             self.records += 1;
-            self.bytes += length as u64;
+            self.record_bytes += length as u64;
             rest = &rest[length..];
         }
         Ok(())
@@ -204,7 +207,7 @@ impl Restore {
             }
             self.reached += check_chain(&self.log, newest)?;
             self.keys += 1;
-            self.bytes += newest.key.len() as u64 + KEY_OVERHEAD_BYTES;
+            self.key_bytes += newest.key.len() as u64 + KEY_OVERHEAD_BYTES;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@
 //! `live` of a child is the number of live keys under it; a node is referenced once or is free.
 //! Neighbours that together would leave a node half empty are merged when one becomes small.
 //! Cost: all operations O(log keys), counts included. A leaf that fills up by ascending inserts
-//! stays full when it splits.
+//! stays full when it splits, also when such a run lies between other keys.
 
 use super::key_block::{KeyBlock, reserve_lean, separator, split_exact};
 use super::record::Newest;
@@ -24,8 +24,9 @@ const MERGE_BELOW: usize = FANOUT / 4;
 const MERGED_MAX: usize = FANOUT * 3 / 4;
 /// How full leaves are after a bulk load.
 const BULK_FILL: usize = FANOUT * 15 / 16;
-/// So many inserts at a leaf's end in a row are taken for an ascending run.
-const ASCENDING_RUN: u8 = 16;
+/// So many inserts in a row, each right behind the one before, are taken for an ascending run. As
+/// many as an even split leaves room for: so uneven splits come no more often than even ones.
+const ASCENDING_RUN: u32 = narrow(FANOUT / 2);
 /// A tree of 64-way nodes, half full on average, reaches 2^32 keys in seven levels.
 const HEIGHT_MAX: usize = 24;
 
@@ -34,8 +35,10 @@ struct Leaf {
     keys: KeyBlock,
     newest: Vec<Newest>,
     live: u32,
-    /// Inserts at the end since the last one elsewhere.
-    ascending: u8,
+    /// Inserts in a row of which each came right behind the one before.
+    run: u32,
+    /// Where the next insert of that run would come.
+    run_slot: usize,
 }
 
 #[derive(Debug, Default)]
@@ -147,8 +150,8 @@ impl Tree {
     /// Adds `key` at `path`, as `find` gave it for this very key.
     pub(super) fn insert(&mut self, path: &Path, key: &[u8], newest: Newest) {
         let leaf = self.leaves.get_mut(path.leaf);
-        let at_end = path.slot == leaf.keys.len();
-        leaf.ascending = if at_end { leaf.ascending.saturating_add(1) } else { 0 };
+        leaf.run = if path.slot == leaf.run_slot { leaf.run.saturating_add(1) } else { 1 };
+        leaf.run_slot = path.slot + 1;
         leaf.keys.insert(path.slot, key);
         reserve_lean(&mut leaf.newest, 1);
         leaf.newest.insert(path.slot, newest);
@@ -162,16 +165,24 @@ impl Tree {
         if leaf.keys.len() <= FANOUT && (leaf.keys.bytes_count() <= NODE_BYTES_MAX || leaf.keys.len() == 1) {
             return;
         }
-        // An ascending run leaves full leaves behind; one run of inserts earns one such split, so
-        // that no pattern of inserts can make one nearly empty leaf after another.
-        let split_at =
-            if at_end && ASCENDING_RUN <= leaf.ascending { leaf.keys.len() - 1 } else { leaf.keys.len() / 2 };
-        let run = std::mem::take(&mut leaf.ascending);
+        // An ascending run leaves full leaves behind: at a leaf's end its next key opens a new leaf;
+        // in the middle, what lies behind the run moves away once.
+        let in_run = ASCENDING_RUN <= leaf.run;
+        let behind = leaf.keys.len() - leaf.run_slot;
+        let split_at = match behind {
+            0 if in_run => leaf.keys.len() - 1,
+            _ if in_run => leaf.run_slot,
+            _ => leaf.keys.len() / 2,
+        };
         let right = Leaf {
             keys: leaf.keys.split_off(split_at),
             newest: split_exact(&mut leaf.newest, split_at),
-            live: 0,
-            ascending: if at_end { run } else { 0 },
+            ..Leaf::default()
+        };
+        let right = if in_run && behind == 0 {
+            Leaf { run: std::mem::take(&mut leaf.run), run_slot: 1, ..right }
+        } else {
+            right
         };
         let live = live_of(&right.newest);
         leaf.live -= live;
@@ -236,7 +247,7 @@ impl Tree {
     pub(super) fn remove(&mut self, path: &Path) {
         let leaf = self.leaves.get_mut(path.leaf);
         leaf.keys.remove(path.slot);
-        leaf.ascending = 0;
+        leaf.run = 0;
         let removed = leaf.newest.remove(path.slot);
         self.entries -= 1;
         if removed.is_live() {
@@ -326,7 +337,7 @@ impl Tree {
             leaf.keys.append(&right.keys);
             leaf.newest.extend_from_slice(&right.newest);
             leaf.live += right.live;
-            leaf.ascending = 0;
+            leaf.run = 0;
         } else {
             let between = between.to_vec();
             let right = self.inners.remove(right_node);
@@ -409,6 +420,12 @@ impl Tree {
             return true;
         }
         false
+    }
+
+    /// Leaves and inner nodes in use.
+    #[cfg(test)]
+    pub(super) fn shape(&self) -> (usize, usize) {
+        (self.leaves.used(), self.inners.used())
     }
 
     /// Checks the module's invariants. O(keys).
@@ -595,6 +612,9 @@ fn live_of(newest: &[Newest]) -> u32 {
 }
 
 /// Positions inside a node.
-fn narrow(position: usize) -> u32 {
-    u32::try_from(position).expect("a node has few entries")
+const fn narrow(position: usize) -> u32 {
+    assert!(position < 1 << 30, "a node has few entries");
+    #[expect(clippy::cast_possible_truncation, reason = "checked above; const fn has no TryFrom")]
+    let position = position as u32;
+    position
 }

@@ -16,12 +16,13 @@ pub struct WriteTxn<'a> {
     store: &'a mut Store,
     /// Number of the first record this transaction writes.
     first_seq: u64,
-    bytes_before: u64,
+    /// `Store::record_bytes` and `key_bytes` before it.
+    bytes_before: (u64, u64),
 }
 
 impl<'a> WriteTxn<'a> {
     pub(super) fn new(store: &'a mut Store) -> Self {
-        Self { first_seq: store.log.next_seq(), bytes_before: store.bytes, store }
+        Self { first_seq: store.log.next_seq(), bytes_before: (store.record_bytes, store.key_bytes), store }
     }
 }
 
@@ -40,7 +41,7 @@ impl WriteTxn<'_> {
             _ => (revision.main, 1),
         };
         let links = old.as_ref().map(|old| links_to(&store.log, old));
-        store.bytes += store.log.append(&Record {
+        store.record_bytes += store.log.append(&Record {
             seq,
             main: revision.main,
             sub: revision.sub,
@@ -59,7 +60,7 @@ impl WriteTxn<'_> {
             store.tree.set(&path, newest);
         } else {
             store.tree.insert(&path, key, newest);
-            store.bytes += key.len() as u64 + KEY_OVERHEAD_BYTES;
+            store.key_bytes += key.len() as u64 + KEY_OVERHEAD_BYTES;
         }
         store.head = revision.main;
         revision
@@ -97,7 +98,7 @@ impl WriteTxn<'_> {
             log.set_superseded_at(links.previous, revision.main);
             tree.set(&path, Newest::new(seq, true));
             Tree::advance(&mut path);
-            self.store.bytes += length as u64;
+            self.store.record_bytes += length as u64;
             self.store.head = revision.main;
             count += 1;
         }
@@ -181,7 +182,7 @@ impl Drop for WriteTxn<'_> {
             }
         }
         store.log.truncate(self.first_seq);
-        store.bytes = self.bytes_before;
+        (store.record_bytes, store.key_bytes) = self.bytes_before;
         store.head = store.current;
     }
 }

@@ -4,7 +4,8 @@ use bytes::Bytes;
 
 use crate::apply::{Outcome, RequestKind};
 use crate::pb::etcdserverpb as pb;
-use crate::types::{Term, Ticket};
+use crate::raft::{CheckpointMeta, Entry};
+use crate::types::{LogIndex, MemberId, Term, Ticket};
 
 /// What a client shard asks of the rest of the member.
 #[derive(Debug)]
@@ -89,4 +90,39 @@ pub enum Refusal {
     LeaderChanged,
     /// Raft dropped the proposal.
     Dropped,
+}
+
+/// What raft is told.
+#[derive(Debug)]
+pub enum ToRaft {
+    /// A client's request.
+    Propose { ticket: Ticket, kind: RequestKind, body: Bytes },
+    /// A linearizable read.
+    Read { ticket: Ticket, query: Query },
+    /// The state machine stands here.
+    Applied { index: LogIndex },
+    /// A checkpoint of the state machine is durable.
+    Checkpointed { meta: CheckpointMeta },
+}
+
+/// What the store is told.
+#[derive(Debug)]
+pub enum ToStore {
+    /// Apply these next.
+    Committed { entries: Vec<Entry>, facts: Facts },
+    /// Linearizable reads that may be answered now: everything they must see came before on this ring.
+    Confirmed { reads: Vec<(Ticket, Query)> },
+    /// A serializable read.
+    Read { ticket: Ticket, query: Query },
+    /// Leadership moved.
+    Leadership { facts: Facts },
+}
+
+/// What a status answer tells of consensus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    pub leader: Option<MemberId>,
+    pub term: Term,
+    pub committed: LogIndex,
+    pub is_learner: bool,
 }

@@ -1,3 +1,14 @@
 //! Raft and state machine joined, still without I/O.
 
 pub mod exchange;
+mod proposals;
+mod reads;
+#[expect(clippy::module_inception, reason = "the role's state is the module's subject")]
+mod replica;
+#[cfg(test)]
+mod role_tests;
+#[cfg(test)]
+mod tests;
+
+pub use proposals::GROUP_BYTES_MAX;
+pub use replica::{Config, Ready, Replica, Space};

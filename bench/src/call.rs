@@ -1,0 +1,91 @@
+//! One call at a time, blocking: the few questions asked outside the load, such as "how many keys are
+//! there" and "do you answer yet".
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use prost::Message;
+
+use crate::client::{ClientError, Endpoint};
+use crate::http2::{Connection, End, Method, Sink};
+use crate::workload::{RangeReply, count_request, probe_request};
+
+#[derive(Default)]
+struct Reply {
+    bytes: Vec<u8>,
+    end: Option<Result<(), String>>,
+}
+
+impl Sink for Reply {
+    fn on_data(&mut self, _stream: u32, payload: &[u8]) {
+        self.bytes.extend_from_slice(payload);
+    }
+
+    fn on_end(&mut self, _stream: u32, end: End<'_>) {
+        self.end = Some(match end {
+            End::Status { code: 0, .. } => Ok(()),
+            End::Status { code, message } => Err(format!("grpc-status {code}: {message}")),
+            End::Reset(code) => Err(format!("stream reset with HTTP/2 error {code}")),
+        });
+    }
+}
+
+/// Makes one call on a connection of its own and returns the reply's protobuf bytes.
+pub(crate) fn call(
+    endpoint: &Endpoint,
+    method: Method,
+    message: &[u8],
+    timeout: Duration,
+) -> Result<Vec<u8>, ClientError> {
+    let address = endpoint.address;
+    let give_up = Instant::now() + timeout;
+    let mut stream = TcpStream::connect_timeout(&address, timeout)
+        .map_err(|source| ClientError::Connect { address, source })?;
+    let io = |source| ClientError::Io { operation: "call", source };
+    stream.set_nodelay(true).map_err(io)?;
+    stream.set_write_timeout(Some(timeout)).map_err(io)?;
+    let mut connection = Connection::new(&endpoint.authority);
+    let mut reply = Reply::default();
+    let mut buffer = vec![0; 64 * 1024];
+    let mut is_sent = false;
+    loop {
+        if !is_sent && connection.can_open() {
+            connection.open(method, message);
+            is_sent = true;
+        }
+        stream.write_all(&connection.out).map_err(io)?;
+        connection.out.clear();
+        match reply.end.take() {
+            Some(Ok(())) => {
+                // The gRPC prefix: one byte of flags, four of length.
+                let body = reply.bytes.split_off(reply.bytes.len().min(5));
+                return Ok(body);
+            }
+            Some(Err(text)) => return Err(ClientError::Call(text)),
+            None => {}
+        }
+        let left = give_up.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ClientError::Call(format!("no reply within {timeout:?}")));
+        }
+        stream.set_read_timeout(Some(left)).map_err(io)?;
+        let length = stream.read(&mut buffer).map_err(io)?;
+        if length == 0 {
+            return Err(ClientError::Call("the server closed the connection".to_owned()));
+        }
+        connection.receive(&buffer[..length], &mut reply)?;
+    }
+}
+
+/// How many keys of ours the server holds.
+pub(crate) fn count_keys(endpoint: &Endpoint, timeout: Duration) -> Result<u64, ClientError> {
+    let reply = call(endpoint, Method::Range, &count_request(), timeout)?;
+    let reply = RangeReply::decode(&reply[..]).map_err(|error| ClientError::Call(error.to_string()))?;
+    u64::try_from(reply.count).map_err(|error| ClientError::Call(error.to_string()))
+}
+
+/// One linearizable get: succeeds once the server can answer clients.
+pub(crate) fn probe(endpoint: &Endpoint, timeout: Duration) -> Result<(), ClientError> {
+    call(endpoint, Method::Range, &probe_request(), timeout).map(|_| ())
+}

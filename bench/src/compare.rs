@@ -1,0 +1,518 @@
+//! The comparison: start a server, put each scenario to it, end it; then the other one; then again.
+//!
+//! One server runs at a time, so neither disturbs the other. Scenarios of one group share a server's
+//! life; groups differ in what is in the store. Rounds alternate which target goes first, so that a
+//! machine growing slower over the minutes harms both alike.
+//!
+//! Invariants: both targets get the same cores, disk, client, seed and flags but for `--*-args`;
+//! measurements of one round stand next to each other in time and are compared only with each other.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::cli::{self, AnyError, Cpus};
+use crate::client::{self, Observer, Plan};
+use crate::disk::{self, Device, DiskCounters, RawSync, ScratchDir};
+use crate::host::Host;
+use crate::process::{Launch, Server, StopSignal};
+use crate::report::{self, Bar, Figures, ratio, thousands, time};
+use crate::sys;
+use crate::verdict;
+use crate::workload::{Fill, Load, Scenario, Space};
+
+/// Values as in design.md's table.
+const KEY_BYTES: usize = 32;
+const VALUE_BYTES: usize = 256;
+/// A count over a million keys takes etcd a while, sixteen of them at once longer.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Let a collector or a background write settle before memory is read.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// How to compare.
+#[derive(Debug, Clone, Args, Serialize)]
+pub(crate) struct CompareOptions {
+    /// The etcd to compare with
+    #[arg(long, default_value = "etcd")]
+    pub etcd_bin: PathBuf,
+    /// The pinion to compare
+    #[arg(long, default_value = "target/release/pinion")]
+    pub pinion_bin: PathBuf,
+    /// More flags for etcd, separated by blanks
+    #[arg(long, default_value = "--logger=zap --log-level=error", allow_hyphen_values = true)]
+    pub etcd_args: String,
+    /// More flags for pinion, separated by blanks
+    #[arg(long, default_value = "--log-level=error", allow_hyphen_values = true)]
+    pub pinion_args: String,
+    /// Measure one of them only
+    #[arg(long, value_enum)]
+    pub only: Option<Target>,
+    /// Where both keep their data, each in a fresh directory: on the disk that is to be measured
+    #[arg(long, default_value = ".")]
+    pub dir: PathBuf,
+    /// Leave data and logs behind
+    #[arg(long)]
+    pub keep: bool,
+    /// Cores of the server under test: 0 or 0,2-3 (default: all)
+    #[arg(long, default_value = "", value_parser = cli::parse_cpus)]
+    pub server_cpus: Cpus,
+    /// Cores of the client's threads (default: not pinned)
+    #[arg(long, default_value = "", value_parser = cli::parse_cpus)]
+    pub client_cpus: Cpus,
+    /// Client threads
+    #[arg(long, default_value_t = 1)]
+    pub threads: usize,
+    /// Never sleep while waiting for replies
+    #[arg(long)]
+    pub spin: bool,
+    /// How often each target is measured
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+    /// How long each scenario is measured
+    #[arg(long, default_value = "3s", value_parser = cli::parse_duration)]
+    pub duration: Duration,
+    /// How long it is loaded before
+    #[arg(long, default_value = "1s", value_parser = cli::parse_duration)]
+    pub warmup: Duration,
+    /// Only these, separated by commas: put-1x1, put-16x4, put-16x32, put-10k, txn-16x32, get-16x32,
+    /// serializable-get-16x32, page, count, page-big, count-big, memory, restart
+    #[arg(long, value_delimiter = ',')]
+    pub scenarios: Vec<String>,
+    /// Also pages and counts of --big-keys keys
+    #[arg(long)]
+    pub big: bool,
+    /// Key space of puts, gets, pages and counts
+    #[arg(long, default_value_t = 100_000)]
+    pub keys: u64,
+    /// Keys for memory, restart, page-big and count-big
+    #[arg(long, default_value_t = 1_000_000)]
+    pub big_keys: u64,
+    /// Puts in one transaction when --big-keys are loaded; 1 is how keys come in real life
+    #[arg(long, default_value_t = 1)]
+    pub big_batch: u64,
+    /// How often the big store is loaded and measured
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub big_rounds: u32,
+    /// How a server is ended before it is started again
+    #[arg(long, value_enum, default_value = "term")]
+    pub restart_signal: StopSignal,
+    /// Seed of keys and values
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Write everything measured to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the tables to this file as Markdown
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+}
+
+/// Who is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Target {
+    Etcd,
+    Pinion,
+}
+
+impl Target {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Etcd => "etcd",
+            Self::Pinion => "pinion",
+        }
+    }
+}
+
+/// What is in the store when a scenario starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Group {
+    /// Nothing but what earlier scenarios of the group wrote.
+    Writes,
+    /// `--keys` keys.
+    Reads,
+    /// `--big-keys` keys.
+    Big,
+}
+
+/// A scenario at a load.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    name: &'static str,
+    group: Group,
+    scenario: Scenario,
+    connections: usize,
+    in_flight: usize,
+    rate_per_s: Option<u64>,
+}
+
+const fn case(
+    name: &'static str,
+    group: Group,
+    scenario: Scenario,
+    connections: usize,
+    in_flight: usize,
+) -> Case {
+    Case { name, group, scenario, connections, in_flight, rate_per_s: None }
+}
+
+const CASES: [Case; 11] = [
+    case("put-1x1", Group::Writes, Scenario::Put, 1, 1),
+    case("put-16x4", Group::Writes, Scenario::Put, 16, 4),
+    case("put-16x32", Group::Writes, Scenario::Put, 16, 32),
+    Case { rate_per_s: Some(10_000), ..case("put-10k", Group::Writes, Scenario::Put, 16, 64) },
+    case("txn-16x32", Group::Writes, Scenario::Txn, 16, 32),
+    case("get-16x32", Group::Reads, Scenario::Get, 16, 32),
+    case("serializable-get-16x32", Group::Reads, Scenario::SerializableGet, 16, 32),
+    case("page", Group::Reads, Scenario::Page, 4, 4),
+    case("count", Group::Reads, Scenario::Count, 4, 4),
+    case("page-big", Group::Big, Scenario::Page, 4, 4),
+    case("count-big", Group::Big, Scenario::Count, 4, 4),
+];
+/// What is measured in the big group besides its cases.
+const MEMORY: &str = "memory";
+const RESTART: &str = "restart";
+
+/// One scenario, one target, one round.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Measurement {
+    pub case: &'static str,
+    pub target: Target,
+    pub round: u32,
+    pub figures: Figures,
+    pub server_cpu_us_per_request: f64,
+    pub device_bytes_per_request: Option<f64>,
+    pub device_writes_per_request: Option<f64>,
+    pub device_flushes_per_request: Option<f64>,
+    /// By the server's own account, warm-up included.
+    pub wal_syncs_per_request: Option<f64>,
+}
+
+/// What a big store costs.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct BigStore {
+    pub target: Target,
+    pub round: u32,
+    pub keys: u64,
+    pub load_keys_per_s: f64,
+    pub anonymous_bytes_before: u64,
+    pub anonymous_bytes_after: u64,
+    pub anonymous_bytes_per_key: f64,
+    /// From exec to the first answer of a linearizable read, once per restart.
+    pub restart_s: Vec<f64>,
+}
+
+/// Everything a comparison found.
+#[derive(Debug, Serialize)]
+pub(crate) struct Comparison {
+    pub host: Host,
+    pub versions: Vec<(Target, String)>,
+    pub options: CompareOptions,
+    pub raw_sync: RawSync,
+    pub measurements: Vec<Measurement>,
+    pub big_stores: Vec<BigStore>,
+    pub marks: Vec<verdict::Mark>,
+}
+
+struct Session<'a> {
+    options: &'a CompareOptions,
+    scratch: &'a Path,
+    device: Option<Device>,
+    targets: Vec<(Target, Launch)>,
+    measurements: Vec<Measurement>,
+    big_stores: Vec<BigStore>,
+}
+
+/// Compares, prints and saves. False when any request failed.
+pub(crate) fn run(options: &CompareOptions) -> Result<bool, AnyError> {
+    check_scenarios(options)?;
+    let targets = launches(options)?;
+    let versions = targets
+        .iter()
+        .map(|(target, launch)| Ok((*target, launch.version()?)))
+        .collect::<Result<Vec<_>, std::io::Error>>()?;
+    let name = format!("pinion-bench-{}", std::process::id());
+    let scratch = ScratchDir::create(&options.dir, &name, options.keep)?;
+    let host = Host::read(&scratch.path);
+    eprint!("{}", host.lines());
+    for (target, version) in &versions {
+        eprintln!("{}: {version}", target.name());
+    }
+    let raw_sync = disk::raw_sync(&scratch.path)?;
+    eprintln!("raw sync of this disk: p50 {}, p99 {}", time(raw_sync.p50_us), time(raw_sync.p99_us));
+    let mut session = Session {
+        options,
+        scratch: &scratch.path,
+        device: Device::of(&scratch.path),
+        targets,
+        measurements: Vec::new(),
+        big_stores: Vec::new(),
+    };
+    for (group, rounds) in
+        [(Group::Writes, options.rounds), (Group::Reads, options.rounds), (Group::Big, options.big_rounds)]
+    {
+        session.run_group(group, rounds)?;
+    }
+    let Session { measurements, big_stores, .. } = session;
+    let marks = verdict::marks(&measurements, &big_stores, &raw_sync, KEY_BYTES + VALUE_BYTES);
+    let comparison =
+        Comparison { host, versions, options: options.clone(), raw_sync, measurements, big_stores, marks };
+    let text = verdict::markdown(&comparison);
+    print!("{text}");
+    if let Some(path) = &options.markdown {
+        std::fs::write(path, &text)?;
+    }
+    if let Some(path) = &options.json {
+        report::save_json(path, &comparison)?;
+    }
+    Ok(comparison.measurements.iter().all(|measurement| measurement.figures.is_clean()))
+}
+
+fn check_scenarios(options: &CompareOptions) -> Result<(), AnyError> {
+    for wanted in &options.scenarios {
+        let is_known = CASES.iter().any(|case| case.name == wanted) || wanted == MEMORY || wanted == RESTART;
+        if !is_known {
+            return Err(format!("no scenario {wanted:?}; see `pinion-bench compare --help`").into());
+        }
+    }
+    Ok(())
+}
+
+/// The servers to measure. One that is not there is an error, unless the other alone was asked for.
+fn launches(options: &CompareOptions) -> Result<Vec<(Target, Launch)>, AnyError> {
+    let all = [
+        (Target::Etcd, &options.etcd_bin, &options.etcd_args),
+        (Target::Pinion, &options.pinion_bin, &options.pinion_args),
+    ];
+    let mut targets = Vec::new();
+    for (target, program, args) in all {
+        if options.only.is_some_and(|only| only != target) {
+            continue;
+        }
+        let launch = Launch {
+            name: target.name().to_owned(),
+            program: program.clone(),
+            extra_args: args.split_whitespace().map(str::to_owned).collect(),
+            cpus: options.server_cpus.0.clone(),
+        };
+        launch.version().map_err(|error| {
+            let name = target.name();
+            format!("cannot run {}: {error} (give --{name}-bin, or --only the other one)", program.display())
+        })?;
+        targets.push((target, launch));
+    }
+    Ok(targets)
+}
+
+impl Session<'_> {
+    fn is_wanted(&self, name: &str) -> bool {
+        let is_optional = name.ends_with("-big");
+        let named = &self.options.scenarios;
+        if named.is_empty() {
+            !is_optional || self.options.big
+        } else {
+            named.iter().any(|wanted| wanted == name)
+        }
+    }
+
+    fn run_group(&mut self, group: Group, rounds: u32) -> Result<(), AnyError> {
+        let cases: Vec<Case> =
+            CASES.into_iter().filter(|case| case.group == group && self.is_wanted(case.name)).collect();
+        let has_extras = group == Group::Big && (self.is_wanted(MEMORY) || self.is_wanted(RESTART));
+        if cases.is_empty() && !has_extras {
+            return Ok(());
+        }
+        for round in 1..=rounds {
+            let mut targets = self.targets.clone();
+            if round % 2 == 0 {
+                targets.reverse();
+            }
+            for (target, launch) in targets {
+                let name = format!("{}-{group:?}-{round}", target.name()).to_lowercase();
+                let directory = ScratchDir::create(self.scratch, &name, self.options.keep)?;
+                let server = Server::start(&launch, &directory.path)?;
+                self.run_life(server, target, group, round, &cases)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One server's life: from an empty store to the last scenario of its group.
+    fn run_life(
+        &mut self,
+        server: Server,
+        target: Target,
+        group: Group,
+        round: u32,
+        cases: &[Case],
+    ) -> Result<(), AnyError> {
+        let keys = if group == Group::Big { self.options.big_keys } else { self.options.keys };
+        let mut big_store = None;
+        if group != Group::Writes {
+            let before = server.anonymous_bytes()?;
+            let batch = if group == Group::Big { self.options.big_batch } else { 100 };
+            let filled = cli::fill(&self.plan(&server, &CASES[2], keys), Fill { batch, is_shuffled: true })?;
+            if group == Group::Big {
+                std::thread::sleep(SETTLE);
+                let after = server.anonymous_bytes()?;
+                let per_key = after.saturating_sub(before) as f64 / keys as f64;
+                eprintln!(
+                    "{} round {round}: {keys} keys loaded at {} /s, {per_key:.0} B anonymous memory a key",
+                    target.name(),
+                    thousands(ratio(keys as f64, filled.window_s)),
+                );
+                big_store = Some(BigStore {
+                    target,
+                    round,
+                    keys,
+                    load_keys_per_s: ratio(keys as f64, filled.window_s),
+                    anonymous_bytes_before: before,
+                    anonymous_bytes_after: after,
+                    anonymous_bytes_per_key: per_key,
+                    restart_s: Vec::new(),
+                });
+            }
+        }
+        for case in cases {
+            let plan = self.plan(&server, case, keys);
+            let measurement = self.measure(&server, target, round, case, &plan)?;
+            eprintln!("{}", progress_line(&measurement));
+            self.measurements.push(measurement);
+        }
+        if let Some(mut big_store) = big_store {
+            if self.is_wanted(RESTART) {
+                big_store.restart_s = self.restart_times(server, target)?;
+            }
+            self.big_stores.push(big_store);
+        }
+        Ok(())
+    }
+
+    fn restart_times(&self, mut server: Server, target: Target) -> Result<Vec<f64>, AnyError> {
+        let mut times = Vec::new();
+        for _ in 0..self.options.rounds {
+            server = server.restart(self.options.restart_signal)?;
+            times.push(server.start_time.as_secs_f64());
+            eprintln!(
+                "{}: restarted, first read after {:.2} s",
+                target.name(),
+                server.start_time.as_secs_f64()
+            );
+        }
+        Ok(times)
+    }
+
+    fn plan(&self, server: &Server, case: &Case, keys: u64) -> Plan {
+        Plan {
+            endpoint: server.endpoint.clone(),
+            connections: case.connections,
+            in_flight: case.in_flight,
+            rate_per_s: case.rate_per_s,
+            warmup: self.options.warmup,
+            duration: Some(self.options.duration),
+            deadline: DEADLINE,
+            threads: self.options.threads,
+            pin: self.options.client_cpus.0.clone(),
+            is_spinning: self.options.spin,
+            seed: self.options.seed,
+            space: Space { keys, key_bytes: KEY_BYTES, value_bytes: VALUE_BYTES },
+            load: Load::Endless { scenario: case.scenario, read_percent: 0, page_keys: 100 },
+        }
+    }
+
+    fn measure(
+        &self,
+        server: &Server,
+        target: Target,
+        round: u32,
+        case: &Case,
+        plan: &Plan,
+    ) -> Result<Measurement, AnyError> {
+        if sys::is_interrupted() {
+            return Err("interrupted".into());
+        }
+        let syncs_before = server.wal_syncs();
+        let mut gauges = Gauges {
+            bar: Bar::of_time(self.options.warmup + self.options.duration),
+            server,
+            device: self.device.as_ref(),
+            open: None,
+            close: None,
+        };
+        let run = client::run(plan, &mut gauges)?;
+        let (open, close) = gauges.open.zip(gauges.close).ok_or("the window never opened and closed")?;
+        drop(gauges.bar);
+        let figures = Figures::of(&run);
+        let replies = figures.replies_in_window as f64;
+        let disk = close.disk.zip(open.disk).map(|(after, before)| after.since(before));
+        let per_request = |pick: fn(DiskCounters) -> u64| disk.map(|disk| ratio(pick(disk) as f64, replies));
+        let wal_syncs =
+            server.wal_syncs().zip(syncs_before).map(|(after, before)| after.saturating_sub(before));
+        Ok(Measurement {
+            case: case.name,
+            target,
+            round,
+            server_cpu_us_per_request: ratio((close.cpu - open.cpu).as_secs_f64() * 1e6, replies),
+            device_bytes_per_request: per_request(|disk| disk.bytes_written),
+            device_writes_per_request: per_request(|disk| disk.writes),
+            device_flushes_per_request: per_request(|disk| disk.flushes),
+            wal_syncs_per_request: wal_syncs.map(|syncs| ratio(syncs as f64, figures.replies as f64)),
+            figures,
+        })
+    }
+}
+
+fn progress_line(measurement: &Measurement) -> String {
+    let figures = &measurement.figures;
+    let failures = if figures.is_clean() { "" } else { "  SOME FAILED" };
+    format!(
+        "{} {} round {}: {} /s, p50 {}, p99 {}, server {:.1} us, client {:.2} us{failures}",
+        measurement.case,
+        measurement.target.name(),
+        measurement.round,
+        thousands(figures.replies_per_s),
+        time(figures.latency_us.p50),
+        time(figures.latency_us.p99),
+        measurement.server_cpu_us_per_request,
+        figures.client_cpu_us_per_request,
+    )
+}
+
+/// What server and disk have used up to one moment.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    cpu: Duration,
+    disk: Option<DiskCounters>,
+}
+
+/// Reads the server's and the disk's counters at the window's edges.
+struct Gauges<'a> {
+    bar: Bar,
+    server: &'a Server,
+    device: Option<&'a Device>,
+    open: Option<Reading>,
+    close: Option<Reading>,
+}
+
+impl Gauges<'_> {
+    fn read(&self) -> Option<Reading> {
+        let cpu = self.server.cpu_time().ok()?; // gone when the server is: the run's errors say so
+        Some(Reading { cpu, disk: self.device.and_then(Device::counters) })
+    }
+}
+
+impl Observer for Gauges<'_> {
+    fn on_window_open(&mut self) {
+        self.open = self.read();
+    }
+
+    fn on_window_close(&mut self) {
+        self.close = self.read();
+    }
+
+    fn on_progress(&mut self, replies: u64, elapsed: Duration) {
+        self.bar.on_progress(replies, elapsed);
+    }
+}

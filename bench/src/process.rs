@@ -1,0 +1,283 @@
+//! A server under test as a process: started on fresh ports and a fresh directory, watched, and ended.
+//!
+//! Invariants: a `Server` that goes out of scope has been killed and reaped, by pid; should this process
+//! die first, however it dies, the kernel kills the server (`sys::confine`).
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::call;
+use crate::client::{ClientError, Endpoint};
+use crate::sys;
+
+/// How long a server may take until it answers.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long it may take to end after SIGTERM.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two looks.
+const POLL: Duration = Duration::from_millis(1);
+/// How much of a log is shown when its server has failed.
+const LOG_TAIL_BYTES: usize = 2000;
+
+/// What went wrong with a server.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProcessError {
+    #[error("cannot start {program}: {source}")]
+    Start { program: PathBuf, source: io::Error },
+    #[error("{name} ended before it answered ({status}); its log says:\n{log}")]
+    Ended { name: String, status: ExitStatus, log: String },
+    #[error("{name} did not answer within {START_TIMEOUT:?}: {error}; its log says:\n{log}")]
+    Silent { name: String, error: ClientError, log: String },
+    #[error("{name} did not end within {STOP_TIMEOUT:?} of SIGTERM")]
+    DidNotEnd { name: String },
+    #[error("{operation}: {source}")]
+    Io { operation: &'static str, source: io::Error },
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// How to start a server that takes etcd's flags.
+#[derive(Debug, Clone)]
+pub(crate) struct Launch {
+    pub name: String,
+    pub program: PathBuf,
+    /// After the flags that every server gets.
+    pub extra_args: Vec<String>,
+    /// Cores it may use; none is all.
+    pub cpus: Vec<usize>,
+}
+
+impl Launch {
+    /// The first line of `--version`.
+    pub(crate) fn version(&self) -> io::Result<String> {
+        let output = Command::new(&self.program).arg("--version").stdin(Stdio::null()).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok(text.lines().next().unwrap_or("no version told").trim().to_owned())
+    }
+}
+
+/// How a server is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum StopSignal {
+    /// SIGTERM: it may tidy up
+    Term,
+    /// SIGKILL: it may not
+    Kill,
+}
+
+/// A running server.
+#[derive(Debug)]
+pub(crate) struct Server {
+    launch: Launch,
+    child: Child,
+    directory: PathBuf,
+    ports: [u16; 2],
+    pub endpoint: Endpoint,
+    /// From exec to the first answer of a linearizable read.
+    pub start_time: Duration,
+}
+
+impl Server {
+    /// Starts a server on `directory` and two free ports, and waits for its first answer.
+    pub(crate) fn start(launch: &Launch, directory: &Path) -> Result<Self, ProcessError> {
+        let ports = free_ports().map_err(|source| ProcessError::Io { operation: "find a port", source })?;
+        Self::start_on(launch, directory, ports)
+    }
+
+    fn start_on(launch: &Launch, directory: &Path, ports: [u16; 2]) -> Result<Self, ProcessError> {
+        let client = format!("http://127.0.0.1:{}", ports[0]);
+        let peer = format!("http://127.0.0.1:{}", ports[1]);
+        let log_path = directory.join("server.log");
+        let io = |operation| move |source| ProcessError::Io { operation, source };
+        fs::create_dir_all(directory).map_err(io("create the data directory"))?;
+        let log = File::options().create(true).append(true).open(&log_path).map_err(io("open the log"))?;
+        let mut command = Command::new(&launch.program);
+        command
+            .arg("--name=bench")
+            .arg(format!("--data-dir={}", directory.join("data").display()))
+            .arg(format!("--listen-client-urls={client}"))
+            .arg(format!("--advertise-client-urls={client}"))
+            .arg(format!("--listen-peer-urls={peer}"))
+            .arg(format!("--initial-advertise-peer-urls={peer}"))
+            .arg(format!("--initial-cluster=bench={peer}"))
+            .args(&launch.extra_args)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().map_err(io("open the log"))?)
+            .stderr(log);
+        sys::confine(&mut command, &launch.cpus);
+        let begin = Instant::now();
+        let child = command
+            .spawn()
+            .map_err(|source| ProcessError::Start { program: launch.program.clone(), source })?;
+        let endpoint = Endpoint {
+            address: SocketAddr::from(([127, 0, 0, 1], ports[0])),
+            authority: client[7..].to_owned(),
+        };
+        let mut server = Self {
+            launch: launch.clone(),
+            child,
+            directory: directory.to_owned(),
+            ports,
+            endpoint,
+            start_time: Duration::ZERO,
+        };
+        server.wait_for_answer(begin)?;
+        Ok(server)
+    }
+
+    fn wait_for_answer(&mut self, begin: Instant) -> Result<(), ProcessError> {
+        loop {
+            let error = match call::probe(&self.endpoint, Duration::from_secs(5)) {
+                Ok(()) => {
+                    self.start_time = begin.elapsed();
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            let name = self.launch.name.clone();
+            let ended =
+                self.child.try_wait().map_err(|source| ProcessError::Io { operation: "wait", source })?;
+            if let Some(status) = ended {
+                return Err(ProcessError::Ended { name, status, log: self.log_tail() });
+            }
+            if sys::is_interrupted() {
+                return Err(ProcessError::Interrupted);
+            }
+            if START_TIMEOUT < begin.elapsed() {
+                return Err(ProcessError::Silent { name, error, log: self.log_tail() });
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn log_tail(&self) -> String {
+        let log = fs::read(self.directory.join("server.log")).unwrap_or_default();
+        String::from_utf8_lossy(&log[log.len().saturating_sub(LOG_TAIL_BYTES)..]).into_owned()
+    }
+
+    /// Ends the server and waits until it is gone. Returns how long that took.
+    pub(crate) fn stop(&mut self, signal: StopSignal) -> Result<Duration, ProcessError> {
+        let io = |source| ProcessError::Io { operation: "end the server", source };
+        let begin = Instant::now();
+        let number = match signal {
+            StopSignal::Term => libc::SIGTERM,
+            StopSignal::Kill => libc::SIGKILL,
+        };
+        sys::send_signal(self.child.id(), number).map_err(io)?;
+        while self.child.try_wait().map_err(io)?.is_none() {
+            if STOP_TIMEOUT < begin.elapsed() {
+                return Err(ProcessError::DidNotEnd { name: self.launch.name.clone() });
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(begin.elapsed())
+    }
+
+    /// Ends the server and starts it again on the same directory and ports.
+    pub(crate) fn restart(mut self, signal: StopSignal) -> Result<Self, ProcessError> {
+        self.stop(signal)?;
+        Self::start_on(&self.launch.clone(), &self.directory.clone(), self.ports)
+    }
+
+    /// CPU time of all its threads, user and system, to the kernel's tick (10 ms).
+    pub(crate) fn cpu_time(&self) -> io::Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let ticks = parse_cpu_ticks(&stat).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Duration::from_nanos(ticks * (1_000_000_000 / sys::ticks_per_s())))
+    }
+
+    /// Resident anonymous memory: heap and stacks, not the page cache behind mapped files.
+    pub(crate) fn anonymous_bytes(&self) -> io::Result<u64> {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
+        parse_anonymous_bytes(&rollup).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// How often it has synced its log, if its `/metrics` tells.
+    pub(crate) fn wal_syncs(&self) -> Option<u64> {
+        let mut stream = TcpStream::connect_timeout(&self.endpoint.address, Duration::from_secs(1)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        let request = format!(
+            "GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+            self.endpoint.authority
+        );
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut reply = Vec::new();
+        // A server without metrics may leave the connection open: what came by then is looked at.
+        drop(stream.take(4 << 20).read_to_end(&mut reply));
+        parse_wal_syncs(&String::from_utf8_lossy(&reply))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Either call fails only when the process has been reaped already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Two ports that were free a moment ago.
+fn free_ports() -> io::Result<[u16; 2]> {
+    let first = TcpListener::bind(("127.0.0.1", 0))?;
+    let second = TcpListener::bind(("127.0.0.1", 0))?;
+    Ok([first.local_addr()?.port(), second.local_addr()?.port()])
+}
+
+/// `utime + stime` of `/proc/PID/stat`; the name before them may hold spaces and parentheses.
+fn parse_cpu_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}
+
+fn parse_anonymous_bytes(rollup: &str) -> Option<u64> {
+    let rest = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:"))?;
+    Some(rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+fn parse_wal_syncs(metrics: &str) -> Option<u64> {
+    let prefix = "etcd_disk_wal_fsync_duration_seconds_count ";
+    metrics.lines().find_map(|line| line.strip_prefix(prefix))?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proc_files_are_read_as_the_kernel_writes_them() {
+        let stat = "42 (a) b (c) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 9 0 100 0 0";
+        assert_eq!(parse_cpu_ticks(stat), Some(300));
+        let rollup = "Rss:   10 kB\nAnonymous:          1000 kB\nLazyFree: 0 kB\n";
+        assert_eq!(parse_anonymous_bytes(rollup), Some(1_024_000));
+        let metrics = "# TYPE etcd_disk_wal_fsync_duration_seconds histogram\n\
+                       etcd_disk_wal_fsync_duration_seconds_count 12\n";
+        assert_eq!(parse_wal_syncs(metrics), Some(12));
+        assert_eq!(parse_wal_syncs("404"), None);
+    }
+
+    #[test]
+    fn a_program_that_ends_at_once_is_an_error_with_its_log() {
+        let scratch = crate::disk::ScratchDir::create(
+            &std::env::temp_dir(),
+            &format!("pinion-bench-process-{}", std::process::id()),
+            false,
+        )
+        .unwrap();
+        let launch = Launch {
+            name: "ls".to_owned(),
+            program: "ls".into(), // does not know --name
+            extra_args: Vec::new(),
+            cpus: Vec::new(),
+        };
+        let error = Server::start(&launch, &scratch.path).unwrap_err().to_string();
+        assert!(error.contains("ended before it answered"), "{error}");
+        assert!(error.contains("--name"), "{error}");
+    }
+}

@@ -1,0 +1,159 @@
+//! What all members of a cluster must be started with alike.
+//!
+//! Two members that disagree here would derive different ids, elect at different speeds, or answer
+//! the same request differently.
+//!
+//! Invariant of every value that `read` returns: `election_ms >= 5 * heartbeat_ms`, both above zero.
+//! Compatibility: names, defaults, bounds and most texts are etcd's.
+
+use super::parse::{Refused, Settings};
+use super::process::ProcessConfig;
+use super::url::Url;
+
+/// Largest `--max-request-bytes`. etcd warns above it; here a group of requests must fit one log
+/// record, whose size is bounded.
+pub const REQUEST_BYTES_MAX_LIMIT: u32 = 10 * 1024 * 1024;
+
+/// Largest `--max-txn-ops`: with larger ones a single request would hold the store for too long.
+pub const TXN_OPS_MAX_LIMIT: u32 = 65_536;
+
+/// Largest `--election-timeout`, etcd's.
+pub const ELECTION_MS_MAX: u32 = 50_000;
+
+/// The same on all members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// The first members, name by name, each with its peer URLs. Read only while no data exists.
+    pub initial_cluster: Vec<(String, Vec<Url>)>,
+    pub initial_cluster_state: InitialClusterState,
+    /// Goes into member and cluster ids.
+    pub initial_cluster_token: String,
+    /// One raft tick.
+    pub heartbeat_ms: u32,
+    pub election_ms: u32,
+    pub pre_vote: bool,
+    /// Operations of one transaction level at most.
+    pub txn_ops_max: u32,
+    /// Encoded write request at most.
+    pub request_bytes_max: u32,
+}
+
+/// `--initial-cluster-state`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InitialClusterState {
+    New,
+    Existing,
+}
+
+/// What a member that has no data yet derives its identity from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bootstrap {
+    /// This member's peer URLs, sorted as etcd sorts them before hashing.
+    pub peer_urls: Vec<String>,
+    pub token: String,
+}
+
+impl ClusterConfig {
+    pub(super) fn read(settings: &Settings, process: &ProcessConfig) -> Result<Self, Refused> {
+        let initial_cluster = if settings.text("initial-cluster").is_empty() {
+            vec![(process.name.clone(), process.initial_advertise_peer_urls.clone())]
+        } else {
+            parse_initial_cluster(settings)?
+        };
+        Ok(Self {
+            initial_cluster,
+            initial_cluster_state: settings.word(
+                "initial-cluster-state",
+                &[("new", InitialClusterState::New), ("existing", InitialClusterState::Existing)],
+            )?,
+            initial_cluster_token: settings.text("initial-cluster-token").to_owned(),
+            heartbeat_ms: settings.number_u32("heartbeat-interval", 1, ELECTION_MS_MAX)?,
+            election_ms: settings.number_u32("election-timeout", 1, u32::MAX)?,
+            pre_vote: settings.boolean("pre-vote")?,
+            txn_ops_max: settings.number_u32("max-txn-ops", 1, TXN_OPS_MAX_LIMIT)?,
+            request_bytes_max: settings.number_u32("max-request-bytes", 1, REQUEST_BYTES_MAX_LIMIT)?,
+        })
+    }
+
+    pub(super) fn validate(&self) -> Result<(), Refused> {
+        let (heartbeat, election) = (self.heartbeat_ms, self.election_ms);
+        if election > ELECTION_MS_MAX {
+            return Err(Refused::contradiction(format!(
+                "--election-timeout[{election}ms] is too long, and should be set less than {ELECTION_MS_MAX}ms"
+            )));
+        }
+        if u64::from(election) < 5 * u64::from(heartbeat) {
+            return Err(Refused::contradiction(format!(
+                "--election-timeout[{election}ms] should be at least as 5 times as --heartbeat-interval[{heartbeat}ms]"
+            )));
+        }
+        if self.initial_cluster.len() > 1 {
+            let names: Vec<&str> = self.initial_cluster.iter().map(|(name, _)| name.as_str()).collect();
+            return Err(Refused::usage(format!(
+                "--initial-cluster names {} members ({}): more than one is not supported by Pinion yet",
+                names.len(),
+                names.join(", ")
+            )));
+        }
+        Ok(())
+    }
+
+    /// How to begin, for a member whose data directory is empty. With data the flags behind this are
+    /// ignored, so it is not part of `validate`.
+    pub fn bootstrap(&self, process: &ProcessConfig) -> Result<Bootstrap, Refused> {
+        if self.initial_cluster_state == InitialClusterState::Existing {
+            return Err(Refused::usage(
+                "--initial-cluster-state=existing: joining a cluster is not supported by Pinion yet; \
+                 the data directory is empty",
+            ));
+        }
+        let name = &process.name;
+        let Some((_, listed)) = self.initial_cluster.iter().find(|(member, _)| member == name) else {
+            return Err(Refused::contradiction(format!(
+                "couldn't find local name {name:?} in the initial cluster configuration"
+            )));
+        };
+        let mut listed: Vec<String> = listed.iter().map(ToString::to_string).collect();
+        let mut own: Vec<String> =
+            process.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
+        listed.sort();
+        own.sort();
+        if let Some(url) = listed.iter().find(|url| !own.contains(url)) {
+            return Err(Refused::contradiction(format!(
+                "--initial-cluster has {name}={url} but missing from --initial-advertise-peer-urls={}",
+                own.join(",")
+            )));
+        }
+        if let Some(url) = own.iter().find(|url| !listed.contains(url)) {
+            return Err(Refused::contradiction(format!(
+                "--initial-advertise-peer-urls has {url} but missing from --initial-cluster={name}={}",
+                listed.join(&format!(",{name}="))
+            )));
+        }
+        Ok(Bootstrap { peer_urls: own, token: self.initial_cluster_token.clone() })
+    }
+}
+
+/// Reads `name=url,name=url2`; a name may repeat and then has several URLs. No URL may be listed
+/// twice, since two members cannot share one.
+fn parse_initial_cluster(settings: &Settings) -> Result<Vec<(String, Vec<Url>)>, Refused> {
+    let flag = "initial-cluster";
+    let mut members: Vec<(String, Vec<Url>)> = Vec::new();
+    for part in settings.text(flag).split(',') {
+        let Some((name, url)) = part.trim().split_once('=') else {
+            return Err(settings.invalid(flag, &format!("{part:?} is not name=url")));
+        };
+        if name.is_empty() {
+            return Err(settings.invalid(flag, &format!("{part:?} has no member name")));
+        }
+        let url = Url::parse(url).map_err(|error| settings.invalid(flag, &error.to_string()))?;
+        if members.iter().any(|(_, urls)| urls.contains(&url)) {
+            return Err(settings.invalid(flag, &format!("{url} is listed twice")));
+        }
+        match members.iter_mut().find(|(member, _)| member == name) {
+            Some((_, urls)) => urls.push(url),
+            None => members.push((name.to_owned(), vec![url])),
+        }
+    }
+    Ok(members)
+}

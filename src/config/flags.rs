@@ -1,0 +1,495 @@
+//! The table of every flag: name, kind, default, meaning, and whether this version acts on it.
+//!
+//! Parser, environment, `--help` and the refusals all read this one table, so a flag cannot be
+//! known to one and not to another. Names and defaults are etcd 3.7's; `Group::Pinion` holds ours,
+//! whose variables begin with `PINION_`, so that no later etcd can give them a second meaning.
+//!
+//! Not clap: Go's syntax (one dash or two, `-flag` alone only for booleans), etcd's exit codes, and
+//! flags that are refused unless they have their default would each have to be worked around.
+
+/// Where `--help` shows the flag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Group {
+    Member,
+    Clustering,
+    Limits,
+    Logging,
+    Pinion,
+    Other,
+}
+
+/// How the flag's text is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Bool,
+    Text,
+    Number,
+    Duration,
+    Urls,
+}
+
+/// What this version does with the flag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Support {
+    /// Acted on.
+    Used,
+    /// Refused by name, unless the value is the default or one of these, which ask for nothing that
+    /// is missing.
+    Missing { harmless: &'static [&'static str] },
+    /// Accepted and without effect, as in etcd.
+    Ignored,
+    /// Refused: etcd had it until this version.
+    Removed { in_version: &'static str },
+}
+
+/// One flag.
+#[derive(Debug)]
+pub(super) struct Flag {
+    pub(super) name: &'static str,
+    pub(super) group: Group,
+    pub(super) kind: Kind,
+    pub(super) default: &'static str,
+    pub(super) support: Support,
+    /// Meaning and consequence; empty for what is not acted on.
+    pub(super) help: &'static str,
+}
+
+impl Flag {
+    /// The environment variable that sets the flag when the command line does not.
+    pub(super) fn variable(&self) -> String {
+        let prefix = if self.group == Group::Pinion { "PINION_" } else { "ETCD_" };
+        format!("{prefix}{}", self.name.to_ascii_uppercase().replace('-', "_"))
+    }
+}
+
+/// The flag of that name.
+pub(super) fn find(name: &str) -> Option<&'static Flag> {
+    FLAGS.iter().find(|flag| flag.name == name)
+}
+
+const fn used(
+    group: Group,
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    help: &'static str,
+) -> Flag {
+    Flag { name, group, kind, default, support: Support::Used, help }
+}
+
+const fn missing(name: &'static str, kind: Kind, default: &'static str) -> Flag {
+    missing_but(name, kind, default, &[])
+}
+
+const fn missing_but(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    harmless: &'static [&'static str],
+) -> Flag {
+    Flag { name, group: Group::Other, kind, default, support: Support::Missing { harmless }, help: "" }
+}
+
+const fn ignored(name: &'static str, kind: Kind) -> Flag {
+    Flag { name, group: Group::Other, kind, default: "", support: Support::Ignored, help: "" }
+}
+
+const fn removed(name: &'static str, in_version: &'static str) -> Flag {
+    Flag {
+        name,
+        group: Group::Other,
+        kind: Kind::Text,
+        default: "",
+        support: Support::Removed { in_version },
+        help: "",
+    }
+}
+
+use Kind::{Bool, Duration, Number, Text, Urls};
+
+/// All flags, in the order `--help` shows them.
+pub(super) static FLAGS: &[Flag] = &[
+    used(
+        Group::Member,
+        "name",
+        Text,
+        "default",
+        "Human-readable name of this member; its key in --initial-cluster.",
+    ),
+    used(
+        Group::Member,
+        "data-dir",
+        Text,
+        "",
+        "Directory of everything that must survive a restart. Created with mode 0700, and locked \
+        while the member runs. Empty: <name>.etcd in the working directory.",
+    ),
+    used(
+        Group::Member,
+        "wal-dir",
+        Text,
+        "",
+        "Directory of the log alone, for a disk of its own: every write waits for a sync of this \
+        disk. Empty: inside --data-dir.",
+    ),
+    used(
+        Group::Member,
+        "listen-client-urls",
+        Urls,
+        "http://localhost:2379",
+        "Where clients connect. Hosts must be IP addresses or \
+        localhost. Only http so far: do not expose it to a network you do not trust.",
+    ),
+    used(
+        Group::Member,
+        "listen-peer-urls",
+        Urls,
+        "http://localhost:2380",
+        "Where other members connect. Hosts must be IP addresses or \
+        localhost. A cluster of one does not open it.",
+    ),
+    used(
+        Group::Member,
+        "snapshot-count",
+        Number,
+        "100000",
+        "Applied log entries between two checkpoints. One entry holds all requests that \
+        arrived while the previous sync ran, so this counts groups, not requests. Fewer: faster restart, more writing. See also \
+        --checkpoint-bytes.",
+    ),
+    used(
+        Group::Member,
+        "heartbeat-interval",
+        Number,
+        "100",
+        "Milliseconds of one raft tick, at which a leader says that it lives. About one \
+        network round trip between members.",
+    ),
+    used(
+        Group::Member,
+        "election-timeout",
+        Number,
+        "1000",
+        "Milliseconds without a heartbeat after which a follower stands for election. At \
+        least 5 heartbeats, at most 50000. Also sets the server's request timeout, 5 s + 2 of these.",
+    ),
+    used(
+        Group::Clustering,
+        "initial-advertise-peer-urls",
+        Urls,
+        "http://localhost:2380",
+        "This member's peer URLs, as told to the others. \
+        Member and cluster ids are derived from them at the first start.",
+    ),
+    used(
+        Group::Clustering,
+        "advertise-client-urls",
+        Urls,
+        "http://localhost:2379",
+        "This member's client URLs, as told to clients in the member \
+        list. Required if --listen-client-urls is given.",
+    ),
+    used(
+        Group::Clustering,
+        "initial-cluster",
+        Text,
+        "",
+        "All first members, name=url,name=url2,… Ignored once data exists. Empty: this member \
+        alone, <name>=<initial-advertise-peer-urls>. More than one member is not supported yet.",
+    ),
+    used(
+        Group::Clustering,
+        "initial-cluster-state",
+        Text,
+        "new",
+        "new: start a cluster. existing (joining one) is not supported yet. Ignored \
+        once data exists.",
+    ),
+    used(
+        Group::Clustering,
+        "initial-cluster-token",
+        Text,
+        "etcd-cluster",
+        "Goes into the member and cluster ids, so that clusters that were \
+        created alike cannot be mixed up.",
+    ),
+    used(
+        Group::Clustering,
+        "pre-vote",
+        Bool,
+        "true",
+        "Ask whether an election could be won before starting one, so that a member that was cut \
+        off does not depose a healthy leader when it returns.",
+    ),
+    used(
+        Group::Limits,
+        "max-txn-ops",
+        Number,
+        "128",
+        "Operations at most in one level of a transaction. The same on all members.",
+    ),
+    used(
+        Group::Limits,
+        "max-request-bytes",
+        Number,
+        "1572864",
+        "Bytes at most in one write request, up to 10485760. A gRPC message may be 512 KiB \
+        larger. The same on all members.",
+    ),
+    used(
+        Group::Limits,
+        "max-concurrent-streams",
+        Number,
+        "4294967295",
+        "HTTP/2 streams at most on one connection.",
+    ),
+    used(
+        Group::Limits,
+        "grpc-keepalive-min-time",
+        Duration,
+        "5s",
+        "Clients that ping more often than this are disconnected (too_many_pings).",
+    ),
+    used(
+        Group::Limits,
+        "grpc-keepalive-interval",
+        Duration,
+        "2h",
+        "Idle time after which the server pings a client. 0: never, so a vanished client \
+        holds its connection for ever.",
+    ),
+    used(
+        Group::Limits,
+        "grpc-keepalive-timeout",
+        Duration,
+        "20s",
+        "How long the server waits for the answer to its ping before it closes the \
+        connection. 0: 20s.",
+    ),
+    used(
+        Group::Limits,
+        "socket-reuse-port",
+        Bool,
+        "false",
+        "SO_REUSEPORT. Always on, whatever is given: client shards share a port by it. The \
+        lock on --data-dir keeps two members apart.",
+    ),
+    used(
+        Group::Limits,
+        "compaction-batch-limit",
+        Number,
+        "0",
+        "Revisions removed in one slice of a compaction. 0: 1000. More: sooner done, longer \
+        pauses for others.",
+    ),
+    used(
+        Group::Limits,
+        "compaction-sleep-interval",
+        Duration,
+        "0",
+        "Pause between two slices of a compaction. 0: 10ms.",
+    ),
+    used(
+        Group::Logging,
+        "logger",
+        Text,
+        "zap",
+        "Only zap, which names the layout of a line; kept for etcd's sake.",
+    ),
+    used(
+        Group::Logging,
+        "log-level",
+        Text,
+        "info",
+        "debug, info, warn, error, panic or fatal. panic and fatal print errors too.",
+    ),
+    used(Group::Logging, "log-format", Text, "json", "json (one object a line) or console (for people)."),
+    used(
+        Group::Logging,
+        "log-outputs",
+        Text,
+        "default",
+        "default or stderr, or stdout. Files and the journal are not supported: redirect.",
+    ),
+    used(
+        Group::Pinion,
+        "placement",
+        Text,
+        "auto",
+        "The core of each role, such as shards=2,3;raft=0;log=0;store=1. auto: from the cores the process \
+        may use; the plan is printed at start.",
+    ),
+    used(
+        Group::Pinion,
+        "wal-sync",
+        Text,
+        "auto",
+        "How the log reaches the disk. mmap: store into a map, then fdatasync. direct: O_DIRECT writes with \
+        O_DSYNC. auto: measured on this disk at the first start, then remembered.",
+    ),
+    used(
+        Group::Pinion,
+        "checkpoint-bytes",
+        Number,
+        "268435456",
+        "Bytes of log between two checkpoints; whichever of this and --snapshot-count comes \
+        first. Bounds the disk that the log holds and the time a restart takes. At least 1048576.",
+    ),
+    used(
+        Group::Pinion,
+        "spin-before-park",
+        Duration,
+        "30us",
+        "How long an idle core looks for work before it sleeps, at most 10ms. Longer: lower \
+        latency, more CPU burnt when idle.",
+    ),
+    used(Group::Other, "version", Bool, "false", "Print the version and exit."),
+    used(Group::Other, "help", Bool, "false", "Print this and exit."),
+    missing("config-file", Text, ""),
+    // Member
+    missing("snapshot-catchup-entries", Number, "5000"),
+    missing("max-snapshots", Number, "5"),
+    missing("max-wals", Number, "5"),
+    missing("initial-election-tick-advance", Bool, "true"),
+    missing("listen-client-http-urls", Urls, ""),
+    missing("listen-metrics-urls", Urls, ""),
+    missing_but("quota-backend-bytes", Number, "0", &["2147483648", "-1"]),
+    missing("backend-bbolt-freelist-type", Text, "map"),
+    missing_but("backend-batch-interval", Duration, "0", &["100ms"]),
+    missing_but("backend-batch-limit", Number, "0", &["10000"]),
+    missing("socket-reuse-address", Bool, "false"),
+    missing("raft-read-timeout", Duration, "5s"),
+    missing("raft-write-timeout", Duration, "5s"),
+    missing("memory-mlock", Bool, "false"),
+    missing("feature-gates", Text, ""),
+    // Clustering
+    missing("strict-reconfig-check", Bool, "true"),
+    missing("discovery-srv", Text, ""),
+    missing("discovery-srv-name", Text, ""),
+    missing("discovery-endpoints", Text, ""),
+    missing("discovery-token", Text, ""),
+    missing("discovery-dial-timeout", Duration, "2s"),
+    missing("discovery-request-timeout", Duration, "5s"),
+    missing("discovery-keepalive-time", Duration, "2s"),
+    missing("discovery-keepalive-timeout", Duration, "6s"),
+    missing("discovery-insecure-transport", Bool, "true"),
+    missing("discovery-insecure-skip-tls-verify", Bool, "false"),
+    missing("discovery-cert", Text, ""),
+    missing("discovery-key", Text, ""),
+    missing("discovery-cacert", Text, ""),
+    missing("discovery-user", Text, ""),
+    missing("discovery-password", Text, ""),
+    missing("discovery-fallback", Text, "exit"),
+    // The mode alone asks for nothing: without a retention there is no auto-compaction.
+    missing_but("auto-compaction-mode", Text, "periodic", &["revision"]),
+    missing_but("auto-compaction-retention", Text, "0", &["0s", "0m", "0h"]),
+    missing_but("v2-deprecation", Text, "write-only", &["not-yet", "write-only-drop-data", "gone"]),
+    missing("max-learners", Number, "1"),
+    // Security
+    missing("cert-file", Text, ""),
+    missing("key-file", Text, ""),
+    missing("client-cert-file", Text, ""),
+    missing("client-key-file", Text, ""),
+    missing("client-cert-auth", Bool, "false"),
+    missing("trusted-ca-file", Text, ""),
+    missing("client-crl-file", Text, ""),
+    missing("client-cert-allowed-hostname", Text, ""),
+    missing("auto-tls", Bool, "false"),
+    missing("peer-cert-file", Text, ""),
+    missing("peer-key-file", Text, ""),
+    missing("peer-client-cert-file", Text, ""),
+    missing("peer-client-key-file", Text, ""),
+    missing("peer-client-cert-auth", Bool, "false"),
+    missing("peer-trusted-ca-file", Text, ""),
+    missing("peer-auto-tls", Bool, "false"),
+    missing("peer-cert-allowed-cn", Text, ""),
+    missing("peer-cert-allowed-hostname", Text, ""),
+    missing("peer-skip-client-san-verification", Bool, "false"),
+    missing("peer-crl-file", Text, ""),
+    missing("self-signed-cert-validity", Number, "1"),
+    missing("cipher-suites", Text, ""),
+    missing("tls-min-version", Text, "TLS1.2"),
+    missing("tls-max-version", Text, ""),
+    missing("cors", Text, "*"),
+    missing("host-whitelist", Text, "*"),
+    // Auth
+    missing("auth-token", Text, "simple"),
+    missing("bcrypt-cost", Number, "10"),
+    missing("auth-token-ttl", Number, "300"),
+    // Monitoring, logging, tracing
+    missing("metrics", Text, "basic"),
+    missing("enable-pprof", Bool, "false"),
+    missing("enable-log-rotation", Bool, "false"),
+    missing(
+        "log-rotation-config-json",
+        Text,
+        r#"{"maxsize":100,"maxage":0,"maxbackups":0,"localtime":false,"compress":false}"#,
+    ),
+    missing("warning-apply-duration", Duration, "100ms"),
+    missing("warning-unary-request-duration", Duration, "300ms"),
+    missing("enable-distributed-tracing", Bool, "false"),
+    missing("distributed-tracing-address", Text, "localhost:4317"),
+    missing("distributed-tracing-service-name", Text, "etcd"),
+    missing("distributed-tracing-instance-id", Text, ""),
+    missing("distributed-tracing-sampling-rate", Number, "0"),
+    // Features and tuning. There is no gateway yet, so switching it off is granted.
+    missing_but("enable-grpc-gateway", Bool, "true", &["false"]),
+    missing("corrupt-check-time", Duration, "0s"),
+    missing("compact-hash-check-time", Duration, "1m"),
+    missing_but("watch-progress-notify-interval", Duration, "0", &["10m"]),
+    missing("downgrade-check-time", Duration, "5s"),
+    missing("bootstrap-defrag-threshold-megabytes", Number, "0"),
+    // Unsafe
+    missing("force-new-cluster", Bool, "false"),
+    missing("unsafe-no-fsync", Bool, "false"),
+    // Accepted and without effect in etcd too
+    ignored("cluster-active-size", Text),
+    ignored("cluster-remove-delay", Text),
+    ignored("cluster-sync-interval", Text),
+    ignored("config", Text),
+    ignored("force", Bool),
+    ignored("max-result-buffer", Text),
+    ignored("max-retry-attempts", Text),
+    ignored("peer-heartbeat-interval", Text),
+    ignored("peer-election-timeout", Text),
+    ignored("retry-interval", Text),
+    ignored("snapshot", Bool),
+    ignored("v", Bool),
+    ignored("vv", Bool),
+    ignored("test.coverprofile", Text),
+    ignored("test.outputdir", Text),
+    // Removed
+    removed("enable-v2", "3.6"),
+    removed("experimental-enable-v2v3", "3.6"),
+    removed("proxy", "3.6"),
+    removed("proxy-failure-wait", "3.6"),
+    removed("proxy-refresh-interval", "3.6"),
+    removed("proxy-dial-timeout", "3.6"),
+    removed("proxy-write-timeout", "3.6"),
+    removed("proxy-read-timeout", "3.6"),
+    removed("discovery", "3.7"),
+    removed("discovery-proxy", "3.7"),
+    removed("experimental-bootstrap-defrag-threshold-megabytes", "3.7"),
+    removed("experimental-compact-hash-check-enabled", "3.7"),
+    removed("experimental-compact-hash-check-time", "3.7"),
+    removed("experimental-compaction-batch-limit", "3.7"),
+    removed("experimental-compaction-sleep-interval", "3.7"),
+    removed("experimental-corrupt-check-time", "3.7"),
+    removed("experimental-distributed-tracing-address", "3.7"),
+    removed("experimental-distributed-tracing-instance-id", "3.7"),
+    removed("experimental-distributed-tracing-sampling-rate", "3.7"),
+    removed("experimental-distributed-tracing-service-name", "3.7"),
+    removed("experimental-downgrade-check-time", "3.7"),
+    removed("experimental-enable-distributed-tracing", "3.7"),
+    removed("experimental-enable-lease-checkpoint", "3.7"),
+    removed("experimental-enable-lease-checkpoint-persist", "3.7"),
+    removed("experimental-initial-corrupt-check", "3.7"),
+    removed("experimental-memory-mlock", "3.7"),
+    removed("experimental-peer-skip-client-san-verification", "3.7"),
+    removed("experimental-snapshot-catchup-entries", "3.7"),
+    removed("experimental-stop-grpc-service-on-defrag", "3.7"),
+    removed("experimental-txn-mode-write-with-shared-buffer", "3.7"),
+    removed("experimental-warning-apply-duration", "3.7"),
+    removed("experimental-warning-unary-request-duration", "3.7"),
+    removed("experimental-watch-progress-notify-interval", "3.7"),
+];

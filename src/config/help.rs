@@ -1,0 +1,78 @@
+//! `--help` and `--version`, from the flag table.
+
+use std::fmt::Write as _;
+
+use super::flags::{FLAGS, Group, Kind, Support};
+
+/// The etcd version whose API and flags this follows. Clients read it from Status and /version.
+pub const ETCD_API_VERSION: &str = "3.7.1";
+
+/// Widest line of `--help`.
+const COLUMNS: usize = 100;
+
+pub(super) fn version() -> String {
+    format!("pinion {}\netcd API version: {ETCD_API_VERSION}\n", env!("CARGO_PKG_VERSION"))
+}
+
+pub(super) fn help() -> String {
+    let mut text = String::from(
+        "Usage: pinion [flags]\n\n\
+         An etcd-v3-compatible, strictly serializable key-value store. Flags are etcd's; each can also be\n\
+         given as a variable, ETCD_ and the name in capitals (--data-dir is ETCD_DATA_DIR). A flag beats\n\
+         its variable. Without any flag a durable single member listens on 127.0.0.1:2379.\n",
+    );
+    for (group, title) in [
+        (Group::Member, "Member"),
+        (Group::Clustering, "Cluster"),
+        (Group::Limits, "Limits and connections"),
+        (Group::Logging, "Logging"),
+        (Group::Pinion, "Pinion's own (variables begin with PINION_)"),
+        (Group::Other, "Other"),
+    ] {
+        writeln!(text, "\n{title}:").expect("a String takes every write");
+        for flag in FLAGS.iter().filter(|flag| flag.group == group && flag.support == Support::Used) {
+            let hint = match flag.kind {
+                Kind::Bool => "",
+                Kind::Text => " <text>",
+                Kind::Number => " <number>",
+                Kind::Duration => " <duration>",
+                Kind::Urls => " <urls>",
+            };
+            let default =
+                if flag.default.is_empty() { String::new() } else { format!(" [{}]", flag.default) };
+            let name = flag.name;
+            writeln!(text, "  --{name}{hint}{default}").expect("a String takes every write");
+            wrap(&mut text, 6, flag.help.split_whitespace());
+        }
+    }
+    text.push_str("\nKnown, and refused unless given their default, since not supported yet:\n");
+    wrap(&mut text, 2, names(|support| matches!(support, Support::Missing { .. })));
+    text.push_str("\nAccepted without effect, as in etcd:\n");
+    wrap(&mut text, 2, names(|support| matches!(support, Support::Ignored)));
+    text
+}
+
+fn names(is_wanted: fn(Support) -> bool) -> impl Iterator<Item = &'static str> {
+    FLAGS.iter().filter(move |flag| is_wanted(flag.support)).map(|flag| flag.name)
+}
+
+/// Appends `words`, indented and broken before the last column.
+fn wrap<'a>(text: &mut String, indent: usize, words: impl Iterator<Item = &'a str>) {
+    let mut column = 0;
+    for word in words {
+        let width = word.chars().count();
+        if column == 0 || column + 1 + width > COLUMNS {
+            if column != 0 {
+                text.push('\n');
+            }
+            text.push_str(&" ".repeat(indent));
+            column = indent;
+        } else {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(word);
+        column += width;
+    }
+    text.push('\n');
+}

@@ -1,0 +1,251 @@
+//! From arguments and variables to one text per flag, by the rules of Go's `flag` package.
+//!
+//! `-x=v`, `--x=v`, `-x v`, `--x v`; a boolean alone is true and takes a value only after `=`. The
+//! first argument that is no flag ends the flags, and is then an error, since there are no commands.
+//! The last of two equal flags wins. A flag beats its variable. An empty variable is unset.
+//!
+//! Owns nothing but the syntax: what a value means is read in `cluster.rs` and `process.rs`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use super::flags::{self, Flag, Kind, Support};
+use super::url::Url;
+use super::value;
+
+/// Why the process does not start, and with which code it exits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// 2 for the command line itself, 1 for what contradicts itself, as etcd.
+    pub exit_code: u8,
+    /// One sentence or more, without a line end. Names the flag or variable and the value.
+    pub message: String,
+}
+
+impl Refused {
+    pub(super) fn usage(message: impl Into<String>) -> Self {
+        Self { exit_code: 2, message: message.into() }
+    }
+
+    pub(super) fn contradiction(message: impl Into<String>) -> Self {
+        Self { exit_code: 1, message: message.into() }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Argument,
+    Variable,
+}
+
+/// What was given, by flag name. What was not given has its default.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    given: BTreeMap<&'static str, (String, Origin)>,
+}
+
+/// Reads arguments (without the program's own name) and variables.
+pub(super) fn settings(
+    args: impl IntoIterator<Item = String>,
+    variables: impl IntoIterator<Item = (String, String)>,
+) -> Result<(Settings, Vec<String>), Refused> {
+    let mut settings = Settings::default();
+    let mut stray = None;
+    let mut args = args.into_iter();
+    while let Some(arg) = args.next() {
+        let Some(body) = arg.strip_prefix('-').filter(|body| !body.is_empty()) else {
+            stray = Some(arg);
+            break;
+        };
+        let body = body.strip_prefix('-').unwrap_or(body);
+        if body.is_empty() {
+            stray = args.next();
+            break;
+        }
+        if body.starts_with(['-', '=']) {
+            return Err(Refused::usage(format!("bad flag syntax: {arg}")));
+        }
+        let (name, value) = match body.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (body, None),
+        };
+        // Go's spelling of the same wish.
+        let name = if name == "h" { "help" } else { name };
+        let Some(flag) = flags::find(name) else {
+            return Err(Refused::usage(format!("flag provided but not defined: -{name}")));
+        };
+        // Before its value is looked for: etcd does not know the flag, so it has no arity.
+        if let Support::Removed { in_version } = flag.support {
+            return Err(Refused::usage(format!(
+                "flag provided but not defined: -{name} (etcd removed it in {in_version})"
+            )));
+        }
+        let value = match (value, flag.kind) {
+            (Some(value), _) => value,
+            (None, Kind::Bool) => "true".to_owned(),
+            (None, _) => {
+                args.next().ok_or_else(|| Refused::usage(format!("flag needs an argument: -{name}")))?
+            }
+        };
+        settings.given.insert(flag.name, (value, Origin::Argument));
+    }
+    let asks_only = settings.is_given("help") || settings.is_given("version");
+    if let Some(stray) = stray.filter(|_| !asks_only) {
+        return Err(Refused::contradiction(format!("{stray:?} is not a valid flag")));
+    }
+    let warnings = settings.take_variables(variables);
+    for (name, (value, _)) in &settings.given {
+        let flag = flags::find(name).expect("only names from the table were inserted");
+        check_support(flag, value, &settings.source(name))?;
+    }
+    Ok((settings, warnings))
+}
+
+/// Refuses what this version does not do, before anything is done.
+fn check_support(flag: &Flag, value: &str, source: &str) -> Result<(), Refused> {
+    match flag.support {
+        Support::Used | Support::Ignored => Ok(()),
+        Support::Removed { .. } => unreachable!("refused while the arguments were read; no variable sets it"),
+        Support::Missing { harmless } => {
+            let asks_nothing =
+                std::iter::once(&flag.default).chain(harmless).any(|known| same(flag.kind, value, known));
+            if asks_nothing {
+                return Ok(());
+            }
+            Err(Refused::usage(format!("{source}={value}: not supported by Pinion yet")))
+        }
+    }
+}
+
+/// Whether two texts mean the same value, so that `0s` and `0` or `F` and `false` do not differ.
+fn same(kind: Kind, a: &str, b: &str) -> bool {
+    match kind {
+        Kind::Bool => match (value::parse_bool(a), value::parse_bool(b)) {
+            (Some(a), Some(b)) => a == b,
+            _ => false,
+        },
+        Kind::Duration => match (value::parse_duration(a), value::parse_duration(b)) {
+            (Ok(a), Ok(b)) => a == b,
+            _ => false,
+        },
+        Kind::Number => a.parse::<i64>().is_ok_and(|a| b.parse() == Ok(a)),
+        Kind::Text | Kind::Urls => a == b,
+    }
+}
+
+impl Settings {
+    fn take_variables(&mut self, variables: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
+        let known: BTreeMap<String, &'static Flag> = flags::FLAGS
+            .iter()
+            .filter(|flag| !matches!(flag.support, Support::Removed { .. }))
+            .map(|flag| (flag.variable(), flag))
+            .collect();
+        let mut warnings = Vec::new();
+        for (variable, value) in variables {
+            // `ETCDCTL_…` does not begin with `ETCD_`.
+            if !variable.starts_with("ETCD_") && !variable.starts_with("PINION_") {
+                continue;
+            }
+            match known.get(&variable) {
+                // Images that set ETCD_VERSION mean their own contents, not a wish to print it.
+                Some(flag) if matches!(flag.name, "version" | "help") => {
+                    warnings.push(format!("environment variable {variable} is ignored"));
+                }
+                Some(flag) if value.is_empty() && flag.support != Support::Used => {}
+                Some(flag) if self.is_given(flag.name) => warnings.push(format!(
+                    "recognized environment variable {variable}, but unused: shadowed by flag --{}",
+                    flag.name
+                )),
+                Some(_) if value.is_empty() => {}
+                Some(flag) => {
+                    self.given.insert(flag.name, (value, Origin::Variable));
+                }
+                None => warnings.push(format!("unrecognized environment variable {variable}")),
+            }
+        }
+        // The environment has no order; a log that people compare should.
+        warnings.sort();
+        warnings
+    }
+
+    /// Whether the flag or its variable was given at all.
+    pub(super) fn is_given(&self, name: &str) -> bool {
+        self.given.contains_key(name)
+    }
+
+    /// The flag or variable to blame, as the operator wrote it.
+    pub(super) fn source(&self, name: &str) -> String {
+        match self.given.get(name) {
+            Some((_, Origin::Variable)) => {
+                flags::find(name).expect("only names from the table were inserted").variable()
+            }
+            _ => format!("--{name}"),
+        }
+    }
+
+    /// The flag's text: given, or its default.
+    pub(super) fn text(&self, name: &str) -> &str {
+        if let Some((value, _)) = self.given.get(name) {
+            return value;
+        }
+        flags::find(name).expect("settings are read by names that the table has").default
+    }
+
+    /// A boolean.
+    pub(super) fn boolean(&self, name: &str) -> Result<bool, Refused> {
+        value::parse_bool(self.text(name)).ok_or_else(|| self.invalid(name, "expected true or false"))
+    }
+
+    /// A whole number within `min..=max`.
+    pub(super) fn number(&self, name: &str, min: u64, max: u64) -> Result<u64, Refused> {
+        let number: u64 = self
+            .text(name)
+            .parse()
+            .map_err(|_| self.invalid(name, "expected a whole number, not negative"))?;
+        if number < min {
+            return Err(self.invalid(name, &format!("at least {min}")));
+        }
+        if number > max {
+            return Err(self.invalid(name, &format!("at most {max}")));
+        }
+        Ok(number)
+    }
+
+    /// A whole number of 32 bits within `min..=max`.
+    pub(super) fn number_u32(&self, name: &str, min: u32, max: u32) -> Result<u32, Refused> {
+        let number = self.number(name, u64::from(min), u64::from(max))?;
+        Ok(u32::try_from(number).expect("bounded by a u32 above"))
+    }
+
+    /// A duration.
+    pub(super) fn duration(&self, name: &str) -> Result<Duration, Refused> {
+        value::parse_duration(self.text(name)).map_err(|reason| self.invalid(name, &reason))
+    }
+
+    /// A list of URLs, not empty.
+    pub(super) fn urls(&self, name: &str) -> Result<Vec<Url>, Refused> {
+        Url::parse_list(self.text(name)).map_err(|error| self.invalid(name, &error.to_string()))
+    }
+
+    /// One of a few words.
+    pub(super) fn word<T: Copy>(&self, name: &str, words: &[(&str, T)]) -> Result<T, Refused> {
+        let text = self.text(name);
+        if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text) {
+            return Ok(*meaning);
+        }
+        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        Err(self.invalid(name, &format!("expected one of {}", known.join(", "))))
+    }
+
+    /// The refusal of a value that cannot be read.
+    pub(super) fn invalid(&self, name: &str, reason: &str) -> Refused {
+        Refused::usage(format!("invalid value {:?} for {}: {reason}", self.text(name), self.source(name)))
+    }
+}

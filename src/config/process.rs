@@ -1,0 +1,227 @@
+//! What each member has for itself: its name, its directories, its addresses, its machine.
+//!
+//! Invariants of every value that `validate` passed: both listener lists can be bound, and no two
+//! listeners of this process claim the same address.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::parse::{Refused, Settings};
+use super::placement::Placement;
+use super::url::Url;
+
+/// May differ between members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessConfig {
+    pub name: String,
+    pub data_dir: PathBuf,
+    /// The log's own directory; `None` is inside `data_dir`.
+    pub wal_dir: Option<PathBuf>,
+    pub listen_client: Vec<SocketAddr>,
+    pub listen_peer: Vec<SocketAddr>,
+    pub advertise_client_urls: Vec<Url>,
+    pub initial_advertise_peer_urls: Vec<Url>,
+    pub max_concurrent_streams: u32,
+    pub keepalive: Keepalive,
+    /// A checkpoint begins after so many applied log entries (groups of requests), ...
+    pub checkpoint_entries: u64,
+    /// ... or after so many bytes of log, whichever is first.
+    pub checkpoint_bytes: u64,
+    pub compaction_batch_revisions: u32,
+    pub compaction_sleep: Duration,
+    pub log: LogConfig,
+    pub placement: Placement,
+    pub wal_sync: WalSync,
+    /// How long an idle executor polls before it sleeps.
+    pub spin_before_park: Duration,
+}
+
+/// HTTP/2 pings, both ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Clients may ping this often.
+    pub client_min_time: Duration,
+    /// The server pings a connection that was idle so long; `None` is never.
+    pub server_interval: Option<Duration>,
+    /// A connection is closed when a ping stays unanswered so long.
+    pub server_timeout: Duration,
+}
+
+/// What is logged, how, and where to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogConfig {
+    pub level: LogLevel,
+    pub format: LogFormat,
+    pub output: LogOutput,
+}
+
+/// `--log-level`. etcd's `panic` and `fatal` are read as `Error`: there is nothing above it here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// `--log-format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+    Console,
+}
+
+/// `--log-outputs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogOutput {
+    Stderr,
+    Stdout,
+}
+
+/// `--wal-sync`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WalSync {
+    /// Measured at the first start on this disk.
+    Auto,
+    Mmap,
+    Direct,
+}
+
+/// Spinning longer than this saves no wake-up that anyone could notice.
+const SPIN_MAX: Duration = Duration::from_millis(10);
+
+/// A checkpoint writes the whole state: more often than once a MiB of log it would do nothing else.
+const CHECKPOINT_BYTES_MIN: u64 = 1 << 20;
+
+impl ProcessConfig {
+    pub(super) fn read(settings: &Settings) -> Result<Self, Refused> {
+        let name = settings.text("name").to_owned();
+        if name.is_empty() {
+            return Err(settings.invalid("name", "a member needs a name"));
+        }
+        let data_dir = match settings.text("data-dir") {
+            "" => PathBuf::from(format!("{name}.etcd")),
+            dir => PathBuf::from(dir),
+        };
+        let wal_dir = Some(settings.text("wal-dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from);
+        if settings.is_given("listen-client-urls") && !settings.is_given("advertise-client-urls") {
+            // A default would tell clients an address that nobody listens on.
+            return Err(Refused::contradiction(
+                "--advertise-client-urls is required when --listen-client-urls is set explicitly",
+            ));
+        }
+        Ok(Self {
+            name,
+            data_dir,
+            wal_dir,
+            listen_client: listeners(settings, "listen-client-urls")?,
+            listen_peer: listeners(settings, "listen-peer-urls")?,
+            advertise_client_urls: settings.urls("advertise-client-urls")?,
+            initial_advertise_peer_urls: settings.urls("initial-advertise-peer-urls")?,
+            max_concurrent_streams: settings.number_u32("max-concurrent-streams", 1, u32::MAX)?,
+            keepalive: Keepalive {
+                client_min_time: settings.duration("grpc-keepalive-min-time")?,
+                server_interval: non_zero(settings.duration("grpc-keepalive-interval")?),
+                server_timeout: non_zero(settings.duration("grpc-keepalive-timeout")?)
+                    .unwrap_or(Duration::from_secs(20)),
+            },
+            checkpoint_entries: settings.number("snapshot-count", 1, u64::MAX)?,
+            checkpoint_bytes: settings.number("checkpoint-bytes", CHECKPOINT_BYTES_MIN, u64::MAX)?,
+            compaction_batch_revisions: match settings.number_u32("compaction-batch-limit", 0, u32::MAX)? {
+                0 => 1_000,
+                revisions => revisions,
+            },
+            compaction_sleep: non_zero(settings.duration("compaction-sleep-interval")?)
+                .unwrap_or(Duration::from_millis(10)),
+            log: LogConfig::read(settings)?,
+            placement: Placement::parse(settings.text("placement"))
+                .map_err(|reason| settings.invalid("placement", &reason))?,
+            wal_sync: settings.word(
+                "wal-sync",
+                &[("auto", WalSync::Auto), ("mmap", WalSync::Mmap), ("direct", WalSync::Direct)],
+            )?,
+            spin_before_park: spin(settings)?,
+        })
+    }
+
+    pub(super) fn validate(&self) -> Result<(), Refused> {
+        let listeners: Vec<&SocketAddr> = self.listen_client.iter().chain(&self.listen_peer).collect();
+        for (slot, a) in listeners.iter().enumerate() {
+            for b in &listeners[..slot] {
+                if overlap(a, b) {
+                    return Err(Refused::contradiction(format!(
+                        "two listeners claim one address: {b} and {a} (--listen-client-urls, --listen-peer-urls)"
+                    )));
+                }
+            }
+        }
+        for url in &self.advertise_client_urls {
+            if url.bind_addr().is_ok_and(|addr| addr.ip().is_unspecified()) {
+                return Err(Refused::contradiction(format!(
+                    "--advertise-client-urls has {url}: clients cannot dial an unspecified address"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl LogConfig {
+    fn read(settings: &Settings) -> Result<Self, Refused> {
+        settings.word("logger", &[("zap", ())])?;
+        Ok(Self {
+            level: settings.word(
+                "log-level",
+                &[
+                    ("debug", LogLevel::Debug),
+                    ("info", LogLevel::Info),
+                    ("warn", LogLevel::Warn),
+                    ("error", LogLevel::Error),
+                    ("panic", LogLevel::Error),
+                    ("fatal", LogLevel::Error),
+                ],
+            )?,
+            format: settings
+                .word("log-format", &[("json", LogFormat::Json), ("console", LogFormat::Console)])?,
+            output: settings.word(
+                "log-outputs",
+                &[
+                    ("default", LogOutput::Stderr),
+                    ("stderr", LogOutput::Stderr),
+                    ("stdout", LogOutput::Stdout),
+                ],
+            )?,
+        })
+    }
+}
+
+fn listeners(settings: &Settings, name: &str) -> Result<Vec<SocketAddr>, Refused> {
+    let mut addrs = Vec::new();
+    for url in settings.urls(name)? {
+        let addr = url.bind_addr().map_err(|error| settings.invalid(name, &error.to_string()))?;
+        // `localhost` and `127.0.0.1` are two URLs and one address.
+        if !addrs.contains(&addr) {
+            addrs.push(addr);
+        }
+    }
+    Ok(addrs)
+}
+
+fn spin(settings: &Settings) -> Result<Duration, Refused> {
+    let spin = settings.duration("spin-before-park")?;
+    if spin > SPIN_MAX {
+        return Err(settings.invalid("spin-before-park", "at most 10ms"));
+    }
+    Ok(spin)
+}
+
+fn non_zero(duration: Duration) -> Option<Duration> {
+    (!duration.is_zero()).then_some(duration)
+}
+
+/// Whether binding both would fail, or would split one port's connections between two services.
+fn overlap(a: &SocketAddr, b: &SocketAddr) -> bool {
+    let same_ip = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && same_ip
+}

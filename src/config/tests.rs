@@ -1,0 +1,291 @@
+//! The command line as operators type it, and what becomes of it.
+
+use std::time::Duration;
+
+use super::flags::{self, Support};
+use super::*;
+
+fn parse_line(args: &[&str], variables: &[(&str, &str)]) -> Parsed {
+    parse(
+        args.iter().map(ToString::to_string),
+        variables.iter().map(|(name, value)| (name.to_string(), value.to_string())),
+    )
+}
+
+fn run(args: &[&str]) -> Config {
+    match parse_line(args, &[]) {
+        Parsed::Run { config, .. } => *config,
+        other => panic!("{args:?} gave {other:?}"),
+    }
+}
+
+fn refused(args: &[&str]) -> Refused {
+    match parse_line(args, &[]) {
+        Parsed::Refused(refused) => refused,
+        other => panic!("{args:?} gave {other:?}"),
+    }
+}
+
+#[test]
+fn without_flags_a_single_member_has_etcds_defaults() {
+    let Config { cluster, process } = run(&[]);
+    assert_eq!(process.name, "default");
+    assert_eq!(process.data_dir.to_str(), Some("default.etcd"));
+    assert_eq!(process.wal_dir, None);
+    assert_eq!(process.listen_client, ["127.0.0.1:2379".parse().unwrap()]);
+    assert_eq!(process.listen_peer, ["127.0.0.1:2380".parse().unwrap()]);
+    assert_eq!(process.max_concurrent_streams, u32::MAX);
+    assert_eq!(process.keepalive.server_interval, Some(Duration::from_secs(7_200)));
+    assert_eq!(process.compaction_batch_revisions, 1_000);
+    assert_eq!(process.compaction_sleep, Duration::from_millis(10));
+    assert_eq!(process.placement, Placement::Auto);
+    assert_eq!(process.wal_sync, WalSync::Auto);
+    assert_eq!((cluster.heartbeat_ms, cluster.election_ms, cluster.pre_vote), (100, 1_000, true));
+    assert_eq!((cluster.txn_ops_max, cluster.request_bytes_max), (128, 1_572_864));
+    let bootstrap = cluster.bootstrap(&process).unwrap();
+    assert_eq!(bootstrap.peer_urls, ["http://localhost:2380"]);
+    assert_eq!(bootstrap.token, "etcd-cluster");
+}
+
+#[test]
+fn defaults_of_the_table_are_those_of_the_types() {
+    use crate::types::limits;
+    assert_eq!(
+        flags::find("max-request-bytes").unwrap().default,
+        limits::REQUEST_BYTES_MAX_DEFAULT.to_string()
+    );
+    assert_eq!(flags::find("max-txn-ops").unwrap().default, limits::TXN_OPS_MAX_DEFAULT.to_string());
+}
+
+#[test]
+fn go_syntax_takes_one_dash_or_two_and_a_value_after_equals_or_space() {
+    for args in
+        [&["--name=a"][..], &["-name=a"], &["--name", "a"], &["-name", "a"], &["--name=x", "--name=a"]]
+    {
+        assert_eq!(run(args).process.name, "a", "{args:?}");
+    }
+    assert_eq!(run(&["--name", "-a"]).process.name, "-a", "a value may begin with a dash");
+    assert_eq!(run(&["--initial-cluster-token=a=b"]).cluster.initial_cluster_token, "a=b");
+    assert!(run(&["--pre-vote"]).cluster.pre_vote);
+    assert!(!run(&["--pre-vote=F"]).cluster.pre_vote);
+}
+
+#[test]
+fn boolean_takes_no_value_after_a_space() {
+    let refused = refused(&["--pre-vote", "false"]);
+    assert_eq!((refused.exit_code, refused.message.as_str()), (1, "\"false\" is not a valid flag"));
+}
+
+#[test]
+fn bad_command_line_exits_as_etcd_does() {
+    for (args, exit_code, message) in [
+        (&["--nope"][..], 2, "flag provided but not defined: -nope"),
+        (&["---name=a"], 2, "bad flag syntax: ---name=a"),
+        (&["--=a"], 2, "bad flag syntax: --=a"),
+        (&["--name"], 2, "flag needs an argument: -name"),
+        (&["extra"], 1, "\"extra\" is not a valid flag"),
+        (&["-"], 1, "\"-\" is not a valid flag"),
+        (&["--", "extra"], 1, "\"extra\" is not a valid flag"),
+        (
+            &["--experimental-memory-mlock"],
+            2,
+            "flag provided but not defined: -experimental-memory-mlock (etcd",
+        ),
+        (&["--max-txn-ops=x"], 2, "invalid value \"x\" for --max-txn-ops: expected a whole number"),
+        (&["--max-txn-ops=0"], 2, "at least 1"),
+        (&["--max-request-bytes=10485761"], 2, "at most 10485760"),
+        (&["--pre-vote=maybe"], 2, "invalid value \"maybe\" for --pre-vote: expected true or false"),
+        (&["--socket-reuse-port=maybe"], 2, "expected true or false"),
+        (&["--grpc-keepalive-interval=5"], 2, "is not a duration"),
+        (&["--spin-before-park=1s"], 2, "at most 10ms"),
+        (&["--log-level=loud"], 2, "expected one of debug, info"),
+        (&["--log-outputs=/var/log/etcd"], 2, "expected one of default, stderr, stdout"),
+        (&["--logger=capnslog"], 2, "expected one of zap"),
+        (&["--wal-sync=never"], 2, "expected one of auto, mmap, direct"),
+        (&["--placement=shards=0"], 2, "for --placement: raft is not placed"),
+        (&["--name="], 2, "a member needs a name"),
+    ] {
+        let refused = refused(args);
+        assert_eq!(refused.exit_code, exit_code, "{args:?}: {refused}");
+        assert!(refused.message.contains(message), "{args:?}: {refused}");
+    }
+}
+
+#[test]
+fn bad_url_is_refused_naming_flag_and_value() {
+    let advertise = "--advertise-client-urls=http://localhost:1";
+    for (flag, url, reason) in [
+        ("--listen-client-urls", "localhost:2379", "URL scheme must be"),
+        ("--listen-client-urls", "https://localhost:2379", "https is not supported yet"),
+        ("--listen-client-urls", "unix://s:1", "unix is not supported yet"),
+        ("--listen-client-urls", "http://example.com:2379", "expected IP in URL for binding"),
+        ("--listen-peer-urls", "http://localhost", "host:port"),
+        ("--listen-peer-urls", "", "the list is empty"),
+        ("--initial-advertise-peer-urls", "http://localhost:1/x", "must not contain a path"),
+        ("--initial-cluster", "default", "is not name=url"),
+        ("--initial-cluster", "default=http://localhost", "host:port"),
+        ("--initial-cluster", "=http://localhost:1", "has no member name"),
+        ("--initial-cluster", "a=http://a:1,b=http://a:1", "is listed twice"),
+    ] {
+        let refused = refused(&[advertise, &format!("{flag}={url}")]);
+        assert_eq!(refused.exit_code, 2, "{flag}={url}: {refused}");
+        assert!(refused.message.contains(reason), "{flag}={url}: {refused}");
+        assert!(refused.message.contains(flag), "{flag}={url}: {refused}");
+        assert!(refused.message.contains(url), "{flag}={url}: {refused}");
+    }
+}
+
+#[test]
+fn values_that_contradict_each_other_are_refused() {
+    for (args, message) in [
+        (&["--listen-client-urls=http://localhost:1"][..], "--advertise-client-urls is required"),
+        (&["--election-timeout=499"], "should be at least as 5 times as --heartbeat-interval[100ms]"),
+        (&["--election-timeout=50001"], "is too long"),
+        (&["--heartbeat-interval=10000", "--election-timeout=49999"], "at least as 5 times"),
+        (
+            &["--listen-client-urls=http://0.0.0.0:2380", "--advertise-client-urls=http://localhost:2380"],
+            "two listeners claim one address: 0.0.0.0:2380 and 127.0.0.1:2380",
+        ),
+        (&["--advertise-client-urls=http://0.0.0.0:2379"], "clients cannot dial an unspecified address"),
+    ] {
+        let refused = refused(args);
+        assert_eq!(refused.exit_code, 1, "{args:?}: {refused}");
+        assert!(refused.message.contains(message), "{args:?}: {refused}");
+    }
+}
+
+#[test]
+fn bootstrap_wants_own_name_and_exactly_own_urls_in_the_initial_cluster() {
+    for (args, message) in [
+        (&["--name=a", "--initial-cluster=b=http://localhost:2380"][..], "couldn't find local name \"a\""),
+        (
+            &["--initial-cluster=default=http://x:1"],
+            "--initial-cluster has default=http://x:1 but missing from \
+             --initial-advertise-peer-urls=http://localhost:2380",
+        ),
+        (
+            &["--initial-advertise-peer-urls=http://x:1,http://y:2", "--initial-cluster=default=http://x:1"],
+            "--initial-advertise-peer-urls has http://y:2 but missing from --initial-cluster=default=http://x:1",
+        ),
+        (&["--initial-cluster-state=existing"], "joining a cluster is not supported"),
+    ] {
+        let Config { cluster, process } = run(args);
+        let refused = cluster.bootstrap(&process).unwrap_err();
+        assert!(refused.message.contains(message), "{args:?}: {refused}");
+    }
+    let Config { cluster, process } =
+        run(&["--name=a", "--initial-advertise-peer-urls=http://y:2,http://x:1"]);
+    assert_eq!(cluster.initial_cluster[0].0, "a");
+    assert_eq!(cluster.bootstrap(&process).unwrap().peer_urls, ["http://x:1", "http://y:2"]);
+}
+
+#[test]
+fn cluster_of_more_than_one_member_is_refused_by_name() {
+    let refused = refused(&["--initial-cluster=default=http://localhost:2380,b=http://b:2380"]);
+    assert_eq!(refused.exit_code, 2);
+    assert!(refused.message.contains("2 members (default, b)"), "{refused}");
+}
+
+#[test]
+fn every_missing_flag_is_refused_by_name_and_accepted_with_its_default() {
+    let mut missing_count = 0;
+    for flag in flags::FLAGS {
+        let Support::Missing { harmless } = flag.support else { continue };
+        missing_count += 1;
+        for value in std::iter::once(&flag.default).chain(harmless) {
+            run(&[&format!("--{}={value}", flag.name)]);
+        }
+        let refused = refused(&[&format!("--{}=definitely-not-default", flag.name)]);
+        assert_eq!(refused.exit_code, 2);
+        assert!(refused.message.contains(&format!("--{}=", flag.name)), "{refused}");
+        assert!(refused.message.contains("not supported by Pinion yet"), "{refused}");
+    }
+    assert!(missing_count > 60, "{missing_count}");
+}
+
+#[test]
+fn boolean_asking_for_a_missing_feature_is_refused_however_it_is_spelled() {
+    for args in [&["--client-cert-auth"][..], &["-client-cert-auth=T"], &["--unsafe-no-fsync"]] {
+        assert!(refused(args).message.contains("not supported by Pinion yet"), "{args:?}");
+    }
+    run(&["--client-cert-auth=False", "--corrupt-check-time=0ms", "--enable-grpc-gateway=0"]);
+}
+
+#[test]
+fn variable_is_read_refused_and_beaten_like_its_flag() {
+    let Parsed::Run { config, warnings } = parse_line(
+        &["--name=flag"],
+        &[
+            ("ETCD_NAME", "variable"),
+            ("ETCD_MAX_TXN_OPS", "7"),
+            ("ETCD_DATA_DIR", ""),
+            ("ETCD_CERT_FILE", ""),
+            ("ETCD_NOPE", "1"),
+            ("ETCDCTL_API", "3"),
+            ("ETCD_VERSION", "v3.5.0"),
+            ("PINION_WAL_SYNC", "direct"),
+            ("PINION_SYNC", "direct"),
+            ("PATH", "/bin"),
+        ],
+    ) else {
+        panic!("refused");
+    };
+    assert_eq!(config.process.name, "flag");
+    assert_eq!(config.process.data_dir.to_str(), Some("flag.etcd"), "an empty variable is unset");
+    assert_eq!(config.cluster.txn_ops_max, 7);
+    assert_eq!(config.process.wal_sync, WalSync::Direct);
+    assert_eq!(
+        warnings,
+        [
+            "environment variable ETCD_VERSION is ignored",
+            "recognized environment variable ETCD_NAME, but unused: shadowed by flag --name",
+            "unrecognized environment variable ETCD_NOPE",
+            "unrecognized environment variable PINION_SYNC",
+        ]
+    );
+    for (variable, value, message) in [
+        ("ETCD_CLIENT_CERT_AUTH", "true", "ETCD_CLIENT_CERT_AUTH=true: not supported"),
+        ("ETCD_MAX_TXN_OPS", "x", "invalid value \"x\" for ETCD_MAX_TXN_OPS"),
+        ("PINION_WAL_SYNC", "x", "invalid value \"x\" for PINION_WAL_SYNC"),
+    ] {
+        let Parsed::Refused(refused) = parse_line(&[], &[(variable, value)]) else {
+            panic!("{variable}={value} was taken");
+        };
+        assert!(refused.message.contains(message), "{refused}");
+    }
+}
+
+#[test]
+fn flag_without_effect_in_etcd_has_none_here() {
+    assert_eq!(run(&["--snapshot", "--v", "--peer-election-timeout=7", "--force=false"]), run(&[]));
+}
+
+#[test]
+fn help_tells_every_flag_that_is_used_and_names_every_other() {
+    let Parsed::Print(help) = parse_line(&["--help"], &[]) else { panic!("no help") };
+    for flag in flags::FLAGS {
+        match flag.support {
+            Support::Used => {
+                assert!(help.contains(&format!("  --{}", flag.name)), "{}", flag.name);
+                assert!(flag.help.len() > 10, "{} has no help", flag.name);
+            }
+            Support::Missing { .. } | Support::Ignored => assert!(help.contains(flag.name), "{}", flag.name),
+            Support::Removed { .. } => {}
+        }
+    }
+    assert!(help.lines().all(|line| line.chars().count() <= 100));
+    assert_eq!(parse_line(&["-h"], &[]), Parsed::Print(help));
+}
+
+#[test]
+fn version_names_ours_and_the_api() {
+    let Parsed::Print(version) = parse_line(&["--version"], &[]) else { panic!("no version") };
+    assert_eq!(version, format!("pinion {}\netcd API version: 3.7.1\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn table_has_no_name_twice() {
+    for (slot, flag) in flags::FLAGS.iter().enumerate() {
+        assert!(!flags::FLAGS[..slot].iter().any(|other| other.name == flag.name), "{}", flag.name);
+    }
+}

@@ -1,0 +1,180 @@
+//! The URLs that a member listens on and tells others.
+//!
+//! Only `http` is spoken so far; `https`, `unix` and `unixs` are refused by name, so that nobody
+//! believes that a plain connection is encrypted. A URL has a host and a port and nothing else.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// An address to dial, as another member or a client was told it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Url {
+    host: Host,
+    port: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Host {
+    Ip(IpAddr),
+    Name(String),
+}
+
+/// Why a text is not a URL that this member can use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    #[error("the list is empty")]
+    Empty,
+    #[error("URL scheme must be http, https, unix, or unixs: {0}")]
+    Scheme(String),
+    #[error("{scheme} is not supported yet, only http: {url}")]
+    SchemeUnsupported { scheme: &'static str, url: String },
+    #[error("URL address does not have the form \"host:port\": {0}")]
+    HostPort(String),
+    #[error("URL must not contain a path: {0}")]
+    Path(String),
+    #[error("expected IP in URL for binding ({0})")]
+    NotBindable(String),
+    #[error("port 0 cannot be told to others: {0}")]
+    PortZero(String),
+}
+
+impl Url {
+    /// Reads `http://host:port`.
+    pub fn parse(text: &str) -> Result<Self, UrlError> {
+        let text = text.trim();
+        let owned = || text.to_owned();
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(UrlError::Scheme(owned()));
+        };
+        match scheme {
+            "http" => {}
+            "https" => return Err(UrlError::SchemeUnsupported { scheme: "https", url: owned() }),
+            "unix" => return Err(UrlError::SchemeUnsupported { scheme: "unix", url: owned() }),
+            "unixs" => return Err(UrlError::SchemeUnsupported { scheme: "unixs", url: owned() }),
+            _ => return Err(UrlError::Scheme(owned())),
+        }
+        if rest.contains(['/', '?', '#']) {
+            return Err(UrlError::Path(owned()));
+        }
+        let bad = || UrlError::HostPort(text.to_owned());
+        let (host, port) = rest.rsplit_once(':').ok_or_else(bad)?;
+        if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(bad());
+        }
+        let port: u16 = port.parse().map_err(|_| bad())?;
+        if port == 0 {
+            return Err(UrlError::PortZero(owned()));
+        }
+        let host = if let Some(inner) = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+            Host::Ip(IpAddr::V6(inner.parse().map_err(|_| bad())?))
+        } else if let Ok(ip) = host.parse::<Ipv4Addr>() {
+            Host::Ip(IpAddr::V4(ip))
+        } else if is_host_name(host) {
+            Host::Name(host.to_owned())
+        } else {
+            return Err(bad());
+        };
+        Ok(Self { host, port })
+    }
+
+    /// Reads a comma-separated list; duplicates are dropped, the order is kept.
+    pub fn parse_list(text: &str) -> Result<Vec<Self>, UrlError> {
+        let mut urls = Vec::new();
+        for part in text.split(',').filter(|part| !part.trim().is_empty()) {
+            let url = Self::parse(part)?;
+            if !urls.contains(&url) {
+                urls.push(url);
+            }
+        }
+        if urls.is_empty() { Err(UrlError::Empty) } else { Ok(urls) }
+    }
+
+    /// The address to listen on. A name other than `localhost` would have to be resolved, and what
+    /// it resolves to may change, so etcd refuses it and so do we.
+    pub fn bind_addr(&self) -> Result<SocketAddr, UrlError> {
+        match &self.host {
+            Host::Ip(ip) => Ok(SocketAddr::new(*ip, self.port)),
+            Host::Name(name) if name == "localhost" => {
+                Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), self.port))
+            }
+            Host::Name(_) => Err(UrlError::NotBindable(self.to_string())),
+        }
+    }
+
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+/// Letters, digits, hyphens, underscores and dots: what DNS names and container names are made of.
+fn is_host_name(host: &str) -> bool {
+    !host.is_empty()
+        && host.len() <= 253
+        && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Ip(ip) => write!(f, "http://{}", SocketAddr::new(*ip, self.port)),
+            Host::Name(name) => write!(f, "http://{name}:{}", self.port),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn url_reads_and_prints_as_it_was_given() {
+        for text in
+            ["http://127.0.0.1:2379", "http://localhost:2379", "http://[::1]:1", "http://n-0.etcd:65535"]
+        {
+            assert_eq!(Url::parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn bad_url_is_refused_with_its_reason() {
+        type Check = fn(&UrlError) -> bool;
+        let cases: [(&str, Check); 15] = [
+            ("", |e| matches!(e, UrlError::Scheme(_))),
+            ("localhost:2379", |e| matches!(e, UrlError::Scheme(_))),
+            ("ftp://localhost:1", |e| matches!(e, UrlError::Scheme(_))),
+            ("https://localhost:1", |e| matches!(e, UrlError::SchemeUnsupported { scheme: "https", .. })),
+            ("unix://a:1", |e| matches!(e, UrlError::SchemeUnsupported { scheme: "unix", .. })),
+            ("http://localhost", |e| matches!(e, UrlError::HostPort(_))),
+            ("http://localhost:", |e| matches!(e, UrlError::HostPort(_))),
+            ("http://:2379", |e| matches!(e, UrlError::HostPort(_))),
+            ("http://localhost:65536", |e| matches!(e, UrlError::HostPort(_))),
+            ("http://localhost:+1", |e| matches!(e, UrlError::HostPort(_))),
+            ("http://::1:2379", |e| matches!(e, UrlError::HostPort(_))),
+            ("http://[::1:2379", |e| matches!(e, UrlError::HostPort(_))),
+            ("http://a b:1", |e| matches!(e, UrlError::HostPort(_))),
+            ("http://localhost:1/", |e| matches!(e, UrlError::Path(_))),
+            ("http://localhost:0", |e| matches!(e, UrlError::PortZero(_))),
+        ];
+        for (text, is_expected) in cases {
+            let error = Url::parse(text).unwrap_err();
+            assert!(is_expected(&error), "{text:?} gave {error:?}");
+        }
+    }
+
+    #[test]
+    fn list_drops_duplicates_and_keeps_order() {
+        let urls = Url::parse_list("http://b:2, http://a:1,http://b:2").unwrap();
+        assert_eq!(urls.iter().map(ToString::to_string).collect::<Vec<_>>(), ["http://b:2", "http://a:1"]);
+        assert_eq!(Url::parse_list(" , "), Err(UrlError::Empty));
+    }
+
+    #[test]
+    fn only_an_address_or_localhost_can_be_bound() {
+        let bind = |text: &str| Url::parse(text).unwrap().bind_addr();
+        assert_eq!(bind("http://localhost:7").unwrap().to_string(), "127.0.0.1:7");
+        assert_eq!(bind("http://[::]:7").unwrap().to_string(), "[::]:7");
+        assert!(matches!(bind("http://example.com:7"), Err(UrlError::NotBindable(_))));
+    }
+}

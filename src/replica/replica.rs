@@ -1,0 +1,351 @@
+//! The raft role of a member: consensus, the requests on their way into it and the reads that wait
+//! for it, joined.
+//!
+//! The shell feeds requests, reads, messages, ticks and completions, and does what `take_ready`
+//! returns. Time is counted in ticks; nothing here blocks, allocates per tick, or knows a clock.
+//!
+//! Pipelining: up to `pipeline_depth` appends are on their way to the disk at once, and everything
+//! that arrives meanwhile becomes the next one. With depth 1 a group is exactly what arrived during
+//! the previous sync. A follower forwards what it has whenever it is asked for a `Ready`.
+//!
+//! Backpressure: refused with "too many requests" when more entries than `apply_gap_max` are
+//! committed and not applied, or more bytes than `backlog_bytes_max` wait or are not applied, or more
+//! reads than `reads_max` wait. These bound the memory that clients can make a member hold.
+
+use bytes::Bytes;
+
+use super::exchange::Refusal;
+use super::proposals::Proposals;
+use super::reads::Reads;
+use crate::apply::request::{self, Origin, RequestKind};
+use crate::raft::{
+    self, CheckpointMeta, ConfChange, ConfChangeRefused, Message, Node, ProposeError, Recovered, Role,
+    StartError, Status, StepError,
+};
+use crate::types::{LogIndex, MemberId, Ticket, limits};
+
+/// How the role behaves, beside consensus itself.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub raft: raft::Config,
+    /// Appends on their way to the disk at once. More than one pays where a sync's latency is mostly
+    /// waiting and the disk takes several at a time; with one, groups are largest.
+    pub pipeline_depth: usize,
+    /// Bytes of groups in one append; one group always fits.
+    pub append_bytes_max: usize,
+    /// Bytes of requests that wait or are not applied, above which new ones are refused.
+    pub backlog_bytes_max: usize,
+    /// Entries committed and not applied, above which new requests are refused.
+    pub apply_gap_max: u64,
+    /// Linearizable reads that wait, above which new ones are refused.
+    pub reads_max: usize,
+    /// Ticks after which an unanswered ReadIndex round is asked again (etcd: 500 ms).
+    pub read_retry_ticks: u64,
+    /// Ticks after which what waits for a leader is refused; requests in the log are not recalled.
+    pub request_timeout_ticks: u64,
+}
+
+impl Config {
+    /// One append in flight, and etcd's timing in ticks of 100 ms: 5 s and two election timeouts.
+    #[must_use]
+    pub fn new(raft: raft::Config) -> Self {
+        let request_timeout_ticks = 50 + 2 * raft.election_ticks as u64;
+        Self {
+            raft,
+            pipeline_depth: 1,
+            append_bytes_max: 4 << 20,
+            backlog_bytes_max: 64 << 20,
+            apply_gap_max: limits::APPLY_GAP_MAX,
+            reads_max: 100_000,
+            read_retry_ticks: 5,
+            request_timeout_ticks,
+        }
+    }
+}
+
+/// Room for the log on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Space {
+    /// Enough.
+    Ample,
+    /// Little: requests that add data are refused, so that those which free some find room.
+    Scarce,
+    /// None: nothing goes into the log.
+    Exhausted,
+}
+
+/// What the shell does next, in this order.
+#[must_use = "dropping a Ready loses entries the node counts on"]
+#[derive(Debug)]
+pub struct Ready<R> {
+    /// Messages, log and committed entries; see there.
+    pub raft: Option<raft::Ready>,
+    /// Linearizable reads that may be answered by a state machine which has applied `reads_index`.
+    /// That is at most the last committed entry handed out so far, so on one ring to the state
+    /// machine, behind `raft.committed`, nothing is left to wait for.
+    pub reads: Vec<R>,
+    pub reads_index: LogIndex,
+    /// Requests of this member that go nowhere.
+    pub refused_requests: Vec<(Ticket, Refusal)>,
+    /// Reads that go nowhere.
+    pub refused_reads: Vec<(R, Refusal)>,
+}
+
+/// The raft role's state. `R` is what the caller keeps for a read that waits.
+pub struct Replica<R> {
+    node: Node,
+    config: Config,
+    proposals: Proposals,
+    reads: Reads<R>,
+    space: Space,
+    stopped: bool,
+    /// Ticks since the start.
+    tick: u64,
+    refused_requests: Vec<(Ticket, Refusal)>,
+    refused_reads: Vec<(R, Refusal)>,
+}
+
+impl<R> Replica<R> {
+    /// The role on what the disk held; see `Node::new`.
+    ///
+    /// # Errors
+    /// When the configuration contradicts itself or what was recovered does not add up.
+    pub fn new(config: Config, recovered: Recovered) -> Result<Self, StartError> {
+        if config.pipeline_depth == 0 {
+            return Err(StartError::Config("the pipeline is at least one append deep".to_owned()));
+        }
+        Ok(Self {
+            node: Node::new(&config.raft, recovered)?,
+            config,
+            proposals: Proposals::new(),
+            reads: Reads::new(),
+            space: Space::Ample,
+            stopped: false,
+            tick: 0,
+            refused_requests: Vec::new(),
+            refused_reads: Vec::new(),
+        })
+    }
+
+    /// A client's request, already validated. Its bytes are copied into the group that is open.
+    ///
+    /// # Errors
+    /// When the member cannot take it now; then it is in no log.
+    pub fn on_request(&mut self, ticket: Ticket, kind: RequestKind, body: &[u8]) -> Result<(), Refusal> {
+        if self.stopped {
+            return Err(Refusal::Stopped);
+        }
+        let refused_for_space = match kind {
+            // These add data. The others free some, or are needed to run the cluster.
+            RequestKind::Put | RequestKind::Txn => Space::Scarce,
+            RequestKind::DeleteRange | RequestKind::Compact | RequestKind::PublishMember => Space::Exhausted,
+        };
+        if refused_for_space <= self.space {
+            return Err(Refusal::NoSpace);
+        }
+        if self.config.apply_gap_max < self.node.apply_gap() {
+            return Err(Refusal::TooManyRequests);
+        }
+        let backlog_bytes = self.proposals.waiting_bytes() + self.node.unapplied_bytes();
+        if self.config.backlog_bytes_max < backlog_bytes + body.len() {
+            return Err(Refusal::TooManyRequests);
+        }
+        let origin = Origin { member: self.node.id(), ticket };
+        self.proposals.push(origin, kind, body, self.tick);
+        Ok(())
+    }
+
+    /// A linearizable read. It comes back in `Ready::reads`, or refused.
+    ///
+    /// # Errors
+    /// The read, when the member cannot take it now.
+    pub fn on_read(&mut self, read: R) -> Result<(), (R, Refusal)> {
+        if self.stopped {
+            return Err((read, Refusal::Stopped));
+        }
+        if self.config.reads_max <= self.reads.count() {
+            return Err((read, Refusal::TooManyRequests));
+        }
+        self.reads.push(read, self.tick);
+        Ok(())
+    }
+
+    /// One unit of time has passed.
+    pub fn on_tick(&mut self) {
+        self.tick += 1;
+        self.node.tick();
+        let Some(oldest) = self.tick.checked_sub(self.config.request_timeout_ticks) else { return };
+        for group in self.proposals.take_older_than(oldest) {
+            self.refuse_group(group, Refusal::TimedOut);
+        }
+        let mut expired = Vec::new();
+        self.reads.expire(oldest, &mut expired);
+        self.refused_reads.extend(expired.into_iter().map(|read| (read, Refusal::TimedOut)));
+    }
+
+    /// A message from another member.
+    ///
+    /// # Errors
+    /// When it cannot be taken; the role is as it was.
+    pub fn on_message(&mut self, message: Message) -> Result<(), StepError> {
+        self.node.step(message)
+    }
+
+    /// The `Ready` of this number, and every one before it, is durable.
+    pub fn on_durable(&mut self, number: u64) {
+        self.node.on_durable(number);
+    }
+
+    /// The state machine has applied everything up to `index`.
+    pub fn on_applied(&mut self, index: LogIndex) {
+        self.node.on_applied(index);
+    }
+
+    /// The state machine's verdict on the membership change at `index`; before `on_applied` of it.
+    ///
+    /// # Errors
+    /// When raft refuses an accepted change.
+    pub fn on_conf_change(&mut self, index: LogIndex, accepted: bool) -> Result<(), ConfChangeRefused> {
+        self.node.on_conf_change(index, accepted)
+    }
+
+    /// A checkpoint of this member's state machine is durable.
+    pub fn on_checkpoint(&mut self, meta: CheckpointMeta) {
+        self.node.on_checkpoint(meta);
+    }
+
+    /// How much room the log has.
+    pub fn on_space(&mut self, space: Space) {
+        self.space = space;
+    }
+
+    /// Proposes a membership change; it bypasses the groups.
+    ///
+    /// # Errors
+    /// When it certainly goes nowhere.
+    pub fn propose_conf_change(&mut self, change: &ConfChange) -> Result<(), ProposeError> {
+        self.node.propose_conf_change(change)
+    }
+
+    /// Takes nothing more, and refuses what waits. What is in the log goes on.
+    pub fn stop(&mut self) {
+        self.stopped = true;
+        for group in self.proposals.take_older_than(u64::MAX) {
+            self.refuse_group(group, Refusal::Stopped);
+        }
+        let mut waiting = Vec::new();
+        self.reads.expire(u64::MAX, &mut waiting);
+        self.refused_reads.extend(waiting.into_iter().map(|read| (read, Refusal::Stopped)));
+    }
+
+    /// The next work for the shell, if there is any. Call it after each batch of events, until it
+    /// returns nothing: this is where a group closes and a read round starts.
+    pub fn take_ready(&mut self) -> Option<Ready<R>> {
+        self.propose_waiting();
+        self.ask_for_reads();
+        let raft = self.node.take_ready();
+        if let Some(ready) = &raft {
+            for state in &ready.read_states {
+                self.reads.on_confirmed(state.round, state.index);
+            }
+            if ready.leadership.is_some() {
+                self.reads.on_leader_change();
+            }
+        }
+        let mut reads = Vec::new();
+        let reads_index = self.node.handed_out();
+        self.reads.release(reads_index, &mut reads);
+        let ready = Ready {
+            raft,
+            reads,
+            reads_index,
+            refused_requests: std::mem::take(&mut self.refused_requests),
+            refused_reads: std::mem::take(&mut self.refused_reads),
+        };
+        let idle = ready.raft.is_none()
+            && ready.reads.is_empty()
+            && ready.refused_requests.is_empty()
+            && ready.refused_reads.is_empty();
+        (!idle).then_some(ready)
+    }
+
+    fn propose_waiting(&mut self) {
+        if self.proposals.is_empty() {
+            return;
+        }
+        let leadership = self.node.leadership();
+        // What waits for a leader stays in the open group; taking it out would only cut it up.
+        if leadership.leader.is_none() || self.node.is_transferring() {
+            return;
+        }
+        let leads = leadership.role == Role::Leader;
+        // A follower forwards: its own appends are the leader's, and need not hold up anything.
+        if leads && self.config.pipeline_depth <= self.node.appends_in_flight() {
+            return;
+        }
+        let mut bytes_left = self.config.append_bytes_max;
+        let mut first = true;
+        while let Some(group) = self.proposals.take(bytes_left, first) {
+            bytes_left = bytes_left.saturating_sub(group.data.len());
+            first = false;
+            match self.node.propose(group.data.clone()) {
+                Ok(()) => {}
+                Err(ProposeError::NotMember) => self.refuse_group(group.data, Refusal::Stopped),
+                // What waits may still find room, until its callers give up.
+                Err(ProposeError::NoLeader | ProposeError::Transferring | ProposeError::Full) => {
+                    self.proposals.put_back(group);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn ask_for_reads(&mut self) {
+        if self.reads.count() == 0 {
+            return;
+        }
+        if let Some(index) = self.local_reads_from() {
+            self.reads.confirm_all(index);
+            return;
+        }
+        if let Some(round) = self.reads.due(self.tick, self.config.read_retry_ticks)
+            && self.node.read_index(round).is_ok()
+        {
+            self.reads.on_asked(self.tick);
+        }
+    }
+
+    /// While this member is the only voter and leads: the index whose application opens linearizable
+    /// reads without a round (see `reads`). It also opens them to a state machine that is asked
+    /// directly, for as long as that state machine itself has applied no second voter.
+    #[must_use]
+    pub fn local_reads_from(&self) -> Option<LogIndex> {
+        if self.node.is_sole_voter() { self.node.term_start() } else { None }
+    }
+
+    fn refuse_group(&mut self, group: Bytes, refusal: Refusal) {
+        let requests = request::decode_group(group).expect("this member wrote the group");
+        self.refused_requests.extend(requests.into_iter().map(|request| (request.origin.ticket, refusal)));
+    }
+
+    /// Where consensus stands.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.node.status()
+    }
+
+    #[must_use]
+    pub fn id(&self) -> MemberId {
+        self.node.id()
+    }
+
+    /// The consensus state, for leadership transfer, connection events and inspection.
+    pub fn node_mut(&mut self) -> &mut Node {
+        &mut self.node
+    }
+
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+}

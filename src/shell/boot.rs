@@ -1,0 +1,429 @@
+//! Starting and stopping a member.
+//!
+//! Order of a start: look at the host, lock the data directory, read checkpoint and log, start the
+//! log thread, then one executor a core with its roles. Raft replays what was committed, this
+//! member publishes itself through the log, and only then clients are let in.
+//! Order of a stop: clients first (no new ones, calls under way may finish), then raft, which closes
+//! the log; the process ends when the log says that everything in it is on the disk.
+
+use std::io::{self, Read as _};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam::channel::{self, RecvTimeoutError};
+use glommio::{LocalExecutorBuilder, Placement as Pin};
+use prost::Message as _;
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::iterator::Signals;
+
+use super::checkpoint_file::CheckpointWriter;
+use super::client::{Keepalive, ShardConfig};
+use super::client_role::{self, Orders};
+use super::consensus::Consensus;
+use super::data_dir::{DataDir, DataDirError, Identity};
+use super::host::{self, HostError};
+use super::log_writer::{self, LogEvent, LogHandle};
+use super::mesh::SharedRing;
+use super::placement::{self, Core, PlanError, Role};
+use super::recovery::{self, RecoveryError, Start};
+use super::state_machine::{Position, StateMachine, Upkeep};
+use super::wiring::{Ports, Wiring};
+use crate::apply::Machine;
+use crate::apply::machine::StatusFacts;
+use crate::config::Config;
+use crate::pb::peer;
+use crate::raft::{self, Recovered, StartError};
+use crate::replica::{self, Replica};
+use crate::types::{LogIndex, Term};
+
+/// Completions of the log that may wait for raft; more than its commands in flight.
+const LOG_EVENTS_MAX: usize = 256;
+
+/// A role that runs longer than this is asked to let others run. The runtime's default of 100 ms
+/// would let a message from another core wait that long.
+const PREEMPT_TIMER: Duration = Duration::from_millis(1);
+
+/// Rings of io_uring: sockets in flight a turn.
+const RING_DEPTH: usize = 1024;
+
+/// No file goes through the runtime, so its registered buffers are the smallest there are.
+const IO_MEMORY: usize = 64 << 10;
+
+/// How long each half of a stop may take.
+const STOP_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Why a member does not start.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BootError {
+    #[error(transparent)]
+    Placement(#[from] PlanError),
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    #[error("what the data directory holds is no log that can be continued: {0}")]
+    Raft(#[from] StartError),
+    #[error("cannot start {what}: {source}")]
+    Thread { what: &'static str, source: io::Error },
+    #[error("cannot start an executor on core {core}: {reason}")]
+    Executor { core: Core, reason: String },
+    #[error("cannot listen on {address} (--listen-client-urls): {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("stopped before it was ready")]
+    Interrupted,
+}
+
+/// What the roles tell the main thread.
+enum Event {
+    Serving,
+    ListenFailed(SocketAddr, io::Error),
+    ShardEnded,
+    RaftRefused(StartError),
+    RaftEnded,
+    Signal(i32),
+}
+
+type Events = channel::Sender<Event>;
+
+fn tell(events: &Events, event: Event) {
+    // The main thread is gone only when the process is ending anyway.
+    events.send(event).ok();
+}
+
+/// Runs a member until a signal stops it.
+///
+/// # Errors
+/// [`BootError`], before any client was let in.
+pub(super) fn run(config: &Config) -> Result<(), BootError> {
+    let started = Instant::now();
+    abort_on_panic();
+    let (events, inbox) = channel::unbounded();
+    forward_signals(events.clone())?;
+
+    let allowed = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect::<Vec<Core>>();
+    let process = &config.process;
+    let plan = placement::plan(&process.placement, &allowed)?;
+    let executors = placement::executors(&plan);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), placement = %plan, executors = executors.len(), "placement plan");
+    host::check(executors.len() as u64)?;
+    for &address in &process.listen_client {
+        host::check_address_free("--listen-client-urls", address)?;
+    }
+
+    let data_dir = DataDir::open(&process.data_dir, process.wal_dir.as_deref())?;
+    pinion_wal::map::install_sigbus_handler().map_err(|source| BootError::Thread { what: "the SIGBUS handler", source })?;
+    let start = recovery::open(config, &data_dir)?;
+    tracing::info!(
+        data_dir = %process.data_dir.display(),
+        cluster = %start.identity.cluster,
+        member = %start.identity.member,
+        wal_sync = start.sync_mode.as_str(),
+        "data directory open"
+    );
+
+    let wiring = Wiring::new(executors.values().map(Vec::as_slice));
+    let log_events = SharedRing::new(LOG_EVENTS_MAX, wiring.bell(Role::Raft));
+    // Whoever spins on a core that others need only delays them.
+    let spin = |core: Core, is_executor: bool| {
+        let is_shared = if is_executor { core == plan.log } else { executors.contains_key(&core) };
+        if is_shared { Duration::ZERO } else { process.spin_before_park }
+    };
+    let Start { identity, machine, recovered, wal, sync_mode: _, last } = start;
+    let log = log_writer::start(wal, plan.log, spin(plan.log, false), Arc::clone(&log_events))
+        .map_err(|source| BootError::Thread { what: "the log writer", source })?;
+
+    let orders = Orders::default();
+    let stop_raft = Arc::<AtomicBool>::default();
+    let position =
+        Position { member: identity.member, checkpoint: recovered.checkpoint.clone(), recovered: last };
+    let mut raft_seat = Some(RaftSeat {
+        config: replica_config(config, &identity)?,
+        recovered,
+        log,
+        log_events,
+        publish: publish_body(config, &identity),
+        stop: Arc::clone(&stop_raft),
+        tick: Duration::from_millis(u64::from(config.cluster.heartbeat_ms)),
+    });
+    let mut store_seat = Some(StoreSeat {
+        machine,
+        position,
+        upkeep: Upkeep {
+            checkpoint_entries: process.checkpoint_entries,
+            checkpoint_bytes: process.checkpoint_bytes,
+            compaction_batch: process.compaction_batch_revisions as usize,
+            compaction_sleep: process.compaction_sleep,
+        },
+        dir: data_dir.checkpoints(),
+        orders: orders.clone(),
+    });
+    let generation = u32::try_from(entropy()? >> 32).expect("a shifted u64 fits");
+    for (&core, roles) in &executors {
+        let executor = Executor {
+            roles: roles.clone(),
+            wiring: wiring.clone(),
+            raft: roles.contains(&Role::Raft).then(|| raft_seat.take().expect("one raft role")),
+            store: roles.contains(&Role::Store).then(|| store_seat.take().expect("one store role")),
+            shard_config: shard_config(config, &identity, generation),
+            addresses: process.listen_client.clone(),
+            orders: orders.clone(),
+            events: events.clone(),
+        };
+        LocalExecutorBuilder::new(Pin::Fixed(core))
+            .name(&format!("core-{core}"))
+            .spin_before_park(spin(core, true))
+            .preempt_timer(PREEMPT_TIMER)
+            .io_memory(IO_MEMORY)
+            .ring_depth(RING_DEPTH)
+            .spawn(move || executor.run())
+            .map_err(|error| BootError::Executor { core, reason: error.to_string() })?;
+    }
+
+    let shards = plan.shards.len();
+    let signal = wait_until_serving(&inbox, shards)?;
+    if signal.is_none() {
+        let addresses = process.listen_client.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        tracing::info!(
+            address = addresses,
+            name = process.name,
+            seconds = started.elapsed().as_secs_f64(),
+            "ready to serve client requests"
+        );
+    }
+    let signal = signal.unwrap_or_else(|| wait_for_signal(&inbox));
+    tracing::info!(signal, "stopping");
+    let ring = |role| wiring.bell(role).ring();
+    orders.stop.store(true, Ordering::Release);
+    (0..shards).for_each(|shard| ring(Role::Shard(shard)));
+    wait_for(&inbox, shards, |event| matches!(event, Event::ShardEnded));
+    stop_raft.store(true, Ordering::Release);
+    ring(Role::Raft);
+    if wait_for(&inbox, 1, |event| matches!(event, Event::RaftEnded)) {
+        tracing::info!("stopped");
+    } else {
+        tracing::warn!("the log did not end in time; everything acknowledged is on the disk all the same");
+    }
+    Ok(())
+}
+
+/// A panic is a broken invariant: no thread may go on without the one that had it.
+fn abort_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::abort();
+    }));
+}
+
+fn forward_signals(events: Events) -> Result<(), BootError> {
+    let thread = |source| BootError::Thread { what: "signal handling", source };
+    // A file size limit would end the process without a word; with a handler the write fails instead.
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(thread)?;
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(thread)?;
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for signal in signals.forever() {
+                tell(&events, Event::Signal(signal));
+            }
+        })
+        .map(|_handle| ())
+        .map_err(thread)
+}
+
+/// The signal that came instead, if one did.
+fn wait_until_serving(inbox: &channel::Receiver<Event>, shards: usize) -> Result<Option<i32>, BootError> {
+    let mut serving = 0;
+    while serving < shards {
+        match inbox.recv() {
+            Ok(Event::Serving) => serving += 1,
+            Ok(Event::ListenFailed(address, source)) => return Err(BootError::Listen { address, source }),
+            Ok(Event::RaftRefused(error)) => return Err(BootError::Raft(error)),
+            Ok(Event::Signal(signal)) => return Ok(Some(signal)),
+            Ok(Event::ShardEnded | Event::RaftEnded) | Err(_) => return Err(BootError::Interrupted),
+        }
+    }
+    Ok(None)
+}
+
+fn wait_for_signal(inbox: &channel::Receiver<Event>) -> i32 {
+    loop {
+        match inbox.recv() {
+            Ok(Event::Signal(signal)) => return signal,
+            Ok(_) => {}
+            Err(_) => return 0,
+        }
+    }
+}
+
+/// Whether so many events came within the patience; a second signal ends the patience.
+fn wait_for(inbox: &channel::Receiver<Event>, mut count: usize, is_wanted: impl Fn(&Event) -> bool) -> bool {
+    let deadline = Instant::now() + STOP_PATIENCE;
+    while count > 0 {
+        match inbox.recv_deadline(deadline) {
+            Ok(event) if is_wanted(&event) => count -= 1,
+            Ok(Event::Signal(_)) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return false,
+            Ok(_) => {}
+        }
+    }
+    true
+}
+
+fn entropy() -> Result<u64, BootError> {
+    let mut bytes = [0; 8];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        .map_err(|source| BootError::Thread { what: "the source of randomness", source })?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+fn replica_config(config: &Config, identity: &Identity) -> Result<replica::Config, BootError> {
+    let mut raft = raft::Config::new(identity.member, entropy()?);
+    let cluster = &config.cluster;
+    raft.election_ticks = (cluster.election_ms / cluster.heartbeat_ms) as usize;
+    raft.pre_vote = cluster.pre_vote;
+    let mut replica = replica::Config::new(raft);
+    let request_timeout = request_timeout(config).as_millis();
+    replica.request_timeout_ticks = u64::try_from(request_timeout).expect("seconds") / u64::from(cluster.heartbeat_ms);
+    replica.read_retry_ticks = u64::from(500_u32.div_ceil(cluster.heartbeat_ms));
+    Ok(replica)
+}
+
+/// etcd's: 5 s and two election timeouts.
+fn request_timeout(config: &Config) -> Duration {
+    Duration::from_secs(5) + 2 * Duration::from_millis(u64::from(config.cluster.election_ms))
+}
+
+fn shard_config(config: &Config, identity: &Identity, generation: u32) -> ShardConfig {
+    let mut shard = ShardConfig::new(0, identity.cluster, identity.member);
+    let (cluster, process) = (&config.cluster, &config.process);
+    shard.first_generation = generation;
+    shard.request_bytes_max = cluster.request_bytes_max;
+    shard.txn_ops_max = cluster.txn_ops_max;
+    shard.concurrent_streams_max =
+        (process.max_concurrent_streams != u32::MAX).then_some(process.max_concurrent_streams);
+    shard.request_timeout = request_timeout(config);
+    shard.keepalive = Keepalive {
+        min_time: process.keepalive.client_min_time,
+        interval: process.keepalive.server_interval.unwrap_or(Duration::MAX),
+        timeout: process.keepalive.server_timeout,
+    };
+    shard
+}
+
+fn publish_body(config: &Config, identity: &Identity) -> Bytes {
+    let message = peer::PublishMember {
+        id: identity.member.0,
+        name: config.process.name.clone(),
+        client_urls: config.process.advertise_client_urls.iter().map(ToString::to_string).collect(),
+    };
+    message.encode_to_vec().into()
+}
+
+/// What the raft role starts from.
+struct RaftSeat {
+    config: replica::Config,
+    recovered: Recovered,
+    log: LogHandle,
+    log_events: Arc<SharedRing<LogEvent>>,
+    publish: Bytes,
+    stop: Arc<AtomicBool>,
+    tick: Duration,
+}
+
+/// What the store role starts from.
+struct StoreSeat {
+    machine: Machine,
+    position: Position,
+    upkeep: Upkeep,
+    dir: std::path::PathBuf,
+    orders: Orders,
+}
+
+/// One executor's roles and what they start from. Built on the main thread, run on the core.
+struct Executor {
+    roles: Vec<Role>,
+    wiring: Wiring,
+    raft: Option<RaftSeat>,
+    store: Option<StoreSeat>,
+    shard_config: ShardConfig,
+    addresses: Vec<SocketAddr>,
+    orders: Orders,
+    events: Events,
+}
+
+impl Executor {
+    async fn run(self) {
+        let Ports { shards, raft, store } = self.wiring.ports(&self.roles);
+        let mut tasks = Vec::new();
+        for (shard, ports) in shards {
+            let mut config = self.shard_config.clone();
+            config.shard = u16::try_from(shard).expect("bounded by placement::SHARDS_MAX");
+            let (addresses, orders) = (self.addresses.clone(), self.orders.clone());
+            let events = self.events.clone();
+            tasks.push(glommio::spawn_local(async move {
+                let on_serving = || tell(&events, Event::Serving);
+                match client_role::run(config, ports, addresses, orders, on_serving).await {
+                    Ok(()) => tell(&events, Event::ShardEnded),
+                    Err((address, error)) => tell(&events, Event::ListenFailed(address, error)),
+                }
+            }));
+        }
+        if let (Some(seat), Some(ports)) = (self.raft, raft) {
+            let events = self.events.clone();
+            let RaftSeat { config, recovered, log, log_events, publish, stop, tick } = seat;
+            tasks.push(glommio::spawn_local(async move {
+                match Replica::new(config, recovered) {
+                    Ok(replica) => {
+                        Consensus::new(replica, ports, log, log_events, publish, stop).run(tick).await;
+                        tell(&events, Event::RaftEnded);
+                    }
+                    Err(error) => tell(&events, Event::RaftRefused(error)),
+                }
+            }));
+        }
+        if let (Some(seat), Some(ports)) = (self.store, store) {
+            let store = start_store(seat, ports, &self.wiring);
+            match store {
+                Ok(store) => tasks.push(glommio::spawn_local(store.run())),
+                Err(source) => {
+                    tracing::error!(error = %source, "cannot start the checkpoint writer");
+                    tell(&self.events, Event::ShardEnded);
+                }
+            }
+        }
+        for task in tasks {
+            task.await;
+        }
+    }
+}
+
+fn start_store(seat: StoreSeat, ports: super::wiring::StorePorts, wiring: &Wiring) -> io::Result<StateMachine> {
+    let StoreSeat { machine, position, upkeep, dir, orders } = seat;
+    let bell = wiring.bell(Role::Store);
+    let events = SharedRing::new(4, Arc::clone(&bell));
+    let report = Arc::clone(&events);
+    let writer = CheckpointWriter::start(dir, bell, move |event| {
+        // One checkpoint is under way at a time, so its end always finds room.
+        assert!(report.send(event).is_ok(), "one checkpoint at a time");
+    })?;
+    let facts = StatusFacts {
+        term: Term::default(),
+        committed: LogIndex::default(),
+        applied: position.checkpoint.index,
+        ..StatusFacts::default()
+    };
+    let shards = wiring.shard_bells();
+    let on_published = move || {
+        orders.open.store(true, Ordering::Release);
+        for bell in &shards {
+            bell.ring();
+        }
+    };
+    Ok(StateMachine::new(machine, ports, position, upkeep, facts, writer, events, on_published))
+}

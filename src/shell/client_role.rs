@@ -1,0 +1,111 @@
+//! The client role's executor: a client shard on its rings.
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::client::{self, Backend, ClientShard, ShardConfig};
+use super::mesh::Sender;
+use super::wiring::ShardPorts;
+use crate::replica::exchange::{Command, Read, ToRaft, ToStore};
+use crate::types::Ticket;
+
+/// The rest of the member, over rings.
+struct Rings {
+    to_raft: Sender<ToRaft>,
+    to_store: Sender<ToStore>,
+}
+
+impl Backend for Rings {
+    fn submit(&self, ticket: Ticket, command: Command) -> Result<(), Command> {
+        match command {
+            Command::Propose { kind, body } => {
+                self.to_raft.try_send(ToRaft::Propose { ticket, kind, body }).map_err(|message| match message {
+                    ToRaft::Propose { kind, body, .. } => Command::Propose { kind, body },
+                    _ => unreachable!("a ring gives back what it was given"),
+                })?;
+                self.to_raft.ring();
+            }
+            Command::Read(Read { linearizable: true, query }) => {
+                self.to_raft.try_send(ToRaft::Read { ticket, query }).map_err(|message| match message {
+                    ToRaft::Read { query, .. } => Command::Read(Read { linearizable: true, query }),
+                    _ => unreachable!("a ring gives back what it was given"),
+                })?;
+                self.to_raft.ring();
+            }
+            Command::Read(Read { linearizable: false, query }) => {
+                self.to_store.try_send(ToStore::Read { ticket, query }).map_err(|message| match message {
+                    ToStore::Read { query, .. } => Command::Read(Read { linearizable: false, query }),
+                    _ => unreachable!("a ring gives back what it was given"),
+                })?;
+                self.to_store.ring();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the process tells the shard. Each flag comes with a ring of the role's bell.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Orders {
+    /// This member is published: clients may come.
+    pub open: Arc<AtomicBool>,
+    /// No more clients; finish what is under way.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// Serves clients on `addresses` from `orders.open` until `orders.stop`. `on_serving` is called
+/// when all addresses are bound.
+///
+/// # Errors
+/// When an address cannot be bound.
+pub(super) async fn run(
+    config: ShardConfig,
+    ports: ShardPorts,
+    addresses: Vec<SocketAddr>,
+    orders: Orders,
+    on_serving: impl FnOnce(),
+) -> Result<(), (SocketAddr, io::Error)> {
+    let ShardPorts { bell, to_raft, to_store, replies } = ports;
+    let (open, stop) = (&orders.open, &orders.stop);
+    bell.wait_once(|| open.load(Ordering::Acquire) || stop.load(Ordering::Acquire)).await;
+    if stop.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    let shard = ClientShard::new(config, Rc::new(Rings { to_raft, to_store }));
+    let serving = Rc::new(Cell::new(addresses.len()));
+    for address in addresses {
+        let listener = client::bind(address).map_err(|error| (address, error))?;
+        let (shard, serving, bell) = (Rc::clone(&shard), Rc::clone(&serving), bell.clone());
+        glommio::spawn_local(async move {
+            shard.serve(listener).await;
+            serving.set(serving.get() - 1);
+            bell.ring();
+        })
+        .detach();
+    }
+    on_serving();
+    let mut is_stopping = false;
+    while serving.get() > 0 {
+        for ring in &replies {
+            while let Some(reply) = ring.take() {
+                shard.on_reply(reply);
+            }
+        }
+        shard.flush();
+        if stop.load(Ordering::Acquire) && !is_stopping {
+            is_stopping = true;
+            shard.stop();
+        }
+        bell.wait_once(|| {
+            serving.get() == 0
+                || (!is_stopping && stop.load(Ordering::Acquire))
+                || replies.iter().any(|ring| !ring.is_empty())
+        })
+        .await;
+    }
+    Ok(())
+}

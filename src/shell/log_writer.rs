@@ -1,0 +1,215 @@
+//! The log role: one pinned thread that copies groups into the log and makes one blocking sync each.
+//!
+//! It blocks on purpose: a blocking `fdatasync` or `O_DSYNC` write is not hurt by what else runs on
+//! the core that takes the disk's interrupt, where one through io_uring is held up to a scheduler tick.
+//! While it syncs, raft gathers the next group.
+//!
+//! An error of a sync ends the process at once ([`EXIT_LOG_FAILED`]): the kernel marks the pages clean
+//! after it, so a second sync would say yes to lost data. A full disk is no such error: the next
+//! segment is prepared ahead, so the log says so before a byte of the group is written; the group
+//! waits here until there is room, and raft refuses new writes meanwhile.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use crossbeam::queue::ArrayQueue;
+use pinion_wal::{Entry, HardState, Storage, Wal, WalError};
+
+use super::mesh::SharedRing;
+use super::placement::Core;
+
+/// Exit code after a failed append or sync (`EX_IOERR` of sysexits).
+pub(super) const EXIT_LOG_FAILED: i32 = 74;
+
+/// Commands in flight at most: the groups of raft's pipeline, and a release now and then.
+const COMMANDS_MAX: usize = 64;
+
+/// How often a full disk is asked again.
+const SPACE_RETRY: Duration = Duration::from_millis(200);
+
+/// Idle for so long, the log notes on the disk how far it is durable. Long enough that a lone client
+/// in a loop never waits for it.
+const MARK_DELAY: Duration = Duration::from_millis(50);
+
+/// A sync slower than this is worth a line: etcd warns at one second too.
+const SLOW_SYNC: Duration = Duration::from_secs(1);
+
+/// What raft asks of the log.
+#[derive(Debug)]
+pub(super) enum LogCommand {
+    /// Append and sync; answered with [`LogEvent::Durable`] of the same number.
+    Append { number: u64, hard_state: Option<HardState>, entries: Vec<Entry> },
+    /// A checkpoint through this index is durable: segments before it may be used again.
+    Release { through: u64 },
+    /// Finish what is queued and end the thread.
+    Stop,
+}
+
+/// What the log reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LogEvent {
+    /// All commands up to this number are on the disk.
+    Durable { number: u64 },
+    /// There is no room for the next segment; what is queued waits.
+    OutOfSpace,
+    /// There is room again.
+    SpaceReturned,
+    /// The thread has ended; everything queued before is on the disk.
+    Stopped,
+}
+
+/// Raft's handle to the log thread.
+#[derive(Debug, Clone)]
+pub(super) struct LogHandle {
+    commands: Arc<ArrayQueue<LogCommand>>,
+    thread: Thread,
+}
+
+impl LogHandle {
+    /// Hands over a command.
+    pub(super) fn send(&self, command: LogCommand) {
+        let pushed = self.commands.push(command);
+        assert!(pushed.is_ok(), "more than {COMMANDS_MAX} commands for the log: raft's pipeline is shorter");
+        self.thread.unpark();
+    }
+}
+
+/// Starts the log thread on `core`. It reports to `events`, whose bell wakes raft.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub(super) fn start<S: Storage + Send + 'static>(
+    wal: Wal<S>,
+    core: Core,
+    spin: Duration,
+    events: Arc<SharedRing<LogEvent>>,
+) -> io::Result<LogHandle> {
+    let commands = Arc::new(ArrayQueue::new(COMMANDS_MAX));
+    let inbox = Arc::clone(&commands);
+    let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
+        if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
+            tracing::warn!(core, "the log writer could not be pinned to its core");
+        }
+        LogWriter { wal, events, is_out_of_space: false, has_unmarked: false }.run(&inbox, spin);
+    })?;
+    Ok(LogHandle { commands, thread: thread.thread().clone() })
+}
+
+struct LogWriter<S: Storage> {
+    wal: Wal<S>,
+    events: Arc<SharedRing<LogEvent>>,
+    is_out_of_space: bool,
+    /// Synced since the last mark.
+    has_unmarked: bool,
+}
+
+impl<S: Storage> LogWriter<S> {
+    fn run(mut self, inbox: &ArrayQueue<LogCommand>, spin: Duration) {
+        loop {
+            let mut appended = None;
+            let mut is_stopping = false;
+            while let Some(command) = inbox.pop() {
+                match command {
+                    LogCommand::Append { number, hard_state, entries } => {
+                        self.append(hard_state, &entries);
+                        appended = Some(number);
+                    }
+                    LogCommand::Release { through } => self.release(through),
+                    LogCommand::Stop => is_stopping = true,
+                }
+            }
+            if let Some(number) = appended {
+                self.sync();
+                self.report(LogEvent::Durable { number });
+            }
+            if is_stopping {
+                self.mark();
+                self.report(LogEvent::Stopped);
+                return;
+            }
+            if inbox.is_empty() {
+                let start = Instant::now();
+                while inbox.is_empty() && start.elapsed() < spin {
+                    std::hint::spin_loop();
+                }
+                if inbox.is_empty() && self.has_unmarked {
+                    std::thread::park_timeout(MARK_DELAY);
+                    if inbox.is_empty() {
+                        self.mark();
+                    }
+                }
+                while inbox.is_empty() {
+                    std::thread::park();
+                }
+            }
+        }
+    }
+
+    fn append(&mut self, hard_state: Option<HardState>, entries: &[Entry]) {
+        loop {
+            match self.wal.append(hard_state, entries) {
+                Ok(()) => break,
+                Err(WalError::NoSpace { .. }) => {
+                    if !self.is_out_of_space {
+                        self.is_out_of_space = true;
+                        tracing::error!("no room on disk for the next log segment: writes are refused until there is");
+                        self.report(LogEvent::OutOfSpace);
+                    }
+                    std::thread::sleep(SPACE_RETRY);
+                }
+                Err(error) => fail("appending to the log", &error),
+            }
+        }
+        if self.is_out_of_space {
+            self.is_out_of_space = false;
+            tracing::info!("there is room for the log again: writes go on");
+            self.report(LogEvent::SpaceReturned);
+        }
+    }
+
+    fn sync(&mut self) {
+        let start = Instant::now();
+        if let Err(error) = self.wal.sync() {
+            fail("syncing the log", &error);
+        }
+        self.has_unmarked = true;
+        let took = start.elapsed();
+        if took >= SLOW_SYNC {
+            tracing::warn!(seconds = took.as_secs_f64(), "slow sync of the log: the disk stalls every write");
+        }
+    }
+
+    /// Notes on the disk that the last group is durable: the next group would say so, but none came.
+    fn mark(&mut self) {
+        self.has_unmarked = false;
+        if let Err(error) = self.wal.mark() {
+            fail("marking the log's end", &error);
+        }
+    }
+
+    fn release(&mut self, through: u64) {
+        if let Err(error) = self.wal.release(through) {
+            fail("releasing old log segments", &error);
+        }
+    }
+
+    fn report(&self, event: LogEvent) {
+        let mut event = event;
+        // Raft drains this ring on every turn; it is longer than all that can be in flight.
+        while let Err(back) = self.events.send(event) {
+            event = back;
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn fail(what: &str, error: &WalError) -> ! {
+    tracing::error!(
+        %error,
+        "{what} failed; nothing after the last acknowledged write may be trusted to memory, so the process ends. \
+         Check the disk, then start again: recovery keeps everything acknowledged"
+    );
+    std::process::exit(EXIT_LOG_FAILED);
+}

@@ -1,0 +1,226 @@
+//! From a data directory to a member that can start: identity, checkpoint, log.
+//!
+//! Nothing is repaired here but what is known to be no loss (a torn tail, left-over files); anything
+//! else stops the start with the file, the offset and what to do.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use pinion_wal::{self as wal, Storage, Wal, WalError};
+
+use super::checkpoint_file::{self, LoadError};
+use super::data_dir::{DataDir, DataDirError, Identity, SyncMode};
+use crate::apply::checkpoint::Restore;
+use crate::apply::Machine;
+use crate::checkpoint::format::Header;
+use crate::config::{Config, Refused, WalSync};
+use crate::membership::Cluster;
+use crate::mvcc::Store;
+use crate::raft::{CheckpointMeta, Entry, EntryKind, HardState, Recovered};
+use crate::types::{LogIndex, MemberId, Term};
+
+/// Bytes of a checkpoint block that the first checkpoint is made of.
+const BLOCK_BYTES: usize = 256 << 10;
+
+/// The log on whichever storage.
+pub(super) type AnyWal = Wal<Box<dyn Storage + Send>>;
+
+/// Why a member cannot start from its data directory.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RecoveryError {
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error("{0}")]
+    Config(Refused),
+    #[error(transparent)]
+    Checkpoint(#[from] LoadError),
+    #[error("{path} has no checkpoint, yet every member begins with one: part of the data directory was deleted; restore it from a backup")]
+    CheckpointMissing { path: PathBuf },
+    #[error("the checkpoint in {path} belongs to member {found} of cluster {found_cluster}, this data directory to member {own} of cluster {own_cluster}: files of two directories were mixed")]
+    CheckpointForeign { path: PathBuf, found: MemberId, found_cluster: String, own: MemberId, own_cluster: String },
+    #[error("{0}")]
+    Log(#[from] WalError),
+    #[error("log entry {index} is of kind {kind}, which this version does not know; start a newer version of Pinion")]
+    EntryKind { index: u64, kind: u8 },
+    #[error("{action} {path}: {source}")]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+}
+
+/// Everything the roles start from.
+pub(super) struct Start {
+    pub identity: Identity,
+    pub machine: Machine,
+    pub recovered: Recovered,
+    pub wal: AnyWal,
+    pub sync_mode: SyncMode,
+    /// Last entry that was in the log.
+    pub last: LogIndex,
+}
+
+/// Opens a member's data, creating it first where there is none.
+///
+/// # Errors
+/// [`RecoveryError`], whose text says what to do.
+pub(super) fn open(config: &Config, data_dir: &DataDir) -> Result<Start, RecoveryError> {
+    let identity = match data_dir.identity()? {
+        Some(identity) if identity.is_ready => identity,
+        _ => bootstrap(config, data_dir)?,
+    };
+    let sync_mode = match config.process.wal_sync {
+        WalSync::Auto => identity.measured_sync,
+        WalSync::Mmap => SyncMode::Mmap,
+        WalSync::Direct => SyncMode::Direct,
+    };
+    let (header, machine) = load_checkpoint(data_dir, &identity)?;
+    let opened = Instant::now();
+    let storage = open_storage(data_dir, sync_mode)?;
+    let (wal, found) = Wal::open(storage, wal_identity(&identity), header.index.0, header.term.0)?;
+    for note in &found.notes {
+        tracing::warn!("{note}");
+    }
+    let entries = found.entries.into_iter().map(entry_from_wal).collect::<Result<Vec<Entry>, _>>()?;
+    let last = entries.last().map_or(header.index, |entry| entry.index);
+    tracing::info!(
+        checkpoint_index = header.index.0,
+        last_index = last.0,
+        entries = entries.len(),
+        seconds = opened.elapsed().as_secs_f64(),
+        "log read"
+    );
+    let checkpoint =
+        CheckpointMeta { index: header.index, term: header.term, voters: header.voters, learners: header.learners };
+    let hard_state = found.hard_state.map(hard_state_from_wal);
+    let recovered = Recovered { hard_state, checkpoint, entries };
+    Ok(Start { identity, machine, recovered, wal, sync_mode, last })
+}
+
+/// Makes the data of a new cluster. Until its last line nothing is acknowledged, and a directory left
+/// in the middle is begun anew.
+fn bootstrap(config: &Config, data_dir: &DataDir) -> Result<Identity, RecoveryError> {
+    let plan = config.cluster.bootstrap(&config.process).map_err(RecoveryError::Config)?;
+    let cluster = Cluster::bootstrap([plan.peer_urls.as_slice()], &plan.token);
+    let member = cluster.members().next().expect("a cluster of one").id;
+    let mut identity =
+        Identity { cluster: cluster.id(), member, measured_sync: SyncMode::Mmap, is_ready: false };
+    data_dir.write_identity(&identity)?;
+    data_dir.reset_contents()?;
+    if config.process.wal_sync == WalSync::Auto {
+        identity.measured_sync = measure(data_dir)?;
+    }
+    let meta = CheckpointMeta::bootstrap([member]);
+    let header = Header {
+        cluster: identity.cluster,
+        member,
+        index: meta.index,
+        term: meta.term,
+        voters: meta.voters,
+        learners: meta.learners,
+    };
+    let mut machine = Machine::new(Store::new(), cluster);
+    let blocks = whole_state(&mut machine);
+    let path = data_dir.checkpoints();
+    checkpoint_file::write_whole(&path, &header, blocks)
+        .map_err(|source| RecoveryError::Io { action: "cannot write a checkpoint to", path, source })?;
+    let storage = open_storage(data_dir, identity.measured_sync)?;
+    Wal::create(storage, wal_identity(&identity), header.index.0, header.term.0)?;
+    identity.is_ready = true;
+    data_dir.write_identity(&identity)?;
+    tracing::info!(cluster = %identity.cluster, member = %identity.member, "new cluster");
+    Ok(identity)
+}
+
+fn measure(data_dir: &DataDir) -> Result<SyncMode, RecoveryError> {
+    let probe = wal::probe::probe(data_dir.wal()).map_err(|source| RecoveryError::Io {
+        action: "cannot measure the disk under",
+        path: data_dir.wal().to_owned(),
+        source,
+    })?;
+    let mode = match probe.choice {
+        wal::probe::Choice::Mmap => SyncMode::Mmap,
+        wal::probe::Choice::Direct => SyncMode::Direct,
+    };
+    tracing::info!(
+        mmap_us = probe.mmap_us,
+        direct_us = probe.direct_us,
+        chosen = mode.as_str(),
+        "measured how fast this disk syncs the log; --wal-sync overrides the choice"
+    );
+    Ok(mode)
+}
+
+fn open_storage(
+    data_dir: &DataDir,
+    mode: SyncMode,
+) -> Result<Box<dyn Storage + Send>, RecoveryError> {
+    let dir = data_dir.wal();
+    let opened: io::Result<Box<dyn Storage + Send>> = match mode {
+        SyncMode::Mmap => wal::map::MapStorage::open(dir, wal::SEGMENT_BYTES).map(|storage| Box::new(storage) as _),
+        SyncMode::Direct => {
+            wal::direct::DirectStorage::open(dir, wal::SEGMENT_BYTES).map(|storage| Box::new(storage) as _)
+        }
+    };
+    opened.map_err(|source| RecoveryError::Io { action: "cannot open the log in", path: dir.to_owned(), source })
+}
+
+fn wal_identity(identity: &Identity) -> wal::Identity {
+    wal::Identity { cluster_id: identity.cluster.0, member_id: identity.member.0 }
+}
+
+fn whole_state(machine: &mut Machine) -> Vec<Vec<u8>> {
+    let mut blocks = Vec::new();
+    let mut checkpoint = machine.begin_checkpoint();
+    loop {
+        let mut block = Vec::new();
+        let is_last = machine.checkpoint_slice(&mut checkpoint, BLOCK_BYTES, &mut block);
+        blocks.push(block);
+        if is_last {
+            machine.end_checkpoint(checkpoint);
+            return blocks;
+        }
+    }
+}
+
+fn load_checkpoint(data_dir: &DataDir, identity: &Identity) -> Result<(Header, Machine), RecoveryError> {
+    let path = data_dir.checkpoints();
+    checkpoint_file::remove_unfinished(&path)
+        .map_err(|source| RecoveryError::Io { action: "cannot tidy", path: path.clone(), source })?;
+    let started = Instant::now();
+    let mut restore = Restore::new();
+    let header = checkpoint_file::load_newest(&path, |block| restore.feed(block).map_err(|error| error.to_string()))?
+        .ok_or_else(|| RecoveryError::CheckpointMissing { path: path.clone() })?;
+    if header.cluster != identity.cluster || header.member != identity.member {
+        return Err(RecoveryError::CheckpointForeign {
+            path,
+            found: header.member,
+            found_cluster: header.cluster.to_string(),
+            own: identity.member,
+            own_cluster: identity.cluster.to_string(),
+        });
+    }
+    let machine = restore
+        .finish()
+        .map_err(|error| LoadError::Block { path, offset: 0, problem: error.to_string() })?;
+    tracing::info!(
+        index = header.index.0,
+        revision = machine.store().current_revision(),
+        keys = machine.store().keys_count(),
+        seconds = started.elapsed().as_secs_f64(),
+        "checkpoint loaded"
+    );
+    Ok((header, machine))
+}
+
+fn entry_from_wal(entry: wal::Entry) -> Result<Entry, RecoveryError> {
+    let wal::Entry { index, term, kind, data } = entry;
+    let kind = EntryKind::from_number(kind).ok_or(RecoveryError::EntryKind { index, kind })?;
+    Ok(Entry { index: LogIndex(index), term: Term(term), kind, data })
+}
+
+fn hard_state_from_wal(state: wal::HardState) -> HardState {
+    HardState {
+        term: Term(state.term),
+        vote: (state.vote != 0).then_some(MemberId(state.vote)),
+        commit: LogIndex(state.commit),
+    }
+}

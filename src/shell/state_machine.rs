@@ -1,0 +1,451 @@
+//! The store role's executor: applies what is committed, answers reads, and does the long work in
+//! slices between them.
+//!
+//! Long work is compaction, hashing and checkpoints. A turn does one slice of each, about a
+//! millisecond together, then looks at its rings again; so nothing a client asks waits for more.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::checkpoint_file::{self, CheckpointWriter};
+use super::mesh::SharedRing;
+use super::wiring::StorePorts;
+use super::{EXIT_STATE_UNKNOWN, PUBLISH_TICKET, shard_of};
+use crate::apply::machine::{Applied, HashRead, StatusFacts};
+use crate::apply::request::decode_group;
+use crate::apply::{Machine, Outcome, Response};
+use crate::checkpoint::format::Header;
+
+use crate::raft::{CheckpointMeta, Entry, EntryKind};
+use crate::replica::exchange::{Answer, Facts, Query, Reply, ToRaft, ToStore};
+use crate::types::{LogIndex, MemberId, Term, Ticket};
+
+/// Bytes of checkpoint made in one turn: a tenth of a millisecond or so of copying.
+const CHECKPOINT_SLICE_BYTES: usize = 256 << 10;
+
+/// Records hashed in one turn.
+const HASH_SLICE_RECORDS: usize = 1_000;
+
+/// Messages taken from the rings before long work gets its turn.
+const MESSAGES_PER_TURN: usize = 256;
+
+/// How long a failed checkpoint is left alone.
+const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
+
+/// When the store does its long work.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Upkeep {
+    /// Entries between checkpoints at least (`--snapshot-count`).
+    pub checkpoint_entries: u64,
+    /// Bytes of log after which a checkpoint is due whatever the entries (`--checkpoint-bytes`).
+    pub checkpoint_bytes: u64,
+    /// Records a compaction slice may look at.
+    pub compaction_batch: usize,
+    /// Pause after each compaction slice.
+    pub compaction_sleep: Duration,
+}
+
+/// Where this member stands when its store starts.
+#[derive(Debug, Clone)]
+pub(super) struct Position {
+    pub member: MemberId,
+    /// What the loaded checkpoint covers.
+    pub checkpoint: CheckpointMeta,
+    /// Last entry that was in the log at start: whoever asked for it is gone.
+    pub recovered: LogIndex,
+}
+
+/// A checkpoint on its way to the disk.
+struct Checkpointing {
+    header: Header,
+    state: apply_checkpoint::Stage,
+}
+
+mod apply_checkpoint {
+    use crate::apply::checkpoint::Checkpoint;
+
+    pub(super) enum Stage {
+        /// The thread has not taken the header yet.
+        Begin(Checkpoint),
+        /// Slices are made; one may wait for the thread.
+        Slices { checkpoint: Checkpoint, waiting: Option<Vec<u8>>, is_last: bool },
+        /// All slices are handed over.
+        Finish,
+        /// The thread syncs and renames.
+        Wait,
+    }
+}
+use apply_checkpoint::Stage;
+
+/// The store role.
+pub(super) struct StateMachine {
+    machine: Machine,
+    ports: StorePorts,
+    position: Position,
+    upkeep: Upkeep,
+    facts: StatusFacts,
+    applied: LogIndex,
+    applied_term: Term,
+    /// What raft was last told.
+    reported: LogIndex,
+    /// Callers of a physical compaction.
+    compacting: Vec<(Ticket, Response)>,
+    is_compacting: bool,
+    compact_after: Option<Instant>,
+    hashing: VecDeque<(Ticket, HashRead)>,
+    writer: CheckpointWriter,
+    checkpoint_events: Arc<SharedRing<checkpoint_file::Event>>,
+    checkpointing: Option<Checkpointing>,
+    checkpoint_after: Option<Instant>,
+    /// Since the last checkpoint began.
+    log_entries: u64,
+    log_bytes: u64,
+    published: Arc<AtomicBool>,
+    on_published: Box<dyn Fn()>,
+}
+
+impl StateMachine {
+    /// `on_published` is called once this member's own record is applied: everything that was
+    /// acknowledged before this start is readable then.
+    #[expect(clippy::too_many_arguments, reason = "the role's parts, each named by its type")]
+    #[must_use]
+    pub(super) fn new(
+        machine: Machine,
+        ports: StorePorts,
+        position: Position,
+        upkeep: Upkeep,
+        facts: StatusFacts,
+        writer: CheckpointWriter,
+        checkpoint_events: Arc<SharedRing<checkpoint_file::Event>>,
+        on_published: impl Fn() + 'static,
+    ) -> Self {
+        let (applied, applied_term) = (position.checkpoint.index, position.checkpoint.term);
+        Self {
+            machine,
+            ports,
+            position,
+            upkeep,
+            facts,
+            applied,
+            applied_term,
+            reported: applied,
+            compacting: Vec::new(),
+            is_compacting: true,
+            compact_after: None,
+            hashing: VecDeque::new(),
+            writer,
+            checkpoint_events,
+            checkpointing: None,
+            checkpoint_after: None,
+            log_entries: 0,
+            log_bytes: 0,
+            published: Arc::default(),
+            on_published: Box::new(on_published),
+        }
+    }
+
+    /// Runs for the life of the process.
+    pub(super) async fn run(mut self) {
+        loop {
+            let is_behind = self.take_messages();
+            let has_work = self.work();
+            if self.reported < self.applied {
+                self.reported = self.applied;
+                self.ports.to_raft.send_always(ToRaft::Applied { index: self.applied });
+            }
+            let is_waiting_for_room = self.ring();
+            if is_behind || has_work || is_waiting_for_room {
+                glommio::executor().yield_now().await;
+                continue;
+            }
+            let (inbox, events) = (&self.ports.inbox, &self.checkpoint_events);
+            let is_ready = || !events.is_empty() || inbox.iter().any(|ring| !ring.is_empty());
+            // A pause of background work ends by itself; everything else rings.
+            let pause = [self.compact_after, self.checkpoint_after].into_iter().flatten().min();
+            match (pause, &self.checkpointing) {
+                (Some(end), None) => {
+                    let bell = self.ports.bell.clone();
+                    let timer = glommio::spawn_local(async move {
+                        glommio::timer::sleep(end.saturating_duration_since(Instant::now())).await;
+                        bell.ring();
+                    });
+                    self.ports.bell.wait(|| is_ready() || end <= Instant::now()).await;
+                    timer.cancel().await;
+                }
+                // The checkpoint thread rings when it has room again.
+                _ => self.ports.bell.wait_once(is_ready).await,
+            }
+        }
+    }
+
+    /// Whether more may be waiting.
+    fn take_messages(&mut self) -> bool {
+        let mut left = MESSAGES_PER_TURN;
+        for slot in 0..self.ports.inbox.len() {
+            while let Some(message) = self.ports.inbox[slot].take() {
+                match message {
+                    ToStore::Committed { entries, facts } => {
+                        self.on_facts(facts);
+                        for entry in entries {
+                            self.apply(&entry);
+                        }
+                    }
+                    ToStore::Confirmed { reads } => {
+                        for (ticket, query) in reads {
+                            self.read(ticket, &query);
+                        }
+                    }
+                    ToStore::Read { ticket, query } => self.read(ticket, &query),
+                    ToStore::Leadership { facts } => self.on_facts(facts),
+                }
+                left -= 1;
+                if left == 0 {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    fn on_facts(&mut self, facts: Facts) {
+        self.facts.leader = facts.leader.unwrap_or_default();
+        self.facts.term = facts.term;
+        self.facts.committed = facts.committed;
+        self.facts.is_learner = facts.is_learner;
+    }
+
+    fn apply(&mut self, entry: &Entry) {
+        assert_eq!(self.applied.0 + 1, entry.index.0, "entries are applied in index order, without a gap");
+        match entry.kind {
+            // A term's first entry.
+            EntryKind::Normal if entry.data.is_empty() => {}
+            EntryKind::Normal => match decode_group(entry.data.clone()) {
+                Ok(requests) => {
+                    for request in &requests {
+                        let applied = self.machine.apply(request);
+                        let is_ours = request.origin.member == self.position.member;
+                        if is_ours && self.position.recovered < entry.index {
+                            self.answer_request(request.origin.ticket, applied);
+                        } else if matches!(applied, Applied::AfterCompaction(_)) {
+                            self.is_compacting = true;
+                        }
+                    }
+                }
+                Err(error) => stop(entry, &error.to_string()),
+            },
+            EntryKind::ConfChange => {
+                stop(entry, "it changes the membership, which this version does not know how to do");
+            }
+        }
+        self.applied = entry.index;
+        self.applied_term = entry.term;
+        self.facts.applied = entry.index;
+        self.log_entries += 1;
+        self.log_bytes += entry.data.len() as u64;
+    }
+
+    fn answer_request(&mut self, ticket: Ticket, applied: Applied) {
+        match applied {
+            Applied::Now(_) if ticket == PUBLISH_TICKET => {
+                if !self.published.swap(true, Ordering::Relaxed) {
+                    (self.on_published)();
+                }
+            }
+            Applied::Now(outcome) => self.answer(ticket, outcome),
+            Applied::AfterCompaction(response) => {
+                self.is_compacting = true;
+                self.compacting.push((ticket, response));
+            }
+        }
+    }
+
+    fn read(&mut self, ticket: Ticket, query: &Query) {
+        if let Query::HashKv(request) = query {
+            match self.machine.begin_hash(request) {
+                Ok(cursor) => self.hashing.push_back((ticket, cursor)),
+                Err(rejection) => self.answer(ticket, Err(rejection)),
+            }
+            return;
+        }
+        let outcome = self.machine.read(query, &self.facts);
+        self.answer(ticket, outcome);
+    }
+
+    fn answer(&self, ticket: Ticket, outcome: Outcome) {
+        let answer = Answer { term: self.facts.term, outcome };
+        if let Some(sender) = self.ports.to_shards.get(shard_of(ticket)) {
+            sender.send_always(Reply { ticket, result: Ok(answer) });
+        }
+    }
+
+    fn ring(&self) -> bool {
+        let mut is_waiting = self.ports.to_raft.ring();
+        for sender in &self.ports.to_shards {
+            is_waiting |= sender.ring();
+        }
+        is_waiting
+    }
+
+    /// One slice of each long work. Whether any of it wants another turn at once.
+    fn work(&mut self) -> bool {
+        let compaction = self.compact();
+        let hash = self.hash();
+        let checkpoint = self.checkpoint();
+        compaction || hash || checkpoint
+    }
+
+    fn compact(&mut self) -> bool {
+        if !self.is_compacting || self.compact_after.is_some_and(|end| Instant::now() < end) {
+            return false;
+        }
+        self.compact_after = None;
+        if !self.machine.work_slice(self.upkeep.compaction_batch) {
+            if !self.upkeep.compaction_sleep.is_zero() {
+                self.compact_after = Some(Instant::now() + self.upkeep.compaction_sleep);
+                return false;
+            }
+            return true;
+        }
+        // A running checkpoint holds old data back: what is left is done after it.
+        if self.checkpointing.is_none() {
+            self.is_compacting = false;
+            for (ticket, response) in std::mem::take(&mut self.compacting) {
+                self.answer(ticket, Ok(response));
+            }
+        }
+        false
+    }
+
+    fn hash(&mut self) -> bool {
+        let Some((ticket, cursor)) = self.hashing.front_mut() else { return false };
+        if let Some(outcome) = self.machine.hash_slice(cursor, HASH_SLICE_RECORDS) {
+            let ticket = *ticket;
+            self.hashing.pop_front();
+            self.answer(ticket, outcome);
+        }
+        !self.hashing.is_empty()
+    }
+
+    fn checkpoint(&mut self) -> bool {
+        while let Some(event) = self.checkpoint_events.take() {
+            self.on_checkpoint_event(event);
+        }
+        let Some(Checkpointing { header, state }) = self.checkpointing.take() else {
+            if self.is_checkpoint_due() {
+                self.begin_checkpoint();
+                return true;
+            }
+            return false;
+        };
+        let (state, wants_turn) = match state {
+            Stage::Begin(checkpoint) => {
+                if self.writer.begin(header.clone()) {
+                    (Stage::Slices { checkpoint, waiting: None, is_last: false }, true)
+                } else {
+                    (Stage::Begin(checkpoint), false)
+                }
+            }
+            Stage::Slices { mut checkpoint, waiting, is_last } => {
+                let (block, is_last) = match waiting {
+                    Some(block) => (block, is_last),
+                    None => {
+                        let mut block = Vec::with_capacity(CHECKPOINT_SLICE_BYTES + (CHECKPOINT_SLICE_BYTES >> 3));
+                        let is_last =
+                            self.machine.checkpoint_slice(&mut checkpoint, CHECKPOINT_SLICE_BYTES, &mut block);
+                        (block, is_last)
+                    }
+                };
+                match self.writer.block(block) {
+                    Err(block) => (Stage::Slices { checkpoint, waiting: Some(block), is_last }, false),
+                    Ok(()) if is_last => {
+                        self.machine.end_checkpoint(checkpoint);
+                        (Stage::Finish, true)
+                    }
+                    Ok(()) => (Stage::Slices { checkpoint, waiting: None, is_last }, true),
+                }
+            }
+            Stage::Finish => {
+                if self.writer.finish() {
+                    (Stage::Wait, false)
+                } else {
+                    (Stage::Finish, false)
+                }
+            }
+            Stage::Wait => (Stage::Wait, false),
+        };
+        self.checkpointing = Some(Checkpointing { header, state });
+        wants_turn
+    }
+
+    /// A checkpoint costs as much as the state is large, so it waits until the log has grown by half
+    /// of that: writing it never more than triples the bytes written, and a restart replays at most
+    /// that much. Below that, `--snapshot-count` entries are enough.
+    fn is_checkpoint_due(&self) -> bool {
+        let half_of_state = self.machine.store().bytes_in_use() / 2;
+        let has_entries = self.upkeep.checkpoint_entries <= self.log_entries;
+        let has_bytes = self.upkeep.checkpoint_bytes <= self.log_bytes;
+        (has_entries || has_bytes)
+            && half_of_state <= self.log_bytes
+            && self.checkpoint_after.is_none_or(|end| end <= Instant::now())
+    }
+
+    fn begin_checkpoint(&mut self) {
+        let meta = &self.position.checkpoint;
+        let header = Header {
+            cluster: self.machine.cluster().id(),
+            member: self.position.member,
+            index: self.applied,
+            term: self.applied_term,
+            voters: meta.voters.clone(),
+            learners: meta.learners.clone(),
+        };
+        tracing::debug!(index = header.index.0, "checkpoint begins");
+        self.checkpoint_after = None;
+        self.log_entries = 0;
+        self.log_bytes = 0;
+        let state = Stage::Begin(self.machine.begin_checkpoint());
+        self.checkpointing = Some(Checkpointing { header, state });
+    }
+
+    fn on_checkpoint_event(&mut self, event: checkpoint_file::Event) {
+        self.checkpointing = None;
+        match event {
+            checkpoint_file::Event::Written { header, bytes } => {
+                tracing::info!(
+                    index = header.index.0,
+                    bytes,
+                    revision = self.machine.store().current_revision(),
+                    "checkpoint written; the log before it is free"
+                );
+                let Header { index, term, voters, learners, .. } = header;
+                let meta = CheckpointMeta { index, term, voters, learners };
+                self.ports.to_raft.send_always(ToRaft::Checkpointed { meta });
+            }
+            checkpoint_file::Event::Failed { index, error } => {
+                tracing::error!(
+                    index = index.0,
+                    %error,
+                    "checkpoint not written; nothing is lost, the log grows until one succeeds"
+                );
+                // Due again at once, but not before the pause.
+                self.log_entries = self.upkeep.checkpoint_entries;
+                self.log_bytes = self.log_bytes.max(self.machine.store().bytes_in_use() / 2);
+                self.checkpoint_after = Some(Instant::now() + CHECKPOINT_RETRY);
+            }
+        }
+    }
+}
+
+/// The log holds something this version cannot apply: going on would make the member differ.
+fn stop(entry: &Entry, problem: &str) -> ! {
+    tracing::error!(
+        index = entry.index.0,
+        term = entry.term.0,
+        problem,
+        "a committed entry cannot be applied; the process ends before its state differs from the other members'. \
+         Start a version that knows it"
+    );
+    std::process::exit(EXIT_STATE_UNKNOWN);
+}

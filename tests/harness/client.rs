@@ -1,0 +1,242 @@
+//! A small gRPC client: one HTTP/2 connection, unary calls, a deadline on every one.
+//!
+//! It shows what is on the wire — code and text of an error, bytes of an answer — where a full client
+//! library would retry, translate and hide.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use h2::client::SendRequest;
+use http::{HeaderMap, Request};
+use pinion::pb::etcdserverpb as pb;
+use prost::Message;
+use tokio::net::TcpStream;
+
+/// A call that is not answered by then hangs.
+const CALL_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Why a call has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallError {
+    /// The server's own "no": gRPC code and text.
+    Status { code: u32, message: String },
+    /// The connection ended, so whether the call was carried out is unknown.
+    Transport(String),
+    /// Neither answer nor end within the deadline.
+    Deadline,
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status { code, message } => write!(f, "status {code}: {message}"),
+            Self::Transport(reason) => write!(f, "connection: {reason}"),
+            Self::Deadline => write!(f, "no answer within {CALL_DEADLINE:?}"),
+        }
+    }
+}
+
+impl From<h2::Error> for CallError {
+    fn from(error: h2::Error) -> Self {
+        Self::Transport(error.to_string())
+    }
+}
+
+/// One connection. Clones share it.
+#[derive(Clone)]
+pub struct Client {
+    sender: SendRequest<Bytes>,
+    authority: String,
+}
+
+impl Client {
+    pub async fn connect(port: u16) -> Result<Self, CallError> {
+        let connect = async {
+            let io = |error: std::io::Error| CallError::Transport(error.to_string());
+            let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(io)?;
+            stream.set_nodelay(true).map_err(io)?;
+            let mut builder = h2::client::Builder::new();
+            builder.initial_window_size(1 << 30).initial_connection_window_size(1 << 30);
+            let (sender, connection) = builder.handshake(stream).await?;
+            tokio::task::spawn_local(async move {
+                // How it ended is told by the calls that were on it.
+                drop(connection.await);
+            });
+            Ok(Self { sender, authority: format!("127.0.0.1:{port}") })
+        };
+        within_deadline(connect).await
+    }
+
+    /// A unary call of bytes.
+    pub async fn call(&self, method: &str, message: Bytes) -> Result<Bytes, CallError> {
+        let mut body = BytesMut::with_capacity(5 + message.len());
+        body.put_u8(0);
+        body.put_u32(u32::try_from(message.len()).unwrap());
+        body.put(message);
+        self.call_framed(method, "application/grpc", body.freeze()).await
+    }
+
+    /// A call whose body is sent as it is, right or wrong, with any content type.
+    pub async fn call_framed(
+        &self,
+        method: &str,
+        content_type: &str,
+        body: Bytes,
+    ) -> Result<Bytes, CallError> {
+        within_deadline(async {
+            let request = Request::post(format!("http://{}{method}", self.authority))
+                .header("content-type", content_type)
+                .header("te", "trailers")
+                .body(())
+                .unwrap();
+            let mut sender = self.sender.clone().ready().await?;
+            let (response, mut stream) = sender.send_request(request, false)?;
+            // h2 keeps what the window does not take. A server may have answered and reset already;
+            // then the answer is what counts.
+            drop(stream.send_data(body, true));
+            let (head, mut body) = response.await?.into_parts();
+            if let Some(error) = status(&head.headers)? {
+                return Err(error);
+            }
+            if head.status != 200 {
+                return Err(CallError::Transport(format!("HTTP status {}", head.status)));
+            }
+            let mut bytes = BytesMut::new();
+            while let Some(chunk) = body.data().await {
+                let chunk = chunk?;
+                body.flow_control().release_capacity(chunk.len())?;
+                bytes.extend_from_slice(&chunk);
+            }
+            match body.trailers().await? {
+                None => return Err(CallError::Transport("no trailers".to_owned())),
+                Some(trailers) => match status(&trailers)? {
+                    Some(error) => return Err(error),
+                    None if trailers.contains_key("grpc-status") => {}
+                    None => return Err(CallError::Transport("trailers without grpc-status".to_owned())),
+                },
+            }
+            unframe(bytes.freeze())
+        })
+        .await
+    }
+
+    async fn unary<A: Message + Default>(
+        &self,
+        method: &str,
+        request: &impl Message,
+    ) -> Result<A, CallError> {
+        let answer = self.call(method, request.encode_to_vec().into()).await?;
+        A::decode(answer).map_err(|error| CallError::Transport(format!("undecodable answer: {error}")))
+    }
+
+    pub async fn range(&self, request: &pb::RangeRequest) -> Result<pb::RangeResponse, CallError> {
+        self.unary("/etcdserverpb.KV/Range", request).await
+    }
+
+    pub async fn put(&self, request: &pb::PutRequest) -> Result<pb::PutResponse, CallError> {
+        self.unary("/etcdserverpb.KV/Put", request).await
+    }
+
+    pub async fn delete(
+        &self,
+        request: &pb::DeleteRangeRequest,
+    ) -> Result<pb::DeleteRangeResponse, CallError> {
+        self.unary("/etcdserverpb.KV/DeleteRange", request).await
+    }
+
+    pub async fn txn(&self, request: &pb::TxnRequest) -> Result<pb::TxnResponse, CallError> {
+        self.unary("/etcdserverpb.KV/Txn", request).await
+    }
+
+    pub async fn compact(
+        &self,
+        request: &pb::CompactionRequest,
+    ) -> Result<pb::CompactionResponse, CallError> {
+        self.unary("/etcdserverpb.KV/Compact", request).await
+    }
+
+    pub async fn member_list(&self) -> Result<pb::MemberListResponse, CallError> {
+        self.unary("/etcdserverpb.Cluster/MemberList", &pb::MemberListRequest::default()).await
+    }
+
+    /// A put of a key and a value.
+    pub async fn put_kv(&self, key: &str, value: &str) -> Result<pb::PutResponse, CallError> {
+        self.put(&pb::PutRequest {
+            key: key.to_owned().into(),
+            value: value.to_owned().into(),
+            ..Default::default()
+        })
+        .await
+    }
+
+    /// The key's value, if it exists.
+    pub async fn get(&self, key: &str) -> Result<Option<Bytes>, CallError> {
+        let request = pb::RangeRequest { key: key.to_owned().into(), ..Default::default() };
+        Ok(self.range(&request).await?.kvs.into_iter().next().map(|kv| kv.value))
+    }
+
+    /// Every key with this prefix, which must not end in 0xff.
+    pub async fn prefix(&self, prefix: &str) -> Result<pb::RangeResponse, CallError> {
+        let mut end = prefix.as_bytes().to_vec();
+        *end.last_mut().expect("a prefix is not empty") += 1;
+        let request =
+            pb::RangeRequest { key: prefix.to_owned().into(), range_end: end.into(), ..Default::default() };
+        self.range(&request).await
+    }
+}
+
+async fn within_deadline<T>(call: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
+    tokio::time::timeout(CALL_DEADLINE, call).await.unwrap_or(Err(CallError::Deadline))
+}
+
+/// The error that headers or trailers carry, if they do.
+fn status(headers: &HeaderMap) -> Result<Option<CallError>, CallError> {
+    let Some(code) = headers.get("grpc-status") else { return Ok(None) };
+    let text = code.to_str().unwrap_or("?");
+    let code: u32 =
+        text.parse().map_err(|_| CallError::Transport(format!("grpc-status {text:?} is no number")))?;
+    if code == 0 {
+        return Ok(None);
+    }
+    let message =
+        headers.get("grpc-message").map(|value| percent_decoded(value.as_bytes())).unwrap_or_default();
+    Ok(Some(CallError::Status { code, message }))
+}
+
+fn percent_decoded(bytes: &[u8]) -> String {
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let escaped = (byte == b'%').then(|| tail.get(..2)).flatten();
+        let value = escaped.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        match value {
+            Some(value) => {
+                decoded.push(value);
+                rest = &tail[2..];
+            }
+            None => {
+                decoded.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+/// The one message in a body of length-prefixed messages.
+fn unframe(body: Bytes) -> Result<Bytes, CallError> {
+    let bad = |what: &str| CallError::Transport(format!("{what}: {} bytes", body.len()));
+    let Some((head, message)) = body.split_first_chunk::<5>() else {
+        return Err(bad("answer without a message"));
+    };
+    if head[0] != 0 {
+        return Err(bad("compressed answer that nobody asked for"));
+    }
+    let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
+    if usize::try_from(length).ok() != Some(message.len()) {
+        return Err(bad("not exactly one message"));
+    }
+    Ok(body.slice(5..))
+}

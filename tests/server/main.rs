@@ -1,0 +1,10 @@
+//! The real binary from outside: how it starts and refuses to, what bad input gets, what `etcdctl` sees.
+#![allow(unreachable_pub, reason = "a test binary has no other crate to reach")]
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod bad_input;
+mod disk_full;
+mod etcdctl;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod startup;

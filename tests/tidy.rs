@@ -1,0 +1,501 @@
+//! The house rules that neither compiler nor clippy checks: layout, names, docs, and what a pure core
+//! must not name. Reads the sources as text; each rule has a planted violation that proves it sees.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What the top level holds, and nothing else.
+const TOP_LEVEL: [&str; 16] = [
+    ".ci",
+    ".clippy.toml",
+    ".gitignore",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "README.md",
+    "bench",
+    "build.rs",
+    "deny.toml",
+    "proto",
+    "rustfmt.toml",
+    "src",
+    "tests",
+    "tuning",
+    "wal",
+];
+
+/// Made by git, cargo, a running member, or the machine; never part of the source.
+fn is_made(name: &str) -> bool {
+    matches!(name, ".git" | "target" | ".cargo" | "pinion-data" | "shared") || name.ends_with(".etcd")
+}
+
+/// Concepts that have a directory in `src/`.
+const CONCEPTS: [&str; 14] = [
+    "apply",
+    "auth",
+    "checkpoint",
+    "config",
+    "lease",
+    "membership",
+    "mvcc",
+    "raft",
+    "replica",
+    "rpc",
+    "shell",
+    "sim",
+    "types",
+    "watch",
+];
+
+/// Directories of `src/` whose code is a function of what is passed in.
+const CORES: [&str; 12] = [
+    "apply",
+    "auth",
+    "checkpoint",
+    "config",
+    "lease",
+    "membership",
+    "mvcc",
+    "raft",
+    "replica",
+    "rpc",
+    "types",
+    "watch",
+];
+
+/// Words that a core must not contain, comments and tests aside.
+const BANNED_WORDS: [&str; 21] = [
+    "Instant",
+    "SystemTime",
+    "HashMap",
+    "HashSet",
+    "Mutex",
+    "RwLock",
+    "File",
+    "OpenOptions",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "thread_local",
+    "thread_rng",
+    "glommio",
+    "tokio",
+    "h2",
+    "http",
+    "hyper",
+    "crossbeam",
+    "libc",
+    "mimalloc",
+];
+
+/// Modules of std that a core must not use.
+const BANNED_STD: [&str; 6] = ["fs", "thread", "env", "process", "io", "os"];
+
+const LINES_MAX: usize = 900;
+const TEST_LINES_MAX: usize = 1_500;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file below `dir`, relative to the root, in a fixed order.
+fn files_below(dir: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        let Ok(entries) = fs::read_dir(root().join(&dir)) else { continue };
+        for entry in entries {
+            let entry = entry.unwrap();
+            let path = dir.join(entry.file_name());
+            let name = entry.file_name().into_string().unwrap();
+            if entry.file_type().unwrap().is_dir() {
+                if !is_made(&name) && !matches!(name.as_str(), "corpus" | "artifacts") {
+                    dirs.push(path);
+                }
+            } else if path.extension().is_some_and(|found| found == extension) {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+fn sources() -> Vec<(PathBuf, String)> {
+    read(files_below(Path::new(""), "rs"))
+}
+
+fn read(files: Vec<PathBuf>) -> Vec<(PathBuf, String)> {
+    files
+        .into_iter()
+        .map(|path| {
+            let text = fs::read_to_string(root().join(&path)).unwrap();
+            (path, text)
+        })
+        .collect()
+}
+
+/// Fails with all complaints at once.
+fn assert_none(complaints: &[String]) {
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+/// Runs a rule over every source file.
+fn check_sources(rule: fn(&Path, &str) -> Vec<String>) {
+    let sources = sources();
+    assert!(sources.len() > 20, "the sources were not found");
+    let mut complaints = Vec::new();
+    for (path, text) in &sources {
+        complaints.extend(rule(path, text).into_iter().map(|what| format!("{}: {what}", path.display())));
+    }
+    assert_none(&complaints);
+}
+
+#[test]
+fn top_level_holds_nothing_but_the_house() {
+    let mut complaints = Vec::new();
+    for entry in fs::read_dir(root()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if !is_made(&name) && !TOP_LEVEL.contains(&name.as_str()) {
+            complaints.push(format!("{name} is not part of the top level"));
+        }
+    }
+    for entry in fs::read_dir(root().join("src")).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        let is_known = if entry.file_type().unwrap().is_dir() {
+            CONCEPTS.contains(&name.as_str())
+        } else {
+            matches!(name.as_str(), "lib.rs" | "main.rs" | "pb.rs" | "ARCHITECTURE.md")
+        };
+        if !is_known {
+            complaints.push(format!("src/{name} is not a concept that the architecture has"));
+        }
+    }
+    assert_none(&complaints);
+}
+
+#[test]
+fn nothing_is_left_undone() {
+    check_sources(|_, text| undone(text));
+    let docs = read(files_below(Path::new(""), "md"));
+    for (path, text) in docs {
+        let complaints: Vec<String> =
+            undone(&text).into_iter().map(|what| format!("{}: {what}", path.display())).collect();
+        assert_none(&complaints);
+    }
+}
+
+/// Markers of unfinished work. Put together here, so that this file does not contain them.
+fn undone(text: &str) -> Vec<String> {
+    let markers = [
+        concat!("to", "do!"),
+        concat!("unimple", "mented!"),
+        concat!("FIX", "ME"),
+        concat!("TO", "DO"),
+        concat!("XX", "X:"),
+        concat!("dbg", "!("),
+    ];
+    let mut complaints = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        for marker in markers {
+            if line.contains(marker) {
+                complaints.push(format!("line {}: {marker}", number + 1));
+            }
+        }
+    }
+    complaints
+}
+
+#[test]
+fn files_can_be_read_in_a_sitting() {
+    check_sources(|path, text| {
+        let lines = text.lines().count();
+        let is_test = path.ends_with("tests.rs") || path.starts_with("tests");
+        let max = if is_test { TEST_LINES_MAX } else { LINES_MAX };
+        if lines > max { vec![format!("{lines} lines, more than {max}")] } else { Vec::new() }
+    });
+}
+
+#[test]
+fn every_module_says_what_it_means() {
+    check_sources(|_, text| missing_doc(text));
+}
+
+fn missing_doc(text: &str) -> Vec<String> {
+    let first = text.lines().find(|line| !line.trim().is_empty() && !line.starts_with("#!/")).unwrap_or("");
+    let doc = first.strip_prefix("//!").map(str::trim);
+    let is_told = first.starts_with("#![doc = include_str!") || doc.is_some_and(|doc| doc.len() >= 20);
+    if is_told { Vec::new() } else { vec![format!("begins with {first:?} and not with what it means")] }
+}
+
+#[test]
+fn every_exception_gives_its_reason() {
+    check_sources(|_, text| exceptions_without_reason(text));
+}
+
+/// `allow`, `expect` and `ignore` attributes without a reason.
+fn exceptions_without_reason(text: &str) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for name in ["allow(", "expect(", "ignore"] {
+        for open in ["#[", "#!["] {
+            let start = format!("{open}{name}");
+            for (at, _) in text.match_indices(&start) {
+                let line_start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+                let is_comment = text[line_start..at].contains("//");
+                let is_string = text[line_start..at].contains('"');
+                let attribute = &text[at..at + text[at..].find("]\n").unwrap_or(text.len() - at)];
+                let has_reason = attribute.contains("reason = \"") || attribute.starts_with("#[ignore = \"");
+                if !is_comment && !is_string && !has_reason {
+                    complaints.push(format!("{} without a reason", attribute.lines().next().unwrap_or("")));
+                }
+            }
+        }
+    }
+    complaints
+}
+
+#[test]
+fn no_machine_is_named() {
+    let mut files = sources();
+    for extension in ["md", "toml", "proto", "json"] {
+        files.extend(read(files_below(Path::new(""), extension)));
+    }
+    let mut complaints = Vec::new();
+    for (path, text) in files {
+        for (number, line) in text.lines().enumerate() {
+            for home in
+                [concat!("/ro", "ot/"), concat!("/ho", "me/"), concat!("/Us", "ers/"), concat!("/wo", "rk/")]
+            {
+                if line.contains(home) {
+                    complaints.push(format!(
+                        "{}:{}: names a path of one machine",
+                        path.display(),
+                        number + 1
+                    ));
+                }
+            }
+        }
+    }
+    assert_none(&complaints);
+}
+
+#[test]
+fn test_names_are_claims() {
+    check_sources(|_, text| names_that_claim_nothing(text));
+}
+
+/// Names of tests with fewer than three words.
+fn names_that_claim_nothing(text: &str) -> Vec<String> {
+    let mut complaints = Vec::new();
+    let mut is_test = false;
+    for line in text.lines().map(str::trim) {
+        if line == "#[test]" {
+            is_test = true;
+        } else if is_test && let Some(rest) = line.strip_prefix("fn ") {
+            let name = rest.split('(').next().unwrap_or(rest);
+            if name.split('_').count() < 3 {
+                complaints.push(format!("{name} is not a claim"));
+            }
+            is_test = false;
+        }
+    }
+    complaints
+}
+
+#[test]
+fn cores_name_no_clock_no_file_no_thread_and_no_hash_map() {
+    let mut complaints = Vec::new();
+    let mut checked = 0;
+    for (path, text) in sources() {
+        if !is_core(&path) || path.ends_with("tests.rs") {
+            continue;
+        }
+        checked += 1;
+        complaints.extend(impurities(&text).into_iter().map(|what| format!("{}: {what}", path.display())));
+    }
+    assert!(checked > 20, "only {checked} files of cores were found");
+    assert_none(&complaints);
+}
+
+fn is_core(path: &Path) -> bool {
+    if let Ok(inside) = path.strip_prefix("src") {
+        return CORES.iter().any(|core| inside.starts_with(core));
+    }
+    let Ok(inside) = path.strip_prefix("wal/src") else { return false };
+    let lib = fs::read_to_string(root().join("wal/src/lib.rs")).unwrap();
+    inside.iter().next().is_some_and(|first| {
+        let module = first.to_str().unwrap().trim_end_matches(".rs");
+        pure_modules(&lib).contains(module)
+    })
+}
+
+/// Modules that the crate root declares without a feature: these are built where no file exists.
+fn pure_modules(lib: &str) -> BTreeSet<String> {
+    let mut modules = BTreeSet::new();
+    let mut has_feature = false;
+    for line in lib.lines().map(str::trim) {
+        let declared = line.strip_prefix("pub ").unwrap_or(line).strip_prefix("mod ");
+        if let Some(name) = declared.and_then(|name| name.strip_suffix(';')) {
+            if !has_feature {
+                modules.insert(name.to_owned());
+            }
+            has_feature = false;
+        } else if line.contains("feature =") {
+            has_feature = true;
+        }
+    }
+    modules
+}
+
+/// Banned words in code, line by line. Tests inside the file come last and are left out.
+fn impurities(text: &str) -> Vec<String> {
+    let mut complaints = Vec::new();
+    let mut in_string = false;
+    for (number, line) in text.lines().enumerate() {
+        if line.trim() == "mod tests {" {
+            break;
+        }
+        let code = code_of(line, &mut in_string);
+        let words = || code.split(|c: char| !c.is_alphanumeric() && c != '_');
+        for word in BANNED_WORDS {
+            if words().any(|found| found == word) {
+                complaints.push(format!("line {}: {word}", number + 1));
+            }
+        }
+        for module in BANNED_STD {
+            let is_used = code.contains(&format!("std::{module}"))
+                || (code.trim_start().starts_with("use std::{") && words().any(|found| found == module));
+            if is_used {
+                complaints.push(format!("line {}: std::{module}", number + 1));
+            }
+        }
+    }
+    complaints
+}
+
+/// The line without comments and strings. A string goes on in the next line after a backslash.
+fn code_of(line: &str, in_string: &mut bool) -> String {
+    let mut code = String::new();
+    let mut quoted = std::mem::take(in_string);
+    let mut before = ' ';
+    for c in line.chars() {
+        if c == '"' && before != '\\' && before != '\'' {
+            quoted = !quoted;
+        } else if !quoted {
+            if c == '/' && before == '/' {
+                break;
+            }
+            code.push(c);
+        }
+        before = c;
+    }
+    *in_string = quoted && line.ends_with('\\');
+    code
+}
+
+#[test]
+fn every_dependency_says_what_it_is_for() {
+    let mut complaints = Vec::new();
+    for (path, text) in read(files_below(Path::new(""), "toml")) {
+        if !path.ends_with("Cargo.toml") {
+            continue;
+        }
+        complaints.extend(unexplained(&text).into_iter().map(|what| format!("{}: {what}", path.display())));
+    }
+    assert_none(&complaints);
+}
+
+fn unexplained(manifest: &str) -> Vec<String> {
+    let mut section = "";
+    let mut complaints = Vec::new();
+    for line in manifest.lines().map(str::trim) {
+        if line.starts_with('[') {
+            section = line;
+        }
+        let is_dependency =
+            matches!(section, "[workspace.dependencies]" | "[dependencies]" | "[build-dependencies]")
+                && line.contains('=')
+                && !line.starts_with('#');
+        if is_dependency
+            && !line.contains("workspace = true")
+            && !line.contains("path =")
+            && !line.contains("# ")
+        {
+            complaints.push(format!("no reason for {line}"));
+        }
+    }
+    complaints
+}
+
+#[test]
+fn links_in_the_docs_lead_somewhere() {
+    let mut complaints = Vec::new();
+    for (path, text) in read(files_below(Path::new(""), "md")) {
+        for target in links(&text) {
+            let file = target.split('#').next().unwrap_or("");
+            let is_outside = target.contains("://") || target.starts_with("mailto:") || file.is_empty();
+            if !is_outside && !root().join(&path).parent().unwrap().join(file).exists() {
+                complaints.push(format!("{} links to {target}, which is not there", path.display()));
+            }
+        }
+    }
+    assert_none(&complaints);
+}
+
+fn links(text: &str) -> Vec<&str> {
+    let mut is_code = false;
+    let mut links = Vec::new();
+    for line in text.lines() {
+        is_code ^= line.trim_start().starts_with("```");
+        if is_code {
+            continue;
+        }
+        for (at, _) in line.match_indices("](") {
+            let rest = &line[at + 2..];
+            if let Some(end) = rest.find(')') {
+                links.push(&rest[..end]);
+            }
+        }
+    }
+    links
+}
+
+#[test]
+fn each_rule_sees_a_planted_violation() {
+    assert_eq!(undone(concat!("fn f() { to", "do!() }")).len(), 1);
+    assert_eq!(missing_doc("fn main() {}\n").len(), 1);
+    assert_eq!(missing_doc("//! config.\n").len(), 1, "a word is not a meaning");
+    assert_eq!(missing_doc("//! Which keys die together, and when.\n").len(), 0);
+    assert_eq!(exceptions_without_reason("#[allow(dead_code)]\nfn f() {}\n").len(), 1);
+    assert_eq!(exceptions_without_reason("#[ignore]\nfn f() {}\n").len(), 1);
+    assert_eq!(exceptions_without_reason("#[expect(x, reason = \"y\")]\nfn f() {}\n").len(), 0);
+    assert_eq!(names_that_claim_nothing("#[test]\nfn round_trip() {}\n").len(), 1);
+    assert_eq!(names_that_claim_nothing("#[test]\nfn torn_tail_is_dropped() {}\n").len(), 0);
+    for impure in [
+        "use std::time::Instant;",
+        "let now = std::time::SystemTime::now();",
+        "use std::{fs, fmt};",
+        "std::thread::spawn(f);",
+        "let map: HashMap<u8, u8>;",
+        "use tokio::io;",
+    ] {
+        assert_ne!(impurities(impure), Vec::<String>::new(), "{impure}");
+    }
+    for pure in [
+        "// an Instant",
+        "use std::time::Duration;",
+        "mod tests {\nuse std::fs;",
+        "let s = \"tokio\";",
+        "f(\"a \\\n http b\")",
+    ] {
+        assert_eq!(impurities(pure), Vec::<String>::new(), "{pure}");
+    }
+    assert_eq!(unexplained("[dependencies]\nleft-pad = \"1\"\n").len(), 1);
+    assert_eq!(unexplained("[dependencies]\nleft-pad = \"1\" # pads\n").len(), 0);
+    assert_eq!(links("see [a](b.md) and\n```\n[c](d)\n```\n"), ["b.md"]);
+    let lib = "pub mod scan;\n#[cfg(feature = \"map\")]\npub mod map;\nmod record;\n";
+    assert_eq!(pure_modules(lib).into_iter().collect::<Vec<_>>(), ["record", "scan"]);
+}

@@ -1,0 +1,191 @@
+//! Opening a log: which segments are needed, what they say, and how that meets the checkpoint.
+//!
+//! Reads only; `Wal::open` then zeroes the torn tail and syncs. Segments that the checkpoint covers
+//! whole are not read past their first group: damage there harms nobody (their files go).
+
+use crate::Identity;
+use crate::error::{Note, WalError};
+use crate::record::Point;
+use crate::scan::{Damage, Fault, Scan, Scanned, first_group_bytes, start_of};
+use crate::sector::SECTOR_BYTES;
+use crate::segment::{DATA_OFFSET, SegmentSeq};
+use crate::storage::Storage;
+
+/// A log as found beside its checkpoint.
+pub(crate) struct Found {
+    pub(crate) scanned: Scanned,
+    /// Segments the checkpoint makes superfluous.
+    pub(crate) covered: Vec<SegmentSeq>,
+    pub(crate) notes: Vec<Note>,
+    /// The log must restart here: none of its entries count.
+    pub(crate) reset: Option<Point>,
+    pub(crate) segment_bytes: u32,
+}
+
+pub(crate) fn read(storage: &mut impl Storage, identity: Identity, after: Point) -> Result<Found, WalError> {
+    let found = storage.segments().map_err(WalError::io("listing the log's segments"))?;
+    let oldest = *found.first().ok_or(WalError::Missing)?;
+    check_gapless(storage, &found)?;
+    let first = first_needed(storage, identity, &found, after.index)?;
+    let scanned = scan_from(storage, identity, &found[first..])?;
+    if after.index < scanned.base.index {
+        let file = storage.locate(oldest);
+        return Err(WalError::Hole { file, base: scanned.base.index, after: after.index });
+    }
+    let last = scanned.last();
+    if let Some(state) = scanned.hard_state
+        && last.index.max(after.index) < state.commit
+    {
+        return Err(WalError::Corrupt {
+            file: storage.locate(scanned.tail.seq),
+            offset: u64::from(scanned.tail.sector) * SECTOR_BYTES as u64,
+            index: last.index + 1,
+            reason: format!("the log ends at index {}, but {} was committed", last.index, state.commit),
+        });
+    }
+    let mut notes = notes_of(storage, &scanned);
+    let reset = reconcile(&scanned, after, &mut notes);
+    let segment_bytes = scanned.segments.last().expect("a scan that succeeds saw a segment").segment_bytes;
+    Ok(Found { scanned, covered: found[..first].to_vec(), notes, reset, segment_bytes })
+}
+
+fn check_gapless(storage: &impl Storage, found: &[SegmentSeq]) -> Result<(), WalError> {
+    for pair in found.windows(2) {
+        let expected = pair[0].next();
+        if pair[1] != expected {
+            let reason = format!("the segment is missing, though {} exists", storage.locate(pair[1]));
+            return Err(WalError::Corrupt { file: storage.locate(expected), offset: 0, index: 0, reason });
+        }
+    }
+    Ok(())
+}
+
+/// The latest segment from which on the log holds everything behind `after`. None says so: the first.
+fn first_needed(
+    storage: &mut impl Storage,
+    identity: Identity,
+    found: &[SegmentSeq],
+    after: u64,
+) -> Result<usize, WalError> {
+    for (place, seq) in found.iter().enumerate().rev() {
+        let read = WalError::io("reading a log segment's first group");
+        let head = storage.read(*seq, 0, DATA_OFFSET + SECTOR_BYTES).map_err(read)?;
+        let Some(sector) = head.get(DATA_OFFSET..DATA_OFFSET + SECTOR_BYTES) else { continue };
+        let Some(bytes) = first_group_bytes(identity, *seq, sector) else { continue };
+        let size = storage.size(*seq).map_err(WalError::io("reading a log segment's size"))?;
+        if size < bytes {
+            continue;
+        }
+        let length = usize::try_from(bytes).expect("no longer than a file");
+        let head =
+            storage.read(*seq, 0, length).map_err(WalError::io("reading a log segment's first group"))?;
+        if (head.len() as u64) < bytes {
+            continue;
+        }
+        if start_of(identity, *seq, &head).is_some_and(|start| start.index <= after) {
+            return Ok(place);
+        }
+    }
+    Ok(0)
+}
+
+fn scan_from(
+    storage: &mut impl Storage,
+    identity: Identity,
+    found: &[SegmentSeq],
+) -> Result<Scanned, WalError> {
+    let mut scan = Scan::new(identity);
+    for seq in found {
+        let size = storage.size(*seq).map_err(WalError::io("reading a log segment's size"))?;
+        let length = usize::try_from(size).unwrap_or(usize::MAX).min(READ_BYTES_MAX);
+        let image = storage.read(*seq, 0, length).map_err(WalError::io("reading a log segment"))?;
+        scan.segment(*seq, &image).map_err(|damage| refuse(storage, identity, damage))?;
+    }
+    scan.finish().map_err(|damage| refuse(storage, identity, damage))
+}
+
+/// A file longer than any segment is read one page past the limit: enough to be refused.
+const READ_BYTES_MAX: usize = crate::segment::SEGMENT_BYTES_MAX as usize + crate::segment::PAGE_BYTES;
+
+fn refuse(storage: &impl Storage, expected: Identity, damage: Damage) -> WalError {
+    let file = storage.locate(damage.seq);
+    match damage.fault {
+        Fault::Bytes(reason) => {
+            WalError::Corrupt { file, offset: damage.offset, index: damage.index, reason: reason.to_owned() }
+        }
+        Fault::Version(found) => WalError::Version { file, found },
+        Fault::Identity(found) => WalError::Identity { file, found, expected },
+    }
+}
+
+fn notes_of(storage: &impl Storage, scanned: &Scanned) -> Vec<Note> {
+    let mut notes = Vec::new();
+    if let Some(torn) = scanned.torn {
+        notes.push(Note::TornTail {
+            file: storage.locate(torn.at.seq),
+            offset: u64::from(torn.at.sector) * SECTOR_BYTES as u64,
+            bytes: u64::from(torn.sectors) * SECTOR_BYTES as u64,
+            after: scanned.last().index,
+        });
+    }
+    if scanned.mark_damaged {
+        notes.push(Note::MarkDamaged { file: storage.locate(scanned.tail.seq) });
+    }
+    notes
+}
+
+/// The checkpoint is newer than what it overlaps of the log: where they differ, the log gives way.
+fn reconcile(scanned: &Scanned, after: Point, notes: &mut Vec<Note>) -> Option<Point> {
+    let last = scanned.last();
+    if last.index < after.index {
+        notes.push(Note::BehindCheckpoint { last: last.index, after: after.index });
+        return Some(after);
+    }
+    let log_term = if after.index == scanned.base.index {
+        scanned.base.term
+    } else {
+        let place = usize::try_from(after.index - scanned.base.index - 1).expect("no more than entries held");
+        scanned.entries[place].term
+    };
+    if log_term != after.term {
+        notes.push(Note::Overruled { after: after.index, log_term, checkpoint_term: after.term });
+        return Some(after);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::MemoryStorage;
+    use crate::record::{Group, HardState};
+    use crate::sector::Writing;
+    use crate::segment::{DATA_SECTOR, SEGMENT_BYTES_MIN};
+    use crate::storage::empty_head;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_log_that_ends_before_its_own_commit_index_is_refused() {
+        let identity = Identity { cluster_id: 1, member_id: 2 };
+        let seq = SegmentSeq(1);
+        let commit = HardState { term: 1, vote: 0, commit: 7 };
+        let group = Group { start: Some(Point::default()), hard_state: Some(commit), ..Group::default() };
+        let mut image = empty_head(identity, seq, SEGMENT_BYTES_MIN);
+        image.resize(SEGMENT_BYTES_MIN as usize, 0);
+        let end = DATA_OFFSET + group.sectors() as usize * SECTOR_BYTES;
+        group.encode(
+            Writing::new(identity, seq),
+            DATA_SECTOR,
+            DATA_SECTOR,
+            1,
+            0,
+            &mut image[DATA_OFFSET..end],
+        );
+        let files = BTreeMap::from([(seq.file_name(), image)]);
+        let mut storage = MemoryStorage::from_files(SEGMENT_BYTES_MIN, files);
+        let Err(error) = read(&mut storage, identity, Point::default()) else { panic!("accepted") };
+        assert!(matches!(error, WalError::Corrupt { index: 1, .. }), "{error}");
+        assert!(error.to_string().contains("7 was committed"), "{error}");
+        assert!(read(&mut storage, identity, Point { index: 7, term: 1 }).is_ok());
+    }
+}

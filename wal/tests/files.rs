@@ -1,0 +1,164 @@
+//! The log on real files, mapped and direct.
+#![cfg(feature = "map")]
+
+mod common;
+use common::*;
+use pinion_wal::direct::DirectStorage;
+use pinion_wal::map::MapStorage;
+use pinion_wal::probe::{Choice, probe};
+use pinion_wal::{Note, SegmentSeq, Storage, Wal, WalError};
+use rand::RngExt;
+use std::io;
+use std::path::Path;
+
+type Opener = fn(&Path, u32) -> io::Result<Box<dyn Storage>>;
+
+fn mapped(path: &Path, segment_bytes: u32) -> io::Result<Box<dyn Storage>> {
+    Ok(Box::new(MapStorage::open(path, segment_bytes)?))
+}
+
+fn direct(path: &Path, segment_bytes: u32) -> io::Result<Box<dyn Storage>> {
+    Ok(Box::new(DirectStorage::open(path, segment_bytes)?))
+}
+
+const MEDIA: [(&str, Opener); 2] = [("mmap", mapped), ("direct", direct)];
+
+#[test]
+fn random_work_on_real_files_recovers_as_the_model_says_whichever_medium_reopens() {
+    for (name, medium) in MEDIA {
+        for seed in 0..runs("PINION_WAL_FILE_SEEDS", 3) {
+            println!("{name}, replay with seed {seed}");
+            let directory = tempfile::tempdir().unwrap();
+            let mut rng = rng(seed);
+            let mut wal = Wal::create(medium(directory.path(), SEGMENT).unwrap(), IDENTITY, 0, 0).unwrap();
+            let (mut model, mut after) = (Model::default(), 0);
+            for _ in 0..60 {
+                let (hard_state, entries) = random_group(&mut rng, &model, 1500);
+                wal.append(hard_state, &entries).unwrap();
+                model.append(hard_state, &entries);
+                if rng.random_range(0..4) > 0 {
+                    wal.sync().unwrap();
+                }
+                if rng.random_range(0..10) == 0 {
+                    wal.mark().unwrap();
+                    after =
+                        rng.random_range(after..=model.hard_state.map_or(0, |state| state.commit).max(after));
+                    wal.release(after).unwrap();
+                }
+                if rng.random_range(0..8) == 0 {
+                    // Without a sync: what the cache holds counts as written once it was recovered.
+                    wal.sync().unwrap();
+                    drop(wal);
+                    let (_, next) = MEDIA[rng.random_range(0..2)];
+                    let storage = next(directory.path(), SEGMENT).unwrap();
+                    let (reopened, recovered) = open(storage, after, model.term_at(after)).unwrap();
+                    assert_eq!(seen(&recovered), model.after(after), "{name}, seed {seed}");
+                    assert_eq!(recovered.notes, vec![]);
+                    wal = reopened;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_second_process_is_refused_while_the_first_lives() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = MapStorage::open(directory.path(), SEGMENT).unwrap();
+    let second = DirectStorage::open(directory.path(), SEGMENT).unwrap_err();
+    assert_eq!(second.kind(), io::ErrorKind::WouldBlock);
+    drop(first);
+    DirectStorage::open(directory.path(), SEGMENT).unwrap();
+}
+
+#[test]
+fn a_torn_tail_on_real_files_is_zeroed_and_reported_once() {
+    for (name, medium) in MEDIA {
+        let directory = tempfile::tempdir().unwrap();
+        let mut wal = Wal::create(medium(directory.path(), SEGMENT).unwrap(), IDENTITY, 0, 0).unwrap();
+        wal.append(Some(state(1, 0)), &[entry(1, 1, 100)]).unwrap();
+        wal.append(None, &[entry(2, 1, 2000)]).unwrap();
+        wal.sync().unwrap();
+        drop(wal);
+        // The second group lost its third sector: 16 start, 17 first group, 18.. second.
+        let file = directory.path().join(SegmentSeq(1).file_name());
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[20 * 512..21 * 512].fill(0);
+        std::fs::write(&file, bytes).unwrap();
+        let (mut wal, recovered) = open(medium(directory.path(), SEGMENT).unwrap(), 0, 0).unwrap();
+        assert_eq!(recovered.entries, vec![entry(1, 1, 100)], "{name}");
+        assert!(
+            matches!(&recovered.notes[..], [Note::TornTail { offset: 9216, after: 1, .. }]),
+            "{name}: {:?}",
+            recovered.notes
+        );
+        wal.append(None, &[entry(2, 2, 50)]).unwrap();
+        wal.sync().unwrap();
+        drop(wal);
+        let (_, recovered) = open(medium(directory.path(), SEGMENT).unwrap(), 0, 0).unwrap();
+        assert_eq!(recovered.entries, vec![entry(1, 1, 100), entry(2, 2, 50)], "{name}");
+        assert_eq!(recovered.notes, vec![]);
+    }
+}
+
+#[test]
+fn left_overs_of_an_interrupted_preparation_are_removed_and_foreign_files_are_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("wal-00000009.tmp"), b"half").unwrap();
+    std::fs::write(directory.path().join("wal-00000009.free"), b"half").unwrap();
+    std::fs::write(directory.path().join("notes.txt"), b"mine").unwrap();
+    drop(Wal::create(mapped(directory.path(), SEGMENT).unwrap(), IDENTITY, 0, 0).unwrap());
+    assert!(!directory.path().join("wal-00000009.tmp").exists());
+    assert!(!directory.path().join("wal-00000009.free").exists());
+    assert!(directory.path().join("notes.txt").exists());
+}
+
+#[test]
+fn a_steady_log_recycles_its_files_and_never_leaves_them_sparse() {
+    use std::os::unix::fs::MetadataExt;
+    for (name, medium) in MEDIA {
+        let directory = tempfile::tempdir().unwrap();
+        let mut wal = Wal::create(medium(directory.path(), SEGMENT).unwrap(), IDENTITY, 0, 0).unwrap();
+        for index in 1..=120 {
+            wal.append(Some(state(1, index - 1)), &[entry(index, 1, 900)]).unwrap();
+            wal.sync().unwrap();
+            wal.release(index - 1).unwrap();
+        }
+        assert!(wal.counters().cuts > 10);
+        drop(wal);
+        let files: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(Result::unwrap).collect();
+        assert!(files.len() <= 5, "{name}: {files:?}");
+        for file in files {
+            let metadata = file.metadata().unwrap();
+            assert_eq!(metadata.len(), u64::from(SEGMENT));
+            assert!(metadata.blocks() * 512 >= metadata.len(), "{name}: {file:?} is sparse");
+        }
+    }
+}
+
+#[test]
+fn opening_adopts_the_segment_size_the_log_was_made_with() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(Wal::create(mapped(directory.path(), SEGMENT).unwrap(), IDENTITY, 0, 0).unwrap());
+    let (mut wal, _) = open(direct(directory.path(), 4 * SEGMENT).unwrap(), 0, 0).unwrap();
+    for index in 1..=40 {
+        wal.append(None, &[entry(index, 1, 900)]).unwrap();
+        wal.sync().unwrap();
+    }
+    let error = wal.append(None, &[entry(41, 1, 3 * SEGMENT as usize)]).unwrap_err();
+    assert!(matches!(error, WalError::TooLarge { .. }), "{error}");
+    drop(wal);
+    let (_, recovered) = open(mapped(directory.path(), SEGMENT).unwrap(), 0, 0).unwrap();
+    assert_eq!(recovered.entries.len(), 40);
+}
+
+#[test]
+fn the_probe_measures_both_media_and_leaves_no_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let found = probe(directory.path()).unwrap();
+    println!("{found:?}");
+    assert!(0.0 < found.mmap_us);
+    assert!(0.0 < found.direct_us);
+    assert_eq!(found.choice == Choice::Direct, found.direct_us < 0.75 * found.mmap_us);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
