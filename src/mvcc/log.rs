@@ -63,7 +63,8 @@ impl Segment {
         if self.seqs.is_empty() {
             return usize::try_from(distance).map_or(self.offsets.len(), |slot| slot.min(self.offsets.len()));
         }
-        self.seqs.partition_point(|&known| u64::from(known) < distance)
+        let Ok(distance) = u32::try_from(distance) else { return self.offsets.len() };
+        lower_bound_near(&self.seqs, distance)
     }
 
     fn find(&self, seq: u64) -> Option<usize> {
@@ -155,6 +156,32 @@ impl Segment {
     }
 }
 
+/// Position of the first number not below `wanted`. What compaction left is spread evenly as a rule:
+/// so the search begins where `wanted` would be then, and looks around in widening steps. A plain
+/// binary search would touch more lines of memory.
+fn lower_bound_near(ascending: &[u32], wanted: u32) -> usize {
+    let (Some(&first), Some(&last)) = (ascending.first(), ascending.last()) else { return 0 };
+    if wanted <= first {
+        return 0;
+    }
+    if last < wanted {
+        return ascending.len();
+    }
+    let share = u64::from(wanted - first) * (ascending.len() as u64 - 1) / u64::from(last - first);
+    let guess = usize::try_from(share).expect("at most the length");
+    let (mut low, mut high, mut step) = (guess, guess, 4);
+    while 0 < low && wanted <= ascending[low] {
+        low = low.saturating_sub(step);
+        step *= 2;
+    }
+    step = 4;
+    while high < ascending.len() && ascending[high] < wanted {
+        high = (high + step).min(ascending.len());
+        step *= 2;
+    }
+    low + ascending[low..high].partition_point(|&known| known < wanted)
+}
+
 fn exact_copy<T: Copy>(from: &[T]) -> Vec<T> {
     let mut to = Vec::with_capacity(from.len());
     to.extend_from_slice(from);
@@ -224,6 +251,17 @@ impl Log {
             Record::decode(newest.seq(), &segment.bytes[segment.offset_of(newest)?..])
         });
         found.expect("the tree names retained records only").0
+    }
+
+    /// Reads a byte of a key's newest record, so that the processor begins to fetch it. Several in a
+    /// row are fetched side by side, where reading one record after the other would wait for each.
+    #[inline]
+    pub(super) fn touch(&self, newest: Newest) -> u8 {
+        let byte = self.segment_of(newest.seq()).and_then(|index| {
+            let segment = &self.segments[index];
+            segment.bytes.get(segment.offset_of(newest)?)
+        });
+        byte.copied().unwrap_or(0)
     }
 
     /// What the tree keeps of record `seq`.
@@ -432,5 +470,26 @@ impl<'a> Records<'a> {
     pub(super) fn next_with_bytes(&mut self) -> Option<(Record<'a>, &'a [u8])> {
         let bytes = self.log.segments.get(self.segment)?.record_bytes_at(self.slot);
         self.next().map(|record| (record, bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lower_bound_near;
+
+    #[test]
+    fn search_from_a_guess_finds_what_a_binary_search_finds() {
+        let shapes: [fn(u32) -> u32; 4] =
+            [|n| n * 3, |n| n * n, |n| n + 1_000 * (n / 50), |n| n + u32::from(n == 99) * 4_000_000_000];
+        for shape in shapes {
+            for length in [0, 1, 2, 3, 10, 100] {
+                let numbers: Vec<u32> = (0..length).map(shape).collect();
+                let around = numbers.iter().flat_map(|&n| [n.saturating_sub(1), n, n.saturating_add(1)]);
+                for wanted in around.chain([0, 7, u32::MAX]) {
+                    let expected = numbers.partition_point(|&known| known < wanted);
+                    assert_eq!(lower_bound_near(&numbers, wanted), expected, "{wanted} in {numbers:?}");
+                }
+            }
+        }
     }
 }
