@@ -67,6 +67,14 @@ impl Segment {
         lower_bound_near(&self.seqs, distance)
     }
 
+    /// Reads a number near the one a search for `seq` begins with.
+    #[inline]
+    fn touch_number(&self, seq: u64) -> u32 {
+        let (Some(&first), Some(&last)) = (self.seqs.first(), self.seqs.last()) else { return 0 };
+        let distance = u32::try_from(seq - self.first_seq).unwrap_or(last);
+        self.seqs[guess(first, last, self.seqs.len(), distance)]
+    }
+
     fn find(&self, seq: u64) -> Option<usize> {
         let slot = self.lower_bound(seq);
         (slot < self.offsets.len() && self.seq_at(slot) == seq).then_some(slot)
@@ -167,8 +175,7 @@ fn lower_bound_near(ascending: &[u32], wanted: u32) -> usize {
     if last < wanted {
         return ascending.len();
     }
-    let share = u64::from(wanted - first) * (ascending.len() as u64 - 1) / u64::from(last - first);
-    let guess = usize::try_from(share).expect("at most the length");
+    let guess = guess(first, last, ascending.len(), wanted);
     let (mut low, mut high, mut step) = (guess, guess, 4);
     while 0 < low && wanted <= ascending[low] {
         low = low.saturating_sub(step);
@@ -180,6 +187,14 @@ fn lower_bound_near(ascending: &[u32], wanted: u32) -> usize {
         step *= 2;
     }
     low + ascending[low..high].partition_point(|&known| known < wanted)
+}
+
+/// Where `wanted` would be among `length` numbers spread evenly from `first` to `last`.
+#[inline]
+fn guess(first: u32, last: u32, length: usize, wanted: u32) -> usize {
+    let (passed, whole) = (wanted.saturating_sub(first).min(last - first), last - first);
+    let share = u64::from(passed) * (length as u64 - 1) / u64::from(whole.max(1));
+    usize::try_from(share).expect("at most the length")
 }
 
 fn exact_copy<T: Copy>(from: &[T]) -> Vec<T> {
@@ -266,11 +281,41 @@ impl Log {
 
     /// What the tree keeps of record `seq`.
     pub(super) fn newest_of(&self, seq: u64) -> Option<Newest> {
-        let segment = &self.segments[self.segment_of(seq)?];
-        let slot = segment.find(seq)?;
+        let segment = self.segment_of(seq)?;
+        let slot = self.segments[segment].find(seq)?;
+        Some(self.newest_at(segment, slot))
+    }
+
+    fn newest_at(&self, segment: usize, slot: usize) -> Newest {
+        let segment = &self.segments[segment];
         // Of a rewritten segment no one asks for the offset, and it may be past the bits for it.
         let offset = if segment.rewritten { 0 } else { segment.offsets[slot] as usize };
-        Some(Newest::new(seq, offset, segment.record_at(slot).tombstone))
+        Newest::new(segment.seq_at(slot), offset, segment.record_at(slot).tombstone)
+    }
+
+    /// `newest_of` for many, which lie anywhere. `None` if one of them is not there.
+    ///
+    /// One after the other each would wait three times for memory, for the number, the offset and
+    /// the record. Done in steps, the many wait side by side.
+    pub(super) fn newest_of_each(&self, seqs: &[u64]) -> Option<Vec<Newest>> {
+        let mut fetched = 0_u32;
+        let mut places = Vec::with_capacity(seqs.len());
+        for &seq in seqs {
+            let segment = self.segment_of(seq)?;
+            fetched ^= self.segments[segment].touch_number(seq);
+            places.push((segment, 0));
+        }
+        for (&seq, (segment, slot)) in seqs.iter().zip(&mut places) {
+            *slot = self.segments[*segment].find(seq)?;
+            fetched ^= self.segments[*segment].offsets[*slot];
+        }
+        for &(segment, slot) in &places {
+            let segment = &self.segments[segment];
+            fetched ^= u32::from(segment.bytes[segment.offsets[slot] as usize]);
+        }
+        // What was fetched means nothing here; it only must not be optimised away.
+        std::hint::black_box(fetched);
+        Some(places.iter().map(|&(segment, slot)| self.newest_at(segment, slot)).collect())
     }
 
     /// Where the first record with at least `seq` lies: segment and slot.
