@@ -112,17 +112,10 @@ impl KeyBlock {
     /// The slot of `key`, or the slot where it belongs.
     #[inline]
     pub(super) fn search(&self, key: &[u8]) -> Result<usize, usize> {
-        let prefix = &self.bytes[..self.prefix as usize];
-        let Some(rest) = key.strip_prefix(prefix) else {
-            return Err(if key < prefix { 0 } else { self.len() });
-        };
-        let head = head_of(rest);
-        let (mut low, mut high) = (0_u32, 0_u32);
-        for &other in self.heads.iter() {
-            low += u32::from(other < head);
-            high += u32::from(other <= head);
-        }
-        let (mut low, mut high) = (low as usize, high as usize);
+        let prefix = self.prefix as usize;
+        let (mut low, mut high) = self.like_headed(head_of(key.get(prefix..).unwrap_or(&[])));
+        // Keys with the same head are compared whole, so a key that is found needs no look at the
+        // prefix, which lies on another line. Where it lacks the prefix, the way does not matter.
         while low < high {
             let middle = low.midpoint(high);
             match self.get(middle).cmp(key) {
@@ -131,7 +124,25 @@ impl KeyBlock {
                 std::cmp::Ordering::Greater => high = middle,
             }
         }
-        Err(low)
+        let prefix = &self.bytes[..prefix];
+        match key.get(..prefix.len()).unwrap_or(key).cmp(prefix) {
+            std::cmp::Ordering::Less => Err(0),
+            std::cmp::Ordering::Equal => Err(low),
+            std::cmp::Ordering::Greater => Err(self.len()),
+        }
+    }
+
+    /// The slots of the keys with this head; where they would be if there are none.
+    #[inline]
+    fn like_headed(&self, head: u32) -> (usize, usize) {
+        let (mut low, mut high) = (0_u32, 0_u32);
+        // Wrapping, which it never does: a check in each turn would keep the loop from being done
+        // several heads at a time.
+        for &other in self.heads.iter() {
+            low = low.wrapping_add(u32::from(other < head));
+            high = high.wrapping_add(u32::from(other <= head));
+        }
+        (low as usize, high as usize)
     }
 
     /// Number of keys below `key`.

@@ -63,7 +63,16 @@ impl Segment {
         if self.seqs.is_empty() {
             return usize::try_from(distance).map_or(self.offsets.len(), |slot| slot.min(self.offsets.len()));
         }
-        self.seqs.partition_point(|&known| u64::from(known) < distance)
+        let Ok(distance) = u32::try_from(distance) else { return self.offsets.len() };
+        lower_bound_near(&self.seqs, distance)
+    }
+
+    /// Reads a number near the one a search for `seq` begins with.
+    #[inline]
+    fn touch_number(&self, seq: u64) -> u32 {
+        let (Some(&first), Some(&last)) = (self.seqs.first(), self.seqs.last()) else { return 0 };
+        let distance = u32::try_from(seq - self.first_seq).unwrap_or(last);
+        self.seqs[guess(first, last, self.seqs.len(), distance)]
     }
 
     fn find(&self, seq: u64) -> Option<usize> {
@@ -155,6 +164,39 @@ impl Segment {
     }
 }
 
+/// Position of the first number not below `wanted`. What compaction left is spread evenly as a rule:
+/// so the search begins where `wanted` would be then, and looks around in widening steps. A plain
+/// binary search would touch more lines of memory.
+fn lower_bound_near(ascending: &[u32], wanted: u32) -> usize {
+    let (Some(&first), Some(&last)) = (ascending.first(), ascending.last()) else { return 0 };
+    if wanted <= first {
+        return 0;
+    }
+    if last < wanted {
+        return ascending.len();
+    }
+    let guess = guess(first, last, ascending.len(), wanted);
+    let (mut low, mut high, mut step) = (guess, guess, 4);
+    while 0 < low && wanted <= ascending[low] {
+        low = low.saturating_sub(step);
+        step *= 2;
+    }
+    step = 4;
+    while high < ascending.len() && ascending[high] < wanted {
+        high = (high + step).min(ascending.len());
+        step *= 2;
+    }
+    low + ascending[low..high].partition_point(|&known| known < wanted)
+}
+
+/// Where `wanted` would be among `length` numbers spread evenly from `first` to `last`.
+#[inline]
+fn guess(first: u32, last: u32, length: usize, wanted: u32) -> usize {
+    let (passed, whole) = (wanted.saturating_sub(first).min(last - first), last - first);
+    let share = u64::from(passed) * (length as u64 - 1) / u64::from(whole.max(1));
+    usize::try_from(share).expect("at most the length")
+}
+
 fn exact_copy<T: Copy>(from: &[T]) -> Vec<T> {
     let mut to = Vec::with_capacity(from.len());
     to.extend_from_slice(from);
@@ -226,13 +268,54 @@ impl Log {
         found.expect("the tree names retained records only").0
     }
 
+    /// Reads a byte of a key's newest record, so that the processor begins to fetch it. Several in a
+    /// row are fetched side by side, where reading one record after the other would wait for each.
+    #[inline]
+    pub(super) fn touch(&self, newest: Newest) -> u8 {
+        let byte = self.segment_of(newest.seq()).and_then(|index| {
+            let segment = &self.segments[index];
+            segment.bytes.get(segment.offset_of(newest)?)
+        });
+        byte.copied().unwrap_or(0)
+    }
+
     /// What the tree keeps of record `seq`.
     pub(super) fn newest_of(&self, seq: u64) -> Option<Newest> {
-        let segment = &self.segments[self.segment_of(seq)?];
-        let slot = segment.find(seq)?;
+        let segment = self.segment_of(seq)?;
+        let slot = self.segments[segment].find(seq)?;
+        Some(self.newest_at(segment, slot))
+    }
+
+    fn newest_at(&self, segment: usize, slot: usize) -> Newest {
+        let segment = &self.segments[segment];
         // Of a rewritten segment no one asks for the offset, and it may be past the bits for it.
         let offset = if segment.rewritten { 0 } else { segment.offsets[slot] as usize };
-        Some(Newest::new(seq, offset, segment.record_at(slot).tombstone))
+        Newest::new(segment.seq_at(slot), offset, segment.record_at(slot).tombstone)
+    }
+
+    /// `newest_of` for many, which lie anywhere. `None` if one of them is not there.
+    ///
+    /// One after the other each would wait three times for memory, for the number, the offset and
+    /// the record. Done in steps, the many wait side by side.
+    pub(super) fn newest_of_each(&self, seqs: &[u64]) -> Option<Vec<Newest>> {
+        let mut fetched = 0_u32;
+        let mut places = Vec::with_capacity(seqs.len());
+        for &seq in seqs {
+            let segment = self.segment_of(seq)?;
+            fetched ^= self.segments[segment].touch_number(seq);
+            places.push((segment, 0));
+        }
+        for (&seq, (segment, slot)) in seqs.iter().zip(&mut places) {
+            *slot = self.segments[*segment].find(seq)?;
+            fetched ^= self.segments[*segment].offsets[*slot];
+        }
+        for &(segment, slot) in &places {
+            let segment = &self.segments[segment];
+            fetched ^= u32::from(segment.bytes[segment.offsets[slot] as usize]);
+        }
+        // What was fetched means nothing here; it only must not be optimised away.
+        std::hint::black_box(fetched);
+        Some(places.iter().map(|&(segment, slot)| self.newest_at(segment, slot)).collect())
     }
 
     /// Where the first record with at least `seq` lies: segment and slot.
@@ -432,5 +515,26 @@ impl<'a> Records<'a> {
     pub(super) fn next_with_bytes(&mut self) -> Option<(Record<'a>, &'a [u8])> {
         let bytes = self.log.segments.get(self.segment)?.record_bytes_at(self.slot);
         self.next().map(|record| (record, bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lower_bound_near;
+
+    #[test]
+    fn search_from_a_guess_finds_what_a_binary_search_finds() {
+        let shapes: [fn(u32) -> u32; 4] =
+            [|n| n * 3, |n| n * n, |n| n + 1_000 * (n / 50), |n| n + u32::from(n == 99) * 4_000_000_000];
+        for shape in shapes {
+            for length in [0, 1, 2, 3, 10, 100] {
+                let numbers: Vec<u32> = (0..length).map(shape).collect();
+                let around = numbers.iter().flat_map(|&n| [n.saturating_sub(1), n, n.saturating_add(1)]);
+                for wanted in around.chain([0, 7, u32::MAX]) {
+                    let expected = numbers.partition_point(|&known| known < wanted);
+                    assert_eq!(lower_bound_near(&numbers, wanted), expected, "{wanted} in {numbers:?}");
+                }
+            }
+        }
     }
 }

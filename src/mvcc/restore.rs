@@ -12,9 +12,8 @@ use super::record::{EXPRESS_STRIDE, NEWEST, Newest, PAYLOAD_BYTES_MAX, Record, S
 use super::store::KEY_OVERHEAD_BYTES;
 use super::tree::TreeBuilder;
 
-/// Keys are taken in batches: first all records of a batch are looked up, independently of each
-/// other, so that the processor fetches them side by side; the keys come in an order that has nothing
-/// to do with where their records lie.
+/// Keys are taken in batches whose records are fetched side by side: the keys come in an order that
+/// has nothing to do with where their records lie.
 const BATCH: usize = 64;
 
 /// Why a checkpoint is refused.
@@ -206,14 +205,13 @@ impl Restore {
 
     fn keys(&mut self, mut rest: &[u8]) -> Result<(), &'static str> {
         self.stage = Stage::Keys;
-        let mut batch = Vec::with_capacity(BATCH);
+        let mut seqs = Vec::with_capacity(BATCH);
         while !rest.is_empty() {
-            batch.clear();
-            while batch.len() < BATCH && !rest.is_empty() {
-                let seq = take_varint(&mut rest).ok_or("a key's record number is no number")?;
-                batch.push(self.log.newest_of(seq).ok_or("a key's newest record is missing")?);
+            seqs.clear();
+            while seqs.len() < BATCH && !rest.is_empty() {
+                seqs.push(take_varint(&mut rest).ok_or("a key's record number is no number")?);
             }
-            for &newest in &batch {
+            for newest in self.log.newest_of_each(&seqs).ok_or("a key's newest record is missing")? {
                 self.key(newest)?;
             }
         }

@@ -388,6 +388,11 @@ impl Tree {
         }
     }
 
+    /// What the entries from `path` to the end of its leaf hold.
+    pub(super) fn rest_of_leaf(&self, path: &Path) -> &[Newest] {
+        self.leaves.get(path.leaf).newest.get(path.slot..).unwrap_or(&[])
+    }
+
     /// Steps over the entry at `path`.
     #[inline]
     pub(super) fn advance(path: &mut Path) {

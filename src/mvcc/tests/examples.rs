@@ -298,3 +298,26 @@ fn hash_equals_that_of_a_real_etcd_after_the_same_history() {
     put(&mut store, "z", "1");
     check(&store, 11, 10, 974_378_710);
 }
+
+#[test]
+fn record_that_moves_into_a_segment_written_in_place_is_found_there() {
+    let mut store = Store::new();
+    put(&mut store, "first", "1"); // a small segment, closed by what does not fit behind it:
+    put(&mut store, "big", &"b".repeat(300_000));
+    for number in 0..3_000 {
+        put(&mut store, "hot", &"h".repeat(100));
+        if number % 1_000 == 0 {
+            put(&mut store, &format!("cold{number}"), &number.to_string());
+        }
+    }
+    put(&mut store, "big", "small");
+    store.compact(store.current_revision());
+    while !store.compact_slice(100) {}
+    store.check_invariants();
+    assert!(store.log.segments()[0].records_count() > 1, "the cold records joined the first");
+    for number in [0, 1_000, 2_000] {
+        assert_eq!(value(&store, &format!("cold{number}"), i64::MAX), Some(number.to_string()));
+    }
+    put(&mut store, "cold0", "new");
+    assert_eq!(value(&store, "cold0", i64::MAX).as_deref(), Some("new"));
+}
