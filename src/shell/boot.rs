@@ -6,14 +6,17 @@
 //! Order of a stop: clients first (no new ones, calls under way may finish), then raft, which closes
 //! the log; the process ends when the log says that everything in it is on the disk.
 
+use std::future::poll_fn;
 use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam::channel::{self, RecvTimeoutError};
+use futures_util::task::AtomicWaker;
 use glommio::{LocalExecutorBuilder, Placement as Pin};
 use prost::Message as _;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
@@ -45,6 +48,13 @@ const LOG_EVENTS_MAX: usize = 256;
 /// A role that runs longer than this is asked to let others run. The runtime's default of 100 ms
 /// would let a message from another core wait that long.
 const PREEMPT_TIMER: Duration = Duration::from_millis(1);
+
+/// How often every executor is woken from outside. glommio 0.9 can put an executor to sleep that still
+/// has tasks to run: when its preempt timer fires between its look at the rings and its look at the
+/// task queues (the thread lost its core just there), it believes that there was nothing to do, and
+/// sleeps until the next completion. Nothing inside the executor can help, since what would is
+/// among the tasks that do not run. A hundred wake-ups a second bound such a stall to 10 ms.
+const PULSE: Duration = Duration::from_millis(10);
 
 /// Rings of io_uring: sockets in flight a turn.
 const RING_DEPTH: usize = 1024;
@@ -164,9 +174,13 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
         dir: data_dir.checkpoints(),
         orders: orders.clone(),
     });
+    let mut pulses = Vec::new();
     let generation = u32::try_from(entropy()? >> 32).expect("a shifted u64 fits");
     for (&core, roles) in &executors {
+        let pulse = Arc::<AtomicWaker>::default();
+        pulses.push(Arc::clone(&pulse));
         let executor = Executor {
+            pulse,
             roles: roles.clone(),
             wiring: wiring.clone(),
             raft: roles.contains(&Role::Raft).then(|| raft_seat.take().expect("one raft role")),
@@ -186,6 +200,7 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
             .map_err(|error| BootError::Executor { core, reason: error.to_string() })?;
     }
 
+    start_pulse(pulses)?;
     let shards = plan.shards.len();
     let signal = wait_until_serving(&inbox, shards)?;
     if signal.is_none() {
@@ -220,6 +235,22 @@ fn abort_on_panic() {
         print(panic);
         std::process::abort();
     }));
+}
+
+fn start_pulse(executors: Vec<Arc<AtomicWaker>>) -> Result<(), BootError> {
+    let pulse = move || {
+        loop {
+            std::thread::sleep(PULSE);
+            for executor in &executors {
+                executor.wake();
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("pulse".to_owned())
+        .spawn(pulse)
+        .map(|_handle| ())
+        .map_err(|source| BootError::Thread { what: "the pulse", source })
 }
 
 fn forward_signals(events: Events) -> Result<(), BootError> {
@@ -352,6 +383,7 @@ struct StoreSeat {
 
 /// One executor's roles and what they start from. Built on the main thread, run on the core.
 struct Executor {
+    pulse: Arc<AtomicWaker>,
     roles: Vec<Role>,
     wiring: Wiring,
     raft: Option<RaftSeat>,
@@ -366,6 +398,13 @@ impl Executor {
     async fn run(self) {
         let Ports { shards, raft, store } = self.wiring.ports(&self.roles);
         let mut tasks = Vec::new();
+        let pulse = self.pulse;
+        // Being woken is all it is for.
+        glommio::spawn_local(poll_fn(move |cx| {
+            pulse.register(cx.waker());
+            Poll::<()>::Pending
+        }))
+        .detach();
         for (shard, ports) in shards {
             let mut config = self.shard_config.clone();
             config.shard = u16::try_from(shard).expect("bounded by placement::SHARDS_MAX");
