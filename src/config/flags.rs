@@ -279,7 +279,7 @@ pub(super) static FLAGS: &[Flag] = &[
         "compaction-batch-limit",
         Number,
         "0",
-        "Revisions removed in one slice of a compaction. 0: 1000. More: sooner done, longer \
+        "Revisions looked at in one slice of a compaction. 0: 500. More: sooner done, longer \
         pauses for others.",
     ),
     used(

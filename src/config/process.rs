@@ -129,7 +129,7 @@ impl ProcessConfig {
             checkpoint_entries: settings.number("snapshot-count", 1, u64::MAX)?,
             checkpoint_bytes: settings.number("checkpoint-bytes", CHECKPOINT_BYTES_MIN, u64::MAX)?,
             compaction_batch_revisions: match settings.number_u32("compaction-batch-limit", 0, u32::MAX)? {
-                0 => 1_000,
+                0 => 500,
                 revisions => revisions,
             },
             compaction_sleep: settings.duration("compaction-sleep-interval")?,
