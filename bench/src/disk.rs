@@ -105,7 +105,8 @@ fn probe(file: &File, device: Option<Device>) -> io::Result<RawSync> {
     file.write_all_at(&vec![0; PROBE_FILE_BYTES], 0)?;
     file.sync_all()?;
     let block = [0x5A; PROBE_WRITE_BYTES];
-    let mut times = Histogram::<u64>::new(3).expect("three digits");
+    let mut times =
+        Histogram::<u64>::new_with_bounds(100, 60_000_000_000, 3).expect("the bounds are in order");
     let counters = || device.as_ref().and_then(Device::counters);
     let before = counters();
     let start = Instant::now();
@@ -183,6 +184,8 @@ mod tests {
         assert!(ScratchDir::create(&parent, &name, false).is_err(), "an existing directory is not ours");
         let sync = raw_sync(&scratch.path).unwrap();
         assert!(0 < sync.syncs);
+        assert!(0.0 < sync.p50_us, "{sync:?}");
+        assert!(sync.p50_us <= sync.p99_us, "{sync:?}");
         assert!(fs::read_dir(&scratch.path).unwrap().next().is_none(), "the probe file is gone");
         let path = scratch.path.clone();
         drop(scratch);

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use crate::disk::Device;
+use crate::sys;
 
 /// The facts that travel with every result.
 #[derive(Debug, Clone, Serialize)]
@@ -63,6 +64,20 @@ impl Host {
     }
 }
 
+/// CPU time that the whole machine has spent on anything, to the kernel's tick.
+pub(crate) fn machine_cpu() -> Option<Duration> {
+    let ticks = parse_busy_ticks(&fs::read_to_string("/proc/stat").ok()?)?;
+    Some(Duration::from_nanos(ticks * (1_000_000_000 / sys::ticks_per_s())))
+}
+
+/// The first line of `/proc/stat` without idle, iowait (fields 4 and 5) and guest time (counted already).
+fn parse_busy_ticks(stat: &str) -> Option<u64> {
+    let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace();
+    let ticks: Vec<u64> = fields.map(str::parse).collect::<Result<_, _>>().ok()?;
+    let busy = ticks.iter().take(8).enumerate().filter(|(slot, _)| *slot != 3 && *slot != 4);
+    Some(busy.map(|(_, ticks)| ticks).sum())
+}
+
 /// The value behind `name` (and a colon) in a file of such lines.
 fn field(text: &str, name: &str) -> Option<String> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -109,6 +124,13 @@ mod tests {
         assert_eq!(date_utc(1_709_251_199), "2024-02-29T23:59:59Z");
         assert_eq!(date_utc(1_709_251_200), "2024-03-01T00:00:00Z");
         assert_eq!(date_utc(4_102_444_799), "2099-12-31T23:59:59Z");
+    }
+
+    #[test]
+    fn busy_time_leaves_out_idle_waiting_and_what_is_counted_twice() {
+        let stat = "cpu  100 20 3 9999 9999 4 5 6 50 7\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
+        assert_eq!(parse_busy_ticks(stat), Some(138));
+        assert!(Duration::ZERO < machine_cpu().unwrap());
     }
 
     #[test]

@@ -20,6 +20,8 @@ mod frame;
 mod host;
 mod hpack;
 mod http2;
+#[cfg(test)]
+mod interop;
 mod process;
 mod report;
 mod schedule;

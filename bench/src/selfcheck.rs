@@ -198,6 +198,30 @@ mod tests {
         assert_eq!(figures.replies, 5_000);
     }
 
+    /// The server dies mid-run: what was in flight is counted, and neither kind of run hangs.
+    #[test]
+    fn a_server_that_goes_away_ends_no_run_in_silence() {
+        let server = start(&options(), Mischief::default()).unwrap();
+        let mut plan = options().plan(&server);
+        plan.deadline = Duration::from_millis(200);
+        plan.duration = Some(Duration::from_millis(600));
+        let mut filling = plan.clone();
+        filling.duration = None;
+        filling.space.keys = u64::MAX / 2;
+        filling.space.key_bytes = 64;
+        filling.load = Load::Fill(crate::workload::Fill { batch: 1, is_shuffled: false });
+        std::thread::scope(|scope| {
+            let timed = scope.spawn(|| client::run(&plan, &mut Unobserved));
+            let filled = scope.spawn(|| client::run(&filling, &mut Unobserved));
+            std::thread::sleep(Duration::from_millis(300));
+            drop(server);
+            let figures = Figures::of(&timed.join().unwrap().unwrap());
+            assert_eq!(figures.failures[0].what, "connection lost");
+            assert_eq!(figures.unaccounted, 0);
+            assert!(matches!(filled.join().unwrap(), Err(ClientError::Connect { .. })));
+        });
+    }
+
     #[test]
     fn nobody_there_is_an_error() {
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -95,7 +95,7 @@ extern "C" fn on_signal(_signal: libc::c_int) {
 }
 
 /// From now on Ctrl-C and SIGTERM are noticed by `is_interrupted` instead of ending the process, so that
-/// servers are stopped and directories removed.
+/// servers are stopped and directories removed. A closed pipe (`| head`) ends it without a word.
 pub(crate) fn catch_interrupts() {
     let handler = on_signal as extern "C" fn(libc::c_int) as libc::sighandler_t;
     for signal in [libc::SIGINT, libc::SIGTERM] {
@@ -103,6 +103,8 @@ pub(crate) fn catch_interrupts() {
         let before = unsafe { libc::signal(signal, handler) };
         assert!(before != libc::SIG_ERR, "the signal numbers are valid");
     }
+    // SAFETY: no handler runs; sockets are written with MSG_NOSIGNAL by std and never raise it.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
 /// Ctrl-C was pressed (or SIGTERM came).

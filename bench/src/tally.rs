@@ -117,7 +117,8 @@ impl Tally {
 
     pub(crate) fn on_sent(&mut self, due_ns: u64, sent_ns: u64) {
         self.sent += 1;
-        if self.is_measured(due_ns) {
+        // In a closed loop a request is due when it is sent: the histogram stays empty.
+        if self.is_measured(due_ns) && due_ns < sent_ns {
             self.send_delay.saturating_record(sent_ns - due_ns);
         }
     }

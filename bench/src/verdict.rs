@@ -188,13 +188,16 @@ fn write_all(text: &mut String, comparison: &Comparison) -> std::fmt::Result {
 }
 
 fn write_figures(text: &mut String, measurements: &[Measurement], cases: &[&str]) -> std::fmt::Result {
-    writeln!(text, "Medians over the rounds. Device columns are per request.\n")?;
+    writeln!(
+        text,
+        "Medians over the rounds. Device columns are per request; what others did meanwhile (in percent of a core) is in them.\n"
+    )?;
     writeln!(
         text,
         "| scenario | target | /s | p50 | p90 | p99 | p99.9 | max | server CPU | device bytes | writes | flushes \
-         | WAL syncs | client CPU | failed |"
+         | WAL syncs | client CPU | others' CPU | failed |"
     )?;
-    writeln!(text, "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")?;
+    writeln!(text, "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")?;
     for case in cases {
         for target in [Target::Etcd, Target::Pinion] {
             let mine: Vec<&Measurement> =
@@ -214,7 +217,7 @@ fn write_figures(text: &mut String, measurements: &[Measurement], cases: &[&str]
                 .sum();
             writeln!(
                 text,
-                "| {case} | {} | {} | {} | {} | {} | {} | {} | {:.1} us | {} | {} | {} | {} | {:.2} us | {failed} |",
+                "| {case} | {} | {} | {} | {} | {} | {} | {} | {:.1} us | {} | {} | {} | {} | {:.2} us | {:.0} % | {failed} |",
                 target.name(),
                 thousands(median(THROUGHPUT)),
                 time(median(P50)),
@@ -228,6 +231,7 @@ fn write_figures(text: &mut String, measurements: &[Measurement], cases: &[&str]
                 optional(|m| m.device_flushes_per_request, 3),
                 optional(|m| m.wal_syncs_per_request, 3),
                 median(|m| m.figures.client_cpu_us_per_request),
+                median(|m| m.other_cpu_percent),
             )?;
         }
     }
@@ -293,6 +297,7 @@ mod tests {
             device_bytes_per_request: None,
             device_writes_per_request: None,
             device_flushes_per_request: None,
+            other_cpu_percent: 0.0,
             wal_syncs_per_request: None,
         }
     }

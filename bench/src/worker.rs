@@ -470,7 +470,7 @@ impl<'a> Worker<'a> {
 
     /// Replaces a connection that is broken, or spent and out of calls. Connecting blocks this worker:
     /// on the loopback that is microseconds, and elsewhere an event worth its trace in the latencies.
-    /// A server that stays away for a whole deadline ends the run.
+    /// A server that stays away for a whole deadline ends a fill.
     fn renew(&mut self, slot: usize, tally: &mut Tally) -> Result<(), ClientError> {
         let link = &mut self.links[slot];
         if let Some(last) = link.connection.goaway() {
@@ -503,7 +503,8 @@ impl<'a> Worker<'a> {
             }
             Err(error) => {
                 let since_ns = self.links[slot].broken.map_or(now_ns, |broken| broken.since_ns);
-                if since_ns + nanos(self.plan.deadline) < now_ns {
+                // A timed run ends by itself and tells what was lost; a fill would wait for ever.
+                if self.plan.duration.is_none() && since_ns + nanos(self.plan.deadline) < now_ns {
                     return Err(error);
                 }
                 let retry_at_ns = self.clock.now_ns() + RECONNECT_PAUSE_NS;

@@ -139,7 +139,8 @@ impl Machine {
     }
 
     /// Does about `steps` records' worth of the work that compactions left behind. True when nothing
-    /// is left: then every `Applied::AfterCompaction` so far may be answered.
+    /// is left, or all that is left waits for a running checkpoint: then every
+    /// `Applied::AfterCompaction` so far may be answered.
     pub fn work_slice(&mut self, steps: usize) -> bool {
         self.store.compact_slice(steps)
     }

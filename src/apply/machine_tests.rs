@@ -4,7 +4,7 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
-use crate::apply::script::{check, machine, request, run};
+use crate::apply::script::{check, cluster, machine, request, run};
 use crate::pb::etcdserverpb::request_op::Request as Op;
 use crate::rpc::{Limits, validate};
 
@@ -56,7 +56,7 @@ fn ignore_lease_keeps_the_lease_and_anything_else_lets_go_of_it() {
         let mut txn = store.begin();
         txn.put(b"a", b"1", 7);
         txn.commit();
-        Machine::new(store, Cluster::from_record(peer::Membership::default()))
+        Machine::new(store, cluster())
     };
     for (line, expected) in [
         ("put a 2 ignore_lease", "a=2@2/3/2~7"),
@@ -168,12 +168,6 @@ fn a_plain_put_is_answered_without_a_buffer() {
 #[test]
 fn status_members_and_hash_are_answered_as_their_messages() {
     let mut machine = machine();
-    let member = |name: &str, id| peer::MemberRecord { id, name: name.into(), ..Default::default() };
-    *machine.cluster_mut() = Cluster::from_record(peer::Membership {
-        cluster_id: 1,
-        members: vec![member("", 7)],
-        removed: vec![],
-    });
     run(&mut machine, "put a 1");
     let publish =
         peer::PublishMember { id: 7, name: "n7".into(), client_urls: vec!["http://127.0.0.1:2379".into()] };

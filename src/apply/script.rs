@@ -35,8 +35,15 @@ use crate::rpc::range_stream::RangeStream;
 use crate::rpc::{Limits, Method, Status, convert};
 use crate::types::{MemberId, Ticket};
 
+/// One voter, 7, which has not said its name yet; 3 is gone.
+pub(super) fn cluster() -> Cluster {
+    let voter = peer::MemberRecord { id: 7, ..Default::default() };
+    let record = peer::Membership { cluster_id: 5, members: vec![voter], removed: vec![3] };
+    Cluster::decode(record.encode_to_vec().into()).expect("a cluster with a voter")
+}
+
 pub(super) fn machine() -> Machine {
-    Machine::new(Store::new(), Cluster::from_record(peer::Membership::default()))
+    Machine::new(Store::new(), cluster())
 }
 
 pub(super) fn request(kind: RequestKind, body: impl Into<Bytes>) -> Request {

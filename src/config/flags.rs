@@ -152,10 +152,10 @@ pub(super) static FLAGS: &[Flag] = &[
         Group::Member,
         "snapshot-count",
         Number,
-        "100000",
-        "Applied log entries between two checkpoints. One entry holds all requests that \
-        arrived while the previous sync ran, so this counts groups, not requests. Fewer: faster restart, more writing. See also \
-        --checkpoint-bytes.",
+        "10000",
+        "Applied log entries after which a checkpoint is due, but not before the log is half as large as \
+        the state. One entry holds all requests that arrived while the previous sync ran, so this counts \
+        groups, not requests. Fewer: faster restart, more writing. See also --checkpoint-bytes.",
     ),
     used(
         Group::Member,
@@ -279,7 +279,7 @@ pub(super) static FLAGS: &[Flag] = &[
         "compaction-batch-limit",
         Number,
         "0",
-        "Revisions removed in one slice of a compaction. 0: 1000. More: sooner done, longer \
+        "Revisions looked at in one slice of a compaction. 0: 500. More: sooner done, longer \
         pauses for others.",
     ),
     used(
@@ -287,7 +287,7 @@ pub(super) static FLAGS: &[Flag] = &[
         "compaction-sleep-interval",
         Duration,
         "0",
-        "Pause between two slices of a compaction. 0: 10ms.",
+        "Pause between two slices of a compaction. 0: none, since other work goes on between slices anyway.",
     ),
     used(
         Group::Logging,
@@ -331,9 +331,10 @@ pub(super) static FLAGS: &[Flag] = &[
         Group::Pinion,
         "checkpoint-bytes",
         Number,
-        "268435456",
-        "Bytes of log between two checkpoints; whichever of this and --snapshot-count comes \
-        first. Bounds the disk that the log holds and the time a restart takes. At least 1048576.",
+        "67108864",
+        "Bytes of log after which a checkpoint is due, however few entries they are; but not before the \
+        log is half as large as the state. Bounds the disk that the log holds and the time a restart \
+        takes. At least 1048576.",
     ),
     used(
         Group::Pinion,

@@ -24,7 +24,7 @@ pub struct ProcessConfig {
     pub initial_advertise_peer_urls: Vec<Url>,
     pub max_concurrent_streams: u32,
     pub keepalive: Keepalive,
-    /// A checkpoint begins after so many applied log entries (groups of requests), ...
+    /// A checkpoint is due after so many applied log entries (groups of requests), ...
     pub checkpoint_entries: u64,
     /// ... or after so many bytes of log, whichever is first.
     pub checkpoint_bytes: u64,
@@ -129,11 +129,10 @@ impl ProcessConfig {
             checkpoint_entries: settings.number("snapshot-count", 1, u64::MAX)?,
             checkpoint_bytes: settings.number("checkpoint-bytes", CHECKPOINT_BYTES_MIN, u64::MAX)?,
             compaction_batch_revisions: match settings.number_u32("compaction-batch-limit", 0, u32::MAX)? {
-                0 => 1_000,
+                0 => 500,
                 revisions => revisions,
             },
-            compaction_sleep: non_zero(settings.duration("compaction-sleep-interval")?)
-                .unwrap_or(Duration::from_millis(10)),
+            compaction_sleep: settings.duration("compaction-sleep-interval")?,
             log: LogConfig::read(settings)?,
             placement: Placement::parse(settings.text("placement"))
                 .map_err(|reason| settings.invalid("placement", &reason))?,

@@ -151,13 +151,18 @@ impl Store {
                     if std::mem::take(&mut first) && key == last.as_slice() {
                         continue;
                     }
-                    let version = self.find_version(newest, cursor.revision);
-                    let Some(version) =
-                        version.filter(|version| !version.is_dropped_at(cursor.pin.compacted))
-                    else {
-                        continue;
+                    // The newest record as of the checkpoint, if it is one the stream carries. That of
+                    // a live key that was not written since need not even be looked at.
+                    let seq = if newest.is_live() && newest.seq() < cursor.end_seq {
+                        Some(newest.seq())
+                    } else {
+                        let record = self.find_version(newest, cursor.revision);
+                        record
+                            .filter(|record| !record.is_dropped_at(cursor.pin.compacted))
+                            .map(|record| record.seq)
                     };
-                    put_varint(out, version.seq);
+                    let Some(seq) = seq else { continue };
+                    put_varint(out, seq);
                     cursor.keys += 1;
                     if full <= out.len() {
                         last.clear();

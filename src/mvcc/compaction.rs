@@ -15,7 +15,7 @@
 //! While a checkpoint runs, jobs beyond the compact revision it started at wait.
 
 use super::Store;
-use super::log::{SEGMENT_BYTES, Segment};
+use super::log::{SEGMENT_BYTES, Segment, SegmentBox};
 use super::record::NEWEST;
 use super::store::KEY_OVERHEAD_BYTES;
 
@@ -113,7 +113,10 @@ impl Store {
             if record.tombstone && record.is_dropped_at(to) && !record.is_dropped_at(done) {
                 if record.superseded_at == NEWEST {
                     let (path, newest) = self.tree.find(record.key);
-                    assert_eq!(newest, Some(record.newest()), "the newest record is in the tree");
+                    assert!(
+                        newest.is_some_and(|newest| newest.is(&record)),
+                        "the newest record is in the tree"
+                    );
                     self.tree.remove(&path);
                     self.key_bytes -= record.key.len() as u64 + KEY_OVERHEAD_BYTES;
                 }
@@ -142,7 +145,7 @@ impl Store {
         let sealed = self.log.segments().len() - usize::from(self.log.is_open());
         let mut end = self.log.position(seq).0.min(sealed);
         let mut start = end;
-        let mut rewritten = Vec::new();
+        let mut rewritten: Vec<SegmentBox> = Vec::new();
         let mut last = seq;
         if let Some(before) = start.checked_sub(1) {
             // A small segment that the last slice left behind takes what comes next.
@@ -161,9 +164,8 @@ impl Store {
             end += 1;
             last = segment.seq_at(segment.records_count() - 1) + 1;
             let retained = segment.bytes_count() - segment.dropped_bytes();
-            let joins = rewritten
-                .last()
-                .is_some_and(|left: &Box<Segment>| left.bytes_count() + retained <= SEGMENT_BYTES / 2);
+            let joins =
+                rewritten.last().is_some_and(|left| left.bytes_count() + retained <= SEGMENT_BYTES / 2);
             if is_worth_rewriting(&segment) || joins {
                 *steps = steps.saturating_sub(segment.records_count());
                 copy_retained(&segment, to, &mut rewritten);
@@ -189,7 +191,7 @@ fn is_worth_rewriting(segment: &Segment) -> bool {
 }
 
 /// Copies what a compaction at `to` retains behind the last segment of `out`, or into new ones.
-fn copy_retained(segment: &Segment, to: i64, out: &mut Vec<Box<Segment>>) {
+fn copy_retained(segment: &Segment, to: i64, out: &mut Vec<SegmentBox>) {
     let mut dropped = 0;
     let mut left = segment.bytes_count() - segment.dropped_bytes();
     for slot in 0..segment.records_count() {
@@ -203,11 +205,11 @@ fn copy_retained(segment: &Segment, to: i64, out: &mut Vec<Box<Segment>>) {
             if let Some(full) = out.last_mut() {
                 full.trim();
             }
-            out.push(Box::new(Segment::with_capacity(left)));
+            out.push(Box::new(Segment::for_rewrite(left)));
         }
         let last = out.last_mut().expect("there is one with room");
         last.reserve(bytes.len(), left);
-        last.push(seq, bytes);
+        last.push_moved(seq, bytes);
         left -= bytes.len();
     }
     assert_eq!(dropped, segment.dropped_bytes(), "what is removed is what was given up");

@@ -10,7 +10,7 @@
 //! Cost: append O(record); look-up O(log segments), two cache misses when cold. Overhead per
 //! record: 4 bytes of offset, 8 in segments with gaps.
 
-use super::record::{NEWEST, Record};
+use super::record::{Newest, Record};
 
 /// Small enough that rewriting one segment is a short slice of work, large enough that the
 /// directory of an 8 GiB store (32 k segments) still fits the second-level cache.
@@ -24,11 +24,18 @@ pub(super) struct Segment {
     seqs: Vec<u32>,
     first_seq: u64,
     dropped_bytes: usize,
+    /// Whether records came here from another segment, so that a `Newest` may state an offset there.
+    rewritten: bool,
 }
 
 impl Segment {
-    pub(super) fn with_capacity(bytes: usize) -> Self {
+    fn with_capacity(bytes: usize) -> Self {
         Self { bytes: Vec::with_capacity(bytes), ..Self::default() }
+    }
+
+    /// A segment for what is left of others.
+    pub(super) fn for_rewrite(bytes: usize) -> Self {
+        Self { rewritten: true, ..Self::with_capacity(bytes) }
     }
 
     pub(super) fn records_count(&self) -> usize {
@@ -56,7 +63,16 @@ impl Segment {
         if self.seqs.is_empty() {
             return usize::try_from(distance).map_or(self.offsets.len(), |slot| slot.min(self.offsets.len()));
         }
-        self.seqs.partition_point(|&known| u64::from(known) < distance)
+        let Ok(distance) = u32::try_from(distance) else { return self.offsets.len() };
+        lower_bound_near(&self.seqs, distance)
+    }
+
+    /// Reads a number near the one a search for `seq` begins with.
+    #[inline]
+    fn touch_number(&self, seq: u64) -> u32 {
+        let (Some(&first), Some(&last)) = (self.seqs.first(), self.seqs.last()) else { return 0 };
+        let distance = u32::try_from(seq - self.first_seq).unwrap_or(last);
+        self.seqs[guess(first, last, self.seqs.len(), distance)]
     }
 
     fn find(&self, seq: u64) -> Option<usize> {
@@ -103,10 +119,23 @@ impl Segment {
         self.offsets.push(offset);
     }
 
-    /// Adds a record that is encoded already.
-    pub(super) fn push(&mut self, seq: u64, record: &[u8]) {
+    /// Adds a record of another segment.
+    pub(super) fn push_moved(&mut self, seq: u64, record: &[u8]) {
+        self.rewritten = true;
         self.open_slot(seq);
         self.bytes.extend_from_slice(record);
+    }
+
+    /// Where record `newest` lies, if it is here.
+    #[inline]
+    fn offset_of(&self, newest: Newest) -> Option<usize> {
+        if self.rewritten {
+            return self.find(newest.seq()).map(|slot| self.offsets[slot] as usize);
+        }
+        debug_assert!(
+            self.find(newest.seq()).is_some_and(|slot| self.offsets[slot] as usize == newest.offset())
+        );
+        Some(newest.offset())
     }
 
     /// Gives back what was reserved and not used.
@@ -135,18 +164,53 @@ impl Segment {
     }
 }
 
+/// Position of the first number not below `wanted`. What compaction left is spread evenly as a rule:
+/// so the search begins where `wanted` would be then, and looks around in widening steps. A plain
+/// binary search would touch more lines of memory.
+fn lower_bound_near(ascending: &[u32], wanted: u32) -> usize {
+    let (Some(&first), Some(&last)) = (ascending.first(), ascending.last()) else { return 0 };
+    if wanted <= first {
+        return 0;
+    }
+    if last < wanted {
+        return ascending.len();
+    }
+    let guess = guess(first, last, ascending.len(), wanted);
+    let (mut low, mut high, mut step) = (guess, guess, 4);
+    while 0 < low && wanted <= ascending[low] {
+        low = low.saturating_sub(step);
+        step *= 2;
+    }
+    step = 4;
+    while high < ascending.len() && ascending[high] < wanted {
+        high = (high + step).min(ascending.len());
+        step *= 2;
+    }
+    low + ascending[low..high].partition_point(|&known| known < wanted)
+}
+
+/// Where `wanted` would be among `length` numbers spread evenly from `first` to `last`.
+#[inline]
+fn guess(first: u32, last: u32, length: usize, wanted: u32) -> usize {
+    let (passed, whole) = (wanted.saturating_sub(first).min(last - first), last - first);
+    let share = u64::from(passed) * (length as u64 - 1) / u64::from(whole.max(1));
+    usize::try_from(share).expect("at most the length")
+}
+
 fn exact_copy<T: Copy>(from: &[T]) -> Vec<T> {
     let mut to = Vec::with_capacity(from.len());
     to.extend_from_slice(from);
     to
 }
 
+/// Boxed, since taking segments out of the middle then moves 8 bytes for each that follows, not 100.
+pub(super) type SegmentBox = Box<Segment>;
+
 #[derive(Debug)]
 pub(super) struct Log {
     /// `first_seq` of each segment: the directory, apart from the segments to stay dense in cache.
     firsts: Vec<u64>,
-    // Boxed: taking segments out of the middle moves 8 bytes for each that follows, not 96.
-    segments: Vec<Box<Segment>>,
+    segments: Vec<SegmentBox>,
     next_seq: u64,
     /// Whether the last segment takes appends.
     open: bool,
@@ -162,7 +226,7 @@ impl Log {
         self.next_seq
     }
 
-    pub(super) fn segments(&self) -> &[Box<Segment>] {
+    pub(super) fn segments(&self) -> &[SegmentBox] {
         &self.segments
     }
 
@@ -192,6 +256,66 @@ impl Log {
     pub(super) fn get(&self, seq: u64) -> Option<Record<'_>> {
         let segment = &self.segments[self.segment_of(seq)?];
         segment.find(seq).map(|slot| segment.record_at(slot))
+    }
+
+    /// A key's newest record.
+    #[inline]
+    pub(super) fn newest(&self, newest: Newest) -> Record<'_> {
+        let found = self.segment_of(newest.seq()).and_then(|index| {
+            let segment = &self.segments[index];
+            Record::decode(newest.seq(), &segment.bytes[segment.offset_of(newest)?..])
+        });
+        found.expect("the tree names retained records only").0
+    }
+
+    /// Reads a byte of a key's newest record, so that the processor begins to fetch it. Several in a
+    /// row are fetched side by side, where reading one record after the other would wait for each.
+    #[inline]
+    pub(super) fn touch(&self, newest: Newest) -> u8 {
+        let byte = self.segment_of(newest.seq()).and_then(|index| {
+            let segment = &self.segments[index];
+            segment.bytes.get(segment.offset_of(newest)?)
+        });
+        byte.copied().unwrap_or(0)
+    }
+
+    /// What the tree keeps of record `seq`.
+    pub(super) fn newest_of(&self, seq: u64) -> Option<Newest> {
+        let segment = self.segment_of(seq)?;
+        let slot = self.segments[segment].find(seq)?;
+        Some(self.newest_at(segment, slot))
+    }
+
+    fn newest_at(&self, segment: usize, slot: usize) -> Newest {
+        let segment = &self.segments[segment];
+        // Of a rewritten segment no one asks for the offset, and it may be past the bits for it.
+        let offset = if segment.rewritten { 0 } else { segment.offsets[slot] as usize };
+        Newest::new(segment.seq_at(slot), offset, segment.record_at(slot).tombstone)
+    }
+
+    /// `newest_of` for many, which lie anywhere. `None` if one of them is not there.
+    ///
+    /// One after the other each would wait three times for memory, for the number, the offset and
+    /// the record. Done in steps, the many wait side by side.
+    pub(super) fn newest_of_each(&self, seqs: &[u64]) -> Option<Vec<Newest>> {
+        let mut fetched = 0_u32;
+        let mut places = Vec::with_capacity(seqs.len());
+        for &seq in seqs {
+            let segment = self.segment_of(seq)?;
+            fetched ^= self.segments[segment].touch_number(seq);
+            places.push((segment, 0));
+        }
+        for (&seq, (segment, slot)) in seqs.iter().zip(&mut places) {
+            *slot = self.segments[*segment].find(seq)?;
+            fetched ^= self.segments[*segment].offsets[*slot];
+        }
+        for &(segment, slot) in &places {
+            let segment = &self.segments[segment];
+            fetched ^= u32::from(segment.bytes[segment.offsets[slot] as usize]);
+        }
+        // What was fetched means nothing here; it only must not be optimised away.
+        std::hint::black_box(fetched);
+        Some(places.iter().map(|&(segment, slot)| self.newest_at(segment, slot)).collect())
     }
 
     /// Where the first record with at least `seq` lies: segment and slot.
@@ -228,8 +352,9 @@ impl Log {
         Records { log: self, segment, slot }
     }
 
-    /// Appends a record; its `seq` is the next one. Returns its encoded length.
-    pub(super) fn append(&mut self, record: &Record<'_>) -> usize {
+    /// Appends a record; its `seq` is the next one. Returns what the tree keeps of it, and its
+    /// encoded length.
+    pub(super) fn append(&mut self, record: &Record<'_>) -> (Newest, usize) {
         assert_eq!(record.seq, self.next_seq, "records are numbered in the order they are written");
         let bytes_max = record.encoded_bytes_max();
         let segment = self.segment_with_room(record.seq, bytes_max);
@@ -238,14 +363,16 @@ impl Log {
         record.encode(&mut segment.bytes);
         let length = segment.bytes.len() - start;
         self.next_seq += 1;
-        length
+        (Newest::new(record.seq, start, record.tombstone), length)
     }
 
     /// Appends an encoded record of a restored log. Numbers may skip; the caller has checked that
     /// they ascend.
     pub(super) fn append_encoded(&mut self, seq: u64, record: &[u8]) {
         assert!(self.next_seq <= seq, "record {seq} comes after {}", self.next_seq);
-        self.segment_with_room(seq, record.len()).push(seq, record);
+        let segment = self.segment_with_room(seq, record.len());
+        segment.open_slot(seq);
+        segment.bytes.extend_from_slice(record);
         self.next_seq = seq + 1;
     }
 
@@ -295,12 +422,13 @@ impl Log {
         self.next_seq = seq;
     }
 
-    /// Notes in record `seq` that the key got a newer version at `main`.
-    pub(super) fn set_superseded_at(&mut self, seq: u64, main: i64) {
-        let index = self.segment_of(seq).expect("a superseded record is in the log");
+    /// Notes in a key's newest record that the key got a newer version at `main`, or with `record::NEWEST`
+    /// that it did not after all.
+    #[inline]
+    pub(super) fn set_superseded_at(&mut self, newest: Newest, main: i64) {
+        let index = self.segment_of(newest.seq()).expect("a superseded record is in the log");
         let segment = &mut self.segments[index];
-        let slot = segment.find(seq).expect("a superseded record is in the log");
-        let start = segment.offsets[slot] as usize;
+        let start = segment.offset_of(newest).expect("a superseded record is in the log");
         segment.bytes[start..start + 8].copy_from_slice(&main.to_le_bytes());
     }
 
@@ -316,7 +444,7 @@ impl Log {
     }
 
     /// Puts `with` in the place of the segments `range`.
-    pub(super) fn replace(&mut self, range: std::ops::Range<usize>, with: Vec<Box<Segment>>) {
+    pub(super) fn replace(&mut self, range: std::ops::Range<usize>, with: Vec<SegmentBox>) {
         debug_assert!(with.iter().all(|segment| 0 < segment.records_count()));
         assert!(!self.open || range.end < self.segments.len(), "the open segment is not rewritten");
         drop(self.firsts.splice(range.clone(), with.iter().map(|segment| segment.first_seq)));
@@ -324,11 +452,12 @@ impl Log {
     }
 
     /// Takes a sealed segment out of its place; `replace` must close the gap.
-    pub(super) fn take(&mut self, index: usize) -> Box<Segment> {
+    pub(super) fn take(&mut self, index: usize) -> SegmentBox {
         std::mem::take(&mut self.segments[index])
     }
 
-    /// Checks the module's invariants; `gone` tells which records are counted as dropped.
+    /// Checks the module's invariants; `dropped` tells which records are counted as dropped, `None`
+    /// while that is in between.
     pub(super) fn check_invariants(&self, mut dropped: impl FnMut(&Record<'_>) -> Option<bool>) {
         assert_eq!(self.firsts.len(), self.segments.len());
         assert!(!self.open || !self.segments.is_empty());
@@ -343,7 +472,7 @@ impl Log {
                 assert_eq!(segment.offsets[slot] as usize, bytes, "records lie side by side");
                 bytes += length;
                 assert!(last.0 < record.seq && last.1 <= record.main, "record {} out of order", record.seq);
-                assert!(record.main <= record.superseded_at && record.superseded_at <= NEWEST);
+                assert!(record.main <= record.superseded_at);
                 last = (record.seq, record.main);
                 match dropped(&record) {
                     Some(true) => dropped_bytes += length,
@@ -386,5 +515,26 @@ impl<'a> Records<'a> {
     pub(super) fn next_with_bytes(&mut self) -> Option<(Record<'a>, &'a [u8])> {
         let bytes = self.log.segments.get(self.segment)?.record_bytes_at(self.slot);
         self.next().map(|record| (record, bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lower_bound_near;
+
+    #[test]
+    fn search_from_a_guess_finds_what_a_binary_search_finds() {
+        let shapes: [fn(u32) -> u32; 4] =
+            [|n| n * 3, |n| n * n, |n| n + 1_000 * (n / 50), |n| n + u32::from(n == 99) * 4_000_000_000];
+        for shape in shapes {
+            for length in [0, 1, 2, 3, 10, 100] {
+                let numbers: Vec<u32> = (0..length).map(shape).collect();
+                let around = numbers.iter().flat_map(|&n| [n.saturating_sub(1), n, n.saturating_add(1)]);
+                for wanted in around.chain([0, 7, u32::MAX]) {
+                    let expected = numbers.partition_point(|&known| known < wanted);
+                    assert_eq!(lower_bound_near(&numbers, wanted), expected, "{wanted} in {numbers:?}");
+                }
+            }
+        }
     }
 }

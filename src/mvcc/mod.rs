@@ -1,22 +1,42 @@
 //! The multi-version store: every key's value at every revision that is not yet compacted.
 //!
-//! One revision-ordered log holds all records, values included (`log`, `record`); one B+tree maps
-//! each key to its newest record (`tree`). Reads, write transactions, compaction, hashing, watch
-//! catch-up and checkpoints are all views of these two. Leases, auth and request semantics live
-//! elsewhere: here a lease is a number kept beside the value.
-mod checkpoint;
-mod compaction;
-mod crc32c;
-mod hash;
-mod key_block;
+//! Two structures hold everything. The *revision log* (`log`, `record`) has all records, values
+//! included, packed in the order they were written. It is the watch history, the order of `HashKV`
+//! and the body of a checkpoint at once. The *key index* (`tree`, `key_block`) is a B+tree from each
+//! key to the number of its newest record, with live keys counted per subtree. A record links to the
+//! older versions of its key and says at which revision it was superseded, so a compaction tells
+//! from a record alone whether it goes. Links are numbers that survive when records move; there are
+//! no pointers and no per-version allocations.
+//!
+//! Reads, write transactions (`txn`), `compaction`, `hash` and `checkpoint` are views of these two.
+//! Leases, auth, watchers and what a request means live elsewhere: here a lease is a number kept
+//! beside a value. Nothing here knows a clock, a file or chance.
+//!
+//! Invariants: see `store`, `log`, `tree`; `Store::check_invariants` checks them all.
+//! Cost: a put appends one record and changes one slot; a count is two descents; a page is one
+//! descent and its items. A version costs its key and value and about 18 bytes, a key about as much
+//! again beside its own bytes. Work on history (compaction, hash, checkpoint) comes in slices.
+//! Compatibility: revisions, versions, compaction and `HashKV` are etcd's (3.7).
+
+mod store;
+mod txn;
+
 mod log;
 mod record;
+
+mod key_block;
+mod tree;
+
+mod compaction;
+
+mod crc32c;
+mod hash;
+
+mod checkpoint;
 mod restore;
-mod store;
+
 #[cfg(test)]
 mod tests;
-mod tree;
-mod txn;
 
 pub use checkpoint::CheckpointCursor;
 pub use hash::{HashCursor, HashKv, HashOvertaken};

@@ -172,11 +172,6 @@ impl<'a> Record<'a> {
         self.superseded_at <= revision || (self.tombstone && self.main < revision)
     }
 
-    /// What the tree holds for a key whose newest record this is.
-    pub(super) fn newest(&self) -> Newest {
-        Newest::new(self.seq, self.tombstone)
-    }
-
     /// The version, or `None` for a tombstone.
     pub(super) fn key_value(&self) -> Option<KeyValueRef<'a>> {
         (!self.tombstone).then_some(KeyValueRef {
@@ -191,22 +186,46 @@ impl<'a> Record<'a> {
     }
 }
 
-/// A key's newest record as the tree keeps it: its `seq`, and whether it is a tombstone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A key's newest record as the tree keeps it, in eight bytes: its `seq`, whether it is a tombstone,
+/// and where in its segment it was written. As long as that segment is not rewritten, the record is
+/// reached without the segment's offset table, which would be one more cache miss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Newest(u64);
 
+/// Bits of the offset: a record starts below `SEGMENT_BYTES`.
+const OFFSET_BITS: u32 = 18;
+const _: () = assert!(super::log::SEGMENT_BYTES == 1 << OFFSET_BITS);
+/// What is left for the sequence number: 35 million million changes.
+const SEQ_BITS: u32 = 63 - OFFSET_BITS;
+/// No record is numbered so high: at a million changes a second it takes a year to get there.
+pub(super) const SEQ_END: u64 = 1 << SEQ_BITS;
+
 impl Newest {
-    pub(super) fn new(seq: u64, tombstone: bool) -> Self {
-        assert!(seq >> 63 == 0, "sequence number {seq} out of range");
-        Self(seq << 1 | u64::from(tombstone))
+    pub(super) fn new(seq: u64, offset: usize, tombstone: bool) -> Self {
+        assert!(seq < SEQ_END, "sequence number {seq} out of range");
+        assert!(offset < 1 << OFFSET_BITS, "a record starts at {offset}, behind its segment's size");
+        Self(seq << (OFFSET_BITS + 1) | (offset as u64) << 1 | u64::from(tombstone))
     }
 
+    #[inline]
     pub(super) fn seq(self) -> u64 {
-        self.0 >> 1
+        self.0 >> (OFFSET_BITS + 1)
     }
 
+    /// Where the record lay when it was written.
+    #[inline]
+    pub(super) fn offset(self) -> usize {
+        (self.0 >> 1 & ((1 << OFFSET_BITS) - 1)) as usize
+    }
+
+    #[inline]
     pub(super) fn is_live(self) -> bool {
         self.0 & 1 == 0
+    }
+
+    /// Whether this names `record`.
+    pub(super) fn is(self, record: &Record<'_>) -> bool {
+        self.seq() == record.seq && self.is_live() != record.tombstone
     }
 }
 

@@ -8,9 +8,13 @@ use super::Store;
 use super::checkpoint::{END, FORMAT, HEADER, KEYS, MAGIC, RECORDS};
 use super::compaction::Compaction;
 use super::log::Log;
-use super::record::{EXPRESS_STRIDE, NEWEST, PAYLOAD_BYTES_MAX, Record, take_varint};
+use super::record::{EXPRESS_STRIDE, NEWEST, Newest, PAYLOAD_BYTES_MAX, Record, SEQ_END, take_varint};
 use super::store::KEY_OVERHEAD_BYTES;
 use super::tree::TreeBuilder;
+
+/// Keys are taken in batches whose records are fetched side by side: the keys come in an order that
+/// has nothing to do with where their records lie.
+const BATCH: usize = 64;
 
 /// Why a checkpoint is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +40,8 @@ pub struct Restore {
     last: (u64, i64, i64),
     records: u64,
     keys: u64,
+    /// Number of the first record that is not its key's newest.
+    first_superseded: u64,
     /// Records reached from the keys met so far.
     reached: u64,
     record_bytes: u64,
@@ -70,6 +76,7 @@ impl Restore {
             last: (0, 0, 0),
             records: 0,
             keys: 0,
+            first_superseded: u64::MAX,
             reached: 0,
             record_bytes: 0,
             key_bytes: 0,
@@ -137,8 +144,7 @@ impl Restore {
         let in_range = 1 <= current
             && -1 <= compacted
             && compacted <= current
-            && current <= i64::MAX / 4
-            && end_seq <= u64::MAX / 4
+            && end_seq <= SEQ_END / 2
             && u64::try_from(current).is_ok_and(|current| current < end_seq);
         if !in_range || !rest.is_empty() {
             return Ok(Err("a header with numbers out of range"));
@@ -157,6 +163,9 @@ impl Restore {
             let bytes = &rest[..length];
             self.check_record(&record)?;
             self.log.append_encoded(seq, bytes);
+            if record.superseded_at != NEWEST {
+                self.first_superseded = self.first_superseded.min(seq);
+            }
             self.last = (seq, record.main, record.sub);
             self.records += 1;
             self.record_bytes += length as u64;
@@ -196,19 +205,30 @@ impl Restore {
 
     fn keys(&mut self, mut rest: &[u8]) -> Result<(), &'static str> {
         self.stage = Stage::Keys;
+        let mut seqs = Vec::with_capacity(BATCH);
         while !rest.is_empty() {
-            let seq = take_varint(&mut rest).ok_or("a key's record number is no number")?;
-            let newest = self.log.get(seq).ok_or("a key's newest record is missing")?;
-            if newest.superseded_at != NEWEST {
-                return Err("a key's newest record is superseded");
+            seqs.clear();
+            while seqs.len() < BATCH && !rest.is_empty() {
+                seqs.push(take_varint(&mut rest).ok_or("a key's record number is no number")?);
             }
-            if !self.tree.push(newest.key, newest.newest()) {
-                return Err("keys do not ascend");
+            for newest in self.log.newest_of_each(&seqs).ok_or("a key's newest record is missing")? {
+                self.key(newest)?;
             }
-            self.reached += check_chain(&self.log, newest)?;
-            self.keys += 1;
-            self.key_bytes += newest.key.len() as u64 + KEY_OVERHEAD_BYTES;
         }
+        Ok(())
+    }
+
+    fn key(&mut self, newest: Newest) -> Result<(), &'static str> {
+        let record = self.log.newest(newest);
+        if record.superseded_at != NEWEST {
+            return Err("a key's newest record is superseded");
+        }
+        if !self.tree.push(record.key, newest) {
+            return Err("keys do not ascend");
+        }
+        self.reached += self.check_chain(record)?;
+        self.keys += 1;
+        self.key_bytes += record.key.len() as u64 + KEY_OVERHEAD_BYTES;
         Ok(())
     }
 
@@ -226,38 +246,42 @@ impl Restore {
         self.stage = Stage::Ended;
         Ok(())
     }
-}
 
-/// Follows a key's versions from the newest back, checking that each fits the one before it.
-/// Returns how many there are.
-fn check_chain(log: &Log, newest: Record<'_>) -> Result<u64, &'static str> {
-    let mut count = 1;
-    let mut record = newest;
-    while let Some(links) = record.links {
-        for target in [links.express, links.jump].into_iter().flatten().filter_map(|seq| log.get(seq)) {
-            let depth = target.links.map_or(0, |links| links.depth);
-            if target.key != record.key || !depth.is_multiple_of(EXPRESS_STRIDE) || links.depth <= depth {
+    /// Follows a key's versions from the newest back, checking that each fits the one before it.
+    /// Returns how many there are.
+    fn check_chain(&self, newest: Record<'_>) -> Result<u64, &'static str> {
+        let mut count = 1;
+        let mut record = newest;
+        // Older versions are superseded ones: where none of those begins, none is to be looked for.
+        while let Some(links) = record.links.filter(|links| self.first_superseded <= links.previous) {
+            for target in
+                [links.express, links.jump].into_iter().flatten().filter_map(|seq| self.log.get(seq))
+            {
+                let depth = target.links.map_or(0, |links| links.depth);
+                if target.key != record.key || !depth.is_multiple_of(EXPRESS_STRIDE) || links.depth <= depth {
+                    return Err("a link to another key's version");
+                }
+            }
+            let Some(before) = self.log.get(links.previous) else { break };
+            let depth = before.links.map_or(0, |links| links.depth);
+            if before.key != record.key || before.superseded_at != record.main || depth + 1 != links.depth {
                 return Err("a link to another key's version");
             }
+            let continues = if before.tombstone {
+                record.tombstone || (record.version == 1 && record.create_revision == record.main)
+            } else {
+                record.tombstone
+                    || (record.version - 1 == before.version
+                        && record.create_revision == before.create_revision)
+            };
+            if !continues || (before.tombstone && record.tombstone) {
+                return Err("a version that does not follow the one before");
+            }
+            record = before;
+            count += 1;
         }
-        let Some(before) = log.get(links.previous) else { break };
-        let depth = before.links.map_or(0, |links| links.depth);
-        if before.key != record.key || before.superseded_at != record.main || depth + 1 != links.depth {
-            return Err("a link to another key's version");
-        }
-        let continues = if before.tombstone {
-            record.tombstone || (record.version == 1 && record.create_revision == record.main)
-        } else {
-            record.tombstone
-                || (record.version - 1 == before.version && record.create_revision == before.create_revision)
-        };
-        if !continues || (before.tombstone && record.tombstone) {
-            return Err("a version that does not follow the one before");
-        }
-        record = before;
-        count += 1;
+        Ok(count)
     }
-    Ok(count)
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {

@@ -11,11 +11,11 @@
 //! Cost: all operations O(log keys), counts included. A leaf that fills up by ascending inserts
 //! stays full when it splits, also when such a run lies between other keys.
 
-use super::key_block::{KeyBlock, reserve_lean, separator, split_exact};
+use super::key_block::{KeyBlock, SLOTS, Slots, narrow, separator};
 use super::record::Newest;
 
 /// Most keys of a leaf and children of an inner node.
-const FANOUT: usize = 64;
+const FANOUT: usize = SLOTS - 1;
 /// A node also splits when its keys are longer than this together and it has more than one.
 const NODE_BYTES_MAX: usize = 16 * 1024;
 /// Below this a node looks for a neighbour to merge with.
@@ -33,7 +33,7 @@ const HEIGHT_MAX: usize = 24;
 #[derive(Debug, Default)]
 struct Leaf {
     keys: KeyBlock,
-    newest: Vec<Newest>,
+    newest: Slots<Newest>,
     live: u32,
     /// Inserts in a row of which each came right behind the one before.
     run: u32,
@@ -45,8 +45,8 @@ struct Leaf {
 struct Inner {
     /// Separator i stands between child i and child i + 1.
     separators: KeyBlock,
-    children: Vec<u32>,
-    live: Vec<u32>,
+    children: Slots<u32>,
+    live: Slots<u32>,
 }
 
 impl Inner {
@@ -153,7 +153,6 @@ impl Tree {
         leaf.run = if path.slot == leaf.run_slot { leaf.run.saturating_add(1) } else { 1 };
         leaf.run_slot = path.slot + 1;
         leaf.keys.insert(path.slot, key);
-        reserve_lean(&mut leaf.newest, 1);
         leaf.newest.insert(path.slot, newest);
         self.entries += 1;
         if newest.is_live() {
@@ -176,7 +175,7 @@ impl Tree {
         };
         let right = Leaf {
             keys: leaf.keys.split_off(split_at),
-            newest: split_exact(&mut leaf.newest, split_at),
+            newest: leaf.newest.split_off(split_at),
             ..Leaf::default()
         };
         let right = if in_run && behind == 0 {
@@ -204,11 +203,9 @@ impl Tree {
         right_live: u32,
     ) {
         let Some(level) = level.checked_sub(1) else {
-            let mut root = Inner {
-                separators: KeyBlock::default(),
-                children: vec![self.root, right],
-                live: vec![left_live, right_live],
-            };
+            let mut root = Inner::default();
+            root.children.append(&[self.root, right]);
+            root.live.append(&[left_live, right_live]);
             root.separators.push(&between);
             self.root = self.inners.insert(root);
             self.height += 1;
@@ -219,9 +216,7 @@ impl Tree {
         let child = child as usize;
         let inner = self.inners.get_mut(node);
         inner.separators.insert(child, &between);
-        reserve_lean(&mut inner.children, 1);
         inner.children.insert(child + 1, right);
-        reserve_lean(&mut inner.live, 1);
         inner.live[child] = left_live;
         inner.live.insert(child + 1, right_live);
         let children = inner.children.len();
@@ -235,8 +230,8 @@ impl Tree {
         upper.remove(0);
         let right = Inner {
             separators: upper,
-            children: split_exact(&mut inner.children, keep),
-            live: split_exact(&mut inner.live, keep),
+            children: inner.children.split_off(keep),
+            live: inner.live.split_off(keep),
         };
         let (left_live, right_live) = (inner.live_total(), right.live_total());
         let right = self.inners.insert(right);
@@ -335,7 +330,7 @@ impl Tree {
             let right = self.leaves.remove(right_node);
             let leaf = self.leaves.get_mut(left_node);
             leaf.keys.append(&right.keys);
-            leaf.newest.extend_from_slice(&right.newest);
+            leaf.newest.append(&right.newest);
             leaf.live += right.live;
             leaf.run = 0;
         } else {
@@ -344,8 +339,8 @@ impl Tree {
             let inner = self.inners.get_mut(left_node);
             inner.separators.push(&between);
             inner.separators.append(&right.separators);
-            inner.children.extend_from_slice(&right.children);
-            inner.live.extend_from_slice(&right.live);
+            inner.children.append(&right.children);
+            inner.live.append(&right.live);
         }
         let inner = self.inners.get_mut(parent);
         inner.separators.remove(left);
@@ -391,6 +386,11 @@ impl Tree {
                 return None;
             }
         }
+    }
+
+    /// What the entries from `path` to the end of its leaf hold.
+    pub(super) fn rest_of_leaf(&self, path: &Path) -> &[Newest] {
+        self.leaves.get(path.leaf).newest.get(path.slot..).unwrap_or(&[])
     }
 
     /// Steps over the entry at `path`.
@@ -454,8 +454,8 @@ impl Walk<'_> {
         } else {
             &self.tree.inners.get(node).separators
         };
+        keys.check_invariants();
         for slot in 0..keys.len() {
-            assert!(slot == 0 || keys.get(slot - 1) < keys.get(slot), "keys ascend");
             assert!(low.is_none_or(|low| low <= keys.get(slot)), "key below its node's range");
             assert!(high.is_none_or(|high| keys.get(slot) < high), "key above its node's range");
         }
@@ -471,10 +471,11 @@ impl Walk<'_> {
         }
         let inner = self.tree.inners.get(node);
         self.inners += 1;
-        assert!(0 < inner.children.len() && inner.children.len() <= FANOUT);
+        assert!(!inner.children.is_empty());
+        assert!(inner.children.len() <= FANOUT);
         assert_eq!(inner.children.len(), inner.live.len());
         assert_eq!(inner.children.len(), keys.len() + 1);
-        for (index, (&child, &live)) in inner.children.iter().zip(&inner.live).enumerate() {
+        for (index, (&child, &live)) in inner.children.iter().zip(inner.live.iter()).enumerate() {
             let low = if index == 0 { low } else { Some(keys.get(index - 1)) };
             let high = if index == keys.len() { high } else { Some(keys.get(index)) };
             assert_eq!(self.node(child, level + 1, low, high), live, "live keys under child {index}");
@@ -509,7 +510,6 @@ impl TreeBuilder {
             self.close_leaf(between);
         }
         self.leaf.keys.push(key);
-        reserve_lean(&mut self.leaf.newest, 1);
         self.leaf.newest.push(newest);
         self.leaf.live += u32::from(newest.is_live());
         self.tree.entries += 1;
@@ -609,12 +609,4 @@ impl<T> Slab<T> {
 
 fn live_of(newest: &[Newest]) -> u32 {
     narrow(newest.iter().filter(|newest| newest.is_live()).count())
-}
-
-/// Positions inside a node.
-const fn narrow(position: usize) -> u32 {
-    assert!(position < 1 << 30, "a node has few entries");
-    #[expect(clippy::cast_possible_truncation, reason = "checked above; const fn has no TryFrom")]
-    let position = position as u32;
-    position
 }

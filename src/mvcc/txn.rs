@@ -4,7 +4,7 @@
 //! Taking them back needs no undo log: the records appended since the start say what they replaced.
 
 use super::log::Log;
-use super::record::{EXPRESS_STRIDE, Links, NEWEST, Newest, PAYLOAD_BYTES_MAX, Record, jump_span};
+use super::record::{EXPRESS_STRIDE, Links, NEWEST, PAYLOAD_BYTES_MAX, Record, jump_span};
 use super::store::{KEY_OVERHEAD_BYTES, is_past};
 use super::tree::Tree;
 use super::{KeyValueRef, Scan, Store};
@@ -41,7 +41,7 @@ impl WriteTxn<'_> {
             _ => (revision.main, 1),
         };
         let links = old.as_ref().map(|old| links_to(&store.log, old));
-        store.record_bytes += store.log.append(&Record {
+        let (written, length) = store.log.append(&Record {
             seq,
             main: revision.main,
             sub: revision.sub,
@@ -53,15 +53,15 @@ impl WriteTxn<'_> {
             lease,
             key,
             value,
-        }) as u64;
-        let newest = Newest::new(seq, false);
-        if let Some(links) = links {
-            store.log.set_superseded_at(links.previous, revision.main);
-            store.tree.set(&path, newest);
+        });
+        if let Some(newest) = newest {
+            store.log.set_superseded_at(newest, revision.main);
+            store.tree.set(&path, written);
         } else {
-            store.tree.insert(&path, key, newest);
+            store.tree.insert(&path, key, written);
             store.key_bytes += key.len() as u64 + KEY_OVERHEAD_BYTES;
         }
+        store.record_bytes += length as u64;
         store.head = revision.main;
         revision
     }
@@ -78,11 +78,11 @@ impl WriteTxn<'_> {
             if is_past(&range, key) {
                 break;
             }
-            let old = log.get(newest.seq()).expect("the tree names retained records only");
+            let old = log.newest(newest);
             deleted(old.key_value().expect("a live key's newest record is a put"));
             let links = links_to(log, &old);
             let seq = log.next_seq();
-            let length = log.append(&Record {
+            let (written, length) = log.append(&Record {
                 seq,
                 main: revision.main,
                 sub: revision.sub,
@@ -95,8 +95,8 @@ impl WriteTxn<'_> {
                 key,
                 value: &[],
             });
-            log.set_superseded_at(links.previous, revision.main);
-            tree.set(&path, Newest::new(seq, true));
+            log.set_superseded_at(newest, revision.main);
+            tree.set(&path, written);
             Tree::advance(&mut path);
             self.store.record_bytes += length as u64;
             self.store.head = revision.main;
@@ -171,14 +171,13 @@ impl Drop for WriteTxn<'_> {
         for seq in (self.first_seq..store.log.next_seq()).rev() {
             let record = store.log.get(seq).expect("the transaction's own records are there");
             let (path, newest) = store.tree.find(record.key);
-            assert_eq!(newest, Some(record.newest()), "changes are taken back newest first");
-            let before = record.links.map(|links| links.previous);
-            match before.map(|before| store.log.get(before).expect("what was superseded is retained")) {
-                Some(before) => store.tree.set(&path, before.newest()),
-                None => store.tree.remove(&path),
-            }
-            if let Some(before) = before {
+            assert!(newest.is_some_and(|newest| newest.is(&record)), "changes go back newest first");
+            if let Some(links) = record.links {
+                let before = store.log.newest_of(links.previous).expect("what was superseded is retained");
+                store.tree.set(&path, before);
                 store.log.set_superseded_at(before, NEWEST);
+            } else {
+                store.tree.remove(&path);
             }
         }
         store.log.truncate(self.first_seq);

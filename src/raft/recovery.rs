@@ -23,6 +23,8 @@ pub struct Recovered {
     pub checkpoint: CheckpointMeta,
     /// Entries in the order they were written. One whose index is not past the one before replaces
     /// that one and all after it, as the log on disk means it. Those the checkpoint covers may be here.
+    /// What the disk released must be a prefix of what was written, not of what has low indexes: an
+    /// entry that replaced others would be gone, and those it replaced would be back.
     pub entries: Vec<Entry>,
 }
 

@@ -77,9 +77,10 @@ impl Disk {
         self.written.clear();
     }
 
-    /// A checkpoint of this member is durable: the log before it goes.
+    /// A checkpoint of this member is durable: what was written first goes, as far as it is covered.
     pub(crate) fn release(&mut self, meta: CheckpointMeta) {
-        self.entries.retain(|entry| meta.index < entry.index);
+        let covered = self.entries.iter().take_while(|entry| entry.index <= meta.index).count();
+        self.entries.drain(..covered);
         self.checkpoint = meta;
     }
 
@@ -598,8 +599,7 @@ fn any_message(random: &mut StdRng, number_max: u64) -> Message {
             }
         }
         T::MsgReadIndex | T::MsgReadIndexResp => {
-            let mut entry = eraftpb::Entry::default();
-            entry.data = Bytes::from(bytes);
+            let entry = eraftpb::Entry { data: Bytes::from(bytes), ..eraftpb::Entry::default() };
             message.mut_entries().push(entry);
         }
         T::MsgSnapshot => {

@@ -581,7 +581,7 @@ impl Cluster {
                 self.apply(id)?;
                 self.run(id)?;
             }
-            if self.now % 20 == 0 && self.agreed() {
+            if self.now.is_multiple_of(20) && self.agreed() {
                 return self.everything_acknowledged_is_everywhere();
             }
         }
@@ -649,7 +649,8 @@ fn clusters_stay_consistent_through_loss_partitions_crashes_and_membership_chang
         match run(seed, size, 300, Bug::None) {
             Ok(outcome) => {
                 acknowledged += outcome.acknowledged;
-                reads += outcome.reads_released;
+                // A sole voter's reads prove nothing about rounds.
+                reads += if size == 1 { 0 } else { outcome.reads_released };
             }
             Err(fault) => panic!("run({seed}, {size}, 300, Bug::None): {fault}"),
         }

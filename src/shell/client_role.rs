@@ -23,10 +23,12 @@ impl Backend for Rings {
     fn submit(&self, ticket: Ticket, command: Command) -> Result<(), Command> {
         match command {
             Command::Propose { kind, body } => {
-                self.to_raft.try_send(ToRaft::Propose { ticket, kind, body }).map_err(|message| match message {
-                    ToRaft::Propose { kind, body, .. } => Command::Propose { kind, body },
-                    _ => unreachable!("a ring gives back what it was given"),
-                })?;
+                self.to_raft.try_send(ToRaft::Propose { ticket, kind, body }).map_err(
+                    |message| match message {
+                        ToRaft::Propose { kind, body, .. } => Command::Propose { kind, body },
+                        _ => unreachable!("a ring gives back what it was given"),
+                    },
+                )?;
                 self.to_raft.ring();
             }
             Command::Read(Read { linearizable: true, query }) => {

@@ -19,7 +19,7 @@ use super::mesh::SharedRing;
 use super::wiring::RaftPorts;
 use super::{PUBLISH_TICKET, shard_of};
 use crate::apply::RequestKind;
-use crate::raft::{Entry, HardState, Role};
+use crate::raft::{Entry, HardState};
 use crate::replica::exchange::{Facts, Query, Refusal, Reply, ToRaft, ToStore};
 use crate::replica::{Ready, Replica, Space};
 use crate::types::Ticket;
@@ -33,8 +33,10 @@ pub(super) struct Consensus {
     ports: RaftPorts,
     log: LogHandle,
     log_events: Arc<SharedRing<LogEvent>>,
-    /// This member's `PublishMember`, until it is proposed.
-    publish: Option<Bytes>,
+    /// This member's `PublishMember`.
+    publish: Bytes,
+    /// It is neither on its way nor applied.
+    must_publish: Cell<bool>,
     facts: Facts,
     stop: Arc<AtomicBool>,
 }
@@ -58,7 +60,7 @@ impl Consensus {
             committed: status.committed,
             is_learner: false,
         };
-        Self { replica, ports, log, log_events, publish: Some(publish), facts, stop }
+        Self { replica, ports, log, log_events, publish, must_publish: Cell::new(true), facts, stop }
     }
 
     /// Runs until stopped; then everything in the log is durable and the log is closed.
@@ -80,6 +82,7 @@ impl Consensus {
                 self.replica.on_tick();
             }
             self.take_messages();
+            self.publish();
             let is_log_closed = self.take_log_events();
             self.carry_out();
             let is_waiting_for_room = self.ring();
@@ -135,6 +138,15 @@ impl Consensus {
         }
     }
 
+    /// Proposes this member's own record once somebody leads and the replay leaves room: a long log
+    /// that is still being applied counts as a backlog like any other.
+    fn publish(&mut self) {
+        if self.facts.leader.is_some() && self.must_publish.get() {
+            let proposed = self.replica.on_request(PUBLISH_TICKET, RequestKind::PublishMember, &self.publish);
+            self.must_publish.set(proposed.is_err());
+        }
+    }
+
     /// Whether the log has ended.
     fn take_log_events(&mut self) -> bool {
         while let Some(event) = self.log_events.take() {
@@ -172,12 +184,6 @@ impl Consensus {
                         "raft leadership"
                     );
                     self.ports.to_store.send_always(ToStore::Leadership { facts: self.facts });
-                    if leadership.role == Role::Leader
-                        && let Some(body) = self.publish.take()
-                    {
-                        let proposed = self.replica.on_request(PUBLISH_TICKET, RequestKind::PublishMember, &body);
-                        assert_eq!(proposed, Ok(()), "a member that just became leader takes its first request");
-                    }
                 }
                 if !raft.committed.is_empty() {
                     let message = ToStore::Committed { entries: raft.committed, facts: self.facts };
@@ -197,6 +203,9 @@ impl Consensus {
     }
 
     fn refuse(&self, ticket: Ticket, refusal: Refusal) {
+        if ticket == PUBLISH_TICKET {
+            self.must_publish.set(true);
+        }
         if let Some(sender) = self.ports.to_shards.get(shard_of(ticket)) {
             sender.send_always(Reply { ticket, result: Err(refusal) });
         }
@@ -218,9 +227,5 @@ fn entry_to_wal(entry: Entry) -> wal::Entry {
 }
 
 fn hard_state_to_wal(state: HardState) -> wal::HardState {
-    wal::HardState {
-        term: state.term.0,
-        vote: state.vote.map_or(0, |vote| vote.0),
-        commit: state.commit.0,
-    }
+    wal::HardState { term: state.term.0, vote: state.vote.map_or(0, |vote| vote.0), commit: state.commit.0 }
 }

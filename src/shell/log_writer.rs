@@ -154,7 +154,9 @@ impl<S: Storage> LogWriter<S> {
                 Err(WalError::NoSpace { .. }) => {
                     if !self.is_out_of_space {
                         self.is_out_of_space = true;
-                        tracing::error!("no room on disk for the next log segment: writes are refused until there is");
+                        tracing::error!(
+                            "no room on disk for the next log segment: writes are refused until there is"
+                        );
                         self.report(LogEvent::OutOfSpace);
                     }
                     std::thread::sleep(SPACE_RETRY);

@@ -78,8 +78,10 @@ impl Doorbell {
 
     /// Sleeps until `is_ready`. It is asked once more after arming, and again after every ring.
     pub(super) async fn wait(&self, mut is_ready: impl FnMut() -> bool) {
-        poll_fn(|cx| if is_ready() || self.arm(cx.waker(), &mut is_ready) { Poll::Ready(()) } else { Poll::Pending })
-            .await;
+        poll_fn(|cx| {
+            if is_ready() || self.arm(cx.waker(), &mut is_ready) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     /// Sleeps until `is_ready` or the first ring, whatever it was for.

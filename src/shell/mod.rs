@@ -2,7 +2,11 @@
 //!
 //! `boot` opens the data directory and starts the roles; `consensus`, `state_machine`, `client` and
 //! `log_writer` are the roles' loops; `mesh` and `wiring` join them; `placement` says where they run.
-#![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "this is where the world is touched")]
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "this is where the world is touched"
+)]
 
 mod boot;
 mod checkpoint_file;

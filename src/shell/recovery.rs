@@ -11,8 +11,8 @@ use pinion_wal::{self as wal, Storage, Wal, WalError};
 
 use super::checkpoint_file::{self, LoadError};
 use super::data_dir::{DataDir, DataDirError, Identity, SyncMode};
-use crate::apply::checkpoint::Restore;
 use crate::apply::Machine;
+use crate::apply::checkpoint::Restore;
 use crate::checkpoint::format::Header;
 use crate::config::{Config, Refused, WalSync};
 use crate::membership::Cluster;
@@ -35,13 +35,25 @@ pub(super) enum RecoveryError {
     Config(Refused),
     #[error(transparent)]
     Checkpoint(#[from] LoadError),
-    #[error("{path} has no checkpoint, yet every member begins with one: part of the data directory was deleted; restore it from a backup")]
+    #[error(
+        "{path} has no checkpoint, yet every member begins with one: part of the data directory was deleted; restore it from a backup"
+    )]
     CheckpointMissing { path: PathBuf },
-    #[error("the checkpoint in {path} belongs to member {found} of cluster {found_cluster}, this data directory to member {own} of cluster {own_cluster}: files of two directories were mixed")]
-    CheckpointForeign { path: PathBuf, found: MemberId, found_cluster: String, own: MemberId, own_cluster: String },
+    #[error(
+        "the checkpoint in {path} belongs to member {found} of cluster {found_cluster}, this data directory to member {own} of cluster {own_cluster}: files of two directories were mixed"
+    )]
+    CheckpointForeign {
+        path: PathBuf,
+        found: MemberId,
+        found_cluster: String,
+        own: MemberId,
+        own_cluster: String,
+    },
     #[error("{0}")]
     Log(#[from] WalError),
-    #[error("log entry {index} is of kind {kind}, which this version does not know; start a newer version of Pinion")]
+    #[error(
+        "log entry {index} is of kind {kind}, which this version does not know; start a newer version of Pinion"
+    )]
     EntryKind { index: u64, kind: u8 },
     #[error("{action} {path}: {source}")]
     Io { action: &'static str, path: PathBuf, source: io::Error },
@@ -88,8 +100,12 @@ pub(super) fn open(config: &Config, data_dir: &DataDir) -> Result<Start, Recover
         seconds = opened.elapsed().as_secs_f64(),
         "log read"
     );
-    let checkpoint =
-        CheckpointMeta { index: header.index, term: header.term, voters: header.voters, learners: header.learners };
+    let checkpoint = CheckpointMeta {
+        index: header.index,
+        term: header.term,
+        voters: header.voters,
+        learners: header.learners,
+    };
     let hard_state = found.hard_state.map(hard_state_from_wal);
     let recovered = Recovered { hard_state, checkpoint, entries };
     Ok(Start { identity, machine, recovered, wal, sync_mode, last })
@@ -120,8 +136,11 @@ fn bootstrap(config: &Config, data_dir: &DataDir) -> Result<Identity, RecoveryEr
     let mut machine = Machine::new(Store::new(), cluster);
     let blocks = whole_state(&mut machine);
     let path = data_dir.checkpoints();
-    checkpoint_file::write_whole(&path, &header, blocks)
-        .map_err(|source| RecoveryError::Io { action: "cannot write a checkpoint to", path, source })?;
+    checkpoint_file::write_whole(&path, &header, blocks).map_err(|source| RecoveryError::Io {
+        action: "cannot write a checkpoint to",
+        path,
+        source,
+    })?;
     let storage = open_storage(data_dir, identity.measured_sync)?;
     Wal::create(storage, wal_identity(&identity), header.index.0, header.term.0)?;
     identity.is_ready = true;
@@ -149,18 +168,21 @@ fn measure(data_dir: &DataDir) -> Result<SyncMode, RecoveryError> {
     Ok(mode)
 }
 
-fn open_storage(
-    data_dir: &DataDir,
-    mode: SyncMode,
-) -> Result<Box<dyn Storage + Send>, RecoveryError> {
+fn open_storage(data_dir: &DataDir, mode: SyncMode) -> Result<Box<dyn Storage + Send>, RecoveryError> {
     let dir = data_dir.wal();
     let opened: io::Result<Box<dyn Storage + Send>> = match mode {
-        SyncMode::Mmap => wal::map::MapStorage::open(dir, wal::SEGMENT_BYTES).map(|storage| Box::new(storage) as _),
+        SyncMode::Mmap => {
+            wal::map::MapStorage::open(dir, wal::SEGMENT_BYTES).map(|storage| Box::new(storage) as _)
+        }
         SyncMode::Direct => {
             wal::direct::DirectStorage::open(dir, wal::SEGMENT_BYTES).map(|storage| Box::new(storage) as _)
         }
     };
-    opened.map_err(|source| RecoveryError::Io { action: "cannot open the log in", path: dir.to_owned(), source })
+    opened.map_err(|source| RecoveryError::Io {
+        action: "cannot open the log in",
+        path: dir.to_owned(),
+        source,
+    })
 }
 
 fn wal_identity(identity: &Identity) -> wal::Identity {
@@ -183,12 +205,16 @@ fn whole_state(machine: &mut Machine) -> Vec<Vec<u8>> {
 
 fn load_checkpoint(data_dir: &DataDir, identity: &Identity) -> Result<(Header, Machine), RecoveryError> {
     let path = data_dir.checkpoints();
-    checkpoint_file::remove_unfinished(&path)
-        .map_err(|source| RecoveryError::Io { action: "cannot tidy", path: path.clone(), source })?;
+    checkpoint_file::remove_unfinished(&path).map_err(|source| RecoveryError::Io {
+        action: "cannot tidy",
+        path: path.clone(),
+        source,
+    })?;
     let started = Instant::now();
     let mut restore = Restore::new();
-    let header = checkpoint_file::load_newest(&path, |block| restore.feed(block).map_err(|error| error.to_string()))?
-        .ok_or_else(|| RecoveryError::CheckpointMissing { path: path.clone() })?;
+    let header =
+        checkpoint_file::load_newest(&path, |block| restore.feed(block).map_err(|error| error.to_string()))?
+            .ok_or_else(|| RecoveryError::CheckpointMissing { path: path.clone() })?;
     if header.cluster != identity.cluster || header.member != identity.member {
         return Err(RecoveryError::CheckpointForeign {
             path,
@@ -198,9 +224,8 @@ fn load_checkpoint(data_dir: &DataDir, identity: &Identity) -> Result<(Header, M
             own_cluster: identity.cluster.to_string(),
         });
     }
-    let machine = restore
-        .finish()
-        .map_err(|error| LoadError::Block { path, offset: 0, problem: error.to_string() })?;
+    let machine =
+        restore.finish().map_err(|error| LoadError::Block { path, offset: 0, problem: error.to_string() })?;
     tracing::info!(
         index = header.index.0,
         revision = machine.store().current_revision(),

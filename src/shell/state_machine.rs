@@ -4,9 +4,10 @@
 //! Long work is compaction, hashing and checkpoints. A turn does one slice of each, about a
 //! millisecond together, then looks at its rings again; so nothing a client asks waits for more.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::checkpoint_file::{self, CheckpointWriter};
@@ -33,6 +34,13 @@ const MESSAGES_PER_TURN: usize = 256;
 
 /// How long a failed checkpoint is left alone.
 const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
+
+/// How often the store looks whether it is idle.
+const IDLE_TICK: Duration = Duration::from_secs(1);
+
+/// Log that is worth a checkpoint when nothing else is to be done: half a second of replay at most
+/// is left for a restart that follows a burst of writes.
+const IDLE_CHECKPOINT_BYTES: u64 = 8 << 20;
 
 /// When the store does its long work.
 #[derive(Debug, Clone, Copy)]
@@ -102,7 +110,9 @@ pub(super) struct StateMachine {
     /// Since the last checkpoint began.
     log_entries: u64,
     log_bytes: u64,
-    published: Arc<AtomicBool>,
+    /// Where the log stood at the last idle tick.
+    idle_at: LogIndex,
+    is_published: bool,
     on_published: Box<dyn Fn()>,
 }
 
@@ -141,15 +151,29 @@ impl StateMachine {
             checkpoint_after: None,
             log_entries: 0,
             log_bytes: 0,
-            published: Arc::default(),
+            idle_at: applied,
+            is_published: false,
             on_published: Box::new(on_published),
         }
     }
 
     /// Runs for the life of the process.
     pub(super) async fn run(mut self) {
+        let idle_tick = Rc::new(Cell::new(false));
+        let (ticked, bell) = (Rc::clone(&idle_tick), self.ports.bell.clone());
+        glommio::spawn_local(async move {
+            loop {
+                glommio::timer::sleep(IDLE_TICK).await;
+                ticked.set(true);
+                bell.ring();
+            }
+        })
+        .detach();
         loop {
             let is_behind = self.take_messages();
+            if idle_tick.take() {
+                self.on_idle_tick();
+            }
             let has_work = self.work();
             if self.reported < self.applied {
                 self.reported = self.applied;
@@ -249,7 +273,8 @@ impl StateMachine {
     fn answer_request(&mut self, ticket: Ticket, applied: Applied) {
         match applied {
             Applied::Now(_) if ticket == PUBLISH_TICKET => {
-                if !self.published.swap(true, Ordering::Relaxed) {
+                if !self.is_published {
+                    self.is_published = true;
                     (self.on_published)();
                 }
             }
@@ -351,9 +376,13 @@ impl StateMachine {
                 let (block, is_last) = match waiting {
                     Some(block) => (block, is_last),
                     None => {
-                        let mut block = Vec::with_capacity(CHECKPOINT_SLICE_BYTES + (CHECKPOINT_SLICE_BYTES >> 3));
-                        let is_last =
-                            self.machine.checkpoint_slice(&mut checkpoint, CHECKPOINT_SLICE_BYTES, &mut block);
+                        let mut block =
+                            Vec::with_capacity(CHECKPOINT_SLICE_BYTES + (CHECKPOINT_SLICE_BYTES >> 3));
+                        let is_last = self.machine.checkpoint_slice(
+                            &mut checkpoint,
+                            CHECKPOINT_SLICE_BYTES,
+                            &mut block,
+                        );
                         (block, is_last)
                     }
                 };
@@ -389,6 +418,17 @@ impl StateMachine {
         (has_entries || has_bytes)
             && half_of_state <= self.log_bytes
             && self.checkpoint_after.is_none_or(|end| end <= Instant::now())
+    }
+
+    /// Nothing was applied for a whole tick: time for the checkpoint that is not due yet.
+    fn on_idle_tick(&mut self) {
+        let is_idle = self.idle_at == self.applied;
+        self.idle_at = self.applied;
+        let is_worth_it =
+            (self.machine.store().bytes_in_use() / 16).max(IDLE_CHECKPOINT_BYTES) <= self.log_bytes;
+        if is_idle && is_worth_it && self.checkpointing.is_none() && self.checkpoint_after.is_none() {
+            self.begin_checkpoint();
+        }
     }
 
     fn begin_checkpoint(&mut self) {

@@ -247,11 +247,17 @@ mod tests {
                     seen += 1;
                 }
                 if let Some(raft) = &ports.raft {
-                    assert_eq!((raft.inbox.len(), raft.to_shards.len()), (plan.shards.len() + 1, plan.shards.len()));
+                    assert_eq!(
+                        (raft.inbox.len(), raft.to_shards.len()),
+                        (plan.shards.len() + 1, plan.shards.len())
+                    );
                     seen += 1;
                 }
                 if let Some(store) = &ports.store {
-                    assert_eq!((store.inbox.len(), store.to_shards.len()), (plan.shards.len() + 1, plan.shards.len()));
+                    assert_eq!(
+                        (store.inbox.len(), store.to_shards.len()),
+                        (plan.shards.len() + 1, plan.shards.len())
+                    );
                     seen += 1;
                 }
             }

@@ -3,8 +3,10 @@
 //! `cargo run --release -p pinion-wal --features map --example sync_cost -- DIRECTORY [GROUPS]`
 //!
 //! The raw rows are the floor: the same medium without a log around it would be the probe's figure;
-//! here a plain pwrite + fdatasync into a zero-written file. Device bytes come from /proc/diskstats of
-//! the device that holds the directory, so other writers of that disk are counted too.
+//! here a plain pwrite + fdatasync into a zero-written file. `own B` is what the writer's thread caused
+//! to be written (/proc/thread-self/io: dirtied page-cache folios whole, or direct writes); `device B`
+//! is everything that the device wrote meanwhile (/proc/diskstats), other processes and segment
+//! preparation included.
 
 #![expect(clippy::disallowed_types, reason = "a measuring program reads the clock")]
 
@@ -23,32 +25,38 @@ fn main() -> Result<(), Box<dyn Error>> {
     let groups: u64 = arguments.next().map_or(Ok(4000), |text| text.parse())?;
     let work = directory.join(format!("pinion-sync-cost-{}", std::process::id()));
     println!(
-        "{:<8} {:>8} {:>9} {:>9} {:>9} {:>14}",
-        "medium", "group B", "p50 us", "p99 us", "append us", "device B/sync"
+        "{:<8} {:>8} {:>9} {:>9} {:>9} {:>10} {:>14}",
+        "medium", "group B", "p50 us", "p99 us", "append us", "own B/sync", "device B/sync"
     );
     for group_bytes in [300, 16 << 10] {
         fs::create_dir_all(&work)?;
         raw(&work, group_bytes, groups)?;
-        fs::create_dir(work.join("mmap"))?;
-        run("mmap", MapStorage::open(&work.join("mmap"), SEGMENT_BYTES)?, &work, group_bytes, groups)?;
-        fs::create_dir(work.join("direct"))?;
-        run("direct", DirectStorage::open(&work.join("direct"), SEGMENT_BYTES)?, &work, group_bytes, groups)?;
+        let (mmap, direct) = (work.join("mmap"), work.join("direct"));
+        fs::create_dir(&mmap)?;
+        let wal = Wal::create(MapStorage::open(&mmap, SEGMENT_BYTES)?, IDENTITY, 0, 0)?;
+        drop(run("mmap", wal, &work, group_bytes, groups)?);
+        // Again after a restart: the segment found there must not come back in large folios.
+        let (wal, _) = Wal::open(MapStorage::open(&mmap, SEGMENT_BYTES)?, IDENTITY, 0, 0)?;
+        drop(run("mmap/2", wal, &work, group_bytes, groups)?);
+        fs::create_dir(&direct)?;
+        let wal = Wal::create(DirectStorage::open(&direct, SEGMENT_BYTES)?, IDENTITY, 0, 0)?;
+        drop(run("direct", wal, &work, group_bytes, groups)?);
         fs::remove_dir_all(&work)?;
     }
     Ok(())
 }
 
-fn run(
+const IDENTITY: Identity = Identity { cluster_id: 1, member_id: 1 };
+
+fn run<S: Storage>(
     name: &str,
-    storage: impl Storage,
+    mut wal: Wal<S>,
     directory: &Path,
     group_bytes: usize,
     groups: u64,
-) -> Result<(), Box<dyn Error>> {
-    let identity = Identity { cluster_id: 1, member_id: 1 };
-    let mut wal = Wal::create(storage, identity, 0, 0)?;
+) -> Result<Wal<S>, Box<dyn Error>> {
     let data = bytes::Bytes::from(vec![0x61; group_bytes]);
-    let mut index = 0;
+    let mut index = wal.last_index();
     let mut group = |wal: &mut Wal<_>| -> Result<(Duration, Duration), Box<dyn Error>> {
         index += 1;
         let began = Instant::now();
@@ -63,7 +71,7 @@ fn run(
     for _ in 0..100 {
         group(&mut wal)?;
     }
-    let before = device_bytes(directory)?;
+    let before = (device_bytes(directory)?, own_bytes()?);
     let mut times = Vec::new();
     let mut appends = Duration::ZERO;
     for _ in 0..groups {
@@ -71,11 +79,11 @@ fn run(
         appends += append;
         times.push(whole);
     }
-    let written = device_bytes(directory)? - before;
+    let written = (device_bytes(directory)? - before.0, own_bytes()? - before.1);
     let append_us = appends.as_secs_f64() * 1e6 / groups as f64;
     report(name, group_bytes, &mut times, append_us, written);
     println!("         {:?}, {} segments", wal.counters(), wal.segments_count());
-    Ok(())
+    Ok(wal)
 }
 
 fn raw(directory: &Path, group_bytes: usize, groups: u64) -> Result<(), Box<dyn Error>> {
@@ -88,7 +96,7 @@ fn raw(directory: &Path, group_bytes: usize, groups: u64) -> Result<(), Box<dyn 
     file.sync_all()?;
     settle(directory)?;
     let data = vec![0x61; group_bytes];
-    let before = device_bytes(directory)?;
+    let before = (device_bytes(directory)?, own_bytes()?);
     let mut times = Vec::new();
     let mut at = 0;
     for _ in 0..groups {
@@ -98,17 +106,21 @@ fn raw(directory: &Path, group_bytes: usize, groups: u64) -> Result<(), Box<dyn 
         times.push(began.elapsed());
         at = (at + (group_bytes as u64).next_multiple_of(512)) % (30 << 20);
     }
-    let written = device_bytes(directory)? - before;
+    let written = (device_bytes(directory)? - before.0, own_bytes()? - before.1);
     report("raw", group_bytes, &mut times, 0.0, written);
     fs::remove_file(path)?;
     Ok(())
 }
 
-fn report(name: &str, group_bytes: usize, times: &mut [Duration], append_us: f64, written: u64) {
+fn report(name: &str, group_bytes: usize, times: &mut [Duration], append_us: f64, written: (u64, u64)) {
     times.sort_unstable();
     let at = |share: usize| times[times.len() * share / 100].as_secs_f64() * 1e6;
-    let per_sync = written / times.len() as u64;
-    println!("{name:<8} {group_bytes:>8} {:>9.1} {:>9.1} {append_us:>9.2} {per_sync:>14}", at(50), at(99));
+    let (device, own) = (written.0 / times.len() as u64, written.1 / times.len() as u64);
+    println!(
+        "{name:<8} {group_bytes:>8} {:>9.1} {:>9.1} {append_us:>9.2} {own:>10} {device:>14}",
+        at(50),
+        at(99)
+    );
 }
 
 /// Waits until the device has been quiet for a moment: helpers are done preparing.
@@ -137,4 +149,11 @@ fn device_bytes(directory: &Path) -> Result<u64, Box<dyn Error>> {
         }
     }
     Ok(0)
+}
+
+/// Bytes that this thread caused to be written; 0 where the kernel does not account them.
+fn own_bytes() -> Result<u64, Box<dyn Error>> {
+    let Ok(text) = fs::read_to_string("/proc/thread-self/io") else { return Ok(0) };
+    let line = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    Ok(line.map_or(Ok(0), str::parse)?)
 }

@@ -45,7 +45,12 @@ impl Medium for Direct {
 
     fn fill_zero(path: &Path, bytes: u32) -> io::Result<()> {
         const PIECE: usize = 1 << 20;
-        let file = OpenOptions::new().write(true).create_new(true).custom_flags(libc::O_DIRECT).open(path)?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .custom_flags(libc::O_DIRECT)
+            .open(path)?;
         allocate(&file, bytes)?;
         let zeros = Aligned::new(PIECE);
         let length = bytes as usize;

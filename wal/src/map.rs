@@ -19,6 +19,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 /// Segments in mapped files.
@@ -35,7 +36,7 @@ impl Medium for Mapped {
     const CACHED: bool = true;
 
     fn fill_zero(path: &Path, bytes: u32) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).create_new(true).open(path)?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         // First of all the blocks: a full disk shows here, at once and cleanly.
         allocate(&file, bytes)?;
         let page = [0; PAGE_BYTES];

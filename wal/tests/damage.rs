@@ -1,5 +1,7 @@
 //! Damage to a log whose every group was acknowledged: harmless or refused, never silently wrong.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 use common::*;
 use pinion_wal::memory::MemoryStorage;
@@ -57,7 +59,8 @@ fn every_single_byte_flip_is_harmless_or_refused() {
     for marked in [true, false] {
         let (files, model) = small_log(marked);
         let (mut harmless, mut refused) = (0, 0);
-        for (name, bytes) in &files {
+        // The last file is the same unused one in both.
+        for (name, bytes) in files.iter().take(if marked { 3 } else { 2 }) {
             for at in 0..bytes.len() {
                 let flip = [0x01, 0x80, 0xff, 0x10][at % 4];
                 let mut damaged = files.clone();
@@ -179,6 +182,28 @@ fn a_zeroed_or_swapped_page_before_the_last_group_is_refused() {
     }
 }
 
+#[test]
+fn a_vanished_group_before_the_last_is_refused_by_the_later_groups_watermark() {
+    let mut wal = create();
+    for index in 1..=6 {
+        wal.append(None, &[entry(index, 1, 600)]).unwrap();
+        wal.sync().unwrap();
+    }
+    let files = wal.into_storage().files();
+    // One start sector, then two for each group; of the last only its evidence may go.
+    for group in 0..5 {
+        for sectors in [0..1, 1..2, 0..2] {
+            let mut damaged = files.clone();
+            let at = (17 + 2 * group) * 512;
+            let range = at + sectors.start * 512..at + sectors.end * 512;
+            damaged.get_mut("00000001.wal").unwrap()[range].fill(0);
+            let error = open(MemoryStorage::from_files(SEGMENT, damaged), 0, 0).unwrap_err();
+            let WalError::Corrupt { offset, index, .. } = error else { panic!("{error}") };
+            assert_eq!((offset, index), (at as u64, group as u64 + 1));
+        }
+    }
+}
+
 /// Bytes of a segment image in use.
 fn used(bytes: &[u8]) -> usize {
     bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count()
@@ -239,6 +264,11 @@ fn arbitrary_mutations_of_a_log_never_panic_and_never_pass_for_whole() {
             let bytes = damaged.values_mut().nth(place).unwrap();
             let at = rng.random_range(0..bytes.len());
             let end = (at + rng.random_range(1..1500)).min(bytes.len());
+            // Losing the last group and the mark that speaks for it is the double fault which
+            // FORMAT.md calls undecidable; everything else must be told.
+            if at < 4096 + 512 && 4096 < end {
+                continue;
+            }
             match rng.random_range(0..4) {
                 0 => bytes[at] = rng.random(),
                 1 => rng.fill(&mut bytes[at..end]),

@@ -162,3 +162,42 @@ fn the_probe_measures_both_media_and_leaves_no_file() {
     assert_eq!(found.choice == Choice::Direct, found.direct_us < 0.75 * found.mmap_us);
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
+
+/// Needs a file system of a few MiB of its own: `PINION_WAL_SMALL_DISK=/mnt/small`.
+#[test]
+fn a_really_full_disk_refuses_appends_and_recovers_with_space() {
+    #[expect(clippy::disallowed_methods, reason = "names the disk that the test may fill")]
+    let Ok(disk) = std::env::var("PINION_WAL_SMALL_DISK") else { return };
+    let segment = 1 << 20;
+    for (name, medium) in MEDIA {
+        let directory = Path::new(&disk).join(name);
+        std::fs::create_dir(&directory).unwrap();
+        let ballast = Path::new(&disk).join("ballast");
+        let mut wal = Wal::create(medium(&directory, segment).unwrap(), IDENTITY, 0, 0).unwrap();
+        // The segment prepared ahead is there; nothing after it will be.
+        wal.append(None, &[entry(1, 1, 10)]).unwrap();
+        wal.storage().wait_prepared(SegmentSeq(2)).unwrap();
+        let mut filler = std::fs::OpenOptions::new().write(true).create_new(true).open(&ballast).unwrap();
+        while std::io::Write::write_all(&mut filler, &[1; 4096]).is_ok() {}
+        let mut index = 1;
+        let refused = loop {
+            match wal.append(None, &[entry(index + 1, 1, 60_000)]) {
+                Ok(()) => index += 1,
+                Err(error) => break error,
+            }
+            wal.sync().unwrap();
+            assert!(index < 200, "the disk never fills");
+        };
+        assert!(matches!(refused, WalError::NoSpace { .. }), "{name}: {refused:?}");
+        assert!(20 < index, "{name}: the prepared segment was not used");
+        std::fs::remove_file(&ballast).unwrap();
+        drop(filler);
+        wal.append(None, &[entry(index + 1, 1, 60_000)]).unwrap();
+        wal.sync().unwrap();
+        drop(wal);
+        let (_, recovered) = open(medium(&directory, segment).unwrap(), 0, 0).unwrap();
+        assert_eq!(recovered.entries.len() as u64, index + 1);
+        println!("{name}: refused at entry {}, went on with space", index + 1);
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}

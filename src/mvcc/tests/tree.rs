@@ -30,7 +30,7 @@ fn random_inserts_and_removals_match_a_btree_map() {
                 key.resize(2_000, b'x'); // nodes that split by bytes
             }
             if random.below(10) < if growing { 8 } else { 1 } {
-                let newest = Newest::new(step, random.one_in(3));
+                let newest = Newest::new(step, 0, random.one_in(3));
                 put(&mut tree, &key, newest);
                 model.insert(key, newest);
             } else if let Some((key, _)) = model.range(key..).next().map(|(key, _)| (key.clone(), ())) {
@@ -76,7 +76,7 @@ fn compare_from(tree: &Tree, model: &BTreeMap<Vec<u8>, Newest>, from: &[u8]) {
 fn ascending_inserts_leave_full_leaves() {
     let mut tree = Tree::new();
     for number in 0..64_000_u64 {
-        put(&mut tree, format!("/key/{number:08}").as_bytes(), Newest::new(number, false));
+        put(&mut tree, format!("/key/{number:08}").as_bytes(), Newest::new(number, 0, false));
     }
     tree.check_invariants();
     let (leaves, _) = tree.shape();
@@ -88,7 +88,7 @@ fn ascending_inserts_under_many_prefixes_in_turn_leave_full_leaves() {
     let mut tree = Tree::new();
     for number in 0..64_000_u64 {
         let key = format!("/prefix{:02}/{:08}", number % 20, number / 20);
-        put(&mut tree, key.as_bytes(), Newest::new(number, false));
+        put(&mut tree, key.as_bytes(), Newest::new(number, 0, false));
     }
     tree.check_invariants();
     let (leaves, _) = tree.shape();
@@ -100,12 +100,12 @@ fn no_squeezing_pattern_makes_nearly_empty_leaves() {
     // Each key just above a fixed one and below all earlier ones, after a leaf-filling run.
     let mut tree = Tree::new();
     for number in 0..64_u64 {
-        put(&mut tree, format!("a{number:02}").as_bytes(), Newest::new(number, false));
+        put(&mut tree, format!("a{number:02}").as_bytes(), Newest::new(number, 0, false));
     }
     for length in 0..4_000_usize {
         let mut key = b"a63".to_vec();
         key.extend(format!("{:08}", 4_000 - length).bytes());
-        put(&mut tree, &key, Newest::new(1, false));
+        put(&mut tree, &key, Newest::new(1, 0, false));
     }
     tree.check_invariants();
     let (leaves, _) = tree.shape();
@@ -119,7 +119,7 @@ fn bulk_load_equals_inserting_and_refuses_disorder() {
         let mut model = BTreeMap::new();
         for number in 0..count {
             let key = format!("{number:06}").into_bytes();
-            let newest = Newest::new(number, number % 3 == 0);
+            let newest = Newest::new(number, 0, number % 3 == 0);
             assert!(builder.push(&key, newest));
             assert!(!builder.push(&key, newest), "the same key twice");
             model.insert(key, newest);

@@ -6,7 +6,7 @@
 //! | what | bound | past it |
 //! |---|---|---|
 //! | requests with the backend | `CALLS_MAX`, `REQUEST_BYTES_MAX` a connection; `SHARD_REQUEST_BYTES_MAX` | the connection is not read |
-//! | calls with a task: bodies in pieces, streams | `UPLOADS_MAX`, `UPLOAD_BYTES_MAX` a connection; `SHARD_UPLOAD_BYTES_MAX` | `ResourceExhausted` |
+//! | calls with a task: bodies in pieces, streams | `UPLOAD_BYTES_MAX` a connection; `SHARD_UPLOAD_BYTES_MAX` | `ResourceExhausted` |
 //! | requests that wait for room for their answers | `BACKLOG_MAX`, `BACKLOG_BYTES_MAX` a connection | `ResourceExhausted` |
 //! | answers not yet taken by the client | `UNSENT_BYTES_MAX` a connection, `SHARD_UNSENT_BYTES_MAX` | requests wait; see below |
 //!
@@ -43,9 +43,10 @@ pub(super) const REQUEST_BYTES_MAX: usize = 16 << 20;
 /// The same for the shard.
 pub(super) const SHARD_REQUEST_BYTES_MAX: usize = 128 << 20;
 
-/// Calls of one connection whose request has not arrived in full.
-pub(super) const UPLOADS_MAX: usize = 1024;
-/// Bytes of those: 32 of the largest, sent side by side.
+/// What a call with a task costs beside its bytes: the task, `h2`'s stream, the request's headers.
+pub(super) const UPLOAD_OVERHEAD_BYTES: usize = 4096;
+/// Calls of one connection that have a task: 32 of the largest requests side by side, or 16,384 of
+/// which nothing has arrived but the headers.
 pub(super) const UPLOAD_BYTES_MAX: usize = 64 << 20;
 /// The same for the shard.
 pub(super) const SHARD_UPLOAD_BYTES_MAX: usize = 256 << 20;
@@ -111,7 +112,6 @@ pub(super) struct Account {
     calls: Cell<usize>,
     wide_calls: Cell<usize>,
     request_bytes: Cell<usize>,
-    uploads: Cell<usize>,
     upload_bytes: Cell<usize>,
     unsent_bytes: Cell<usize>,
     reserved_bytes: Cell<usize>,
@@ -149,7 +149,6 @@ impl Account {
             calls: Cell::new(0),
             wide_calls: Cell::new(0),
             request_bytes: Cell::new(0),
-            uploads: Cell::new(0),
             upload_bytes: Cell::new(0),
             unsent_bytes: Cell::new(0),
             reserved_bytes: Cell::new(0),
@@ -272,16 +271,7 @@ impl Account {
         }
     }
 
-    /// A request begins to arrive in pieces. False: there are too many already.
-    pub(super) fn begin_upload(&self) -> bool {
-        if UPLOADS_MAX <= self.uploads.get() {
-            return false;
-        }
-        add(&self.uploads, 1);
-        true
-    }
-
-    /// A piece of it is there. False: too much has arrived already.
+    /// A call gets a task, or another piece of its request. False: that is too much.
     pub(super) fn grow_upload(&self, bytes: usize) -> bool {
         add(&self.upload_bytes, bytes);
         add(&self.ledger.upload_bytes, bytes);
@@ -289,9 +279,8 @@ impl Account {
             && self.ledger.upload_bytes.get() <= SHARD_UPLOAD_BYTES_MAX
     }
 
-    /// It has arrived, or never will.
+    /// The task has ended.
     pub(super) fn end_upload(&self, bytes: usize) {
-        sub(&self.uploads, 1);
         sub(&self.upload_bytes, bytes);
         sub(&self.ledger.upload_bytes, bytes);
     }
@@ -301,16 +290,16 @@ impl Account {
         self.backlog.borrow().len()
     }
 
-    /// Puts a call at the end of the queue; gives it back when the queue is full.
-    pub(super) fn defer(&self, call: Deferred) -> Result<(), Deferred> {
-        let bytes = self.backlog_bytes.get() + call.request_bytes;
-        let mut backlog = self.backlog.borrow_mut();
-        if BACKLOG_MAX <= backlog.len() || BACKLOG_BYTES_MAX < bytes {
-            return Err(call);
-        }
-        self.backlog_bytes.set(bytes);
-        backlog.push_back(call);
-        Ok(())
+    /// Whether a call of so many bytes may wait.
+    pub(super) fn may_defer(&self, request_bytes: usize) -> bool {
+        self.backlog.borrow().len() < BACKLOG_MAX
+            && self.backlog_bytes.get() + request_bytes <= BACKLOG_BYTES_MAX
+    }
+
+    /// Puts a call at the end of the queue.
+    pub(super) fn defer(&self, call: Deferred) {
+        add(&self.backlog_bytes, call.request_bytes);
+        self.backlog.borrow_mut().push_back(call);
     }
 
     /// Puts a call back that was taken from the front.
@@ -472,17 +461,13 @@ mod tests {
     }
 
     #[test]
-    fn uploads_are_bounded_in_number_and_bytes_and_return_what_they_took() {
+    fn uploads_are_bounded_and_return_what_they_took() {
         let (account, ledger) = account();
-        for _ in 0..UPLOADS_MAX {
-            assert!(account.begin_upload());
-        }
-        assert!(!account.begin_upload());
         assert!(account.grow_upload(UPLOAD_BYTES_MAX));
         assert!(!account.grow_upload(1));
         account.end_upload(UPLOAD_BYTES_MAX + 1);
         assert_eq!(ledger.upload_bytes.get(), 0);
-        assert!(account.begin_upload());
+        assert!(account.grow_upload(1));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use http::header::{CONTENT_TYPE, HeaderName};
 use http::{Method as HttpMethod, Request as HttpRequest, StatusCode};
 use prost::Message as _;
 
-use super::account::{Account, Charge, Weight};
+use super::account::{Account, Charge, UPLOAD_OVERHEAD_BYTES, Weight};
 use super::response::{self, GRPC_ENCODING, Responder};
 use super::services::{self, Call};
 use super::{Backend, ClientShard, gzip, streams};
@@ -387,32 +387,31 @@ impl<B: Backend> ClientShard<B> {
         let call = Deferred { weight, request_bytes, deadline_ms, is_client_deadline, command, recipient };
         // A small answer overtakes reads that wait; it waits itself only where nothing may leave.
         let in_turn = weight == Weight::Light || account.backlog_len() == 0;
-        let refused = if in_turn && !self.is_blocked() && account.may_ask(weight) {
-            self.submit_now(account, call)
+        let may_leave = in_turn && !self.is_blocked() && !account.is_full() && account.may_ask(weight);
+        if may_leave {
+            self.submit_now(account, call);
+        } else if account.may_defer(request_bytes) {
+            account.defer(call);
         } else {
-            account.defer(call)
-        };
-        if let Err(call) = refused {
             self.answer(account, call.recipient, Err(overloaded("too many unread responses")));
         }
     }
 
     /// Gives a command to the backend. When the rings are full the call waits at the head of its
     /// connection's queue, and no connection of the shard is read until `ready`.
-    fn submit_now(&self, account: &Rc<Account>, call: Deferred) -> Result<(), Deferred> {
+    fn submit_now(&self, account: &Rc<Account>, call: Deferred) {
         let Deferred { weight, request_bytes, deadline_ms, is_client_deadline, command, recipient } = call;
         let charge = account.charge(weight, request_bytes);
         let waiter =
             Submitted { account: Rc::clone(account), charge, is_client_deadline, recipient: Some(recipient) };
         let ticket = self.calls.borrow_mut().insert(deadline_ms, waiter);
-        let Err(command) = self.backend.submit(ticket, command) else { return Ok(()) };
+        let Err(command) = self.backend.submit(ticket, command) else { return };
         let waiter = self.calls.borrow_mut().take(ticket).expect("the backend did not take the ticket");
         account.settle(charge, None);
         self.set_blocked();
         let recipient = waiter.recipient.expect("it was put there above");
         let call = Deferred { weight, request_bytes, deadline_ms, is_client_deadline, command, recipient };
         account.defer_first(call);
-        Ok(())
     }
 
     /// Submits what the connection's queue may submit now.
@@ -422,9 +421,7 @@ impl<B: Backend> ClientShard<B> {
                 return;
             }
             let call = account.take_deferred().expect("there is a next one");
-            if let Err(call) = self.submit_now(account, call) {
-                account.defer_first(call);
-            }
+            self.submit_now(account, call);
         }
     }
 
@@ -528,7 +525,7 @@ fn alarm(payload: Bytes) -> Result<Command, Status> {
     }
 }
 
-/// A request on its way in: its place in the account, given back when it is over.
+/// A call with a task: its place in the account, given back when the task ends.
 pub(super) struct Upload {
     account: Rc<Account>,
     bytes: usize,
@@ -537,7 +534,8 @@ pub(super) struct Upload {
 impl Upload {
     /// None: the connection has too many already.
     pub(super) fn begin(account: &Rc<Account>) -> Option<Self> {
-        account.begin_upload().then(|| Self { account: Rc::clone(account), bytes: 0 })
+        let mut upload = Self { account: Rc::clone(account), bytes: 0 };
+        upload.grow(UPLOAD_OVERHEAD_BYTES).then_some(upload)
     }
 
     /// Counts bytes. False: that is too much.

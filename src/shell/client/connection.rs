@@ -247,6 +247,9 @@ impl<B: Backend> Turns<'_, B> {
             self.is_stopping = true;
             self.h2.graceful_shutdown();
         }
+        if self.ping_sent_ms.is_some() && self.ping.poll_pong(cx).is_ready() {
+            self.ping_sent_ms = None;
+        }
         if self.account.due_ms.get() <= now_ms {
             let io = self.io.borrow();
             let stalled_ms = now_ms.saturating_sub(config.stall_timeout_ms());
@@ -254,20 +257,14 @@ impl<B: Backend> Turns<'_, B> {
                 (0 < io.gathered() || 0 < self.account.unsent_bytes()) && io.last_write_ms <= stalled_ms;
             let half_a_frame = io.meter.is_inside_frame() && !io.paused && io.last_read_ms <= stalled_ms;
             let is_dead = self.ping_sent_ms.is_some_and(|sent_ms| {
-                io.last_read_ms <= sent_ms && sent_ms + config.keepalive_timeout_ms() <= now_ms
+                sent_ms.max(io.last_read_ms) + config.keepalive_timeout_ms() <= now_ms
             });
             if takes_nothing || half_a_frame || is_dead {
                 return Err(Ending::Stalled);
             }
         }
-        let last_read_ms = self.io.borrow().last_read_ms;
-        if self.ping_sent_ms.is_some_and(|sent_ms| sent_ms < last_read_ms) {
-            // Anything that was read shows that the client lives; the pong only frees the ping.
-            if self.ping.poll_pong(cx).is_ready() {
-                self.ping_sent_ms = None;
-            }
-        } else if self.ping_sent_ms.is_none()
-            && last_read_ms + config.keepalive_interval_ms() <= now_ms
+        if self.ping_sent_ms.is_none()
+            && self.io.borrow().last_read_ms + config.keepalive_interval_ms() <= now_ms
             && self.ping.send_ping(Ping::opaque()).is_ok()
         {
             self.ping_sent_ms = Some(now_ms);
@@ -281,7 +278,7 @@ impl<B: Backend> Turns<'_, B> {
         let io = self.io.borrow();
         self.account.progress_ms.set(io.last_write_ms);
         let mut due_ms = match self.ping_sent_ms {
-            Some(sent_ms) => sent_ms + config.keepalive_timeout_ms(),
+            Some(sent_ms) => sent_ms.max(io.last_read_ms) + config.keepalive_timeout_ms(),
             None => io.last_read_ms + config.keepalive_interval_ms(),
         };
         if 0 < io.gathered() || 0 < self.account.unsent_bytes() {

@@ -66,6 +66,8 @@ pub(super) struct Io {
     gather: Vec<u8>,
     gather_sent: usize,
     write_blocked: bool,
+    /// `h2` was told to wait until a write is possible.
+    has_refused_write: bool,
     /// No more bytes of this socket go to `h2` for now: the connection has enough to do.
     pub(super) paused: bool,
     /// The socket had no more bytes in this turn.
@@ -99,6 +101,7 @@ impl Io {
             gather: Vec::new(),
             gather_sent: 0,
             write_blocked: false,
+            has_refused_write: false,
             paused: false,
             is_dry: false,
             turn_bytes: 0,
@@ -176,6 +179,10 @@ impl Io {
         }
         self.write_blocked = false;
         self.gather_sent = 0;
+        if std::mem::take(&mut self.has_refused_write) {
+            // The write that succeeded took the socket's promise of a wake-up with it.
+            cx.waker().wake_by_ref();
+        }
         if 0 < self.gather.capacity() {
             self.gather.clear();
             let mut shared = self.buffers.gather.borrow_mut();
@@ -255,6 +262,7 @@ impl Io {
                 return Poll::Ready(Err(error));
             }
             if GATHER_BYTES_MAX <= self.gathered() {
+                self.has_refused_write = true;
                 return Poll::Pending;
             }
         }

@@ -67,6 +67,7 @@ pub trait Backend: 'static {
     /// # Errors
     /// Gives the command back when the rings are full. The shard then reads from no connection until
     /// `ClientShard::ready`.
+    #[expect(clippy::result_large_err, reason = "a command that comes back goes into the queue as it is")]
     fn submit(&self, ticket: Ticket, command: Command) -> Result<(), Command>;
 }
 

@@ -36,10 +36,10 @@ const HEADER_BYTES_MAX: usize = 4 * 11;
 /// Appends a protobuf varint.
 pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while 0x80 <= value {
-        out.push((value & 0x7f) as u8 | 0x80);
+        out.push(value.to_le_bytes()[0] | 0x80);
         value >>= 7;
     }
-    out.push(value as u8);
+    out.push(value.to_le_bytes()[0]);
 }
 
 fn varint_bytes(value: u64) -> usize {

@@ -70,7 +70,6 @@ impl<W> Slots<W> {
 
     /// The slot a ticket names, if its waiter is still there.
     fn slot(&self, ticket: Ticket) -> Option<usize> {
-        #[expect(clippy::cast_possible_truncation, reason = "masked to 24 bits")]
         let slot = (ticket.0 & ((1 << SLOT_BITS) - 1)) as u32;
         let entry = self.entries.get(slot as usize)?;
         (entry.waiter.is_some() && self.ticket(slot) == ticket).then_some(slot as usize)

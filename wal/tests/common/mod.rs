@@ -1,5 +1,6 @@
 //! A model log beside a real one, and random work for both.
 #![allow(dead_code, unreachable_pub, reason = "each test file is a crate of its own and uses a part of this")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use bytes::Bytes;
 use pinion_wal::memory::{Fate, MemoryStorage};

@@ -395,7 +395,7 @@ fn stop_lets_calls_finish_and_takes_no_new_ones() {
         let call = client.call(PUT, put("k", b"v"));
         tokio::pin!(call);
         let started = std::future::poll_fn(|cx| {
-            let _ = call.as_mut().poll(cx);
+            assert!(call.as_mut().poll(cx).is_pending());
             Poll::Ready(())
         });
         started.await;

@@ -191,7 +191,10 @@ impl Server {
             .name("client-shard")
             .io_memory(512 << 10)
             .ring_depth(64)
-            .preempt_timer(Duration::from_millis(1));
+            // Not a short one: glommio 0.9 loses its runnable tasks when this timer fires between
+            // polling for events and running them, and on a loaded machine a thread is easily off
+            // its core for a millisecond there. The executor then sleeps until the next event.
+            .preempt_timer(Duration::from_millis(100));
         #[expect(clippy::disallowed_methods, reason = "the server of a test has its own thread")]
         let thread = std::thread::spawn(move || {
             builder.make().unwrap().run(run_server(config, address_out, inbox, control_waker));
@@ -332,11 +335,17 @@ fn framed(payload: &[u8]) -> Vec<u8> {
 
 fn put(key: &str, value: &[u8]) -> Vec<u8> {
     let value = Bytes::copy_from_slice(value);
-    framed(&pb::PutRequest { key: Bytes::copy_from_slice(key.as_bytes()), value, ..Default::default() }.encode_to_vec())
+    framed(
+        &pb::PutRequest { key: Bytes::copy_from_slice(key.as_bytes()), value, ..Default::default() }
+            .encode_to_vec(),
+    )
 }
 
 fn get(key: &str) -> Vec<u8> {
-    framed(&pb::RangeRequest { key: Bytes::copy_from_slice(key.as_bytes()), ..Default::default() }.encode_to_vec())
+    framed(
+        &pb::RangeRequest { key: Bytes::copy_from_slice(key.as_bytes()), ..Default::default() }
+            .encode_to_vec(),
+    )
 }
 
 /// A range that is not of one key.

@@ -36,16 +36,16 @@ pub(super) fn header(name: &str, value: &[u8]) -> Vec<u8> {
     fn length(out: &mut Vec<u8>, n: usize) {
         // A 7-bit prefixed integer.
         if n < 127 {
-            out.push(n as u8);
+            out.push(n.to_le_bytes()[0]);
             return;
         }
         out.push(127);
         let mut rest = n - 127;
         while 128 <= rest {
-            out.push((rest % 128) as u8 | 128);
+            out.push(rest.to_le_bytes()[0] | 128);
             rest /= 128;
         }
-        out.push(rest as u8);
+        out.push(rest.to_le_bytes()[0]);
     }
     let mut out = vec![0];
     length(&mut out, name.len());

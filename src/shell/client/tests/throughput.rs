@@ -10,7 +10,15 @@ use super::*;
 const CALLS_DEFAULT: usize = 20_000;
 
 /// One connection's client: sends batches of pre-encoded calls and counts the ends of streams.
-fn run_client(address: SocketAddr, calls: usize, in_flight: usize, path: &str, body: &[u8]) {
+///
+/// The error says how far it got.
+fn run_client(
+    address: SocketAddr,
+    calls: usize,
+    in_flight: usize,
+    path: &str,
+    body: &[u8],
+) -> Result<(), String> {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_nodelay(true).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -53,8 +61,13 @@ fn run_client(address: SocketAddr, calls: usize, in_flight: usize, path: &str, b
             id += 2;
         }
         stream.write_all(&out).unwrap();
-        let n = stream.read(&mut buffer).unwrap();
-        assert!(0 < n, "the server ended the connection");
+        let n = match stream.read(&mut buffer) {
+            Ok(n @ 1..) => n,
+            other => {
+                let port = stream.local_addr().unwrap().port();
+                return Err(format!("port {port}: {other:?} after {sent} calls and {done} answers"));
+            }
+        };
         walker.walk(&buffer[..n], |head| {
             if head.kind == raw::HEADERS && head.flags & raw::END_STREAM != 0 {
                 done += 1;
@@ -65,22 +78,24 @@ fn run_client(address: SocketAddr, calls: usize, in_flight: usize, path: &str, b
             assert!(head.kind != raw::RST_STREAM && head.kind != raw::GO_AWAY, "{head:?}");
         });
     }
+    Ok(())
 }
 
-#[expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "a measurement")]
+#[expect(clippy::disallowed_types, reason = "a measurement")]
 fn measure(name: &str, connections: usize, in_flight: usize, calls: usize, path: &str, body: &[u8]) {
     let server = Server::start(quick());
     let address = server.address;
     let (cpu, start) = (server.cpu_ns(), std::time::Instant::now());
-    std::thread::scope(|scope| {
-        for _ in 0..connections {
-            scope.spawn(move || run_client(address, calls / connections, in_flight, path, body));
-        }
+    let stuck: Vec<String> = std::thread::scope(|scope| {
+        let each = move || run_client(address, calls / connections, in_flight, path, body);
+        let clients: Vec<_> = (0..connections).map(|_| scope.spawn(each)).collect();
+        clients.into_iter().filter_map(|client| client.join().unwrap().err()).collect()
     });
+    assert!(stuck.is_empty(), "{stuck:#?} {:?}", server.counters());
     let elapsed = start.elapsed();
     let cpu = server.cpu_ns() - cpu;
     let counters = server.counters();
-    assert_eq!(counters.replies as usize, calls / connections * connections);
+    assert_eq!(counters.replies, (calls / connections * connections) as u64);
     println!(
         "{name}: {connections} connections x {in_flight} in flight: {:.0} calls/s, shard CPU {:.2} us/call",
         counters.replies as f64 / elapsed.as_secs_f64(),
