@@ -214,9 +214,14 @@ impl<R> Replica<R> {
         self.node.on_checkpoint(meta);
     }
 
-    /// How much room the log has.
+    /// How much room the log has. What waits when there is none left is in no log yet, and refused.
     pub fn on_space(&mut self, space: Space) {
         self.space = space;
+        if space == Space::Exhausted {
+            for group in self.proposals.take_older_than(u64::MAX) {
+                self.refuse_group(group, Refusal::NoSpace);
+            }
+        }
     }
 
     /// Proposes a membership change; it bypasses the groups.

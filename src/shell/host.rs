@@ -1,7 +1,10 @@
 //! What the machine must offer, checked before anything is opened, each with an answer to "what now?".
 
 use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::time::{Duration, Instant};
 
 use glommio::{LocalExecutorBuilder, Placement};
 
@@ -10,6 +13,11 @@ const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 
 /// Descriptors below which a server with a few hundred clients would run dry.
 const FILES_MIN: u64 = 1024;
+
+/// How long a taken address may take to become free.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
+
+const ADDRESS_RETRY: Duration = Duration::from_millis(20);
 
 /// Why this machine cannot run Pinion.
 #[derive(Debug, thiserror::Error)]
@@ -63,10 +71,33 @@ pub(super) fn check(executors: u64) -> Result<(), HostError> {
     {
         return Err(HostError::IoUringDisabled { value: value.trim().to_owned() });
     }
+    // The runtime panics where the kernel refuses a ring, so the kernel is asked first.
+    if let Err(error) = probe_io_uring() {
+        return Err(HostError::IoUring { reason: error.to_string() });
+    }
     match LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10).ring_depth(8).make() {
         Ok(_probe) => Ok(()),
         Err(error) => Err(HostError::IoUring { reason: error.to_string() }),
     }
+}
+
+/// Sets up the smallest ring there is, and closes it.
+#[expect(unsafe_code, reason = "std has no io_uring; this is the one call that tells whether it is allowed")]
+fn probe_io_uring() -> io::Result<()> {
+    /// `struct io_uring_params` of linux/io_uring.h: 120 bytes, zero asks for nothing special.
+    #[repr(C, align(8))]
+    struct Params([u8; 120]);
+    let mut params = Params([0; 120]);
+    // SAFETY: the kernel reads and writes at most the 120 bytes of its own structure, which `params`
+    // is and outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1_u32, &raw mut params) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = i32::try_from(fd).expect("descriptors are small");
+    // SAFETY: the call above just made this descriptor, and nobody else knows it.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    Ok(())
 }
 
 /// Refuses an address somebody listens on already. The shards bind with `SO_REUSEPORT`, which would
@@ -75,11 +106,22 @@ pub(super) fn check(executors: u64) -> Result<(), HostError> {
 /// # Errors
 /// [`HostError::AddressInUse`].
 pub(super) fn check_address_free(flag: &'static str, address: SocketAddr) -> Result<(), HostError> {
-    let is_taken = ["/proc/net/tcp", "/proc/net/tcp6"]
-        .into_iter()
-        .filter_map(|table| fs::read_to_string(table).ok())
-        .any(|table| listeners(&table).any(|other| overlaps(other, address)));
-    if is_taken && address.port() != 0 { Err(HostError::AddressInUse { flag, address }) } else { Ok(()) }
+    let is_taken = || {
+        ["/proc/net/tcp", "/proc/net/tcp6"]
+            .into_iter()
+            .filter_map(|table| fs::read_to_string(table).ok())
+            .any(|table| listeners(&table).any(|other| overlaps(other, address)))
+    };
+    // The kernel closes the sockets of a killed process a moment after its end, when its rings are
+    // torn down; a restart comes sooner.
+    let deadline = Instant::now() + ADDRESS_PATIENCE;
+    while is_taken() {
+        if deadline <= Instant::now() {
+            return Err(HostError::AddressInUse { flag, address });
+        }
+        std::thread::sleep(ADDRESS_RETRY);
+    }
+    Ok(())
 }
 
 fn overlaps(a: SocketAddr, b: SocketAddr) -> bool {

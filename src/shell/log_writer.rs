@@ -6,8 +6,8 @@
 //!
 //! An error of a sync ends the process at once ([`EXIT_LOG_FAILED`]): the kernel marks the pages clean
 //! after it, so a second sync would say yes to lost data. A full disk is no such error: the next
-//! segment is prepared ahead, so the log says so before a byte of the group is written; the group
-//! waits here until there is room, and raft refuses new writes meanwhile.
+//! segment is prepared ahead, and one that cannot be is noticed while the open one still has room for
+//! all that is on its way. Raft then refuses new writes, until there is room again.
 
 use std::io;
 use std::sync::Arc;
@@ -28,6 +28,9 @@ const COMMANDS_MAX: usize = 64;
 
 /// How often a full disk is asked again.
 const SPACE_RETRY: Duration = Duration::from_millis(200);
+
+/// Room that is asked for ahead of need: one append of raft's at its largest, and one more request.
+const ROOM_BYTES: usize = 8 << 20;
 
 /// Idle for so long, the log notes on the disk how far it is durable. Long enough that a lone client
 /// in a loop never waits for it.
@@ -123,6 +126,7 @@ impl<S: Storage> LogWriter<S> {
             if let Some(number) = appended {
                 self.sync();
                 self.report(LogEvent::Durable { number });
+                self.check_room();
             }
             if is_stopping {
                 self.mark();
@@ -141,7 +145,12 @@ impl<S: Storage> LogWriter<S> {
                     }
                 }
                 while inbox.is_empty() {
-                    std::thread::park();
+                    if self.is_out_of_space {
+                        std::thread::park_timeout(SPACE_RETRY);
+                        self.check_room();
+                    } else {
+                        std::thread::park();
+                    }
                 }
             }
         }
@@ -150,24 +159,38 @@ impl<S: Storage> LogWriter<S> {
     fn append(&mut self, hard_state: Option<HardState>, entries: &[Entry]) {
         loop {
             match self.wal.append(hard_state, entries) {
-                Ok(()) => break,
+                Ok(()) => return,
+                // Rare, since room is asked for ahead: only what was accepted before the disk was full.
                 Err(WalError::NoSpace { .. }) => {
-                    if !self.is_out_of_space {
-                        self.is_out_of_space = true;
-                        tracing::error!(
-                            "no room on disk for the next log segment: writes are refused until there is"
-                        );
-                        self.report(LogEvent::OutOfSpace);
-                    }
+                    self.on_space(false);
                     std::thread::sleep(SPACE_RETRY);
                 }
                 Err(error) => fail("appending to the log", &error),
             }
         }
-        if self.is_out_of_space {
-            self.is_out_of_space = false;
+    }
+
+    /// Looks ahead for the next segment, so that a full disk is known while what is on its way still
+    /// fits the open one.
+    fn check_room(&mut self) {
+        match self.wal.secure_room(ROOM_BYTES) {
+            Ok(()) => self.on_space(true),
+            Err(WalError::NoSpace { .. }) => self.on_space(false),
+            Err(error) => fail("preparing the next log segment", &error),
+        }
+    }
+
+    fn on_space(&mut self, has_room: bool) {
+        if has_room != self.is_out_of_space {
+            return;
+        }
+        self.is_out_of_space = !has_room;
+        if has_room {
             tracing::info!("there is room for the log again: writes go on");
             self.report(LogEvent::SpaceReturned);
+        } else {
+            tracing::error!("no room on disk for the next log segment: writes are refused until there is");
+            self.report(LogEvent::OutOfSpace);
         }
     }
 

@@ -299,6 +299,21 @@ impl<S: Storage> Wal<S> {
         }
     }
 
+    /// Whether appends of so many more bytes of entries will find room, asked before they are known:
+    /// while the open segment has that much left this is a comparison, after that it waits for the
+    /// next segment's preparation to end. So a full disk shows while what is on its way still fits.
+    pub fn secure_room(&mut self, bytes: usize) -> Result<(), WalError> {
+        if self.poisoned {
+            return Err(WalError::Poisoned);
+        }
+        if self.fits(self.tail, bytes) {
+            return Ok(());
+        }
+        let next = self.open_seq().next();
+        self.prepare(next);
+        self.storage.wait_prepared(next).map_err(WalError::io("preparing the next log segment"))
+    }
+
     /// Whether a group with `bytes` of entries fits at `sector`, and a cut behind it. Assumes the
     /// longest prelude, so that what is planned is never less than what is written.
     fn fits(&self, sector: u32, bytes: usize) -> bool {
