@@ -122,19 +122,20 @@ impl Life {
         )
     }
 
-    /// A moment of this life. Half of them have bytes on their way that the very next operation would
-    /// have synced; a quarter lie beside a sync or a change of names; a quarter anywhere.
+    /// A moment of this life. Syncs and changes of names are equally likely to be near, however many
+    /// writes lie between them. Half of the moments have bytes on their way that the very next operation
+    /// would have synced; a quarter lie beside such an edge, a quarter somewhere before it.
     fn moment(&self, rng: &mut StdRng) -> usize {
         let ops = &self.recording.ops;
-        let position = rng.random_range(0..=ops.len());
-        let found = match rng.random_range(0..4) {
-            0 => None,
-            1 => {
-                ops[..position].iter().rposition(Op::is_edge).map(|at| at + usize::from(rng.random_bool(0.5)))
-            }
-            _ => (1..position).rev().find(|at| ops[*at].is_sync() && !ops[at - 1].is_edge()),
-        };
-        found.unwrap_or(position)
+        let edges: Vec<usize> = (0..ops.len()).filter(|at| ops[*at].is_edge()).collect();
+        let place = rng.random_range(0..edges.len());
+        let edge = edges[place];
+        let in_flight = |at: &&usize| 0 < **at && ops[**at].is_sync() && !ops[**at - 1].is_edge();
+        match rng.random_range(0..4) {
+            0 => rng.random_range(if place == 0 { 0 } else { edges[place - 1] }..=edge),
+            1 => edge + usize::from(rng.random_bool(0.5)),
+            _ => *edges[place..].iter().find(in_flight).unwrap_or(&edge),
+        }
     }
 }
 
