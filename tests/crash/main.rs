@@ -1,7 +1,7 @@
 //! The real binary, killed at a random moment under load, reopened, and held to what it acknowledged.
 //!
-//! A kill leaves the page cache alive, so this tests the logic of recovery and not durability; power
-//! cuts are tested where the disk is a model, in the `wal` crate.
+//! A kill leaves the page cache alive, so this tests the logic of recovery and not durability; that is
+//! what `tests/powercut/` is for.
 //!
 //! `PINION_CRASH_ROUNDS` (8) kills; `PINION_CRASH_SEED` (the process id) chooses operations and
 //! moments. Timing differs from run to run, so a seed repeats the choices and not the interleaving.

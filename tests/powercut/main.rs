@@ -47,7 +47,7 @@ const DATA: [&str; 3] = ["srv", "pinion", "data"];
 /// Small, so that the load cuts, recycles and releases many. A group of all calls in flight fits.
 const SEGMENT_BYTES: u32 = 96 << 10;
 
-/// No image of this is a tenth as long as the long load.
+/// Calls of the other two lives, which are about starting.
 const SHORT_OPS: u64 = 60;
 
 fn data_dir(disk: &Path) -> PathBuf {
