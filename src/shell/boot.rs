@@ -6,17 +6,14 @@
 //! Order of a stop: clients first (no new ones, calls under way may finish), then raft, which closes
 //! the log; the process ends when the log says that everything in it is on the disk.
 
-use std::future::poll_fn;
 use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam::channel::{self, RecvTimeoutError};
-use futures_util::task::AtomicWaker;
 use glommio::{LocalExecutorBuilder, Placement as Pin};
 use prost::Message as _;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
@@ -31,6 +28,7 @@ use super::host::{self, HostError};
 use super::log_writer::{self, LogEvent, LogHandle};
 use super::mesh::SharedRing;
 use super::placement::{self, Core, PlanError, Role};
+use super::pulse::{self, Patient, Pulse};
 use super::recovery::{self, RecoveryError, Start};
 use super::state_machine::{Position, StateMachine, Upkeep};
 use super::wiring::{Ports, Wiring};
@@ -46,16 +44,9 @@ use crate::types::{LogIndex, Term};
 const LOG_EVENTS_MAX: usize = 256;
 
 /// Tasks that never rest for this long are interrupted to look at the rings. Roles rest after every
-/// batch, so it hardly fires, and it should not: see `PULSE`. The runtime's default is 100 ms, which a
+/// batch, so it hardly fires, and it should not: see `pulse.rs`. The runtime's default is 100 ms, which a
 /// message from another core could wait; 1, 10 and 100 ms measured alike at 10 k puts/s.
 const PREEMPT_TIMER: Duration = Duration::from_millis(10);
-
-/// How often every executor is woken from outside. glommio 0.9 can put an executor to sleep that still
-/// has tasks to run: when its preempt timer fires between its look at the rings and its look at the
-/// task queues (the thread lost its core just there), it believes that there was nothing to do, and
-/// sleeps until the next completion. Nothing inside the executor can help, since what would is
-/// among the tasks that do not run. A hundred wake-ups a second bound such a stall to 10 ms.
-const PULSE: Duration = Duration::from_millis(10);
 
 /// Rings of io_uring: sockets in flight a turn.
 const RING_DEPTH: usize = 1024;
@@ -92,6 +83,7 @@ pub(super) enum BootError {
 /// What the roles tell the main thread.
 enum Event {
     Serving,
+    ExecutorFailed(Core, String),
     ListenFailed(SocketAddr, io::Error),
     ShardEnded,
     RaftRefused(StartError),
@@ -175,13 +167,12 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
         dir: data_dir.checkpoints(),
         orders: orders.clone(),
     });
-    let mut pulses = Vec::new();
+    let mut threads = Vec::new();
     let generation = u32::try_from(entropy()? >> 32).expect("a shifted u64 fits");
     for (&core, roles) in &executors {
-        let pulse = Arc::<AtomicWaker>::default();
-        pulses.push(Arc::clone(&pulse));
+        let pulse = Arc::<Pulse>::default();
         let executor = Executor {
-            pulse,
+            pulse: Arc::clone(&pulse),
             roles: roles.clone(),
             wiring: wiring.clone(),
             raft: roles.contains(&Role::Raft).then(|| raft_seat.take().expect("one raft role")),
@@ -191,17 +182,23 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
             orders: orders.clone(),
             events: events.clone(),
         };
-        LocalExecutorBuilder::new(Pin::Fixed(core))
-            .name(&format!("core-{core}"))
+        let builder = LocalExecutorBuilder::new(Pin::Fixed(core))
             .spin_before_park(spin(core, true))
             .preempt_timer(PREEMPT_TIMER)
             .io_memory(IO_MEMORY)
-            .ring_depth(RING_DEPTH)
-            .spawn(move || executor.run())
-            .map_err(|error| BootError::Executor { core, reason: error.to_string() })?;
+            .ring_depth(RING_DEPTH);
+        let events = events.clone();
+        let thread = std::thread::Builder::new()
+            .name(format!("core-{core}"))
+            .spawn(move || match builder.make() {
+                Ok(local) => local.run(executor.run()),
+                Err(error) => tell(&events, Event::ExecutorFailed(core, error.to_string())),
+            })
+            .map_err(|source| BootError::Thread { what: "an executor", source })?;
+        threads.push(Patient { pulse, thread });
     }
 
-    start_pulse(pulses)?;
+    pulse::start(threads).map_err(|source| BootError::Thread { what: "the pulse", source })?;
     let shards = plan.shards.len();
     let signal = wait_until_serving(&inbox, shards)?;
     if signal.is_none() {
@@ -238,22 +235,6 @@ fn abort_on_panic() {
     }));
 }
 
-fn start_pulse(executors: Vec<Arc<AtomicWaker>>) -> Result<(), BootError> {
-    let pulse = move || {
-        loop {
-            std::thread::sleep(PULSE);
-            for executor in &executors {
-                executor.wake();
-            }
-        }
-    };
-    std::thread::Builder::new()
-        .name("pulse".to_owned())
-        .spawn(pulse)
-        .map(|_handle| ())
-        .map_err(|source| BootError::Thread { what: "the pulse", source })
-}
-
 fn forward_signals(events: Events) -> Result<(), BootError> {
     let thread = |source| BootError::Thread { what: "signal handling", source };
     // A file size limit would end the process without a word; with a handler the write fails instead.
@@ -276,6 +257,7 @@ fn wait_until_serving(inbox: &channel::Receiver<Event>, shards: usize) -> Result
     while serving < shards {
         match inbox.recv() {
             Ok(Event::Serving) => serving += 1,
+            Ok(Event::ExecutorFailed(core, reason)) => return Err(BootError::Executor { core, reason }),
             Ok(Event::ListenFailed(address, source)) => return Err(BootError::Listen { address, source }),
             Ok(Event::RaftRefused(error)) => return Err(BootError::Raft(error)),
             Ok(Event::Signal(signal)) => return Ok(Some(signal)),
@@ -384,7 +366,7 @@ struct StoreSeat {
 
 /// One executor's roles and what they start from. Built on the main thread, run on the core.
 struct Executor {
-    pulse: Arc<AtomicWaker>,
+    pulse: Arc<Pulse>,
     roles: Vec<Role>,
     wiring: Wiring,
     raft: Option<RaftSeat>,
@@ -399,13 +381,7 @@ impl Executor {
     async fn run(self) {
         let Ports { shards, raft, store } = self.wiring.ports(&self.roles);
         let mut tasks = Vec::new();
-        let pulse = self.pulse;
-        // Being woken is all it is for.
-        glommio::spawn_local(poll_fn(move |cx| {
-            pulse.register(cx.waker());
-            Poll::<()>::Pending
-        }))
-        .detach();
+        glommio::spawn_local(self.pulse.feel()).detach();
         for (shard, ports) in shards {
             let mut config = self.shard_config.clone();
             config.shard = u16::try_from(shard).expect("bounded by placement::SHARDS_MAX");

@@ -88,16 +88,24 @@ pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Creates a directory that only its owner can enter, and makes its name durable.
+/// Creates a directory that only its owner can enter, its parents too where they are missing, and makes
+/// all their names durable: a data directory whose parent is gone after a power cut is gone itself.
 ///
 /// # Errors
 /// What the file system answered.
 pub(super) fn create_private_dir(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
-        _ => sync_dir(Path::new(".")),
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if !parent.exists() {
+        create_private_dir(parent)?;
     }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if !path.is_dir() => return Err(error),
+        _ => {}
+    }
+    sync_dir(parent)
 }
 
 /// A data directory that this process holds the lock of.
@@ -289,6 +297,18 @@ mod tests {
             }
             assert!(parse_identity(&text[..position]).is_err());
         }
+    }
+
+    #[test]
+    fn a_directory_is_created_with_its_parents_and_again_without_harm() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b/c");
+        create_private_dir(&path).unwrap();
+        create_private_dir(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        fs::write(dir.path().join("file"), b"x").unwrap();
+        assert!(create_private_dir(&dir.path().join("file")).is_err());
+        assert!(create_private_dir(&dir.path().join("file/below")).is_err());
     }
 
     #[test]

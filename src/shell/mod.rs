@@ -19,6 +19,7 @@ mod log_writer;
 mod logging;
 mod mesh;
 mod placement;
+mod pulse;
 mod recovery;
 mod state_machine;
 mod wiring;

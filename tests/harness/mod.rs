@@ -20,6 +20,7 @@ use std::net::TcpListener;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use pinion::pb::etcdserverpb as pb;
@@ -132,9 +133,19 @@ impl Drop for WorkDir {
     }
 }
 
-/// A loopback port that was free a moment ago.
+/// A loopback port that is free and that nobody here was given before. Below the range from which the
+/// kernel serves clients and listeners that do not care: one of those may not take it meanwhile.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    // Test processes that run side by side begin apart.
+    let start = std::process::id().wrapping_mul(997);
+    loop {
+        let place = start.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(10_000 + place % 22_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// How to start one server.
