@@ -56,8 +56,7 @@ fn exercise(mut machine: Machine) {
         };
         ignore(machine.apply(&request(RequestKind::Put, put.encode_to_vec())));
     }
-    let delete =
-        pb::DeleteRangeRequest { key: "\0".into(), range_end: "k3".into(), ..Default::default() };
+    let delete = pb::DeleteRangeRequest { key: "\0".into(), range_end: "k3".into(), ..Default::default() };
     ignore(machine.apply(&request(RequestKind::DeleteRange, delete.encode_to_vec())));
     let store = machine.store();
     let all = KeyRange::From(b"");

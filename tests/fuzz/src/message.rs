@@ -83,8 +83,7 @@ fn rarely(input: &mut Unstructured<'_>) -> i64 {
 }
 
 pub fn range(input: &mut Unstructured<'_>) -> pb::RangeRequest {
-    let mut request =
-        pb::RangeRequest { key: key(input), range_end: range_end(input), ..Default::default() };
+    let mut request = pb::RangeRequest { key: key(input), range_end: range_end(input), ..Default::default() };
     if one_in(input, 2) {
         request.limit = number(input);
         request.revision = rarely(input);

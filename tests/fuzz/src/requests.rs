@@ -3,9 +3,12 @@
 //! Claims, for any bytes: `rpc::convert::command` answers; what it lets through to the log is never
 //! refused there for a reason that the client shard owns; `Machine::apply` answers every body of
 //! every kind, a refusal leaves the state as it was, and `apply::request::decode_group` answers.
-//! Two machines fed alike give equal answers to requests and reads and equal checkpoint streams,
-//! though one compacts in other slices, holds back compaction by checkpoints under way, and is now
-//! and then rebuilt from its own checkpoint. A range streamed in slices is the range asked at once.
+//! Two machines fed alike give equal answers to requests and reads and hold equal states, though one
+//! compacts in other slices, holds back compaction by checkpoints under way, and is now and then
+//! rebuilt from its own checkpoint. A range streamed in slices is the range asked at once.
+//!
+//! States are compared by content: a checkpoint's bytes also tell the links between versions, and a
+//! put over a compacted tombstone is linked to it exactly if compaction has not come by yet.
 
 use arbitrary::Unstructured;
 use bytes::Bytes;
@@ -15,13 +18,13 @@ use pinion::apply::{
     StatusFacts,
 };
 use pinion::membership::Cluster;
-use pinion::mvcc::Store;
+use pinion::mvcc::{KeyValueRef, Store};
 use pinion::pb::etcdserverpb as pb;
 use pinion::pb::peer;
 use pinion::replica::exchange::{Command, Query};
 use pinion::rpc::convert::{self, Limits};
 use pinion::rpc::range_stream::RangeStream;
-use pinion::types::{MemberId, Ticket};
+use pinion::types::{KeyRange, MemberId, Revision, Ticket};
 use prost::Message as _;
 
 use crate::message::{self, KINDS, METHODS};
@@ -61,6 +64,41 @@ pub fn stream(machine: &mut Machine, bytes_max: usize) -> Vec<u8> {
     while !machine.checkpoint_slice(&mut checkpoint, bytes_max, &mut out) {}
     machine.end_checkpoint(checkpoint);
     out
+}
+
+/// One version or tombstone: key, main and sub revision, and `(value, create, version, lease)`.
+type Record = (Vec<u8>, i64, i64, Option<(Vec<u8>, i64, i64, i64)>);
+
+/// All that a machine can ever be asked about.
+#[derive(Debug, PartialEq, Eq)]
+struct State {
+    revisions: (i64, i64),
+    /// Alive at the oldest readable revision.
+    oldest: Vec<Record>,
+    since: Vec<Record>,
+    cluster: Cluster,
+}
+
+fn state(machine: &Machine) -> State {
+    let store = machine.store();
+    let (current, compacted) = (store.current_revision(), store.compact_revision());
+    let oldest = compacted.max(0);
+    let put = |kv: KeyValueRef<'_>| (kv.value.to_vec(), kv.create_revision, kv.version, kv.lease);
+    State {
+        revisions: (current, compacted),
+        oldest: store
+            .scan(KeyRange::From(b""), oldest)
+            .map(|kv| (kv.key.to_vec(), kv.mod_revision, kv.sub, Some(put(kv))))
+            .collect(),
+        since: store
+            .changes(Revision::new(oldest, 0))
+            .map(|change| {
+                let Revision { main, sub } = change.revision;
+                (change.key.to_vec(), main, sub, change.put.map(put))
+            })
+            .collect(),
+        cluster: machine.cluster().clone(),
+    }
 }
 
 /// The first byte chooses how the rest is taken: as a call of a method, as an entry of a kind.
@@ -130,16 +168,16 @@ struct Twins {
     /// Lives a less quiet life.
     other: Machine,
     /// A checkpoint of `other` under way: what was written of it, and what it must be in the end.
-    checkpoint: Option<(Checkpoint, Vec<u8>, Vec<u8>)>,
-    /// `plain`'s state.
-    state: Vec<u8>,
+    checkpoint: Option<(Checkpoint, Vec<u8>, State)>,
+    /// `plain`'s checkpoint.
+    bytes: Vec<u8>,
 }
 
 impl Twins {
     fn new(limits: Limits) -> Self {
         let (mut plain, other) = (machine(), machine());
-        let state = stream(&mut plain, usize::MAX);
-        Self { limits, plain, other, checkpoint: None, state }
+        let bytes = stream(&mut plain, usize::MAX);
+        Self { limits, plain, other, checkpoint: None, bytes }
     }
 
     fn call(&mut self, method: convert::Method, body: Bytes) {
@@ -169,13 +207,13 @@ impl Twins {
             Applied::Now(outcome) => outcome,
             Applied::AfterCompaction(response) => Ok(response),
         };
-        let state = stream(&mut self.plain, usize::MAX);
+        let bytes = stream(&mut self.plain, usize::MAX);
         let now = self.plain.store().current_revision();
         if outcome.is_err() {
-            assert_eq!(self.state, state, "a refused request left something behind: {request:?}");
+            assert_eq!(self.bytes, bytes, "a refused request left something behind: {request:?}");
         }
         assert!(now == revision || now == revision + 1, "{revision} -> {now}: {request:?}");
-        self.state = state;
+        self.bytes = bytes;
         outcome
     }
 
@@ -223,7 +261,7 @@ impl Twins {
     /// Begins a checkpoint of `other`, or goes on with the one under way.
     fn turn_checkpoint(&mut self, bytes_max: usize) {
         let Some((mut checkpoint, mut written, expected)) = self.checkpoint.take() else {
-            let expected = self.state.clone();
+            let expected = state(&self.plain);
             self.checkpoint = Some((self.other.begin_checkpoint(), Vec::new(), expected));
             return;
         };
@@ -238,21 +276,19 @@ impl Twins {
             }
         }
         self.other.end_checkpoint(checkpoint);
-        let read = |bytes: &[u8]| {
-            let mut restore = Restore::new();
-            restore.feed(bytes).expect("the machine's own bytes");
-            stream(&mut restore.finish().expect("the machine's own stream"), usize::MAX)
-        };
-        assert_eq!(read(&written), read(&expected), "a checkpoint is not the state it began with");
+        let mut restore = Restore::new();
+        restore.feed(&written).expect("the machine's own bytes");
+        let twin = restore.finish().expect("the machine's own stream");
+        assert_eq!(state(&twin), expected, "a checkpoint is not the state it began with");
     }
 
     fn end(mut self) {
         if self.checkpoint.is_some() {
             self.turn_checkpoint(usize::MAX);
         }
-        assert_eq!(stream(&mut self.other, usize::MAX), self.state, "two machines fed alike differ");
+        assert_eq!(state(&self.other), state(&self.plain), "two machines fed alike differ");
         while !self.plain.work_slice(1_000) {}
-        assert_eq!(stream(&mut self.plain, usize::MAX), self.state, "compaction changed what is kept");
+        assert_eq!(stream(&mut self.plain, usize::MAX), self.bytes, "compaction changed what is kept");
         self.plain.store().check_invariants();
         self.other.store().check_invariants();
     }
@@ -273,8 +309,7 @@ pub fn history() -> Vec<Request> {
         };
         requests.push(request(RequestKind::Put, put.encode_to_vec()));
         if n % 9 == 8 {
-            let delete =
-                pb::DeleteRangeRequest { key: format!("k{}", n % 5).into(), ..Default::default() };
+            let delete = pb::DeleteRangeRequest { key: format!("k{}", n % 5).into(), ..Default::default() };
             requests.push(request(RequestKind::DeleteRange, delete.encode_to_vec()));
         }
     }

@@ -38,9 +38,7 @@ fn open(files: Files, after: (u64, u64)) -> Result<(Log, Recovered), WalError> {
     // entries; and a next segment is made.
     let bytes: usize = files.values().map(Vec::len).sum();
     let storage = MemoryStorage::from_files(SEGMENT_BYTES, files);
-    memory::bounded(6 * bytes + 8 * SEGMENT_BYTES as usize, || {
-        Wal::open(storage, IDENTITY, after.0, after.1)
-    })
+    memory::bounded(6 * bytes + 8 * SEGMENT_BYTES as usize, || Wal::open(storage, IDENTITY, after.0, after.1))
 }
 
 /// A log position: the ends of the range are where arithmetic breaks.

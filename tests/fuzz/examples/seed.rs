@@ -1,5 +1,7 @@
 //! Writes the corpora to start from: `seed DIR` fills `DIR/<target>/`. The same files every time.
 
+// No target: cargo-fuzz builds every binary with the engine's flags, and this one lacks the engine.
+
 use std::path::PathBuf;
 use std::{env, fs, io, process};
 
