@@ -248,3 +248,201 @@ fn huffman_fill_byte(at: u32, length: u32) -> u8 {
         byte << 1 | u8::from(!is_zero)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+
+    const FLAG_END_STREAM: u8 = 0x1;
+    const CODED: u8 = 0x80;
+    /// `http://127.0.0.1:1` in Huffman's code.
+    const URL_CODED: [u8; 13] =
+        [0x9d, 0x29, 0xae, 0xe3, 0x0c, 0x04, 0x4e, 0xae, 0x05, 0xc0, 0xb8, 0x6e, 0x07];
+
+    /// Masks `payload` as one frame, in pieces of `size`.
+    fn masked(flags: u8, payload: &[u8], size: usize) -> Vec<u8> {
+        let mut mask = AuthorityMask::default();
+        masked_by(&mut mask, kind::HEADERS, flags, payload, size)
+    }
+
+    fn masked_by(mask: &mut AuthorityMask, kind: u8, flags: u8, payload: &[u8], size: usize) -> Vec<u8> {
+        let mut bytes = payload.to_vec();
+        mask.on_head(&Head { length: count(bytes.len()), kind, flags, stream: 1 });
+        bytes.chunks_mut(size).for_each(|piece| mask.on_payload(piece));
+        bytes
+    }
+
+    #[track_caller]
+    fn check(flags: u8, before: &[&[u8]], after: &[&[u8]]) {
+        let before = before.concat();
+        for size in 1..=before.len() {
+            assert_eq!(masked(flags, &before, size), after.concat(), "in pieces of {size}");
+        }
+    }
+
+    fn coded_fill(length: u32) -> Vec<u8> {
+        (0..length).map(|at| huffman_fill_byte(at, length)).collect()
+    }
+
+    #[test]
+    fn plain_authority_is_masked_in_each_form_of_a_literal() {
+        let fields: [&[u8]; 2] = [b"\x83\x86\x44\x09/etcd/Put", b"\x40\x02te\x08trailers"];
+        for form in [0x41, 0x01, 0x11] {
+            let before: &[u8] = &[&[form, 18][..], b"http://127.0.0.1:1"].concat();
+            let after: &[u8] = &[&[form, 18][..], &[b'a'; 18]].concat();
+            check(FLAG_END_HEADERS, &[fields[0], before, fields[1]], &[fields[0], after, fields[1]]);
+        }
+    }
+
+    #[test]
+    fn coded_authority_is_masked_and_keeps_its_length_and_bit() {
+        let head: &[u8] = &[0x83, 0x41, CODED | 13];
+        let (fill, rest) = (coded_fill(13), &b"\x86\xbe\x44\x02/x"[..]);
+        check(FLAG_END_HEADERS, &[head, &URL_CODED, rest], &[head, &fill, rest]);
+    }
+
+    #[test]
+    fn size_updates_padding_and_priority_come_before_the_fields() {
+        // Table sizes 0 and 4096: one byte and three.
+        let sizes: &[u8] = &[0x20, 0x3f, 0xe1, 0x1f];
+        let (before, after): (&[u8], &[u8]) = (b"\x41\x07unix://\x83", b"\x41\x07aaaaaaa\x83");
+        let flags = FLAG_END_HEADERS | FLAG_END_STREAM;
+        check(flags, &[sizes, before], &[sizes, after]);
+        // What looks like an authority in the priority and the padding is none.
+        let (padding, priority): (&[u8], &[u8]) = (b"\x41\x01b", b"\x41\x03abc");
+        check(flags | FLAG_PRIORITY, &[priority, sizes, before], &[priority, sizes, after]);
+        check(flags | FLAG_PADDED, &[&[3], sizes, before, padding], &[&[3], sizes, after, padding]);
+        check(
+            flags | FLAG_PADDED | FLAG_PRIORITY,
+            &[&[3], priority, before, padding],
+            &[&[3], priority, after, padding],
+        );
+    }
+
+    #[test]
+    fn other_fields_frames_and_malformed_integers_are_left_alone() {
+        let same = |flags: u8, payload: &[u8]| check(flags, &[payload], &[payload]);
+        same(FLAG_END_HEADERS, b"\x44\x05http:\x01\x00\x00\x01b\x01c");
+        same(FLAG_END_HEADERS, b"\x42\x7f\x01http://authority of 128 bytes, and not here at an end");
+        same(FLAG_END_HEADERS, b"\xff\x80\x80\x80\x80\x01\x41\x03a//");
+        same(FLAG_END_HEADERS, b"\x41\x7f\xff\xff\xff\xff\x0fa//");
+        same(FLAG_PADDED, b"\xff\x41\x03a//");
+        let mut mask = AuthorityMask::default();
+        for kind in [kind::DATA, kind::PING, kind::CONTINUATION] {
+            assert_eq!(masked_by(&mut mask, kind, 0, b"\x41\x03a//", 2), b"\x41\x03a//");
+        }
+    }
+
+    #[test]
+    fn block_goes_on_in_continuation_and_the_next_one_starts_anew() {
+        let mut mask = AuthorityMask::default();
+        let mut go = |kind, flags, payload: &[u8]| masked_by(&mut mask, kind, flags, payload, 1);
+        assert_eq!(go(kind::HEADERS, 0, b"\x83\x41\x05a/"), b"\x83\x41\x05aa");
+        assert_eq!(go(kind::CONTINUATION, 0, b"/"), b"a");
+        assert_eq!(go(kind::CONTINUATION, FLAG_END_HEADERS, b"//\x41\x05/"), b"aa\x41\x05a");
+        assert_eq!(go(kind::CONTINUATION, FLAG_END_HEADERS, b"////"), b"////");
+        assert_eq!(go(kind::HEADERS, FLAG_END_HEADERS, b"\x41\x01/"), b"\x41\x01a");
+    }
+
+    /// How many characters a filling is.
+    fn decoded(fill: &[u8]) -> Vec<u8> {
+        let bits: Vec<bool> =
+            fill.iter().flat_map(|byte| (0..8).rev().map(move |n| byte >> n & 1 == 1)).collect();
+        let (mut at, mut text) = (0, Vec::new());
+        while 8 <= bits.len() - at {
+            // Both characters' codes have their first zero after eleven or after six ones.
+            let (bits, length, character) = (&bits[at..], 13, b'~');
+            let (length, character) = if bits[6] { (length, character) } else { (8, b'X') };
+            assert_eq!(bits[..length].iter().position(|bit| !bit), Some(if length == 13 { 11 } else { 6 }));
+            assert_eq!(bits[length - 1], length == 13);
+            text.push(character);
+            at += length;
+        }
+        assert!(bits[at..].iter().all(|&bit| bit), "filled up with ones");
+        text
+    }
+
+    #[test]
+    fn filling_is_never_longer_than_the_uri_that_it_stands_for() {
+        const CODES: [(usize, &[u8]); 7] = [
+            (5, b"012aceiost"),
+            (6, b"%-./3456789=A_bdfghlmnpru"),
+            (7, b":BCDEFGHIJKLMNOPQRSTUVWYjkqvwxyz"),
+            (8, b"&*,;XZ"),
+            (10, b"!()?"),
+            (11, b"'+"),
+            (13, b"#$@[]~"), // '#' has 12
+        ];
+        let seed = 0x10;
+        let mut rng = StdRng::seed_from_u64(seed);
+        for _ in 0..20_000 {
+            let length = rng.random_range(1..40);
+            let only = rng.random_range(0..2 * CODES.len());
+            let bits: usize = (0..length)
+                .map(|_| CODES[if only < CODES.len() { only } else { rng.random_range(0..CODES.len()) }].0)
+                .sum();
+            let fill = coded_fill(count(bits.div_ceil(8)));
+            assert!(decoded(&fill).len() <= length, "seed {seed}: {length} characters of {bits} bits");
+        }
+    }
+
+    /// What counts is what `h2` makes of it.
+    #[tokio::test(flavor = "current_thread")]
+    async fn h2_takes_every_filling_and_finds_it_in_its_table_again() {
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+        let mut mask = AuthorityMask::default();
+        let mut stream = 1_u32;
+        for length in 1..=100_u8 {
+            for coded in [0, CODED] {
+                let first =
+                    [&[0x83, 0x86, 0x84, 0x41, coded | length][..], &vec![b'/'; length.into()]].concat();
+                for block in [&first[..], &[0x83, 0x86, 0x84, 0xbe]] {
+                    bytes.extend_from_slice(&[0, 0, u8::try_from(block.len()).unwrap(), 1]);
+                    bytes.push(FLAG_END_HEADERS | FLAG_END_STREAM);
+                    bytes.extend_from_slice(&stream.to_be_bytes());
+                    bytes.extend(masked_by(&mut mask, kind::HEADERS, FLAG_END_HEADERS, block, 3));
+                    stream += 2;
+                }
+            }
+        }
+        tokio::io::AsyncWriteExt::write_all(&mut client, &bytes).await.unwrap();
+        let mut h2 = h2::server::handshake(server).await.unwrap();
+        let mut kept = Vec::new();
+        for length in 1..=100_u8 {
+            for expected in [vec![b'a'; length.into()], decoded(&coded_fill(length.into()))] {
+                for _ in 0..2 {
+                    let (request, responder) = h2.accept().await.unwrap().unwrap();
+                    let authority = request.uri().authority().unwrap().as_str();
+                    assert_eq!(authority.as_bytes(), expected, "of {length} bytes");
+                    kept.push(responder);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn random_bytes_never_panic_and_pieces_make_no_difference() {
+        let seed = 0x11;
+        let mut rng = StdRng::seed_from_u64(seed);
+        for round in 0..20_000 {
+            let length = rng.random_range(0..60);
+            // Mostly small bytes and authorities, so that a block gets far.
+            let payload: Vec<u8> = (0..length)
+                .map(|_| match rng.random_range(0..4) {
+                    0 => 0x41,
+                    1 => rng.random_range(0..8),
+                    _ => rng.random(),
+                })
+                .collect();
+            let flags: u8 = rng.random();
+            let whole = masked(flags, &payload, 60);
+            let size = rng.random_range(1..10);
+            assert_eq!(masked(flags, &payload, size), whole, "seed {seed}, round {round}, pieces of {size}");
+            assert_eq!(whole.len(), payload.len());
+        }
+    }
+}
