@@ -164,7 +164,9 @@ pub fn percent_decode(text: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
-        let hex = bytes.get(at + 1..at + 3).and_then(|digits| std::str::from_utf8(digits).ok());
+        // Checked here, since `from_str_radix` takes a sign as well.
+        let hex = bytes.get(at + 1..at + 3).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        let hex = hex.and_then(|digits| std::str::from_utf8(digits).ok());
         match hex.filter(|_| byte == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
             Some(decoded) => {
                 out.push(decoded);
@@ -334,6 +336,7 @@ mod tests {
         }
         assert_eq!(percent_encode("a%\n"), "a%25%0A");
         assert_eq!(percent_decode("%zz%4"), "%zz%4");
+        assert_eq!(percent_decode("%+1%-1%2b"), "%+1%-1+", "a sign is no digit");
     }
 
     #[test]

@@ -160,8 +160,10 @@ fn measure(data_dir: &DataDir) -> Result<SyncMode, RecoveryError> {
         wal::probe::Choice::Direct => SyncMode::Direct,
     };
     tracing::info!(
-        mmap_us = probe.mmap_us,
-        direct_us = probe.direct_us,
+        small_mmap_us = probe.small.mmap_us,
+        small_direct_us = probe.small.direct_us,
+        large_mmap_us = probe.large.mmap_us,
+        large_direct_us = probe.large.direct_us,
         chosen = mode.as_str(),
         "measured how fast this disk syncs the log; --wal-sync overrides the choice"
     );

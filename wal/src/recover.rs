@@ -28,9 +28,9 @@ pub(crate) fn read(storage: &mut impl Storage, identity: Identity, after: Point)
     check_gapless(storage, &found)?;
     let first = first_needed(storage, identity, &found, after.index)?;
     let scanned = scan_from(storage, identity, &found[first..])?;
-    if after.index < scanned.base.index {
+    if after.index < scanned.covered_min {
         let file = storage.locate(oldest);
-        return Err(WalError::Hole { file, base: scanned.base.index, after: after.index });
+        return Err(WalError::Hole { file, base: scanned.covered_min, after: after.index });
     }
     let last = scanned.last();
     if let Some(state) = scanned.hard_state
@@ -164,28 +164,53 @@ mod tests {
     use crate::storage::empty_head;
     use std::collections::BTreeMap;
 
+    const IDENTITY: Identity = Identity { cluster_id: 1, member_id: 2 };
+
+    /// A log of one segment with one group, and where that group ends.
+    fn log_of(seq: SegmentSeq, group: &Group<'_>) -> (Vec<u8>, usize) {
+        let mut image = empty_head(IDENTITY, seq, SEGMENT_BYTES_MIN);
+        image.resize(SEGMENT_BYTES_MIN as usize, 0);
+        let end = DATA_OFFSET + group.sectors() as usize * SECTOR_BYTES;
+        let writing = Writing::new(IDENTITY, seq);
+        group.encode(writing, DATA_SECTOR, DATA_SECTOR, 1, 0, &mut image[DATA_OFFSET..end]);
+        (image, end)
+    }
+
+    fn read_image(seq: SegmentSeq, image: Vec<u8>, after: Point) -> Result<Found, WalError> {
+        let files = BTreeMap::from([(seq.file_name(), image)]);
+        read(&mut MemoryStorage::from_files(SEGMENT_BYTES_MIN, files), IDENTITY, after)
+    }
+
     #[test]
     fn a_log_that_ends_before_its_own_commit_index_is_refused() {
-        let identity = Identity { cluster_id: 1, member_id: 2 };
         let seq = SegmentSeq(1);
         let commit = HardState { term: 1, vote: 0, commit: 7 };
         let group = Group { start: Some(Point::default()), hard_state: Some(commit), ..Group::default() };
-        let mut image = empty_head(identity, seq, SEGMENT_BYTES_MIN);
-        image.resize(SEGMENT_BYTES_MIN as usize, 0);
-        let end = DATA_OFFSET + group.sectors() as usize * SECTOR_BYTES;
-        group.encode(
-            Writing::new(identity, seq),
-            DATA_SECTOR,
-            DATA_SECTOR,
-            1,
-            0,
-            &mut image[DATA_OFFSET..end],
-        );
-        let files = BTreeMap::from([(seq.file_name(), image)]);
-        let mut storage = MemoryStorage::from_files(SEGMENT_BYTES_MIN, files);
-        let Err(error) = read(&mut storage, identity, Point::default()) else { panic!("accepted") };
+        let (image, _) = log_of(seq, &group);
+        let Err(error) = read_image(seq, image.clone(), Point::default()) else { panic!("accepted") };
         assert!(matches!(error, WalError::Corrupt { index: 1, .. }), "{error}");
         assert!(error.to_string().contains("7 was committed"), "{error}");
-        assert!(read(&mut storage, identity, Point { index: 7, term: 1 }).is_ok());
+        assert!(read_image(seq, image, Point { index: 7, term: 1 }).is_ok());
+    }
+
+    #[test]
+    fn damage_behind_the_highest_possible_index_is_refused_not_a_panic() {
+        let (seq, start) = (SegmentSeq(1), Point { index: u64::MAX, term: 1 });
+        let (mut image, end) = log_of(seq, &Group { start: Some(start), ..Group::default() });
+        image[end] = 1;
+        let Err(error) = read_image(seq, image, start) else { panic!("accepted") };
+        assert!(matches!(error, WalError::Corrupt { index: u64::MAX, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_log_in_the_last_possible_segment_is_refused_not_a_panic() {
+        let group = Group { start: Some(Point::default()), ..Group::default() };
+        let last = SegmentSeq(u32::MAX);
+        let Err(error) = read_image(last, log_of(last, &group).0, Point::default()) else {
+            panic!("accepted, and no segment can follow");
+        };
+        assert!(matches!(error, WalError::Corrupt { .. }), "{error}");
+        let before = SegmentSeq(u32::MAX - 1);
+        assert!(read_image(before, log_of(before, &group).0, Point::default()).is_ok());
     }
 }

@@ -62,6 +62,9 @@ pub struct ScannedSegment {
 pub struct Scanned {
     /// What precedes the first entry.
     pub base: Point,
+    /// The checkpoint must cover all through this index. Above `base.index` only where entries that
+    /// older segments held were replaced in these: what precedes them is then not known here.
+    pub covered_min: u64,
     /// Contiguous from `base.index + 1`.
     pub entries: Vec<Entry>,
     pub hard_state: Option<HardState>,
@@ -89,6 +92,7 @@ impl Scanned {
 pub struct Scan {
     identity: Identity,
     base: Option<Point>,
+    covered_min: u64,
     entries: Vec<Entry>,
     hard_state: Option<HardState>,
     segments: Vec<ScannedSegment>,
@@ -131,6 +135,7 @@ impl Scan {
         Self {
             identity,
             base: None,
+            covered_min: 0,
             entries: Vec::new(),
             hard_state: None,
             segments: Vec::new(),
@@ -148,6 +153,10 @@ impl Scan {
         let writing = Writing::new(self.identity, seq);
         if let Some(end) = self.end {
             return self.check_unused(end, writing, image);
+        }
+        if seq.0 == u32::MAX {
+            // No log gets there (`SegmentSeq::next`), but a file can claim it.
+            return Err(self.damage(seq, 0, "no segment can follow this one"));
         }
         if self.announced.is_some_and(|announced| announced != seq) {
             return Err(self.damage(seq, 0, "the segment before it announces another one next"));
@@ -178,6 +187,7 @@ impl Scan {
         };
         Ok(Scanned {
             base,
+            covered_min: self.covered_min.max(base.index),
             entries: self.entries,
             hard_state: self.hard_state,
             segments: self.segments,
@@ -196,7 +206,9 @@ impl Scan {
     }
 
     fn damage(&self, seq: SegmentSeq, sector: u64, reason: &'static str) -> Damage {
-        Damage { seq, offset: sector, index: self.last().index + 1, fault: Fault::Bytes(reason) }
+        // A point is believed as it is read, and no index lies behind the last one.
+        let index = self.last().index.saturating_add(1);
+        Damage { seq, offset: sector, index, fault: Fault::Bytes(reason) }
     }
 
     fn damage_at(&self, at: Position, reason: &'static str) -> Damage {
@@ -275,6 +287,7 @@ impl Scan {
                 Record::HardState(state) => self.hard_state = Some(state),
                 Record::Reset(point) => {
                     self.base = Some(point);
+                    self.covered_min = point.index;
                     self.entries.clear();
                 }
                 Record::Entry(entry) => self.entry(entry)?,
@@ -301,8 +314,9 @@ impl Scan {
             let kept = usize::try_from(before - base).expect("no more than entries held");
             self.entries.truncate(kept);
         } else {
-            // It reaches back into segments that this scan did not need: the checkpoint is past what
-            // was replaced there (`recover::first_needed`), so nobody asks for the term at `before`.
+            // It reaches back into segments that this scan does not have. They may be missing only if
+            // the checkpoint is past what was replaced there; then nobody asks for the term at `before`.
+            self.covered_min = self.covered_min.max(base);
             self.base = Some(Point { index: before, term: 0 });
             self.entries.clear();
         }

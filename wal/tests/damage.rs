@@ -149,6 +149,34 @@ fn a_missing_segment_is_refused_unless_it_was_never_used() {
 }
 
 #[test]
+fn a_missing_segment_is_refused_also_where_the_next_one_begins_by_replacing_an_entry_of_it() {
+    let mut wal = create();
+    let mut model = Model::default();
+    for index in 1..=9 {
+        let entries = [entry(index, 1, 300)];
+        wal.append(Some(state(1, index.min(8))), &entries).unwrap();
+        model.append(Some(state(1, index.min(8))), &entries);
+    }
+    // Does not fit behind them, so it opens the next segment: with index 9, which the first has too.
+    let (hard_state, entries) = (Some(state(2, 8)), [entry(9, 2, 3000), entry(10, 2, 100)]);
+    wal.append(hard_state, &entries).unwrap();
+    wal.sync().unwrap();
+    model.append(hard_state, &entries);
+    assert_eq!(wal.segments_count(), 2);
+    let mut files = wal.into_storage().files();
+    files.remove("00000001.wal");
+
+    for (after, term) in [(0, 0), (3, 1), (8, 1)] {
+        let opened = open(MemoryStorage::from_files(SEGMENT, files.clone()), after, term);
+        let Err(error) = opened else { panic!("beside a checkpoint at {after}: accepted") };
+        assert!(matches!(error, WalError::Hole { base: 9, .. }), "beside {after}: {error}");
+    }
+    // With a checkpoint past what was replaced, the first segment may be gone.
+    let (_, recovered) = open(MemoryStorage::from_files(SEGMENT, files), 9, 2).unwrap();
+    assert_eq!((seen(&recovered), recovered.notes), (model.after(9), vec![]));
+}
+
+#[test]
 fn a_zeroed_or_swapped_page_before_the_last_group_is_refused() {
     let (files, model) = small_log(false);
     for (name, bytes) in files.iter().take(2) {

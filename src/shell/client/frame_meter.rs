@@ -3,7 +3,7 @@
 //! `h2` bounds what a frame may make it remember, not how many frames it answers: a client that
 //! sends nothing but PING, SETTINGS, RST_STREAM, PRIORITY, WINDOW_UPDATE or empty DATA keeps a core
 //! busy for ever. So the bytes are counted as they pass, before `h2` sees them: nine bytes of each
-//! frame are looked at, no payload is.
+//! frame are looked at, and no payload but header blocks, whose authority is masked (`authority`).
 //!
 //! Plain values: no clock and no socket; `now_ms` comes in.
 //!
@@ -11,6 +11,8 @@
 //! bytes were cut.
 //! Cost: O(1) a frame plus O(1) a piece of bytes.
 //! Compatibility: the ping policy is gRPC-Go's, with etcd's parameters; the rest is ours.
+
+use super::authority::AuthorityMask;
 
 /// Bytes of a frame's head.
 const HEAD_BYTES: usize = 9;
@@ -35,6 +37,7 @@ pub(super) mod kind {
     pub(in super::super) const HEADERS: u8 = 1;
     pub(in super::super) const PING: u8 = 6;
     pub(in super::super) const GO_AWAY: u8 = 7;
+    pub(in super::super) const CONTINUATION: u8 = 9;
 }
 
 /// The END_STREAM flag of DATA, and the ACK flag of SETTINGS and PING.
@@ -47,6 +50,15 @@ pub(super) struct Head {
     pub(super) kind: u8,
     pub(super) flags: u8,
     pub(super) stream: u32,
+}
+
+/// What bytes are that went by.
+enum Passed {
+    PartOfHead,
+    /// The last of a head: the frame starts.
+    Head(Head),
+    /// Of the frame that started last.
+    Payload,
 }
 
 /// Finds frame heads in a stream of bytes that comes in arbitrary pieces.
@@ -63,25 +75,33 @@ impl FrameWalker {
     /// Goes over `bytes` and tells `on_frame` each head that is complete.
     pub(super) fn walk(&mut self, mut bytes: &[u8], mut on_frame: impl FnMut(Head)) {
         while !bytes.is_empty() {
-            if 0 < self.payload_left {
-                let skipped = self.payload_left.min(bytes.len());
-                self.payload_left -= skipped;
-                bytes = &bytes[skipped..];
-                continue;
+            let (passed, what) = self.pass(bytes);
+            if let Passed::Head(head) = what {
+                on_frame(head);
             }
-            let taken = (HEAD_BYTES - self.head_filled).min(bytes.len());
-            self.head[self.head_filled..self.head_filled + taken].copy_from_slice(&bytes[..taken]);
-            self.head_filled += taken;
-            bytes = &bytes[taken..];
-            if self.head_filled == HEAD_BYTES {
-                let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = self.head;
-                let length = u32::from_be_bytes([0, l0, l1, l2]);
-                let stream = u32::from_be_bytes([s0, s1, s2, s3]) & 0x7fff_ffff;
-                self.head_filled = 0;
-                self.payload_left = length as usize;
-                on_frame(Head { length, kind, flags, stream });
-            }
+            bytes = &bytes[passed..];
         }
+    }
+
+    /// Passes the first of `bytes`, as many as belong together, and says what they are.
+    fn pass(&mut self, bytes: &[u8]) -> (usize, Passed) {
+        if 0 < self.payload_left {
+            let passed = self.payload_left.min(bytes.len());
+            self.payload_left -= passed;
+            return (passed, Passed::Payload);
+        }
+        let passed = (HEAD_BYTES - self.head_filled).min(bytes.len());
+        self.head[self.head_filled..self.head_filled + passed].copy_from_slice(&bytes[..passed]);
+        self.head_filled += passed;
+        if self.head_filled < HEAD_BYTES {
+            return (passed, Passed::PartOfHead);
+        }
+        let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = self.head;
+        let length = u32::from_be_bytes([0, l0, l1, l2]);
+        let stream = u32::from_be_bytes([s0, s1, s2, s3]) & 0x7fff_ffff;
+        self.head_filled = 0;
+        self.payload_left = length as usize;
+        (passed, Passed::Head(Head { length, kind, flags, stream }))
     }
 
     /// Whether the last byte seen was the last of a frame.
@@ -103,6 +123,7 @@ pub(super) enum Abuse {
 #[derive(Debug)]
 pub(super) struct FrameMeter {
     inbound: FrameWalker,
+    authority: AuthorityMask,
     outbound: FrameWalker,
     /// Control frames of the current second, less the credit, at least 0.
     control_frames: u32,
@@ -123,6 +144,7 @@ impl FrameMeter {
     pub(super) fn new(ping_interval_min_ms: u64) -> Self {
         Self {
             inbound: FrameWalker::default(),
+            authority: AuthorityMask::default(),
             outbound: FrameWalker::default(),
             control_frames: 0,
             second: 0,
@@ -137,30 +159,40 @@ impl FrameMeter {
         }
     }
 
-    /// Bytes from the client, after the preface.
-    pub(super) fn on_received(&mut self, now_ms: u64, bytes: &[u8]) {
+    /// Bytes from the client, after the preface and before `h2`: their authority is masked.
+    pub(super) fn on_received(&mut self, now_ms: u64, mut bytes: &mut [u8]) {
         let second = now_ms / 1000;
         if second != self.second {
             self.second = second;
             self.control_frames = 0;
         }
-        let Self { inbound, control_frames, frames, last_stream, pings, .. } = self;
-        inbound.walk(bytes, |head| {
-            *frames += 1;
-            let acked_or_ended = head.flags & FLAG_END_STREAM_OR_ACK != 0;
-            match head.kind {
-                kind::HEADERS => *last_stream = (*last_stream).max(head.stream),
-                // Empty DATA that ends a stream is how some clients half-close.
-                kind::DATA if 0 < head.length || acked_or_ended => {}
-                kind::PING if acked_or_ended => {}
-                kind::PING => {
-                    *pings = pings.saturating_add(1);
-                    *control_frames = control_frames.saturating_add(1);
-                }
-                _ => *control_frames = control_frames.saturating_add(1),
+        while !bytes.is_empty() {
+            let (passed, what) = self.inbound.pass(bytes);
+            match what {
+                Passed::Head(head) => self.on_frame_received(head),
+                Passed::Payload => self.authority.on_payload(&mut bytes[..passed]),
+                Passed::PartOfHead => {}
             }
-        });
+            bytes = &mut bytes[passed..];
+        }
         self.flooded |= CONTROL_FRAMES_PER_S_MAX < self.control_frames;
+    }
+
+    fn on_frame_received(&mut self, head: Head) {
+        self.frames += 1;
+        self.authority.on_head(&head);
+        let acked_or_ended = head.flags & FLAG_END_STREAM_OR_ACK != 0;
+        match head.kind {
+            kind::HEADERS => self.last_stream = self.last_stream.max(head.stream),
+            // Empty DATA that ends a stream is how some clients half-close.
+            kind::DATA if 0 < head.length || acked_or_ended => {}
+            kind::PING if acked_or_ended => {}
+            kind::PING => {
+                self.pings = self.pings.saturating_add(1);
+                self.control_frames = self.control_frames.saturating_add(1);
+            }
+            _ => self.control_frames = self.control_frames.saturating_add(1),
+        }
     }
 
     /// Bytes to the client.
@@ -283,21 +315,21 @@ mod tests {
             frame(0, 0, 1, &[]),
             frame(0xee, 0, 0, &[1]),
         ];
-        for flood in floods {
+        for mut flood in floods {
             let mut meter = FrameMeter::new(5_000);
             for _ in 0..CONTROL_FRAMES_PER_S_MAX {
-                meter.on_received(100, &flood);
+                meter.on_received(100, &mut flood);
             }
             assert!(!meter.flooded);
-            meter.on_received(100, &flood);
+            meter.on_received(100, &mut flood);
             assert_eq!(meter.check(100, || true), Err(Abuse::ControlFlood), "{flood:?}");
         }
         let mut meter = FrameMeter::new(5_000);
         for _ in 0..10 * CONTROL_FRAMES_PER_S_MAX {
-            meter.on_received(100, &frame(1, 4, 1, b"h"));
-            meter.on_received(100, &frame(0, 0, 1, b"d"));
-            meter.on_received(100, &frame(0, 1, 1, b""));
-            meter.on_received(100, &frame(PING, 1, 0, &[0; 8]));
+            meter.on_received(100, &mut frame(1, 4, 1, b"h"));
+            meter.on_received(100, &mut frame(0, 0, 1, b"d"));
+            meter.on_received(100, &mut frame(0, 1, 1, b""));
+            meter.on_received(100, &mut frame(PING, 1, 0, &[0; 8]));
         }
         assert_eq!(meter.check(100, || true), Ok(()));
     }
@@ -306,8 +338,8 @@ mod tests {
     fn window_updates_that_answer_our_frames_are_no_flood() {
         let mut meter = FrameMeter::new(5_000);
         for _ in 0..100_000 {
-            meter.on_received(100, &frame(8, 0, 1, &[0, 0, 0, 9]));
-            meter.on_received(100, &frame(8, 0, 0, &[0, 0, 0, 9]));
+            meter.on_received(100, &mut frame(8, 0, 1, &[0, 0, 0, 9]));
+            meter.on_received(100, &mut frame(8, 0, 0, &[0, 0, 0, 9]));
             meter.on_sent(&frame(0, 0, 1, b"x"));
         }
         assert_eq!(meter.check(100, || true), Ok(()));
@@ -318,7 +350,7 @@ mod tests {
         let mut meter = FrameMeter::new(5_000);
         for second in 0..5 {
             for _ in 0..CONTROL_FRAMES_PER_S_MAX {
-                meter.on_received(second * 1000, &frame(4, 0, 0, &[]));
+                meter.on_received(second * 1000, &mut frame(4, 0, 0, &[]));
             }
         }
         assert_eq!(meter.check(5_000, || true), Ok(()));
@@ -328,7 +360,7 @@ mod tests {
     fn pings(at_ms: &[u64], has_streams: bool) -> Option<usize> {
         let mut meter = FrameMeter::new(5_000);
         at_ms.iter().position(|&now| {
-            meter.on_received(now, &frame(PING, 0, 0, &[0; 8]));
+            meter.on_received(now, &mut frame(PING, 0, 0, &[0; 8]));
             meter.check(now, || has_streams).is_err()
         })
     }
@@ -346,7 +378,7 @@ mod tests {
     fn data_sent_forgives_strikes() {
         let mut meter = FrameMeter::new(5_000);
         for now in 0..100 {
-            meter.on_received(now, &frame(PING, 0, 0, &[0; 8]));
+            meter.on_received(now, &mut frame(PING, 0, 0, &[0; 8]));
             assert_eq!(meter.check(now, || true), Ok(()), "ping {now}");
             meter.on_sent(&frame(1, 4, 1, b"h"));
         }

@@ -203,11 +203,14 @@ impl Io {
 
     fn poll_metered_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.pushback_taken < self.pushback.len() {
-            let rest = &self.pushback[self.pushback_taken..];
-            let n = rest.len().min(into.remaining());
-            into.put_slice(&rest[..n]);
+            let start = self.pushback_taken;
+            let n = (self.pushback.len() - start).min(into.remaining());
             self.pushback_taken += n;
-            self.meter_received(n);
+            let bytes = &mut self.pushback[start..self.pushback_taken];
+            let skipped = self.preface_left.min(n);
+            self.preface_left -= skipped;
+            self.meter.on_received(self.now_ms, &mut bytes[skipped..]);
+            into.put_slice(bytes);
             if self.pushback_taken == self.pushback.len() {
                 self.pushback = Vec::new();
                 self.pushback_taken = 0;
@@ -232,11 +235,12 @@ impl Io {
         match self.poll_raw_read(cx, &mut scratch[..room]) {
             Poll::Ready(Ok(n)) => {
                 self.turn_bytes += n;
-                let bytes = &scratch[..n];
-                into.put_slice(bytes);
+                let bytes = &mut scratch[..n];
                 let skipped = self.preface_left.min(n);
                 self.preface_left -= skipped;
-                self.meter.on_received(self.now_ms, &bytes[skipped..]);
+                // Before h2 has them: the meter masks the authority in them.
+                self.meter.on_received(self.now_ms, &mut bytes[skipped..]);
+                into.put_slice(bytes);
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -245,14 +249,6 @@ impl Io {
                 Poll::Pending
             }
         }
-    }
-
-    /// Meters the last `n` bytes taken from the pushback.
-    fn meter_received(&mut self, n: usize) {
-        let bytes = &self.pushback[self.pushback_taken - n..self.pushback_taken];
-        let skipped = self.preface_left.min(n);
-        self.preface_left -= skipped;
-        self.meter.on_received(self.now_ms, &bytes[skipped..]);
     }
 
     fn poll_gather(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {

@@ -20,6 +20,7 @@
 //! Compatibility: gRPC-Go's answers to malformed calls, etcd's keepalive policy and timeouts.
 
 mod account;
+mod authority;
 mod call;
 mod connection;
 mod counters;

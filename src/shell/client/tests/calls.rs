@@ -7,7 +7,7 @@ use http::{Request, StatusCode};
 use prost::Message as _;
 
 use super::super::gzip;
-use super::raw::{self, Raw};
+use super::raw::{self, Raw, frame};
 use super::*;
 
 #[test]
@@ -416,4 +416,43 @@ fn stop_lets_calls_finish_and_takes_no_new_ones() {
         let (answered, ()) = tokio::join!(call, waited);
         assert_eq!(answered.status().0, 0);
     });
+}
+
+#[test]
+fn url_as_authority_is_answered_also_from_the_table_and_byte_by_byte() {
+    let server = Server::start(quick());
+    let fields = |authority: &[u8]| {
+        let path = header_value(PUT.as_bytes());
+        let content_type = header_value(b"application/grpc");
+        let head = [b"\x83\x86\x04", &path[..], authority, b"\x0f\x10", &content_type].concat();
+        [&head[..], b"\x00\x02te\x08trailers"].concat()
+    };
+    // The second call has it from the dynamic table.
+    let literal = [b"\x41", &header_value(b"http://127.0.0.1:1")[..]].concat();
+    for size in [usize::MAX, 1] {
+        let mut raw = Raw::open(&server);
+        for (stream, authority) in [(1, &literal[..]), (3, b"\xbe")] {
+            let bytes = [
+                frame(raw::HEADERS, raw::END_HEADERS, stream, &fields(authority)),
+                frame(raw::DATA, raw::END_STREAM, stream, &put("k", b"v")),
+            ]
+            .concat();
+            bytes.chunks(size.min(bytes.len())).for_each(|piece| raw.send(piece));
+            loop {
+                let answer = raw.receive().expect("the connection lives");
+                assert_ne!(answer.kind, raw::RST_STREAM, "stream {stream} in pieces of {size}");
+                if answer.kind == raw::HEADERS && answer.flags & raw::END_STREAM != 0 {
+                    assert_eq!(answer.stream, stream);
+                    break;
+                }
+            }
+        }
+        raw.send(&frame(raw::PING, 0, 0, b"stillup!"));
+        assert_eq!(raw.receive_kind(raw::PING).unwrap().payload, b"stillup!");
+    }
+}
+
+/// A short string as HPACK has it, without Huffman's code.
+fn header_value(value: &[u8]) -> Vec<u8> {
+    [&[u8::try_from(value.len()).unwrap()], value].concat()
 }

@@ -1,0 +1,201 @@
+//! etcd's KV requests out of the engine's bytes: well-formed ones, and the many ways to be odd.
+//!
+//! Keys come from a small alphabet so that requests meet; numbers are mostly near the revisions that
+//! a short run reaches, and sometimes at the ends of their range.
+
+use arbitrary::Unstructured;
+use bytes::Bytes;
+use pinion::apply::RequestKind;
+use pinion::pb::etcdserverpb as pb;
+use pinion::pb::etcdserverpb::compare::TargetUnion;
+use pinion::pb::etcdserverpb::request_op::Request as Op;
+use pinion::pb::peer;
+use pinion::rpc::convert::Method;
+use prost::Message as _;
+
+use crate::{below, bytes, number, one_in};
+
+/// Every method that becomes a command.
+pub const METHODS: [Method; 10] = [
+    Method::Put,
+    Method::Txn,
+    Method::DeleteRange,
+    Method::Range,
+    Method::Compact,
+    Method::RangeStream,
+    Method::HashKv,
+    Method::Hash,
+    Method::MemberList,
+    Method::Status,
+];
+
+/// Every kind of request in the log.
+pub const KINDS: [RequestKind; 5] = [
+    RequestKind::Put,
+    RequestKind::Txn,
+    RequestKind::DeleteRange,
+    RequestKind::Compact,
+    RequestKind::PublishMember,
+];
+
+/// Levels of transactions inside transactions that are built; deeper ones come as raw bytes.
+const DEPTH_MAX: usize = 4;
+
+pub fn key(input: &mut Unstructured<'_>) -> Bytes {
+    match below(input, 12) {
+        0..=8 => {
+            let length = 1 + below(input, 3);
+            (0..length).map(|_| b"ab\0\xff"[below(input, 4)]).collect()
+        }
+        9 => Bytes::from_static(b"\0"),
+        10 => Bytes::copy_from_slice(bytes(input, 40)),
+        _ => Bytes::new(),
+    }
+}
+
+pub fn range_end(input: &mut Unstructured<'_>) -> Bytes {
+    match below(input, 4) {
+        0 | 1 => Bytes::new(),
+        2 => Bytes::from_static(b"\0"),
+        _ => key(input),
+    }
+}
+
+fn value(input: &mut Unstructured<'_>) -> Bytes {
+    match below(input, 8) {
+        0 => Bytes::new(),
+        7 => vec![b'v'; below(input, 3_000)].into(),
+        _ => Bytes::copy_from_slice(bytes(input, 6)),
+    }
+}
+
+/// A number of an enum with `known` values, or one that is not known.
+fn choice(input: &mut Unstructured<'_>, known: usize) -> i32 {
+    match below(input, known + 1) {
+        chosen if chosen < known => i32::try_from(chosen).unwrap_or(0),
+        _ => input.arbitrary().unwrap_or(0),
+    }
+}
+
+/// A number, or mostly none.
+fn rarely(input: &mut Unstructured<'_>) -> i64 {
+    if one_in(input, 6) { number(input) } else { 0 }
+}
+
+pub fn range(input: &mut Unstructured<'_>) -> pb::RangeRequest {
+    let mut request = pb::RangeRequest { key: key(input), range_end: range_end(input), ..Default::default() };
+    if one_in(input, 2) {
+        request.limit = number(input);
+        request.revision = rarely(input);
+        request.sort_order = choice(input, 3);
+        request.sort_target = choice(input, 5);
+        request.serializable = one_in(input, 2);
+        request.keys_only = one_in(input, 3);
+        request.count_only = one_in(input, 4);
+        request.min_mod_revision = rarely(input);
+        request.max_mod_revision = rarely(input);
+        request.min_create_revision = rarely(input);
+        request.max_create_revision = rarely(input);
+    }
+    request
+}
+
+fn put(input: &mut Unstructured<'_>) -> pb::PutRequest {
+    pb::PutRequest {
+        key: key(input),
+        value: value(input),
+        lease: rarely(input),
+        prev_kv: one_in(input, 3),
+        ignore_value: one_in(input, 6),
+        ignore_lease: one_in(input, 6),
+    }
+}
+
+fn delete_range(input: &mut Unstructured<'_>) -> pb::DeleteRangeRequest {
+    pb::DeleteRangeRequest { key: key(input), range_end: range_end(input), prev_kv: one_in(input, 3) }
+}
+
+fn compare(input: &mut Unstructured<'_>) -> pb::Compare {
+    let target_union = match below(input, 6) {
+        0 => Some(TargetUnion::Version(number(input))),
+        1 => Some(TargetUnion::ModRevision(number(input))),
+        2 => Some(TargetUnion::CreateRevision(number(input))),
+        3 => Some(TargetUnion::Value(value(input))),
+        4 => Some(TargetUnion::Lease(number(input))),
+        _ => None,
+    };
+    pb::Compare {
+        result: choice(input, 4),
+        target: choice(input, 5),
+        key: key(input),
+        range_end: range_end(input),
+        target_union,
+    }
+}
+
+fn txn(input: &mut Unstructured<'_>, depth: usize) -> pb::TxnRequest {
+    let mut ops = |depth: usize| -> Vec<pb::RequestOp> {
+        (0..below(input, 5))
+            .map(|_| {
+                let request = match below(input, 7) {
+                    0 | 1 => Some(Op::RequestPut(put(input))),
+                    2 | 3 => Some(Op::RequestRange(range(input))),
+                    4 => Some(Op::RequestDeleteRange(delete_range(input))),
+                    5 if depth < DEPTH_MAX => Some(Op::RequestTxn(txn(input, depth + 1))),
+                    _ => None,
+                };
+                pb::RequestOp { request }
+            })
+            .collect()
+    };
+    let (success, failure) = (ops(depth), ops(depth));
+    pb::TxnRequest { compare: (0..below(input, 3)).map(|_| compare(input)).collect(), success, failure }
+}
+
+fn compact(input: &mut Unstructured<'_>) -> pb::CompactionRequest {
+    pb::CompactionRequest { revision: number(input), physical: one_in(input, 2) }
+}
+
+/// The body of a call.
+pub fn call_body(input: &mut Unstructured<'_>, method: Method) -> Vec<u8> {
+    match method {
+        Method::Range | Method::RangeStream => range(input).encode_to_vec(),
+        Method::Put => put(input).encode_to_vec(),
+        Method::DeleteRange => delete_range(input).encode_to_vec(),
+        Method::Txn => txn(input, 0).encode_to_vec(),
+        Method::Compact => compact(input).encode_to_vec(),
+        Method::HashKv => pb::HashKvRequest { revision: number(input) }.encode_to_vec(),
+        Method::MemberList => pb::MemberListRequest { linearizable: one_in(input, 2) }.encode_to_vec(),
+        Method::Status | Method::Hash => Vec::new(),
+    }
+}
+
+/// The body of a request in the log, as a client shard without checks would have passed it on.
+pub fn request_body(input: &mut Unstructured<'_>, kind: RequestKind) -> Vec<u8> {
+    match kind {
+        RequestKind::Put => put(input).encode_to_vec(),
+        RequestKind::DeleteRange => delete_range(input).encode_to_vec(),
+        RequestKind::Txn => txn(input, 0).encode_to_vec(),
+        RequestKind::Compact => compact(input).encode_to_vec(),
+        RequestKind::PublishMember => peer::PublishMember {
+            id: 6 + u64::try_from(below(input, 3)).unwrap_or(0),
+            name: String::from_utf8_lossy(bytes(input, 10)).into_owned(),
+            client_urls: vec![String::from_utf8_lossy(bytes(input, 10)).into_owned(); below(input, 3)],
+        }
+        .encode_to_vec(),
+    }
+}
+
+/// Changes a few bytes in place, cuts some out, or puts some in.
+pub fn damage(input: &mut Unstructured<'_>, bytes: &mut Vec<u8>) {
+    for _ in 0..=below(input, 4) {
+        let at = below(input, bytes.len() + 1);
+        let end = (at + 1 + below(input, 64)).min(bytes.len());
+        match below(input, 5) {
+            0 | 1 => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << below(input, 8)),
+            2 => bytes.truncate(at),
+            3 => drop(bytes.drain(at..end)),
+            _ => drop(bytes.splice(at..at, crate::bytes(input, 16).iter().copied())),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The corpora to start from, made by code: the same bytes at every call.
+
+use pinion::apply::RequestKind;
+use pinion::apply::request::encode_group;
+use pinion::checkpoint::format::{Encoder, Header};
+use pinion::pb::etcdserverpb as pb;
+use pinion::types::{ClusterId, LogIndex, MemberId, Term};
+use prost::Message as _;
+
+use crate::requests;
+
+/// Recipes of this many bytes at most; the README's `-max_len`.
+pub const INPUT_BYTES_MAX: usize = 4_096;
+
+/// Each target's name with its inputs.
+#[must_use]
+pub fn corpora() -> Vec<(&'static str, Vec<Vec<u8>>)> {
+    vec![
+        ("wal", recipes(8)),
+        ("framing", framing()),
+        ("requests", requests()),
+        ("key_range", recipes(1)),
+        ("checkpoint", checkpoint()),
+    ]
+}
+
+/// `bytes_max` bytes at most, told by `seed` (SplitMix64).
+#[must_use]
+pub fn random(seed: u64, bytes_max: usize) -> Vec<u8> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    };
+    let length = usize::try_from(next() % (bytes_max as u64 + 1)).expect("at most bytes_max");
+    std::iter::repeat_with(next).flat_map(u64::to_le_bytes).take(length).collect()
+}
+
+/// Random recipes of growing length for each of the target's modes, which the first byte chooses.
+fn recipes(modes: u8) -> Vec<Vec<u8>> {
+    let lengths = [30, 100, 300, 1_000, INPUT_BYTES_MAX - 1];
+    let mut inputs = Vec::new();
+    for mode in 0..modes {
+        for (number, length) in (0_u64..).zip(lengths) {
+            inputs.push(with_mode(mode, &random(u64::from(mode) * 100 + number, length)));
+        }
+    }
+    inputs
+}
+
+fn with_mode(mode: u8, rest: &[u8]) -> Vec<u8> {
+    [&[mode], rest].concat()
+}
+
+fn framing() -> Vec<Vec<u8>> {
+    let mut inputs = recipes(1);
+    for text in ["plain", "100 % — ü", "%41%zz%4", "etcdserver: key is not provided"] {
+        inputs.push(with_mode(1, text.as_bytes()));
+    }
+    for value in ["3H", "99999999u", "1n", "123456789S", "-1S", "5m"] {
+        inputs.push(with_mode(2, value.as_bytes()));
+    }
+    for path in ["/etcdserverpb.KV/Put", "/a/b/c", "/", "application/grpc+proto", "application/grpc"] {
+        inputs.push(with_mode(3, path.as_bytes()));
+    }
+    inputs
+}
+
+fn requests() -> Vec<Vec<u8>> {
+    let mut inputs = recipes(3);
+    let put = pb::PutRequest { key: "k".into(), value: "v".into(), ..Default::default() };
+    let range = pb::RangeRequest { key: "k".into(), range_end: "\0".into(), ..Default::default() };
+    let mut txn = pb::TxnRequest::default();
+    for request in [
+        pb::request_op::Request::RequestPut(put.clone()),
+        pb::request_op::Request::RequestRange(range.clone()),
+    ] {
+        txn.success.push(pb::RequestOp { request: Some(request) });
+    }
+    for (method, body) in (0_u8..).zip([put.encode_to_vec(), txn.encode_to_vec(), range.encode_to_vec()]) {
+        inputs.push([&[0, method], body.as_slice()].concat());
+    }
+    let group = encode_group(&[
+        requests::request(RequestKind::Put, put.encode_to_vec()),
+        requests::request(RequestKind::Txn, txn.encode_to_vec()),
+    ]);
+    inputs.push(with_mode(1, &group));
+    inputs
+}
+
+fn checkpoint() -> Vec<Vec<u8>> {
+    let mut inputs = recipes(4);
+    let mut machine = requests::machine();
+    for request in requests::history() {
+        requests::ignore(machine.apply(&request));
+    }
+    let stream = requests::stream(&mut machine, 300);
+    inputs.push(with_mode(0, &stream));
+    let header = Header {
+        cluster: ClusterId(5),
+        member: MemberId(7),
+        index: LogIndex(100),
+        term: Term(3),
+        voters: vec![MemberId(7)],
+        learners: vec![MemberId(8)],
+    };
+    let mut file = Vec::new();
+    let mut encoder = Encoder::new(&header, &mut file);
+    stream.chunks(500).for_each(|block| encoder.block(block, &mut file));
+    encoder.finish(&mut file);
+    inputs.push(with_mode(1, &file));
+    inputs
+}
