@@ -371,17 +371,18 @@ fn damaged(input: &mut Unstructured<'_>) {
     }
     let Ok((_, recovered)) = open(files.clone(), after) else { return };
     let found = (recovered.hard_state, recovered.entries);
-    let held = log.states.iter().rposition(|state| state.beside(after) == found);
-    let held = held.unwrap_or_else(|| panic!("opened as a log that never was, beside {after:?}"));
-    if held + 1 == log.states.len() {
+    // Several numbers of appends may have led to the same state.
+    let held: Vec<usize> = (0..log.states.len()).filter(|n| log.states[*n].beside(after) == found).collect();
+    assert!(!held.is_empty(), "opened as a log that never was, beside {after:?}");
+    if held.contains(&(log.states.len() - 1)) {
         return;
     }
-    // Groups are lost. The log ended behind append `held`: at its cut, if it has one, or at the next.
+    // Groups are lost. The log ended behind an append: at its cut, if it has one, or at the next.
     let appends = log.groups.iter().enumerate().filter(|(_, place)| !place.is_cut);
-    let ends: Vec<usize> = appends.map(|(at, _)| at).skip(held).take(2).collect();
-    let lost = &log.groups[ends[0] + 1..=ends[1]];
-    let is_undecidable = lost.iter().any(|place| log.is_undecidable(&files, *place));
-    assert!(is_undecidable, "silently lost all behind append {held} of {}: {lost:?}", log.states.len() - 1);
+    let ends: Vec<usize> = appends.map(|(at, _)| at).collect();
+    let mut lost = held.iter().flat_map(|n| &log.groups[ends[*n] + 1..=ends[n + 1]]);
+    let is_undecidable = lost.any(|place| log.is_undecidable(&files, *place));
+    assert!(is_undecidable, "silently lost all behind append {held:?} of {}", log.states.len() - 1);
 }
 
 /// One accident to one file, or to two.
