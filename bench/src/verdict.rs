@@ -68,7 +68,11 @@ fn ratios(measurements: &[Measurement], case: &str, metric: Metric) -> Option<Sp
         mine.map(|m| (m.round, metric(m))).collect()
     };
     let (etcd, pinion) = (of(Target::Etcd), of(Target::Pinion));
-    Spread::of(pinion.iter().filter_map(|(round, value)| Some(ratio(*value, *etcd.get(round)?))))
+    // A round in which etcd answered nothing in time has no ratio: "infinitely faster" is no figure.
+    let is_answered = |value: &&f64| 0.0 < **value;
+    Spread::of(
+        pinion.iter().filter_map(|(round, value)| Some(ratio(*value, *etcd.get(round).filter(is_answered)?))),
+    )
 }
 
 enum Bound {
