@@ -1,4 +1,4 @@
-//! The log's recovery.
+//! Recovery of the log: any bytes give an answer or an error, and nothing durable goes missing in silence.
 //!
 //! Claims. For any files, content under valid checksums included: `Wal::open` answers, holding no
 //! more than a multiple of the files; what it opens has contiguous entries behind the checkpoint, and
