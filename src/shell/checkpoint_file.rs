@@ -19,7 +19,9 @@ use crossbeam::channel::{self, TrySendError};
 
 use super::data_dir::sync_dir;
 use super::mesh::SharedBell;
-use crate::checkpoint::format::{Decoder, Encoder, FRAME_HEADER_BYTES, FormatError, Frame, Header};
+use crate::checkpoint::format::{
+    Decoder, Encoder, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FormatError, Frame, Header,
+};
 use crate::types::LogIndex;
 
 /// Blocks that may wait for the disk. Two: one is being written while the next is made.
@@ -27,6 +29,9 @@ const BLOCKS_WAITING_MAX: usize = 2;
 
 /// Bytes written at once; a multiple of every device's block.
 const WRITE_BYTES: usize = 1 << 20;
+
+/// Bytes of a block that fit one frame beside its tag.
+const BLOCK_BYTES_MAX: usize = FRAME_BYTES_MAX as usize - 1;
 
 /// What O_DIRECT asks of addresses, lengths and offsets.
 const ALIGNMENT: usize = 4096;
@@ -103,7 +108,7 @@ impl CheckpointWriter {
         self.send(Command::Begin(header)).is_ok()
     }
 
-    /// Hands over a block of at most [`crate::checkpoint::format::FRAME_BYTES_MAX`] − 1 bytes.
+    /// Hands over a block of the state machine's stream, of any size.
     ///
     /// # Errors
     /// Gives the block back while the thread has no room.
@@ -153,11 +158,17 @@ fn write(dir: &Path, header: &Header, mut next: impl FnMut() -> Option<Command>)
             Some(Command::Finish) => break,
             Some(Command::Block(block)) => {
                 if let (Ok(output), Some(encoder)) = (&mut result, &mut encoder) {
-                    encoder.block(&block, &mut frames);
-                    if let Err(error) = output.write(&frames) {
+                    // A block is as large as the largest value, so it may be more than a frame; the state
+                    // machine's stream may be cut anywhere.
+                    let mut written = Ok(());
+                    for part in block.chunks(BLOCK_BYTES_MAX) {
+                        encoder.block(part, &mut frames);
+                        written = written.and_then(|()| output.write(&frames));
+                        frames.clear();
+                    }
+                    if let Err(error) = written {
                         result = Err(error);
                     }
-                    frames.clear();
                 }
             }
         }
@@ -374,6 +385,20 @@ mod tests {
         assert_eq!(found.unwrap(), Some(header(9)));
         assert_eq!(read, blocks());
         assert_eq!(list(dir.path()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_block_larger_than_a_frame_is_cut_and_comes_back_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let block: Vec<u8> = (0..3_500_000_u32).map(|number| u8::try_from(number % 251).unwrap()).collect();
+        write_whole(dir.path(), &header(9), vec![block.clone(), b"small".to_vec()]).unwrap();
+        let mut read = Vec::new();
+        load_newest(dir.path(), |part| {
+            read.extend_from_slice(part);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(read, [&block[..], b"small"].concat());
     }
 
     #[test]
