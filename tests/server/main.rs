@@ -7,4 +7,5 @@ mod disk_full;
 mod etcdctl;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod large_values;
 mod startup;
