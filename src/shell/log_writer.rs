@@ -232,7 +232,7 @@ impl<S: Storage> LogWriter<S> {
 
 fn fail(what: &str, error: &WalError) -> ! {
     tracing::error!(
-        %error,
+        error = super::with_causes(error),
         "{what} failed; nothing after the last acknowledged write may be trusted to memory, so the process ends. \
          Check the disk, then start again: recovery keeps everything acknowledged"
     );

@@ -65,9 +65,39 @@ pub fn run(config: &Config, warnings: &[String]) -> ExitCode {
     match boot::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(%error, "cannot start");
+            let error = with_causes(&error);
+            tracing::error!(error, "cannot start");
             eprintln!("pinion: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An error and what caused it, without saying twice what a text already contains.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_its_cause_once() {
+        let io = || std::io::Error::from_raw_os_error(libc::EIO);
+        let bare = pinion_wal::WalError::Io { operation: "syncing the log", source: io() };
+        assert_eq!(with_causes(&bare), format!("syncing the log failed: {}", io()));
+        let told = boot::BootError::Thread { what: "the log writer", source: io() };
+        assert_eq!(with_causes(&told), told.to_string());
     }
 }
