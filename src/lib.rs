@@ -12,3 +12,4 @@ pub mod rpc;
 #[cfg(feature = "server")]
 pub mod shell;
 pub mod types;
+pub mod watch;

@@ -100,6 +100,10 @@ impl Machine {
                 Err(rejection) => Err(rejection),
             },
             RequestKind::PublishMember => decode(body).map(|request| self.publish(request)),
+            RequestKind::LeaseGrant
+            | RequestKind::LeaseRevoke
+            | RequestKind::LeaseExpire
+            | RequestKind::LeaseCheckpoint => todo!("lease core"),
         };
         Applied::Now(outcome)
     }
@@ -166,6 +170,9 @@ impl Machine {
                 Ok(Response { body: self.cluster.member_list_body(), ..Response::default() })
             }
             Query::Status => Ok(self.response(self.status(facts).encode_to_vec())),
+            Query::LeaseKeepAlive(_) | Query::LeaseTimeToLive(_) | Query::LeaseLeases => {
+                todo!("lease core")
+            }
         }
     }
 

@@ -41,6 +41,14 @@ pub enum RequestKind {
     Compact = 4,
     /// `pinion.peer.v1.PublishMember`
     PublishMember = 5,
+    /// `etcdserverpb.LeaseGrantRequest`, its id chosen and its TTL within bounds.
+    LeaseGrant = 6,
+    /// `etcdserverpb.LeaseRevokeRequest`
+    LeaseRevoke = 7,
+    /// `pinion.peer.v1.LeaseExpire`
+    LeaseExpire = 8,
+    /// `pinion.peer.v1.LeaseCheckpoint`
+    LeaseCheckpoint = 9,
 }
 
 impl RequestKind {
@@ -59,6 +67,10 @@ impl RequestKind {
             3 => Some(Self::Txn),
             4 => Some(Self::Compact),
             5 => Some(Self::PublishMember),
+            6 => Some(Self::LeaseGrant),
+            7 => Some(Self::LeaseRevoke),
+            8 => Some(Self::LeaseExpire),
+            9 => Some(Self::LeaseCheckpoint),
             _ => None,
         }
     }
@@ -177,12 +189,16 @@ mod tests {
 
     use super::*;
 
-    const KINDS: [RequestKind; 5] = [
+    const KINDS: [RequestKind; 9] = [
         RequestKind::Put,
         RequestKind::DeleteRange,
         RequestKind::Txn,
         RequestKind::Compact,
         RequestKind::PublishMember,
+        RequestKind::LeaseGrant,
+        RequestKind::LeaseRevoke,
+        RequestKind::LeaseExpire,
+        RequestKind::LeaseCheckpoint,
     ];
 
     fn request(member: u64, ticket: u64, kind: RequestKind, body: &[u8]) -> Request {

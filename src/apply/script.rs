@@ -133,6 +133,10 @@ fn show_applied(kind: RequestKind, applied: Applied) -> String {
         RequestKind::Put => show_put(&decode(response)),
         RequestKind::DeleteRange => show_delete(&decode(response)),
         RequestKind::Txn => show_txn(&decode(response)),
+        RequestKind::LeaseGrant
+        | RequestKind::LeaseRevoke
+        | RequestKind::LeaseExpire
+        | RequestKind::LeaseCheckpoint => todo!("lease core"),
         RequestKind::Compact | RequestKind::PublishMember => {
             assert!(response.body.is_empty(), "nothing to tell");
             String::new()

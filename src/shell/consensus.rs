@@ -20,7 +20,7 @@ use super::wiring::RaftPorts;
 use super::{PUBLISH_TICKET, shard_of};
 use crate::apply::RequestKind;
 use crate::raft::{Entry, HardState};
-use crate::replica::exchange::{Facts, Query, Refusal, Reply, ToRaft, ToStore};
+use crate::replica::exchange::{Facts, Query, Refusal, Reply, ToRaft, ToShard, ToStore};
 use crate::replica::{Ready, Replica, Space};
 use crate::types::Ticket;
 
@@ -207,7 +207,7 @@ impl Consensus {
             self.must_publish.set(true);
         }
         if let Some(sender) = self.ports.to_shards.get(shard_of(ticket)) {
-            sender.send_always(Reply { ticket, result: Err(refusal) });
+            sender.send_always(ToShard::Reply(Reply { ticket, result: Err(refusal) }));
         }
     }
 

@@ -20,7 +20,7 @@ use crate::apply::{Machine, Outcome, Response};
 use crate::checkpoint::format::Header;
 
 use crate::raft::{CheckpointMeta, Entry, EntryKind};
-use crate::replica::exchange::{Answer, Facts, Query, Reply, ToRaft, ToStore};
+use crate::replica::exchange::{Answer, Facts, Query, Reply, ToRaft, ToShard, ToStore};
 use crate::types::{LogIndex, MemberId, Term, Ticket};
 
 /// Bytes of checkpoint made in one turn: a tenth of a millisecond or so of copying.
@@ -222,6 +222,7 @@ impl StateMachine {
                         }
                     }
                     ToStore::Read { ticket, query } => self.read(ticket, &query),
+                    ToStore::Watch { .. } => todo!("watch feed"),
                     ToStore::Leadership { facts } => self.on_facts(facts),
                 }
                 left -= 1;
@@ -301,7 +302,7 @@ impl StateMachine {
     fn answer(&self, ticket: Ticket, outcome: Outcome) {
         let answer = Answer { term: self.facts.term, outcome };
         if let Some(sender) = self.ports.to_shards.get(shard_of(ticket)) {
-            sender.send_always(Reply { ticket, result: Ok(answer) });
+            sender.send_always(ToShard::Reply(Reply { ticket, result: Ok(answer) }));
         }
     }
 

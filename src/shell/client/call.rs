@@ -95,7 +95,7 @@ fn read_head<T>(request: &HttpRequest<T>, now_ms: u64) -> Result<Head, Refused> 
     Ok(Head { call, client_deadline_ms, gzip })
 }
 
-fn framing_status(error: &FramingError) -> Status {
+pub(super) fn framing_status(error: &FramingError) -> Status {
     let code = match error {
         FramingError::TooLarge { .. } => Code::ResourceExhausted,
         _ => Code::Internal,
@@ -104,7 +104,7 @@ fn framing_status(error: &FramingError) -> Status {
 }
 
 /// The status of a call whose connection makes the shard hold too much already.
-fn overloaded(what: &'static str) -> Status {
+pub(super) fn overloaded(what: &'static str) -> Status {
     Status { code: Code::ResourceExhausted, message: what.into() }
 }
 
@@ -178,7 +178,13 @@ fn weigh(command: &Command) -> Weight {
         Query::Range(range) if range.range_end.is_empty() || range.count_only => Weight::Point,
         Query::Range(_) | Query::Txn(_) => Weight::Wide,
         Query::RangeSlice(_) => Weight::Point,
-        Query::HashKv(_) | Query::Hash | Query::MemberList | Query::Status => Weight::Light,
+        Query::HashKv(_)
+        | Query::Hash
+        | Query::MemberList
+        | Query::Status
+        | Query::LeaseKeepAlive(_)
+        | Query::LeaseTimeToLive(_)
+        | Query::LeaseLeases => Weight::Light,
     }
 }
 
@@ -199,6 +205,9 @@ impl<B: Backend> ClientShard<B> {
             }
         };
         let mut body = request.into_body();
+        if let Call::Bidi(method) = head.call {
+            return self.spawn_bidi(account, method, &head, body, responder);
+        }
         let mut assembler = Assembler::new(self.receive_bytes_max);
         loop {
             match body.poll_data(cx) {
@@ -296,14 +305,14 @@ impl<B: Backend> ClientShard<B> {
         mut responder: Responder,
     ) {
         let message = assembler.finish().map_err(|error| framing_status(&error));
-        match message.and_then(|message| self.unpack(head, message)) {
+        match message.and_then(|message| self.unpack(head.gzip, message)) {
             Ok(payload) => self.dispatch(account, head, payload, responder),
             Err(status) => response::send_status(&mut responder, &status),
         }
     }
 
-    fn unpack(&self, head: &Head, message: Message) -> Result<Bytes, Status> {
-        match (message.compressed, head.gzip) {
+    pub(super) fn unpack(&self, gzip: bool, message: Message) -> Result<Bytes, Status> {
+        match (message.compressed, gzip) {
             (false, _) => Ok(message.payload),
             (true, true) => gzip::inflate(&message.payload, self.receive_bytes_max).map(Bytes::from),
             (true, false) => Err(Status {
@@ -343,6 +352,7 @@ impl<B: Backend> ClientShard<B> {
                 }
                 Err(status) => Err(status),
             },
+            Call::Bidi(_) => unreachable!("a stream of requests has a task and is never collected"),
             Call::HealthWatch => match decode::<health::HealthCheckRequest>(payload) {
                 Ok(request) => return self.spawn_health_watch(account, &request, responder),
                 Err(status) => Err(status),
@@ -511,7 +521,7 @@ fn timeout_status(is_client_deadline: bool) -> Status {
     if is_client_deadline { status::CONTEXT_DEADLINE_EXCEEDED } else { status::TIMED_OUT }
 }
 
-fn decode<M: prost::Message + Default>(payload: Bytes) -> Result<M, Status> {
+pub(super) fn decode<M: prost::Message + Default>(payload: Bytes) -> Result<M, Status> {
     M::decode(payload).map_err(|error| Status::undecodable(&error.to_string()))
 }
 

@@ -21,6 +21,7 @@
 
 mod account;
 mod authority;
+mod bidi;
 mod call;
 mod connection;
 mod counters;
@@ -58,7 +59,8 @@ use slots::Slots;
 use crate::replica::exchange::{Command, Reply};
 use crate::rpc::Limits;
 use crate::types::limits::{GRPC_OVERHEAD_BYTES, REQUEST_BYTES_MAX_DEFAULT, TXN_OPS_MAX_DEFAULT};
-use crate::types::{ClusterId, MemberId, Ticket};
+use crate::types::{ClusterId, MemberId, Term, Ticket};
+use crate::watch;
 
 /// The rest of the member, as a shard sees it.
 pub trait Backend: 'static {
@@ -70,6 +72,13 @@ pub trait Backend: 'static {
     /// `ClientShard::ready`.
     #[expect(clippy::result_large_err, reason = "a command that comes back goes into the queue as it is")]
     fn submit(&self, ticket: Ticket, command: Command) -> Result<(), Command>;
+
+    /// Passes an order of the watch hub on. Its notice comes through `ClientShard::on_watch`, not
+    /// before this returns.
+    ///
+    /// # Errors
+    /// Gives the order back when the ring is full.
+    fn order(&self, order: watch::Order) -> Result<(), watch::Order>;
 }
 
 /// How clients' keepalive pings are treated, and the server's own.
@@ -235,6 +244,11 @@ impl<B: Backend> ClientShard<B> {
         if let Some(waiter) = waiter {
             self.on_answer(waiter, reply.result);
         }
+    }
+
+    /// News for the watch hub.
+    pub fn on_watch(&self, _term: Term, _notice: watch::Notice) {
+        todo!("watch service")
     }
 
     /// Ends a batch of answers. Their connections have their turns already, one each however many

@@ -15,6 +15,15 @@ pub(super) enum Call {
     HealthCheck,
     HealthWatch,
     HealthList,
+    /// A stream of requests and a stream of answers.
+    Bidi(BidiMethod),
+}
+
+/// Methods whose requests are a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BidiMethod {
+    Watch,
+    LeaseKeepAlive,
 }
 
 /// Services whose methods exist in etcd. A method of theirs that is not answered yet is an unknown
@@ -42,6 +51,8 @@ pub(super) fn find(path: &str) -> Result<Call, Status> {
         "/grpc.health.v1.Health/Check" => Call::HealthCheck,
         "/grpc.health.v1.Health/Watch" => Call::HealthWatch,
         "/grpc.health.v1.Health/List" => Call::HealthList,
+        "/etcdserverpb.Watch/Watch" => Call::Bidi(BidiMethod::Watch),
+        "/etcdserverpb.Lease/LeaseKeepAlive" => Call::Bidi(BidiMethod::LeaseKeepAlive),
         _ => return Err(unknown(path)),
     })
 }

@@ -32,6 +32,7 @@ use crate::pb::{etcdserverpb as pb, mvccpb};
 use crate::replica::exchange::{Answer, Command, Query, RangeSlice, Read, Refusal, Reply};
 use crate::rpc::framing::{PREFIX_BYTES, percent_decode, put_prefix};
 use crate::types::{ClusterId, MemberId, Term, Ticket};
+use crate::watch;
 
 /// No test waits longer for anything.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -70,6 +71,10 @@ impl Backend for MapBackend {
         self.wake_pump();
         Ok(())
     }
+
+    fn order(&self, order: watch::Order) -> Result<(), watch::Order> {
+        Err(order)
+    }
 }
 
 impl MapBackend {
@@ -106,7 +111,7 @@ impl MapBackend {
                     let response = pb::StatusResponse { version: "3.7.0".into(), ..Default::default() };
                     (response.encode_to_vec(), None)
                 }
-                Query::Txn(_) | Query::HashKv(_) | Query::Hash => (Vec::new(), None),
+                _ => (Vec::new(), None),
             },
         };
         Response { revision: self.revision.get(), body, resume }
