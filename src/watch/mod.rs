@@ -14,7 +14,9 @@
 pub mod event;
 pub mod exchange;
 pub mod range;
+pub mod response;
 
 pub use event::{Batch, Event};
 pub use exchange::{CatchUp, Notice, Order, Token};
 pub use range::WatchRange;
+pub use response::{Response, Sink, StreamId};

@@ -30,6 +30,7 @@ mod gzip;
 mod h2_io;
 mod limits;
 mod listener;
+mod local_watch;
 mod response;
 mod services;
 mod signal;
