@@ -92,29 +92,40 @@ impl Cluster {
         true
     }
 
+    pub(super) fn member_mut(&mut self, id: MemberId) -> Option<&mut Member> {
+        self.members.get_mut(&id)
+    }
+
+    /// Takes a member in whose id is new.
+    pub(super) fn insert(&mut self, mut member: Member) {
+        member.peer_urls.sort_unstable();
+        let replaced = self.members.insert(member.id, member);
+        assert!(replaced.is_none(), "an id belongs to one member");
+    }
+
+    /// Takes a member out for ever.
+    pub(super) fn retire(&mut self, id: MemberId) {
+        let member = self.members.remove(&id);
+        assert!(member.is_some(), "only a member is removed");
+        self.removed.insert(id);
+    }
+
+    /// The ids that were members once, ascending.
+    pub fn removed(&self) -> impl Iterator<Item = MemberId> {
+        self.removed.iter().copied()
+    }
+
     /// `etcdserverpb.MemberListResponse` without its header.
     #[must_use]
     pub fn member_list_body(&self) -> Vec<u8> {
-        let members = self.members.values().map(|member| etcdserverpb::Member {
-            id: member.id.0,
-            name: member.name.clone(),
-            peer_ur_ls: member.peer_urls.clone(),
-            client_ur_ls: member.client_urls.clone(),
-            is_learner: member.learner,
-        });
+        let members = self.members.values().map(Member::to_message);
         etcdserverpb::MemberListResponse { header: None, members: members.collect() }.encode_to_vec()
     }
 
     /// For the checkpoint.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let members = self.members.values().map(|member| pb::MemberRecord {
-            id: member.id.0,
-            name: member.name.clone(),
-            peer_urls: member.peer_urls.clone(),
-            client_urls: member.client_urls.clone(),
-            learner: member.learner,
-        });
+        let members = self.members.values().map(Member::to_record);
         pb::Membership {
             cluster_id: self.id.0,
             members: members.collect(),
@@ -140,14 +151,7 @@ impl Cluster {
             if removed.contains(&id) {
                 return fault(format!("member {id} is both present and removed"));
             }
-            let member = Member {
-                id,
-                name: record.name,
-                peer_urls: record.peer_urls,
-                client_urls: record.client_urls,
-                learner: record.learner,
-            };
-            if members.insert(id, member).is_some() {
+            if members.insert(id, Member::from_record(record)).is_some() {
                 return fault(format!("member {id} is there twice"));
             }
         }

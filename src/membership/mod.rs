@@ -1,7 +1,9 @@
 //! Who belongs to the cluster.
 
+mod change;
 mod cluster;
 mod member;
 
+pub use change::{ChangeUndecodable, MemberChange, MemberChangeKind};
 pub use cluster::{Cluster, ClusterUndecodable};
 pub use member::{Member, cluster_id, joining_member_id, member_id};

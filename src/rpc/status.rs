@@ -228,6 +228,13 @@ impl From<&Rejection> for Status {
             Rejection::SortOption { .. } => INVALID_SORT_OPTION,
             Rejection::RequestTooLarge { .. } => REQUEST_TOO_LARGE,
             Rejection::AnswerTooLarge { bytes, bytes_max } => Self::sent_too_large(*bytes, *bytes_max),
+            Rejection::MemberNotFound(_) => MEMBER_NOT_FOUND,
+            Rejection::MemberExists(_) => MEMBER_EXISTS,
+            Rejection::PeerUrlExists(_) => PEER_URL_EXISTS,
+            Rejection::NotLearner(_) => MEMBER_NOT_LEARNER,
+            Rejection::TooManyLearners(_) => TOO_MANY_LEARNERS,
+            // etcd's strict check says so before it comes to that.
+            Rejection::LastVoter(_) => NOT_ENOUGH_STARTED_MEMBERS,
             Rejection::Undecodable(reason) => Self::undecodable(reason),
         }
     }
