@@ -1,5 +1,8 @@
 use super::*;
+use prost::Message as _;
+
 use crate::apply::script::{machine, run};
+use crate::apply::{Applied, RequestKind};
 use crate::pb::peer::PublishMember;
 
 fn stream(machine: &mut Machine, bytes_max: usize, mut between: impl FnMut(&mut Machine)) -> Vec<u8> {
@@ -14,7 +17,8 @@ fn stream(machine: &mut Machine, bytes_max: usize, mut between: impl FnMut(&mut 
 
 fn publish(machine: &mut Machine, name: &str) {
     let published = PublishMember { id: 7, name: name.into(), client_urls: vec![] };
-    assert!(machine.cluster_mut().publish(published));
+    let request = crate::apply::script::request(RequestKind::PublishMember, published.encode_to_vec().into());
+    assert!(matches!(machine.apply(&request), Applied::Now(Ok(_))));
 }
 
 fn filled() -> Machine {

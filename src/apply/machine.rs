@@ -16,7 +16,7 @@ use prost::Message;
 use super::encode::Encode as _;
 use super::view::check_readable;
 use super::{Outcome, Rejection, Request, RequestKind, Response, range, txn, write};
-use crate::membership::Cluster;
+use crate::membership::{Cluster, MemberChange};
 use crate::mvcc::{HashCursor, HashKv, HashOvertaken, Store};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
@@ -58,6 +58,7 @@ pub struct StatusFacts {
 }
 
 /// All replicated state of a member.
+#[derive(Debug)]
 pub struct Machine {
     pub(super) store: Store,
     pub(super) cluster: Cluster,
@@ -79,9 +80,10 @@ impl Machine {
         &self.cluster
     }
 
-    /// For membership changes, which reach the machine as raft's own entries.
-    pub fn cluster_mut(&mut self) -> &mut Cluster {
-        &mut self.cluster
+    /// Carries out a membership change, which reaches the machine as raft's own entry. Raft must be
+    /// told whether it was taken.
+    pub fn change_members(&mut self, change: &MemberChange) -> Outcome {
+        self.cluster.change(&change.kind)
     }
 
     /// Applies the next request of the log.
@@ -100,6 +102,7 @@ impl Machine {
                 Err(rejection) => Err(rejection),
             },
             RequestKind::PublishMember => decode(body).map(|request| self.publish(request)),
+            RequestKind::MemberUpdate => decode(body).and_then(|request| self.cluster.update(request)),
             RequestKind::LeaseGrant
             | RequestKind::LeaseRevoke
             | RequestKind::LeaseExpire

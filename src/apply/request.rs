@@ -49,6 +49,8 @@ pub enum RequestKind {
     LeaseExpire = 8,
     /// `pinion.peer.v1.LeaseCheckpoint`
     LeaseCheckpoint = 9,
+    /// `etcdserverpb.MemberUpdateRequest`
+    MemberUpdate = 10,
 }
 
 impl RequestKind {
@@ -71,6 +73,7 @@ impl RequestKind {
             7 => Some(Self::LeaseRevoke),
             8 => Some(Self::LeaseExpire),
             9 => Some(Self::LeaseCheckpoint),
+            10 => Some(Self::MemberUpdate),
             _ => None,
         }
     }
@@ -189,7 +192,7 @@ mod tests {
 
     use super::*;
 
-    const KINDS: [RequestKind; 9] = [
+    const KINDS: [RequestKind; 10] = [
         RequestKind::Put,
         RequestKind::DeleteRange,
         RequestKind::Txn,
@@ -199,6 +202,7 @@ mod tests {
         RequestKind::LeaseRevoke,
         RequestKind::LeaseExpire,
         RequestKind::LeaseCheckpoint,
+        RequestKind::MemberUpdate,
     ];
 
     fn request(member: u64, ticket: u64, kind: RequestKind, body: &[u8]) -> Request {

@@ -83,6 +83,7 @@ pub(super) fn run(machine: &mut Machine, line: &str) -> String {
     match convert::command(method, body, &Limits::default()) {
         Err(status) => show_status(&status),
         Ok(Command::Propose { kind, body }) => show_applied(kind, machine.apply(&request(kind, body))),
+        Ok(Command::Member(_)) => unreachable!("not in the language"),
         Ok(Command::Read(read)) => match read.query {
             Query::RangeSlice(slice) => show_stream(machine, *slice),
             query => {
@@ -136,7 +137,8 @@ fn show_applied(kind: RequestKind, applied: Applied) -> String {
         RequestKind::LeaseGrant
         | RequestKind::LeaseRevoke
         | RequestKind::LeaseExpire
-        | RequestKind::LeaseCheckpoint => todo!("lease core"),
+        | RequestKind::LeaseCheckpoint
+        | RequestKind::MemberUpdate => todo!("lease core"),
         RequestKind::Compact | RequestKind::PublishMember => {
             assert!(response.body.is_empty(), "nothing to tell");
             String::new()

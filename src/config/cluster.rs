@@ -32,6 +32,8 @@ pub struct ClusterConfig {
     pub heartbeat_ms: u32,
     pub election_ms: u32,
     pub pre_vote: bool,
+    /// Refuse membership changes that could cost the quorum.
+    pub strict_reconfig_check: bool,
     /// Operations of one transaction level at most.
     pub txn_ops_max: u32,
     /// Encoded write request at most.
@@ -48,7 +50,9 @@ pub enum InitialClusterState {
 /// What a member that has no data yet derives its identity from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bootstrap {
-    /// This member's peer URLs, sorted as etcd sorts them before hashing.
+    /// The peer URLs of each first member.
+    pub members: Vec<Vec<String>>,
+    /// This member's, sorted as etcd sorts them before hashing.
     pub peer_urls: Vec<String>,
     pub token: String,
 }
@@ -70,6 +74,7 @@ impl ClusterConfig {
             heartbeat_ms: settings.number_u32("heartbeat-interval", 1, ELECTION_MS_MAX)?,
             election_ms: settings.number_u32("election-timeout", 1, u32::MAX)?,
             pre_vote: settings.boolean("pre-vote")?,
+            strict_reconfig_check: settings.boolean("strict-reconfig-check")?,
             txn_ops_max: settings.number_u32("max-txn-ops", 1, TXN_OPS_MAX_LIMIT)?,
             request_bytes_max: settings.number_u32("max-request-bytes", 1, REQUEST_BYTES_MAX_LIMIT)?,
         })
@@ -85,14 +90,6 @@ impl ClusterConfig {
         if u64::from(election) < 5 * u64::from(heartbeat) {
             return Err(Refused::contradiction(format!(
                 "--election-timeout[{election}ms] should be at least as 5 times as --heartbeat-interval[{heartbeat}ms]"
-            )));
-        }
-        if self.initial_cluster.len() > 1 {
-            let names: Vec<&str> = self.initial_cluster.iter().map(|(name, _)| name.as_str()).collect();
-            return Err(Refused::usage(format!(
-                "--initial-cluster names {} members ({}): more than one is not supported by Pinion yet",
-                names.len(),
-                names.join(", ")
             )));
         }
         Ok(())
@@ -130,7 +127,9 @@ impl ClusterConfig {
                 listed.join(&format!(",{name}="))
             )));
         }
-        Ok(Bootstrap { peer_urls: own, token: self.initial_cluster_token.clone() })
+        let urls = |urls: &[Url]| urls.iter().map(ToString::to_string).collect();
+        let members = self.initial_cluster.iter().map(|(_, listed)| urls(listed)).collect();
+        Ok(Bootstrap { members, peer_urls: own, token: self.initial_cluster_token.clone() })
     }
 }
 

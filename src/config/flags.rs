@@ -364,7 +364,13 @@ pub(super) static FLAGS: &[Flag] = &[
     missing("memory-mlock", Bool, "false"),
     missing("feature-gates", Text, ""),
     // Clustering
-    missing("strict-reconfig-check", Bool, "true"),
+    used(
+        Group::Clustering,
+        "strict-reconfig-check",
+        Bool,
+        "true",
+        "Refuse to add or remove a member when the members that run would be too few for the new quorum.",
+    ),
     missing("discovery-srv", Text, ""),
     missing("discovery-srv-name", Text, ""),
     missing("discovery-endpoints", Text, ""),

@@ -427,6 +427,35 @@ impl Node {
         self.after_event();
     }
 
+    /// The leader's process is known to have ended. A follower then owes it nothing: it may run, or vote
+    /// for who runs, before the election timeout is over. Its term, its vote and its log stay what they
+    /// are, so nothing that raft promises depends on the news being true; a leader that lives after all
+    /// is followed again at its next heartbeat.
+    pub fn forget_leader(&mut self, leader: MemberId) {
+        let raft = &mut self.raw.raft;
+        if raft.state == StateRole::Follower && raft.leader_id == leader.0 {
+            let term = raft.term;
+            raft.become_follower(term, ::raft::INVALID_ID);
+        }
+        self.after_event();
+    }
+
+    /// The voter that would miss least if leadership went to it; none when this member does not lead or
+    /// is alone.
+    #[must_use]
+    pub fn successor(&self) -> Option<MemberId> {
+        let raft = &self.raw.raft;
+        if raft.state != StateRole::Leader {
+            return None;
+        }
+        let voters = raft.prs().conf().voters();
+        let others = raft
+            .prs()
+            .iter()
+            .filter(|(id, progress)| **id != self.id.0 && voters.contains(**id) && progress.recent_active);
+        others.map(|(id, progress)| (progress.matched, *id)).max().map(|(_, id)| MemberId(id))
+    }
+
     /// The peer's connection is gone: what was sent last may be lost.
     pub fn on_unreachable(&mut self, peer: MemberId) {
         self.raw.report_unreachable(peer.0);

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::apply::{Outcome, RequestKind};
+use crate::apply::{Machine, Outcome, RequestKind};
+use crate::membership::Cluster;
 use crate::pb::etcdserverpb as pb;
 use crate::raft::{CheckpointMeta, Entry};
 use crate::types::{LeaseId, LogIndex, MemberId, Term, Ticket};
@@ -15,6 +16,22 @@ pub enum Command {
     Propose { kind: RequestKind, body: Bytes },
     /// From the state machine.
     Read(Read),
+    /// A change of who belongs to the cluster, or of who leads it.
+    Member(MemberCall),
+}
+
+/// A call about the cluster's members. Each answer's body is the named response message without its
+/// header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemberCall {
+    /// `MemberAddResponse`. The URLs are checked.
+    Add { peer_urls: Vec<String>, learner: bool },
+    /// `MemberRemoveResponse`.
+    Remove(MemberId),
+    /// `MemberPromoteResponse`.
+    Promote(MemberId),
+    /// `MoveLeaderResponse`.
+    MoveLeader(MemberId),
 }
 
 /// A read of the state machine.
@@ -97,6 +114,22 @@ pub enum Refusal {
     LeaderChanged,
     /// Raft dropped the proposal.
     Dropped,
+    /// This member does not lead.
+    NotLeader,
+    /// Leadership cannot go to that member.
+    BadTransferee,
+    /// Leadership did not move in time.
+    TransferTimedOut,
+    /// Too few members have started for the change to be safe.
+    NotEnoughStarted,
+    /// Too few members have been in touch for long enough.
+    Unhealthy,
+    /// No such member.
+    MemberNotFound,
+    /// The member votes already.
+    NotLearner,
+    /// The learner has not caught up yet.
+    LearnerNotReady,
 }
 
 /// What raft is told.
@@ -106,6 +139,13 @@ pub enum ToRaft {
     Propose { ticket: Ticket, kind: RequestKind, body: Bytes },
     /// A linearizable read.
     Read { ticket: Ticket, query: Query },
+    /// A call about the members.
+    Member { ticket: Ticket, call: MemberCall },
+    /// The members as of now. Comes once at the start, and again whenever they change.
+    Members { cluster: Box<Cluster> },
+    /// What the state machine says to the membership change at `index`, before it has applied anything
+    /// behind it.
+    Verdict { index: LogIndex, accepted: bool },
     /// The state machine stands here.
     Applied { index: LogIndex },
     /// A checkpoint of the state machine is durable.
@@ -125,6 +165,10 @@ pub enum ToStore {
     Watch { shard: u16, order: watch::Order },
     /// Leadership moved.
     Leadership { facts: Facts },
+    /// A follower needs a newer checkpoint than there is.
+    CheckpointWanted,
+    /// The leader's checkpoint takes the state's place; its file is durable.
+    Install { meta: CheckpointMeta, machine: Box<Machine> },
 }
 
 /// What a client shard is told. One ring from each role, so what the store says comes in the order it
@@ -138,6 +182,8 @@ pub enum ToShard {
         term: Term,
         notice: watch::Notice,
     },
+    /// Who leads, and what this member is.
+    Facts(Facts),
 }
 
 /// What a status answer tells of consensus.

@@ -143,7 +143,8 @@ impl<R> Replica<R> {
             | RequestKind::PublishMember
             | RequestKind::LeaseRevoke
             | RequestKind::LeaseExpire
-            | RequestKind::LeaseCheckpoint => Space::Exhausted,
+            | RequestKind::LeaseCheckpoint
+            | RequestKind::MemberUpdate => Space::Exhausted,
         };
         if refused_for_space <= self.space {
             return Err(Refusal::NoSpace);
@@ -336,6 +337,12 @@ impl<R> Replica<R> {
     fn refuse_group(&mut self, group: Bytes, refusal: Refusal) {
         let requests = request::decode_group(group).expect("this member wrote the group");
         self.refused_requests.extend(requests.into_iter().map(|request| (request.origin.ticket, refusal)));
+    }
+
+    /// Ticks after which whatever waits is given up.
+    #[must_use]
+    pub fn request_timeout_ticks(&self) -> u64 {
+        self.config.request_timeout_ticks
     }
 
     /// Where consensus stands.

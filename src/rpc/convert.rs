@@ -15,7 +15,8 @@ use super::validate;
 use crate::apply::RequestKind;
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::request_op::Request as Op;
-use crate::replica::exchange::{Command, Query, Read};
+use crate::replica::exchange::{Command, MemberCall, Query, Read};
+use crate::types::MemberId;
 use crate::types::limits::{REQUEST_BYTES_MAX_DEFAULT, TXN_OPS_MAX_DEFAULT};
 
 /// The methods this file turns into commands.
@@ -31,6 +32,11 @@ pub enum Method {
     Status,
     Hash,
     HashKv,
+    MemberAdd,
+    MemberRemove,
+    MemberUpdate,
+    MemberPromote,
+    MoveLeader,
 }
 
 impl Method {
@@ -45,6 +51,11 @@ impl Method {
             "/etcdserverpb.KV/Txn" => Self::Txn,
             "/etcdserverpb.KV/Compact" => Self::Compact,
             "/etcdserverpb.Cluster/MemberList" => Self::MemberList,
+            "/etcdserverpb.Cluster/MemberAdd" => Self::MemberAdd,
+            "/etcdserverpb.Cluster/MemberRemove" => Self::MemberRemove,
+            "/etcdserverpb.Cluster/MemberUpdate" => Self::MemberUpdate,
+            "/etcdserverpb.Cluster/MemberPromote" => Self::MemberPromote,
+            "/etcdserverpb.Maintenance/MoveLeader" => Self::MoveLeader,
             "/etcdserverpb.Maintenance/Status" => Self::Status,
             "/etcdserverpb.Maintenance/Hash" => Self::Hash,
             "/etcdserverpb.Maintenance/HashKV" => Self::HashKv,
@@ -105,6 +116,28 @@ pub fn command(method: Method, body: Bytes, limits: &Limits) -> Result<Command, 
         Method::MemberList => {
             let request: pb::MemberListRequest = decode(body)?;
             Ok(read(request.linearizable, Query::MemberList))
+        }
+        Method::MemberAdd => {
+            let request: pb::MemberAddRequest = decode(body)?;
+            validate::member_add(&request)?;
+            let call = MemberCall::Add { peer_urls: request.peer_ur_ls, learner: request.is_learner };
+            Ok(Command::Member(call))
+        }
+        Method::MemberRemove => {
+            let request: pb::MemberRemoveRequest = decode(body)?;
+            Ok(Command::Member(MemberCall::Remove(MemberId(request.id))))
+        }
+        Method::MemberUpdate => {
+            decode::<pb::MemberUpdateRequest>(body.clone())?;
+            propose(RequestKind::MemberUpdate, body, limits)
+        }
+        Method::MemberPromote => {
+            let request: pb::MemberPromoteRequest = decode(body)?;
+            Ok(Command::Member(MemberCall::Promote(MemberId(request.id))))
+        }
+        Method::MoveLeader => {
+            let request: pb::MoveLeaderRequest = decode(body)?;
+            Ok(Command::Member(MemberCall::MoveLeader(MemberId(request.target_id))))
         }
         Method::Status => {
             decode::<pb::StatusRequest>(body)?;

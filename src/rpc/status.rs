@@ -250,6 +250,14 @@ impl From<Refusal> for Status {
             Refusal::NoLeader => NO_LEADER,
             Refusal::LeaderChanged => LEADER_CHANGED,
             Refusal::Dropped => PROPOSAL_DROPPED,
+            Refusal::NotLeader => NOT_LEADER,
+            Refusal::BadTransferee => BAD_LEADER_TRANSFEREE,
+            Refusal::TransferTimedOut => LEADER_TRANSFER_TIMED_OUT,
+            Refusal::NotEnoughStarted => NOT_ENOUGH_STARTED_MEMBERS,
+            Refusal::Unhealthy => UNHEALTHY_CLUSTER,
+            Refusal::MemberNotFound => MEMBER_NOT_FOUND,
+            Refusal::NotLearner => MEMBER_NOT_LEARNER,
+            Refusal::LearnerNotReady => LEARNER_NOT_READY,
         }
     }
 }

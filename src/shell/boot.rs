@@ -8,6 +8,7 @@
 
 use std::io::{self, Read as _};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -20,13 +21,15 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::checkpoint_file::CheckpointWriter;
+use super::checkpoint_transfer::Transfers;
 use super::client::{Keepalive, ShardConfig};
 use super::client_role::{self, Orders};
-use super::consensus::Consensus;
+use super::consensus::{Consensus, RaftOrders, Seat};
 use super::data_dir::{DataDir, DataDirError, Identity};
 use super::host::{self, HostError};
 use super::log_writer::{self, LogEvent, LogHandle};
 use super::mesh::SharedRing;
+use super::peer::Transport;
 use super::placement::{self, Core, PlanError, Role};
 use super::pulse::{self, Patient, Pulse};
 use super::recovery::{self, RecoveryError, Start};
@@ -86,6 +89,7 @@ enum Event {
     ExecutorFailed(Core, String),
     ListenFailed(SocketAddr, io::Error),
     ShardEnded,
+    HandedOver,
     RaftRefused(StartError),
     RaftEnded,
     Signal(i32),
@@ -143,7 +147,7 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
         .map_err(|source| BootError::Thread { what: "the log writer", source })?;
 
     let orders = Orders::default();
-    let stop_raft = Arc::<AtomicBool>::default();
+    let raft_orders = RaftOrders::default();
     let position =
         Position { member: identity.member, checkpoint: recovered.checkpoint.clone(), recovered: last };
     let mut raft_seat = Some(RaftSeat {
@@ -152,7 +156,10 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
         log,
         log_events,
         publish: publish_body(config, &identity),
-        stop: Arc::clone(&stop_raft),
+        orders: raft_orders.clone(),
+        strict: config.cluster.strict_reconfig_check,
+        election_ticks: u64::from(config.cluster.election_ms / config.cluster.heartbeat_ms),
+        entropy: entropy()?,
         tick: Duration::from_millis(u64::from(config.cluster.heartbeat_ms)),
     });
     let mut store_seat = Some(StoreSeat {
@@ -213,10 +220,13 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
     let signal = signal.unwrap_or_else(|| wait_for_signal(&inbox));
     tracing::info!(signal, "stopping");
     let ring = |role| wiring.bell(role).ring();
+    raft_orders.hand_over.store(true, Ordering::Release);
+    ring(Role::Raft);
+    wait_for(&inbox, 1, |event| matches!(event, Event::HandedOver));
     orders.stop.store(true, Ordering::Release);
     (0..shards).for_each(|shard| ring(Role::Shard(shard)));
     wait_for(&inbox, shards, |event| matches!(event, Event::ShardEnded));
-    stop_raft.store(true, Ordering::Release);
+    raft_orders.stop.store(true, Ordering::Release);
     ring(Role::Raft);
     if wait_for(&inbox, 1, |event| matches!(event, Event::RaftEnded)) {
         tracing::info!("stopped");
@@ -261,7 +271,9 @@ fn wait_until_serving(inbox: &channel::Receiver<Event>, shards: usize) -> Result
             Ok(Event::ListenFailed(address, source)) => return Err(BootError::Listen { address, source }),
             Ok(Event::RaftRefused(error)) => return Err(BootError::Raft(error)),
             Ok(Event::Signal(signal)) => return Ok(Some(signal)),
-            Ok(Event::ShardEnded | Event::RaftEnded) | Err(_) => return Err(BootError::Interrupted),
+            Ok(Event::ShardEnded | Event::HandedOver | Event::RaftEnded) | Err(_) => {
+                return Err(BootError::Interrupted);
+            }
         }
     }
     Ok(None)
@@ -351,8 +363,11 @@ struct RaftSeat {
     log: LogHandle,
     log_events: Arc<SharedRing<LogEvent>>,
     publish: Bytes,
-    stop: Arc<AtomicBool>,
+    orders: RaftOrders,
+    strict: bool,
     tick: Duration,
+    election_ticks: u64,
+    entropy: u64,
 }
 
 /// What the store role starts from.
@@ -397,11 +412,38 @@ impl Executor {
         }
         if let (Some(seat), Some(ports)) = (self.raft, raft) {
             let events = self.events.clone();
-            let RaftSeat { config, recovered, log, log_events, publish, stop, tick } = seat;
+            let RaftSeat {
+                config,
+                recovered,
+                log,
+                log_events,
+                publish,
+                orders,
+                strict,
+                tick,
+                election_ticks,
+                entropy,
+            } = seat;
             tasks.push(glommio::spawn_local(async move {
                 match Replica::new(config, recovered) {
                     Ok(replica) => {
-                        Consensus::new(replica, ports, log, log_events, publish, stop).run(tick).await;
+                        let told = events.clone();
+                        let seat = Seat {
+                            replica,
+                            ports,
+                            log,
+                            log_events,
+                            transport: Rc::new(Transport),
+                            transfers: Transfers,
+                            publish,
+                            orders,
+                            strict,
+                            tick,
+                            election_ticks,
+                            entropy,
+                            on_handed_over: Box::new(move || tell(&told, Event::HandedOver)),
+                        };
+                        Consensus::new(seat).run().await;
                         tell(&events, Event::RaftEnded);
                     }
                     Err(error) => tell(&events, Event::RaftRefused(error)),

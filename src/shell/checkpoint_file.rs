@@ -58,12 +58,15 @@ pub(super) enum Event {
     Written { header: Header, bytes: u64 },
     /// It could not be written; nothing is lost, the log stays. `error` says why.
     Failed { index: LogIndex, error: io::Error },
+    /// It was given up on request; nothing is left of it.
+    Abandoned,
 }
 
 enum Command {
     Begin(Header),
     Block(Vec<u8>),
     Finish,
+    Abandon,
 }
 
 /// The store's handle to the writing thread.
@@ -94,7 +97,7 @@ impl CheckpointWriter {
                 };
                 match write(&dir, &header, next) {
                     Ok(Some(bytes)) => report(Event::Written { header, bytes }),
-                    Ok(None) => return,
+                    Ok(None) => report(Event::Abandoned),
                     Err(error) => report(Event::Failed { index: header.index, error }),
                 }
             }
@@ -115,7 +118,9 @@ impl CheckpointWriter {
     pub(super) fn block(&self, block: Vec<u8>) -> Result<(), Vec<u8>> {
         self.send(Command::Block(block)).map_err(|command| match command {
             Command::Block(block) => block,
-            Command::Begin(_) | Command::Finish => unreachable!("the command comes back as it was sent"),
+            Command::Begin(_) | Command::Finish | Command::Abandon => {
+                unreachable!("the command comes back as it was sent")
+            }
         })
     }
 
@@ -123,6 +128,12 @@ impl CheckpointWriter {
     #[must_use]
     pub(super) fn finish(&self) -> bool {
         self.send(Command::Finish).is_ok()
+    }
+
+    /// Gives the checkpoint up. False while the thread has no room.
+    #[must_use]
+    pub(super) fn abandon(&self) -> bool {
+        self.send(Command::Abandon).is_ok()
     }
 
     fn send(&self, command: Command) -> Result<(), Command> {
@@ -137,7 +148,7 @@ fn path_of(dir: &Path, index: LogIndex) -> PathBuf {
     dir.join(format!("{:016x}.{SUFFIX}", index.0))
 }
 
-/// Writes one checkpoint. `None`: the sender is gone in the middle, the process is stopping.
+/// Writes one checkpoint. `None`: it was abandoned, or the process is stopping.
 fn write(dir: &Path, header: &Header, mut next: impl FnMut() -> Option<Command>) -> io::Result<Option<u64>> {
     let path = path_of(dir, header.index);
     let aside = path.with_extension("tmp");
@@ -150,8 +161,9 @@ fn write(dir: &Path, header: &Header, mut next: impl FnMut() -> Option<Command>)
     // After an error the blocks are still taken, or the store would wait for ever.
     loop {
         match next() {
-            None => {
-                fs::remove_file(&aside)?;
+            None | Some(Command::Abandon) => {
+                drop(result);
+                fs::remove_file(&aside).ok();
                 return Ok(None);
             }
             Some(Command::Begin(_)) => unreachable!("the store finishes one checkpoint before the next"),

@@ -44,6 +44,8 @@ const SLOW_SYNC: Duration = Duration::from_secs(1);
 pub(super) enum LogCommand {
     /// Append and sync; answered with [`LogEvent::Durable`] of the same number.
     Append { number: u64, hard_state: Option<HardState>, entries: Vec<Entry> },
+    /// A leader's checkpoint has taken the place of everything: the next entry is the one behind it.
+    Reset { after: u64, after_term: u64 },
     /// A checkpoint through this index is durable: segments before it may be used again.
     Release { through: u64 },
     /// Finish what is queued and end the thread.
@@ -119,6 +121,7 @@ impl<S: Storage> LogWriter<S> {
                         self.append(hard_state, &entries);
                         appended = Some(number);
                     }
+                    LogCommand::Reset { after, after_term } => self.wal.reset(after, after_term),
                     LogCommand::Release { through } => self.release(through),
                     LogCommand::Stop => is_stopping = true,
                 }

@@ -10,6 +10,7 @@
 
 mod boot;
 mod checkpoint_file;
+mod checkpoint_transfer;
 pub mod client;
 mod client_role;
 mod consensus;
@@ -17,7 +18,9 @@ mod data_dir;
 mod host;
 mod log_writer;
 mod logging;
+mod member_calls;
 mod mesh;
+mod peer;
 mod placement;
 mod pulse;
 mod recovery;
@@ -31,6 +34,9 @@ use crate::types::Ticket;
 
 /// Exit code when a committed entry cannot be applied (`EX_SOFTWARE` of sysexits).
 const EXIT_STATE_UNKNOWN: i32 = 70;
+
+/// Exit code when the log lacks what this member once acknowledged to its leader (`EX_DATAERR`).
+const EXIT_LOG_LOST: i32 = 65;
 
 /// The ticket of this member's own first request. Its shard number is none that exists.
 const PUBLISH_TICKET: Ticket = Ticket(u64::MAX);

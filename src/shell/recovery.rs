@@ -15,7 +15,7 @@ use crate::apply::Machine;
 use crate::apply::checkpoint::Restore;
 use crate::checkpoint::format::Header;
 use crate::config::{Config, Refused, WalSync};
-use crate::membership::Cluster;
+use crate::membership::{Cluster, member_id};
 use crate::mvcc::Store;
 use crate::raft::{CheckpointMeta, Entry, EntryKind, HardState, Recovered};
 use crate::types::{LogIndex, MemberId, Term};
@@ -115,8 +115,9 @@ pub(super) fn open(config: &Config, data_dir: &DataDir) -> Result<Start, Recover
 /// in the middle is begun anew.
 fn bootstrap(config: &Config, data_dir: &DataDir) -> Result<Identity, RecoveryError> {
     let plan = config.cluster.bootstrap(&config.process).map_err(RecoveryError::Config)?;
-    let cluster = Cluster::bootstrap([plan.peer_urls.as_slice()], &plan.token);
-    let member = cluster.members().next().expect("a cluster of one").id;
+    let cluster = Cluster::bootstrap(plan.members.iter().map(Vec::as_slice), &plan.token);
+    let member = member_id(&plan.peer_urls, &plan.token);
+    assert!(cluster.member(member).is_some(), "the configuration lists this member");
     let mut identity =
         Identity { cluster: cluster.id(), member, measured_sync: SyncMode::Mmap, is_ready: false };
     data_dir.write_identity(&identity)?;
@@ -124,7 +125,7 @@ fn bootstrap(config: &Config, data_dir: &DataDir) -> Result<Identity, RecoveryEr
     if config.process.wal_sync == WalSync::Auto {
         identity.measured_sync = measure(data_dir)?;
     }
-    let meta = CheckpointMeta::bootstrap([member]);
+    let meta = CheckpointMeta::bootstrap(cluster.voters());
     let header = Header {
         cluster: identity.cluster,
         member,

@@ -16,11 +16,11 @@ use super::wiring::StorePorts;
 use super::{EXIT_STATE_UNKNOWN, PUBLISH_TICKET, shard_of};
 use crate::apply::machine::{Applied, HashRead, StatusFacts};
 use crate::apply::request::decode_group;
-use crate::apply::{Machine, Outcome, Response};
+use crate::apply::{Machine, Outcome, RequestKind, Response};
 use crate::checkpoint::format::Header;
-
+use crate::membership::MemberChange;
 use crate::raft::{CheckpointMeta, Entry, EntryKind};
-use crate::replica::exchange::{Answer, Facts, Query, Reply, ToRaft, ToShard, ToStore};
+use crate::replica::exchange::{Answer, Facts, Query, Refusal, Reply, ToRaft, ToShard, ToStore};
 use crate::types::{LogIndex, MemberId, Term, Ticket};
 
 /// Bytes of checkpoint made in one turn: a tenth of a millisecond or so of copying.
@@ -83,6 +83,8 @@ mod apply_checkpoint {
         Finish,
         /// The thread syncs and renames.
         Wait,
+        /// The state it is of is gone.
+        Abandon,
     }
 }
 use apply_checkpoint::Stage;
@@ -112,6 +114,8 @@ pub(super) struct StateMachine {
     log_bytes: u64,
     /// Where the log stood at the last idle tick.
     idle_at: LogIndex,
+    /// The leader's checkpoint that took the state's place last.
+    installed: LogIndex,
     is_published: bool,
     on_published: Box<dyn Fn()>,
 }
@@ -152,6 +156,7 @@ impl StateMachine {
             log_entries: 0,
             log_bytes: 0,
             idle_at: applied,
+            installed: LogIndex::default(),
             is_published: false,
             on_published: Box::new(on_published),
         }
@@ -159,6 +164,7 @@ impl StateMachine {
 
     /// Runs for the life of the process.
     pub(super) async fn run(mut self) {
+        self.tell_members();
         let idle_tick = Rc::new(Cell::new(false));
         let (ticked, bell) = (Rc::clone(&idle_tick), self.ports.bell.clone());
         glommio::spawn_local(async move {
@@ -224,6 +230,12 @@ impl StateMachine {
                     ToStore::Read { ticket, query } => self.read(ticket, &query),
                     ToStore::Watch { .. } => todo!("watch feed"),
                     ToStore::Leadership { facts } => self.on_facts(facts),
+                    ToStore::CheckpointWanted => {
+                        if self.checkpointing.is_none() {
+                            self.begin_checkpoint();
+                        }
+                    }
+                    ToStore::Install { meta, machine } => self.install(&meta, machine),
                 }
                 left -= 1;
                 if left == 0 {
@@ -250,6 +262,9 @@ impl StateMachine {
                 Ok(requests) => {
                     for request in &requests {
                         let applied = self.machine.apply(request);
+                        if matches!(request.kind, RequestKind::PublishMember | RequestKind::MemberUpdate) {
+                            self.tell_members();
+                        }
                         let is_ours = request.origin.member == self.position.member;
                         if is_ours && self.position.recovered < entry.index {
                             self.answer_request(request.origin.ticket, applied);
@@ -260,15 +275,64 @@ impl StateMachine {
                 }
                 Err(error) => stop(entry, &error.to_string()),
             },
-            EntryKind::ConfChange => {
-                stop(entry, "it changes the membership, which this version does not know how to do");
-            }
+            EntryKind::ConfChange => self.change_members(entry),
         }
         self.applied = entry.index;
         self.applied_term = entry.term;
         self.facts.applied = entry.index;
         self.log_entries += 1;
         self.log_bytes += entry.data.len() as u64;
+    }
+
+    /// The leader's checkpoint takes the place of the state: this member had fallen behind the log that
+    /// others keep. What was under way on the old state ends.
+    fn install(&mut self, meta: &CheckpointMeta, machine: Box<Machine>) {
+        assert!(self.applied < meta.index, "a checkpoint is installed to get ahead");
+        // A checkpoint that the thread knows nothing of yet ends here; one it is writing is given up, and
+        // one that it has whole is harmless: it is older than the one installed.
+        self.checkpointing = match self.checkpointing.take() {
+            None | Some(Checkpointing { state: Stage::Begin(_), .. }) => None,
+            Some(Checkpointing { header, state: Stage::Slices { .. } | Stage::Abandon }) => {
+                Some(Checkpointing { header, state: Stage::Abandon })
+            }
+            waiting => waiting,
+        };
+        self.machine = *machine;
+        self.installed = meta.index;
+        self.applied = meta.index;
+        self.applied_term = meta.term;
+        self.facts.applied = meta.index;
+        self.is_compacting = true;
+        self.log_entries = 0;
+        self.log_bytes = 0;
+        for (ticket, response) in std::mem::take(&mut self.compacting) {
+            self.answer(ticket, Ok(response));
+        }
+        for (ticket, _) in std::mem::take(&mut self.hashing) {
+            self.refuse(ticket, Refusal::LeaderChanged);
+        }
+        self.tell_members();
+    }
+
+    fn change_members(&mut self, entry: &Entry) {
+        let change = match MemberChange::decode(entry.data.clone()) {
+            Ok(change) => change,
+            Err(error) => stop(entry, &error.to_string()),
+        };
+        let outcome = self.machine.change_members(&change);
+        tracing::info!(index = entry.index.0, kind = ?change.kind, refused = outcome.is_err(), "membership change");
+        let accepted = outcome.is_ok();
+        self.ports.to_raft.send_always(ToRaft::Verdict { index: entry.index, accepted });
+        self.tell_members();
+        if change.origin.member == self.position.member && self.position.recovered < entry.index {
+            self.answer(change.origin.ticket, outcome);
+        }
+    }
+
+    /// Tells raft who the members are.
+    fn tell_members(&self) {
+        let cluster = Box::new(self.machine.cluster().clone());
+        self.ports.to_raft.send_always(ToRaft::Members { cluster });
     }
 
     fn answer_request(&mut self, ticket: Ticket, applied: Applied) {
@@ -303,6 +367,12 @@ impl StateMachine {
         let answer = Answer { term: self.facts.term, outcome };
         if let Some(sender) = self.ports.to_shards.get(shard_of(ticket)) {
             sender.send_always(ToShard::Reply(Reply { ticket, result: Ok(answer) }));
+        }
+    }
+
+    fn refuse(&self, ticket: Ticket, refusal: Refusal) {
+        if let Some(sender) = self.ports.to_shards.get(shard_of(ticket)) {
+            sender.send_always(ToShard::Reply(Reply { ticket, result: Err(refusal) }));
         }
     }
 
@@ -404,6 +474,13 @@ impl StateMachine {
                 }
             }
             Stage::Wait => (Stage::Wait, false),
+            Stage::Abandon => {
+                if self.writer.abandon() {
+                    (Stage::Wait, false)
+                } else {
+                    (Stage::Abandon, false)
+                }
+            }
         };
         self.checkpointing = Some(Checkpointing { header, state });
         wants_turn
@@ -433,14 +510,14 @@ impl StateMachine {
     }
 
     fn begin_checkpoint(&mut self) {
-        let meta = &self.position.checkpoint;
+        let cluster = self.machine.cluster();
         let header = Header {
-            cluster: self.machine.cluster().id(),
+            cluster: cluster.id(),
             member: self.position.member,
             index: self.applied,
             term: self.applied_term,
-            voters: meta.voters.clone(),
-            learners: meta.learners.clone(),
+            voters: cluster.voters().collect(),
+            learners: cluster.learners().collect(),
         };
         tracing::debug!(index = header.index.0, "checkpoint begins");
         self.checkpoint_after = None;
@@ -453,6 +530,9 @@ impl StateMachine {
     fn on_checkpoint_event(&mut self, event: checkpoint_file::Event) {
         self.checkpointing = None;
         match event {
+            checkpoint_file::Event::Abandoned => {}
+            // An installed one overtook it.
+            checkpoint_file::Event::Written { header, .. } if header.index < self.installed => {}
             checkpoint_file::Event::Written { header, bytes } => {
                 tracing::info!(
                     index = header.index.0,

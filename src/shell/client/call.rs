@@ -117,6 +117,8 @@ pub(super) enum Shape {
     NoRevision,
     /// Only the header.
     HeaderOnly,
+    /// No header either.
+    NoHeader,
 }
 
 /// Who gets an answer.
@@ -359,7 +361,14 @@ impl<B: Backend> ClientShard<B> {
             },
         };
         let shape = match head.call {
-            Call::Member(Method::MemberList) => Shape::NoRevision,
+            Call::Member(
+                Method::MemberList
+                | Method::MemberAdd
+                | Method::MemberRemove
+                | Method::MemberUpdate
+                | Method::MemberPromote,
+            ) => Shape::NoRevision,
+            Call::Member(Method::MoveLeader) => Shape::NoHeader,
             Call::Alarm => Shape::HeaderOnly,
             _ => Shape::Full,
         };
@@ -467,7 +476,11 @@ impl<B: Backend> ClientShard<B> {
             (Recipient::Unary { mut responder, gzip, shape }, Ok((term, response))) => {
                 let revision = if shape == Shape::NoRevision { 0 } else { response.revision };
                 let body = if shape == Shape::HeaderOnly { Vec::new() } else { response.body };
-                let head = |out: &mut Vec<u8>| self.headers.put(out, revision, term);
+                let head = |out: &mut Vec<u8>| {
+                    if shape != Shape::NoHeader {
+                        self.headers.put(out, revision, term);
+                    }
+                };
                 response::send_message(&self.templates, account, &mut responder, gzip, head, body);
             }
         }

@@ -57,7 +57,7 @@ use response::{Headers, Templates};
 use signal::Signal;
 use slots::Slots;
 
-use crate::replica::exchange::{Command, Reply};
+use crate::replica::exchange::{Command, Facts, Reply};
 use crate::rpc::Limits;
 use crate::types::limits::{GRPC_OVERHEAD_BYTES, REQUEST_BYTES_MAX_DEFAULT, TXN_OPS_MAX_DEFAULT};
 use crate::types::{ClusterId, MemberId, Term, Ticket};
@@ -204,6 +204,8 @@ pub struct ClientShard<B: Backend> {
     is_ticking: Cell<bool>,
     clock: Clock,
     now_ms: Cell<u64>,
+    /// What raft last said; None before it has said anything.
+    facts: Cell<Option<Facts>>,
     counters: CountersCell,
 }
 
@@ -229,6 +231,7 @@ impl<B: Backend> ClientShard<B> {
             is_ticking: Cell::new(false),
             clock: Clock::start(),
             now_ms: Cell::new(0),
+            facts: Cell::new(None),
             counters: CountersCell::default(),
             config,
             backend,
@@ -245,6 +248,11 @@ impl<B: Backend> ClientShard<B> {
         if let Some(waiter) = waiter {
             self.on_answer(waiter, reply.result);
         }
+    }
+
+    /// Who leads, and what this member is.
+    pub fn on_facts(&self, facts: Facts) {
+        self.facts.set(Some(facts));
     }
 
     /// News for the watch hub.

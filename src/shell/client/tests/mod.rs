@@ -99,7 +99,7 @@ impl MapBackend {
                 self.keys.borrow_mut().insert(put.key, entry);
                 (Vec::new(), None)
             }
-            Command::Propose { .. } => (Vec::new(), None),
+            Command::Propose { .. } | Command::Member(_) => (Vec::new(), None),
             Command::Read(Read { query, .. }) => match query {
                 Query::Range(range) => (self.range(&range).encode_to_vec(), None),
                 Query::RangeSlice(slice) => self.slice(&slice),
