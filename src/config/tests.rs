@@ -180,10 +180,16 @@ fn bootstrap_wants_own_name_and_exactly_own_urls_in_the_initial_cluster() {
 }
 
 #[test]
-fn cluster_of_more_than_one_member_is_refused_by_name() {
-    let refused = refused(&["--initial-cluster=default=http://localhost:2380,b=http://b:2380"]);
-    assert_eq!(refused.exit_code, 2);
-    assert!(refused.message.contains("2 members (default, b)"), "{refused}");
+fn members_of_a_new_cluster_are_those_of_the_flag_and_this_one_is_among_them() {
+    let config = run(&[
+        "--initial-cluster=default=http://localhost:2380,b=http://b:2380",
+        "--initial-cluster-token=t",
+    ]);
+    let bootstrap = config.cluster.bootstrap(&config.process).unwrap();
+    assert_eq!(bootstrap.members, [["http://localhost:2380"], ["http://b:2380"]]);
+    assert_eq!(bootstrap.peer_urls, ["http://localhost:2380"]);
+    let stranger = run(&["--initial-cluster=a=http://a:2380,b=http://b:2380"]);
+    assert!(stranger.cluster.bootstrap(&stranger.process).is_err());
 }
 
 #[test]

@@ -310,7 +310,18 @@ impl Cluster {
                     replica.node_mut().transfer_leader(to);
                 }
             }
-            990..1000 if self.stormy => self.save(id),
+            990..996 if self.stormy => self.save(id),
+            // News that the leader's process has ended, true or not.
+            996..1000 if self.stormy => {
+                if let Some(replica) = &mut self.members.get_mut(&id).unwrap().replica {
+                    if let Some(leader) = replica.status().leader {
+                        replica.node_mut().forget_leader(leader);
+                    }
+                    if self.random.random() {
+                        replica.node_mut().campaign();
+                    }
+                }
+            }
             _ => {}
         }
         self.run(id)
