@@ -281,7 +281,9 @@ impl Node {
 
     /// Runs for leader now.
     pub fn campaign(&mut self) {
-        if self.may_campaign() {
+        // raft-rs looks for a vote only where its own timer runs out; asked to run, a member without one
+        // would, and panic when it wins.
+        if self.raw.raft.promotable() && self.may_campaign() {
             self.timer.on_attempt();
             self.raw.campaign().expect("a call to run is never refused, at most ignored");
         }
