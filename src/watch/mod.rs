@@ -13,10 +13,12 @@
 
 pub mod event;
 pub mod exchange;
+pub mod interval;
 pub mod range;
 pub mod response;
 
 pub use event::{Batch, Event};
 pub use exchange::{CatchUp, Notice, Order, Token};
+pub use interval::IntervalIndex;
 pub use range::WatchRange;
 pub use response::{Response, Sink, StreamId};
