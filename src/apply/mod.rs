@@ -1,6 +1,6 @@
 //! Committed entries in, answers out: the state machine every member runs alike.
 
-mod encode;
+pub(crate) mod encode;
 mod range;
 #[cfg(test)]
 mod script;

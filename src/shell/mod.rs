@@ -22,6 +22,7 @@ mod placement;
 mod pulse;
 mod recovery;
 mod state_machine;
+mod watch_feed;
 mod wiring;
 
 use std::process::ExitCode;

@@ -1,7 +1,7 @@
 //! The store role's executor: applies what is committed, answers reads, and does the long work in
 //! slices between them.
 //!
-//! Long work is compaction, hashing and checkpoints. A turn does one slice of each, about a
+//! Long work is compaction, hashing, checkpoints and the history that watchers ask for. A turn does one slice of each, about a
 //! millisecond together, then looks at its rings again; so nothing a client asks waits for more.
 
 use std::cell::Cell;
@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use super::checkpoint_file::{self, CheckpointWriter};
 use super::mesh::SharedRing;
+use super::watch_feed::WatchFeed;
 use super::wiring::StorePorts;
 use super::{EXIT_STATE_UNKNOWN, PUBLISH_TICKET, shard_of};
 use crate::apply::machine::{Applied, HashRead, StatusFacts};
 use crate::apply::request::decode_group;
-use crate::apply::{Machine, Outcome, Response};
+use crate::apply::{Machine, Outcome, RequestKind, Response};
 use crate::checkpoint::format::Header;
 
 use crate::raft::{CheckpointMeta, Entry, EntryKind};
@@ -103,6 +104,7 @@ pub(super) struct StateMachine {
     is_compacting: bool,
     compact_after: Option<Instant>,
     hashing: VecDeque<(Ticket, HashRead)>,
+    watch: WatchFeed,
     writer: CheckpointWriter,
     checkpoint_events: Arc<SharedRing<checkpoint_file::Event>>,
     checkpointing: Option<Checkpointing>,
@@ -132,6 +134,7 @@ impl StateMachine {
         on_published: impl Fn() + 'static,
     ) -> Self {
         let (applied, applied_term) = (position.checkpoint.index, position.checkpoint.term);
+        let watch = WatchFeed::new(ports.to_shards.len(), machine.store());
         Self {
             machine,
             ports,
@@ -145,6 +148,7 @@ impl StateMachine {
             is_compacting: true,
             compact_after: None,
             hashing: VecDeque::new(),
+            watch,
             writer,
             checkpoint_events,
             checkpointing: None,
@@ -215,6 +219,8 @@ impl StateMachine {
                         for entry in entries {
                             self.apply(&entry);
                         }
+                        // Before the next message: what that one is told must not be ahead of this.
+                        self.collect_changes();
                     }
                     ToStore::Confirmed { reads } => {
                         for (ticket, query) in reads {
@@ -222,7 +228,10 @@ impl StateMachine {
                         }
                     }
                     ToStore::Read { ticket, query } => self.read(ticket, &query),
-                    ToStore::Watch { .. } => todo!("watch feed"),
+                    ToStore::Watch { shard, order } => {
+                        let term = self.facts.term;
+                        self.watch.on_order(shard, order, self.machine.store(), &self.ports.to_shards, term);
+                    }
                     ToStore::Leadership { facts } => self.on_facts(facts),
                 }
                 left -= 1;
@@ -249,6 +258,10 @@ impl StateMachine {
             EntryKind::Normal => match decode_group(entry.data.clone()) {
                 Ok(requests) => {
                     for request in &requests {
+                        if request.kind == RequestKind::Compact {
+                            // What it makes unreadable must have left.
+                            self.collect_changes();
+                        }
                         let applied = self.machine.apply(request);
                         let is_ours = request.origin.member == self.position.member;
                         if is_ours && self.position.recovered < entry.index {
@@ -269,6 +282,10 @@ impl StateMachine {
         self.facts.applied = entry.index;
         self.log_entries += 1;
         self.log_bytes += entry.data.len() as u64;
+    }
+
+    fn collect_changes(&mut self) {
+        self.watch.collect(self.machine.store(), &self.ports.to_shards, self.facts.term);
     }
 
     fn answer_request(&mut self, ticket: Ticket, applied: Applied) {
@@ -319,7 +336,8 @@ impl StateMachine {
         let compaction = self.compact();
         let hash = self.hash();
         let checkpoint = self.checkpoint();
-        compaction || hash || checkpoint
+        let watch = self.watch.work(self.machine.store(), &self.ports.to_shards, self.facts.term);
+        compaction || hash || checkpoint || watch
     }
 
     fn compact(&mut self) -> bool {

@@ -16,6 +16,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use super::WatchRange;
 use crate::types::KeyRange;
@@ -173,10 +174,20 @@ impl<T: Default> IntervalIndex<T> {
     /// ascending start.
     #[inline]
     pub fn stab<'a>(&'a self, key: &[u8], mut f: impl FnMut(&'a T)) {
+        self.stab_until(key, |value| {
+            f(value);
+            ControlFlow::Continue(())
+        });
+    }
+
+    /// As `stab`, but ends when `f` has seen enough.
+    #[inline]
+    pub fn stab_until<'a>(&'a self, key: &[u8], mut f: impl FnMut(&'a T) -> ControlFlow<()>) {
         if !self.ones.is_empty()
             && let Some(value) = self.ones.get(key)
+            && f(value).is_break()
         {
-            f(value);
+            return;
         }
         if self.root != NONE {
             self.stab_tree(key, f);
@@ -184,7 +195,7 @@ impl<T: Default> IntervalIndex<T> {
     }
 
     /// Returns how many nodes it looked at.
-    fn stab_tree<'a>(&'a self, key: &[u8], mut f: impl FnMut(&'a T)) -> usize {
+    fn stab_tree<'a>(&'a self, key: &[u8], mut f: impl FnMut(&'a T) -> ControlFlow<()>) -> usize {
         let mut visited = 0;
         let mut aside = [NONE; DEPTH_MAX];
         let mut aside_count = 0;
@@ -211,8 +222,8 @@ impl<T: Default> IntervalIndex<T> {
                 slot = NONE;
                 continue;
             }
-            if is_before(key, node.end()) {
-                f(&node.value);
+            if is_before(key, node.end()) && f(&node.value).is_break() {
+                return visited;
             }
             slot = node.right;
         }

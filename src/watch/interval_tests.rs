@@ -44,6 +44,10 @@ impl<T: Default> IntervalIndex<T> {
     }
 }
 
+fn go_on(_: ()) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
 fn range(key: &[u8], end: &[u8]) -> WatchRange {
     WatchRange::new(Bytes::copy_from_slice(key), Bytes::copy_from_slice(end))
 }
@@ -149,7 +153,7 @@ fn a_search_visits_few_nodes_beyond_its_hits() {
     }
     for number in (0..10_000).step_by(97) {
         let mut count = 0;
-        let visited = prefixes.stab_tree(format!("{number:05}/x").as_bytes(), |_| count += 1);
+        let visited = prefixes.stab_tree(format!("{number:05}/x").as_bytes(), |_| go_on(count += 1));
         assert_eq!(count, 1);
         assert!(visited <= 3 * 14, "{visited} nodes for one hit among 10,000");
     }
@@ -161,7 +165,7 @@ fn a_search_visits_few_nodes_beyond_its_hits() {
     }
     for (key, expected) in [("07500", 2_501), ("09999", 2), ("10000", 0), ("05000", 5_000)] {
         let mut count = 0;
-        let visited = nested.stab_tree(key.as_bytes(), |_| count += 1);
+        let visited = nested.stab_tree(key.as_bytes(), |_| go_on(count += 1));
         assert!(count <= expected && expected <= count + 1, "{count} hits at {key}");
         assert!(visited <= 2 * count + 3 * 14, "{visited} nodes for {count} hits");
     }
@@ -173,7 +177,13 @@ fn a_search_visits_few_nodes_beyond_its_hits() {
         mixed.insert(&range(key.as_bytes(), end.as_bytes()));
     }
     let mut count = 0;
-    let visited = mixed.stab_tree(b"w", |_| count += 1);
+    let visited = mixed.stab_tree(b"w", |_| go_on(count += 1));
     assert_eq!(count, 100);
+    let mut first = 0;
+    mixed.stab_until(b"w", |_| {
+        first += 1;
+        ControlFlow::Break(())
+    });
+    assert_eq!(first, 1, "who has seen enough sees no more");
     assert!(visited <= 100 * 2 * 8 + 3 * 14, "{visited} nodes for 100 hits");
 }

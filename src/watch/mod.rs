@@ -11,14 +11,19 @@
 //! store made them, and that order is what the guarantees rest on: whoever was told that the store
 //! stands at revision r has got every subscribed change up to r before.
 
+mod catch_up;
+mod encoder;
+
 pub mod event;
 pub mod exchange;
+pub mod feed;
 pub mod interval;
 pub mod range;
 pub mod response;
 
 pub use event::{Batch, Event};
 pub use exchange::{CatchUp, Notice, Order, Token};
+pub use feed::Feed;
 pub use interval::IntervalIndex;
 pub use range::WatchRange;
 pub use response::{Response, Sink, StreamId};
