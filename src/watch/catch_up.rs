@@ -174,11 +174,13 @@ impl<'a> Iterator for Merged<'a> {
     }
 }
 
+/// Start, and exclusive end, without which it reaches to the end of all keys.
+type Interval<'a> = (&'a [u8], Option<Cow<'a, [u8]>>);
+
 /// The union of ranges, as intervals that ascend and do not touch.
 #[derive(Debug, Default)]
 struct RangeSet<'a> {
-    /// Start, and exclusive end, without which it reaches to the end of all keys.
-    intervals: Vec<(&'a [u8], Option<Cow<'a, [u8]>>)>,
+    intervals: Vec<Interval<'a>>,
 }
 
 impl<'a> RangeSet<'a> {
@@ -189,17 +191,21 @@ impl<'a> RangeSet<'a> {
             KeyRange::Between { start, end } => (start, Some(end.into())),
             KeyRange::From(start) => (start, None),
         };
-        let mut all: Vec<(&[u8], Option<Cow<'_, [u8]>>)> =
+        let mut all: Vec<Interval<'a>> =
             ranges.filter(|range| !range.keys().is_empty()).map(interval).collect();
         all.sort_unstable_by_key(|(start, _)| *start);
-        let mut intervals = Vec::<(&[u8], Option<Cow<'_, [u8]>>)>::with_capacity(all.len());
+        let mut intervals = Vec::<Interval<'a>>::with_capacity(all.len());
         for (start, end) in all {
             match intervals.last_mut() {
-                Some((_, None)) => break,
-                Some((_, Some(last))) if start <= &**last => match end {
-                    Some(end) if end <= *last => {}
-                    end => intervals.last_mut().expect("it was just there").1 = end,
-                },
+                Some((_, last)) if last.as_deref().is_none_or(|last| start <= last) => {
+                    let is_further = match (last.as_deref(), end.as_deref()) {
+                        (Some(last), Some(end)) => last < end,
+                        (last, _) => last.is_some(),
+                    };
+                    if is_further {
+                        *last = end;
+                    }
+                }
                 _ => intervals.push((start, end)),
             }
         }

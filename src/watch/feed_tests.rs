@@ -602,12 +602,17 @@ impl Model {
     }
 }
 
+fn setting(name: &str) -> Option<u64> {
+    #[expect(clippy::disallowed_methods, reason = "a test's own knob, not configuration")]
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
 /// `PINION_MODEL_OPS` sets the number of operations, `PINION_MODEL_SEED` replays one seed.
 #[test]
 fn every_shard_gets_every_change_of_its_ranges_once_in_order_and_whole() {
-    let variable = |name| std::env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
-    let only = variable("PINION_MODEL_SEED");
-    let steps_max = variable("PINION_MODEL_OPS").unwrap_or(12_000);
+    let only = setting("PINION_MODEL_SEED");
+    let steps_max = setting("PINION_MODEL_OPS").unwrap_or(12_000);
     let (mut steps, mut seed) = (0, only.unwrap_or(0));
     let (mut events, mut slices, mut look_ups) = (0, 0, 0);
     while steps < steps_max {

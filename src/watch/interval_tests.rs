@@ -44,8 +44,14 @@ impl<T: Default> IntervalIndex<T> {
     }
 }
 
-fn go_on(_: ()) -> ControlFlow<()> {
-    ControlFlow::Continue(())
+/// How many values a search shows, and how many nodes it visits.
+fn counted(index: &IntervalIndex<u64>, key: &str) -> (usize, usize) {
+    let mut count = 0;
+    let visited = index.stab_tree(key.as_bytes(), |_| {
+        count += 1;
+        ControlFlow::Continue(())
+    });
+    (count, visited)
 }
 
 fn range(key: &[u8], end: &[u8]) -> WatchRange {
@@ -152,8 +158,7 @@ fn a_search_visits_few_nodes_beyond_its_hits() {
         prefixes.insert(&range(key.as_bytes(), end.as_bytes()));
     }
     for number in (0..10_000).step_by(97) {
-        let mut count = 0;
-        let visited = prefixes.stab_tree(format!("{number:05}/x").as_bytes(), |_| go_on(count += 1));
+        let (count, visited) = counted(&prefixes, &format!("{number:05}/x"));
         assert_eq!(count, 1);
         assert!(visited <= 3 * 14, "{visited} nodes for one hit among 10,000");
     }
@@ -164,8 +169,7 @@ fn a_search_visits_few_nodes_beyond_its_hits() {
         nested.insert(&range(key.as_bytes(), end.as_bytes()));
     }
     for (key, expected) in [("07500", 2_501), ("09999", 2), ("10000", 0), ("05000", 5_000)] {
-        let mut count = 0;
-        let visited = nested.stab_tree(key.as_bytes(), |_| go_on(count += 1));
+        let (count, visited) = counted(&nested, key);
         assert!(count <= expected && expected <= count + 1, "{count} hits at {key}");
         assert!(visited <= 2 * count + 3 * 14, "{visited} nodes for {count} hits");
     }
@@ -176,8 +180,7 @@ fn a_search_visits_few_nodes_beyond_its_hits() {
         let end = if number % 100 == 0 { "x".into() } else { format!("{key}x") };
         mixed.insert(&range(key.as_bytes(), end.as_bytes()));
     }
-    let mut count = 0;
-    let visited = mixed.stab_tree(b"w", |_| go_on(count += 1));
+    let (count, visited) = counted(&mixed, "w");
     assert_eq!(count, 100);
     let mut first = 0;
     mixed.stab_until(b"w", |_| {

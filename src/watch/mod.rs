@@ -27,3 +27,6 @@ pub use feed::Feed;
 pub use interval::IntervalIndex;
 pub use range::WatchRange;
 pub use response::{Response, Sink, StreamId};
+
+#[cfg(test)]
+mod cost_tests;
