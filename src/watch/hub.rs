@@ -72,8 +72,8 @@ enum Pending {
     Create { stream: StreamId, watch_id: i64, watcher: WatcherKey },
     /// Say `created` and `canceled` at once, with the reason.
     Refuse { stream: StreamId, reason: &'static str },
-    /// Say `canceled`.
-    Cancel { stream: StreamId, watch_id: i64 },
+    /// Say `canceled`, of a watcher or of an id that was `Id::Reserved`.
+    Cancel { stream: StreamId, watch_id: i64, id: Id },
     /// Answer a manual progress request if the stream is synced.
     Progress { stream: StreamId },
     /// Notify the watchers that got nothing for a whole interval.
@@ -189,12 +189,14 @@ impl Hub {
                 let Pending::Create { stream, watch_id, watcher } = self.take_pending(token) else {
                     panic!("{token:?} did not subscribe");
                 };
-                if !self.streams.contains_key(&stream) {
-                    return;
+                let Some(state) = self.streams.get_mut(&stream) else { return };
+                let is_alive = self.watchers.is_alive(watcher);
+                if !is_alive {
+                    state.on_leaving(0);
                 }
                 let created = Response { watch_id, revision: current, created: true, ..Response::default() };
                 sink.push(stream, &created);
-                if self.watchers.is_alive(watcher) {
+                if is_alive {
                     self.start(watcher.slot, compacted, sink);
                 }
             }
@@ -311,15 +313,22 @@ impl Hub {
 
     fn cancel(&mut self, stream: StreamId, watch_id: i64) {
         let state = self.streams.get_mut(&stream).expect("the caller found it");
-        let pending = Pending::Cancel { stream, watch_id };
-        match state.ids.remove(&watch_id) {
-            Some(Id::Watcher(slot)) => self.drop_watcher(slot, pending),
-            Some(Id::Reserved) => {
+        let Some(id) = state.ids.remove(&watch_id) else { return };
+        let pending = Pending::Cancel { stream, watch_id, id };
+        match id {
+            Id::Watcher(slot) => {
+                let watcher = self.watchers.get(slot);
+                let is_complete = watcher.state == State::Synced && watcher.start <= self.current;
+                if watcher.state != State::Creating {
+                    state.on_leaving(if is_complete { self.current } else { 0 });
+                }
+                self.drop_watcher(slot, pending);
+            }
+            Id::Reserved => {
                 state.reserved_count -= 1;
                 self.bytes -= RESERVED_BYTES;
                 self.ask(pending);
             }
-            None => {}
         }
     }
 
@@ -362,8 +371,11 @@ impl Hub {
                     sink.push(stream, &refused);
                 }
             }
-            Pending::Cancel { stream, watch_id } => {
-                if self.streams.contains_key(&stream) {
+            Pending::Cancel { stream, watch_id, id } => {
+                if let Some(state) = self.streams.get_mut(&stream) {
+                    if let Id::Watcher(_) = id {
+                        state.on_left();
+                    }
                     let canceled =
                         Response { watch_id, revision: current, canceled: true, ..Response::default() };
                     sink.push(stream, &canceled);
