@@ -21,9 +21,9 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
-use super::catch_up::Budget;
+use super::history::Budget;
 use super::encoder::{Encoder, Target};
-use super::{Batch, Event, IntervalIndex, Notice, Order, WatchRange, catch_up};
+use super::{Batch, Event, IntervalIndex, Notice, Order, WatchRange, history};
 use crate::mvcc::Store;
 use crate::types::Revision;
 
@@ -104,7 +104,7 @@ impl Feed {
             subscribed_count: 0,
             through: current,
             encoder: Encoder::default(),
-            budget: catch_up::SLICE,
+            budget: history::SLICE,
             targets: Vec::new(),
             turn: 0,
             waiting_count: 0,
@@ -237,7 +237,7 @@ impl Feed {
                 Notice::Unsubscribed { token, current }
             }
             Order::Ask { token } => Notice::Standing { token, current },
-            Order::CatchUp(order) => catch_up::answer(&order, store, &mut self.encoder, self.budget, current),
+            Order::CatchUp(order) => history::answer(&order, store, &mut self.encoder, self.budget, current),
         }
     }
 

@@ -11,22 +11,34 @@
 //! store made them, and that order is what the guarantees rest on: whoever was told that the store
 //! stands at revision r has got every subscribed change up to r before.
 
-mod catch_up;
-mod encoder;
-
 pub mod event;
 pub mod exchange;
-pub mod feed;
-pub mod interval;
 pub mod range;
 pub mod response;
+
+pub mod interval;
+
+mod encoder;
+pub mod feed;
+mod history;
+
+mod catch_up;
+mod delivery;
+pub mod encode;
+mod group;
+pub mod hub;
+mod stream;
+mod watcher;
+
+#[cfg(test)]
+mod cost_tests;
+#[cfg(test)]
+mod model_tests;
 
 pub use event::{Batch, Event};
 pub use exchange::{CatchUp, Notice, Order, Token};
 pub use feed::Feed;
+pub use hub::{Hub, HubLimits};
 pub use interval::IntervalIndex;
 pub use range::WatchRange;
 pub use response::{Response, Sink, StreamId};
-
-#[cfg(test)]
-mod cost_tests;
