@@ -9,7 +9,7 @@ use crate::apply::{Outcome, Rejection};
 use crate::pb::mvccpb;
 
 /// Keys with their history. Revision 1 is empty.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Model {
     pub(crate) revision: i64,
     pub(crate) keys: BTreeMap<Bytes, KeyValue>,

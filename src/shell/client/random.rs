@@ -12,7 +12,7 @@ pub(super) struct Random(Cell<u64>);
 impl Random {
     /// `seed` differs between starts of the process, `shard` within it.
     pub(super) fn new(seed: u64, shard: u16) -> Self {
-        Self(Cell::new(mix(seed ^ u64::from(shard))))
+        Self(Cell::new(mix(mix(seed) ^ u64::from(shard))))
     }
 
     /// A positive number.
