@@ -246,3 +246,58 @@ impl<B: Backend> Renewals<B> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Wakes(AtomicU64);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn answer(revision: i64) -> Answer {
+        Ok((Term(1), Response { revision, ..Default::default() }))
+    }
+
+    fn next(answers: &Answers) -> Option<i64> {
+        answers.take_next().map(|answer| answer.unwrap().1.revision)
+    }
+
+    #[test]
+    fn answers_come_out_in_the_order_of_the_requests_and_wake_once_for_the_one_that_is_next() {
+        let answers = Answers::default();
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&wakes));
+        answers.wake_on_next(&Context::from_waker(&waker));
+        for number in 0..4 {
+            assert_eq!(answers.add(), number);
+        }
+        for number in [2, 1] {
+            answers.put(number, answer(number.cast_signed()));
+            assert_eq!((next(&answers), wakes.0.load(Ordering::Relaxed)), (None, 0));
+        }
+        answers.put(0, answer(0));
+        answers.put(3, answer(3));
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        assert_eq!([(); 4].map(|()| next(&answers)), [Some(0), Some(1), Some(2), Some(3)]);
+        assert_eq!((next(&answers), answers.len(), answers.add()), (None, 0, 4));
+    }
+
+    #[test]
+    #[should_panic(expected = "answered once")]
+    fn second_answer_to_a_request_is_a_bug() {
+        let answers = Answers::default();
+        answers.add();
+        answers.put(0, answer(1));
+        answers.put(0, answer(2));
+    }
+}

@@ -293,3 +293,47 @@ fn client_that_reads_no_answers_is_not_read_and_gets_all_once_it_reads() {
         }
     });
 }
+
+/// One client: `streams` streams with so many renewals under way on each.
+async fn renew_many(client: &Client, streams: i64, in_flight: i64, rounds: i64) {
+    let one = async |client: &Client| {
+        let mut stream = Stream::open(client).await;
+        stream.renew(0..in_flight);
+        for round in 0..rounds {
+            for n in 0..in_flight {
+                assert_eq!(stream.next().await.unwrap().id, n, "round {round}");
+            }
+            if round + 1 < rounds {
+                stream.renew(0..in_flight);
+            }
+        }
+        stream.half_close();
+        assert_eq!(stream.next().await, None);
+    };
+    futures_util::future::join_all((0..streams).map(|_| one(client))).await;
+}
+
+/// `PINION_BENCH_CALLS=2000000 cargo test --release renewals_of_many -- --nocapture` measures.
+#[test]
+#[expect(clippy::disallowed_types, reason = "a measurement")]
+fn renewals_of_many_streams_are_all_answered_and_cost_is_printed() {
+    let calls = std::env::var("PINION_BENCH_CALLS").map_or(10_000, |calls| calls.parse().unwrap());
+    for (streams, in_flight) in [(1_i64, 1), (64, 1), (16, 64), (1, 1000)] {
+        let server = Server::start(quick());
+        client(async {
+            let client = Client::connect(&server).await;
+            let share = if streams * in_flight == 1 { 20 } else { 1 };
+            let rounds = (calls / share / streams / in_flight).max(1);
+            let (cpu, start) = (server.cpu_ns(), std::time::Instant::now());
+            renew_many(&client, streams, in_flight, rounds).await;
+            let renewals = rounds * in_flight * streams;
+            let (cpu, elapsed) = (server.cpu_ns() - cpu, start.elapsed());
+            assert_eq!(server.model().1, renewals.unsigned_abs());
+            println!(
+                "{streams} streams x {in_flight} in flight: {:.0} renewals/s, shard CPU {:.2} us each",
+                renewals as f64 / elapsed.as_secs_f64(),
+                cpu as f64 / 1e3 / renewals as f64,
+            );
+        });
+    }
+}
