@@ -5,6 +5,7 @@
 
 pub mod convert;
 pub mod framing;
+pub mod queue;
 pub mod range_stream;
 pub mod status;
 pub mod validate;

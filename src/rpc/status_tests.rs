@@ -13,6 +13,7 @@ const ETCD: &[(u8, &str)] = &[
     (2, "bcrypt: password length exceeds 72 bytes"),
     (2, "election: no leader"),
     (2, "election: not leader"),
+    (2, "election: observe closed early"),
     (2, "etcdserver: re-configuration failed due to not enough started members"),
     (2, "etcdserver: request timed out, leader transfer took too long"),
     (2, "etcdserver: too many requests"),

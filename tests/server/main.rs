@@ -8,4 +8,5 @@ mod etcdctl;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod large_values;
+mod lock;
 mod startup;

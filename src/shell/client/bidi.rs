@@ -61,7 +61,7 @@ impl<B: Backend> ClientShard<B> {
         };
         match method {
             BidiMethod::Watch => todo!("watch service {}", incoming.gzip),
-            BidiMethod::LeaseKeepAlive => todo!("lease service"),
+            BidiMethod::LeaseKeepAlive => self.spawn_keep_alive(account, head, incoming, responder),
         }
     }
 }

@@ -12,7 +12,7 @@
 //!
 //! `connection` runs the turns, `frame_meter` judges the client's frames, `account` bounds what a
 //! connection holds, `slots` knows who waits, `limits` is what `h2` is told, `streams` has the calls
-//! with many answers, `services` the paths.
+//! with many answers, `keep_alive` the leases', `recipe` those of several commands, `services` the paths.
 //!
 //! Invariants: a call is answered once; a ticket whose waiter left is ignored; what a connection
 //! holds is counted until it is gone; no borrow of a cell is held while the backend or `h2` is called.
@@ -20,17 +20,23 @@
 //! Compatibility: gRPC-Go's answers to malformed calls, etcd's keepalive policy and timeouts.
 
 mod account;
+mod ask;
 mod authority;
 mod bidi;
 mod call;
 mod connection;
 mod counters;
+mod election;
 mod frame_meter;
 mod gzip;
 mod h2_io;
+mod keep_alive;
 mod limits;
 mod listener;
 mod local_watch;
+mod lock;
+mod random;
+mod recipe;
 mod response;
 mod services;
 mod signal;
@@ -53,13 +59,16 @@ pub use counters::Counters;
 use counters::CountersCell;
 use h2_io::SharedBuffers;
 pub use listener::bind;
+use random::Random;
 use response::{Headers, Templates};
 use signal::Signal;
 use slots::Slots;
 
 use crate::replica::exchange::{Command, Reply};
 use crate::rpc::Limits;
-use crate::types::limits::{GRPC_OVERHEAD_BYTES, REQUEST_BYTES_MAX_DEFAULT, TXN_OPS_MAX_DEFAULT};
+use crate::types::limits::{
+    GRPC_OVERHEAD_BYTES, LEASE_TTL_MIN_S_DEFAULT, REQUEST_BYTES_MAX_DEFAULT, TXN_OPS_MAX_DEFAULT,
+};
 use crate::types::{ClusterId, MemberId, Term, Ticket};
 use crate::watch;
 
@@ -100,6 +109,10 @@ pub struct ShardConfig {
     pub shard: u16,
     /// Differs between starts of the process; see `Slots::new`.
     pub first_generation: u32,
+    /// Differs between starts of the process; where the names of leases come from.
+    pub lease_seed: u64,
+    /// Shortest life of a lease: 1.5 election timeouts, so that a leader can be elected meanwhile.
+    pub lease_ttl_min_s: i64,
     pub cluster: ClusterId,
     pub member: MemberId,
     /// `--max-request-bytes`
@@ -132,6 +145,8 @@ impl ShardConfig {
         Self {
             shard,
             first_generation: 0,
+            lease_seed: 0,
+            lease_ttl_min_s: LEASE_TTL_MIN_S_DEFAULT,
             cluster,
             member,
             request_bytes_max: REQUEST_BYTES_MAX_DEFAULT,
@@ -190,6 +205,10 @@ pub struct ClientShard<B: Backend> {
     templates: Templates,
     buffers: Rc<SharedBuffers>,
     ledger: Rc<Ledger>,
+    /// Names leases whose clients leave that to the server.
+    lease_ids: Random,
+    /// What the shard asks for itself is counted here.
+    own: Rc<Account>,
     calls: RefCell<Slots<Submitted>>,
     alarms: Rc<RefCell<Slots<Weak<Signal>>>>,
     connections: RefCell<BTreeMap<u64, Rc<Account>>>,
@@ -211,13 +230,20 @@ impl<B: Backend> ClientShard<B> {
     /// A shard that serves nobody yet.
     #[must_use]
     pub fn new(config: ShardConfig, backend: Rc<B>) -> Rc<Self> {
+        let ledger = Rc::new(Ledger::default());
         Rc::new(Self {
-            limits: Limits { txn_ops_max: config.txn_ops_max, request_bytes_max: config.request_bytes_max },
+            limits: Limits {
+                txn_ops_max: config.txn_ops_max,
+                request_bytes_max: config.request_bytes_max,
+                lease_ttl_min_s: config.lease_ttl_min_s,
+            },
             receive_bytes_max: config.request_bytes_max.saturating_add(GRPC_OVERHEAD_BYTES),
             headers: Headers::new(config.cluster, config.member),
             templates: Templates::new(),
             buffers: SharedBuffers::new(),
-            ledger: Rc::new(Ledger::default()),
+            lease_ids: Random::new(config.lease_seed, config.shard),
+            own: Account::new(u64::MAX, Rc::clone(&ledger)),
+            ledger,
             calls: RefCell::new(Slots::new(config.shard, config.first_generation)),
             alarms: Rc::new(RefCell::new(Slots::new(0, 0))),
             connections: RefCell::new(BTreeMap::new()),
@@ -258,11 +284,13 @@ impl<B: Backend> ClientShard<B> {
         if self.is_blocked() {
             self.ready();
         }
+        self.submit_deferred(&self.own);
     }
 
     /// The rings have room again.
     pub fn ready(&self) {
         self.is_blocked.set(false);
+        self.submit_deferred(&self.own);
         for account in self.blocked.take() {
             account.waits_for_ready.set(false);
             account.wake();
@@ -342,6 +370,7 @@ impl<B: Backend> ClientShard<B> {
             }
             None
         });
+        self.expire_deferred(&self.own);
         let accounts: Vec<Rc<Account>> = self.connections.borrow().values().map(Rc::clone).collect();
         for account in &accounts {
             self.expire_deferred(account);

@@ -126,6 +126,7 @@ fn twins(input: &mut Unstructured<'_>) {
     let limits = Limits {
         txn_ops_max: [128, 4, 1][below(input, 3)],
         request_bytes_max: [1_572_864, 200][below(input, 2)],
+        ..Limits::default()
     };
     let mut twins = Twins::new(limits);
     for _ in 0..STEPS_MAX {

@@ -5,6 +5,8 @@
 
 mod abuse;
 mod calls;
+mod lease;
+mod lock;
 mod overload;
 mod raw;
 mod throughput;
@@ -27,10 +29,11 @@ use http::{HeaderMap, Request, StatusCode};
 use prost::Message;
 
 use super::{Backend, ClientShard, Counters, ShardConfig};
-use crate::apply::{RequestKind, Response};
+use crate::apply::{Outcome, RequestKind, Response};
 use crate::pb::{etcdserverpb as pb, mvccpb};
 use crate::replica::exchange::{Answer, Command, Query, RangeSlice, Read, Refusal, Reply};
 use crate::rpc::framing::{PREFIX_BYTES, percent_decode, put_prefix};
+use crate::rpc::queue::model::Model;
 use crate::types::{ClusterId, MemberId, Term, Ticket};
 use crate::watch;
 
@@ -56,6 +59,10 @@ struct MapBackend {
     refusal: Cell<Option<Refusal>>,
     /// Slices of range streams asked for.
     slices: Cell<u64>,
+    /// Leases, transactions, and the keys of `Lock` and `Election`.
+    model: RefCell<Model>,
+    /// Renewals asked for.
+    renewals: Cell<u64>,
 }
 
 impl Backend for MapBackend {
@@ -65,7 +72,13 @@ impl Backend for MapBackend {
         }
         let result = match self.refusal.get() {
             Some(refusal) => Err(refusal),
-            None => Ok(Answer { term: TERM, outcome: Ok(self.answer(command)) }),
+            None => {
+                let outcome = match self.model_answer(&command) {
+                    Some(outcome) => outcome,
+                    None => Ok(self.answer(command)),
+                };
+                Ok(Answer { term: TERM, outcome })
+            }
         };
         self.replies.borrow_mut().push_back(Reply { ticket, result });
         self.wake_pump();
@@ -82,6 +95,22 @@ impl MapBackend {
         if let Some(waker) = self.pump.take() {
             waker.wake();
         }
+    }
+
+    /// The answer of the model, to what it is there for.
+    fn model_answer(&self, command: &Command) -> Option<Outcome> {
+        let is_the_models = match command {
+            Command::Propose { kind, .. } => !matches!(kind, RequestKind::Put | RequestKind::Compact),
+            Command::Read(Read { query, .. }) => match query {
+                Query::Range(range) => range.sort_order != 0,
+                Query::LeaseKeepAlive(_) => {
+                    self.renewals.set(self.renewals.get() + 1);
+                    true
+                }
+                query => matches!(query, Query::Txn(_) | Query::LeaseTimeToLive(_) | Query::LeaseLeases),
+            },
+        };
+        is_the_models.then(|| self.model.borrow_mut().carry_out(command))
     }
 
     fn answer(&self, command: Command) -> Response {
@@ -167,6 +196,7 @@ enum Control {
     Full(bool),
     Refuse(Option<Refusal>),
     Counters(mpsc::Sender<(Counters, u64)>),
+    Model(mpsc::Sender<(Model, u64)>),
     Cpu(mpsc::Sender<u64>),
     Stop,
 }
@@ -223,6 +253,13 @@ impl Server {
         let (out, counters) = mpsc::channel();
         self.tell(Control::Counters(out));
         counters.recv_timeout(PATIENCE).unwrap().1
+    }
+
+    /// The model as it stands, and the renewals asked for.
+    fn model(&self) -> (Model, u64) {
+        let (out, model) = mpsc::channel();
+        self.tell(Control::Model(out));
+        model.recv_timeout(PATIENCE).unwrap()
     }
 
     /// Nanoseconds the server's thread has been on a core.
@@ -284,6 +321,9 @@ async fn run_server(
                 }
                 Control::Refuse(refusal) => backend.refusal.set(refusal),
                 Control::Counters(out) => out.send((shard.counters(), backend.slices.get())).unwrap(),
+                Control::Model(out) => {
+                    out.send((backend.model.borrow().clone(), backend.renewals.get())).unwrap();
+                }
                 Control::Cpu(out) => out.send(thread_cpu_ns()).unwrap(),
                 Control::Stop => return Poll::Ready(()),
             }
