@@ -182,6 +182,9 @@ impl Translation {
     }
 }
 
+/// Stands where a status code would, had there been a status.
+const NO_ANSWER: u32 = u32::MAX;
+
 /// An answer of the lease, lock and election services, whichever fields it has.
 #[derive(Debug, Default, PartialEq)]
 struct Said {
@@ -203,7 +206,7 @@ fn said<A>(answer: Result<A, CallError>, fields: impl FnOnce(A) -> Said) -> Said
     match answer {
         Ok(answer) => fields(answer),
         Err(CallError::Status { code, message }) => Said { error: Some((code, message)), ..Said::default() },
-        Err(error) => Said { error: Some((u32::MAX, error.to_string())), ..Said::default() },
+        Err(error) => Said { error: Some((NO_ANSWER, error.to_string())), ..Said::default() },
     }
 }
 
@@ -749,7 +752,10 @@ impl Player {
     /// Compares two answers and learns the revision.
     fn compare_answers(&mut self, what: &str, answers: [Said; 2]) -> Result<(), String> {
         let [reference, subject] = &answers;
-        if reference.error.is_some() {
+        if let Some((code, text)) = &reference.error {
+            if *code == NO_ANSWER {
+                return Err(format!("{what}: the reference gave no answer: {text}"));
+            }
             self.tally.errors += 1;
         }
         compare_said(what, reference, subject)?;

@@ -62,7 +62,8 @@ const RANGE_ENDS: [&[u8]; 9] = [b"\0", b"\0\0", b"a", b"b", b"c", b"d0", b"\xff"
 const VALUES: [&[u8]; 5] = [b"", b"0", b"1", b"value", b"\xff\xfe not UTF-8"];
 const IDS: [i64; 9] = [0, 0, 0, 1, 2, -1, -7, i64::MAX, i64::MIN];
 const LEASES: [i64; 6] = [7, 8, 0x6c65, -3, i64::MIN, i64::MAX];
-const NAMES: [&[u8]; 4] = [b"lock", b"", b"d", b"x/y"];
+/// None is a prefix of a key above: a lock waits for every older key below its name.
+const NAMES: [&[u8]; 4] = [b"lock", b"", b"l", b"x/y"];
 const ELECTIONS: [&[u8]; 2] = [b"elect", b"e"];
 
 /// A lease that lives longer than any script.
