@@ -743,7 +743,7 @@ impl Player {
         if event.r#type == 0
             && kv.lease != 0
             && let Some(slash) = kv.key.iter().rposition(|byte| *byte == b'/')
-            && kv.key[slash + 1..] == *format!("{:x}", kv.lease).as_bytes()
+            && kv.key[slash..] == *own_suffix(kv.lease).as_bytes()
         {
             self.world.held.push((kv.key.slice(..slash), kv.key.clone()));
         }
@@ -1126,8 +1126,10 @@ impl Side {
     }
 }
 
+/// The end of the key under which a lease waits for a lock: its number as Go prints it, sign included.
 fn own_suffix(lease: i64) -> String {
-    format!("/{lease:x}")
+    let sign = if lease < 0 { "-" } else { "" };
+    format!("/{sign}{:x}", lease.unsigned_abs())
 }
 
 fn last_event(logs: &Logs) -> Option<&Event> {
