@@ -209,6 +209,7 @@ impl TargetArgs {
             rate_per_s: None,
             warmup: Duration::ZERO,
             duration: None,
+            cutoff: None,
             deadline: self.deadline,
             threads: self.threads,
             pin: self.pin.0.clone(),

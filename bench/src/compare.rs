@@ -426,6 +426,7 @@ impl Session<'_> {
             rate_per_s: case.rate_per_s,
             warmup: self.options.warmup,
             duration: Some(self.options.duration),
+            cutoff: None,
             deadline: DEADLINE,
             threads: self.options.threads,
             pin: self.options.client_cpus.0.clone(),

@@ -22,10 +22,14 @@ mod hpack;
 mod http2;
 #[cfg(test)]
 mod interop;
+mod link;
+mod messages;
 mod process;
+mod protobuf;
 mod report;
 mod schedule;
 mod selfcheck;
+mod streams;
 mod sys;
 mod tally;
 mod verdict;
