@@ -362,12 +362,12 @@ impl Session<'_> {
         let keys = if group == Group::Big { self.options.big_keys } else { self.options.keys };
         let mut big_store = None;
         if group != Group::Writes {
-            let before = server.anonymous_bytes()?;
+            let before = server.pid().anonymous_bytes()?;
             let batch = if group == Group::Big { self.options.big_batch } else { 100 };
             let filled = cli::fill(&self.plan(&server, &LOAD, keys), Fill { batch, is_shuffled: true })?;
             if group == Group::Big {
                 std::thread::sleep(SETTLE);
-                let after = server.anonymous_bytes()?;
+                let after = server.pid().anonymous_bytes()?;
                 let per_key = after.saturating_sub(before) as f64 / keys as f64;
                 eprintln!(
                     "{} round {round}: {keys} keys loaded at {} /s, {per_key:.0} B anonymous memory a key",
@@ -426,6 +426,7 @@ impl Session<'_> {
             rate_per_s: case.rate_per_s,
             warmup: self.options.warmup,
             duration: Some(self.options.duration),
+            cutoff: None,
             deadline: DEADLINE,
             threads: self.options.threads,
             pin: self.options.client_cpus.0.clone(),
@@ -520,7 +521,7 @@ struct Gauges<'a> {
 
 impl Gauges<'_> {
     fn read(&self) -> Option<Reading> {
-        let cpu = self.server.cpu_time().ok()?; // gone when the server is: the run's errors say so
+        let cpu = self.server.pid().cpu_time().ok()?; // gone when the server is: the run's errors say so
         let machine_cpu = host::machine_cpu()?;
         Some(Reading { cpu, machine_cpu, disk: self.device.and_then(Device::counters) })
     }

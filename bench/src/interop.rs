@@ -72,6 +72,7 @@ fn the_h2_crate_understands_us_and_we_it() {
         rate_per_s: None,
         warmup: Duration::ZERO,
         duration: None,
+        cutoff: None,
         deadline: Duration::from_secs(5),
         threads: 1,
         pin: Vec::new(),

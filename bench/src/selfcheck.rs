@@ -35,6 +35,7 @@ impl Options {
             rate_per_s: None,
             warmup: self.duration / 4,
             duration: Some(self.duration),
+            cutoff: None,
             deadline: Duration::from_secs(5),
             threads: self.threads,
             pin: self.pin.clone(),
