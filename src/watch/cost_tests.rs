@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::catch_up::{SLICE, Way, slice};
+use super::history::{SLICE, Way, slice};
 use super::encoder::Encoder;
 use super::{CatchUp, Feed, Notice, Order, Token, WatchRange};
 use crate::mvcc::Store;

@@ -10,7 +10,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use super::*;
 use crate::pb::mvccpb;
 use crate::types::KeyRange;
-use crate::watch::catch_up::{SLICE, Way};
+use crate::watch::history::{SLICE, Way};
 use crate::watch::{CatchUp, Token};
 
 const SMALL: Budget = Budget { records: 48, bytes: 2_000 };
@@ -590,9 +590,9 @@ impl Model {
         if current < order.from || !order.ranges.iter().all(is_one) {
             return;
         }
-        self.look_ups += usize::from(catch_up::way(order, &self.store, self.feed.budget) == Way::LookUp);
+        self.look_ups += usize::from(history::way(order, &self.store, self.feed.budget) == Way::LookUp);
         let mut found =
-            |way, budget| catch_up::slice(order, &self.store, &mut self.feed.encoder, budget, current, way);
+            |way, budget| history::slice(order, &self.store, &mut self.feed.encoder, budget, current, way);
         let all = found(Way::Walk, ALL);
         assert_eq!(all.through, current);
         assert_eq!(found(Way::LookUp, ALL), all);
