@@ -122,6 +122,8 @@ pub struct Hub {
     /// What waits for notices, in the order of the orders.
     pending: VecDeque<(Token, Pending)>,
     slice: Option<Slice>,
+    /// The last order taken was for a slice.
+    was_history_last: bool,
 }
 
 impl Hub {
@@ -141,6 +143,7 @@ impl Hub {
             given_back: Vec::new(),
             pending: VecDeque::new(),
             slice: None,
+            was_history_last: false,
         }
     }
 
@@ -228,8 +231,16 @@ impl Hub {
         if let Some(order) = self.given_back.pop() {
             return Some(order);
         }
-        // First, since there is at most one: the queue may always hold something.
-        self.read_history().or_else(|| self.orders.pop_front())
+        // In turns, since either may always have something: a slice may be answered at once, and the
+        // queue may be filled faster than the ring takes it.
+        if std::mem::take(&mut self.was_history_last)
+            && let Some(order) = self.orders.pop_front()
+        {
+            return Some(order);
+        }
+        let slice = self.read_history();
+        self.was_history_last = slice.is_some();
+        slice.or_else(|| self.orders.pop_front())
     }
 
     /// The order could not be sent. It comes first again; of several the last one given back is first.

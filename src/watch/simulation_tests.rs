@@ -576,15 +576,6 @@ impl World {
             let follower = &self.followers[number];
             let position = follower.position.unwrap();
             let missing = self.wanted(follower, position, header);
-            if !missing.is_empty() {
-                println!(
-                    response.watch_id,
-                    self.streams[at].expected,
-                    self.streams[at].followers,
-                    self.streams[at].taken,
-                    self.streams[at].reserved
-                );
-            }
             assert!(
                 missing.is_empty(),
                 "bookmarkable: at {header} told, from {position} on missing {missing:?}"
