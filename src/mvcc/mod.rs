@@ -42,7 +42,7 @@ pub use checkpoint::CheckpointCursor;
 pub use hash::{HashCursor, HashKv, HashOvertaken};
 pub use restore::{Restore, RestoreError};
 pub use store::{Changes, Scan, Store};
-pub use txn::WriteTxn;
+pub use txn::{WriteTxn, Written};
 
 use crate::types::Revision;
 

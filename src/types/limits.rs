@@ -15,3 +15,6 @@ pub const TXN_DEPTH_MAX: u32 = 64;
 
 /// Committed but not applied entries above which writes are refused with "too many requests".
 pub const APPLY_GAP_MAX: u64 = 5_000;
+
+/// Longest life of a lease, in seconds: 285 years. What asks for more is refused.
+pub const LEASE_TTL_S_MAX: i64 = 9_000_000_000;
