@@ -4,7 +4,7 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
-use crate::apply::script::{check, cluster, machine, request, run};
+use crate::apply::script::{AT, check, machine, request, run};
 use crate::pb::etcdserverpb::request_op::Request as Op;
 use crate::rpc::{Limits, validate};
 
@@ -137,12 +137,12 @@ fn a_physical_compaction_is_answered_when_the_work_is_done() {
     for n in 0..2_000 {
         let value = format!("{n}");
         let put = pb::PutRequest { key: "a".into(), value: value.into(), ..Default::default() };
-        let applied = machine.apply(&request(RequestKind::Put, put.encode_to_vec()));
+        let applied = machine.apply(&request(RequestKind::Put, put.encode_to_vec(), AT));
         assert!(matches!(applied, Applied::Now(Ok(_))));
     }
     let before = machine.store().bytes_in_use();
     let compact = pb::CompactionRequest { revision: 2_001, physical: true };
-    let applied = machine.apply(&request(RequestKind::Compact, compact.encode_to_vec()));
+    let applied = machine.apply(&request(RequestKind::Compact, compact.encode_to_vec(), AT));
     assert_eq!(applied, Applied::AfterCompaction(Response { revision: 2_001, ..Response::default() }));
     let mut slices = 1;
     while !machine.work_slice(100) {
@@ -159,7 +159,7 @@ fn a_physical_compaction_is_answered_when_the_work_is_done() {
 fn a_plain_put_is_answered_without_a_buffer() {
     let mut machine = machine();
     let put = pb::PutRequest { key: "a".into(), value: "1".into(), ..Default::default() };
-    let Applied::Now(Ok(response)) = machine.apply(&request(RequestKind::Put, put.encode_to_vec())) else {
+    let Applied::Now(Ok(response)) = machine.apply(&request(RequestKind::Put, put.encode_to_vec(), AT)) else {
         panic!("refused");
     };
     assert_eq!(response.body.capacity(), 0);
@@ -171,7 +171,7 @@ fn status_members_and_hash_are_answered_as_their_messages() {
     run(&mut machine, "put a 1");
     let publish =
         peer::PublishMember { id: 7, name: "n7".into(), client_urls: vec!["http://127.0.0.1:2379".into()] };
-    let applied = machine.apply(&request(RequestKind::PublishMember, publish.encode_to_vec()));
+    let applied = machine.apply(&request(RequestKind::PublishMember, publish.encode_to_vec(), AT));
     assert_eq!(applied, Applied::Now(Ok(Response::default())));
 
     let facts = StatusFacts {
@@ -354,7 +354,7 @@ fn random_transactions_are_answered_in_prosts_own_bytes_and_are_atomic() {
         let txn = random_txn(&mut rng, 3);
         let before = (round % 8 == 0).then(|| dump(&mut machine));
         let body = Bytes::from(txn.encode_to_vec());
-        let Applied::Now(outcome) = machine.apply(&request(RequestKind::Txn, body.clone())) else {
+        let Applied::Now(outcome) = machine.apply(&request(RequestKind::Txn, body.clone(), AT)) else {
             panic!("not a compaction");
         };
         match outcome {
@@ -381,7 +381,7 @@ fn random_transactions_are_answered_in_prosts_own_bytes_and_are_atomic() {
         if round % 500 == 0 {
             let compact =
                 pb::CompactionRequest { revision: machine.store().current_revision(), physical: false };
-            let _answered = machine.apply(&request(RequestKind::Compact, compact.encode_to_vec()));
+            let _answered = machine.apply(&request(RequestKind::Compact, compact.encode_to_vec(), AT));
             machine.work_slice(1_000);
             machine.store().check_invariants();
         }
@@ -414,7 +414,7 @@ fn no_body_stops_a_member_and_all_members_refuse_alike() {
                 body[at] = rng.random();
             }
         }
-        let applied = machine.apply(&request(kind, body.clone()));
+        let applied = machine.apply(&request(kind, body.clone(), AT));
         undecodable += i32::from(matches!(applied, Applied::Now(Err(Rejection::Undecodable(_)))));
         assert_eq!(twin.apply(&request(kind, body)), applied, "round {round}");
     }
@@ -447,7 +447,7 @@ fn the_deepest_nest_that_decodes_is_carried_out() {
         ];
     }
     let mut machine = machine();
-    let applied = machine.apply(&request(RequestKind::Txn, txn.encode_to_vec()));
+    let applied = machine.apply(&request(RequestKind::Txn, txn.encode_to_vec(), AT));
     let Applied::Now(Ok(response)) = applied else { panic!("{applied:?}") };
     let mut answer = pb::TxnResponse::decode(&*response.body).unwrap();
     assert!(answer.encode_to_vec() == response.body);

@@ -45,7 +45,7 @@ pub use hash::{HashCursor, HashKv, HashOvertaken};
 pub use history::KeyChanges;
 pub use restore::{Restore, RestoreError};
 pub use store::{Changes, Scan, Store};
-pub use txn::WriteTxn;
+pub use txn::{WriteTxn, Written};
 
 use self::record::Record;
 use crate::types::Revision;

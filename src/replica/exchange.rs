@@ -125,6 +125,8 @@ pub enum ToStore {
     Watch { shard: u16, order: watch::Order },
     /// Leadership moved.
     Leadership { facts: Facts },
+    /// A request of the store's own goes nowhere.
+    Refused { ticket: Ticket },
 }
 
 /// What a client shard is told. One ring from each role, so what the store says comes in the order it

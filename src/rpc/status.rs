@@ -224,6 +224,7 @@ impl From<&Rejection> for Status {
             Rejection::Compacted { .. } => COMPACTED,
             Rejection::FutureRevision { .. } => FUTURE_REVISION,
             Rejection::LeaseNotFound(_) => LEASE_NOT_FOUND,
+            Rejection::LeaseExists(_) => LEASE_EXISTS,
             Rejection::KeyNotFound => KEY_NOT_FOUND,
             Rejection::KeyEmpty => KEY_EMPTY,
             Rejection::SortOption { .. } => INVALID_SORT_OPTION,

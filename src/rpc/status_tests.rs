@@ -123,6 +123,7 @@ fn rejections_and_refusals_become_their_rows() {
         (Rejection::Compacted { required: 1, compacted: 2 }, COMPACTED),
         (Rejection::FutureRevision { required: 2, current: 1 }, FUTURE_REVISION),
         (Rejection::LeaseNotFound(LeaseId(7)), LEASE_NOT_FOUND),
+        (Rejection::LeaseExists(LeaseId(-7)), LEASE_EXISTS),
         (Rejection::KeyNotFound, KEY_NOT_FOUND),
         (Rejection::KeyEmpty, KEY_EMPTY),
         (Rejection::SortOption { order: 9, target: 0 }, INVALID_SORT_OPTION),

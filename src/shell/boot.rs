@@ -163,6 +163,7 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
             checkpoint_bytes: process.checkpoint_bytes,
             compaction_batch: process.compaction_batch_revisions as usize,
             compaction_sleep: process.compaction_sleep,
+            election_timeout: Duration::from_millis(u64::from(config.cluster.election_ms)),
         },
         dir: data_dir.checkpoints(),
         orders: orders.clone(),

@@ -11,17 +11,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::checkpoint_file::{self, CheckpointWriter};
+use super::lease_clock::LeaseClock;
 use super::mesh::SharedRing;
 use super::watch_feed::WatchFeed;
 use super::wiring::StorePorts;
-use super::{EXIT_STATE_UNKNOWN, PUBLISH_TICKET, shard_of};
+use super::{EXIT_STATE_UNKNOWN, PUBLISH_TICKET, lease_number, shard_of};
 use crate::apply::machine::{Applied, HashRead, StatusFacts};
 use crate::apply::request::decode_group;
-use crate::apply::{Machine, Outcome, RequestKind, Response};
+use crate::apply::{EntryId, Machine, Outcome, RequestKind, Response};
 use crate::checkpoint::format::Header;
 
 use crate::raft::{CheckpointMeta, Entry, EntryKind};
-use crate::replica::exchange::{Answer, Facts, Query, Reply, ToRaft, ToShard, ToStore};
+use crate::replica::exchange::{Answer, Facts, Query, Refusal, Reply, ToRaft, ToShard, ToStore};
 use crate::types::{LogIndex, MemberId, Term, Ticket};
 
 /// Bytes of checkpoint made in one turn: a tenth of a millisecond or so of copying.
@@ -54,6 +55,8 @@ pub(super) struct Upkeep {
     pub compaction_batch: usize,
     /// Pause after each compaction slice.
     pub compaction_sleep: Duration,
+    /// A new leader gives every lease so much more time (`--election-timeout`).
+    pub election_timeout: Duration,
 }
 
 /// Where this member stands when its store starts.
@@ -105,6 +108,7 @@ pub(super) struct StateMachine {
     compact_after: Option<Instant>,
     hashing: VecDeque<(Ticket, HashRead)>,
     watch: WatchFeed,
+    leases: LeaseClock,
     writer: CheckpointWriter,
     checkpoint_events: Arc<SharedRing<checkpoint_file::Event>>,
     checkpointing: Option<Checkpointing>,
@@ -149,6 +153,7 @@ impl StateMachine {
             compact_after: None,
             hashing: VecDeque::new(),
             watch,
+            leases: LeaseClock::new(upkeep.election_timeout),
             writer,
             checkpoint_events,
             checkpointing: None,
@@ -178,7 +183,7 @@ impl StateMachine {
             if idle_tick.take() {
                 self.on_idle_tick();
             }
-            let has_work = self.work();
+            let has_work = self.work() | self.lease_turn(is_behind);
             if self.reported < self.applied {
                 self.reported = self.applied;
                 self.ports.to_raft.send_always(ToRaft::Applied { index: self.applied });
@@ -188,8 +193,10 @@ impl StateMachine {
                 glommio::executor().yield_now().await;
                 continue;
             }
-            let (inbox, events) = (&self.ports.inbox, &self.checkpoint_events);
-            let is_ready = || !events.is_empty() || inbox.iter().any(|ring| !ring.is_empty());
+            let (inbox, events, leases) = (&self.ports.inbox, &self.checkpoint_events, &self.leases);
+            let is_ready = || {
+                !events.is_empty() || leases.has_ticked() || inbox.iter().any(|ring| !ring.is_empty())
+            };
             // A pause of background work ends by itself; everything else rings.
             let pause = [self.compact_after, self.checkpoint_after].into_iter().flatten().min();
             match (pause, &self.checkpointing) {
@@ -232,7 +239,14 @@ impl StateMachine {
                         let term = self.facts.term;
                         self.watch.on_order(shard, order, self.machine.store(), &self.ports.to_shards, term);
                     }
-                    ToStore::Leadership { facts } => self.on_facts(facts),
+                    ToStore::Leadership { facts } => {
+                        self.on_facts(facts);
+                        self.leases.on_leadership(self.leads());
+                    }
+                    ToStore::Refused { ticket } => {
+                        let number = lease_number(ticket).expect("the store's own requests are about leases");
+                        self.leases.on_refused(number);
+                    }
                 }
                 left -= 1;
                 if left == 0 {
@@ -250,6 +264,11 @@ impl StateMachine {
         self.facts.is_learner = facts.is_learner;
     }
 
+    /// The term in which this member leads, if it does.
+    fn leads(&self) -> Option<Term> {
+        (self.facts.leader == self.position.member).then_some(self.facts.term)
+    }
+
     fn apply(&mut self, entry: &Entry) {
         assert_eq!(self.applied.0 + 1, entry.index.0, "entries are applied in index order, without a gap");
         match entry.kind {
@@ -257,15 +276,20 @@ impl StateMachine {
             EntryKind::Normal if entry.data.is_empty() => {}
             EntryKind::Normal => match decode_group(entry.data.clone()) {
                 Ok(requests) => {
+                    let at = EntryId { index: entry.index, term: entry.term };
                     for request in &requests {
                         if request.kind == RequestKind::Compact {
                             // What it makes unreadable must have left.
                             self.collect_changes();
                         }
-                        let applied = self.machine.apply(request);
+                        let applied = self.machine.apply(request, at);
+                        self.leases.on_request(&mut self.machine, entry.term);
                         let is_ours = request.origin.member == self.position.member;
                         if is_ours && self.position.recovered < entry.index {
-                            self.answer_request(request.origin.ticket, applied);
+                            match lease_number(request.origin.ticket) {
+                                Some(number) => self.leases.on_applied(number, entry.term),
+                                None => self.answer_request(request.origin.ticket, applied),
+                            }
                         } else if matches!(applied, Applied::AfterCompaction(_)) {
                             self.is_compacting = true;
                         }
@@ -277,6 +301,7 @@ impl StateMachine {
                 stop(entry, "it changes the membership, which this version does not know how to do");
             }
         }
+        self.leases.on_entry(&self.machine, entry.term, self.leads());
         self.applied = entry.index;
         self.applied_term = entry.term;
         self.facts.applied = entry.index;
@@ -305,21 +330,42 @@ impl StateMachine {
     }
 
     fn read(&mut self, ticket: Ticket, query: &Query) {
-        if let Query::HashKv(request) = query {
-            match self.machine.begin_hash(request) {
+        match query {
+            Query::HashKv(request) => match self.machine.begin_hash(request) {
                 Ok(cursor) => self.hashing.push_back((ticket, cursor)),
                 Err(rejection) => self.answer(ticket, Err(rejection)),
+            },
+            Query::LeaseKeepAlive(id) => {
+                if let Some((ticket, result)) = self.leases.keep_alive(&self.machine, *id, ticket) {
+                    self.tell(ticket, result.map(Ok));
+                }
             }
-            return;
+            Query::LeaseTimeToLive(request) => {
+                self.tell(ticket, self.leases.time_to_live(&self.machine, request).map(Ok));
+            }
+            Query::LeaseLeases => self.answer(ticket, Ok(self.leases.leases(&self.machine))),
+            _ => self.answer(ticket, self.machine.read(query, &self.facts)),
         }
-        let outcome = self.machine.read(query, &self.facts);
-        self.answer(ticket, outcome);
+    }
+
+    /// Lets time pass for leases; whether that wants another turn at once.
+    fn lease_turn(&mut self, is_behind: bool) -> bool {
+        let StorePorts { to_raft, bell, .. } = &self.ports;
+        let wants_turn = self.leases.turn(&self.machine, self.applied, is_behind, to_raft, bell);
+        for (ticket, result) in self.leases.take_told(&self.machine) {
+            self.tell(ticket, result.map(Ok));
+        }
+        wants_turn
     }
 
     fn answer(&self, ticket: Ticket, outcome: Outcome) {
-        let answer = Answer { term: self.facts.term, outcome };
+        self.tell(ticket, Ok(outcome));
+    }
+
+    fn tell(&self, ticket: Ticket, result: Result<Outcome, Refusal>) {
+        let result = result.map(|outcome| Answer { term: self.facts.term, outcome });
         if let Some(sender) = self.ports.to_shards.get(shard_of(ticket)) {
-            sender.send_always(ToShard::Reply(Reply { ticket, result: Ok(answer) }));
+            sender.send_always(ToShard::Reply(Reply { ticket, result }));
         }
     }
 

@@ -280,7 +280,7 @@ impl Run {
             } else {
                 let (key, value) = (shape.key(random), shape.value(random));
                 let lease = [0, 0, 7, -3, i64::MAX][random.index(5)];
-                let revision = txn.put(&key, &value, lease);
+                let revision = txn.put(&key, &value, lease).revision;
                 assert_eq!(revision, Revision::new(model.current + 1, sub));
                 model.write(&key, revision, Some((&value, lease)));
             }
