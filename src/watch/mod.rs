@@ -13,10 +13,21 @@
 
 pub mod event;
 pub mod exchange;
+pub mod interval;
 pub mod range;
 pub mod response;
 
+mod catch_up;
+mod delivery;
+pub mod encode;
+mod group;
+pub mod hub;
+mod stream;
+mod watcher;
+
 pub use event::{Batch, Event};
 pub use exchange::{CatchUp, Notice, Order, Token};
+pub use hub::{Hub, HubLimits};
+pub use interval::IntervalIndex;
 pub use range::WatchRange;
 pub use response::{Response, Sink, StreamId};
