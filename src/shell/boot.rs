@@ -343,6 +343,7 @@ fn shard_config(config: &Config, identity: &Identity, generation: u32, lease_see
         interval: process.keepalive.server_interval.unwrap_or(Duration::MAX),
         timeout: process.keepalive.server_timeout,
     };
+    shard.watch_progress_interval = process.watch_progress_interval;
     shard
 }
 

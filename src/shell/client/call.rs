@@ -552,6 +552,19 @@ impl Upload {
         upload.grow(UPLOAD_OVERHEAD_BYTES).then_some(upload)
     }
 
+    /// Counts that exactly `bytes` are held besides the overhead. False: that is too much.
+    pub(super) fn hold(&mut self, bytes: usize) -> bool {
+        let held = self.bytes - UPLOAD_OVERHEAD_BYTES;
+        if held < bytes {
+            return self.grow(bytes - held);
+        }
+        if bytes < held {
+            self.bytes -= held - bytes;
+            self.account.end_upload(held - bytes);
+        }
+        true
+    }
+
     /// Counts bytes. False: that is too much.
     pub(super) fn grow(&mut self, bytes: usize) -> bool {
         self.bytes += bytes;

@@ -35,6 +35,7 @@ mod limits;
 mod listener;
 mod local_watch;
 mod lock;
+mod outbox;
 mod random;
 mod recipe;
 mod response;
@@ -44,6 +45,7 @@ mod slots;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -63,14 +65,15 @@ use random::Random;
 use response::{Headers, Templates};
 use signal::Signal;
 use slots::Slots;
+use watch::Watches;
 
 use crate::replica::exchange::{Command, Reply};
 use crate::rpc::Limits;
 use crate::types::limits::{
     GRPC_OVERHEAD_BYTES, LEASE_TTL_MIN_S_DEFAULT, REQUEST_BYTES_MAX_DEFAULT, TXN_OPS_MAX_DEFAULT,
 };
-use crate::types::{ClusterId, MemberId, Term, Ticket};
-use crate::watch;
+use crate::types::{ClusterId, MemberId, Ticket};
+use crate::watch::Order;
 
 /// The rest of the member, as a shard sees it.
 pub trait Backend: 'static {
@@ -88,7 +91,7 @@ pub trait Backend: 'static {
     ///
     /// # Errors
     /// Gives the order back when the ring is full.
-    fn order(&self, order: watch::Order) -> Result<(), watch::Order>;
+    fn order(&self, order: Order) -> Result<(), Order>;
 }
 
 /// How clients' keepalive pings are treated, and the server's own.
@@ -132,6 +135,9 @@ pub struct ShardConfig {
     pub stall_timeout: Duration,
     /// The same while the shard holds more unread answers than it may.
     pub pressure_timeout: Duration,
+    /// How often a watcher that asked for it hears how far it has come while nothing else happens; up
+    /// to a tenth longer (`--watch-progress-notify-interval`).
+    pub watch_progress_interval: Duration,
     /// Calls under way at `stop` may take this long.
     pub drain_timeout: Duration,
     /// Step of the shard's clock and bound on how late a timeout is.
@@ -162,6 +168,7 @@ impl ShardConfig {
             upload_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(60),
             pressure_timeout: Duration::from_secs(2),
+            watch_progress_interval: Duration::from_secs(10 * 60),
             drain_timeout: Duration::from_secs(5),
             tick: Duration::from_millis(50),
         }
@@ -188,6 +195,12 @@ impl ShardConfig {
     fn stall_timeout_ms(&self) -> u64 {
         millis(self.stall_timeout)
     }
+    fn pressure_timeout_ms(&self) -> u64 {
+        millis(self.pressure_timeout)
+    }
+    fn watch_progress_interval_ms(&self) -> u64 {
+        millis(self.watch_progress_interval)
+    }
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -211,6 +224,7 @@ pub struct ClientShard<B: Backend> {
     own: Rc<Account>,
     calls: RefCell<Slots<Submitted>>,
     alarms: Rc<RefCell<Slots<Weak<Signal>>>>,
+    watches: Watches,
     connections: RefCell<BTreeMap<u64, Rc<Account>>>,
     connections_made: Cell<u64>,
     /// The backend's rings are full.
@@ -246,6 +260,7 @@ impl<B: Backend> ClientShard<B> {
             ledger,
             calls: RefCell::new(Slots::new(config.shard, config.first_generation)),
             alarms: Rc::new(RefCell::new(Slots::new(0, 0))),
+            watches: Watches::new(&config),
             connections: RefCell::new(BTreeMap::new()),
             connections_made: Cell::new(0),
             is_blocked: Cell::new(false),
@@ -273,14 +288,11 @@ impl<B: Backend> ClientShard<B> {
         }
     }
 
-    /// News for the watch hub.
-    pub fn on_watch(&self, _term: Term, _notice: watch::Notice) {
-        todo!("watch service")
-    }
-
-    /// Ends a batch of answers. Their connections have their turns already, one each however many
-    /// answers they got; this also lets the shard submit again, since answers make room.
+    /// Ends a batch of answers and notices. The connections of answers have their turns already, one
+    /// each however many answers they got, and those of watch streams get theirs; this also lets the
+    /// shard submit again, since answers make room.
     pub fn flush(&self) {
+        self.flush_watches();
         if self.is_blocked() {
             self.ready();
         }
@@ -320,6 +332,7 @@ impl<B: Backend> ClientShard<B> {
         counters.connections = self.connections.borrow().len() as u64;
         counters.calls = self.calls.borrow().len() as u64;
         counters.unsent_bytes = self.ledger.unsent_bytes.get() as u64;
+        self.watches.count(&mut counters);
         counters
     }
 
@@ -379,6 +392,7 @@ impl<B: Backend> ClientShard<B> {
             }
         }
         self.relieve_pressure(&accounts);
+        self.tick_watches();
         if self.is_blocked() {
             self.ready();
         }
@@ -387,12 +401,12 @@ impl<B: Backend> ClientShard<B> {
     /// While the shard holds too many unread answers, closes the connection whose client has taken
     /// nothing for longest: it is the one that cannot complain about waiting.
     fn relieve_pressure(&self, accounts: &[Rc<Account>]) {
-        if self.ledger.unsent_bytes.get() <= account::SHARD_UNSENT_BYTES_MAX {
+        if self.ledger.unread_bytes() <= account::SHARD_UNSENT_BYTES_MAX {
             return;
         }
-        let stalled_ms = self.now_ms().saturating_sub(millis(self.config.pressure_timeout));
+        let stalled_ms = self.now_ms().saturating_sub(self.config.pressure_timeout_ms());
         let stalled = accounts.iter().filter(|account| {
-            0 < account.unsent_bytes() && account.progress_ms.get() <= stalled_ms && !account.is_evicted.get()
+            0 < account.unread_bytes() && account.progress_ms.get() <= stalled_ms && !account.is_evicted.get()
         });
         if let Some(account) = stalled.min_by_key(|account| account.progress_ms.get()) {
             account.is_evicted.set(true);
