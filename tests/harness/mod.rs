@@ -9,9 +9,9 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of the harness")]
 
 pub mod client;
-pub mod stream;
 #[allow(unsafe_code, reason = "prctl between fork and exec; see the module")]
 pub mod seccomp;
+pub mod stream;
 
 use std::cell::Cell;
 use std::ffi::OsString;
