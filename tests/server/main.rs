@@ -8,4 +8,6 @@ mod etcdctl;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod large_values;
+mod leases;
 mod startup;
+mod watching;
