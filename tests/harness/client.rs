@@ -252,7 +252,9 @@ impl Client {
     }
 }
 
-pub(super) async fn within_deadline<T>(call: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
+pub(super) async fn within_deadline<T>(
+    call: impl Future<Output = Result<T, CallError>>,
+) -> Result<T, CallError> {
     tokio::time::timeout(CALL_DEADLINE, call).await.unwrap_or(Err(CallError::Deadline))
 }
 

@@ -145,20 +145,14 @@ impl Client {
                 .unwrap();
             let mut sender = self.sender.clone().ready().await?;
             let (head, stream) = sender.send_request(request, false)?;
-            let answers = Answers {
-                head: Some(head),
-                body: None,
-                buffer: BytesMut::new(),
-                answer: PhantomData,
-            };
+            let answers =
+                Answers { head: Some(head), body: None, buffer: BytesMut::new(), answer: PhantomData };
             Ok((Requests { stream, request: PhantomData }, answers))
         })
         .await
     }
 
-    pub async fn watch(
-        &self,
-    ) -> Result<(Requests<pb::WatchRequest>, Answers<pb::WatchResponse>), CallError> {
+    pub async fn watch(&self) -> Result<(Requests<pb::WatchRequest>, Answers<pb::WatchResponse>), CallError> {
         self.open("/etcdserverpb.Watch/Watch").await
     }
 

@@ -255,10 +255,7 @@ impl<'a> Judge<'a> {
                 let goes_on = self.open_fragment == Some(first);
                 let split = !goes_on && first == self.whole_to && self.next_wanted_at(first).is_some();
                 if split {
-                    return Err(violation(
-                        Rule::Atomic,
-                        format!("revision {first} came in two responses"),
-                    ));
+                    return Err(violation(Rule::Atomic, format!("revision {first} came in two responses")));
                 }
                 for event in events {
                     self.event(event)?;

@@ -163,7 +163,10 @@ pub fn compare(reference: &[Entry], subject: &[Entry], complete: bool) -> Result
     let (a, b) = (reference.len(), subject.len());
     if complete && a != b {
         let (who, more) = if a < b { ("subject", &subject[a]) } else { ("reference", &reference[b]) };
-        return Err(format!("{a} messages from the reference, {b} from the subject; only the {who} says {}", shown(more)));
+        return Err(format!(
+            "{a} messages from the reference, {b} from the subject; only the {who} says {}",
+            shown(more)
+        ));
     }
     Ok(())
 }

@@ -442,9 +442,8 @@ impl Player {
             return Ok(());
         }
         let mut request = request.clone();
-        let deleted_at_compacted = |event: &Event| {
-            event.r#type == 1 && mod_revision(event) == self.world.compacted
-        };
+        let deleted_at_compacted =
+            |event: &Event| event.r#type == 1 && mod_revision(event) == self.world.compacted;
         if request.start_revision == self.world.compacted && self.history.iter().any(deleted_at_compacted) {
             request.start_revision += 1;
         }
@@ -515,8 +514,7 @@ impl Player {
                 continue;
             }
             watch.requests.cancel(id).map_err(|error| error.to_string())?;
-            let last_is_cancel =
-                |logs: &Logs| logs.by_watcher[&id].last().is_some_and(is_canceled);
+            let last_is_cancel = |logs: &Logs| logs.by_watcher[&id].last().is_some_and(is_canceled);
             watch.until(&format!("{name}: the end of {request:?}"), &translate, last_is_cancel).await?;
         }
         // What it said meanwhile depends on the race with its cancel, and its id has been used up on
@@ -584,11 +582,12 @@ impl Player {
             self.tally.progress_answers += 1;
             return Ok(());
         }
-        let [reference, subject] = [0, 1].map(|side: usize| {
-            self.sides[side].streams[&stream].logs.progress.first().cloned()
-        });
+        let [reference, subject] =
+            [0, 1].map(|side: usize| self.sides[side].streams[&stream].logs.progress.first().cloned());
         if subject.is_some() && subject != reference {
-            return Err(format!("progress where 3.7 says nothing: reference {reference:?}, subject {subject:?}"));
+            return Err(format!(
+                "progress where 3.7 says nothing: reference {reference:?}, subject {subject:?}"
+            ));
         }
         Ok(())
     }
@@ -674,7 +673,9 @@ impl Player {
         let both = reference.len().min(subject.len());
         let new: Vec<Event> = reference[self.history_seen..both]
             .iter()
-            .filter_map(|entry| if let Entry::Event { event, .. } = entry { Some(event.clone()) } else { None })
+            .filter_map(
+                |entry| if let Entry::Event { event, .. } = entry { Some(event.clone()) } else { None },
+            )
             .collect();
         self.history_seen = both;
         for (place, watcher) in &self.watchers {
@@ -694,7 +695,8 @@ impl Player {
                     logs.count(*id, is_event) >= due.events && logs.count(*id, is_canceled) >= due.canceled
                 };
                 let what = format!(
-                    "{name}: stream {stream}, watcher {id}: {} events and {} cancels", due.events, due.canceled
+                    "{name}: stream {stream}, watcher {id}: {} events and {} cancels",
+                    due.events, due.canceled
                 );
                 if let Err(error) = watch.until(&what, &side.translate, arrived).await {
                     let (events, canceled) =
@@ -906,8 +908,9 @@ impl Player {
             }
             Step::Lock { name, lease } | Step::AbandonLock { name, lease } => {
                 let holder = self.holder(name);
-                let is_contended = holder.as_ref().is_some_and(|key| !key.ends_with(own_suffix(*lease).as_bytes()))
-                    && (*lease == 0 || self.world.leases.contains(lease));
+                let is_contended =
+                    holder.as_ref().is_some_and(|key| !key.ends_with(own_suffix(*lease).as_bytes()))
+                        && (*lease == 0 || self.world.leases.contains(lease));
                 let mut calls = Vec::new();
                 for side in &self.sides {
                     let client = side.client.clone();

@@ -12,36 +12,89 @@ use crate::generate::Request;
 #[derive(Debug, Clone)]
 pub enum Step {
     Kv(Request),
-    Create { stream: usize, request: pb::WatchCreateRequest },
-    Cancel { stream: usize, id: i64 },
-    Progress { stream: usize },
+    Create {
+        stream: usize,
+        request: pb::WatchCreateRequest,
+    },
+    Cancel {
+        stream: usize,
+        id: i64,
+    },
+    Progress {
+        stream: usize,
+    },
     /// A request with no union set.
-    Nothing { stream: usize },
-    HalfClose { stream: usize },
+    Nothing {
+        stream: usize,
+    },
+    HalfClose {
+        stream: usize,
+    },
     /// The client goes away.
-    Reset { stream: usize },
-    Grant { ttl: i64, id: i64 },
+    Reset {
+        stream: usize,
+    },
+    Grant {
+        ttl: i64,
+        id: i64,
+    },
     /// A lease too short to stay: revoked at once.
-    GrantAndRevoke { ttl: i64, id: i64 },
-    Revoke { id: i64 },
-    KeepAlive { id: i64 },
-    TimeToLive { id: i64, keys: bool },
+    GrantAndRevoke {
+        ttl: i64,
+        id: i64,
+    },
+    Revoke {
+        id: i64,
+    },
+    KeepAlive {
+        id: i64,
+    },
+    TimeToLive {
+        id: i64,
+        keys: bool,
+    },
     Leases,
     /// A lease of the shortest kind with these keys; the step ends when they are gone.
-    Expire { id: i64, keys: Vec<Bytes> },
+    Expire {
+        id: i64,
+        keys: Vec<Bytes>,
+    },
     /// Waits if another lease holds the lock; then the holder's key is unlocked.
-    Lock { name: Bytes, lease: i64 },
+    Lock {
+        name: Bytes,
+        lease: i64,
+    },
     /// Waits for a lock that another lease holds, and gives up.
-    AbandonLock { name: Bytes, lease: i64 },
-    Unlock { key: Bytes },
+    AbandonLock {
+        name: Bytes,
+        lease: i64,
+    },
+    Unlock {
+        key: Bytes,
+    },
     /// Only where nobody else leads.
-    Campaign { name: Bytes, lease: i64, value: Bytes },
+    Campaign {
+        name: Bytes,
+        lease: i64,
+        value: Bytes,
+    },
     /// By the last leader key that a campaign of that name gave, or by one that is off by `wrong`.
-    Proclaim { name: Bytes, value: Bytes, wrong: i64 },
-    Leader { name: Bytes },
-    Resign { name: Bytes, wrong: i64 },
+    Proclaim {
+        name: Bytes,
+        value: Bytes,
+        wrong: i64,
+    },
+    Leader {
+        name: Bytes,
+    },
+    Resign {
+        name: Bytes,
+        wrong: i64,
+    },
     /// The first answer of an observer.
-    Observe { name: Bytes },
+    Observe {
+        name: Bytes,
+    },
 }
 
 /// What the reference's answers say about the state of things.
@@ -178,7 +231,9 @@ impl Script {
         let stream = self.stream(world);
         let ids = world.streams.iter().find(|(name, ..)| *name == stream).map(|(_, _, ids)| ids.as_slice());
         match ids {
-            Some(ids) if !ids.is_empty() && !self.one_in(5) => (stream, ids[self.rng.random_range(0..ids.len())]),
+            Some(ids) if !ids.is_empty() && !self.one_in(5) => {
+                (stream, ids[self.rng.random_range(0..ids.len())])
+            }
             _ => (stream, IDS[self.rng.random_range(0..IDS.len())]),
         }
     }
@@ -322,7 +377,9 @@ pub fn written_out() -> Vec<Step> {
     steps.push(Step::Kv(Request::Delete(all)));
 
     // Leases: bounds, ids, attach, re-attach, detach, revoke with events in key order, expiry.
-    for (ttl, id) in [(9_000_000_000, 70), (9_000_000_001, 71), (i64::MAX, 72), (500, 70), (500, 0), (500, -9)] {
+    for (ttl, id) in
+        [(9_000_000_000, 70), (9_000_000_001, 71), (i64::MAX, 72), (500, 70), (500, 0), (500, -9)]
+    {
         steps.push(Step::Grant { ttl, id });
     }
     for ttl in [0, -1, i64::MIN, 1] {
@@ -353,7 +410,9 @@ pub fn written_out() -> Vec<Step> {
     // Locks: free, again by the holder, contended, abandoned, without a lease, of an unknown lease.
     steps.push(Step::Grant { ttl: 600, id: 0x80 });
     steps.push(Step::Grant { ttl: 600, id: 0x81 });
-    for (name, lease) in [("l", 0x80), ("l", 0x80), ("l", 0x81), ("l", 0x80), ("", 0x80), ("l2", 0), ("l", 666)] {
+    for (name, lease) in
+        [("l", 0x80), ("l", 0x80), ("l", 0x81), ("l", 0x80), ("", 0x80), ("l2", 0), ("l", 666)]
+    {
         steps.push(Step::Lock { name: name.into(), lease });
     }
     steps.push(Step::AbandonLock { name: "l".into(), lease: 0x81 });
