@@ -208,7 +208,7 @@ impl World {
     fn compact(&mut self) {
         let span = self.store.current() - self.store.compacted;
         if span > 0 {
-            self.store.compacted += 1 + self.random.below(span as usize) as i64;
+            self.store.compacted += 1 + self.random.below(usize::try_from(span).unwrap()) as i64;
         }
     }
 
@@ -548,7 +548,7 @@ impl World {
             panic!("nobody has id {watch_id}");
         };
         // Reserved unless we have asked to cancel it already, which then is answered all the same.
-        if stream.taken.contains(&watch_id) {
+        if !stream.expected.contains(&Expected::Canceled { watch_id }) {
             stream.reserved.insert(watch_id);
         }
         let follower = &mut self.followers[number];
