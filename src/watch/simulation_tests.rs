@@ -143,11 +143,13 @@ impl World {
         let mut random = Random(seed);
         let limits = HubLimits { fragment_bytes: FRAGMENT_BYTES, watcher_bytes_max: usize::MAX };
         let shards = (0..1 + random.below(3))
-            .map(|_| Shard {
-                hub: Hub::new(limits),
-                feed: ModelFeed::default(),
-                orders: VecDeque::new(),
-                outboxes: Outboxes::default(),
+            .map(|_| {
+                let mut hub = Hub::new(limits);
+                // Short responses, so that a slice and a batch take several.
+                hub.response_limits.revisions_max = 1 + random.below(8);
+                hub.response_limits.events_bytes_max = 1 + random.below(2_000);
+                let (feed, orders, outboxes) = Default::default();
+                Shard { hub, feed, orders, outboxes }
             })
             .collect();
         Self {
