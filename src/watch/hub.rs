@@ -25,7 +25,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::catch_up::{CatchUpTurns, Turn};
-use super::delivery::{self, HeaderRevision};
+use super::delivery::{self, HeaderRevision, ResponseLimits};
 use super::group::{Groups, MatchFor};
 use super::stream::{Id, Stream};
 use super::watcher::{State, Wants, Watcher, WatcherKey, Watchers};
@@ -106,7 +106,8 @@ struct Slice {
 /// All watch streams of one client shard.
 #[derive(Debug)]
 pub struct Hub {
-    limits: HubLimits,
+    watcher_bytes_max: usize,
+    response_limits: ResponseLimits,
     streams: BTreeMap<StreamId, Stream>,
     stream_next: u64,
     watchers: Watchers,
@@ -130,7 +131,8 @@ impl Hub {
     #[must_use]
     pub fn new(limits: HubLimits) -> Self {
         Self {
-            limits,
+            watcher_bytes_max: limits.watcher_bytes_max,
+            response_limits: ResponseLimits::new(limits.fragment_bytes),
             streams: BTreeMap::new(),
             stream_next: 0,
             watchers: Watchers::default(),
@@ -283,7 +285,7 @@ impl Hub {
             Some(RANGE_EMPTY)
         } else if request.watch_id != 0 && state.ids.contains_key(&request.watch_id) {
             Some(ID_DUPLICATE)
-        } else if self.bytes + cost > self.limits.watcher_bytes_max {
+        } else if self.bytes + cost > self.watcher_bytes_max {
             Some(TOO_MANY)
         } else {
             None
@@ -463,7 +465,7 @@ impl Hub {
         if events.is_empty() {
             return None;
         }
-        let stopped_at = delivery::deliver(watcher, events, header, self.limits.fragment_bytes, sink);
+        let stopped_at = delivery::deliver(watcher, events, header, &self.response_limits, sink);
         watcher.got_events |= stopped_at != Some(events[0].revision);
         stopped_at
     }

@@ -23,7 +23,7 @@ impl Random {
 
     /// Below `end`.
     pub(super) fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
+        usize::try_from(self.next() % end as u64).unwrap()
     }
 
     pub(super) fn percent(&mut self, chance: usize) -> bool {

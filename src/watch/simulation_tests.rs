@@ -143,11 +143,13 @@ impl World {
         let mut random = Random(seed);
         let limits = HubLimits { fragment_bytes: FRAGMENT_BYTES, watcher_bytes_max: usize::MAX };
         let shards = (0..1 + random.below(3))
-            .map(|_| Shard {
-                hub: Hub::new(limits),
-                feed: ModelFeed::default(),
-                orders: VecDeque::new(),
-                outboxes: Outboxes::default(),
+            .map(|_| {
+                let mut hub = Hub::new(limits);
+                // Short responses, so that a slice and a batch take several.
+                hub.response_limits.revisions_max = 1 + random.below(8);
+                hub.response_limits.events_bytes_max = 1 + random.below(2_000);
+                let (feed, orders, outboxes) = Default::default();
+                Shard { hub, feed, orders, outboxes }
             })
             .collect();
         Self {
@@ -208,7 +210,7 @@ impl World {
     fn compact(&mut self) {
         let span = self.store.current() - self.store.compacted;
         if span > 0 {
-            self.store.compacted += 1 + self.random.below(span as usize) as i64;
+            self.store.compacted += 1 + self.random.below(usize::try_from(span).unwrap()) as i64;
         }
     }
 
@@ -548,7 +550,7 @@ impl World {
             panic!("nobody has id {watch_id}");
         };
         // Reserved unless we have asked to cancel it already, which then is answered all the same.
-        if stream.taken.contains(&watch_id) {
+        if !stream.expected.contains(&Expected::Canceled { watch_id }) {
             stream.reserved.insert(watch_id);
         }
         let follower = &mut self.followers[number];

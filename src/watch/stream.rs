@@ -116,6 +116,7 @@ impl Behind {
         self.slots.is_empty()
     }
 
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
