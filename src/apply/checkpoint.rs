@@ -209,7 +209,8 @@ impl Restore {
                 self.cluster = Some(cluster);
             }
             LEASES => {
-                let leases = Leases::decode(payload).map_err(|error| RestoreError::Leases(error.to_string()))?;
+                let leases =
+                    Leases::decode(payload).map_err(|error| RestoreError::Leases(error.to_string()))?;
                 for lease in leases.leases {
                     self.lease(&lease).map_err(|what| RestoreError::Leases(format!("{what}: {lease:?}")))?;
                 }

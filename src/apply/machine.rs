@@ -200,7 +200,9 @@ impl Machine {
                 Ok(self.lease_time_to_live(request, noted_s.saturating_mul(1_000)))
             }
             Query::LeaseLeases => Ok(self.lease_leases(self.leases.iter().map(|(id, _)| id))),
-            Query::LeaseKeepAlive(_) => unreachable!("the store role gives keep-alives to the leader's memory"),
+            Query::LeaseKeepAlive(_) => {
+                unreachable!("the store role gives keep-alives to the leader's memory")
+            }
         }
     }
 

@@ -89,7 +89,10 @@ pub(super) fn run(machine: &mut Machine, line: &str) -> String {
     }
     let (method, kind, body) = parse(&mut words);
     if trusted {
-        return show_applied(kind.expect("a write"), machine.apply(&request(kind.expect("a write"), body), AT));
+        return show_applied(
+            kind.expect("a write"),
+            machine.apply(&request(kind.expect("a write"), body), AT),
+        );
     }
     match convert::command(method, body, &Limits::default()) {
         Err(status) => show_status(&status),

@@ -29,8 +29,7 @@ pub(super) fn apply(store: &mut Store, leases: &mut Table, request: &pb::TxnRequ
 
     let mut walk = path.walk();
     let succeeded = walk.next();
-    let mut run =
-        Run { txn: store.begin(), moves: Moves::default(), answer: TxnAnswer::new(succeeded) };
+    let mut run = Run { txn: store.begin(), moves: Moves::default(), answer: TxnAnswer::new(succeeded) };
     run.ops(branch(request, succeeded), None, &mut walk)?;
     let Run { txn, moves, answer } = run;
     let revision = txn.commit();

@@ -260,11 +260,8 @@ impl Expiry {
     /// All leases, soonest due first. O(leases log leases).
     #[must_use]
     pub fn by_remaining(&self) -> Vec<LeaseId> {
-        let mut leases: Vec<(u64, LeaseId)> = self
-            .slots
-            .iter()
-            .map(|(&id, &slot)| (self.entries[slot as usize].deadline_ms, id))
-            .collect();
+        let mut leases: Vec<(u64, LeaseId)> =
+            self.slots.iter().map(|(&id, &slot)| (self.entries[slot as usize].deadline_ms, id)).collect();
         leases.sort_unstable();
         leases.into_iter().map(|(_, id)| id).collect()
     }

@@ -35,8 +35,16 @@ use crate::types::LeaseId;
 /// What an applied request did to the table: the leader's memory follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    Granted { id: LeaseId, ttl_s: u64 },
-    Revoked { id: LeaseId },
+    Granted {
+        id: LeaseId,
+        ttl_s: u64,
+    },
+    Revoked {
+        id: LeaseId,
+    },
     /// 0: the full time again.
-    RemainingSet { id: LeaseId, remaining_s: u64 },
+    RemainingSet {
+        id: LeaseId,
+        remaining_s: u64,
+    },
 }

@@ -132,7 +132,8 @@ impl Wheel {
             }
             let digit = occupied.trailing_zeros();
             let shift = SLOT_BITS * u32::try_from(level).expect("a few levels");
-            let above = self.now.checked_shr(shift + SLOT_BITS).map_or(0, |above| above << (shift + SLOT_BITS));
+            let above =
+                self.now.checked_shr(shift + SLOT_BITS).map_or(0, |above| above << (shift + SLOT_BITS));
             let begin = above | u64::from(digit) << shift;
             if first.is_none_or(|(earliest, ..)| begin <= earliest) {
                 first = Some((begin, level, digit as usize));
@@ -181,7 +182,8 @@ mod tests {
                     0..5 => {
                         wheel.remove(timer);
                         let reach = 1_u64 << random.random_range(0..44);
-                        let at = (now + random.random_range(0..reach)).saturating_sub(random.random_range(0..3));
+                        let at =
+                            (now + random.random_range(0..reach)).saturating_sub(random.random_range(0..3));
                         wheel.insert(timer, at);
                         model.insert(timer, at);
                     }
@@ -190,7 +192,8 @@ mod tests {
                         model.remove(&timer);
                     }
                     _ => {
-                        now += random.random_range(0..1_u64 << random.random_range(0..40));
+                        let reach = 1_u64 << random.random_range(0..40);
+                        now += random.random_range(0..reach);
                         let mut gone = drain(&mut wheel, now, random.random_range(1..5));
                         gone.sort_unstable();
                         let expected: Vec<u32> =

@@ -4,13 +4,13 @@
 //! with the bytes received and never with a number they state, and a store comes out only if all of
 //! its invariants hold: what passes here cannot trip an assertion later.
 
-use super::{KeyValueRef, Store};
 use super::checkpoint::{END, FORMAT, HEADER, KEYS, MAGIC, RECORDS};
 use super::compaction::Compaction;
 use super::log::Log;
 use super::record::{EXPRESS_STRIDE, NEWEST, Newest, PAYLOAD_BYTES_MAX, Record, SEQ_END, take_varint};
 use super::store::KEY_OVERHEAD_BYTES;
 use super::tree::TreeBuilder;
+use super::{KeyValueRef, Store};
 
 /// Keys are taken in batches whose records are fetched side by side: the keys come in an order that
 /// has nothing to do with where their records lie.

@@ -193,9 +193,8 @@ impl LeaseClock {
     /// The answers that came about since the last call.
     pub(super) fn take_told(&mut self, machine: &Machine) -> Vec<Told> {
         let answers = self.answers.drain(..);
-        let answered = answers.map(|Answer { ticket, id, ttl_s }| {
-            (ticket, Ok(machine.lease_keep_alive(id, ttl_s)))
-        });
+        let answered =
+            answers.map(|Answer { ticket, id, ttl_s }| (ticket, Ok(machine.lease_keep_alive(id, ttl_s))));
         let refused = self.refused.drain(..).map(|(ticket, refusal)| (ticket, Err(refusal)));
         answered.chain(refused).collect()
     }

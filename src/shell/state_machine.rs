@@ -194,9 +194,8 @@ impl StateMachine {
                 continue;
             }
             let (inbox, events, leases) = (&self.ports.inbox, &self.checkpoint_events, &self.leases);
-            let is_ready = || {
-                !events.is_empty() || leases.has_ticked() || inbox.iter().any(|ring| !ring.is_empty())
-            };
+            let is_ready =
+                || !events.is_empty() || leases.has_ticked() || inbox.iter().any(|ring| !ring.is_empty());
             // A pause of background work ends by itself; everything else rings.
             let pause = [self.compact_after, self.checkpoint_after].into_iter().flatten().min();
             match (pause, &self.checkpointing) {
