@@ -8,9 +8,7 @@ const TERM: Term = Term(4);
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
 
 fn model(leases: &[i64]) -> Model {
-    let mut model = Model::default();
-    model.leases = leases.iter().map(|&id| (id, 60)).collect();
-    model
+    Model { leases: leases.iter().map(|&id| (id, 60)).collect(), ..Model::default() }
 }
 
 fn contender(purpose: Purpose, lease: i64, value: &str) -> Contender {
@@ -223,7 +221,7 @@ fn check_exclusion(model: &Model, callers: &[Caller], seed: u64) {
     }
 }
 
-fn random_run(seed: u64) -> usize {
+fn random_run(seed: u64) -> u64 {
     const LEASES: i64 = 5;
     let mut random = StdRng::seed_from_u64(seed);
     let mut model = model(&(1..=LEASES).collect::<Vec<_>>());
@@ -252,7 +250,7 @@ fn random_run(seed: u64) -> usize {
                 match &caller.state {
                     State::Asks(step) => {
                         let step = answer(&mut model, &mut caller.contender, step);
-                        acquired += usize::from(matches!(step, Ok(Step::Acquired(_))));
+                        acquired += u64::from(matches!(step, Ok(Step::Acquired(_))));
                         caller.take(step);
                     }
                     State::Waits { .. } if caller.is_woken(&model) => {
@@ -306,8 +304,9 @@ fn random_run(seed: u64) -> usize {
 
 #[test]
 fn one_at_most_holds_and_nobody_waits_for_ever_in_random_interleavings() {
-    let runs = std::env::var("PINION_MODEL_OPS").map_or(300, |runs| runs.parse().unwrap());
-    let acquired: usize = (0..runs).map(random_run).sum();
+    let runs =
+        std::env::var_os("PINION_MODEL_OPS").map_or(300, |runs| runs.to_str().unwrap().parse().unwrap());
+    let acquired: u64 = (0..runs).map(random_run).sum();
     println!("{runs} runs, seeds 0.., {acquired} times acquired");
-    assert!(runs as usize * 5 < acquired, "the run tried little: {acquired}");
+    assert!(runs * 5 < acquired, "the run tried little: {acquired}");
 }

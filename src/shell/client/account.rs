@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | requests with the backend | `CALLS_MAX`, `REQUEST_BYTES_MAX` a connection; `SHARD_REQUEST_BYTES_MAX` | the connection is not read |
 //! | calls with a task: bodies in pieces, streams | `UPLOAD_BYTES_MAX` a connection; `SHARD_UPLOAD_BYTES_MAX` | `ResourceExhausted` |
+//! | commands of `Lock` and `Election` | one a task, on an account of the shard's own | they wait |
 //! | requests that wait for room for their answers | `BACKLOG_MAX`, `BACKLOG_BYTES_MAX` a connection | `ResourceExhausted` |
 //! | answers not yet taken by the client | `UNSENT_BYTES_MAX` a connection, `SHARD_UNSENT_BYTES_MAX` | requests wait; see below |
 //! | bytes that `h2` has written and the socket does not take | 64 KiB a connection, with the answers for the shard | writes wait |

@@ -16,7 +16,7 @@ use prost::Message as _;
 use crate::{below, bytes, number, one_in};
 
 /// Every method that becomes a command.
-pub const METHODS: [Method; 10] = [
+pub const METHODS: [Method; 13] = [
     Method::Put,
     Method::Txn,
     Method::DeleteRange,
@@ -27,6 +27,9 @@ pub const METHODS: [Method; 10] = [
     Method::Hash,
     Method::MemberList,
     Method::Status,
+    Method::LeaseRevoke,
+    Method::LeaseTimeToLive,
+    Method::LeaseLeases,
 ];
 
 /// Every kind of request in the log.
@@ -166,7 +169,11 @@ pub fn call_body(input: &mut Unstructured<'_>, method: Method) -> Vec<u8> {
         Method::Compact => compact(input).encode_to_vec(),
         Method::HashKv => pb::HashKvRequest { revision: number(input) }.encode_to_vec(),
         Method::MemberList => pb::MemberListRequest { linearizable: one_in(input, 2) }.encode_to_vec(),
-        Method::Status | Method::Hash => Vec::new(),
+        Method::LeaseRevoke => pb::LeaseRevokeRequest { id: number(input) }.encode_to_vec(),
+        Method::LeaseTimeToLive => {
+            pb::LeaseTimeToLiveRequest { id: number(input), keys: one_in(input, 2) }.encode_to_vec()
+        }
+        Method::Status | Method::Hash | Method::LeaseLeases => Vec::new(),
     }
 }
 

@@ -317,7 +317,8 @@ async fn renew_many(client: &Client, streams: i64, in_flight: i64, rounds: i64) 
 #[test]
 #[expect(clippy::disallowed_types, reason = "a measurement")]
 fn renewals_of_many_streams_are_all_answered_and_cost_is_printed() {
-    let calls = std::env::var("PINION_BENCH_CALLS").map_or(10_000, |calls| calls.parse().unwrap());
+    let calls = std::env::var_os("PINION_BENCH_CALLS")
+        .map_or(10_000, |calls| calls.to_str().unwrap().parse().unwrap());
     for (streams, in_flight) in [(1_i64, 1), (64, 1), (16, 64), (1, 1000)] {
         let server = Server::start(quick());
         client(async {

@@ -72,13 +72,10 @@ impl Backend for MapBackend {
         }
         let result = match self.refusal.get() {
             Some(refusal) => Err(refusal),
-            None => {
-                let outcome = match self.model_answer(&command) {
-                    Some(outcome) => outcome,
-                    None => Ok(self.answer(command)),
-                };
-                Ok(Answer { term: TERM, outcome })
+            None if is_the_models(&command) => {
+                Ok(Answer { term: TERM, outcome: self.model_answer(&command) })
             }
+            None => Ok(Answer { term: TERM, outcome: Ok(self.answer(command)) }),
         };
         self.replies.borrow_mut().push_back(Reply { ticket, result });
         self.wake_pump();
@@ -97,20 +94,11 @@ impl MapBackend {
         }
     }
 
-    /// The answer of the model, to what it is there for.
-    fn model_answer(&self, command: &Command) -> Option<Outcome> {
-        let is_the_models = match command {
-            Command::Propose { kind, .. } => !matches!(kind, RequestKind::Put | RequestKind::Compact),
-            Command::Read(Read { query, .. }) => match query {
-                Query::Range(range) => range.sort_order != 0,
-                Query::LeaseKeepAlive(_) => {
-                    self.renewals.set(self.renewals.get() + 1);
-                    true
-                }
-                query => matches!(query, Query::Txn(_) | Query::LeaseTimeToLive(_) | Query::LeaseLeases),
-            },
-        };
-        is_the_models.then(|| self.model.borrow_mut().carry_out(command))
+    fn model_answer(&self, command: &Command) -> Outcome {
+        if matches!(command, Command::Read(Read { query: Query::LeaseKeepAlive(_), .. })) {
+            self.renewals.set(self.renewals.get() + 1);
+        }
+        self.model.borrow_mut().carry_out(command)
     }
 
     fn answer(&self, command: Command) -> Response {
@@ -187,6 +175,25 @@ impl MapBackend {
             Poll::<()>::Pending
         })
         .await;
+    }
+}
+
+/// Whether the model answers: leases, transactions, and the keys of `Lock` and `Election`, which alone
+/// have a slash.
+fn is_the_models(command: &Command) -> bool {
+    match command {
+        Command::Propose { kind, body } => match kind {
+            RequestKind::Txn | RequestKind::LeaseGrant | RequestKind::LeaseRevoke => true,
+            RequestKind::DeleteRange => {
+                pb::DeleteRangeRequest::decode(body.clone()).unwrap().key.contains(&b'/')
+            }
+            _ => false,
+        },
+        Command::Read(Read { query, .. }) => match query {
+            Query::Range(range) => range.sort_order != 0,
+            Query::Txn(_) | Query::LeaseKeepAlive(_) | Query::LeaseTimeToLive(_) | Query::LeaseLeases => true,
+            _ => false,
+        },
     }
 }
 
