@@ -15,7 +15,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::client::{ClientError, Endpoint, Window, nanos};
+use crate::client::{ClientError, Window, nanos};
 use crate::findings::{Faults, Findings, Unit, times};
 use crate::http2::Method;
 use crate::messages;
@@ -33,9 +33,6 @@ use crate::workload::{PREFIX, SplitMix64};
 const CALL: u64 = 1 << 63;
 /// Open loop: puts in flight at most.
 const IN_FLIGHT_MAX: usize = 4096;
-/// How long after the last put the last event may come.
-const DRAIN: Duration = Duration::from_secs(10);
-
 /// How puts follow each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -55,6 +52,8 @@ pub(crate) struct FanOut {
     pub keys: u64,
     pub value_bytes: usize,
     pub seed: u64,
+    /// How long after the last put the last event may come.
+    pub drain: Duration,
 }
 
 /// A put that is not over.
@@ -134,7 +133,7 @@ impl Play {
     }
 
     /// What never came counts with the time it was waited for.
-    fn give_up(&mut self, now_ns: u64) {
+    fn give_up(&mut self, now_ns: u64, drain: Duration) {
         let mut undelivered = 0;
         for put in &self.journal.puts {
             undelivered += put.left as u64;
@@ -150,7 +149,7 @@ impl Play {
             }
         }
         let unanswered = self.journal.puts.iter().filter(|put| put.replied_ns == 0).count() as u64;
-        let text = || format!("{DRAIN:?} after the last put");
+        let text = || format!("{drain:?} after the last put");
         self.book.faults.add_many("event not delivered", undelivered, text);
         self.book.faults.add_many("put not answered", unanswered, text);
     }
@@ -226,6 +225,9 @@ fn key_number(key: &[u8]) -> Option<u64> {
 }
 
 impl FanOut {
+    /// What `drain` is outside tests.
+    pub(crate) const DRAIN: Duration = Duration::from_secs(10);
+
     /// Plays it against `subject`.
     pub(crate) fn run(
         &self,
@@ -324,8 +326,8 @@ impl FanOut {
             if is_over && play.journal.puts.is_empty() {
                 break;
             }
-            if window.stop_ns.saturating_add(nanos(DRAIN)) < now_ns {
-                play.give_up(now_ns);
+            if window.stop_ns.saturating_add(nanos(self.drain)) < now_ns {
+                play.give_up(now_ns, self.drain);
                 break;
             }
             streams.turn(until_ns, play)?;

@@ -70,6 +70,12 @@ impl Findings {
         }
     }
 
+    /// Nothing was found, because of this.
+    pub(crate) fn failed(example: String) -> Self {
+        let fault = FailureLine { what: "not measured".to_owned(), count: 1, example };
+        Self { readings: Vec::new(), faults: vec![fault] }
+    }
+
     pub(crate) fn is_clean(&self) -> bool {
         self.faults.is_empty()
     }

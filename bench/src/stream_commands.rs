@@ -247,7 +247,8 @@ pub(crate) fn run_watch(command: WatchCommand) -> Result<bool, AnyError> {
                 None => Pace::InFlight(usize::try_from(in_flight)?),
             };
             let value_bytes = usize::try_from(value_bytes)?;
-            let fan_out = FanOut { shape: shape.shape(scope)?, pace, keys, value_bytes, seed: target.seed };
+            let (shape, seed, drain) = (shape.shape(scope)?, target.seed, FanOut::DRAIN);
+            let fan_out = FanOut { shape, pace, keys, value_bytes, seed, drain };
             let core = target.bench().streams_core();
             let findings = fan_out.run(&target.subject()?, core, target.timing())?;
             target.tell(&format!("{fan_out:?}"), &findings)

@@ -102,11 +102,6 @@ impl Book {
         }
     }
 
-    /// The last revision that a watcher has seen.
-    pub(crate) fn last_revision(&self, watcher: usize) -> i64 {
-        self.watchers[watcher].last_revision
-    }
-
     /// Reads a response on stream number `stream`, and tells of each event with its watcher's number.
     pub(crate) fn on_response(
         &mut self,
@@ -299,7 +294,7 @@ mod tests {
             (0..4).flat_map(|watcher| [(watcher, 6), (watcher, 7), (watcher, 7)]).collect();
         assert_eq!(seen, expected);
         assert!(book.faults.is_empty(), "events of one revision stand together");
-        assert_eq!(book.last_revision(3), 7);
+        assert_eq!(book.watchers[3].last_revision, 7);
     }
 
     #[test]
