@@ -4,7 +4,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use super::*;
 use crate::lease::Lease;
 use crate::types::LogIndex;
-use crate::types::limits::LEASE_TTL_S_MAX;
+use crate::types::limits::LEASE_TTL_MAX_S;
 
 fn leading(now_ms: u64) -> Expiry {
     let mut expiry = Expiry::new();
@@ -135,7 +135,7 @@ fn a_new_leader_gives_what_the_log_says_and_the_extension() {
     let mut table = Table::new();
     table.insert(LeaseId(1), Lease::new(60, 0, LogIndex(1)));
     table.insert(LeaseId(2), Lease::new(60, 10, LogIndex(1)));
-    table.insert(LeaseId(3), Lease::new(LEASE_TTL_S_MAX.cast_unsigned(), 0, LogIndex(1)));
+    table.insert(LeaseId(3), Lease::new(LEASE_TTL_MAX_S.cast_unsigned(), 0, LogIndex(1)));
     for now_ms in [0, 77, u64::MAX - 5_000] {
         let mut expiry = Expiry::new();
         expiry.become_leader(now_ms, &table, 1_000);

@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 
-use super::history::{SLICE, Way, slice};
 use super::encoder::Encoder;
+use super::history::{SLICE, Way, slice};
 use super::{CatchUp, Feed, Notice, Order, Token, WatchRange};
 use crate::mvcc::Store;
 

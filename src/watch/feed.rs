@@ -21,8 +21,8 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
-use super::history::Budget;
 use super::encoder::{Encoder, Target};
+use super::history::Budget;
 use super::{Batch, Event, IntervalIndex, Notice, Order, WatchRange, history};
 use crate::mvcc::Store;
 use crate::types::Revision;
