@@ -423,7 +423,7 @@ fn no_body_stops_a_member_and_all_members_refuse_alike() {
         RequestKind::LeaseCheckpoint,
     ];
     let mut undecodable = 0;
-    for round in 0..40_000 {
+    for round in 0..20_000 {
         let kind = kinds[round % kinds.len()];
         // Noise, or a request with some bytes changed.
         let mut body = random_txn(&mut rng, 2).encode_to_vec();
@@ -441,8 +441,8 @@ fn no_body_stops_a_member_and_all_members_refuse_alike() {
     }
     machine.store().check_invariants();
     assert!(dump(&mut machine) == dump(&mut twin), "two members, two states");
-    println!("{undecodable} of 40000 did not decode; revision {}", machine.store().current_revision());
-    assert!(2_000 < undecodable && 1_000 < machine.store().current_revision(), "one-sided input");
+    println!("{undecodable} of 20000 did not decode; revision {}", machine.store().current_revision());
+    assert!(2_000 < undecodable && 400 < machine.store().current_revision(), "one-sided input");
 }
 
 #[test]

@@ -21,6 +21,8 @@
 //! Compatibility: etcd's answers. etcd forgets remaining times at a restart (unless it is told not
 //! to) and gives the full TTL again; a client notices only that an abandoned lease ends sooner here.
 
+#[cfg(test)]
+mod cost_tests;
 pub mod expiry;
 pub mod keeper;
 pub mod table;
