@@ -5,12 +5,24 @@ use super::encode::{event_field_len, frame_len};
 use super::watcher::Watcher;
 use super::{Event, Response, Sink};
 
-/// Revisions of one response at most, as in etcd.
-const REVISIONS_MAX: usize = 1_000;
+/// How long responses get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ResponseLimits {
+    /// Revisions of one response at most.
+    pub(super) revisions_max: usize,
+    /// Bytes of events in one response, unless a single revision has more. A response is copied whole
+    /// into its stream's outbox, so this bounds what one push adds to it.
+    pub(super) events_bytes_max: usize,
+    /// From this size on a response is sent in fragments to those who asked for them.
+    pub(super) fragment_bytes: usize,
+}
 
-/// Bytes of events in one response, unless a single revision has more. A response is copied whole
-/// into its stream's outbox, so this bounds what one push adds to it.
-const EVENTS_BYTES_MAX: usize = 1 << 20;
+impl ResponseLimits {
+    /// A thousand revisions are etcd's bound; it has none for bytes.
+    pub(super) fn new(fragment_bytes: usize) -> Self {
+        Self { revisions_max: 1_000, events_bytes_max: 1 << 20, fragment_bytes }
+    }
+}
 
 /// The largest `ResponseHeader` with its tag and length: four numbers of at most ten bytes.
 const HEADER_BYTES_MAX: usize = 2 + 4 * 11;
@@ -30,7 +42,7 @@ pub(super) fn deliver(
     watcher: &Watcher,
     events: &[&Event],
     header: HeaderRevision,
-    fragment_bytes: usize,
+    limits: &ResponseLimits,
     sink: &mut impl Sink,
 ) -> Option<i64> {
     let mut rest = events;
@@ -38,7 +50,7 @@ pub(super) fn deliver(
         if !sink.has_room(watcher.stream) {
             return Some(first.revision);
         }
-        let (now, later) = rest.split_at(cut(rest, watcher.wants.previous));
+        let (now, later) = rest.split_at(cut(rest, watcher.wants.previous, limits));
         let last = now.last().expect("a cut takes at least one revision");
         let revision = match header {
             HeaderRevision::LastEvent => last.revision,
@@ -52,7 +64,7 @@ pub(super) fn deliver(
             ..Response::default()
         };
         if watcher.wants.fragment && now.len() > 1 {
-            push_fragments(watcher, response, fragment_bytes, sink);
+            push_fragments(watcher, response, limits.fragment_bytes, sink);
         } else {
             sink.push(watcher.stream, &response);
         }
@@ -62,9 +74,9 @@ pub(super) fn deliver(
 }
 
 /// How many of the events go into one response: whole revisions, at least one.
-fn cut(events: &[&Event], previous: bool) -> usize {
+fn cut(events: &[&Event], previous: bool, limits: &ResponseLimits) -> usize {
     let (mut len, mut bytes) = (0, 0);
-    for _ in 0..REVISIONS_MAX {
+    for _ in 0..limits.revisions_max {
         let Some(first) = events.get(len) else { break };
         let of_revision = events[len..].iter().take_while(|event| event.revision == first.revision);
         let (mut count, mut revision_bytes) = (0, 0);
@@ -72,7 +84,7 @@ fn cut(events: &[&Event], previous: bool) -> usize {
             count += 1;
             revision_bytes += event_field_len(event, previous);
         }
-        if len > 0 && bytes + revision_bytes > EVENTS_BYTES_MAX {
+        if len > 0 && bytes + revision_bytes > limits.events_bytes_max {
             break;
         }
         len += count;

@@ -25,7 +25,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::catch_up::{CatchUpTurns, Turn};
-use super::delivery::{self, HeaderRevision};
+use super::delivery::{self, HeaderRevision, ResponseLimits};
 use super::group::{Groups, MatchFor};
 use super::stream::{Id, Stream};
 use super::watcher::{State, Wants, Watcher, WatcherKey, Watchers};
@@ -72,8 +72,8 @@ enum Pending {
     Create { stream: StreamId, watch_id: i64, watcher: WatcherKey },
     /// Say `created` and `canceled` at once, with the reason.
     Refuse { stream: StreamId, reason: &'static str },
-    /// Say `canceled`.
-    Cancel { stream: StreamId, watch_id: i64 },
+    /// Say `canceled`, of a watcher or of an id that was `Id::Reserved`.
+    Cancel { stream: StreamId, watch_id: i64, id: Id },
     /// Answer a manual progress request if the stream is synced.
     Progress { stream: StreamId },
     /// Notify the watchers that got nothing for a whole interval.
@@ -106,7 +106,8 @@ struct Slice {
 /// All watch streams of one client shard.
 #[derive(Debug)]
 pub struct Hub {
-    limits: HubLimits,
+    watcher_bytes_max: usize,
+    response_limits: ResponseLimits,
     streams: BTreeMap<StreamId, Stream>,
     stream_next: u64,
     watchers: Watchers,
@@ -122,13 +123,16 @@ pub struct Hub {
     /// What waits for notices, in the order of the orders.
     pending: VecDeque<(Token, Pending)>,
     slice: Option<Slice>,
+    /// The last order taken was for a slice.
+    was_history_last: bool,
 }
 
 impl Hub {
     #[must_use]
     pub fn new(limits: HubLimits) -> Self {
         Self {
-            limits,
+            watcher_bytes_max: limits.watcher_bytes_max,
+            response_limits: ResponseLimits::new(limits.fragment_bytes),
             streams: BTreeMap::new(),
             stream_next: 0,
             watchers: Watchers::default(),
@@ -141,6 +145,7 @@ impl Hub {
             given_back: Vec::new(),
             pending: VecDeque::new(),
             slice: None,
+            was_history_last: false,
         }
     }
 
@@ -189,12 +194,14 @@ impl Hub {
                 let Pending::Create { stream, watch_id, watcher } = self.take_pending(token) else {
                     panic!("{token:?} did not subscribe");
                 };
-                if !self.streams.contains_key(&stream) {
-                    return;
+                let Some(state) = self.streams.get_mut(&stream) else { return };
+                let is_alive = self.watchers.is_alive(watcher);
+                if !is_alive {
+                    state.on_leaving(0);
                 }
                 let created = Response { watch_id, revision: current, created: true, ..Response::default() };
                 sink.push(stream, &created);
-                if self.watchers.is_alive(watcher) {
+                if is_alive {
                     self.start(watcher.slot, compacted, sink);
                 }
             }
@@ -226,8 +233,16 @@ impl Hub {
         if let Some(order) = self.given_back.pop() {
             return Some(order);
         }
-        // First, since there is at most one: the queue may always hold something.
-        self.read_history().or_else(|| self.orders.pop_front())
+        // In turns, since either may always have something: a slice may be answered at once, and the
+        // queue may be filled faster than the ring takes it.
+        if std::mem::take(&mut self.was_history_last)
+            && let Some(order) = self.orders.pop_front()
+        {
+            return Some(order);
+        }
+        let slice = self.read_history();
+        self.was_history_last = slice.is_some();
+        slice.or_else(|| self.orders.pop_front())
     }
 
     /// The order could not be sent. It comes first again; of several the last one given back is first.
@@ -270,7 +285,7 @@ impl Hub {
             Some(RANGE_EMPTY)
         } else if request.watch_id != 0 && state.ids.contains_key(&request.watch_id) {
             Some(ID_DUPLICATE)
-        } else if self.bytes + cost > self.limits.watcher_bytes_max {
+        } else if self.bytes + cost > self.watcher_bytes_max {
             Some(TOO_MANY)
         } else {
             None
@@ -311,15 +326,22 @@ impl Hub {
 
     fn cancel(&mut self, stream: StreamId, watch_id: i64) {
         let state = self.streams.get_mut(&stream).expect("the caller found it");
-        let pending = Pending::Cancel { stream, watch_id };
-        match state.ids.remove(&watch_id) {
-            Some(Id::Watcher(slot)) => self.drop_watcher(slot, pending),
-            Some(Id::Reserved) => {
+        let Some(id) = state.ids.remove(&watch_id) else { return };
+        let pending = Pending::Cancel { stream, watch_id, id };
+        match id {
+            Id::Watcher(slot) => {
+                let watcher = self.watchers.get(slot);
+                let is_complete = watcher.state == State::Synced && watcher.start <= self.current;
+                if watcher.state != State::Creating {
+                    state.on_leaving(if is_complete { self.current } else { 0 });
+                }
+                self.drop_watcher(slot, pending);
+            }
+            Id::Reserved => {
                 state.reserved_count -= 1;
                 self.bytes -= RESERVED_BYTES;
                 self.ask(pending);
             }
-            None => {}
         }
     }
 
@@ -362,8 +384,11 @@ impl Hub {
                     sink.push(stream, &refused);
                 }
             }
-            Pending::Cancel { stream, watch_id } => {
-                if self.streams.contains_key(&stream) {
+            Pending::Cancel { stream, watch_id, id } => {
+                if let Some(state) = self.streams.get_mut(&stream) {
+                    if let Id::Watcher(_) = id {
+                        state.on_left();
+                    }
                     let canceled =
                         Response { watch_id, revision: current, canceled: true, ..Response::default() };
                     sink.push(stream, &canceled);
@@ -440,7 +465,7 @@ impl Hub {
         if events.is_empty() {
             return None;
         }
-        let stopped_at = delivery::deliver(watcher, events, header, self.limits.fragment_bytes, sink);
+        let stopped_at = delivery::deliver(watcher, events, header, &self.response_limits, sink);
         watcher.got_events |= stopped_at != Some(events[0].revision);
         stopped_at
     }

@@ -25,6 +25,9 @@ pub mod hub;
 mod stream;
 mod watcher;
 
+#[cfg(test)]
+mod model_tests;
+
 pub use event::{Batch, Event};
 pub use exchange::{CatchUp, Notice, Order, Token};
 pub use hub::{Hub, HubLimits};

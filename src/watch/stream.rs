@@ -26,6 +26,11 @@ pub(super) struct Stream {
     /// Synced watchers that wait for a revision which the store may not have reached yet, by it.
     future: BTreeSet<(i64, u32)>,
     pub(super) behind: Behind,
+    /// Created watchers that the client has cancelled and was not told so yet. They get no more
+    /// events, but to the client they still count among those that a progress answer speaks for.
+    leaving_count: usize,
+    /// What at least was delivered to all of them.
+    leaving_through: i64,
     /// The outbox refused events and has not said that it has room again.
     pub(super) is_blocked: bool,
     /// As what `catch_up` knows the stream.
@@ -69,6 +74,18 @@ impl Stream {
         }
     }
 
+    /// A watcher that was said to be created is being cancelled; `through` was delivered to it.
+    pub(super) fn on_leaving(&mut self, through: i64) {
+        let before = if self.leaving_count == 0 { through } else { self.leaving_through };
+        self.leaving_through = through.min(before);
+        self.leaving_count += 1;
+    }
+
+    /// The client is being told that such a watcher is gone.
+    pub(super) fn on_left(&mut self) {
+        self.leaving_count -= 1;
+    }
+
     /// Whether everything up to `current` was delivered to all watchers and will be to new ones: what
     /// a manual progress request asks. `current` must never be less than in an earlier call.
     pub(super) fn is_synced(&mut self, current: i64) -> bool {
@@ -77,7 +94,11 @@ impl Stream {
         {
             self.future.pop_first();
         }
-        self.created_count > 0 && self.reserved_count == 0 && self.behind.is_empty() && self.future.is_empty()
+        self.created_count > 0
+            && self.reserved_count == 0
+            && self.behind.is_empty()
+            && self.future.is_empty()
+            && (self.leaving_count == 0 || current <= self.leaving_through)
     }
 }
 
@@ -95,6 +116,7 @@ impl Behind {
         self.slots.is_empty()
     }
 
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }

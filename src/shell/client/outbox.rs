@@ -199,9 +199,14 @@ pub(super) enum Ending {
 
 /// Where a stream's responses go.
 enum Target {
-    Client { stream: SendStream<Body>, unflushed: Unflushed },
+    Client {
+        stream: SendStream<Body>,
+        unflushed: Unflushed,
+    },
     /// To a task of this shard, with what each piece is counted as.
-    Local { news: VecDeque<(Result<News, Status>, usize)> },
+    Local {
+        news: VecDeque<(Result<News, Status>, usize)>,
+    },
     /// To nobody any more.
     Closed,
 }
@@ -460,4 +465,3 @@ fn piece_of_news(response: &Response<'_>) -> Option<Result<News, Status>> {
     (response.created && response.canceled)
         .then(|| Err(Status { code: Code::ResourceExhausted, message: response.cancel_reason.into() }))
 }
-
