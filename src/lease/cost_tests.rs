@@ -69,7 +69,12 @@ fn leases_cost_what_is_printed() {
     let put = |machine: &mut Machine, keeper: &mut Keeper, lease: &dyn Fn(i64) -> i64| {
         for number in 0..LEASES {
             let key = format!("/services/some/{number:06}");
-            let put = pb::PutRequest { key: key.into(), value: "v".into(), lease: lease(number), ..Default::default() };
+            let put = pb::PutRequest {
+                key: key.into(),
+                value: "v".into(),
+                lease: lease(number),
+                ..Default::default()
+            };
             apply(machine, keeper, 0, RequestKind::Put, put.encode_to_vec());
         }
     };

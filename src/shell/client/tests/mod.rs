@@ -5,11 +5,13 @@
 
 mod abuse;
 mod calls;
+mod feed;
 mod lease;
 mod lock;
 mod overload;
 mod raw;
 mod throughput;
+mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -31,11 +33,12 @@ use prost::Message;
 use super::{Backend, ClientShard, Counters, ShardConfig};
 use crate::apply::{Outcome, RequestKind, Response};
 use crate::pb::{etcdserverpb as pb, mvccpb};
-use crate::replica::exchange::{Answer, Command, Query, RangeSlice, Read, Refusal, Reply};
+use crate::replica::exchange::{Answer, Command, Query, RangeSlice, Read, Refusal, Reply, ToShard};
 use crate::rpc::framing::{PREFIX_BYTES, percent_decode, put_prefix};
 use crate::rpc::queue::model::Model;
 use crate::types::{ClusterId, MemberId, Term, Ticket};
-use crate::watch;
+use crate::watch::{Notice, Order};
+use feed::Feed;
 
 /// No test waits longer for anything.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,7 +52,9 @@ const TERM: Term = Term(3);
 struct MapBackend {
     keys: RefCell<BTreeMap<Bytes, mvccpb::KeyValue>>,
     revision: Cell<i64>,
-    replies: RefCell<VecDeque<Reply>>,
+    feed: RefCell<Feed>,
+    changes: RefCell<Vec<Notice>>,
+    outgoing: RefCell<VecDeque<ToShard>>,
     pump: RefCell<Option<Waker>>,
     /// Answers are made and kept back.
     is_holding: Cell<bool>,
@@ -77,13 +82,22 @@ impl Backend for MapBackend {
             }
             None => Ok(Answer { term: TERM, outcome: Ok(self.answer(command)) }),
         };
-        self.replies.borrow_mut().push_back(Reply { ticket, result });
+        self.outgoing.borrow_mut().push_back(ToShard::Reply(Reply { ticket, result }));
+        // As the store does: an answer comes before the changes that it made.
+        let changes = self.changes.take().into_iter();
+        self.outgoing.borrow_mut().extend(changes.map(|notice| ToShard::Watch { term: TERM, notice }));
         self.wake_pump();
         Ok(())
     }
 
-    fn order(&self, order: watch::Order) -> Result<(), watch::Order> {
-        Err(order)
+    fn order(&self, order: Order) -> Result<(), Order> {
+        if self.is_full.get() {
+            return Err(order);
+        }
+        let notice = self.feed.borrow_mut().on_order(order, self.revision.get());
+        self.outgoing.borrow_mut().push_back(ToShard::Watch { term: TERM, notice });
+        self.wake_pump();
+        Ok(())
     }
 }
 
@@ -113,7 +127,25 @@ impl MapBackend {
                     mod_revision: revision,
                     ..Default::default()
                 };
-                self.keys.borrow_mut().insert(put.key, entry);
+                let previous = self.keys.borrow_mut().insert(put.key, entry.clone());
+                self.changes.borrow_mut().extend(self.feed.borrow_mut().on_change(entry, false, previous));
+                (Vec::new(), None)
+            }
+            Command::Propose { kind: RequestKind::DeleteRange, body } => {
+                let delete = pb::DeleteRangeRequest::decode(body).unwrap();
+                if let Some(previous) = self.keys.borrow_mut().remove(&delete.key) {
+                    let revision = self.revision.get() + 1;
+                    self.revision.set(revision);
+                    let key = delete.key;
+                    let entry = mvccpb::KeyValue { key, mod_revision: revision, ..Default::default() };
+                    let change = self.feed.borrow_mut().on_change(entry, true, Some(previous));
+                    self.changes.borrow_mut().extend(change);
+                }
+                (Vec::new(), None)
+            }
+            Command::Propose { kind: RequestKind::Compact, body } => {
+                let compaction = pb::CompactionRequest::decode(body).unwrap();
+                self.feed.borrow_mut().compact(compaction.revision);
                 (Vec::new(), None)
             }
             Command::Propose { .. } => (Vec::new(), None),
@@ -166,12 +198,16 @@ impl MapBackend {
     /// Hands answers to the shard, in batches as the rings do.
     async fn pump(self: Rc<Self>, shard: Rc<ClientShard<Self>>) {
         std::future::poll_fn(|cx| {
+            // First: the flush may order something, which wakes this again.
+            self.pump.replace(Some(cx.waker().clone()));
             while !self.is_holding.get() {
-                let Some(reply) = self.replies.borrow_mut().pop_front() else { break };
-                shard.on_reply(reply);
+                let Some(message) = self.outgoing.borrow_mut().pop_front() else { break };
+                match message {
+                    ToShard::Reply(reply) => shard.on_reply(reply),
+                    ToShard::Watch { term, notice } => shard.on_watch(term, notice),
+                }
             }
             shard.flush();
-            self.pump.replace(Some(cx.waker().clone()));
             Poll::<()>::Pending
         })
         .await;
@@ -205,6 +241,7 @@ enum Control {
     Counters(mpsc::Sender<(Counters, u64)>),
     Model(mpsc::Sender<(Model, u64)>),
     Cpu(mpsc::Sender<u64>),
+    Run(Box<dyn FnOnce(&Rc<ClientShard<MapBackend>>, &MapBackend) + Send>),
     Stop,
 }
 
@@ -254,6 +291,16 @@ impl Server {
         let (out, counters) = mpsc::channel();
         self.tell(Control::Counters(out));
         counters.recv_timeout(PATIENCE).unwrap().0
+    }
+
+    /// Runs `work` on the server's thread.
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Rc<ClientShard<MapBackend>>, &MapBackend) -> T + Send + 'static,
+    ) -> T {
+        let (out, result) = mpsc::channel();
+        self.tell(Control::Run(Box::new(move |shard, backend| out.send(work(shard, backend)).unwrap())));
+        result.recv_timeout(PATIENCE).unwrap()
     }
 
     fn slices(&self) -> u64 {
@@ -332,6 +379,7 @@ async fn run_server(
                     out.send((backend.model.borrow().clone(), backend.renewals.get())).unwrap();
                 }
                 Control::Cpu(out) => out.send(thread_cpu_ns()).unwrap(),
+                Control::Run(work) => work(&shard, &backend),
                 Control::Stop => return Poll::Ready(()),
             }
         }
@@ -341,7 +389,14 @@ async fn run_server(
     shard.stop();
     served.await;
     assert_eq!(shard.counters().connections, 0, "every connection ends with the shard");
-    assert_eq!(shard.counters().unsent_bytes, 0, "no answer outlives its connection");
+    // The tasks of watch streams hear of their connections' end in their own turns.
+    while 0 < shard.counters().watch_streams {
+        glommio::executor().yield_now().await;
+    }
+    let counters = shard.counters();
+    assert_eq!(counters.unsent_bytes, 0, "no answer outlives its connection");
+    assert_eq!(counters.watch_unsent_bytes, 0, "no watch response outlives its connection");
+    assert_eq!(counters.watchers, 0, "no watcher outlives its stream");
     pump.cancel().await;
 }
 
@@ -435,6 +490,14 @@ impl Client {
         let (requests, connection) = builder.handshake(stream).await.unwrap();
         tokio::spawn(async move { drop(connection.await) });
         Self { requests, authority: server.address.to_string() }
+    }
+
+    /// With the task of its connection, which ends when it is aborted.
+    async fn connect_alone(server: &Server) -> (Self, tokio::task::JoinHandle<()>) {
+        let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        let (requests, connection) = h2::client::handshake(stream).await.unwrap();
+        let connection = tokio::spawn(async move { drop(connection.await) });
+        (Self { requests, authority: server.address.to_string() }, connection)
     }
 
     fn request(&self, path: &str) -> http::request::Builder {
