@@ -342,7 +342,18 @@ fn run_self_check(args: SelfCheckArgs) -> Result<bool, AnyError> {
         figures.client_cpu_us_per_request,
         selfcheck::CPU_US_PER_REQUEST_MAX
     );
-    let mut is_good = figures.is_clean() && is_cheap;
+    let events = selfcheck::fan_out_ceiling(&options)?;
+    println!("events of a server that does no work, to 1000 watchers");
+    print!("{}", events.table());
+    let cost = events.readings.iter().find(|reading| reading.name == "client CPU an event");
+    let event_us = cost.map_or(f64::INFINITY, |reading| reading.value);
+    let is_event_cheap = event_us <= selfcheck::CPU_US_PER_EVENT_MAX;
+    println!(
+        "{} cost: {event_us:.2} us CPU an event, at most {} is wanted",
+        mark(is_event_cheap),
+        selfcheck::CPU_US_PER_EVENT_MAX
+    );
+    let mut is_good = figures.is_clean() && is_cheap && events.is_clean() && is_event_cheap;
     for audit in selfcheck::audit(&options)? {
         let is_exact = audit.seen == audit.expected;
         println!(

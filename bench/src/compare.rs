@@ -459,7 +459,7 @@ impl Session<'_> {
     /// The targets in the order of this round.
     fn targets_in(&self, round: u32) -> Vec<(Target, Launch)> {
         let mut targets = self.targets.clone();
-        if round % 2 == 0 {
+        if round.is_multiple_of(2) {
             targets.reverse();
         }
         targets

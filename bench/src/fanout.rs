@@ -359,9 +359,8 @@ impl FanOut {
         if 1 < self.shape.watchers_per_put() {
             findings.add_times("put to last watcher", &play.to_last);
         }
-        if let Some(cpu) = gauge.cpu() {
-            findings.add("server CPU an event", Unit::Cpu, ratio(cpu.as_secs_f64() * 1e6, events));
-        }
+        let client = Duration::from_nanos(play.cpu_ns);
+        gauge.add_to(&mut findings, "server CPU an event", events, client, window_s);
         findings.add("client CPU an event", Unit::Cpu, ratio(client_us, events));
         findings.add("client thread busy", Unit::Percent, ratio(client_us, window_s * 1e4));
         findings.faults = play.book.faults.lines();

@@ -82,8 +82,8 @@ pub(crate) const STREAM_CASES: [StreamCase; 12] = [
         "keep-alive",
         Play::KeepAlive(KeepAlive { leases: 10_000, streams: 64, connections: 16, in_flight: 8 }),
     ),
-    lease_case(EXPIRY, Play::Expiry(10_000, 5, 1000)),
-    StreamCase { is_big: true, ..lease_case(EXPIRY_BIG, Play::Expiry(100_000, 60, 1000)) },
+    lease_case(EXPIRY, Play::Expiry(10_000, 15, 1000)),
+    StreamCase { is_big: true, ..lease_case(EXPIRY_BIG, Play::Expiry(100_000, 120, 1000)) },
 ];
 
 impl StreamCase {

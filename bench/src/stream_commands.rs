@@ -125,7 +125,7 @@ pub(crate) enum LeaseCommand {
         #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
         leases: u32,
         /// TTL in seconds: longer than granting and attaching takes
-        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(i64).range(2..=100_000))]
+        #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(i64).range(2..=100_000))]
         ttl: i64,
         /// How long after its time the last key may go
         #[arg(long, default_value = "60s", value_parser = cli::parse_duration)]

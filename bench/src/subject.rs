@@ -5,6 +5,9 @@ use std::io;
 use std::time::Duration;
 
 use crate::client::{Endpoint, Observer};
+use crate::findings::{Findings, Unit};
+use crate::host;
+use crate::report::ratio;
 use crate::sys;
 
 /// A process that we may look at.
@@ -40,12 +43,19 @@ impl Subject {
     }
 }
 
+/// CPU time up to one moment: the server's, and the whole machine's.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    server: Duration,
+    machine: Duration,
+}
+
 /// Reads the server's CPU time at a window's edges.
 #[derive(Debug)]
 pub(crate) struct CpuGauge<'a> {
     subject: &'a Subject,
-    open: Option<Duration>,
-    close: Option<Duration>,
+    open: Option<Reading>,
+    close: Option<Reading>,
 }
 
 impl<'a> CpuGauge<'a> {
@@ -53,13 +63,26 @@ impl<'a> CpuGauge<'a> {
         Self { subject, open: None, close: None }
     }
 
-    /// What the server used in the window.
-    pub(crate) fn cpu(&self) -> Option<Duration> {
-        Some(self.close?.saturating_sub(self.open?))
+    /// Adds what the server used for each of `count` things in the window, and what others used meanwhile,
+    /// in percent of one core: above some 20 the figures are noise.
+    pub(crate) fn add_to(
+        &self,
+        findings: &mut Findings,
+        name: &str,
+        count: f64,
+        client: Duration,
+        window_s: f64,
+    ) {
+        let Some((open, close)) = self.open.zip(self.close) else { return };
+        let server = close.server.saturating_sub(open.server);
+        let machine = close.machine.saturating_sub(open.machine);
+        findings.add(name, Unit::Cpu, ratio(server.as_secs_f64() * 1e6, count));
+        let others = machine.saturating_sub(server + client);
+        findings.add("others' CPU", Unit::Percent, 100.0 * ratio(others.as_secs_f64(), window_s));
     }
 
-    fn read(&self) -> Option<Duration> {
-        self.subject.pid?.cpu_time().ok()
+    fn read(&self) -> Option<Reading> {
+        Some(Reading { server: self.subject.pid?.cpu_time().ok()?, machine: host::machine_cpu()? })
     }
 }
 
