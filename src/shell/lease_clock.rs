@@ -217,3 +217,121 @@ impl LeaseClock {
         .detach();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::apply::{EntryId, Origin, Request};
+    use crate::membership::Cluster;
+    use crate::mvcc::Store;
+    use crate::pb::peer;
+    use crate::shell::lease_number;
+    use crate::shell::mesh::{self, Receiver};
+    use crate::types::MemberId;
+
+    /// A store role of nothing but leases, and raft's end of its ring.
+    struct Role {
+        machine: Machine,
+        clock: LeaseClock,
+        bell: Doorbell,
+        to_raft: Sender<ToRaft>,
+        raft: Receiver<ToRaft>,
+        index: u64,
+    }
+
+    const TERM: Term = Term(4);
+
+    impl Role {
+        fn leading() -> Self {
+            let voter = peer::MemberRecord { id: 7, ..Default::default() };
+            let record = peer::Membership { cluster_id: 5, members: vec![voter], removed: vec![] };
+            let cluster = Cluster::decode(record.encode_to_vec().into()).unwrap();
+            let bell = Doorbell::new(Arc::default());
+            let (to_raft, raft) = mesh::local(16, &bell);
+            let machine = Machine::new(Store::new(), cluster);
+            let mut clock = LeaseClock::new(Duration::ZERO);
+            clock.on_leadership(Some(TERM));
+            clock.on_entry(&machine, TERM, Some(TERM));
+            Self { machine, clock, bell, to_raft, raft, index: 1 }
+        }
+
+        fn apply(&mut self, kind: RequestKind, body: bytes::Bytes) {
+            self.index += 1;
+            let at = EntryId { index: LogIndex(self.index), term: TERM };
+            let origin = Origin { member: MemberId(7), ticket: Ticket(0) };
+            let _answer = self.machine.apply(&Request { origin, kind, body }, at);
+            self.clock.on_request(&mut self.machine, TERM);
+        }
+
+        fn turn(&mut self) {
+            let applied = LogIndex(self.index);
+            while self.clock.turn(&self.machine, applied, false, &self.to_raft, &self.bell) {}
+        }
+
+        /// Turns, each begun by a tick, until the role proposes something.
+        async fn next_proposal(&mut self) -> (u64, RequestKind, bytes::Bytes) {
+            loop {
+                self.turn();
+                if let Some(ToRaft::Propose { ticket, kind, body }) = self.raft.take() {
+                    return (lease_number(ticket).unwrap(), kind, body);
+                }
+                self.bell.wait_once(|| self.clock.has_ticked()).await;
+            }
+        }
+    }
+
+    #[test]
+    fn a_lease_is_expired_by_the_clock_asked_for_again_when_refused_and_then_nothing_ticks() {
+        glommio::LocalExecutorBuilder::default().make().unwrap().run(async {
+            let mut role = Role::leading();
+            let granted = Instant::now();
+            role.apply(
+                RequestKind::LeaseGrant,
+                pb::LeaseGrantRequest { id: 9, ttl: 1 }.encode_to_vec().into(),
+            );
+            let (number, kind, body) = role.next_proposal().await;
+            assert!(Duration::from_secs(1) <= granted.elapsed(), "early: {:?}", granted.elapsed());
+            assert_eq!(kind, RequestKind::LeaseExpire);
+            let expected = peer::LeaseExpire { term: TERM.0, ids: vec![9], through: 2 };
+            assert_eq!(peer::LeaseExpire::decode(&*body).unwrap(), expected);
+            assert!(role.clock.keep_alive(&role.machine, LeaseId(9), Ticket(1)).is_none(), "it waits");
+
+            role.clock.on_refused(number);
+            let (again, kind, body) = role.next_proposal().await;
+            assert!(number < again);
+            role.apply(kind, body);
+            role.clock.on_applied(again, TERM);
+            let told = role.clock.take_told(&role.machine);
+            assert_eq!(told, [(Ticket(1), Ok(role.machine.lease_keep_alive(LeaseId(9), 0)))]);
+
+            while role.clock.is_ticking.get() {
+                role.turn();
+                glommio::executor().yield_if_needed().await;
+                role.bell.wait_once(|| role.clock.has_ticked() || !role.clock.is_ticking.get()).await;
+            }
+            assert!(role.raft.take().is_none());
+        });
+    }
+
+    #[test]
+    fn a_member_that_does_not_lead_answers_for_no_lease() {
+        let mut role = Role::leading();
+        role.apply(RequestKind::LeaseGrant, pb::LeaseGrantRequest { id: 9, ttl: 60 }.encode_to_vec().into());
+        let request = pb::LeaseTimeToLiveRequest { id: 9, keys: false };
+        let answer = role.clock.time_to_live(&role.machine, &request).unwrap();
+        let answer = pb::LeaseTimeToLiveResponse::decode(&*answer.body).unwrap();
+        assert!((58..=60).contains(&answer.ttl), "{}", answer.ttl);
+        // Leadership of a term counts from its first entry on.
+        role.clock.on_leadership(Some(Term(5)));
+        assert_eq!(role.clock.time_to_live(&role.machine, &request), Err(Refusal::NoLeader));
+        let kept = role.clock.keep_alive(&role.machine, LeaseId(9), Ticket(1));
+        assert_eq!(kept, Some((Ticket(1), Err(Refusal::NoLeader))));
+        role.clock.on_entry(&role.machine, TERM, Some(Term(5)));
+        assert!(role.clock.time_to_live(&role.machine, &request).is_err(), "an entry of the term before");
+        role.clock.on_entry(&role.machine, Term(5), Some(Term(5)));
+        let (_, kept) = role.clock.keep_alive(&role.machine, LeaseId(9), Ticket(2)).unwrap();
+        assert_eq!(kept, Ok(role.machine.lease_keep_alive(LeaseId(9), 60)));
+    }
+}
