@@ -146,8 +146,8 @@ impl World {
             .map(|_| {
                 let mut hub = Hub::new(limits);
                 // Short responses, so that a slice and a batch take several.
-                hub.response_limits.revisions_max = 1 + random.below(8);
-                hub.response_limits.events_bytes_max = 1 + random.below(2_000);
+                hub.response_limits.revisions_max = 1 + random.below(30);
+                hub.response_limits.events_bytes_max = 1 + random.below(8_000);
                 let (feed, orders, outboxes) = Default::default();
                 Shard { hub, feed, orders, outboxes }
             })
@@ -737,7 +737,7 @@ fn setting(name: &str) -> Option<u64> {
 #[test]
 fn every_delivered_sequence_is_the_history() {
     const STEPS: usize = 6_000;
-    const SEEDS_MIN: u64 = 16;
+    const SEEDS_MIN: u64 = 12;
     let events_goal = usize::try_from(setting("PINION_WATCH_EVENTS").unwrap_or(40_000)).unwrap();
     let only = setting("PINION_WATCH_SEED");
     let mut total = Counts::default();

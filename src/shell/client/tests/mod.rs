@@ -5,6 +5,7 @@
 
 mod abuse;
 mod calls;
+mod fan_out;
 mod feed;
 mod overload;
 mod raw;
@@ -197,6 +198,9 @@ impl MapBackend {
     }
 }
 
+/// What a test does on the server's thread.
+type Work = dyn FnOnce(&Rc<ClientShard<MapBackend>>, &MapBackend) + Send;
+
 /// What a test tells the server's thread.
 enum Control {
     Hold(bool),
@@ -204,7 +208,7 @@ enum Control {
     Refuse(Option<Refusal>),
     Counters(mpsc::Sender<(Counters, u64)>),
     Cpu(mpsc::Sender<u64>),
-    Run(Box<dyn FnOnce(&Rc<ClientShard<MapBackend>>, &MapBackend) + Send>),
+    Run(Box<Work>),
     Stop,
 }
 
