@@ -39,7 +39,7 @@ impl Ctl {
     /// Starts a command that goes on until it is stopped; what it prints goes to a file.
     fn start(&self, work: &WorkDir, name: &str, args: &[&str]) -> Running {
         let output = work.join(name);
-        let file = fs::File::create(&output).unwrap();
+        let file = fs::OpenOptions::new().create_new(true).write(true).open(&output).unwrap();
         let child = Command::new(&self.program)
             .env("ETCDCTL_API", "3")
             .arg(format!("--endpoints={}", self.endpoint))

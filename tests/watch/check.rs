@@ -139,6 +139,8 @@ pub struct Violation {
     pub what: String,
     /// The place in `told` where it was noticed.
     pub at: usize,
+    /// The revision of the change that should have come, if one is missing.
+    pub missing: Option<i64>,
 }
 
 impl fmt::Display for Violation {
@@ -180,7 +182,8 @@ pub fn check(history: &History, life: &Life) -> Result<u64, Violation> {
         && let Some(missing) = judge.missing_up_to(end)
     {
         let what = format!("the end is missing: {}", shown(missing));
-        return Err(Violation { rule: Rule::Reliable, what, at: life.told.len() });
+        let missing = Some(revision_of(missing));
+        return Err(Violation { rule: Rule::Reliable, what, at: life.told.len(), missing });
     }
     Ok(judge.judged)
 }
@@ -199,7 +202,7 @@ fn check_order(life: &Life) -> Result<(), Violation> {
                     {
                         let rule = if seen.contains(&event) { Rule::Unique } else { Rule::Ordered };
                         let what = format!("{} after {}", shown(event), shown(last));
-                        return Err(Violation { rule, what, at });
+                        return Err(Violation { rule, what, at, missing: None });
                     }
                     seen.push(event);
                 }
@@ -230,7 +233,7 @@ struct Judge<'a> {
 }
 
 fn violation(rule: Rule, what: String) -> Violation {
-    Violation { rule, what, at: 0 }
+    Violation { rule, what, at: 0, missing: None }
 }
 
 fn shown(event: &Event) -> String {
@@ -347,8 +350,10 @@ impl<'a> Judge<'a> {
             Some(_) if expected.is_some_and(|next| revision_of(next) == revision_of(event)) => {
                 violation(Rule::Ordered, what)
             }
-            Some(_) if self.resumed => violation(Rule::Resumable, what),
-            Some(_) => violation(Rule::Reliable, what),
+            Some(_) => {
+                let rule = if self.resumed { Rule::Resumable } else { Rule::Reliable };
+                Violation { missing: expected.map(revision_of), ..violation(rule, what) }
+            }
         }
     }
 

@@ -53,7 +53,7 @@ pub struct Control {
 
 impl Control {
     pub fn of(response: &pb::WatchResponse) -> Self {
-        let header = response.header.clone().unwrap_or_default();
+        let header = response.header.unwrap_or_default();
         Self {
             header_revision: header.revision,
             header_has_ids: header.cluster_id != 0 && header.member_id != 0 && header.raft_term != 0,

@@ -962,7 +962,7 @@ impl Player {
         let lease = |key: &[u8]| -> Result<i64, String> {
             let text = String::from_utf8_lossy(key);
             let hex = text.rsplit('/').next().unwrap_or_default();
-            Ok(i64::from_str_radix(hex, 16).map_err(|error| format!("the key {text}: {error}"))?)
+            i64::from_str_radix(hex, 16).map_err(|error| format!("the key {text}: {error}"))
         };
         let (reference, subject) = (lease(reference)?, lease(subject)?);
         self.sides[1].translate.leases.insert(subject, reference);

@@ -341,7 +341,8 @@ impl Outbox {
             },
             Target::Local { news } => {
                 if let Some(piece) = piece_of_news(response) {
-                    let bytes = encoded_len(response);
+                    // The overhead is for what the events keep in memory of the pieces they are in.
+                    let bytes = encoded_len(response) + ANSWER_OVERHEAD_BYTES;
                     self.level.add(bytes);
                     news.push_back((piece, bytes));
                 }
@@ -464,4 +465,160 @@ fn piece_of_news(response: &Response<'_>) -> Option<Result<News, Status>> {
     }
     (response.created && response.canceled)
         .then(|| Err(Status { code: Code::ResourceExhausted, message: response.cancel_reason.into() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+    use crate::pb::{etcdserverpb as pb, mvccpb};
+    use crate::types::{ClusterId, MemberId};
+    use crate::watch::Event;
+
+    fn levels(room: &Rc<Room>, count: u64) -> Vec<Rc<Level>> {
+        (0..count).map(|n| Level::new(StreamId(n), room)).collect()
+    }
+
+    fn fill(level: &Rc<Level>, response_bytes: usize) {
+        while level.has_room() {
+            level.add(response_bytes);
+        }
+    }
+
+    #[test]
+    fn stopped_streams_share_the_budget_and_leave_room_for_the_next_one() {
+        for (count, most) in [(1, 513 << 10), (256, 257 << 10), (1_000, 105 << 10), (10_000, 14 << 10)] {
+            let room = Rc::<Room>::default();
+            let stopped = levels(&room, count);
+            // All get the same number of small responses, as watchers of one key do.
+            while stopped.iter().any(|level| level.has_room()) {
+                for level in stopped.iter().filter(|level| level.has_room()) {
+                    level.add(100);
+                }
+            }
+            let largest = stopped.iter().map(|level| level.unsent_bytes.get()).max().unwrap();
+            assert!(largest <= most, "{largest} bytes of one of {count}");
+            assert!(room.unsent_bytes() < SHARD_BYTES_MAX && !room.is_full());
+            assert!(Level::new(StreamId(count), &room).has_room(), "beside {count}");
+        }
+    }
+
+    #[test]
+    fn large_responses_pass_the_budget_by_one_at_most() {
+        const RESPONSE_BYTES: usize = 3 << 20;
+        let room = Rc::<Room>::default();
+        for level in levels(&room, 1_000) {
+            fill(&level, RESPONSE_BYTES);
+        }
+        assert!(room.is_full());
+        assert!(room.unsent_bytes() <= SHARD_BYTES_MAX + RESPONSE_BYTES, "{}", room.unsent_bytes());
+    }
+
+    #[test]
+    fn refused_stream_is_named_once_when_half_of_what_it_may_have_has_left() {
+        let room = Rc::<Room>::default();
+        let level = Level::new(StreamId(7), &room);
+        fill(&level, 1_000);
+        let full = level.unsent_bytes.get();
+        while full / 2 < level.unsent_bytes.get() {
+            assert!(!room.has_freed());
+            level.remove(1_000);
+        }
+        room.on_tick(1);
+        assert_eq!(room.take_freed(), [StreamId(7)]);
+        level.remove(1_000);
+        room.on_tick(2);
+        assert!(!room.has_freed() && room.refused.borrow().is_empty());
+        // It may be refused again.
+        fill(&level, 1_000);
+        level.remove(level.unsent_bytes.get());
+        assert_eq!(room.take_freed(), [StreamId(7)]);
+    }
+
+    #[test]
+    fn stream_refused_because_of_others_is_named_when_theirs_has_left_unless_it_ended() {
+        let room = Rc::<Room>::default();
+        let hog = Level::new(StreamId(0), &room);
+        hog.add(SHARD_BYTES_MAX);
+        let (empty, ended) = (Level::new(StreamId(1), &room), Level::new(StreamId(2), &room));
+        assert!(!empty.has_room() && !ended.has_room());
+        room.on_tick(1);
+        assert!(!room.has_freed());
+        ended.end();
+        hog.remove(SHARD_BYTES_MAX);
+        room.on_tick(2);
+        assert_eq!(room.take_freed(), [StreamId(1)]);
+        assert!(room.refused.borrow().is_empty());
+    }
+
+    #[test]
+    fn stream_stands_still_from_the_first_byte_that_waits_until_one_leaves() {
+        let room = Rc::<Room>::default();
+        let level = Level::new(StreamId(0), &room);
+        room.on_tick(100);
+        assert!(!level.stands_still_since(100), "nothing waits");
+        level.add(10);
+        room.on_tick(200);
+        level.add(10);
+        assert!(level.stands_still_since(100) && !level.stands_still_since(99));
+        level.note_progress();
+        assert!(!level.stands_still_since(199));
+    }
+
+    #[test]
+    fn responses_of_any_size_are_the_bytes_that_prost_would_frame() {
+        let headers = Headers::new(ClusterId(5), MemberId(6));
+        let kv = |bytes: usize| mvccpb::KeyValue {
+            key: Bytes::from_static(b"key"),
+            value: vec![b'v'; bytes].into(),
+            mod_revision: 9,
+            ..Default::default()
+        };
+        let sizes = [0, 100, APART_BYTES - 20, APART_BYTES, 2 << 20];
+        let (mut unflushed, mut expected, mut counted) = (Unflushed::default(), Vec::new(), 0);
+        for (body, before) in sizes.into_iter().flat_map(|body| sizes.map(|before| (body, before))) {
+            let event = mvccpb::Event { kv: Some(kv(body)), ..Default::default() };
+            let previous = mvccpb::Event { prev_kv: Some(kv(before)), ..Default::default() };
+            let encoded = Event {
+                revision: 9,
+                key: Bytes::from_static(b"key"),
+                is_delete: false,
+                body: event.encode_to_vec().into(),
+                previous: previous.encode_to_vec().into(),
+            };
+            for is_asked in [false, true] {
+                let response = Response {
+                    watch_id: -1,
+                    revision: 10,
+                    previous: is_asked,
+                    events: &[&encoded, &encoded],
+                    ..Response::default()
+                };
+                counted += unflushed.push(&headers, Term(3), &response).unwrap();
+                let mut whole = event.clone();
+                if is_asked {
+                    whole.prev_kv = previous.prev_kv.clone();
+                }
+                let message = pb::WatchResponse {
+                    header: Some(pb::ResponseHeader {
+                        cluster_id: 5,
+                        member_id: 6,
+                        revision: 10,
+                        raft_term: 3,
+                    }),
+                    watch_id: -1,
+                    events: vec![whole.clone(), whole],
+                    ..Default::default()
+                };
+                let message = message.encode_to_vec();
+                put_prefix(&mut expected, false, message.len().try_into().unwrap());
+                expected.extend(message);
+            }
+        }
+        unflushed.seal();
+        assert!(2 * sizes.len() < unflushed.pieces.len(), "large bodies are pieces of their own");
+        assert!(unflushed.pieces.concat() == expected);
+        assert_eq!(counted, expected.len());
+    }
 }

@@ -1,5 +1,7 @@
 //! The store's side of watch, as slow and as simple as it can be: it looks at everything each time.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use prost::Message as _;
 
@@ -14,13 +16,14 @@ const SLICE_EVENTS_MAX: usize = 50;
 #[derive(Default)]
 pub(super) struct Feed {
     history: Vec<Event>,
-    subscriptions: Vec<(WatchRange, bool)>,
+    /// With how often each is subscribed.
+    subscriptions: BTreeMap<(WatchRange, bool), usize>,
     compacted: i64,
 }
 
 impl Feed {
     pub(super) fn subscriptions_count(&self) -> usize {
-        self.subscriptions.len()
+        self.subscriptions.values().sum()
     }
 
     pub(super) fn compact(&mut self, revision: i64) {
@@ -47,7 +50,7 @@ impl Feed {
             previous: previous.encode_to_vec().into(),
         };
         self.history.push(event.clone());
-        let events = select(&[event], &self.subscriptions);
+        let events = select(&[event], self.subscriptions.keys());
         (!events.is_empty()).then_some(Notice::Batch(Batch {
             after: revision - 1,
             through: revision,
@@ -58,12 +61,16 @@ impl Feed {
     pub(super) fn on_order(&mut self, order: Order, current: i64) -> Notice {
         match order {
             Order::Subscribe { token, range, previous } => {
-                self.subscriptions.push((range, previous));
+                *self.subscriptions.entry((range, previous)).or_default() += 1;
                 Notice::Subscribed { token, current, compacted: self.compacted }
             }
             Order::Unsubscribe { token, range, previous } => {
-                let found = self.subscriptions.iter().position(|own| *own == (range.clone(), previous));
-                self.subscriptions.swap_remove(found.expect("it was subscribed"));
+                let key = (range, previous);
+                let count = self.subscriptions.get_mut(&key).expect("it was subscribed");
+                *count -= 1;
+                if *count == 0 {
+                    self.subscriptions.remove(&key);
+                }
                 Notice::Unsubscribed { token, current }
             }
             Order::Ask { token } => Notice::Standing { token, current },
@@ -76,7 +83,7 @@ impl Feed {
                 let slice = &wanted[..wanted.len().min(SLICE_EVENTS_MAX)];
                 let is_all = slice.len() == wanted.len();
                 let through = if is_all { current } else { slice[slice.len() - 1].revision };
-                let events = select(slice, &ranges);
+                let events = select(slice, ranges.iter());
                 Notice::CaughtUp { token, batch: Batch { after: from - 1, through, events }, current }
             }
         }
@@ -84,10 +91,10 @@ impl Feed {
 }
 
 /// What of `events` lies in the ranges; with the previous version where a range asks for it.
-fn select(events: &[Event], ranges: &[(WatchRange, bool)]) -> Vec<Event> {
+fn select<'a>(events: &[Event], ranges: impl Iterator<Item = &'a (WatchRange, bool)> + Clone) -> Vec<Event> {
     let mut selected = Vec::new();
     for event in events {
-        let mut of_event = ranges.iter().filter(|(range, _)| range.keys().contains(&event.key)).peekable();
+        let mut of_event = ranges.clone().filter(|(range, _)| range.keys().contains(&event.key)).peekable();
         if of_event.peek().is_some() {
             let previous =
                 if of_event.any(|(_, previous)| *previous) { event.previous.clone() } else { Bytes::new() };

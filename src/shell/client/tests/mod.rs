@@ -5,6 +5,7 @@
 
 mod abuse;
 mod calls;
+mod fan_out;
 mod feed;
 mod lease;
 mod lock;
@@ -233,6 +234,9 @@ fn is_the_models(command: &Command) -> bool {
     }
 }
 
+/// What a test does on the server's thread.
+type Work = dyn FnOnce(&Rc<ClientShard<MapBackend>>, &MapBackend) + Send;
+
 /// What a test tells the server's thread.
 enum Control {
     Hold(bool),
@@ -241,7 +245,7 @@ enum Control {
     Counters(mpsc::Sender<(Counters, u64)>),
     Model(mpsc::Sender<(Model, u64)>),
     Cpu(mpsc::Sender<u64>),
-    Run(Box<dyn FnOnce(&Rc<ClientShard<MapBackend>>, &MapBackend) + Send>),
+    Run(Box<Work>),
     Stop,
 }
 

@@ -16,14 +16,14 @@ const WATCH: &str = "/etcdserverpb.Watch/Watch";
 const STREAM_BYTES_MAX: u64 = (SHARD_BYTES_MAX / 256) as u64 + 64 * 1024;
 
 /// A client's watch stream.
-struct Watch {
+pub(super) struct Watch {
     requests: SendStream<Bytes>,
     responses: RecvStream,
     received: Vec<u8>,
 }
 
 impl Watch {
-    async fn open(client: &Client) -> Self {
+    pub(super) async fn open(client: &Client) -> Self {
         Self::open_with(client, client.request(WATCH)).await
     }
 
@@ -49,7 +49,7 @@ impl Watch {
     }
 
     /// Watches a key, and hears that it does.
-    async fn created(&mut self, create: pb::WatchCreateRequest) -> pb::WatchResponse {
+    pub(super) async fn created(&mut self, create: pb::WatchCreateRequest) -> pb::WatchResponse {
         self.create(create);
         let created = self.next().await;
         assert!(created.created, "{created:?}");
@@ -76,7 +76,7 @@ impl Watch {
         tokio::time::timeout(PATIENCE, work).await.expect("a response in time")
     }
 
-    async fn next(&mut self) -> pb::WatchResponse {
+    pub(super) async fn next(&mut self) -> pb::WatchResponse {
         self.next_or_end().await.expect("the stream goes on")
     }
 
@@ -90,7 +90,7 @@ impl Watch {
     }
 }
 
-fn of_key(key: &str) -> pb::WatchCreateRequest {
+pub(super) fn of_key(key: &str) -> pb::WatchCreateRequest {
     pb::WatchCreateRequest { key: Bytes::copy_from_slice(key.as_bytes()), ..Default::default() }
 }
 
