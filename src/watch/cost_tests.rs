@@ -48,7 +48,6 @@ fn collect(what: &str, ranges: impl Iterator<Item = (WatchRange, bool)>, group: 
     }
     let keys: Vec<Bytes> = (0..KEYS).map(key).collect();
     let (mut put_time, mut collect_time, mut events) = (0, 0, 0);
-    // Many groups are put and then collected at once by one clock reading each where groups are small.
     for start in (0..PUTS).step_by(usize::try_from(group).unwrap()) {
         let begin = processor_time();
         for number in start..start + group {
