@@ -10,7 +10,7 @@ use super::Event;
 use crate::apply::encode::{
     Shown, bytes_field_len, kv_len, message_field_len, put_int_field, put_kv_field, varint_len,
 };
-use crate::mvcc::{Change, KeyValueRef};
+use crate::mvcc::{Change, KeyValueRef, Store};
 
 /// Large enough that a small event's share of an allocation is nothing, small enough that a slow
 /// client's last event does not hold much.
@@ -27,6 +27,15 @@ const DELETE: i64 = 1;
 pub(super) type Target = (u16, bool);
 
 /// The piece in the making.
+/// What `prev_kv` of a change shows: the version before its revision. None where that is compacted, and
+/// none for a put that creates its key, even if the same transaction has deleted the key before (etcd
+/// tells a creation by its revisions alone).
+pub(super) fn previous<'a>(store: &'a Store, change: &Change<'_>) -> Option<KeyValueRef<'a>> {
+    let creates = change.put.is_some_and(|kv| kv.create_revision == change.revision.main);
+    let is_readable = store.compact_revision() < change.revision.main;
+    if creates || !is_readable { None } else { store.version_before(change) }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Encoder {
     piece: Vec<u8>,

@@ -23,7 +23,7 @@ use std::ops::ControlFlow;
 
 use super::encoder::{Encoder, Target};
 use super::history::Budget;
-use super::{Batch, Event, IntervalIndex, Notice, Order, WatchRange, history};
+use super::{Batch, Event, IntervalIndex, Notice, Order, WatchRange, encoder, history};
 use crate::mvcc::Store;
 use crate::types::Revision;
 
@@ -195,9 +195,7 @@ impl Feed {
                 *with_previous = wish == Wish::WithPrevious;
                 anyone_wants_previous |= *with_previous;
             }
-            let is_readable = compacted < change.revision.main;
-            let previous =
-                if anyone_wants_previous && is_readable { store.version_before(&change) } else { None };
+            let previous = if anyone_wants_previous { encoder::previous(store, &change) } else { None };
             let give = |shard, event| shards[usize::from(shard)].events.push(event);
             encoder.push(&change, previous.as_ref(), targets, give);
         }

@@ -334,8 +334,9 @@ impl History {
             let matching = || ranges.iter().filter(|(range, _)| range.keys().contains(&happened.key));
             let is_kept = compacted < happened.revision || !happened.is_superseded;
             if revisions.contains(&happened.revision) && matching().next().is_some() && is_kept {
+                let creates = !happened.is_delete && happened.kv.create_revision == happened.revision;
                 let with_previous =
-                    matching().any(|(_, previous)| *previous) && compacted < happened.revision;
+                    matching().any(|(_, previous)| *previous) && compacted < happened.revision && !creates;
                 events.push(mvccpb::Event {
                     r#type: i32::from(happened.is_delete),
                     kv: Some(happened.kv.clone()),

@@ -16,7 +16,7 @@
 use std::borrow::Cow;
 
 use super::encoder::Encoder;
-use super::{Batch, CatchUp, Event, Notice, WatchRange};
+use super::{Batch, CatchUp, Event, Notice, WatchRange, encoder};
 use crate::mvcc::{Change, KeyChanges, Store};
 use crate::types::{KeyRange, Revision};
 
@@ -133,8 +133,7 @@ impl<'a> Slice<'a> {
             walked += records;
             if wanted.contains(change.key) {
                 let previous = with_previous.contains(change.key);
-                let is_readable = store.compact_revision() < revision;
-                let before = if previous && is_readable { store.version_before(&change) } else { None };
+                let before = if previous { encoder::previous(store, &change) } else { None };
                 bytes += encoder.push(&change, before.as_ref(), &[(0, previous)], &mut give);
             }
         }

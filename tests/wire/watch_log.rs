@@ -118,12 +118,19 @@ impl Logs {
             ));
         }
         let part = part.unwrap_or(0);
+        let created = log.iter().rev().find_map(|entry| match entry {
+            Entry::Created(control) => Some(control.header_revision),
+            _ => None,
+        });
         for event in &response.events {
+            // How many revisions of history go into one response is each server's choice, and with it
+            // where that is cut.
+            let is_history = created.is_some_and(|revision| mod_revision(event) <= revision);
             log.push(Entry::Event {
                 event: event.clone(),
                 header_revision: control.header_revision,
-                part,
-                fragment: response.fragment,
+                part: if is_history { 0 } else { part },
+                fragment: response.fragment && !is_history,
             });
         }
         if response.fragment {
