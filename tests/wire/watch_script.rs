@@ -478,6 +478,9 @@ pub fn fragments() -> Vec<Step> {
     steps.push(txn(&[700_000, 300_000, 400_000], b'a'));
     steps.push(txn(&[400_000, 300_000, 700_000], b'b'));
     steps.push(txn(&[1_200_000, 200_000], b'c'));
+    steps.push(txn(&[500_000, 500_000, 400_000], b'h'));
+    steps.push(txn(&[200_000, 900_000, 300_000], b'i'));
+    steps.push(txn(&[300_000, 300_000, 800_000], b'j'));
     steps.push(txn(&[10, 10, 10], b'd'));
     // One event alone can be larger than a part.
     steps.push(txn(&[1_400_000], b'e'));
