@@ -251,7 +251,7 @@ fn attachments_are_those_of_a_naive_model() {
             }
             2 => {
                 run(&mut machine, &format!("del {key} k5"));
-                naive.keys.retain(|known, _| !(key.as_str()..("k5")).contains(&known.as_str()));
+                naive.keys.retain(|known, _| !(key.as_str().."k5").contains(&known.as_str()));
             }
             3..6 => {
                 // Two puts and a delete at once, refused as a whole if either lease is unknown.

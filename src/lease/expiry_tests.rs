@@ -1,3 +1,5 @@
+use std::collections::btree_map::Entry;
+
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -175,11 +177,11 @@ fn leases_come_due_as_in_a_naive_map() {
             let id = random.random_range(1..60_i64);
             match random.random_range(0..8) {
                 0..2 => {
-                    if !naive.0.contains_key(&id) {
+                    if let Entry::Vacant(place) = naive.0.entry(id) {
                         let longest = 1 << random.random_range(1..12);
                         let ttl_s = random.random_range(1..longest);
                         expiry.on_change(now_ms, granted(id, ttl_s));
-                        naive.0.insert(id, (ttl_s, now_ms + ttl_s * 1_000));
+                        place.insert((ttl_s, now_ms + ttl_s * 1_000));
                     }
                 }
                 2..5 => match (expiry.renew(LeaseId(id), now_ms), naive.0.get_mut(&id)) {

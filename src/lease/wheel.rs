@@ -144,7 +144,8 @@ impl Wheel {
 }
 
 fn digit_of(tick: u64, level: u32) -> usize {
-    (tick >> (SLOT_BITS * level)) as usize & (SLOTS - 1)
+    let digit = (tick >> (SLOT_BITS * level)) & (SLOTS as u64 - 1);
+    usize::try_from(digit).expect("six bits")
 }
 
 #[cfg(test)]
