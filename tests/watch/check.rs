@@ -103,6 +103,8 @@ pub enum Told {
     Progress(i64),
     /// It began again, on another stream or after a cancel, at this revision.
     Resumed(i64),
+    /// Its client asked for its end.
+    Cancelling,
     /// The server ended it because the revisions it was at are gone.
     Compacted(i64),
 }
@@ -207,7 +209,7 @@ fn check_order(life: &Life) -> Result<(), Violation> {
                     seen.push(event);
                 }
             }
-            Told::Progress(_) | Told::Compacted(_) => {}
+            Told::Progress(_) | Told::Cancelling | Told::Compacted(_) => {}
         }
     }
     Ok(())
@@ -295,6 +297,8 @@ impl<'a> Judge<'a> {
                 self.open_fragment = None;
                 self.resumed = true;
             }
+            // What is on its way may come, and what comes must be right.
+            Told::Cancelling => {}
             Told::Compacted(revision) => {
                 if *revision <= self.position {
                     return Err(violation(

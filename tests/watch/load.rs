@@ -186,7 +186,13 @@ fn judge(round: &Round, history: &History, seed: u64) -> Tally {
         match judged {
             Ok(events) => tally.events += events,
             Err(violation) if server_is_etcd() && is_seen_of_etcd(&violation, &life) => {
-                println!("etcd, seed {seed}: {:?} at message {}", violation.rule, violation.at);
+                println!(
+                    "etcd, seed {seed}: {:?}: {:.100}, at message {} of {}",
+                    violation.rule,
+                    violation.what,
+                    violation.at,
+                    life.told.len()
+                );
                 tally.seen_of_etcd += 1;
             }
             Err(violation) => {
@@ -209,16 +215,18 @@ fn judge(round: &Round, history: &History, seed: u64) -> Tally {
     tally
 }
 
-/// Two things the installed etcd was seen to do, told apart by what they leave behind. The first
-/// response after a beginning can lack every previous value that was asked for, as if it were sent
-/// before the wish was noted. And a watcher that is behind can be told what follows a compaction,
-/// without the changes that the compaction removed and without being cancelled.
+/// Two things the installed etcd was seen to do, told apart by what they leave behind. What is still on
+/// its way when a client cancels lacks the previous values that were asked for. And a watcher that is
+/// behind can be told what follows a compaction, without the changes that the compaction removed and
+/// without being cancelled.
 fn is_seen_of_etcd(violation: &Violation, life: &Life) -> bool {
     let Some(Told::Events { events, compacted, .. }) = life.told.get(violation.at) else { return false };
     match violation.rule {
         Rule::PreviousValue => {
-            let is_first = violation.at == 0 || !matches!(life.told[violation.at - 1], Told::Events { .. });
-            is_first && events.iter().all(|event| event.prev_kv.is_none())
+            // The last thing it said or was told before this, events aside.
+            let mut before = life.told[..violation.at].iter().rev();
+            let last = before.find(|told| matches!(told, Told::Cancelling | Told::Resumed(_)));
+            matches!(last, Some(Told::Cancelling)) && events.iter().all(|event| event.prev_kv.is_none())
         }
         Rule::Reliable | Rule::Resumable => violation.missing.is_some_and(|missing| missing <= *compacted),
         _ => false,
@@ -230,8 +238,10 @@ fn shown(told: &Told) -> String {
         Told::Events { events, fragment, compacted } => {
             let (first, last) = (events.first().map_or(0, revision_of), events.last().map_or(0, revision_of));
             format!(
-                "{} events, revisions {first} to {last}, fragment {fragment}, compacted {compacted}",
-                events.len()
+                "{} events, {} with their previous value, revisions {first} to {last}, fragment {fragment}, \
+                 compacted {compacted}",
+                events.len(),
+                events.iter().filter(|event| event.prev_kv.is_some()).count()
             )
         }
         other => format!("{other:?}"),
@@ -564,6 +574,7 @@ impl Watching {
                 if watcher.is_created && !watcher.is_cancelled && self.last.borrow().is_none() {
                     requests.cancel(watcher.id).unwrap();
                     watcher.is_cancelled = true;
+                    watcher.life.told.push(Told::Cancelling);
                 }
             }
             4..10 if is_slow => {

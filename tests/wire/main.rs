@@ -19,6 +19,7 @@ mod watch;
 mod watch_log;
 mod watch_play;
 mod watch_script;
+mod watch_side;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -6,31 +6,25 @@
 //! watcher must get; the player waits for just those. Messages beyond them show in the next comparison,
 //! or at the end.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use pinion::pb::etcdserverpb as pb;
-use pinion::pb::mvccpb::{Event, KeyValue};
+use pinion::pb::mvccpb::Event;
 use pinion::pb::v3electionpb as election;
 use pinion::pb::v3lockpb as lock;
 use pinion::types::key_range::KeyRange;
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 
 use crate::ask;
 use crate::compare::{self, Answer};
 use crate::generate::Request;
-use crate::harness::client::{CallError, Client};
-use crate::harness::stream::Requests;
+use crate::harness::client::Client;
 use crate::harness::{Launch, Server, WorkDir};
 use crate::watch_log::{self, Control, Entry, Logs, is_canceled, is_event, mod_revision};
 use crate::watch_script::{Step, World};
-
-/// Far above the 100 ms after which etcd looks after watchers that are behind.
-const SETTLE_DEADLINE: Duration = Duration::from_secs(10);
+use crate::watch_side::{NO_ANSWER, Said, Stream, Translation, header, said};
 
 /// How often a server that may leave a progress request unanswered is asked again.
 const PROGRESS_RETRY: Duration = Duration::from_millis(250);
@@ -42,178 +36,6 @@ const BARRIER_ID: i64 = 1 << 40;
 const SENTINEL: &[u8] = b"~sentinel";
 
 const NAMES: [&str; 2] = ["reference", "subject"];
-
-/// What a stream delivered and nobody has looked at yet.
-#[derive(Default)]
-struct Inbox {
-    received: RefCell<Vec<pb::WatchResponse>>,
-    ended: RefCell<Option<String>>,
-    changed: Notify,
-}
-
-/// One watch stream of one side, read by a task as fast as it comes.
-struct Stream {
-    requests: Requests<pb::WatchRequest>,
-    inbox: Rc<Inbox>,
-    reader: JoinHandle<()>,
-    logs: Logs,
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.reader.abort();
-    }
-}
-
-impl Stream {
-    async fn open(client: &Client) -> Self {
-        let (requests, mut answers) = client.watch().await.expect("a watch stream opens");
-        let inbox = Rc::new(Inbox::default());
-        let filled = Rc::clone(&inbox);
-        let reader = tokio::task::spawn_local(async move {
-            loop {
-                let next = answers.next_unbounded().await;
-                match next {
-                    Ok(Some(response)) => filled.received.borrow_mut().push(response),
-                    end => {
-                        *filled.ended.borrow_mut() = Some(format!("{end:?}"));
-                        filled.changed.notify_one();
-                        return;
-                    }
-                }
-                filled.changed.notify_one();
-            }
-        });
-        Self { requests, inbox, reader, logs: Logs::default() }
-    }
-
-    /// Waits until the logs fulfil `done`.
-    async fn until(
-        &mut self,
-        what: &str,
-        translate: &Translation,
-        done: impl Fn(&Logs) -> bool,
-    ) -> Result<(), String> {
-        let deadline = tokio::time::Instant::now() + SETTLE_DEADLINE;
-        loop {
-            let received = std::mem::take(&mut *self.inbox.received.borrow_mut());
-            for mut response in received {
-                translate.response(&mut response);
-                self.logs.add(&response)?;
-            }
-            if done(&self.logs) {
-                return Ok(());
-            }
-            if let Some(end) = &*self.inbox.ended.borrow() {
-                return Err(format!("{what}: the stream ended: {end}"));
-            }
-            if tokio::time::timeout_at(deadline, self.inbox.changed.notified()).await.is_err() {
-                return Err(format!("{what}: not within {SETTLE_DEADLINE:?}"));
-            }
-        }
-    }
-}
-
-/// The leases that the subject numbered by itself, by its number; each with the reference's.
-#[derive(Default, Clone)]
-struct Translation {
-    leases: BTreeMap<i64, i64>,
-}
-
-impl Translation {
-    fn lease(&self, id: i64) -> i64 {
-        self.leases.get(&id).copied().unwrap_or(id)
-    }
-
-    /// Keys of locks end in the lease's number.
-    fn key(&self, key: &Bytes) -> Bytes {
-        let Some(slash) = key.iter().rposition(|byte| *byte == b'/') else { return key.clone() };
-        let suffix = std::str::from_utf8(&key[slash + 1..]).ok();
-        let id = suffix.and_then(|hex| u64::from_str_radix(hex, 16).ok()).map(u64::cast_signed);
-        match id.and_then(|id| self.leases.get(&id)) {
-            None => key.clone(),
-            Some(id) => {
-                let mut translated = key[..=slash].to_vec();
-                translated.extend_from_slice(format!("{id:x}").as_bytes());
-                translated.into()
-            }
-        }
-    }
-
-    fn kv(&self, kv: &mut KeyValue) {
-        kv.lease = self.lease(kv.lease);
-        kv.key = self.key(&kv.key);
-    }
-
-    fn response(&self, response: &mut pb::WatchResponse) {
-        for event in &mut response.events {
-            event.kv.iter_mut().chain(&mut event.prev_kv).for_each(|kv| self.kv(kv));
-        }
-    }
-
-    fn answer(&self, answer: &mut Answer) {
-        match answer {
-            Answer::Range(answer) => answer.kvs.iter_mut().for_each(|kv| self.kv(kv)),
-            Answer::Put(answer) => answer.prev_kv.iter_mut().for_each(|kv| self.kv(kv)),
-            Answer::Delete(answer) => answer.prev_kvs.iter_mut().for_each(|kv| self.kv(kv)),
-            Answer::Txn(answer) => self.txn(answer),
-            Answer::Compact(_) | Answer::Error { .. } | Answer::Broken(_) => {}
-        }
-    }
-
-    fn txn(&self, answer: &mut pb::TxnResponse) {
-        use pb::response_op::Response;
-        for op in &mut answer.responses {
-            match &mut op.response {
-                Some(Response::ResponseRange(answer)) => answer.kvs.iter_mut().for_each(|kv| self.kv(kv)),
-                Some(Response::ResponsePut(answer)) => answer.prev_kv.iter_mut().for_each(|kv| self.kv(kv)),
-                Some(Response::ResponseDeleteRange(answer)) => {
-                    answer.prev_kvs.iter_mut().for_each(|kv| self.kv(kv));
-                }
-                Some(Response::ResponseTxn(answer)) => self.txn(answer),
-                None => {}
-            }
-        }
-    }
-
-    /// The subject's number of a lease that the script knows by the reference's.
-    fn back(&self, id: i64) -> i64 {
-        self.leases.iter().find(|(_, reference)| **reference == id).map_or(id, |(subject, _)| *subject)
-    }
-}
-
-/// Stands where a status code would, had there been a status.
-const NO_ANSWER: u32 = u32::MAX;
-
-/// An answer of the lease, lock and election services, whichever fields it has.
-#[derive(Debug, Default, PartialEq)]
-struct Said {
-    error: Option<(u32, String)>,
-    header: Option<Control>,
-    id: i64,
-    ttl: i64,
-    granted_ttl: i64,
-    keys: Vec<Bytes>,
-    leases: Vec<i64>,
-    text: String,
-    key: Bytes,
-    name: Bytes,
-    rev: i64,
-    kv: Option<KeyValue>,
-}
-
-fn said<A>(answer: Result<A, CallError>, fields: impl FnOnce(A) -> Said) -> Said {
-    match answer {
-        Ok(answer) => fields(answer),
-        Err(CallError::Status { code, message }) => Said { error: Some((code, message)), ..Said::default() },
-        Err(error) => Said { error: Some((NO_ANSWER, error.to_string())), ..Said::default() },
-    }
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "fits the field")]
-fn header(header: Option<pb::ResponseHeader>) -> Option<Control> {
-    Some(Control::of(&pb::WatchResponse { header, ..Default::default() }))
-}
 
 struct Side {
     server: Server,
