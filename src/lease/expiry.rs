@@ -6,9 +6,12 @@
 //! then, finds the lease alive, and is set again. So a renewal touches no list, and a lease that is
 //! kept alive is looked at about twice per TTL, however often it is renewed.
 //!
-//! A lease is noted when what it has left is half of what the log says, or less, down to a second.
-//! From the moment such a note may be in the log, a keep-alive is not answered before the log says
-//! "the full time" again: a leader that follows this one knows only the log.
+//! A lease that nobody has kept alive yet is noted when it is a second old, two, four and so on; one that
+//! was kept alive only when half its time has passed since, which a client that renews in time, as
+//! clients do at a third, never lets come. Towards its end each is noted when what it has left is half
+//! of what the log says. So a few notes remember at least half of the time that has passed, and at most
+//! twice the time that is left. From the moment such a note may be in the log, a keep-alive is not
+//! answered before the log says "the full time" again: a leader that follows this one knows only the log.
 //!
 //! Invariants: it holds exactly the table's leases while it leads; at most one note of a lease is on
 //! its way to the log; a lease that is due stays due until it is revoked.
@@ -24,7 +27,7 @@ use crate::types::LeaseId;
 /// Milliseconds of a tick of the wheel, as a shift: 32 ms, well below the shell's own tick.
 const TICK_SHIFT: u32 = 5;
 
-/// Less than this is not noted.
+/// Less than this is not noted, neither as time that has passed nor as time that is left.
 const NOTED_MS_MIN: u64 = 1_000;
 
 /// What became of a keep-alive.
@@ -58,6 +61,8 @@ struct Entry {
     /// What the log says it has left; 0 is the full time.
     noted_s: u64,
     due: Due,
+    /// A keep-alive has come, or may have come to an earlier leader.
+    is_kept: bool,
     /// A keep-alive waits for the full time to be noted.
     is_resetting: bool,
     /// It is in `to_note`.
@@ -69,9 +74,16 @@ struct Entry {
 impl Entry {
     /// Its remaining time is to be noted when it has come down to this; `None` when it is not.
     fn note_below_ms(&self) -> Option<u64> {
-        let noted_s = if self.noted_s == 0 { self.ttl_s } else { self.noted_s };
-        let half = noted_s * 1_000 / 2;
-        (NOTED_MS_MIN <= half).then_some(half)
+        let full_ms = self.ttl_s * 1_000;
+        let noted_ms = if self.noted_s == 0 { full_ms } else { self.noted_s * 1_000 };
+        let half = noted_ms / 2;
+        let below = if self.is_kept && self.noted_s == 0 {
+            half
+        } else {
+            let passed_ms = full_ms.saturating_sub(noted_ms);
+            half.max(full_ms.saturating_sub(NOTED_MS_MIN.max(2 * passed_ms)))
+        };
+        (NOTED_MS_MIN <= below).then_some(below)
     }
 
     /// When it must be looked at next.
@@ -143,6 +155,7 @@ impl Expiry {
                 deadline_ms: deadline(now_ms, left_s).saturating_add(extend_ms),
                 noted_s: lease.remaining_s(),
                 due: Due::Not,
+                is_kept: true,
                 is_resetting: false,
                 is_queued: false,
                 is_sent: false,
@@ -189,6 +202,7 @@ impl Expiry {
             deadline_ms: deadline(now_ms, ttl_s),
             noted_s: 0,
             due: Due::Not,
+            is_kept: false,
             is_resetting: false,
             is_queued: false,
             is_sent: false,
@@ -231,6 +245,7 @@ impl Expiry {
         if entry.due != Due::Not {
             return Renewal::Due;
         }
+        entry.is_kept = true;
         if entry.noted_s == 0 && !entry.is_sent {
             // `max`: a new leader's first deadline is further away than a whole TTL.
             entry.deadline_ms = entry.deadline_ms.max(deadline(now_ms, entry.ttl_s));

@@ -62,10 +62,8 @@ fn a_late_keep_alive_counts_until_the_lease_is_found_due() {
     assert_eq!(take_all(&mut expiry, 4_600), [7]);
 }
 
-#[test]
-fn what_is_left_is_noted_by_halves_down_to_a_second() {
-    let mut expiry = leading(0);
-    expiry.on_change(0, granted(7, 60));
+/// When a lease of 60 s is noted, and with how much left, if nobody renews it from now on.
+fn notes_of_an_abandoned(mut expiry: Expiry) -> Vec<(u64, u64)> {
     let mut told = Vec::new();
     for now_ms in (0..60_000).step_by(50) {
         for (id, remaining_s) in notes(&mut expiry, now_ms) {
@@ -74,8 +72,26 @@ fn what_is_left_is_noted_by_halves_down_to_a_second() {
             expiry.on_noted([LeaseId(id)].into_iter());
         }
     }
-    assert_eq!(told, [(30, 30), (45, 15), (52, 8), (56, 4), (58, 2), (59, 1)]);
     assert_eq!(take_all(&mut expiry, 60_050), [7]);
+    told
+}
+
+#[test]
+fn what_is_left_is_noted_by_halves_down_to_a_second_once_a_keep_alive_is_overdue() {
+    let mut expiry = leading(0);
+    expiry.on_change(0, granted(7, 60));
+    assert_eq!(expiry.renew(LeaseId(7), 0), Renewal::Renewed { ttl_s: 60 });
+    let told = notes_of_an_abandoned(expiry);
+    assert_eq!(told, [(30, 30), (45, 15), (52, 8), (56, 4), (58, 2), (59, 1)]);
+}
+
+#[test]
+fn a_lease_that_nobody_ever_renewed_is_noted_by_doublings_of_its_age_too() {
+    let mut expiry = leading(0);
+    expiry.on_change(0, granted(7, 60));
+    let told = notes_of_an_abandoned(expiry);
+    let by_age = [(1, 59), (2, 58), (4, 56), (8, 52), (16, 44), (32, 28)];
+    assert_eq!(told, [&by_age[..], &[(46, 14), (53, 7), (56, 4), (58, 2), (59, 1)]].concat());
 }
 
 #[test]
@@ -125,7 +141,7 @@ fn a_note_that_went_nowhere_is_made_again_and_one_overtaken_by_a_keep_alive_is_n
     let mut expiry = leading(0);
     expiry.on_change(0, granted(7, 10));
     expiry.on_change(0, granted(8, 10));
-    assert_eq!(notes(&mut expiry, 5_024), [(7, 5), (8, 5)]);
+    assert_eq!(notes(&mut expiry, 5_024), [(8, 5), (7, 5)]);
     expiry.on_noted([LeaseId(7), LeaseId(8)].into_iter());
     while expiry.advance(5_100, 9) {}
     assert_eq!(expiry.renew(LeaseId(8), 5_100), Renewal::Renewed { ttl_s: 10 }, "not on its way any more");
