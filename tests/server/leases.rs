@@ -164,8 +164,8 @@ fn remaining_time_of_a_lease_survives_a_kill() {
         let granted = Instant::now();
         put(&client, "short", 1).await;
         put(&client, "long", 2).await;
-        // Until three seconds have visibly passed.
-        while client.lease_time_to_live(1, false).await.unwrap().ttl > 3 {
+        // Until more than three seconds have visibly passed: at two a note was made.
+        while client.lease_time_to_live(1, false).await.unwrap().ttl > 2 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         server.kill();
