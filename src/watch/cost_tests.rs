@@ -126,7 +126,7 @@ fn cost_of_a_slice_of_history() {
         let (mut from, mut slices, mut events) = (2, 0, 0);
         let begin = processor_time();
         while from <= current && slices < 200 {
-            let order = CatchUp { token: Token(0), from, ranges: ranges.clone() };
+            let order = CatchUp { token: Token(0), from, ranges: ranges.clone(), watchers: 1 };
             let batch = slice(&order, &store, &mut encoder, SLICE, current, way);
             (from, slices, events) = (batch.through + 1, slices + 1, events + batch.events.len());
         }
@@ -135,7 +135,7 @@ fn cost_of_a_slice_of_history() {
     }
     // The feed chooses.
     let mut feed = Feed::new(1, current);
-    let order = Order::CatchUp(CatchUp { token: Token(0), from: 2, ranges: vec![rare()] });
+    let order = Order::CatchUp(CatchUp { token: Token(0), from: 2, ranges: vec![rare()], watchers: 1 });
     assert!(feed.on_order(0, order, &store).is_none());
     feed.work(&store, |_, notice| {
         let Notice::CaughtUp { batch, .. } = notice else { panic!("{notice:?}") };

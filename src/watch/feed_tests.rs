@@ -45,7 +45,7 @@ fn unsubscribe(feed: &mut Feed, store: &Store, shard: u16, range: WatchRange, pr
 }
 
 fn catch_up(token: u64, from: i64, ranges: &[(WatchRange, bool)]) -> CatchUp {
-    CatchUp { token: Token(token), from, ranges: ranges.to_vec() }
+    CatchUp { token: Token(token), from, ranges: ranges.to_vec(), watchers: 1 }
 }
 
 fn collected(feed: &mut Feed, store: &Store) -> Vec<(u16, Batch)> {
@@ -526,7 +526,7 @@ impl Model {
                         (range, self.random.random_bool(0.4))
                     })
                     .collect();
-                Order::CatchUp(CatchUp { token, from, ranges })
+                Order::CatchUp(CatchUp { token, from, ranges, watchers: 1 })
             }
         };
         let number = u16::try_from(shard).unwrap();

@@ -29,6 +29,21 @@ pub(super) struct Budget {
     pub(super) bytes: usize,
 }
 
+/// Bytes that a hub copies for one slice, all its watchers together, where the slice is not already as
+/// short as it gets: about a millisecond of the shard's time.
+const COPIED_BYTES_MAX: usize = 512 << 10;
+
+/// A slice is no shorter than this, however many watchers share it.
+const SLICE_BYTES_MIN: usize = 16 << 10;
+
+impl Budget {
+    /// The budget of a slice for so many watchers.
+    fn shared_by(self, watchers: usize) -> Self {
+        let bytes = (COPIED_BYTES_MAX / watchers.max(1)).max(SLICE_BYTES_MIN).min(self.bytes);
+        Self { bytes, ..self }
+    }
+}
+
 /// A few tenths of a millisecond.
 pub(super) const SLICE: Budget = Budget { records: 4096, bytes: 256 << 10 };
 
@@ -55,7 +70,8 @@ pub(super) fn answer(
     budget: Budget,
     current: i64,
 ) -> Notice {
-    let &CatchUp { token, from, .. } = order;
+    let &CatchUp { token, from, watchers, .. } = order;
+    let budget = budget.shared_by(watchers);
     let compacted = store.compact_revision();
     if from < compacted {
         return Notice::Overtaken { token, compacted };

@@ -629,10 +629,11 @@ impl Hub {
             .into_iter()
             .map(|(group, previous)| (self.groups.range(group).clone(), previous))
             .collect();
+        let watchers = cohort.len();
         let cohort = cohort.into_iter().map(|slot| self.watchers.key(slot)).collect();
         let token = self.token();
         self.slice = Some(Slice { token, from, cohort });
-        Some(Order::CatchUp(CatchUp { token, from, ranges }))
+        Some(Order::CatchUp(CatchUp { token, from, ranges, watchers }))
     }
 
     fn take_slice(&mut self, token: Token) -> Slice {

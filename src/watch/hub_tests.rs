@@ -817,7 +817,7 @@ fn a_hundred_thousand_watchers_on_one_stream_come_and_go() {
     while let Some(order) = scene.hub.next_order() {
         let notice = match order {
             Order::Subscribe { token, .. } => Notice::Subscribed { token, current: 3, compacted: 0 },
-            Order::CatchUp(CatchUp { token, from, ranges }) => {
+            Order::CatchUp(CatchUp { token, from, ranges, .. }) => {
                 Notice::CaughtUp { token, batch: scene.store.batch(from - 1, 3, &ranges), current: 3 }
             }
             other => panic!("{other:?}"),

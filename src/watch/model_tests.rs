@@ -167,7 +167,7 @@ impl ModelFeed {
             Order::CatchUp(CatchUp { token, from, .. }) if from < compacted => {
                 Notice::Overtaken { token, compacted }
             }
-            Order::CatchUp(CatchUp { token, from, ranges }) => {
+            Order::CatchUp(CatchUp { token, from, ranges, .. }) => {
                 let through = current.min(from - 1 + slice_revisions);
                 Notice::CaughtUp { token, batch: store.batch(from - 1, through, &ranges), current }
             }

@@ -77,7 +77,7 @@ impl Feed {
             Order::CatchUp(CatchUp { token, from, .. }) if from < self.compacted => {
                 Notice::Overtaken { token, compacted: self.compacted }
             }
-            Order::CatchUp(CatchUp { token, from, ranges }) => {
+            Order::CatchUp(CatchUp { token, from, ranges, .. }) => {
                 let wanted: Vec<Event> =
                     self.history.iter().filter(|event| from <= event.revision).cloned().collect();
                 let slice = &wanted[..wanted.len().min(SLICE_EVENTS_MAX)];
