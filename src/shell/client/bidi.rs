@@ -74,7 +74,7 @@ impl Incoming {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Request, Status>> {
         loop {
-            match self.splitter.next() {
+            match self.splitter.take() {
                 Ok(Some(message)) => {
                     return Poll::Ready(shard.unpack(self.gzip, message).map(Request::Message));
                 }
