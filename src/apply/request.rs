@@ -15,7 +15,7 @@ use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use crate::pb::peer as pb;
-use crate::types::{MemberId, Ticket};
+use crate::types::{LogIndex, MemberId, Term, Ticket};
 
 /// The group's version. It rises when an older reader would misread.
 const FORMAT: u32 = 1;
@@ -25,6 +25,13 @@ const FORMAT: u32 = 1;
 pub struct Origin {
     pub member: MemberId,
     pub ticket: Ticket,
+}
+
+/// The log entry in which a request stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EntryId {
+    pub index: LogIndex,
+    pub term: Term,
 }
 
 /// What a request's body is. The numbers are on disk: never reused, never renumbered.

@@ -169,6 +169,8 @@ pub enum ToStore {
     CheckpointWanted,
     /// The leader's checkpoint takes the state's place; its file is durable.
     Install { meta: CheckpointMeta, machine: Box<Machine> },
+    /// A request of the store's own goes nowhere.
+    Refused { ticket: Ticket },
 }
 
 /// What a client shard is told. One ring from each role, so what the store says comes in the order it

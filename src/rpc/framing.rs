@@ -179,7 +179,7 @@ impl Splitter {
     ///
     /// # Errors
     /// As soon as a prefix tells that its message will not be taken.
-    pub fn next(&mut self) -> Result<Option<Message>, FramingError> {
+    pub fn take(&mut self) -> Result<Option<Message>, FramingError> {
         let Some(prefix) = self.held.first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
         let (compressed, length) = read_prefix(*prefix, self.max)?;
         let whole = PREFIX_BYTES + length as usize;

@@ -22,10 +22,10 @@ use super::member_calls::{MemberCalls, Standing};
 use super::mesh::SharedRing;
 use super::peer::{PeerEvent, Transport};
 use super::wiring::RaftPorts;
-use super::{PUBLISH_TICKET, shard_of};
+use super::{PUBLISH_TICKET, lease_number, shard_of};
 use crate::apply::{RequestKind, Response};
 use crate::membership::Cluster;
-use crate::raft::{self, CheckpointMeta, Entry, HardState, MessageKind, Role};
+use crate::raft::{self, CheckpointMeta, Entry, HardState, MessageKind};
 use crate::replica::exchange::{Answer, Facts, Query, Refusal, Reply, ToRaft, ToShard, ToStore};
 use crate::replica::{Ready, Replica, Space};
 use crate::types::{LogIndex, MemberId, Ticket};
@@ -486,6 +486,9 @@ impl Consensus {
     fn refuse(&self, ticket: Ticket, refusal: Refusal) {
         if ticket == PUBLISH_TICKET {
             self.must_publish.set(true);
+        }
+        if lease_number(ticket).is_some() {
+            self.ports.to_store.send_always(ToStore::Refused { ticket });
         }
         self.reply(Reply { ticket, result: Err(refusal) });
     }

@@ -31,6 +31,9 @@ pub struct CatchUp {
     pub from: i64,
     /// Which keys, and whether with `previous`.
     pub ranges: Vec<(WatchRange, bool)>,
+    /// How many watchers the slice is for. The hub copies it for each in one go, so the more there are
+    /// the shorter it is.
+    pub watchers: usize,
 }
 
 /// From the store to a shard.

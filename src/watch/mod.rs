@@ -16,7 +16,29 @@ pub mod exchange;
 pub mod range;
 pub mod response;
 
+pub mod interval;
+
+mod encoder;
+pub mod feed;
+mod history;
+
+mod catch_up;
+mod delivery;
+pub mod encode;
+mod group;
+pub mod hub;
+mod stream;
+mod watcher;
+
+#[cfg(test)]
+mod cost_tests;
+#[cfg(test)]
+mod model_tests;
+
 pub use event::{Batch, Event};
 pub use exchange::{CatchUp, Notice, Order, Token};
+pub use feed::Feed;
+pub use hub::{Hub, HubLimits};
+pub use interval::IntervalIndex;
 pub use range::WatchRange;
 pub use response::{Response, Sink, StreamId};

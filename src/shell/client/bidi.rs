@@ -1,8 +1,8 @@
 //! Calls whose requests are a stream: `Watch` and `LeaseKeepAlive`.
 //!
 //! Each has a task that reads its requests; `Incoming` cuts them out of the body as they come. The
-//! body's flow-control window is given back message by message, so a client that sends faster than
-//! its requests are taken is held by its own window.
+//! body's flow-control window is given back piece by piece, so a client that sends faster than its
+//! requests are taken is held by its own window. An unfinished request is counted in the account.
 
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -36,7 +36,7 @@ pub(super) struct Incoming {
     /// Nothing follows.
     is_over: bool,
     /// The call's place in the account.
-    _place: Upload,
+    place: Upload,
 }
 
 impl<B: Backend> ClientShard<B> {
@@ -57,11 +57,11 @@ impl<B: Backend> ClientShard<B> {
             splitter: Splitter::new(self.receive_bytes_max),
             gzip: head.gzip,
             is_over: false,
-            _place: place,
+            place,
         };
         match method {
-            BidiMethod::Watch => todo!("watch service {}", incoming.gzip),
-            BidiMethod::LeaseKeepAlive => todo!("lease service"),
+            BidiMethod::Watch => self.spawn_watch(account, head.client_deadline_ms, incoming, responder),
+            BidiMethod::LeaseKeepAlive => self.spawn_keep_alive(account, head, incoming, responder),
         }
     }
 }
@@ -74,7 +74,7 @@ impl Incoming {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Request, Status>> {
         loop {
-            match self.splitter.next() {
+            match self.splitter.take() {
                 Ok(Some(message)) => {
                     return Poll::Ready(shard.unpack(self.gzip, message).map(Request::Message));
                 }
@@ -85,6 +85,13 @@ impl Incoming {
                 }
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Err(framing_status(&error))),
+            }
+            if !self.place.hold(self.splitter.len()) {
+                return Poll::Ready(Err(overloaded("too many unfinished request bytes")));
+            }
+            if self.splitter.is_empty() {
+                // A stream that waits for its next request keeps no buffer of the size of its last.
+                self.splitter = Splitter::new(shard.receive_bytes_max);
             }
             match ready!(self.body.poll_data(cx)) {
                 Some(Ok(piece)) => {

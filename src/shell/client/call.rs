@@ -16,6 +16,7 @@ use http::{Method as HttpMethod, Request as HttpRequest, StatusCode};
 use prost::Message as _;
 
 use super::account::{Account, Charge, UPLOAD_OVERHEAD_BYTES, Weight};
+use super::keep_alive::Answers;
 use super::response::{self, GRPC_ENCODING, Responder};
 use super::services::{self, Call};
 use super::{Backend, ClientShard, gzip, streams};
@@ -127,6 +128,8 @@ pub(super) enum Recipient {
     Unary { responder: Responder, gzip: bool, shape: Shape },
     /// The task of a call that has many.
     Task(Rc<Mailbox>),
+    /// The task of a stream of requests, whose answers go out in the requests' order.
+    InOrder { answers: Rc<Answers>, number: u64 },
 }
 
 /// A command that is ready to be submitted.
@@ -180,13 +183,11 @@ fn weigh(command: &Command) -> Weight {
         Query::Range(range) if range.range_end.is_empty() || range.count_only => Weight::Point,
         Query::Range(_) | Query::Txn(_) => Weight::Wide,
         Query::RangeSlice(_) => Weight::Point,
-        Query::HashKv(_)
-        | Query::Hash
-        | Query::MemberList
-        | Query::Status
-        | Query::LeaseKeepAlive(_)
-        | Query::LeaseTimeToLive(_)
-        | Query::LeaseLeases => Weight::Light,
+        Query::HashKv(_) | Query::Hash | Query::MemberList | Query::Status | Query::LeaseKeepAlive(_) => {
+            Weight::Light
+        }
+        Query::LeaseTimeToLive(request) if !request.keys => Weight::Light,
+        Query::LeaseTimeToLive(_) | Query::LeaseLeases => Weight::Wide,
     }
 }
 
@@ -354,6 +355,8 @@ impl<B: Backend> ClientShard<B> {
                 }
                 Err(status) => Err(status),
             },
+            Call::LeaseGrant => convert::lease_grant(payload, &self.limits, || self.lease_ids.positive()),
+            Call::Recipe(recipe) => return self.spawn_recipe(account, recipe, head, payload, responder),
             Call::Bidi(_) => unreachable!("a stream of requests has a task and is never collected"),
             Call::HealthWatch => match decode::<health::HealthCheckRequest>(payload) {
                 Ok(request) => return self.spawn_health_watch(account, &request, responder),
@@ -470,6 +473,7 @@ impl<B: Backend> ClientShard<B> {
         }
         match (recipient, answer) {
             (Recipient::Task(mailbox), answer) => mailbox.put(answer),
+            (Recipient::InOrder { answers, number }, answer) => answers.put(number, answer),
             (Recipient::Unary { mut responder, .. }, Err(status)) => {
                 response::send_status(&mut responder, &status);
             }
@@ -561,8 +565,21 @@ impl Upload {
         upload.grow(UPLOAD_OVERHEAD_BYTES).then_some(upload)
     }
 
+    /// Counts that exactly `bytes` are held besides the overhead. False: that is too much.
+    pub(super) fn hold(&mut self, bytes: usize) -> bool {
+        let held = self.bytes - UPLOAD_OVERHEAD_BYTES;
+        if held < bytes {
+            return self.grow(bytes - held);
+        }
+        if bytes < held {
+            self.bytes -= held - bytes;
+            self.account.end_upload(held - bytes);
+        }
+        true
+    }
+
     /// Counts bytes. False: that is too much.
-    fn grow(&mut self, bytes: usize) -> bool {
+    pub(super) fn grow(&mut self, bytes: usize) -> bool {
         self.bytes += bytes;
         self.account.grow_upload(bytes)
     }
