@@ -18,6 +18,9 @@ mod host;
 mod log_writer;
 mod logging;
 mod mesh;
+#[expect(unused_imports, reason = "the raft role does not use it yet")]
+#[cfg_attr(not(test), expect(dead_code, reason = "the raft role does not use it yet"))]
+mod peer;
 mod placement;
 mod pulse;
 mod recovery;
