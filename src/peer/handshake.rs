@@ -179,13 +179,12 @@ impl Identity {
             );
         }
         let is_nobody = from.member == MemberId(0);
-        if !is_nobody || from.cluster != ClusterId(0) {
-            if from.cluster != self.cluster {
-                return refuse(
-                    RefusalCode::OtherCluster,
-                    format!("cluster ID mismatch: {} is not {}", from.cluster, self.cluster),
-                );
-            }
+        let is_bound = !is_nobody || from.cluster != ClusterId(0);
+        if is_bound && from.cluster != self.cluster {
+            return refuse(
+                RefusalCode::OtherCluster,
+                format!("cluster ID mismatch: {} is not {}", from.cluster, self.cluster),
+            );
         }
         if known.is_removed {
             return refuse(

@@ -213,16 +213,17 @@ impl Connection {
     pub(super) async fn run(&self, reading: impl Future<Output = End>) -> End {
         let reading = async {
             let end = reading.await;
-            // The other side is told what it did wrong.
-            if let End::Malformed(reason) = &end
-                && self.is_open()
-            {
-                self.leave(Refusal::new(RefusalCode::Malformed, reason.clone()));
-                self.end.replace(Some(end));
-                future::pending::<()>().await;
-            } else {
-                self.set_end(end);
+            match &end {
+                // The other side is told what it did wrong.
+                End::Malformed(reason) if self.is_open() => {
+                    self.leave(Refusal::new(RefusalCode::Malformed, reason.clone()));
+                    self.end.replace(Some(end));
+                }
+                _ if self.is_open() => return self.set_end(end),
+                _ => {}
             }
+            // A last frame is on its way, and `write` waits for it.
+            future::pending().await
         };
         future::or(reading, self.write()).await;
         self.end.borrow().clone().expect("both set one")

@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 use futures_lite::future;
 use glommio::net::TcpStream;
 
-use super::Transport;
 use super::call::{CallError, Calls};
 use super::connection::{Connection, End, FrameReader};
 use super::events::PeerEvent;
 use super::wake::{Broadcast, Wake};
+use super::{About, Transport};
 use crate::config::Url;
 use crate::peer::{FrameKind, HANDSHAKE_BYTES_MAX, Lane, Refusal, RefusalCode};
 use crate::types::MemberId;
@@ -40,7 +40,7 @@ const RETRY_MIN: Duration = Duration::from_millis(10);
 pub(super) enum DialError {
     #[error("{authority}: {reason}")]
     Failed { authority: String, reason: String },
-    #[error("{0}")]
+    #[error("it refuses: {0}")]
     Refused(Refusal),
     #[error("it has no address")]
     NoAddress,
@@ -276,7 +276,7 @@ impl Transport {
             }
         }
         let is_expected = matches!(&end, End::Local(_)) || lane != Lane::Control;
-        if !is_expected && let Some(left_out) = self.quiet.ask((peer.member, 0), Instant::now()) {
+        if !is_expected && let Some(left_out) = self.quiet.ask((peer.member, About::End), Instant::now()) {
             tracing::warn!(peer = %peer.member, reason = %end, left_out, "connection to peer ended");
         }
     }
@@ -300,15 +300,12 @@ impl Transport {
         if let DialError::Refused(refusal) = error
             && peer.refused.replace(Some(refusal.code)) != Some(refusal.code)
         {
-            tracing::warn!(
-                peer = %peer.member, reason = refusal.reason, "peer refuses the connection"
-            );
-            let refused = PeerEvent::Refused { by: peer.member, refusal: refusal.clone() };
-            self.events.tell(refused);
+            self.events.tell(PeerEvent::Refused { by: peer.member, refusal: refusal.clone() });
         }
+        // The lanes fail alike; one speaks for all.
         if lane == Lane::Control {
             self.tell_unreachable(peer);
-            if let Some(left_out) = self.quiet.ask((peer.member, 1), Instant::now()) {
+            if let Some(left_out) = self.quiet.ask((peer.member, About::Dial), Instant::now()) {
                 tracing::warn!(peer = %peer.member, %error, left_out, "cannot connect to peer");
             }
         }

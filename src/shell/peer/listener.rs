@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 use futures_lite::future;
 use glommio::net::{TcpListener, TcpStream};
 
-use super::Transport;
 use super::connection::{Connection, End, FrameReader};
 use super::events::{Allowance, PeerEvent};
 use super::link::within;
+use super::{About, Transport};
 use crate::config::Url;
 use crate::peer::handshake::Acquaintance;
 use crate::peer::{FrameKind, Greeting, HANDSHAKE_BYTES_MAX, Lane, Refusal, RefusalCode, lane_of};
@@ -91,7 +91,7 @@ impl Transport {
             match listener.accept().await {
                 Ok(stream) => self.adopt(stream),
                 Err(error) => {
-                    if let Some(left_out) = self.quiet.ask((MemberId(0), 0), Instant::now()) {
+                    if let Some(left_out) = self.quiet.ask((MemberId(0), About::Accept), Instant::now()) {
                         tracing::warn!(%error, left_out, "cannot accept a peer connection");
                     }
                     glommio::timer::sleep(ACCEPT_RETRY).await;
@@ -160,7 +160,7 @@ impl Transport {
     }
 
     fn log_refusal(&self, connection: &Connection, from: Option<MemberId>, reason: &str) {
-        if let Some(left_out) = self.quiet.ask((from.unwrap_or_default(), 2), Instant::now()) {
+        if let Some(left_out) = self.quiet.ask((from.unwrap_or_default(), About::Refusal), Instant::now()) {
             tracing::warn!(
                 address = %connection.remote, from = from.map(|from| from.to_string()), reason, left_out,
                 "peer connection refused"

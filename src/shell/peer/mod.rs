@@ -106,6 +106,16 @@ impl PeerConfig {
     }
 }
 
+/// What a line of the log is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum About {
+    Accept,
+    Refusal,
+    Dial,
+    End,
+    Size,
+}
+
 /// This member's connections. See the module.
 #[derive(Debug)]
 pub(super) struct Transport {
@@ -127,7 +137,7 @@ pub(super) struct Transport {
     scratch: Scratch,
     resolver: Resolver,
     /// Lines about one peer, by what they are about.
-    quiet: Quiet<(MemberId, u8)>,
+    quiet: Quiet<(MemberId, About)>,
 }
 
 /// Keeps a connection in the list of those that are told when the transport stops.
@@ -228,8 +238,13 @@ impl Transport {
                 put_frame(outbox, FrameKind::RaftMessage, |outbox| message.encode(outbox));
                 let bytes = outbox.len() - start;
                 if connection::framed_bytes(bytes_max) < bytes {
+                    // It would end the connection. A bound that the groups' own does not fit: said
+                    // again and again, since replication to this peer stands still.
                     outbox.truncate(start);
-                    tracing::error!(bytes, bytes_max, kind = ?message.kind(), "message too large for a peer");
+                    if let Some(left_out) = self.quiet.ask((peer.member, About::Size), Instant::now()) {
+                        let kind = message.kind();
+                        tracing::error!(bytes, bytes_max, ?kind, left_out, "message too large for a peer");
+                    }
                 }
             })
         });

@@ -11,9 +11,15 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const CAUSES_MAX: usize = 256;
 
 /// When which cause was last told, and how often it was not.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Quiet<K> {
     told: RefCell<BTreeMap<K, (Instant, u64)>>,
+}
+
+impl<K> Default for Quiet<K> {
+    fn default() -> Self {
+        Self { told: RefCell::default() }
+    }
 }
 
 impl<K: Ord> Quiet<K> {
