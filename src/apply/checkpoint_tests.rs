@@ -18,7 +18,7 @@ fn stream(machine: &mut Machine, bytes_max: usize, mut between: impl FnMut(&mut 
 fn publish(machine: &mut Machine, name: &str) {
     let published = PublishMember { id: 7, name: name.into(), client_urls: vec![] };
     let request = crate::apply::script::request(RequestKind::PublishMember, published.encode_to_vec());
-    assert!(matches!(machine.apply(&request), Applied::Now(Ok(_))));
+    assert!(matches!(machine.apply(&request, crate::apply::script::AT), Applied::Now(Ok(_))));
 }
 
 fn filled() -> Machine {

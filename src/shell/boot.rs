@@ -8,10 +8,9 @@
 
 use std::io::{self, Read as _};
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use crossbeam::channel::{self, RecvTimeoutError};
@@ -29,7 +28,7 @@ use super::data_dir::{DataDir, DataDirError, Identity};
 use super::host::{self, HostError};
 use super::log_writer::{self, LogEvent, LogHandle};
 use super::mesh::SharedRing;
-use super::peer::Transport;
+use super::peer::{PeerConfig, Transport};
 use super::placement::{self, Core, PlanError, Role};
 use super::pulse::{self, Patient, Pulse};
 use super::recovery::{self, RecoveryError, Start};
@@ -79,6 +78,12 @@ pub(super) enum BootError {
     Executor { core: Core, reason: String },
     #[error("cannot listen on {address} (--listen-client-urls): {source}")]
     Listen { address: SocketAddr, source: io::Error },
+    #[error("cannot listen on {address} (--listen-peer-urls): {source}")]
+    ListenPeer { address: SocketAddr, source: io::Error },
+    #[error(
+        "this member was removed from its cluster and cannot come back; add a new member and start it with an empty --data-dir"
+    )]
+    Removed,
     #[error("stopped before it was ready")]
     Interrupted,
 }
@@ -90,6 +95,9 @@ enum Event {
     ListenFailed(SocketAddr, io::Error),
     ShardEnded,
     HandedOver,
+    /// The cluster has removed this member.
+    Removed,
+    PeerListenFailed(SocketAddr, io::Error),
     RaftRefused(StartError),
     RaftEnded,
     Signal(i32),
@@ -121,6 +129,9 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
     host::check(executors.len() as u64)?;
     for &address in &process.listen_client {
         host::check_address_free("--listen-client-urls", address)?;
+    }
+    for &address in &process.listen_peer {
+        host::check_address_free("--listen-peer-urls", address)?;
     }
 
     let data_dir = DataDir::open(&process.data_dir, process.wal_dir.as_deref())?;
@@ -160,6 +171,8 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
         strict: config.cluster.strict_reconfig_check,
         election_ticks: u64::from(config.cluster.election_ms / config.cluster.heartbeat_ms),
         entropy: entropy()?,
+        peers: peer_config(config, &identity),
+        listen: process.listen_peer.clone(),
         tick: Duration::from_millis(u64::from(config.cluster.heartbeat_ms)),
     });
     let mut store_seat = Some(StoreSeat {
@@ -271,6 +284,10 @@ fn wait_until_serving(inbox: &channel::Receiver<Event>, shards: usize) -> Result
             Ok(Event::Serving) => serving += 1,
             Ok(Event::ExecutorFailed(core, reason)) => return Err(BootError::Executor { core, reason }),
             Ok(Event::ListenFailed(address, source)) => return Err(BootError::Listen { address, source }),
+            Ok(Event::PeerListenFailed(address, source)) => {
+                return Err(BootError::ListenPeer { address, source });
+            }
+            Ok(Event::Removed) => return Err(BootError::Removed),
             Ok(Event::RaftRefused(error)) => return Err(BootError::Raft(error)),
             Ok(Event::Signal(signal)) => return Ok(Some(signal)),
             Ok(Event::ShardEnded | Event::HandedOver | Event::RaftEnded) | Err(_) => {
@@ -285,6 +302,7 @@ fn wait_for_signal(inbox: &channel::Receiver<Event>) -> i32 {
     loop {
         match inbox.recv() {
             Ok(Event::Signal(signal)) => return signal,
+            Ok(Event::Removed) => return 0,
             Ok(_) => {}
             Err(_) => return 0,
         }
@@ -359,6 +377,16 @@ fn shard_config(config: &Config, identity: &Identity, generation: u32, lease_see
     shard
 }
 
+fn peer_config(config: &Config, identity: &Identity) -> PeerConfig {
+    // Larger at each start, as long as the clock is not set back; then a peer that still holds the old
+    // connections refuses the new ones until it has let go of those.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let incarnation = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+    let mut peers = PeerConfig::new(identity.cluster, identity.member, incarnation);
+    peers.peer_urls.clone_from(&config.process.initial_advertise_peer_urls);
+    peers
+}
+
 fn publish_body(config: &Config, identity: &Identity) -> Bytes {
     let message = peer::PublishMember {
         id: identity.member.0,
@@ -380,6 +408,8 @@ struct RaftSeat {
     tick: Duration,
     election_ticks: u64,
     entropy: u64,
+    peers: PeerConfig,
+    listen: Vec<SocketAddr>,
 }
 
 /// What the store role starts from.
@@ -435,17 +465,25 @@ impl Executor {
                 tick,
                 election_ticks,
                 entropy,
+                peers,
+                listen,
             } = seat;
             tasks.push(glommio::spawn_local(async move {
                 match Replica::new(config, recovered) {
                     Ok(replica) => {
-                        let told = events.clone();
+                        let transport = Transport::new(peers, ports.bell.clone());
+                        for address in listen {
+                            if let Err(error) = transport.listen(address) {
+                                return tell(&events, Event::PeerListenFailed(address, error));
+                            }
+                        }
+                        let (told, removed) = (events.clone(), events.clone());
                         let seat = Seat {
                             replica,
                             ports,
                             log,
                             log_events,
-                            transport: Rc::new(Transport),
+                            transport,
                             transfers: Transfers,
                             publish,
                             orders,
@@ -454,6 +492,7 @@ impl Executor {
                             election_ticks,
                             entropy,
                             on_handed_over: Box::new(move || tell(&told, Event::HandedOver)),
+                            on_removed: Box::new(move || tell(&removed, Event::Removed)),
                         };
                         Consensus::new(seat).run().await;
                         tell(&events, Event::RaftEnded);

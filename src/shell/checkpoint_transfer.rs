@@ -1,5 +1,5 @@
 //! Stand-in until checkpoints travel.
-use super::peer::{Other, Transport};
+use super::peer::{BulkReader, Transport};
 use crate::apply::Machine;
 use crate::raft::{self, CheckpointMeta};
 use crate::types::{LogIndex, MemberId};
@@ -17,7 +17,7 @@ impl Transfers {
         false
     }
     pub(super) fn on_checkpoint(&mut self, _index: LogIndex) {}
-    pub(super) fn on_peer(&mut self, _other: Other) {}
+    pub(super) fn receive(&mut self, _reader: BulkReader) {}
     pub(super) fn take_sent(&mut self) -> Option<Sent> {
         None
     }

@@ -20,15 +20,20 @@ use super::checkpoint_transfer::{Arrived, Transfers};
 use super::log_writer::{LogCommand, LogEvent, LogHandle};
 use super::member_calls::{MemberCalls, Standing};
 use super::mesh::SharedRing;
-use super::peer::{PeerEvent, Transport};
+use super::peer::{IncomingCall, PeerEvent, Transport};
 use super::wiring::RaftPorts;
 use super::{PUBLISH_TICKET, lease_number, shard_of};
 use crate::apply::{RequestKind, Response};
+use crate::config::Url;
 use crate::membership::Cluster;
+use crate::peer::{Refusal as Refused, RefusalCode};
 use crate::raft::{self, CheckpointMeta, Entry, HardState, MessageKind};
 use crate::replica::exchange::{Answer, Facts, Query, Refusal, Reply, ToRaft, ToShard, ToStore};
 use crate::replica::{Ready, Replica, Space};
 use crate::types::{LogIndex, MemberId, Ticket};
+
+/// A call between members: who belongs to the cluster, as `pinion.peer.v1.Membership`.
+pub(super) const CALL_MEMBERS: u32 = 1;
 
 /// A linearizable read that waits: its caller and what it asks.
 pub(super) type WaitingRead = (Ticket, Query);
@@ -36,6 +41,9 @@ pub(super) type WaitingRead = (Ticket, Query);
 /// The most that members stagger their candidacies when the leader's process has ended: without it
 /// they would all ask each other at once and split the vote.
 const CANDIDACY_SPREAD: Duration = Duration::from_millis(60);
+
+/// How long a peer has been connected before a membership change counts on it; etcd's.
+const IN_TOUCH_TIME: Duration = Duration::from_secs(5);
 
 /// What the raft role starts from.
 pub(super) struct Seat {
@@ -57,6 +65,8 @@ pub(super) struct Seat {
     /// Differs between members and starts.
     pub entropy: u64,
     pub on_handed_over: Box<dyn Fn()>,
+    /// The cluster has gone on without this member.
+    pub on_removed: Box<dyn Fn()>,
 }
 
 /// What the process tells the raft role. Each flag comes with a ring of the role's bell.
@@ -94,6 +104,7 @@ pub(super) struct Consensus {
     entropy: u64,
     hand_over: HandOver,
     on_handed_over: Box<dyn Fn()>,
+    on_removed: Box<dyn Fn()>,
 }
 
 /// The way of leadership to another member before this one stops.
@@ -138,6 +149,7 @@ impl Consensus {
             entropy: seat.entropy,
             hand_over: HandOver::NotAsked,
             on_handed_over: seat.on_handed_over,
+            on_removed: seat.on_removed,
         }
     }
 
@@ -201,7 +213,7 @@ impl Consensus {
                 .await;
         }
         ticker.cancel().await;
-        self.transport.stop();
+        self.transport.stop().await;
     }
 
     fn on_tick(&mut self) {
@@ -253,13 +265,17 @@ impl Consensus {
 
     fn on_members(&mut self, cluster: Box<Cluster>) {
         let own = self.replica.id();
-        self.transport.set_peers(
-            cluster
-                .members()
-                .filter(|member| member.id != own)
-                .map(|member| (member.id, member.peer_urls.clone())),
-        );
+        let others = cluster.members().filter(|member| member.id != own);
+        self.transport.set_peers(others.map(|member| {
+            // A URL that this version cannot dial is another member's way to it.
+            let urls = member.peer_urls.iter().filter_map(|url| Url::parse(url).ok());
+            (member.id, urls.collect::<Vec<Url>>())
+        }));
         self.transport.set_removed(cluster.removed());
+        if cluster.is_removed(own) {
+            tracing::warn!("this member was removed from the cluster");
+            (self.on_removed)();
+        }
         self.facts.is_learner = cluster.member(own).is_some_and(|member| member.learner);
         self.cluster = Some(cluster);
         self.tell_facts();
@@ -280,14 +296,40 @@ impl Consensus {
                 PeerEvent::Up(member) => tracing::debug!(%member, "peer connected"),
                 PeerEvent::Down { member, reset } => self.on_down(member, reset),
                 PeerEvent::Unreachable(member) => self.replica.node_mut().on_unreachable(member),
-                PeerEvent::Other(other) => self.transfers.on_peer(other),
+                PeerEvent::Refused { by, refusal } => self.on_refused(by, &refusal),
+                PeerEvent::Call(call) => self.on_call(call),
+                PeerEvent::Bulk(reader) => self.transfers.receive(reader),
             }
         }
         while let Some(sent) = self.transfers.take_sent() {
             self.replica.node_mut().on_checkpoint_sent(sent.peer, sent.arrived);
             if let Some(message) = sent.message.filter(|_| sent.arrived) {
-                self.transport.send(message);
+                self.transport.send(&message);
             }
+        }
+    }
+
+    /// Another member does not want to talk to this one. One reason is final.
+    fn on_refused(&mut self, by: MemberId, refusal: &Refused) {
+        if refusal.code != RefusalCode::Removed {
+            return;
+        }
+        tracing::error!(
+            %by,
+            reason = refusal.reason,
+            "this member was removed from the cluster and cannot come back. To join again, add a member and \
+             start it with an empty data directory"
+        );
+        (self.on_removed)();
+    }
+
+    fn on_call(&mut self, call: IncomingCall) {
+        match call.kind {
+            CALL_MEMBERS => match &self.cluster {
+                Some(cluster) => call.reply.succeed(cluster.encode().into()),
+                None => call.reply.fail("this member is still starting"),
+            },
+            kind => call.reply.fail(&format!("call of kind {kind}, which this version does not know")),
         }
     }
 
@@ -354,11 +396,15 @@ impl Consensus {
     /// Carries out calls about the members, as far as they can be now.
     fn call_members(&mut self) {
         let Some(cluster) = &self.cluster else { return };
+        let own = self.replica.id();
         let standing = Standing {
             cluster,
-            own: self.replica.id(),
+            own,
             ticks: self.ticks,
-            in_touch: &|member| self.transport.is_in_touch(member),
+            in_touch: &|member| {
+                let since = self.transport.connected_since(member);
+                member == own || since.is_some_and(|since| IN_TOUCH_TIME <= since.elapsed())
+            },
         };
         for (ticket, outcome) in self.calls.advance(&mut self.replica, &standing) {
             let result = outcome.map(|()| Answer { term: self.facts.term, outcome: Ok(Response::default()) });
@@ -429,7 +475,7 @@ impl Consensus {
             if message.kind() == MessageKind::Snapshot {
                 self.transfers.send(&self.transport, message);
             } else {
-                self.transport.send(message);
+                self.transport.send(&message);
             }
         }
         if let Some(meta) = ready.checkpoint {

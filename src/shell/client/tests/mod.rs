@@ -206,6 +206,7 @@ impl MapBackend {
                 match message {
                     ToShard::Reply(reply) => shard.on_reply(reply),
                     ToShard::Watch { term, notice } => shard.on_watch(term, notice),
+                    ToShard::Facts(facts) => shard.on_facts(facts),
                 }
             }
             shard.flush();
@@ -226,6 +227,7 @@ fn is_the_models(command: &Command) -> bool {
             }
             _ => false,
         },
+        Command::Member(_) => false,
         Command::Read(Read { query, .. }) => match query {
             Query::Range(range) => range.sort_order != 0,
             Query::Txn(_) | Query::LeaseKeepAlive(_) | Query::LeaseTimeToLive(_) | Query::LeaseLeases => true,
