@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod checkpoint;
 pub mod config;
+pub mod lease;
 pub mod membership;
 pub mod mvcc;
 pub mod pb;
@@ -12,3 +13,4 @@ pub mod rpc;
 #[cfg(feature = "server")]
 pub mod shell;
 pub mod types;
+pub mod watch;

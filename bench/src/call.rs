@@ -9,6 +9,7 @@ use prost::Message;
 
 use crate::client::{ClientError, Endpoint};
 use crate::http2::{Connection, End, Method, Sink};
+use crate::messages;
 use crate::workload::{RangeReply, count_request, probe_request};
 
 #[derive(Default)]
@@ -83,6 +84,12 @@ pub(crate) fn count_keys(endpoint: &Endpoint, timeout: Duration) -> Result<u64, 
     let reply = call(endpoint, Method::Range, &count_request(), timeout)?;
     let reply = RangeReply::decode(&reply[..]).map_err(|error| ClientError::Call(error.to_string()))?;
     u64::try_from(reply.count).map_err(|error| ClientError::Call(error.to_string()))
+}
+
+/// The store's revision.
+pub(crate) fn revision(endpoint: &Endpoint, timeout: Duration) -> Result<i64, ClientError> {
+    let reply = call(endpoint, Method::Range, &probe_request(), timeout)?;
+    messages::read_header_revision(&reply).map_err(|error| ClientError::Call(error.to_string()))
 }
 
 /// One linearizable get: succeeds once the server can answer clients.

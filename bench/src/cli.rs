@@ -12,6 +12,7 @@ use crate::compare::{self, CompareOptions};
 use crate::host::Host;
 use crate::report::{self, Bar, Figures};
 use crate::selfcheck;
+use crate::stream_commands::{self, LeaseCommand, WatchCommand};
 use crate::workload::{Fill, Load, Scenario, Space};
 
 /// Any error ends a command with its text.
@@ -30,6 +31,8 @@ const COUNT_TIMEOUT: Duration = Duration::from_secs(30);
         pinion-bench run put --rate 10000              latency at a fixed load\n  \
         pinion-bench fill --keys 1000000               load a million keys\n  \
         pinion-bench run page --keys 100000 --fill     pages of a big range\n  \
+        pinion-bench watch fan-out --watchers 1000     events a second, and from a put to each event\n  \
+        pinion-bench lease expiry --leases 10000       how late keys go when their leases end together\n  \
         pinion-bench compare --rounds 3                against the etcd on PATH\n\n\
         Exit status: 0 all requests answered well; 1 some failed or are missing; 2 it could not be measured."
 )]
@@ -49,6 +52,12 @@ enum Command {
     Run(RunArgs),
     /// Load --keys keys as fast as the server takes them
     Fill(FillArgs),
+    /// Watchers: fan-out, idle crowds, slow readers, latecomers
+    #[command(subcommand)]
+    Watch(WatchCommand),
+    /// Leases: keep-alives, mass expiry (grants are `run lease-grant`)
+    #[command(subcommand)]
+    Lease(LeaseCommand),
     /// Start etcd and Pinion in turn on the same disk and cores, run every scenario, print the ratios
     #[command(
         after_help = "Each round starts a fresh server on fresh data, etcd first in one round and Pinion first \
@@ -193,6 +202,8 @@ pub(crate) fn run() -> Result<bool, AnyError> {
     match Cli::parse().command {
         Command::Run(args) => run_scenario(&args),
         Command::Fill(args) => run_fill(&args),
+        Command::Watch(command) => stream_commands::run_watch(command),
+        Command::Lease(command) => stream_commands::run_lease(command),
         Command::Compare(options) => compare::run(&options),
         Command::SelfCheck(args) => run_self_check(args),
     }
@@ -209,6 +220,7 @@ impl TargetArgs {
             rate_per_s: None,
             warmup: Duration::ZERO,
             duration: None,
+            cutoff: None,
             deadline: self.deadline,
             threads: self.threads,
             pin: self.pin.0.clone(),
@@ -330,7 +342,18 @@ fn run_self_check(args: SelfCheckArgs) -> Result<bool, AnyError> {
         figures.client_cpu_us_per_request,
         selfcheck::CPU_US_PER_REQUEST_MAX
     );
-    let mut is_good = figures.is_clean() && is_cheap;
+    let events = selfcheck::fan_out_ceiling(&options)?;
+    println!("events of a server that does no work, to 1000 watchers");
+    print!("{}", events.table());
+    let cost = events.readings.iter().find(|reading| reading.name == "client CPU an event");
+    let event_us = cost.map_or(f64::INFINITY, |reading| reading.value);
+    let is_event_cheap = event_us <= selfcheck::CPU_US_PER_EVENT_MAX;
+    println!(
+        "{} cost: {event_us:.2} us CPU an event, at most {} is wanted",
+        mark(is_event_cheap),
+        selfcheck::CPU_US_PER_EVENT_MAX
+    );
+    let mut is_good = figures.is_clean() && is_cheap && events.is_clean() && is_event_cheap;
     for audit in selfcheck::audit(&options)? {
         let is_exact = audit.seen == audit.expected;
         println!(

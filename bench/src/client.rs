@@ -7,7 +7,8 @@
 //! its duration plus one deadline.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
@@ -72,6 +73,8 @@ pub(crate) struct Plan {
     pub warmup: Duration,
     /// `None` until the load is through.
     pub duration: Option<Duration>,
+    /// Ends the run before its time: set when what the run was to accompany is over.
+    pub cutoff: Option<Arc<AtomicBool>>,
     /// How long a request may take.
     pub deadline: Duration,
     pub threads: usize,
@@ -129,6 +132,8 @@ pub(crate) struct Window {
 #[derive(Debug)]
 pub(crate) struct WorkerResult {
     pub tally: Tally,
+    /// When it ceased to send: the window's end, or earlier when the run was cut short.
+    pub stop_ns: u64,
     pub cpu_ns: u64,
     pub reconnects: u64,
 }
@@ -210,6 +215,7 @@ fn collect(
     let mut tally = Tally::new(window.measure_start_ns, window.stop_ns);
     let (mut cpu_ns, mut cpu_ns_busiest, mut reconnects, mut done) = (0, 0, 0, 0);
     let (mut is_open, mut is_closed) = (false, false);
+    let mut stop_ns = 0;
     while done < workers {
         let now_ns = clock.now_ns();
         if !is_open && window.measure_start_ns <= now_ns {
@@ -227,6 +233,7 @@ fn collect(
             Ok(Report::Done(result)) => {
                 let result = (*result)?;
                 tally.merge(&result.tally);
+                stop_ns = stop_ns.max(result.stop_ns);
                 cpu_ns += result.cpu_ns;
                 cpu_ns_busiest = cpu_ns_busiest.max(result.cpu_ns);
                 reconnects += result.reconnects;
@@ -246,7 +253,7 @@ fn collect(
     if !is_closed {
         observer.on_window_close();
     }
-    let stop_ns = if window.stop_ns == u64::MAX { tally.last_reply_ns } else { window.stop_ns };
+    let stop_ns = if stop_ns == u64::MAX { tally.last_reply_ns } else { stop_ns };
     Ok(RunResult {
         tally,
         window: Duration::from_nanos(stop_ns.saturating_sub(window.measure_start_ns)),

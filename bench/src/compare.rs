@@ -1,7 +1,7 @@
 //! The comparison: start a server, put each scenario to it, end it; then the other one; then again.
 //!
 //! One server runs at a time, so neither disturbs the other. Scenarios of one group share a server's
-//! life; groups differ in what is in the store. Rounds alternate which target goes first, so that a
+//! life; groups differ in what is in the store; scenarios of streams have a life each. Rounds alternate which target goes first, so that a
 //! machine growing slower over the minutes harms both alike.
 //!
 //! Reads are measured on a server that was started again after the load. That is kind to etcd 3.4.23: a
@@ -20,11 +20,17 @@ use serde::Serialize;
 use crate::cli::{self, AnyError, Cpus};
 use crate::client::{self, Observer, Plan};
 use crate::disk::{self, Device, DiskCounters, RawSync, ScratchDir};
+use crate::findings::Findings;
 use crate::host::{self, Host};
 use crate::process::{Launch, Server, StopSignal};
 use crate::report::{self, Bar, Figures, ratio, thousands, time};
+use crate::stage::Timing;
+use crate::stream_cases::{STREAM_CASES, StreamCase};
+use crate::stream_verdict::{self, StreamMeasurement};
+use crate::subject::Subject;
 use crate::sys;
 use crate::verdict;
+use crate::watch::Bench;
 use crate::workload::{Fill, Load, Scenario, Space};
 
 /// Values as in design.md's table.
@@ -50,9 +56,9 @@ pub(crate) struct CompareOptions {
     /// More flags for pinion, separated by blanks
     #[arg(long, default_value = "--log-level=error", allow_hyphen_values = true)]
     pub pinion_args: String,
-    /// Measure one of them only
-    #[arg(long, value_enum)]
-    pub only: Option<Target>,
+    /// Only these targets and groups of scenarios, separated by commas: etcd or pinion alone; watch,lease
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub only: Vec<Only>,
     /// Where both keep their data, each in a fresh directory: on the disk that is to be measured
     #[arg(long, default_value = ".")]
     pub dir: PathBuf,
@@ -81,10 +87,13 @@ pub(crate) struct CompareOptions {
     #[arg(long, default_value = "1s", value_parser = cli::parse_duration)]
     pub warmup: Duration,
     /// Only these, separated by commas: put-1x1, put-16x4, put-16x32, put-10k, txn-16x32, get-16x32,
-    /// serializable-get-16x32, page, count, page-big, count-big, memory, restart
+    /// serializable-get-16x32, page, count, page-big, count-big, memory, restart, fanout-1x1000,
+    /// fanout-1x1000-50, fanout-1x1000-one-stream, fanout-10k-keys, fanout-10k-keys-2k, idle-100k-one-stream,
+    /// idle-100k-1000-streams, slow-watchers-1000, catch-up, lease-grant-16x32, keep-alive, lease-expiry-10k,
+    /// lease-expiry-100k
     #[arg(long, value_delimiter = ',')]
     pub scenarios: Vec<String>,
-    /// Also pages and counts of --big-keys keys
+    /// Also pages and counts of --big-keys keys, and 100 k leases that expire together
     #[arg(long)]
     pub big: bool,
     /// Key space of puts, gets, pages and counts
@@ -99,6 +108,12 @@ pub(crate) struct CompareOptions {
     /// How often the big store is loaded and measured
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub big_rounds: u32,
+    /// How often watchers and leases are measured
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub stream_rounds: u32,
+    /// Puts that watchers catch up with; the time etcd 3.4 takes for them grows with the square
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub history: u64,
     /// How a server is ended before it is started again
     #[arg(long, value_enum, default_value = "term")]
     pub restart_signal: StopSignal,
@@ -130,6 +145,26 @@ impl Target {
     }
 }
 
+/// What a comparison may be confined to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Only {
+    /// This target, not the other
+    Etcd,
+    /// This target, not the other
+    Pinion,
+    /// Puts and transactions
+    Writes,
+    /// Gets, pages and counts
+    Reads,
+    /// Memory, restart, and pages and counts of --big-keys
+    Big,
+    /// Fan-out, idle and slow watchers, catch-up
+    Watch,
+    /// Grants, keep-alives, expiry
+    Lease,
+}
+
 /// What is in the store when a scenario starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Group {
@@ -139,6 +174,28 @@ enum Group {
     Reads,
     /// `--big-keys` keys.
     Big,
+    /// Nothing: each scenario of streams has a server of its own.
+    Watch,
+    /// Nothing.
+    Lease,
+}
+
+impl Group {
+    const ALL: [Self; 5] = [Self::Writes, Self::Reads, Self::Big, Self::Watch, Self::Lease];
+
+    fn only(self) -> Only {
+        match self {
+            Self::Writes => Only::Writes,
+            Self::Reads => Only::Reads,
+            Self::Big => Only::Big,
+            Self::Watch => Only::Watch,
+            Self::Lease => Only::Lease,
+        }
+    }
+
+    fn has_keys(self) -> bool {
+        matches!(self, Self::Reads | Self::Big)
+    }
 }
 
 /// A scenario at a load.
@@ -162,7 +219,7 @@ const fn case(
     Case { name, group, scenario, connections, in_flight, rate_per_s: None }
 }
 
-const CASES: [Case; 11] = [
+const CASES: [Case; 12] = [
     case("put-1x1", Group::Writes, Scenario::Put, 1, 1),
     case("put-16x4", Group::Writes, Scenario::Put, 16, 4),
     case("put-16x32", Group::Writes, Scenario::Put, 16, 32),
@@ -174,6 +231,7 @@ const CASES: [Case; 11] = [
     case("count", Group::Reads, Scenario::Count, 4, 4),
     case("page-big", Group::Big, Scenario::Page, 4, 4),
     case("count-big", Group::Big, Scenario::Count, 4, 4),
+    case("lease-grant-16x32", Group::Lease, Scenario::LeaseGrant, 16, 32),
 ];
 /// How keys are loaded before reads.
 const LOAD: Case = case("load", Group::Reads, Scenario::Put, 16, 32);
@@ -221,6 +279,7 @@ pub(crate) struct Comparison {
     pub raw_sync: RawSync,
     pub measurements: Vec<Measurement>,
     pub big_stores: Vec<BigStore>,
+    pub stream_measurements: Vec<StreamMeasurement>,
     pub marks: Vec<verdict::Mark>,
 }
 
@@ -231,6 +290,7 @@ struct Session<'a> {
     targets: Vec<(Target, Launch)>,
     measurements: Vec<Measurement>,
     big_stores: Vec<BigStore>,
+    stream_measurements: Vec<StreamMeasurement>,
 }
 
 /// Compares, prints and saves. False when any request failed.
@@ -257,19 +317,27 @@ pub(crate) fn run(options: &CompareOptions) -> Result<bool, AnyError> {
         targets,
         measurements: Vec::new(),
         big_stores: Vec::new(),
+        stream_measurements: Vec::new(),
     };
-    for (group, rounds) in
-        [(Group::Writes, options.rounds), (Group::Reads, options.rounds), (Group::Big, options.big_rounds)]
-    {
-        session.run_group(group, rounds)?;
+    for group in Group::ALL {
+        session.run_group(group)?;
     }
-    let Session { measurements, big_stores, .. } = session;
+    let Session { measurements, big_stores, stream_measurements, .. } = session;
     // Once more at the end: the faster one is the disk, the slower one the disk and its neighbours.
     let last_sync = disk::raw_sync(&scratch.path)?;
     let raw_sync = if first_sync.p50_us <= last_sync.p50_us { first_sync } else { last_sync };
-    let marks = verdict::marks(&measurements, &big_stores, &raw_sync, KEY_BYTES + VALUE_BYTES);
-    let comparison =
-        Comparison { host, versions, options: options.clone(), raw_sync, measurements, big_stores, marks };
+    let mut marks = verdict::marks(&measurements, &big_stores, &raw_sync, KEY_BYTES + VALUE_BYTES);
+    marks.extend(stream_verdict::marks(&stream_measurements));
+    let comparison = Comparison {
+        host,
+        versions,
+        options: options.clone(),
+        raw_sync,
+        measurements,
+        big_stores,
+        stream_measurements,
+        marks,
+    };
     let text = verdict::markdown(&comparison);
     print!("{text}");
     if let Some(path) = &options.markdown {
@@ -278,12 +346,17 @@ pub(crate) fn run(options: &CompareOptions) -> Result<bool, AnyError> {
     if let Some(path) = &options.json {
         report::save_json(path, &comparison)?;
     }
-    Ok(comparison.measurements.iter().all(|measurement| measurement.figures.is_clean()))
+    let is_clean = comparison.measurements.iter().all(|measurement| measurement.figures.is_clean())
+        && comparison.stream_measurements.iter().all(|measurement| measurement.findings.is_clean());
+    Ok(is_clean)
 }
 
 fn check_scenarios(options: &CompareOptions) -> Result<(), AnyError> {
     for wanted in &options.scenarios {
-        let is_known = CASES.iter().any(|case| case.name == wanted) || wanted == MEMORY || wanted == RESTART;
+        let is_known = CASES.iter().any(|case| case.name == wanted)
+            || STREAM_CASES.iter().any(|case| case.name == wanted)
+            || wanted == MEMORY
+            || wanted == RESTART;
         if !is_known {
             return Err(format!("no scenario {wanted:?}; see `pinion-bench compare --help`").into());
         }
@@ -299,7 +372,12 @@ fn launches(options: &CompareOptions) -> Result<Vec<(Target, Launch)>, AnyError>
     ];
     let mut targets = Vec::new();
     for (target, program, args) in all {
-        if options.only.is_some_and(|only| only != target) {
+        let named = |target| options.only.contains(&target);
+        let is_wanted = match target {
+            Target::Etcd => named(Only::Etcd) || !named(Only::Pinion),
+            Target::Pinion => named(Only::Pinion) || !named(Only::Etcd),
+        };
+        if !is_wanted {
             continue;
         }
         let launch = Launch {
@@ -328,7 +406,66 @@ impl Session<'_> {
         }
     }
 
-    fn run_group(&mut self, group: Group, rounds: u32) -> Result<(), AnyError> {
+    fn is_group_wanted(&self, group: Group) -> bool {
+        let mut groups = self.options.only.iter().filter(|only| !matches!(only, Only::Etcd | Only::Pinion));
+        groups.clone().next().is_none() || groups.any(|only| *only == group.only())
+    }
+
+    fn run_group(&mut self, group: Group) -> Result<(), AnyError> {
+        if !self.is_group_wanted(group) {
+            return Ok(());
+        }
+        let rounds = match group {
+            Group::Writes | Group::Reads => self.options.rounds,
+            Group::Big => self.options.big_rounds,
+            Group::Watch | Group::Lease => self.options.stream_rounds,
+        };
+        self.run_cases(group, rounds)?;
+        let is_lease = group == Group::Lease;
+        if group == Group::Watch || is_lease {
+            for case in STREAM_CASES.iter().filter(|case| case.is_lease == is_lease) {
+                let is_named = self.options.scenarios.iter().any(|name| name == case.name);
+                let is_default = self.options.scenarios.is_empty() && (!case.is_big || self.options.big);
+                if is_named || is_default {
+                    self.run_stream_case(case, rounds)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One scenario of streams, for both targets in turn. One that cannot be measured is a finding too.
+    fn run_stream_case(&mut self, case: &StreamCase, rounds: u32) -> Result<(), AnyError> {
+        let bench = Bench { pin: self.options.client_cpus.0.clone(), seed: self.options.seed };
+        let timing = Timing { warmup: self.options.warmup, duration: Some(self.options.duration) };
+        for round in 1..=rounds {
+            for (target, launch) in self.targets_in(round) {
+                if sys::is_interrupted() {
+                    return Err("interrupted".into());
+                }
+                let name = format!("{}-{}-{round}", target.name(), case.name);
+                let directory = ScratchDir::create(self.scratch, &name, self.options.keep)?;
+                let server = Server::start(&launch, &directory.path)?;
+                let subject = Subject { endpoint: server.endpoint.clone(), pid: Some(server.pid()) };
+                let findings = case.run(&subject, &bench, timing, self.options.history);
+                let findings = findings.unwrap_or_else(|error| Findings::failed(error.to_string()));
+                eprintln!("{} {} round {round}: {}", case.name, target.name(), findings.line());
+                self.stream_measurements.push(StreamMeasurement { case: case.name, target, round, findings });
+            }
+        }
+        Ok(())
+    }
+
+    /// The targets in the order of this round.
+    fn targets_in(&self, round: u32) -> Vec<(Target, Launch)> {
+        let mut targets = self.targets.clone();
+        if round.is_multiple_of(2) {
+            targets.reverse();
+        }
+        targets
+    }
+
+    fn run_cases(&mut self, group: Group, rounds: u32) -> Result<(), AnyError> {
         let cases: Vec<Case> =
             CASES.into_iter().filter(|case| case.group == group && self.is_wanted(case.name)).collect();
         let has_extras = group == Group::Big && (self.is_wanted(MEMORY) || self.is_wanted(RESTART));
@@ -336,11 +473,7 @@ impl Session<'_> {
             return Ok(());
         }
         for round in 1..=rounds {
-            let mut targets = self.targets.clone();
-            if round % 2 == 0 {
-                targets.reverse();
-            }
-            for (target, launch) in targets {
+            for (target, launch) in self.targets_in(round) {
                 let name = format!("{}-{group:?}-{round}", target.name()).to_lowercase();
                 let directory = ScratchDir::create(self.scratch, &name, self.options.keep)?;
                 let server = Server::start(&launch, &directory.path)?;
@@ -361,13 +494,13 @@ impl Session<'_> {
     ) -> Result<(), AnyError> {
         let keys = if group == Group::Big { self.options.big_keys } else { self.options.keys };
         let mut big_store = None;
-        if group != Group::Writes {
-            let before = server.anonymous_bytes()?;
+        if group.has_keys() {
+            let before = server.pid().anonymous_bytes()?;
             let batch = if group == Group::Big { self.options.big_batch } else { 100 };
             let filled = cli::fill(&self.plan(&server, &LOAD, keys), Fill { batch, is_shuffled: true })?;
             if group == Group::Big {
                 std::thread::sleep(SETTLE);
-                let after = server.anonymous_bytes()?;
+                let after = server.pid().anonymous_bytes()?;
                 let per_key = after.saturating_sub(before) as f64 / keys as f64;
                 eprintln!(
                     "{} round {round}: {keys} keys loaded at {} /s, {per_key:.0} B anonymous memory a key",
@@ -426,6 +559,7 @@ impl Session<'_> {
             rate_per_s: case.rate_per_s,
             warmup: self.options.warmup,
             duration: Some(self.options.duration),
+            cutoff: None,
             deadline: DEADLINE,
             threads: self.options.threads,
             pin: self.options.client_cpus.0.clone(),
@@ -520,7 +654,7 @@ struct Gauges<'a> {
 
 impl Gauges<'_> {
     fn read(&self) -> Option<Reading> {
-        let cpu = self.server.cpu_time().ok()?; // gone when the server is: the run's errors say so
+        let cpu = self.server.pid().cpu_time().ok()?; // gone when the server is: the run's errors say so
         let machine_cpu = host::machine_cpu()?;
         Some(Reading { cpu, machine_cpu, disk: self.device.and_then(Device::counters) })
     }

@@ -1,4 +1,5 @@
-//! A server that does no work: it answers every call at once with prepared frames.
+//! A server that does no work: it answers every call at once with prepared frames, and tells every watcher of
+//! every put.
 //!
 //! It shows the ceiling of the client, because what is left of a run against it is the client and the
 //! loopback; and, told to err on purpose, it shows that the client's accounts are right. It listens on
@@ -17,6 +18,7 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::frame::{self, FrameHeader, Splitter, flag, kind};
+use crate::protobuf::{Fields, put_length, put_varint};
 
 const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
@@ -29,6 +31,10 @@ const HEADERS_FIRST: &[u8] = b"\x88\x5f\x10application/grpc";
 const TRAILERS_FIRST: &[u8] = b"\x40\x0bgrpc-status\x010";
 const HEADERS: &[u8] = b"\x88\xbf";
 const TRAILERS: &[u8] = b"\xbe";
+/// The headers of a stream, without insertion: they may come before or after the first reply.
+const HEADERS_STREAM: &[u8] = b"\x88\x0f\x10\x10application/grpc";
+/// Bytes that may wait for one watching peer: beyond, the dummy is told to slow down by its own memory.
+const EVENT_BYTES_MAX: usize = 256 << 20;
 /// `grpc-status: 14` and a message, without insertion.
 const TRAILERS_UNAVAILABLE: &[u8] = b"\x0f\x2f\x0214\x00\x0cgrpc-message\x07on%20it";
 
@@ -45,6 +51,10 @@ pub(crate) struct Mischief {
     pub hang_up_every: u64,
     /// The connection says GOAWAY and answers what was asked so far.
     pub goaway_every: u64,
+    /// Events, by their own count: not delivered.
+    pub lost_event_every: u64,
+    /// Delivered twice.
+    pub repeated_event_every: u64,
 }
 
 /// The running server; it stops when this is dropped.
@@ -72,7 +82,17 @@ impl DummyServer {
             {
                 return Err(io::Error::other(format!("core {id} is not ours to use")));
             }
-            Dummy { poll, listener, mischief, peers: Vec::new(), calls: 0, planted: counter }.serve()
+            Dummy {
+                poll,
+                listener,
+                mischief,
+                peers: Vec::new(),
+                calls: 0,
+                events: 0,
+                revision: 1,
+                planted: counter,
+            }
+            .serve()
         })?;
         Ok(Self { address, waker, planted, thread: Some(thread) })
     }
@@ -105,6 +125,54 @@ struct Peer {
     has_greeted: bool,
     preface_left: usize,
     consumed: u32,
+    /// Streams that watch, and how many watchers each has.
+    watches: Vec<(u32, u64)>,
+}
+
+impl Peer {
+    fn flush(&mut self) -> io::Result<()> {
+        let mut written = 0;
+        while written < self.out.len() {
+            match self.stream.write(&self.out[written..]) {
+                Ok(bytes) => written += bytes,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.out.drain(..written);
+        Ok(())
+    }
+
+    /// A WatchResponse of one watcher: header, id, and the rest as it is.
+    fn put_response(&mut self, stream: u32, id: u64, header: &[u8], tail: &[u8]) {
+        let start = self.out.len();
+        // Room for the frame's header and gRPC's prefix, which want to know the length.
+        self.out.resize(start + frame::HEADER_BYTES + 5, 0);
+        self.out.extend_from_slice(header);
+        if id != 0 {
+            put_varint(&mut self.out, 2, id);
+        }
+        self.out.extend_from_slice(tail);
+        let message_bytes = self.out.len() - start - frame::HEADER_BYTES - 5;
+        let length = u32::try_from(message_bytes).expect("small").to_be_bytes();
+        let mut head = Vec::with_capacity(frame::HEADER_BYTES);
+        FrameHeader { length: message_bytes + 5, kind: kind::DATA, flags: 0, stream }.put(&mut head);
+        self.out[start..start + frame::HEADER_BYTES].copy_from_slice(&head);
+        self.out[start + frame::HEADER_BYTES + 1..start + frame::HEADER_BYTES + 5].copy_from_slice(&length);
+    }
+}
+
+/// Field 1 of a WatchResponse.
+fn response_header(revision: u64) -> Vec<u8> {
+    let mut header = Vec::new();
+    put_varint(&mut header, 1, u64::MAX); // cluster and member ids are long in real life
+    put_varint(&mut header, 2, u64::MAX);
+    put_varint(&mut header, 3, revision);
+    put_varint(&mut header, 4, 2);
+    let mut field = Vec::new();
+    put_length(&mut field, 1, header.len());
+    field.extend_from_slice(&header);
+    field
 }
 
 #[derive(Debug)]
@@ -114,6 +182,8 @@ struct Dummy {
     mischief: Mischief,
     peers: Vec<Option<Peer>>,
     calls: u64,
+    events: u64,
+    revision: u64,
     planted: Arc<AtomicU64>,
 }
 
@@ -132,8 +202,12 @@ impl Dummy {
                     LISTENER => self.accept()?,
                     Token(slot) => {
                         let Some(mut peer) = self.peers[slot].take() else { continue };
+                        let revision = self.revision;
                         if self.attend(&mut peer, &mut buffer).is_ok() {
                             self.peers[slot] = Some(peer);
+                        }
+                        if revision < self.revision {
+                            self.flush_watching();
                         }
                     }
                 }
@@ -162,6 +236,7 @@ impl Dummy {
                 has_greeted: false,
                 preface_left: frame::PREFACE.len(),
                 consumed: 0,
+                watches: Vec::new(),
             }));
         }
     }
@@ -192,15 +267,69 @@ impl Dummy {
                 break;
             }
         }
-        let mut written = 0;
-        while written < peer.out.len() {
-            match peer.stream.write(&peer.out[written..]) {
-                Ok(bytes) => written += bytes,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
+        peer.flush()
+    }
+
+    /// Writes what a put has brought the peers that watch; one that is gone is forgotten.
+    fn flush_watching(&mut self) {
+        for slot in &mut self.peers {
+            if slot.as_mut().is_some_and(|peer| !peer.watches.is_empty() && peer.flush().is_err()) {
+                *slot = None;
             }
         }
-        peer.out.drain(..written);
+    }
+
+    /// A message on a stream that stays open: one more watcher, numbered from 0.
+    fn watch(&mut self, peer: &mut Peer, stream: u32) {
+        let slot = peer.watches.iter().position(|(watching, _)| *watching == stream).unwrap_or_else(|| {
+            frame::put_frame(&mut peer.out, kind::HEADERS, flag::END_HEADERS, stream, HEADERS_STREAM);
+            peer.watches.push((stream, 0));
+            peer.watches.len() - 1
+        });
+        let id = peer.watches[slot].1;
+        peer.watches[slot].1 += 1;
+        let mut tail = Vec::new();
+        put_varint(&mut tail, 3, 1); // created
+        peer.put_response(stream, id, &response_header(self.revision), &tail);
+    }
+
+    /// Tells every watcher of a put, whatever it watches. The putting peer has no watchers.
+    fn notify(&mut self, put: &[u8]) -> io::Result<()> {
+        self.revision += 1;
+        let mut pair = Vec::with_capacity(put.len() + 32);
+        let mut fields = Fields::of(put);
+        while let Some((number, value)) = fields.next().map_err(|_| ErrorKind::InvalidData)? {
+            if let (1 | 2, Ok(bytes)) = (number, value.bytes()) {
+                put_length(&mut pair, if number == 1 { 1 } else { 5 }, bytes.len());
+                pair.extend_from_slice(bytes);
+            }
+        }
+        put_varint(&mut pair, 3, self.revision);
+        let mut event = Vec::with_capacity(pair.len() + 8);
+        put_length(&mut event, 2, pair.len());
+        event.extend_from_slice(&pair);
+        let mut tail = Vec::with_capacity(event.len() + 8);
+        put_length(&mut tail, 11, event.len());
+        tail.extend_from_slice(&event);
+        let header = response_header(self.revision);
+        for peer in self.peers.iter_mut().flatten().filter(|peer| peer.out.len() < EVENT_BYTES_MAX) {
+            for slot in 0..peer.watches.len() {
+                let (stream, watchers) = peer.watches[slot];
+                for id in 0..watchers {
+                    self.events += 1;
+                    let is_nth = |every: u64| every != 0 && self.events.is_multiple_of(every);
+                    let copies = match self.mischief {
+                        mischief if is_nth(mischief.lost_event_every) => 0,
+                        mischief if is_nth(mischief.repeated_event_every) => 2,
+                        _ => 1,
+                    };
+                    self.planted.fetch_add(u64::from(copies != 1), Ordering::AcqRel);
+                    for _ in 0..copies {
+                        peer.put_response(stream, id, &header, &tail);
+                    }
+                }
+            }
+        }
         Ok(())
     }
 
@@ -219,8 +348,13 @@ impl Dummy {
                     peer.consumed = 0;
                 }
                 if header.flags & flag::END_STREAM != 0 {
+                    if self.peers.iter().flatten().any(|peer| !peer.watches.is_empty()) {
+                        // The gRPC prefix goes; a put is one frame here.
+                        self.notify(payload.get(5..).ok_or(ErrorKind::InvalidData)?)?;
+                    }
                     return self.answer(peer, header.stream);
                 }
+                self.watch(peer, header.stream);
             }
             _ => {}
         }

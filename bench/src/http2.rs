@@ -1,7 +1,8 @@
-//! The client's side of one HTTP/2 connection that carries unary gRPC calls: bytes in, bytes out.
+//! The client's side of one HTTP/2 connection that carries gRPC calls: bytes in, bytes out.
 //!
-//! No socket and no clock. `open` appends a request to `out`; `receive` reads what the server sent and
-//! tells a `Sink` about reply bytes and ends of calls; whoever owns the socket moves the bytes.
+//! No socket and no clock. `open` appends a unary request to `out`, `open_stream` and `send` a call with
+//! many messages; `receive` reads what the server sent and tells a `Sink` about reply bytes and ends of
+//! calls; whoever owns the socket moves the bytes.
 //!
 //! The short cuts that make it cheap, and why each is safe:
 //! - A request's header block is copied from the last one for that method, as long as our dynamic table
@@ -11,9 +12,12 @@
 //!   `changes` and is good while that stands still. A block that itself changes the table moves
 //!   `changes`, so it can never be served from memory and the table follows every insertion.
 //!
-//! Invariants: stream ids are odd and grow by two; DATA never exceeds either window; at most one request
-//! is cut short by a window (`rest`), and nothing is opened until it is out.
+//! Invariants: stream ids are odd and grow by two; DATA never exceeds either window; at most one unary
+//! request is cut short by a window (`rest`), and nothing is opened until it is out; `uploads` holds the
+//! streams that may still be sent on, each with what its windows hold back.
 //! Compatibility: grpc-go (etcd) and the h2 crate; PUSH_PROMISE is refused, unknown frames are skipped.
+
+use std::collections::BTreeMap;
 
 use crate::frame::{
     self, FrameHeader, FrameTooLong, PAYLOAD_BYTES_MAX, Splitter, WINDOW_DEFAULT, WINDOW_MAX, flag, kind,
@@ -38,10 +42,13 @@ pub(crate) enum Method {
     Range,
     Put,
     Txn,
+    Watch,
+    LeaseGrant,
+    LeaseKeepAlive,
 }
 
 impl Method {
-    const COUNT: usize = 3;
+    const COUNT: usize = 6;
 
     /// The `:path` of the call.
     pub(crate) fn path(self) -> &'static str {
@@ -49,6 +56,9 @@ impl Method {
             Self::Range => "/etcdserverpb.KV/Range",
             Self::Put => "/etcdserverpb.KV/Put",
             Self::Txn => "/etcdserverpb.KV/Txn",
+            Self::Watch => "/etcdserverpb.Watch/Watch",
+            Self::LeaseGrant => "/etcdserverpb.Lease/LeaseGrant",
+            Self::LeaseKeepAlive => "/etcdserverpb.Lease/LeaseKeepAlive",
         }
     }
 }
@@ -65,6 +75,8 @@ pub(crate) enum End<'a> {
 /// Hears what came back. Calls come for streams of this connection only, but perhaps for ones that their
 /// owner has given up.
 pub(crate) trait Sink {
+    /// What follows was read from the socket at this time.
+    fn on_time(&mut self, _now_ns: u64) {}
     fn on_data(&mut self, stream: u32, payload: &[u8]);
     fn on_end(&mut self, stream: u32, end: End<'_>);
 }
@@ -121,6 +133,14 @@ struct Rest {
     window: i64,
 }
 
+/// Our half of a stream that stays open.
+#[derive(Debug)]
+struct Upload {
+    window: i64,
+    /// What the windows held back.
+    waiting: Vec<u8>,
+}
+
 /// A request's header block, ready to be copied.
 #[derive(Debug, Default)]
 struct ReadyBlock {
@@ -149,6 +169,7 @@ pub(crate) struct Connection {
     receive_window: i64,
     streams_max: u32,
     rest: Option<Rest>,
+    uploads: BTreeMap<u32, Upload>,
     is_settled: bool,
     /// The last stream that the server will answer, once it has said so.
     goaway: Option<u32>,
@@ -157,10 +178,14 @@ pub(crate) struct Connection {
 impl Connection {
     /// A connection that greets the server and opens its own windows all the way.
     pub(crate) fn new(authority: &str) -> Self {
+        Self::with_stream_window(authority, u32::try_from(WINDOW_MAX).expect("31 bits"))
+    }
+
+    /// A connection whose every stream may bring `stream_window` bytes until `widen` allows more.
+    pub(crate) fn with_stream_window(authority: &str, stream_window: u32) -> Self {
         let mut out = Vec::with_capacity(64 * 1024);
         out.extend_from_slice(frame::PREFACE);
-        let window = u32::try_from(WINDOW_MAX).expect("31 bits");
-        frame::put_settings(&mut out, &[(setting::INITIAL_WINDOW_SIZE, window)]);
+        frame::put_settings(&mut out, &[(setting::INITIAL_WINDOW_SIZE, stream_window)]);
         let widening = u32::try_from(WINDOW_MAX - WINDOW_DEFAULT).expect("31 bits");
         frame::put_window_update(&mut out, 0, widening);
         Self {
@@ -180,6 +205,7 @@ impl Connection {
             receive_window: WINDOW_MAX,
             streams_max: u32::MAX,
             rest: None,
+            uploads: BTreeMap::new(),
             is_settled: false,
             goaway: None,
         }
@@ -239,8 +265,80 @@ impl Connection {
         stream
     }
 
+    /// Opens a call whose messages follow with `send`, and returns its stream id.
+    pub(crate) fn open_stream(&mut self, method: Method) -> u32 {
+        assert!(self.can_open(), "opened on a connection that is not ready");
+        let stream = self.next_stream;
+        self.next_stream += 2;
+        self.put_headers(method, stream);
+        self.uploads.insert(stream, Upload { window: self.stream_window, waiting: Vec::new() });
+        stream
+    }
+
+    /// Appends one message to a stream that is open, in a DATA frame of its own where the windows let it.
+    /// False when the stream has ended.
+    pub(crate) fn send(&mut self, stream: u32, message: &[u8]) -> bool {
+        let Some(upload) = self.uploads.get_mut(&stream) else { return false };
+        let length = u32::try_from(message.len()).expect("messages are far below 4 GiB").to_be_bytes();
+        let prefix = [0, length[0], length[1], length[2], length[3]];
+        let payload_bytes = prefix.len() + message.len();
+        let needed = i64::try_from(payload_bytes).expect("far below 2^63");
+        let fits = upload.waiting.is_empty()
+            && self.rest.is_none()
+            && payload_bytes <= PAYLOAD_BYTES_MAX
+            && needed <= self.send_window
+            && needed <= upload.window;
+        if fits {
+            self.send_window -= needed;
+            upload.window -= needed;
+            FrameHeader { length: payload_bytes, kind: kind::DATA, flags: 0, stream }.put(&mut self.out);
+            self.out.extend_from_slice(&prefix);
+            self.out.extend_from_slice(message);
+        } else {
+            upload.waiting.extend_from_slice(&prefix);
+            upload.waiting.extend_from_slice(message);
+            self.put_waiting();
+        }
+        true
+    }
+
+    /// Lets a stream bring `bytes` more.
+    pub(crate) fn widen(&mut self, stream: u32, bytes: u32) {
+        frame::put_window_update(&mut self.out, stream, bytes);
+    }
+
+    /// Whether the server's windows hold messages of a stream back.
+    pub(crate) fn is_holding_back(&self, stream: u32) -> bool {
+        self.uploads.get(&stream).is_some_and(|upload| !upload.waiting.is_empty())
+    }
+
+    /// Sends what waits on open streams, as far as the windows allow.
+    fn put_waiting(&mut self) {
+        if self.rest.is_some() {
+            return; // it has waited longer for the connection's window
+        }
+        for (&stream, upload) in &mut self.uploads {
+            let mut sent = 0;
+            loop {
+                let left = upload.waiting.len() - sent;
+                let window = usize::try_from(self.send_window.min(upload.window)).unwrap_or(0);
+                let length = left.min(window).min(PAYLOAD_BYTES_MAX);
+                if length == 0 {
+                    break;
+                }
+                frame::put_frame(&mut self.out, kind::DATA, 0, stream, &upload.waiting[sent..sent + length]);
+                sent += length;
+                let length = i64::try_from(length).expect("a frame");
+                self.send_window -= length;
+                upload.window -= length;
+            }
+            upload.waiting.drain(..sent);
+        }
+    }
+
     /// Gives a call up: the server need not answer it (RST_STREAM with CANCEL).
     pub(crate) fn cancel(&mut self, stream: u32) {
+        self.uploads.remove(&stream);
         if self.rest.as_ref().is_some_and(|rest| rest.stream == stream) {
             self.rest = None;
         }
@@ -346,6 +444,7 @@ impl Connection {
                 if self.rest.as_ref().is_some_and(|rest| rest.stream == header.stream) {
                     self.rest = None;
                 }
+                self.uploads.remove(&header.stream);
                 sink.on_end(header.stream, End::Reset(code));
                 Ok(())
             }
@@ -377,8 +476,11 @@ impl Connection {
                     && rest.stream == header.stream
                 {
                     rest.window += increment;
+                } else if let Some(upload) = self.uploads.get_mut(&header.stream) {
+                    upload.window += increment;
                 }
                 self.put_rest();
+                self.put_waiting();
                 Ok(())
             }
             _ => Ok(()), // §5.5: frames of an unknown type are ignored
@@ -391,8 +493,8 @@ impl Connection {
         payload: &[u8],
         sink: &mut impl Sink,
     ) -> Result<(), ConnectionError> {
-        // Padding counts against the window too (§6.1). Stream windows are never refilled: a reply of
-        // 2 GiB is not a unary call.
+        // Padding counts against the window too (§6.1). A stream's window is its owner's to refill
+        // (`widen`): a unary call has no use for more than 2 GiB.
         self.receive_window -= i64::try_from(header.length).expect("a frame");
         if self.receive_window < WINDOW_MAX - WINDOW_REFILL {
             let increment = u32::try_from(WINDOW_MAX - self.receive_window).expect("31 bits");
@@ -404,6 +506,7 @@ impl Connection {
             frame::unpadded(header, payload).ok_or(ConnectionError::Malformed("DATA"))?,
         );
         if header.flags & flag::END_STREAM != 0 {
+            self.uploads.remove(&header.stream);
             sink.on_end(
                 header.stream,
                 End::Status { code: GRPC_UNKNOWN, message: "reply ended without trailers" },
@@ -438,6 +541,7 @@ impl Connection {
             &decoded
         };
         if flags & flag::END_STREAM != 0 {
+            self.uploads.remove(&stream);
             let code = outcome.grpc_status.unwrap_or(GRPC_UNKNOWN);
             sink.on_end(stream, End::Status { code, message: &outcome.message });
         }
@@ -482,6 +586,9 @@ impl Connection {
                     if let Some(rest) = &mut self.rest {
                         rest.window += window - self.stream_window; // may go below zero (§6.9.2)
                     }
+                    for upload in self.uploads.values_mut() {
+                        upload.window += window - self.stream_window;
+                    }
                     self.stream_window = window;
                 }
                 _ => {} // the default frame size suits us; the rest concerns pushes and header limits
@@ -490,6 +597,7 @@ impl Connection {
         frame::put_frame(&mut self.out, kind::SETTINGS, flag::ACK, 0, &[]);
         self.is_settled = true;
         self.put_rest();
+        self.put_waiting();
         Ok(())
     }
 }

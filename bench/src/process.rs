@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::call;
 use crate::client::{ClientError, Endpoint};
+use crate::subject::Pid;
 use crate::sys;
 
 /// How long a server may take until it answers.
@@ -186,17 +187,9 @@ impl Server {
         Self::start_on(&self.launch.clone(), &self.directory.clone(), self.ports)
     }
 
-    /// CPU time of all its threads, user and system, to the kernel's tick (10 ms).
-    pub(crate) fn cpu_time(&self) -> io::Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let ticks = parse_cpu_ticks(&stat).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Duration::from_nanos(ticks * (1_000_000_000 / sys::ticks_per_s())))
-    }
-
-    /// Resident anonymous memory: heap and stacks, not the page cache behind mapped files.
-    pub(crate) fn anonymous_bytes(&self) -> io::Result<u64> {
-        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
-        parse_anonymous_bytes(&rollup).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    /// The process, to be looked at.
+    pub(crate) fn pid(&self) -> Pid {
+        Pid(self.child.id())
     }
 
     /// How often it has synced its log, if its `/metrics` tells.
@@ -230,17 +223,6 @@ fn free_ports() -> io::Result<[u16; 2]> {
     Ok([first.local_addr()?.port(), second.local_addr()?.port()])
 }
 
-/// `utime + stime` of `/proc/PID/stat`; the name before them may hold spaces and parentheses.
-fn parse_cpu_ticks(stat: &str) -> Option<u64> {
-    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().skip(11);
-    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
-}
-
-fn parse_anonymous_bytes(rollup: &str) -> Option<u64> {
-    let rest = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:"))?;
-    Some(rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
-}
-
 fn parse_wal_syncs(metrics: &str) -> Option<u64> {
     let prefix = "etcd_disk_wal_fsync_duration_seconds_count ";
     metrics.lines().find_map(|line| line.strip_prefix(prefix))?.trim().parse().ok()
@@ -251,11 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn proc_files_are_read_as_the_kernel_writes_them() {
-        let stat = "42 (a) b (c) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 9 0 100 0 0";
-        assert_eq!(parse_cpu_ticks(stat), Some(300));
-        let rollup = "Rss:   10 kB\nAnonymous:          1000 kB\nLazyFree: 0 kB\n";
-        assert_eq!(parse_anonymous_bytes(rollup), Some(1_024_000));
+    fn syncs_are_read_from_the_metrics() {
         let metrics = "# TYPE etcd_disk_wal_fsync_duration_seconds histogram\n\
                        etcd_disk_wal_fsync_duration_seconds_count 12\n";
         assert_eq!(parse_wal_syncs(metrics), Some(12));

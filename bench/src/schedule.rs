@@ -33,6 +33,11 @@ impl Schedule {
         (due_ns < self.stop_ns).then_some(due_ns)
     }
 
+    /// Nothing is due from `stop_ns` on.
+    pub(crate) fn close(&mut self, stop_ns: u64) {
+        self.stop_ns = self.stop_ns.min(stop_ns);
+    }
+
     /// Moves past the request that `peek` told.
     pub(crate) fn advance(&mut self) {
         self.next += self.workers;
@@ -59,6 +64,13 @@ mod tests {
         assert_eq!(all.len(), 21);
         assert_eq!((all[0], all[7], all[14]), (500, 1_000_000_500, 2_000_000_500));
         assert!(all.windows(2).all(|pair| (142_857_142..=142_857_143).contains(&(pair[1] - pair[0]))));
+    }
+
+    #[test]
+    fn a_closed_schedule_is_over() {
+        let mut schedule = Schedule::new(0, 1_000, 1_000_000_000, 0, 1);
+        schedule.close(3);
+        assert_eq!(dues(schedule), [0, 1, 2]);
     }
 
     #[test]

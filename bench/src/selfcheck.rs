@@ -9,9 +9,16 @@ use std::time::Duration;
 
 use crate::client::{self, ClientError, Endpoint, Plan, Unobserved};
 use crate::dummy::{DummyServer, Mischief};
+use crate::fanout::{FanOut, Pace};
+use crate::findings::Findings;
 use crate::report::Figures;
+use crate::stage::Timing;
+use crate::subject::Subject;
+use crate::watchers::{Scope, Shape};
 use crate::workload::{Load, Scenario, Space};
 
+/// An event of a 256 B value to one of 1000 watchers may cost the client this much CPU.
+pub(crate) const CPU_US_PER_EVENT_MAX: f64 = 1.0;
 /// A put of 256 B by 16 connections with 32 in flight may cost the client this much CPU.
 pub(crate) const CPU_US_PER_REQUEST_MAX: f64 = 1.5;
 
@@ -35,6 +42,7 @@ impl Options {
             rate_per_s: None,
             warmup: self.duration / 4,
             duration: Some(self.duration),
+            cutoff: None,
             deadline: Duration::from_secs(5),
             threads: self.threads,
             pin: self.pin.clone(),
@@ -57,6 +65,46 @@ pub(crate) fn ceiling(options: &Options) -> Result<Figures, ClientError> {
     client::run(&options.plan(&server), &mut Unobserved).map(|run| Figures::of(&run))
 }
 
+/// The fastest that this client can count events here: 1000 watchers of one key on 10 connections.
+pub(crate) fn fan_out_ceiling(options: &Options) -> Result<Findings, ClientError> {
+    let server = start(options, Mischief::default())?;
+    let timing = Timing { warmup: options.duration / 4, duration: Some(options.duration) };
+    fan_out(1000, Pace::InFlight(8)).run(&subject(&server), options.pin.first().copied(), timing)
+}
+
+fn subject(server: &DummyServer) -> Subject {
+    Subject {
+        endpoint: Endpoint { address: server.address, authority: server.address.to_string() },
+        pid: None,
+    }
+}
+
+fn fan_out(watchers: usize, pace: Pace) -> FanOut {
+    let shape = Shape { watchers, streams: watchers, connections: 10, scope: Scope::OneKey };
+    FanOut { shape, pace, keys: 1, value_bytes: 256, seed: 1, drain: Duration::from_millis(300) }
+}
+
+/// Plants each fault in every 100th event of 20,000.
+fn audit_events(options: &Options) -> Result<Vec<Audit>, ClientError> {
+    const EVERY: u64 = 100;
+    let losing = Mischief { lost_event_every: EVERY, ..Mischief::default() };
+    let repeating = Mischief { repeated_event_every: EVERY, ..Mischief::default() };
+    let faults = [
+        ("lost event", losing, "event not delivered"),
+        ("repeated event", repeating, "revision repeated or out of order"),
+    ];
+    let timing = Timing { warmup: Duration::ZERO, duration: Some(Duration::from_millis(500)) };
+    let mut audits = Vec::new();
+    for (fault, mischief, name) in faults {
+        let server = start(options, mischief)?;
+        let core = options.pin.first().copied();
+        let findings = fan_out(100, Pace::Rate(400)).run(&subject(&server), core, timing)?;
+        let seen = findings.faults.iter().filter(|line| line.what == name).map(|line| line.count).sum();
+        audits.push(Audit { fault, expected: server.planted(), seen });
+    }
+    Ok(audits)
+}
+
 /// One planted fault: its name, what the client must call it, how many there were and how many it saw.
 #[derive(Debug)]
 pub(crate) struct Audit {
@@ -65,7 +113,7 @@ pub(crate) struct Audit {
     pub seen: u64,
 }
 
-/// Plants each fault in every 100th call of 20,000 and compares the client's count with the truth.
+/// Plants each fault in every 100th call of 20,000 (and event of 20,000) and compares the client's count with the truth.
 pub(crate) fn audit(options: &Options) -> Result<Vec<Audit>, ClientError> {
     const CALLS: u64 = 20_000;
     const EVERY: u64 = 100;
@@ -98,6 +146,7 @@ pub(crate) fn audit(options: &Options) -> Result<Vec<Audit>, ClientError> {
         // A miscount of any other kind counts against the audit as well.
         audits.push(Audit { fault, expected: server.planted(), seen: seen + others + figures.unaccounted });
     }
+    audits.extend(audit_events(options)?);
     Ok(audits)
 }
 
@@ -137,6 +186,16 @@ mod tests {
         for audit in audit(&options()).unwrap() {
             assert_eq!(audit.seen, audit.expected, "{}", audit.fault);
         }
+    }
+
+    #[test]
+    fn every_event_of_a_fan_out_is_counted_once() {
+        let findings = fan_out_ceiling(&options()).unwrap();
+        assert!(findings.is_clean(), "{findings:?}");
+        let value = |name: &str| findings.readings.iter().find(|r| r.name == name).unwrap().value;
+        assert!(10_000.0 < value("events"), "{findings:?}");
+        assert!(0.0 < value("put to last watcher p50") && 0.0 < value("client CPU an event"));
+        assert!(value("put to event p50") <= value("put to last watcher p99"));
     }
 
     #[test]

@@ -111,6 +111,11 @@ impl Tally {
         }
     }
 
+    /// Ends the window early: no request due later has been counted.
+    pub(crate) fn close(&mut self, stop_ns: u64) {
+        self.measure_stop_ns = self.measure_stop_ns.min(stop_ns);
+    }
+
     fn is_measured(&self, time_ns: u64) -> bool {
         self.measure_start_ns <= time_ns && time_ns < self.measure_stop_ns
     }

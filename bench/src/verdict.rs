@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::compare::{BigStore, Comparison, Measurement, Target};
 use crate::disk::RawSync;
 use crate::report::{ratio, thousands, time};
+use crate::stream_verdict;
 
 /// The design's bound above key and value, bytes.
 const MEMORY_OVERHEAD_BYTES: usize = 150;
@@ -180,6 +181,9 @@ fn write_all(text: &mut String, comparison: &Comparison) -> std::fmt::Result {
     }
     if !big_stores.is_empty() {
         write_big_stores(text, big_stores)?;
+    }
+    if !comparison.stream_measurements.is_empty() {
+        stream_verdict::write_table(text, &comparison.stream_measurements)?;
     }
     if !comparison.marks.is_empty() {
         writeln!(text, "| mark of the design | wanted | found | |\n|---|---|---|---|")?;

@@ -9,28 +9,23 @@
 //! deadline. Its length is bounded by the calls opened within one deadline.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mio::net::TcpStream;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::client::{ClientError, Plan, Window, WorkerResult, nanos};
-use crate::http2::{Connection, ConnectionError, End, Sink};
+use crate::http2::{Connection, End, Sink};
+use crate::link::{CONNECT_TIMEOUT, Link, OUT_BYTES_MAX, READ_BYTES};
 use crate::schedule::Schedule;
 use crate::sys::{self, Clock, Timer};
 use crate::tally::{Failure, Tally};
 use crate::workload::Generator;
 
-const READ_BYTES: usize = 256 * 1024;
-/// Stop opening calls while this much waits for the socket.
-const OUT_BYTES_MAX: usize = 1 << 20;
 /// The longest sleep in epoll: how late the window's edges and an interrupt may be noticed.
 const POLL_MAX: Duration = Duration::from_millis(5);
-/// How long a TCP connection and the server's first SETTINGS may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two attempts to connect again.
 const RECONNECT_PAUSE_NS: u64 = 50_000_000;
 const TIMER: Token = Token(usize::MAX);
@@ -117,6 +112,10 @@ struct Arrivals<'a> {
 }
 
 impl Sink for Arrivals<'_> {
+    fn on_time(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+    }
+
     fn on_data(&mut self, stream: u32, payload: &[u8]) {
         if let Some(flight) = self.flights.get(stream) {
             let length = u32::try_from(payload.len()).expect("a frame");
@@ -140,18 +139,11 @@ impl Sink for Arrivals<'_> {
     }
 }
 
-/// A connection with its socket.
+/// A connection and the calls on it.
 #[derive(Debug)]
-struct Link {
-    connection: Connection,
-    stream: TcpStream,
+struct Lane {
+    link: Link,
     flights: Flights,
-    /// Bytes of `connection.out` that the socket has taken.
-    written: usize,
-    /// The socket is full: wait until epoll says otherwise.
-    is_blocked: bool,
-    /// When the connection was asked for: the server's greeting is due soon after.
-    born_ns: u64,
     broken: Option<Broken>,
 }
 
@@ -162,70 +154,24 @@ struct Broken {
     retry_at_ns: u64,
 }
 
-impl Link {
+impl Lane {
     fn connect(plan: &Plan, clock: Clock) -> Result<Self, ClientError> {
-        let address = plan.endpoint.address;
-        let connect = || -> std::io::Result<TcpStream> {
-            let stream = std::net::TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
-            stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
-            Ok(TcpStream::from_std(stream))
-        };
-        let stream = connect().map_err(|source| ClientError::Connect { address, source })?;
-        Ok(Self {
-            connection: Connection::new(&plan.endpoint.authority),
-            stream,
-            flights: Flights::default(),
-            written: 0,
-            is_blocked: false,
-            born_ns: clock.now_ns(),
-            broken: None,
-        })
+        let link = Link::connect(&plan.endpoint, Connection::new(&plan.endpoint.authority), clock)?;
+        Ok(Self { link, flights: Flights::default(), broken: None })
     }
 
     fn has_room(&self, in_flight: usize) -> bool {
         self.broken.is_none()
             && self.flights.open < in_flight
-            && self.flights.open < usize::try_from(self.connection.streams_max()).expect("32 bits fit")
-            && self.connection.can_open()
-            && self.connection.out.len() - self.written < OUT_BYTES_MAX
+            && self.flights.open < usize::try_from(self.link.connection.streams_max()).expect("32 bits fit")
+            && self.link.connection.can_open()
+            && self.link.waiting_bytes() < OUT_BYTES_MAX
     }
 
-    fn flush(&mut self) -> Result<(), String> {
-        while !self.is_blocked && self.written < self.connection.out.len() {
-            match self.stream.write(&self.connection.out[self.written..]) {
-                Ok(written) => self.written += written,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.is_blocked = true,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.to_string()),
-            }
-        }
-        if self.written == self.connection.out.len() {
-            self.connection.out.clear();
-            self.written = 0;
-        }
-        Ok(())
-    }
-
-    /// Reads all that has come. A read that does not fill the buffer has emptied the socket, so the call
-    /// that would only say so is saved.
+    /// Reads all that has come.
     fn read(&mut self, buffer: &mut [u8], tally: &mut Tally, clock: Clock) -> Result<(), String> {
-        loop {
-            match self.stream.read(buffer) {
-                Ok(0) => return Err("the server closed the connection".to_owned()),
-                Ok(length) => {
-                    let mut arrivals = Arrivals { flights: &mut self.flights, tally, now_ns: clock.now_ns() };
-                    let received = self.connection.receive(&buffer[..length], &mut arrivals);
-                    received.map_err(|error: ConnectionError| error.to_string())?;
-                    if length < buffer.len() {
-                        return Ok(());
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.to_string()),
-            }
-        }
+        let mut arrivals = Arrivals { flights: &mut self.flights, tally, now_ns: 0 };
+        self.link.read(buffer, u32::MAX, clock, &mut arrivals).map(|_| ())
     }
 }
 
@@ -238,12 +184,12 @@ pub(crate) struct Worker<'a> {
     poll: Poll,
     events: Events,
     timer: Timer,
-    links: Vec<Link>,
+    lanes: Vec<Lane>,
     buffer: Vec<u8>,
     message: Vec<u8>,
     generator: Generator,
     is_exhausted: bool,
-    /// The link that the next open-loop request tries first.
+    /// The lane that the next open-loop request tries first.
     turn: usize,
     reconnects: u64,
 }
@@ -266,7 +212,7 @@ impl<'a> Worker<'a> {
             poll,
             events: Events::with_capacity(1024),
             timer,
-            links: Vec::new(),
+            lanes: Vec::new(),
             buffer: vec![0; READ_BYTES],
             message: Vec::with_capacity(4096),
             generator: Generator::new(&plan.space, &plan.load, plan.seed, index as u64, workers as u64),
@@ -274,11 +220,11 @@ impl<'a> Worker<'a> {
             turn: 0,
             reconnects: 0,
         };
-        let links = (index..plan.connections).step_by(workers).count();
-        for slot in 0..links {
-            let mut link = Link::connect(plan, clock)?;
-            worker.register(slot, &mut link).map_err(io("epoll add"))?;
-            worker.links.push(link);
+        let lanes = (index..plan.connections).step_by(workers).count();
+        for slot in 0..lanes {
+            let mut lane = Lane::connect(plan, clock)?;
+            worker.register(slot, &mut lane.link).map_err(io("epoll add"))?;
+            worker.lanes.push(lane);
         }
         worker.wait_for_settings()?;
         Ok(worker)
@@ -293,10 +239,10 @@ impl<'a> Worker<'a> {
         let give_up_ns = self.clock.now_ns() + nanos(CONNECT_TIMEOUT);
         let mut tally = Tally::new(u64::MAX, u64::MAX);
         loop {
-            for link in &mut self.links {
-                link.flush().map_err(|error| ClientError::NoSettings(address, error))?;
+            for lane in &mut self.lanes {
+                lane.link.flush().map_err(|error| ClientError::NoSettings(address, error))?;
             }
-            if self.links.iter().all(|link| link.connection.is_settled()) {
+            if self.lanes.iter().all(|lane| lane.link.connection.is_settled()) {
                 return Ok(());
             }
             if give_up_ns < self.clock.now_ns() {
@@ -306,10 +252,10 @@ impl<'a> Worker<'a> {
                 return Err(ClientError::Interrupted);
             }
             self.wait(POLL_MAX)?;
-            for slot in 0..self.links.len() {
-                let link = &mut self.links[slot];
-                link.is_blocked = false;
-                link.read(&mut self.buffer, &mut tally, self.clock)
+            for slot in 0..self.lanes.len() {
+                let lane = &mut self.lanes[slot];
+                lane.link.is_blocked = false;
+                lane.read(&mut self.buffer, &mut tally, self.clock)
                     .map_err(|error| ClientError::NoSettings(address, error))?;
             }
         }
@@ -325,7 +271,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Runs from `window.start_ns` until every request has its reply, its failure or its deadline.
-    pub(crate) fn run(&mut self, window: Window, live: &AtomicU64) -> Result<WorkerResult, ClientError> {
+    pub(crate) fn run(&mut self, mut window: Window, live: &AtomicU64) -> Result<WorkerResult, ClientError> {
         let mut tally = Tally::new(window.measure_start_ns, window.stop_ns);
         let mut schedule = self.plan.rate_per_s.map(|rate| {
             let workers = self.plan.workers() as u64;
@@ -338,6 +284,17 @@ impl<'a> Worker<'a> {
         let mut cpu_ns = None;
         loop {
             let now_ns = self.clock.now_ns();
+            // Not before the window opened: a run that was cut short in its warm-up has an empty window.
+            let cut_ns = now_ns.max(window.measure_start_ns);
+            if cut_ns < window.stop_ns
+                && self.plan.cutoff.as_ref().is_some_and(|cutoff| cutoff.load(Ordering::Relaxed))
+            {
+                window.stop_ns = cut_ns;
+                tally.close(window.stop_ns);
+                if let Some(schedule) = &mut schedule {
+                    schedule.close(window.stop_ns);
+                }
+            }
             if cpu_start_ns.is_none() && window.measure_start_ns <= now_ns {
                 cpu_start_ns = Some(sys::thread_cpu_ns());
             }
@@ -360,7 +317,7 @@ impl<'a> Worker<'a> {
             }
             self.flush(&mut tally);
             live.store(tally.replies, Ordering::Relaxed);
-            let is_idle = self.links.iter().all(|link| link.flights.open == 0);
+            let is_idle = self.lanes.iter().all(|lane| lane.flights.open == 0);
             if (!is_producing && is_idle) || sys::is_interrupted() {
                 break;
             }
@@ -377,13 +334,13 @@ impl<'a> Worker<'a> {
         }
         let cpu_start_ns = cpu_start_ns.unwrap_or_default();
         let cpu_ns = cpu_ns.unwrap_or_else(|| sys::thread_cpu_ns() - cpu_start_ns);
-        Ok(WorkerResult { tally, cpu_ns, reconnects: self.reconnects })
+        Ok(WorkerResult { tally, stop_ns: window.stop_ns, cpu_ns, reconnects: self.reconnects })
     }
 
     /// Closed loop: every connection is kept full.
     fn send_all(&mut self, tally: &mut Tally) {
-        for slot in 0..self.links.len() {
-            while !self.is_exhausted && self.links[slot].has_room(self.plan.in_flight) {
+        for slot in 0..self.lanes.len() {
+            while !self.is_exhausted && self.lanes[slot].has_room(self.plan.in_flight) {
                 // Read anew for each request: a fill of hundreds takes long enough to matter.
                 let now_ns = self.clock.now_ns();
                 self.send(slot, now_ns, now_ns, tally);
@@ -399,11 +356,11 @@ impl<'a> Worker<'a> {
             if now_ns < due_ns {
                 return Some(due_ns);
             }
-            let links = self.links.len();
-            let free = (0..links)
-                .map(|step| (self.turn + step) % links)
-                .find(|&slot| self.links[slot].has_room(self.plan.in_flight))?;
-            self.turn = (free + 1) % links;
+            let lanes = self.lanes.len();
+            let free = (0..lanes)
+                .map(|step| (self.turn + step) % lanes)
+                .find(|&slot| self.lanes[slot].has_room(self.plan.in_flight))?;
+            self.turn = (free + 1) % lanes;
             let sent_ns = self.clock.now_ns();
             self.send(free, due_ns, sent_ns, tally);
             schedule.advance();
@@ -415,19 +372,19 @@ impl<'a> Worker<'a> {
             self.is_exhausted = true;
             return;
         };
-        let link = &mut self.links[slot];
-        let stream = link.connection.open(call.method, &self.message);
+        let lane = &mut self.lanes[slot];
+        let stream = lane.link.connection.open(call.method, &self.message);
         let reply_bytes_min = call.reply_bytes_min;
-        link.flights.push(stream, Flight { due_ns, sent_ns, reply_bytes: 0, reply_bytes_min, is_open: true });
+        lane.flights.push(stream, Flight { due_ns, sent_ns, reply_bytes: 0, reply_bytes_min, is_open: true });
         tally.on_sent(due_ns, sent_ns);
     }
 
     fn flush(&mut self, tally: &mut Tally) {
-        for slot in 0..self.links.len() {
-            let link = &mut self.links[slot];
-            if link.broken.is_none()
-                && !link.connection.out.is_empty()
-                && let Err(error) = link.flush()
+        for slot in 0..self.lanes.len() {
+            let lane = &mut self.lanes[slot];
+            if lane.broken.is_none()
+                && !lane.link.connection.out.is_empty()
+                && let Err(error) = lane.link.flush()
             {
                 self.on_broken(slot, &error, tally);
             }
@@ -438,21 +395,21 @@ impl<'a> Worker<'a> {
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
             let Token(slot) = event.token();
-            if event.token() == TIMER || self.links[slot].broken.is_some() {
+            if event.token() == TIMER || self.lanes[slot].broken.is_some() {
                 continue;
             }
-            let link = &mut self.links[slot];
+            let lane = &mut self.lanes[slot];
             if event.is_writable() {
-                link.is_blocked = false;
+                lane.link.is_blocked = false;
             }
             if event.is_readable()
-                && let Err(error) = link.read(&mut self.buffer, tally, self.clock)
+                && let Err(error) = lane.read(&mut self.buffer, tally, self.clock)
             {
                 self.on_broken(slot, &error, tally);
             }
         }
         self.events = events;
-        for slot in 0..self.links.len() {
+        for slot in 0..self.lanes.len() {
             self.renew(slot, tally)?;
         }
         Ok(())
@@ -460,55 +417,56 @@ impl<'a> Worker<'a> {
 
     /// Every call of a broken connection has failed; a new one is made after a pause.
     fn on_broken(&mut self, slot: usize, error: &str, tally: &mut Tally) {
-        let link = &mut self.links[slot];
-        for _ in 0..link.flights.take_above(0) {
+        let lane = &mut self.lanes[slot];
+        for _ in 0..lane.flights.take_above(0) {
             tally.on_failure(Failure::ConnectionLost, error);
         }
         let now_ns = self.clock.now_ns();
-        link.broken = Some(Broken { since_ns: now_ns, retry_at_ns: now_ns });
+        lane.broken = Some(Broken { since_ns: now_ns, retry_at_ns: now_ns });
     }
 
     /// Replaces a connection that is broken, or spent and out of calls. Connecting blocks this worker:
     /// on the loopback that is microseconds, and elsewhere an event worth its trace in the latencies.
     /// A server that stays away for a whole deadline ends a fill.
     fn renew(&mut self, slot: usize, tally: &mut Tally) -> Result<(), ClientError> {
-        let link = &mut self.links[slot];
-        if let Some(last) = link.connection.goaway() {
-            for _ in 0..link.flights.take_above(last) {
+        let lane = &mut self.lanes[slot];
+        if let Some(last) = lane.link.connection.goaway() {
+            for _ in 0..lane.flights.take_above(last) {
                 tally.on_failure(Failure::ConnectionLost, "passed over by GOAWAY");
             }
         }
-        if link.broken.is_none() && link.connection.is_settled() && !link.connection.is_spent() {
+        let connection = &lane.link.connection;
+        if lane.broken.is_none() && connection.is_settled() && !connection.is_spent() {
             return Ok(());
         }
         let now_ns = self.clock.now_ns();
-        if !link.connection.is_settled() && link.born_ns + nanos(CONNECT_TIMEOUT) < now_ns {
+        if !connection.is_settled() && lane.link.born_ns + nanos(CONNECT_TIMEOUT) < now_ns {
             self.on_broken(slot, "no SETTINGS frame came", tally);
         }
-        let link = &self.links[slot];
-        let is_due = match link.broken {
+        let lane = &self.lanes[slot];
+        let is_due = match lane.broken {
             Some(broken) => broken.retry_at_ns <= now_ns,
-            None => link.connection.is_spent() && link.flights.open == 0,
+            None => lane.link.connection.is_spent() && lane.flights.open == 0,
         };
         if !is_due {
             return Ok(());
         }
-        match Link::connect(self.plan, self.clock) {
+        match Lane::connect(self.plan, self.clock) {
             Ok(mut fresh) => {
-                self.register(slot, &mut fresh)
+                self.register(slot, &mut fresh.link)
                     .map_err(|source| ClientError::Io { operation: "epoll add", source })?;
                 // The old socket leaves epoll when it is closed here.
-                self.links[slot] = fresh;
+                self.lanes[slot] = fresh;
                 self.reconnects += 1;
             }
             Err(error) => {
-                let since_ns = self.links[slot].broken.map_or(now_ns, |broken| broken.since_ns);
+                let since_ns = self.lanes[slot].broken.map_or(now_ns, |broken| broken.since_ns);
                 // A timed run ends by itself and tells what was lost; a fill would wait for ever.
                 if self.plan.duration.is_none() && since_ns + nanos(self.plan.deadline) < now_ns {
                     return Err(error);
                 }
                 let retry_at_ns = self.clock.now_ns() + RECONNECT_PAUSE_NS;
-                self.links[slot].broken = Some(Broken { since_ns, retry_at_ns });
+                self.lanes[slot].broken = Some(Broken { since_ns, retry_at_ns });
             }
         }
         Ok(())
@@ -517,12 +475,12 @@ impl<'a> Worker<'a> {
     /// Gives up on calls past their deadline.
     fn expire(&mut self, now_ns: u64, tally: &mut Tally) {
         let deadline_ns = nanos(self.plan.deadline);
-        for link in &mut self.links {
-            while let Some((stream, flight)) = link.flights.oldest()
+        for lane in &mut self.lanes {
+            while let Some((stream, flight)) = lane.flights.oldest()
                 && flight.sent_ns + deadline_ns <= now_ns
             {
-                link.flights.close(stream);
-                link.connection.cancel(stream);
+                lane.flights.close(stream);
+                lane.link.connection.cancel(stream);
                 tally.on_missing(flight.due_ns, now_ns);
             }
         }

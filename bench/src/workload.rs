@@ -6,11 +6,15 @@
 //! Cost: a request is written into a reused buffer: no allocation, one copy of key and value.
 
 use crate::http2::Method;
+use crate::messages;
+use crate::protobuf::{put_length, put_varint, varint_bytes};
 
 /// The whole key space is the range from this ...
-const PREFIX: &[u8] = b"bench/";
+pub(crate) const PREFIX: &[u8] = b"bench/";
 /// ... up to, but not including, this.
-const PREFIX_END: &[u8] = b"bench0";
+pub(crate) const PREFIX_END: &[u8] = b"bench0";
+/// Leases of the grant scenario outlive it.
+const LEASE_TTL_S: i64 = 3600;
 /// Random bytes from which values are cut at changing offsets.
 const VALUE_POOL_BYTES: usize = 64 * 1024;
 
@@ -30,6 +34,8 @@ pub(crate) enum Scenario {
     Count,
     /// Guarded write: if the key exists put it, else put it too: one compare and one put
     Txn,
+    /// Grant a lease of an hour, its id picked by the server
+    LeaseGrant,
     /// Linearizable gets and puts, --read-percent of gets
     Mixed,
 }
@@ -37,7 +43,7 @@ pub(crate) enum Scenario {
 impl Scenario {
     /// Whether the keys have to be there beforehand.
     pub(crate) fn reads(self) -> bool {
-        !matches!(self, Self::Put | Self::Txn)
+        !matches!(self, Self::Put | Self::Txn | Self::LeaseGrant)
     }
 }
 
@@ -65,7 +71,8 @@ impl Space {
         Ok(())
     }
 
-    fn put_key(&self, out: &mut Vec<u8>, index: u64) {
+    /// Appends the key with this number.
+    pub(crate) fn put_key(&self, out: &mut Vec<u8>, index: u64) {
         debug_assert!(index < self.keys);
         let start = out.len();
         out.extend_from_slice(PREFIX);
@@ -193,6 +200,10 @@ impl Generator {
                 put_varint(message, 9, 1);
                 Call { method: Method::Range, reply_bytes_min: reply_bytes(2) }
             }
+            Scenario::LeaseGrant => {
+                messages::put_lease_grant(message, 0, LEASE_TTL_S);
+                Call { method: Method::LeaseGrant, reply_bytes_min: reply_bytes(4) }
+            }
             Scenario::Txn => {
                 let index = self.random.below(self.space.keys);
                 self.put_guarded_put(message, index);
@@ -297,30 +308,6 @@ fn put_whole_range(message: &mut Vec<u8>) {
     message.extend_from_slice(PREFIX_END);
 }
 
-/// Field `number` of wire type 2 with `length` bytes to follow.
-fn put_length(message: &mut Vec<u8>, number: u8, length: usize) {
-    message.push(number << 3 | 2);
-    put_raw_varint(message, length as u64);
-}
-
-fn put_varint(message: &mut Vec<u8>, number: u8, value: u64) {
-    message.push(number << 3);
-    put_raw_varint(message, value);
-}
-
-fn put_raw_varint(message: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        message.push(u8::try_from(value & 0x7F).expect("seven bits") | 0x80);
-        value >>= 7;
-    }
-    message.push(u8::try_from(value).expect("seven bits"));
-}
-
-fn varint_bytes(value: usize) -> usize {
-    let bits = usize::BITS - (value | 1).leading_zeros();
-    usize::try_from(bits.div_ceil(7)).expect("at most ten")
-}
-
 /// About 0.618 of `n`, moved to the next number without a common divisor: neighbours land far apart.
 fn coprime_to(n: u64) -> u64 {
     let golden = u64::try_from(u128::from(n) * 618_033_989 / 1_000_000_000).expect("below n");
@@ -333,10 +320,10 @@ fn gcd(a: u64, b: u64) -> u64 {
 
 /// Steele, Lea and Flood's generator: two multiplications a number, and any seed is good.
 #[derive(Debug)]
-struct SplitMix64(u64);
+pub(crate) struct SplitMix64(pub u64);
 
 impl SplitMix64 {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -345,7 +332,7 @@ impl SplitMix64 {
     }
 
     /// Uniform below `n`, to one part in 2^64 / n.
-    fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         u64::try_from((u128::from(self.next()) * u128::from(n)) >> 64).expect("the high half")
     }
 }

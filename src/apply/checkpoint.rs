@@ -10,6 +10,7 @@
 //! | tag | version | times | payload |
 //! |---|---|---|---|
 //! | 1 | 1 | 1 | membership: `pinion.peer.v1.Membership` |
+//! | 3 | 1 | ≥ 0 | the next leases in the order of their ids: `pinion.peer.v1.Leases` |
 //! | 2 | 1 | ≥ 1 | the next block of the key space, `mvcc`'s own bytes |
 //!
 //! The stream may be cut anywhere on its way: a reader collects what a section still misses. Sections
@@ -19,22 +20,34 @@
 //! Invariant: the state written is the one at `begin`, whatever is applied meanwhile.
 
 use bytes::Bytes;
+use prost::Message as _;
 
 use super::Machine;
+use crate::lease::{Lease, Table};
 use crate::membership::Cluster;
 use crate::mvcc;
+use crate::pb::peer::{LeaseRecord, Leases};
+use crate::types::limits::LEASE_TTL_MAX_S;
+use crate::types::{LeaseId, LogIndex};
 
 const END: u8 = 0;
 const MEMBERSHIP: u8 = 1;
 const KEY_SPACE: u8 = 2;
+const LEASES: u8 = 3;
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 6;
+
+/// Most bytes of a lease in its section: two bytes of frame, id, and three numbers with their tags.
+const LEASE_BYTES_MAX: usize = 2 + 9 + 3 * 11;
 
 /// A checkpoint under way. Ended by `Machine::end_checkpoint`, finished or not.
 #[must_use = "holds back compaction until it is ended"]
 pub struct Checkpoint {
     /// Written first; membership is small.
     membership: Option<Vec<u8>>,
+    /// As they were at the beginning, in the order of their ids. What is small is copied: 32 bytes a
+    /// lease, against its keys, which are not.
+    leases: std::vec::IntoIter<LeaseRecord>,
     key_space: mvcc::CheckpointCursor,
     done: bool,
 }
@@ -48,6 +61,8 @@ pub enum RestoreError {
     Order { tag: u8 },
     #[error("the membership section does not decode: {0}")]
     Membership(String),
+    #[error("the leases: {0}")]
+    Leases(String),
     #[error("the stream ends early")]
     Truncated,
     #[error("bytes follow the end of the stream")]
@@ -59,8 +74,19 @@ pub enum RestoreError {
 impl Machine {
     /// Starts a checkpoint of the present state.
     pub fn begin_checkpoint(&mut self) -> Checkpoint {
+        let leases: Vec<LeaseRecord> = self
+            .leases
+            .iter()
+            .map(|(id, lease)| LeaseRecord {
+                id: id.0,
+                ttl_s: lease.ttl_s(),
+                remaining_s: lease.remaining_s(),
+                granted_at: lease.granted_at().0,
+            })
+            .collect();
         Checkpoint {
             membership: Some(self.cluster.encode()),
+            leases: leases.into_iter(),
             key_space: self.store.begin_checkpoint(),
             done: false,
         }
@@ -71,6 +97,14 @@ impl Machine {
         assert!(!checkpoint.done, "a slice was asked for behind the last");
         if let Some(membership) = checkpoint.membership.take() {
             put_section(out, MEMBERSHIP, |out| out.extend_from_slice(&membership));
+            return false;
+        }
+        if checkpoint.leases.len() != 0 {
+            let count = (bytes_max / LEASE_BYTES_MAX).max(1);
+            let leases = checkpoint.leases.by_ref().take(count).collect();
+            put_section(out, LEASES, |out| {
+                Leases { leases }.encode(out).expect("a vector takes any number of bytes");
+            });
             return false;
         }
         let key_space = &mut checkpoint.key_space;
@@ -103,6 +137,9 @@ pub struct Restore {
     /// The head of a section whose rest has not come yet.
     pending: Vec<u8>,
     cluster: Option<Cluster>,
+    leases: Table,
+    /// Id of the last lease.
+    last_lease: Option<LeaseId>,
     key_space: Option<mvcc::Restore>,
     ended: bool,
 }
@@ -152,11 +189,12 @@ impl Restore {
         if self.ended {
             return Err(RestoreError::Trailing);
         }
-        if version != VERSION || !matches!(tag, END | MEMBERSHIP | KEY_SPACE) {
+        if version != VERSION || !matches!(tag, END | MEMBERSHIP | LEASES | KEY_SPACE) {
             return Err(RestoreError::Unknown { tag, version });
         }
         let in_place = match tag {
             MEMBERSHIP => self.cluster.is_none() && self.key_space.is_none(),
+            LEASES => self.cluster.is_some() && self.key_space.is_none(),
             KEY_SPACE => self.cluster.is_some(),
             _ => self.key_space.is_some(),
         };
@@ -170,9 +208,30 @@ impl Restore {
                     .map_err(|error| RestoreError::Membership(error.to_string()))?;
                 self.cluster = Some(cluster);
             }
+            LEASES => {
+                let leases =
+                    Leases::decode(payload).map_err(|error| RestoreError::Leases(error.to_string()))?;
+                for lease in leases.leases {
+                    self.lease(&lease).map_err(|what| RestoreError::Leases(format!("{what}: {lease:?}")))?;
+                }
+            }
             KEY_SPACE => self.key_space.get_or_insert_default().feed(payload)?,
             _ => self.ended = true,
         }
+        Ok(())
+    }
+
+    fn lease(&mut self, record: &LeaseRecord) -> Result<(), &'static str> {
+        let id = LeaseId(record.id);
+        if record.id == 0 || self.last_lease.is_some_and(|last| id <= last) {
+            return Err("ids do not ascend");
+        }
+        let is_ttl = (1..=LEASE_TTL_MAX_S.cast_unsigned()).contains(&record.ttl_s);
+        if !is_ttl || record.ttl_s <= record.remaining_s {
+            return Err("an impossible time");
+        }
+        self.last_lease = Some(id);
+        self.leases.insert(id, Lease::new(record.ttl_s, record.remaining_s, LogIndex(record.granted_at)));
         Ok(())
     }
 
@@ -184,7 +243,15 @@ impl Restore {
         let (Some(cluster), Some(key_space)) = (self.cluster, self.key_space) else {
             return Err(RestoreError::Truncated);
         };
-        Ok(Machine::new(key_space.finish()?, cluster))
+        let mut leases = self.leases;
+        for kv in key_space.leased() {
+            let id = LeaseId(kv.lease);
+            if !leases.contains(id) {
+                return Err(RestoreError::Leases(format!("a key is attached to {id:?}, which is not there")));
+            }
+            leases.move_key(kv.key, LeaseId(0), id);
+        }
+        Ok(Machine::with_leases(key_space.finish()?, cluster, leases))
     }
 }
 

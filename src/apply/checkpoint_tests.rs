@@ -102,3 +102,109 @@ fn what_is_not_known_or_out_of_place_is_refused() {
     assert_eq!(refused(&twice), RestoreError::Order { tag: MEMBERSHIP });
     assert!(matches!(refused(&with(HEADER_BYTES, 0x0f)), RestoreError::Membership(_)));
 }
+
+/// `filled`, with leases: one with keys, one noted, one without anything.
+fn leased() -> Machine {
+    let mut machine = filled();
+    for line in ["grant 9 60", "grant -4 9000000000", "grant 3 2", "grant 5 60", "note 9=30"] {
+        run(&mut machine, line);
+    }
+    for n in 0..40 {
+        run(&mut machine, &format!("put k{} late lease={}", n % 15, [9, 3, 0, 9][n % 4]));
+    }
+    run(&mut machine, "put only 1 lease=5");
+    run(&mut machine, "del k3");
+    run(&mut machine, "compact 230");
+    machine
+}
+
+#[test]
+fn leases_and_their_keys_come_back_whatever_the_cuts() {
+    for (bytes_max, piece) in [(1, 1), (60, 7), (512, 1_000), (1 << 20, 1 << 20)] {
+        let mut machine = leased();
+        let told = run(&mut machine, "leases");
+        assert!(told.starts_with("-4:9000000000[] 3:2[k") && told.contains("9:30/60[k"), "{told}");
+        let bytes = stream(&mut machine, bytes_max, |_| ());
+        let mut twin = restored(&bytes, piece).unwrap();
+        assert_eq!(run(&mut twin, "leases"), told, "slices of {bytes_max}");
+        assert_eq!(twin.leases(), machine.leases());
+        assert_eq!(stream(&mut twin, bytes_max, |_| ()), bytes);
+        // It goes on alike.
+        let more =
+            ["put k1 x", "put k1 y lease=-4", "revoke 9", "expire 3 5", "leases", "hash", "get \\0 \\0"];
+        for line in more {
+            assert_eq!(run(&mut twin, line), run(&mut machine, line), "{line}");
+        }
+    }
+}
+
+#[test]
+fn leases_in_a_checkpoint_are_those_it_began_with() {
+    let mut machine = leased();
+    let told = run(&mut machine, "leases");
+    let mut round = 0;
+    let bytes = stream(&mut machine, 200, |machine| {
+        for line in ["revoke 9", "grant 77 60", "put k1 x lease=77", "note 3=1", "expire 5", "put only 2"] {
+            run(machine, line);
+        }
+        run(machine, &format!("grant {} 60", 1_000 + round));
+        round += 1;
+    });
+    assert!(3 < round);
+    assert_eq!(run(&mut restored(&bytes, 100).unwrap(), "leases"), told);
+}
+
+#[test]
+fn a_stream_of_a_release_without_leases_still_opens() {
+    // No such section is written where there are no leases: the stream is what it was before.
+    let bytes = stream(&mut filled(), 512, |_| ());
+    let mut rest = &bytes[..];
+    let mut tags = Vec::new();
+    while let Some((header, body)) = rest.split_first_chunk::<HEADER_BYTES>() {
+        tags.push(header[0]);
+        rest = &body[u32::from_le_bytes(header[2..].try_into().unwrap()) as usize..];
+    }
+    tags.dedup();
+    assert_eq!(tags, [MEMBERSHIP, KEY_SPACE, END]);
+    assert!(restored(&bytes, 100).unwrap().leases().is_empty());
+}
+
+#[test]
+fn leases_that_cannot_be_are_refused() {
+    let bytes = stream(&mut filled(), 4_096, |_| ());
+    let membership = HEADER_BYTES + u32::from_le_bytes(bytes[2..6].try_into().unwrap()) as usize;
+    let with = |records: &[(i64, u64, u64)]| {
+        let leases = records
+            .iter()
+            .map(|&(id, ttl_s, remaining_s)| LeaseRecord { id, ttl_s, remaining_s, granted_at: 1 })
+            .collect();
+        let mut section = Vec::new();
+        put_section(&mut section, LEASES, |out| Leases { leases }.encode(out).unwrap());
+        restored(&[&bytes[..membership], &section, &bytes[membership..]].concat(), 100)
+    };
+    assert_eq!(with(&[(-1, 60, 59), (1, 9_000_000_000, 0)]).unwrap().leases().len(), 2);
+    for records in [
+        &[(0, 60, 0)][..],
+        &[(2, 60, 0), (1, 60, 0)],
+        &[(1, 60, 0), (1, 60, 0)],
+        &[(1, 0, 0)],
+        &[(1, 60, 60)],
+        &[(1, 9_000_000_001, 0)],
+    ] {
+        assert!(matches!(with(records).err().unwrap(), RestoreError::Leases(_)), "{records:?}");
+    }
+    // A key names a lease that is not in the stream.
+    let bytes = stream(&mut leased(), 1 << 20, |_| ());
+    let len =
+        |at: usize| HEADER_BYTES + u32::from_le_bytes(bytes[at + 2..at + 6].try_into().unwrap()) as usize;
+    let section = len(0);
+    assert_eq!(bytes[section], LEASES);
+    let without = [&bytes[..section], &bytes[section + len(section)..]].concat();
+    assert!(matches!(restored(&without, 100).err().unwrap(), RestoreError::Leases(_)));
+    // Behind the key space it is too late.
+    let end = bytes.len() - HEADER_BYTES;
+    let late = [&bytes[..end], &bytes[section..section + len(section)], &bytes[end..]].concat();
+    assert_eq!(restored(&late, 100).err().unwrap(), RestoreError::Order { tag: LEASES });
+    let damaged = [&bytes[..section + HEADER_BYTES], &[0x0f], &bytes[section + HEADER_BYTES + 1..]].concat();
+    assert!(matches!(restored(&damaged, 100).err().unwrap(), RestoreError::Leases(_)));
+}

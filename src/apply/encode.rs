@@ -32,7 +32,7 @@ const fn tag(field: u8, wire_type: u8) -> u8 {
 }
 
 /// Bytes of a varint: one for every seven bits begun.
-pub(super) fn varint_len(value: u64) -> usize {
+pub(crate) fn varint_len(value: u64) -> usize {
     let bits = 64 - (value | 1).leading_zeros() as usize;
     bits.div_ceil(7)
 }
@@ -54,14 +54,14 @@ fn int_field_len(value: i64) -> usize {
     if value == 0 { 0 } else { 1 + varint_len(int(value)) }
 }
 
-fn put_int_field(out: &mut Vec<u8>, field: u8, value: i64) {
+pub(crate) fn put_int_field(out: &mut Vec<u8>, field: u8, value: i64) {
     if value != 0 {
         out.push(tag(field, VARINT));
         put_varint(out, int(value));
     }
 }
 
-fn bytes_field_len(value: &[u8]) -> usize {
+pub(crate) fn bytes_field_len(value: &[u8]) -> usize {
     if value.is_empty() { 0 } else { message_field_len(value.len()) }
 }
 
@@ -73,7 +73,7 @@ fn put_bytes_field(out: &mut Vec<u8>, field: u8, value: &[u8]) {
 }
 
 /// A nested message is written even when it is empty.
-pub(super) fn message_field_len(len: usize) -> usize {
+pub(crate) fn message_field_len(len: usize) -> usize {
     1 + varint_len(len as u64) + len
 }
 
@@ -107,13 +107,13 @@ fn put_header(out: &mut Vec<u8>, header: Option<InnerHeader>) {
 
 /// Which parts of a key's record an answer shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Shown {
+pub(crate) struct Shown {
     pub(super) value: bool,
     pub(super) lease: bool,
 }
 
 impl Shown {
-    pub(super) const ALL: Self = Self { value: true, lease: true };
+    pub(crate) const ALL: Self = Self { value: true, lease: true };
 
     fn value<'a>(self, kv: &KeyValueRef<'a>) -> &'a [u8] {
         if self.value { kv.value } else { &[] }
@@ -125,7 +125,7 @@ impl Shown {
 }
 
 /// Bytes of `mvccpb.KeyValue`.
-pub(super) fn kv_len(kv: &KeyValueRef<'_>, shown: Shown) -> usize {
+pub(crate) fn kv_len(kv: &KeyValueRef<'_>, shown: Shown) -> usize {
     bytes_field_len(kv.key)
         + int_field_len(kv.create_revision)
         + int_field_len(kv.mod_revision)
@@ -134,7 +134,7 @@ pub(super) fn kv_len(kv: &KeyValueRef<'_>, shown: Shown) -> usize {
         + int_field_len(shown.lease(kv))
 }
 
-fn put_kv_field(out: &mut Vec<u8>, field: u8, kv: &KeyValueRef<'_>, shown: Shown) {
+pub(crate) fn put_kv_field(out: &mut Vec<u8>, field: u8, kv: &KeyValueRef<'_>, shown: Shown) {
     put_message_head(out, field, kv_len(kv, shown));
     put_bytes_field(out, 1, kv.key);
     put_int_field(out, 2, kv.create_revision);

@@ -14,14 +14,17 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::encode::Encode as _;
+use super::lease::{Moves, check_lease};
+use super::request::EntryId;
 use super::view::check_readable;
 use super::{Outcome, Rejection, Request, RequestKind, Response, range, txn, write};
+use crate::lease::{Change, Table};
 use crate::membership::Cluster;
 use crate::mvcc::{HashCursor, HashKv, HashOvertaken, Store};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
 use crate::replica::exchange::Query;
-use crate::types::{LogIndex, MemberId, Term};
+use crate::types::{LeaseId, LogIndex, MemberId, Term};
 
 /// The etcd release whose behaviour clients meet; they choose features by it.
 pub const ETCD_VERSION: &str = "3.7.1";
@@ -61,12 +64,20 @@ pub struct StatusFacts {
 pub struct Machine {
     pub(super) store: Store,
     pub(super) cluster: Cluster,
+    pub(super) leases: Table,
+    /// Not yet taken by whoever applies.
+    pub(super) lease_changes: Vec<Change>,
 }
 
 impl Machine {
+    /// Without leases; so no key of `store` has one.
     #[must_use]
     pub fn new(store: Store, cluster: Cluster) -> Self {
-        Self { store, cluster }
+        Self::with_leases(store, cluster, Table::new())
+    }
+
+    pub(super) fn with_leases(store: Store, cluster: Cluster, leases: Table) -> Self {
+        Self { store, cluster, leases, lease_changes: Vec::new() }
     }
 
     #[must_use]
@@ -84,8 +95,8 @@ impl Machine {
         &mut self.cluster
     }
 
-    /// Applies the next request of the log.
-    pub fn apply(&mut self, request: &Request) -> Applied {
+    /// Applies the next request of the log, which stands in the entry `at`.
+    pub fn apply(&mut self, request: &Request, at: EntryId) -> Applied {
         let body = &request.body;
         if REQUEST_BYTES_MAX < body.len() {
             return Applied::Now(Err(Rejection::RequestTooLarge { bytes: body.len() as u64 }));
@@ -93,29 +104,41 @@ impl Machine {
         let outcome = match request.kind {
             RequestKind::Put => decode(body).and_then(|request| self.put(&request)),
             RequestKind::DeleteRange => decode(body).and_then(|request| self.delete_range(&request)),
-            RequestKind::Txn => decode(body).and_then(|request| txn::apply(&mut self.store, &request)),
+            RequestKind::Txn => decode(body).and_then(|request| self.txn(&request)),
             RequestKind::Compact => match decode(body).and_then(|request| self.compact(&request)) {
                 Ok((response, true)) => return Applied::AfterCompaction(response),
                 Ok((response, false)) => Ok(response),
                 Err(rejection) => Err(rejection),
             },
             RequestKind::PublishMember => decode(body).map(|request| self.publish(request)),
+            RequestKind::LeaseGrant => decode(body).and_then(|request| self.grant_lease(&request, at)),
+            RequestKind::LeaseRevoke => decode(body).and_then(|request| self.revoke_lease(&request)),
+            RequestKind::LeaseExpire => decode(body).map(|request| self.expire_leases(&request, at)),
+            RequestKind::LeaseCheckpoint => decode(body).map(|request| self.note_leases(&request, at)),
         };
         Applied::Now(outcome)
     }
 
     fn put(&mut self, request: &pb::PutRequest) -> Outcome {
         // The lease before the key: the other way round than a put in a transaction.
-        write::check_lease(request.lease)?;
-        let mut txn = self.store.begin();
-        let body = write::put(&mut txn, request, |answer| answer.to_body())?;
-        Ok(Response { revision: txn.commit(), body, resume: None })
+        check_lease(&self.leases, request.lease)?;
+        let (mut txn, mut moves) = (self.store.begin(), Moves::default());
+        let body = write::put(&mut txn, &mut moves, request, |answer| answer.to_body())?;
+        let revision = txn.commit();
+        moves.commit(&mut self.leases);
+        Ok(Response { revision, body, resume: None })
     }
 
     fn delete_range(&mut self, request: &pb::DeleteRangeRequest) -> Outcome {
-        let mut txn = self.store.begin();
-        let body = write::delete_range(&mut txn, request, |answer| answer.to_body())?;
-        Ok(Response { revision: txn.commit(), body, resume: None })
+        let (mut txn, mut moves) = (self.store.begin(), Moves::default());
+        let body = write::delete_range(&mut txn, &mut moves, request, |answer| answer.to_body())?;
+        let revision = txn.commit();
+        moves.commit(&mut self.leases);
+        Ok(Response { revision, body, resume: None })
+    }
+
+    fn txn(&mut self, request: &pb::TxnRequest) -> Outcome {
+        txn::apply(&mut self.store, &mut self.leases, request)
     }
 
     /// Also tells whether the answer waits for the old data to be gone.
@@ -145,7 +168,9 @@ impl Machine {
         self.store.compact_slice(steps)
     }
 
-    /// Answers a read from the present state.
+    /// Answers a read from the present state. What of a lease only its leader knows is not in it: a
+    /// time to live is what the log says, leases are in the order of their ids, and a keep-alive, which
+    /// changes the leader's memory, never comes here.
     pub fn read(&self, query: &Query, facts: &StatusFacts) -> Outcome {
         match query {
             Query::Range(request) => range::answer(&self.store, request),
@@ -166,10 +191,22 @@ impl Machine {
                 Ok(Response { body: self.cluster.member_list_body(), ..Response::default() })
             }
             Query::Status => Ok(self.response(self.status(facts).encode_to_vec())),
+            Query::LeaseTimeToLive(request) => {
+                let lease = self.leases.get(LeaseId(request.id));
+                let noted_s = lease.map_or(0, |lease| match lease.remaining_s() {
+                    0 => lease.ttl_s(),
+                    noted_s => noted_s,
+                });
+                Ok(self.lease_time_to_live(request, noted_s.saturating_mul(1_000)))
+            }
+            Query::LeaseLeases => Ok(self.lease_leases(self.leases.iter().map(|(id, _)| id))),
+            Query::LeaseKeepAlive(_) => {
+                unreachable!("the store role gives keep-alives to the leader's memory")
+            }
         }
     }
 
-    fn response(&self, body: Vec<u8>) -> Response {
+    pub(super) fn response(&self, body: Vec<u8>) -> Response {
         Response { revision: self.store.current_revision(), body, resume: None }
     }
 

@@ -1,6 +1,7 @@
 //! Committed entries in, answers out: the state machine every member runs alike.
 
-mod encode;
+pub(crate) mod encode;
+mod lease;
 mod range;
 #[cfg(test)]
 mod script;
@@ -17,5 +18,5 @@ pub mod response;
 pub use checkpoint::{Checkpoint, Restore, RestoreError};
 pub use machine::{Applied, Machine, StatusFacts};
 pub use rejection::Rejection;
-pub use request::{Origin, Request, RequestKind};
+pub use request::{EntryId, Origin, Request, RequestKind};
 pub use response::{Outcome, Response};

@@ -14,6 +14,8 @@ pub enum Rejection {
     FutureRevision { required: i64, current: i64 },
     #[error("lease {0:?} not found")]
     LeaseNotFound(LeaseId),
+    #[error("lease {0:?} exists already")]
+    LeaseExists(LeaseId),
     /// `ignore_value` or `ignore_lease` on a key that is not there; an operation that names nothing.
     #[error("key not found")]
     KeyNotFound,

@@ -15,7 +15,7 @@ use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use crate::pb::peer as pb;
-use crate::types::{MemberId, Ticket};
+use crate::types::{LogIndex, MemberId, Term, Ticket};
 
 /// The group's version. It rises when an older reader would misread.
 const FORMAT: u32 = 1;
@@ -25,6 +25,13 @@ const FORMAT: u32 = 1;
 pub struct Origin {
     pub member: MemberId,
     pub ticket: Ticket,
+}
+
+/// The log entry in which a request stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EntryId {
+    pub index: LogIndex,
+    pub term: Term,
 }
 
 /// What a request's body is. The numbers are on disk: never reused, never renumbered.
@@ -41,6 +48,14 @@ pub enum RequestKind {
     Compact = 4,
     /// `pinion.peer.v1.PublishMember`
     PublishMember = 5,
+    /// `etcdserverpb.LeaseGrantRequest`, its id chosen and its TTL within bounds.
+    LeaseGrant = 6,
+    /// `etcdserverpb.LeaseRevokeRequest`
+    LeaseRevoke = 7,
+    /// `pinion.peer.v1.LeaseExpire`
+    LeaseExpire = 8,
+    /// `pinion.peer.v1.LeaseCheckpoint`
+    LeaseCheckpoint = 9,
 }
 
 impl RequestKind {
@@ -59,6 +74,10 @@ impl RequestKind {
             3 => Some(Self::Txn),
             4 => Some(Self::Compact),
             5 => Some(Self::PublishMember),
+            6 => Some(Self::LeaseGrant),
+            7 => Some(Self::LeaseRevoke),
+            8 => Some(Self::LeaseExpire),
+            9 => Some(Self::LeaseCheckpoint),
             _ => None,
         }
     }
@@ -177,12 +196,16 @@ mod tests {
 
     use super::*;
 
-    const KINDS: [RequestKind; 5] = [
+    const KINDS: [RequestKind; 9] = [
         RequestKind::Put,
         RequestKind::DeleteRange,
         RequestKind::Txn,
         RequestKind::Compact,
         RequestKind::PublishMember,
+        RequestKind::LeaseGrant,
+        RequestKind::LeaseRevoke,
+        RequestKind::LeaseExpire,
+        RequestKind::LeaseCheckpoint,
     ];
 
     fn request(member: u64, ticket: u64, kind: RequestKind, body: &[u8]) -> Request {

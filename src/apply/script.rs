@@ -10,6 +10,8 @@
 //! txn [if COMPARE …] [then OP , OP …] [else OP , OP …]    a nested one stands in ( )
 //! compact N [physical]        work                         hash [N]
 //! stream KEY [END] …                                       a RangeStream, slices apart by |
+//! grant ID TTL      revoke ID      leases                  as the log has them, past the shard
+//! expire [term=N] [through=N] ID …      note [term=N] [through=N] ID=REMAINING …
 //! ```
 //! COMPARE is `TARGET KEY[..END] RESULT OPERAND`, with `value`, `version`, `create`, `mod`, `lease`
 //! or a number as target and `=`, `!=`, `<`, `>` or a number as result; `none` is no operand, and
@@ -22,7 +24,7 @@ use expect_test::Expect;
 use prost::Message;
 
 use super::machine::{Applied, Machine, StatusFacts};
-use super::{Origin, Outcome, Request, RequestKind, Response};
+use super::{EntryId, Origin, Outcome, Request, RequestKind, Response};
 use crate::membership::Cluster;
 use crate::mvcc::Store;
 use crate::pb::etcdserverpb as pb;
@@ -33,7 +35,7 @@ use crate::pb::{mvccpb, peer};
 use crate::replica::exchange::{Command, Query};
 use crate::rpc::range_stream::RangeStream;
 use crate::rpc::{Limits, Method, Status, convert};
-use crate::types::{MemberId, Ticket};
+use crate::types::{KeyRange, LeaseId, LogIndex, MemberId, Term, Ticket};
 
 /// One voter, 7, which has not said its name yet; 3 is gone.
 pub(super) fn cluster() -> Cluster {
@@ -45,6 +47,9 @@ pub(super) fn cluster() -> Cluster {
 pub(super) fn machine() -> Machine {
     Machine::new(Store::new(), cluster())
 }
+
+/// The entry that every request of a story stands in, unless the story is about entries.
+pub(super) const AT: EntryId = EntryId { index: LogIndex(9), term: Term(3) };
 
 pub(super) fn request(kind: RequestKind, body: impl Into<Bytes>) -> Request {
     Request { origin: Origin { member: MemberId(1), ticket: Ticket(1) }, kind, body: body.into() }
@@ -74,15 +79,24 @@ pub(super) fn run(machine: &mut Machine, line: &str) -> String {
     if line == "work" {
         return format!("done={}", machine.work_slice(1_000_000));
     }
+    if line == "leases" {
+        return show_leases(machine);
+    }
     let (line, trusted) = line.strip_prefix('!').map_or((line, false), |line| (line, true));
     let mut words = Words::new(line);
+    if let Some((kind, body)) = parse_lease(&mut words) {
+        return show_applied(kind, machine.apply(&request(kind, body), AT));
+    }
     let (method, kind, body) = parse(&mut words);
     if trusted {
-        return show_applied(kind.expect("a write"), machine.apply(&request(kind.expect("a write"), body)));
+        return show_applied(
+            kind.expect("a write"),
+            machine.apply(&request(kind.expect("a write"), body), AT),
+        );
     }
     match convert::command(method, body, &Limits::default()) {
         Err(status) => show_status(&status),
-        Ok(Command::Propose { kind, body }) => show_applied(kind, machine.apply(&request(kind, body))),
+        Ok(Command::Propose { kind, body }) => show_applied(kind, machine.apply(&request(kind, body), AT)),
         Ok(Command::Read(read)) => match read.query {
             Query::RangeSlice(slice) => show_stream(machine, *slice),
             query => {
@@ -133,12 +147,33 @@ fn show_applied(kind: RequestKind, applied: Applied) -> String {
         RequestKind::Put => show_put(&decode(response)),
         RequestKind::DeleteRange => show_delete(&decode(response)),
         RequestKind::Txn => show_txn(&decode(response)),
-        RequestKind::Compact | RequestKind::PublishMember => {
+        RequestKind::LeaseGrant => {
+            let answer: pb::LeaseGrantResponse = decode(response);
+            format!("lease {} for {} s", answer.id, answer.ttl)
+        }
+        RequestKind::Compact
+        | RequestKind::PublishMember
+        | RequestKind::LeaseRevoke
+        | RequestKind::LeaseExpire
+        | RequestKind::LeaseCheckpoint => {
             assert!(response.body.is_empty(), "nothing to tell");
             String::new()
         }
     });
     text.trim_end().to_string() + later
+}
+
+/// Each lease with its TTL, what is left of it if that was noted, and its keys.
+fn show_leases(machine: &Machine) -> String {
+    let attached = machine.store().scan(KeyRange::From(b""), machine.store().current_revision());
+    let attached = attached.filter(|kv| kv.lease != 0);
+    machine.leases().check_invariants(attached.map(|kv| (kv.key, LeaseId(kv.lease))));
+    let leases = machine.leases().iter().map(|(id, lease)| {
+        let left = if lease.remaining_s() == 0 { String::new() } else { format!("{}/", lease.remaining_s()) };
+        let keys: Vec<String> = lease.keys().map(show_bytes).collect();
+        format!("{}:{left}{}[{}]", id.0, lease.ttl_s(), keys.join(" "))
+    });
+    leases.collect::<Vec<_>>().join(" ")
 }
 
 fn show(outcome: Outcome, body: impl FnOnce(&Response) -> String) -> String {
@@ -264,6 +299,41 @@ fn parse(words: &mut Words<'_>) -> (Method, Option<RequestKind>, Bytes) {
             }
         },
     }
+}
+
+fn parse_lease(words: &mut Words<'_>) -> Option<(RequestKind, Bytes)> {
+    let verb = words.0.next_if(|verb| matches!(*verb, "grant" | "revoke" | "expire" | "note"))?;
+    let (mut term, mut through) = (AT.term.0, AT.index.0);
+    let mut rest = Vec::new();
+    for word in words.0.by_ref() {
+        match word.split_once('=') {
+            Some(("term", value)) => term = number(value),
+            Some(("through", value)) => through = number(value),
+            Some((id, remaining)) => rest.push((number(id), number(remaining))),
+            None => rest.push((number(word), 0)),
+        }
+    }
+    let ids = || rest.iter().map(|&(id, _)| id);
+    Some(match verb {
+        "grant" => {
+            let message = pb::LeaseGrantRequest { id: rest[0].0, ttl: rest[1].0 };
+            (RequestKind::LeaseGrant, message.encode_to_vec().into())
+        }
+        "revoke" => {
+            let message = pb::LeaseRevokeRequest { id: rest[0].0 };
+            (RequestKind::LeaseRevoke, message.encode_to_vec().into())
+        }
+        "expire" => {
+            let message = peer::LeaseExpire { term, through, ids: ids().collect() };
+            (RequestKind::LeaseExpire, message.encode_to_vec().into())
+        }
+        _ => {
+            let leases =
+                rest.iter().map(|&(id, remaining_s)| peer::LeaseRemaining { id, remaining_s }).collect();
+            let message = peer::LeaseCheckpoint { term, through, leases };
+            (RequestKind::LeaseCheckpoint, message.encode_to_vec().into())
+        }
+    })
 }
 
 fn number<T: std::str::FromStr>(word: &str) -> T {

@@ -11,8 +11,10 @@
 //! Compatibility: etcd 3.7; `etcd/semantics.md` §4 is the contract.
 
 use super::encode::{InnerHeader, OpField, TxnAnswer};
+use super::lease::{Moves, check_lease};
 use super::view::{View, check_readable};
 use super::{Outcome, Rejection, Response, range, write};
+use crate::lease::Table;
 use crate::mvcc::{KeyValueRef, Store, WriteTxn};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -20,17 +22,19 @@ use crate::pb::etcdserverpb::request_op::Request as Op;
 use crate::types::KeyRange;
 
 /// Runs a transaction that may write.
-pub(super) fn apply(store: &mut Store, request: &pb::TxnRequest) -> Outcome {
+pub(super) fn apply(store: &mut Store, leases: &mut Table, request: &pb::TxnRequest) -> Outcome {
     let path = Path::decide(store, request);
-    check_puts(store, request, &mut path.walk())?;
+    check_puts(store, leases, request, &mut path.walk())?;
     check_ranges(store, request, &mut path.walk())?;
 
     let mut walk = path.walk();
     let succeeded = walk.next();
-    let mut run = Run { txn: store.begin(), answer: TxnAnswer::new(succeeded) };
+    let mut run = Run { txn: store.begin(), moves: Moves::default(), answer: TxnAnswer::new(succeeded) };
     run.ops(branch(request, succeeded), None, &mut walk)?;
-    let Run { txn, answer } = run;
-    Ok(Response { revision: txn.commit(), body: answer.into_body(), resume: None })
+    let Run { txn, moves, answer } = run;
+    let revision = txn.commit();
+    moves.commit(leases);
+    Ok(Response { revision, body: answer.into_body(), resume: None })
 }
 
 /// Answers a transaction of ranges only, which does not go through the log.
@@ -153,7 +157,12 @@ fn holds_for(compare: &pb::Compare, kv: &KeyValueRef<'_>) -> bool {
     }
 }
 
-fn check_puts(store: &Store, request: &pb::TxnRequest, walk: &mut Walk<'_>) -> Result<(), Rejection> {
+fn check_puts(
+    store: &Store,
+    leases: &Table,
+    request: &pb::TxnRequest,
+    walk: &mut Walk<'_>,
+) -> Result<(), Rejection> {
     for op in branch(request, walk.next()) {
         match &op.request {
             Some(Op::RequestPut(put)) => {
@@ -162,9 +171,9 @@ fn check_puts(store: &Store, request: &pb::TxnRequest, walk: &mut Walk<'_>) -> R
                 if keeps && store.get(&put.key, store.current_revision()).is_none() {
                     return Err(Rejection::KeyNotFound);
                 }
-                write::check_lease(put.lease)?;
+                check_lease(leases, put.lease)?;
             }
-            Some(Op::RequestTxn(nested)) => check_puts(store, nested, walk)?,
+            Some(Op::RequestTxn(nested)) => check_puts(store, leases, nested, walk)?,
             Some(Op::RequestRange(_) | Op::RequestDeleteRange(_)) | None => {}
         }
     }
@@ -199,6 +208,7 @@ fn push_range<V: View>(
 /// A transaction under way. Dropped on the way out of an error, it takes its writes along.
 struct Run<'s> {
     txn: WriteTxn<'s>,
+    moves: Moves,
     answer: TxnAnswer,
 }
 
@@ -210,17 +220,17 @@ impl Run<'_> {
         walk: &mut Walk<'_>,
     ) -> Result<(), Rejection> {
         for op in ops {
-            let Self { txn, answer } = self;
+            let Self { txn, moves, answer } = self;
             match &op.request {
                 Some(Op::RequestRange(request)) => push_range(answer, txn, request)?,
                 Some(Op::RequestPut(request)) => {
                     // The put makes this revision, whatever was written before it.
                     let header = InnerHeader { revision: txn.base_revision() + 1 };
-                    write::put(txn, request, |put| answer.push(OpField::Put, header, &put))?;
+                    write::put(txn, moves, request, |put| answer.push(OpField::Put, header, &put))?;
                 }
                 Some(Op::RequestDeleteRange(request)) => {
                     let (base, changed) = (txn.base_revision(), txn.changed());
-                    write::delete_range(txn, request, |delete| {
+                    write::delete_range(txn, moves, request, |delete| {
                         let revision = base + i64::from(changed || 0 < delete.deleted);
                         answer.push(OpField::DeleteRange, InnerHeader { revision }, &delete)
                     })?;

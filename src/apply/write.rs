@@ -3,23 +3,18 @@
 //! The answer is made before the write, from the store's own bytes of what the write supersedes, so
 //! that `prev_kv` costs no copy but the one into the answer.
 
-use super::Rejection;
 use super::encode::{DeleteAnswer, PutAnswer, Shown};
-use super::range;
+use super::lease::Moves;
+use super::{Rejection, range};
 use crate::mvcc::WriteTxn;
 use crate::pb::etcdserverpb as pb;
-use crate::types::{KeyRange, LeaseId};
-
-/// Whether a key may be attached to `lease`: to none, or to one that exists. No request grants one
-/// yet, so every number but zero is unknown.
-pub(super) fn check_lease(lease: i64) -> Result<(), Rejection> {
-    if lease == 0 { Ok(()) } else { Err(Rejection::LeaseNotFound(LeaseId(lease))) }
-}
+use crate::types::KeyRange;
 
 /// Writes a version of the key; the caller has checked the lease. `answer` gets what the caller is
-/// to be told; when it fails, so does the put.
+/// to be told; when it fails, so does the put. `moves` takes effect when the transaction does.
 pub(super) fn put<T>(
     txn: &mut WriteTxn<'_>,
+    moves: &mut Moves,
     request: &pb::PutRequest,
     answer: impl FnOnce(PutAnswer<'_>) -> Result<T, Rejection>,
 ) -> Result<T, Rejection> {
@@ -28,7 +23,8 @@ pub(super) fn put<T>(
     }
     let keeps = request.ignore_value || request.ignore_lease;
     if !keeps && !request.prev_kv {
-        txn.put(&request.key, &request.value, request.lease);
+        let written = txn.put(&request.key, &request.value, request.lease);
+        moves.on_put(&request.key, written.previous_lease, request.lease);
         return answer(PutAnswer { previous: None });
     }
     let previous = txn.get(&request.key, txn.revision());
@@ -40,13 +36,16 @@ pub(super) fn put<T>(
     // The store may move its bytes while it writes, so the kept value is copied out first.
     let kept_value = previous.filter(|_| request.ignore_value).map(|kv| kv.value.to_vec());
     let value = kept_value.as_deref().unwrap_or(&request.value);
-    txn.put(&request.key, value, kept_lease.unwrap_or(request.lease));
+    let lease = kept_lease.unwrap_or(request.lease);
+    let written = txn.put(&request.key, value, lease);
+    moves.on_put(&request.key, written.previous_lease, lease);
     Ok(answered)
 }
 
-/// Deletes the keys of the range. `answer` as in `put`.
+/// Deletes the keys of the range. `moves` and `answer` as in `put`.
 pub(super) fn delete_range<T>(
     txn: &mut WriteTxn<'_>,
+    moves: &mut Moves,
     request: &pb::DeleteRangeRequest,
     answer: impl FnOnce(DeleteAnswer<'_>) -> Result<T, Rejection>,
 ) -> Result<T, Rejection> {
@@ -55,13 +54,13 @@ pub(super) fn delete_range<T>(
     }
     let keys = KeyRange::new(&request.key, &request.range_end);
     if !request.prev_kv {
-        let deleted = txn.delete_range(keys, |_| ());
+        let deleted = txn.delete_range(keys, |kv| moves.on_delete(kv.key, kv.lease));
         return answer(DeleteAnswer { deleted, previous: Vec::new() });
     }
     let previous = range::first(txn.scan(keys, txn.revision()), usize::MAX, Shown::ALL)?;
     let told = previous.len() as u64;
     let answered = answer(DeleteAnswer { deleted: told, previous })?;
-    let deleted = txn.delete_range(keys, |_| ());
+    let deleted = txn.delete_range(keys, |kv| moves.on_delete(kv.key, kv.lease));
     assert!(deleted == told, "deleted {deleted} keys after telling of {told}");
     Ok(answered)
 }

@@ -290,6 +290,15 @@ pub(super) static FLAGS: &[Flag] = &[
         "Pause between two slices of a compaction. 0: none, since other work goes on between slices anyway.",
     ),
     used(
+        Group::Limits,
+        "watch-progress-notify-interval",
+        Duration,
+        "0",
+        "How often a quiet watcher that asked for progress_notify is told how far it has come. 0: 10m. \
+        At least 100ms, which is taken for anything shorter. Shorter: a client that reconnects replays \
+        less; one message a watcher each time.",
+    ),
+    used(
         Group::Logging,
         "logger",
         Text,
@@ -437,7 +446,6 @@ pub(super) static FLAGS: &[Flag] = &[
     missing_but("enable-grpc-gateway", Bool, "true", &["false"]),
     missing("corrupt-check-time", Duration, "0s"),
     missing("compact-hash-check-time", Duration, "1m"),
-    missing_but("watch-progress-notify-interval", Duration, "0", &["10m"]),
     missing("downgrade-check-time", Duration, "5s"),
     missing("bootstrap-defrag-threshold-megabytes", Number, "0"),
     // Unsafe

@@ -30,6 +30,8 @@ pub struct ProcessConfig {
     pub checkpoint_bytes: u64,
     pub compaction_batch_revisions: u32,
     pub compaction_sleep: Duration,
+    /// A quiet watcher that asked for it hears this often how far it has come.
+    pub watch_progress_interval: Duration,
     pub log: LogConfig,
     pub placement: Placement,
     pub wal_sync: WalSync,
@@ -91,6 +93,12 @@ pub enum WalSync {
 /// Spinning longer than this saves no wake-up that anyone could notice.
 const SPIN_MAX: Duration = Duration::from_millis(10);
 
+/// etcd's, for `--watch-progress-notify-interval=0`.
+const WATCH_PROGRESS_DEFAULT: Duration = Duration::from_secs(10 * 60);
+
+/// etcd's: each time is a message to each watcher.
+const WATCH_PROGRESS_MIN: Duration = Duration::from_millis(100);
+
 /// A checkpoint writes the whole state: more often than once a MiB of log it would do nothing else.
 const CHECKPOINT_BYTES_MIN: u64 = 1 << 20;
 
@@ -133,6 +141,9 @@ impl ProcessConfig {
                 revisions => revisions,
             },
             compaction_sleep: settings.duration("compaction-sleep-interval")?,
+            // etcd raises a shorter one to the least too, rather than refuse it.
+            watch_progress_interval: non_zero(settings.duration("watch-progress-notify-interval")?)
+                .map_or(WATCH_PROGRESS_DEFAULT, |interval| interval.max(WATCH_PROGRESS_MIN)),
             log: LogConfig::read(settings)?,
             placement: Placement::parse(settings.text("placement"))
                 .map_err(|reason| settings.invalid("placement", &reason))?,

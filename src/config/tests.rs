@@ -71,6 +71,17 @@ fn go_syntax_takes_one_dash_or_two_and_a_value_after_equals_or_space() {
 }
 
 #[test]
+fn watch_progress_interval_is_etcds_for_zero_and_never_shorter_than_etcds_least() {
+    for (given, ms) in [("0", 600_000), ("3s", 3_000), ("100ms", 100), ("99ms", 100), ("1ns", 100)] {
+        let config = run(&[&format!("--watch-progress-notify-interval={given}")]);
+        assert_eq!(config.process.watch_progress_interval, Duration::from_millis(ms), "{given}");
+    }
+    assert_eq!(run(&[]).process.watch_progress_interval, Duration::from_secs(600));
+    let removed = refused(&["--experimental-watch-progress-notify-interval=1s"]);
+    assert!(removed.message.contains("etcd"), "{removed}");
+}
+
+#[test]
 fn boolean_takes_no_value_after_a_space() {
     let refused = refused(&["--pre-vote", "false"]);
     assert_eq!((refused.exit_code, refused.message.as_str()), (1, "\"false\" is not a valid flag"));

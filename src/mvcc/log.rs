@@ -326,18 +326,26 @@ impl Log {
     }
 
     /// Number of the first record whose main revision is at least `main`; `next_seq()` if none.
+    ///
+    /// Most are asked for near the end, where the changes of the last group begin: the search goes back
+    /// from there in widening steps.
     pub(super) fn seq_of_revision(&self, main: i64) -> u64 {
-        let index = self.segments.partition_point(|segment| segment.record_at(0).main < main);
+        let is_below = |segment: &SegmentBox| segment.record_at(0).main < main;
+        let index = match self.segments.last() {
+            Some(last) if is_below(last) => self.segments.len(),
+            _ => self.segments.partition_point(is_below),
+        };
         if let Some(index) = index.checked_sub(1) {
             let segment = &self.segments[index];
-            let (mut low, mut high) = (1, segment.records_count());
+            let (mut low, mut high, mut step) = (1, segment.records_count(), 1);
             while low < high {
-                let middle = low.midpoint(high);
+                let middle = low.midpoint(high).max(high.saturating_sub(step));
                 if segment.record_at(middle).main < main {
                     low = middle + 1;
                 } else {
                     high = middle;
                 }
+                step *= 2;
             }
             if low < segment.records_count() {
                 return segment.seq_at(low);

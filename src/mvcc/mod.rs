@@ -27,6 +27,8 @@ mod record;
 mod key_block;
 mod tree;
 
+mod history;
+
 mod compaction;
 
 mod crc32c;
@@ -40,10 +42,12 @@ mod tests;
 
 pub use checkpoint::CheckpointCursor;
 pub use hash::{HashCursor, HashKv, HashOvertaken};
+pub use history::KeyChanges;
 pub use restore::{Restore, RestoreError};
 pub use store::{Changes, Scan, Store};
-pub use txn::WriteTxn;
+pub use txn::{WriteTxn, Written};
 
+use self::record::Record;
 use crate::types::Revision;
 
 /// One version of a key, borrowed from the store.
@@ -70,4 +74,17 @@ pub struct Change<'a> {
     pub key: &'a [u8],
     /// The version a put wrote; `None` for a delete.
     pub put: Option<KeyValueRef<'a>>,
+    /// Record of the key's previous version, as far as there was one.
+    before: Option<u64>,
+}
+
+impl<'a> Change<'a> {
+    fn new(record: &Record<'a>) -> Self {
+        Self {
+            revision: Revision::new(record.main, record.sub),
+            key: record.key,
+            put: record.key_value(),
+            before: record.links.map(|links| links.previous),
+        }
+    }
 }

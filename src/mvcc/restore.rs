@@ -4,13 +4,13 @@
 //! with the bytes received and never with a number they state, and a store comes out only if all of
 //! its invariants hold: what passes here cannot trip an assertion later.
 
-use super::Store;
 use super::checkpoint::{END, FORMAT, HEADER, KEYS, MAGIC, RECORDS};
 use super::compaction::Compaction;
 use super::log::Log;
 use super::record::{EXPRESS_STRIDE, NEWEST, Newest, PAYLOAD_BYTES_MAX, Record, SEQ_END, take_varint};
 use super::store::KEY_OVERHEAD_BYTES;
 use super::tree::TreeBuilder;
+use super::{KeyValueRef, Store};
 
 /// Keys are taken in batches whose records are fetched side by side: the keys come in an order that
 /// has nothing to do with where their records lie.
@@ -46,6 +46,8 @@ pub struct Restore {
     reached: u64,
     record_bytes: u64,
     key_bytes: u64,
+    /// Newest versions that have a lease, in key order.
+    leased: Vec<Newest>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,7 +82,14 @@ impl Restore {
             reached: 0,
             record_bytes: 0,
             key_bytes: 0,
+            leased: Vec::new(),
         }
+    }
+
+    /// The keys met so far whose newest version has a lease, in key order.
+    pub fn leased(&self) -> impl Iterator<Item = KeyValueRef<'_>> {
+        let newest = self.leased.iter().map(|&newest| self.log.newest(newest));
+        newest.map(|record| record.key_value().expect("only live versions are in the list"))
     }
 
     /// Takes the next block, exactly as one `checkpoint_slice` appended it. After an error the rest
@@ -227,6 +236,9 @@ impl Restore {
             return Err("keys do not ascend");
         }
         self.reached += self.check_chain(record)?;
+        if record.lease != 0 && !record.tombstone {
+            self.leased.push(newest);
+        }
         self.keys += 1;
         self.key_bytes += record.key.len() as u64 + KEY_OVERHEAD_BYTES;
         Ok(())

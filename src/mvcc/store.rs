@@ -175,7 +175,7 @@ impl Store {
         Changes { records, from, compacted: self.compacted }
     }
 
-    fn check_readable(&self, at: i64) {
+    pub(super) fn check_readable(&self, at: i64) {
         assert!(self.compacted <= at, "read at {at}, which is compacted at {}", self.compacted);
     }
 
@@ -328,7 +328,7 @@ impl<'a> Iterator for Changes<'a> {
             let record = self.records.next()?;
             let revision = Revision::new(record.main, record.sub);
             if self.from <= revision && !record.is_dropped_at(self.compacted) {
-                return Some(Change { revision, key: record.key, put: record.key_value() });
+                return Some(Change::new(&record));
             }
         }
     }

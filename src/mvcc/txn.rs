@@ -10,6 +10,14 @@ use super::tree::Tree;
 use super::{KeyValueRef, Scan, Store};
 use crate::types::{KeyRange, Revision};
 
+/// What a put did besides storing a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    pub revision: Revision,
+    /// The lease of the version it superseded; 0 where that had none, or where the key was not there.
+    pub previous_lease: i64,
+}
+
 /// An open write transaction. Dropping it takes everything back; `commit` keeps it.
 #[derive(Debug)]
 pub struct WriteTxn<'a> {
@@ -27,18 +35,17 @@ impl<'a> WriteTxn<'a> {
 }
 
 impl WriteTxn<'_> {
-    /// Writes a new version of `key` and returns its revision. The lease is only kept beside the
-    /// value: 0 is none.
-    pub fn put(&mut self, key: &[u8], value: &[u8], lease: i64) -> Revision {
+    /// Writes a new version of `key`. The lease is only kept beside the value: 0 is none.
+    pub fn put(&mut self, key: &[u8], value: &[u8], lease: i64) -> Written {
         assert!(key.len() + value.len() <= PAYLOAD_BYTES_MAX, "{} + {} bytes", key.len(), value.len());
         let revision = self.next_revision();
         let store = &mut *self.store;
         let seq = store.log.next_seq();
         let (path, newest) = store.tree.find(key);
         let old = newest.map(|newest| store.newest_record(newest));
-        let (create_revision, version) = match &old {
-            Some(old) if !old.tombstone => (old.create_revision, old.version + 1),
-            _ => (revision.main, 1),
+        let (create_revision, version, previous_lease) = match &old {
+            Some(old) if !old.tombstone => (old.create_revision, old.version + 1, old.lease),
+            _ => (revision.main, 1, 0),
         };
         let links = old.as_ref().map(|old| links_to(&store.log, old));
         let (written, length) = store.log.append(&Record {
@@ -63,7 +70,7 @@ impl WriteTxn<'_> {
         }
         store.record_bytes += length as u64;
         store.head = revision.main;
-        revision
+        Written { revision, previous_lease }
     }
 
     /// Deletes every live key of `range`, in key order, and returns how many. `deleted` sees each

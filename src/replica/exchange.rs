@@ -5,7 +5,8 @@ use bytes::Bytes;
 use crate::apply::{Outcome, RequestKind};
 use crate::pb::etcdserverpb as pb;
 use crate::raft::{CheckpointMeta, Entry};
-use crate::types::{LogIndex, MemberId, Term, Ticket};
+use crate::types::{LeaseId, LogIndex, MemberId, Term, Ticket};
+use crate::watch;
 
 /// What a client shard asks of the rest of the member.
 #[derive(Debug)]
@@ -41,6 +42,12 @@ pub enum Query {
     MemberList,
     /// `StatusResponse`.
     Status,
+    /// `LeaseKeepAliveResponse`. Renews the lease in the leader's memory; nothing is logged.
+    LeaseKeepAlive(LeaseId),
+    /// `LeaseTimeToLiveResponse`.
+    LeaseTimeToLive(pb::LeaseTimeToLiveRequest),
+    /// `LeaseLeasesResponse`.
+    LeaseLeases,
 }
 
 /// One step of a `RangeStream`: the keys from `start` on.
@@ -114,8 +121,25 @@ pub enum ToStore {
     Confirmed { reads: Vec<(Ticket, Query)> },
     /// A serializable read.
     Read { ticket: Ticket, query: Query },
+    /// From the watch hub of a client shard.
+    Watch { shard: u16, order: watch::Order },
     /// Leadership moved.
     Leadership { facts: Facts },
+    /// A request of the store's own goes nowhere.
+    Refused { ticket: Ticket },
+}
+
+/// What a client shard is told. One ring from each role, so what the store says comes in the order it
+/// was said: an answer comes before the watch batch of the revision it made, and a notice behind all
+/// batches before it.
+#[derive(Debug)]
+pub enum ToShard {
+    Reply(Reply),
+    /// For the shard's watch hub.
+    Watch {
+        term: Term,
+        notice: watch::Notice,
+    },
 }
 
 /// What a status answer tells of consensus.

@@ -137,8 +137,13 @@ impl<R> Replica<R> {
         }
         let refused_for_space = match kind {
             // These add data. The others free some, or are needed to run the cluster.
-            RequestKind::Put | RequestKind::Txn => Space::Scarce,
-            RequestKind::DeleteRange | RequestKind::Compact | RequestKind::PublishMember => Space::Exhausted,
+            RequestKind::Put | RequestKind::Txn | RequestKind::LeaseGrant => Space::Scarce,
+            RequestKind::DeleteRange
+            | RequestKind::Compact
+            | RequestKind::PublishMember
+            | RequestKind::LeaseRevoke
+            | RequestKind::LeaseExpire
+            | RequestKind::LeaseCheckpoint => Space::Exhausted,
         };
         if refused_for_space <= self.space {
             return Err(Refusal::NoSpace);

@@ -1,7 +1,8 @@
 //! From a call's path and body to what the rest of the member is asked.
 //!
 //! The body that goes through consensus is the client's own bytes: it is decoded here to be
-//! checked, and once more when it is applied, but never encoded again.
+//! checked, and once more when it is applied, but never encoded again. Only a lease's grant is, with its
+//! name and time chosen.
 //!
 //! Compatibility: which calls write, and which reads may be stale, is etcd 3.7's choice; the one
 //! deviation is in `is_serializable`.
@@ -16,7 +17,8 @@ use crate::apply::RequestKind;
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::request_op::Request as Op;
 use crate::replica::exchange::{Command, Query, Read};
-use crate::types::limits::{REQUEST_BYTES_MAX_DEFAULT, TXN_OPS_MAX_DEFAULT};
+use crate::types::LeaseId;
+use crate::types::limits::{LEASE_TTL_MIN_S_DEFAULT, REQUEST_BYTES_MAX_DEFAULT, TXN_OPS_MAX_DEFAULT};
 
 /// The methods this file turns into commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,9 @@ pub enum Method {
     Status,
     Hash,
     HashKv,
+    LeaseRevoke,
+    LeaseTimeToLive,
+    LeaseLeases,
 }
 
 impl Method {
@@ -48,6 +53,9 @@ impl Method {
             "/etcdserverpb.Maintenance/Status" => Self::Status,
             "/etcdserverpb.Maintenance/Hash" => Self::Hash,
             "/etcdserverpb.Maintenance/HashKV" => Self::HashKv,
+            "/etcdserverpb.Lease/LeaseRevoke" => Self::LeaseRevoke,
+            "/etcdserverpb.Lease/LeaseTimeToLive" => Self::LeaseTimeToLive,
+            "/etcdserverpb.Lease/LeaseLeases" => Self::LeaseLeases,
             _ => return None,
         })
     }
@@ -60,11 +68,17 @@ pub struct Limits {
     pub txn_ops_max: u32,
     /// Largest request that goes through consensus (`--max-request-bytes`).
     pub request_bytes_max: u32,
+    /// Shortest life of a lease: 1.5 election timeouts in whole seconds, rounded up.
+    pub lease_ttl_min_s: i64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { txn_ops_max: TXN_OPS_MAX_DEFAULT, request_bytes_max: REQUEST_BYTES_MAX_DEFAULT }
+        Self {
+            txn_ops_max: TXN_OPS_MAX_DEFAULT,
+            request_bytes_max: REQUEST_BYTES_MAX_DEFAULT,
+            lease_ttl_min_s: LEASE_TTL_MIN_S_DEFAULT,
+        }
     }
 }
 
@@ -115,7 +129,41 @@ pub fn command(method: Method, body: Bytes, limits: &Limits) -> Result<Command, 
             Ok(read(false, Query::Hash))
         }
         Method::HashKv => Ok(read(false, Query::HashKv(decode(body)?))),
+        Method::LeaseRevoke => {
+            decode::<pb::LeaseRevokeRequest>(body.clone())?;
+            propose(RequestKind::LeaseRevoke, body, limits)
+        }
+        // The leader alone knows how long a lease has still to live.
+        Method::LeaseTimeToLive => Ok(read(true, Query::LeaseTimeToLive(decode(body)?))),
+        Method::LeaseLeases => {
+            decode::<pb::LeaseLeasesRequest>(body)?;
+            Ok(read(false, Query::LeaseLeases))
+        }
     }
+}
+
+/// A lease's grant, with what every member has to agree on chosen before it is proposed: `fresh_id` is
+/// asked where the client leaves the lease's name to the server.
+///
+/// # Errors
+/// As `command`.
+pub fn lease_grant(body: Bytes, limits: &Limits, fresh_id: impl FnOnce() -> i64) -> Result<Command, Status> {
+    let mut request: pb::LeaseGrantRequest = decode(body)?;
+    validate::lease_grant(&request)?;
+    if request.id == 0 {
+        request.id = fresh_id();
+    }
+    request.ttl = request.ttl.max(limits.lease_ttl_min_s);
+    propose(RequestKind::LeaseGrant, request.encode_to_vec().into(), limits)
+}
+
+/// The lease that a message of a keep-alive stream renews.
+///
+/// # Errors
+/// As `command`.
+pub fn lease_keep_alive(body: Bytes) -> Result<Command, Status> {
+    let request: pb::LeaseKeepAliveRequest = decode(body)?;
+    Ok(read(true, Query::LeaseKeepAlive(LeaseId(request.id))))
 }
 
 fn decode<M: Message + Default>(body: Bytes) -> Result<M, Status> {

@@ -84,6 +84,9 @@ fn garbage_is_answered_with_grpcs_words_for_every_method() {
         Method::Status,
         Method::Hash,
         Method::HashKv,
+        Method::LeaseRevoke,
+        Method::LeaseTimeToLive,
+        Method::LeaseLeases,
     ];
     for method in methods {
         let mut refused = 0;
@@ -142,4 +145,39 @@ fn paths_are_found_and_others_are_not() {
     assert_eq!(Method::from_path("/etcdserverpb.Maintenance/HashKV"), Some(Method::HashKv));
     assert_eq!(Method::from_path("/etcdserverpb.KV/range"), None);
     assert_eq!(Method::from_path(""), None);
+}
+
+#[test]
+fn lease_calls_ask_whoever_knows_the_answer() {
+    assert_eq!(kind(Method::LeaseRevoke, &pb::LeaseRevokeRequest { id: 1 }), 'w');
+    // What is left of a lease's time is known to the leader alone.
+    assert_eq!(kind(Method::LeaseTimeToLive, &pb::LeaseTimeToLiveRequest { id: 1, keys: false }), 'l');
+    assert_eq!(kind(Method::LeaseLeases, &pb::LeaseLeasesRequest {}), 's');
+    let renewal = lease_keep_alive(pb::LeaseKeepAliveRequest { id: -7 }.encode_to_vec().into()).unwrap();
+    let asked = matches!(
+        renewal,
+        Command::Read(Read { linearizable: true, query: Query::LeaseKeepAlive(LeaseId(-7)) })
+    );
+    assert!(asked, "{renewal:?}");
+    assert_eq!(lease_keep_alive(Bytes::from_static(b"\xff")).unwrap_err().code, status::Code::Internal);
+}
+
+#[test]
+fn grant_is_proposed_with_an_id_and_a_time_within_the_bounds() {
+    let limits = Limits { lease_ttl_min_s: 5, ..Limits::default() };
+    let grant = |id, ttl| {
+        let body = pb::LeaseGrantRequest { id, ttl }.encode_to_vec().into();
+        let command = lease_grant(body, &limits, || 77)?;
+        let Command::Propose { kind: RequestKind::LeaseGrant, body } = command else {
+            panic!("not proposed: {command:?}");
+        };
+        let proposed = pb::LeaseGrantRequest::decode(body).unwrap();
+        Ok((proposed.id, proposed.ttl))
+    };
+    assert_eq!(grant(3, 100), Ok((3, 100)));
+    assert_eq!(grant(-3, 4), Ok((-3, 5)));
+    assert_eq!(grant(0, i64::MIN), Ok((77, 5)));
+    assert_eq!(grant(0, 9_000_000_000), Ok((77, 9_000_000_000)));
+    assert_eq!(grant(3, 9_000_000_001), Err(status::LEASE_TTL_TOO_LARGE));
+    assert_eq!(grant(3, i64::MAX), Err(status::LEASE_TTL_TOO_LARGE));
 }

@@ -142,6 +142,64 @@ impl Assembler {
     }
 }
 
+/// Cuts the messages of a stream out of the pieces the transport hands over.
+///
+/// Holds at most one unfinished message and the piece that came last.
+#[derive(Debug)]
+pub struct Splitter {
+    max: u32,
+    held: BytesMut,
+}
+
+impl Splitter {
+    /// A splitter that takes messages of at most `max` bytes.
+    #[must_use]
+    pub fn new(max: u32) -> Self {
+        Self { max, held: BytesMut::new() }
+    }
+
+    /// Bytes held so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether no part of a message is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Takes the next piece.
+    pub fn push(&mut self, piece: &[u8]) {
+        self.held.extend_from_slice(piece);
+    }
+
+    /// The next whole message.
+    ///
+    /// # Errors
+    /// As soon as a prefix tells that its message will not be taken.
+    pub fn take(&mut self) -> Result<Option<Message>, FramingError> {
+        let Some(prefix) = self.held.first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
+        let (compressed, length) = read_prefix(*prefix, self.max)?;
+        let whole = PREFIX_BYTES + length as usize;
+        if self.held.len() < whole {
+            return Ok(None);
+        }
+        let mut message = self.held.split_to(whole).freeze();
+        message.advance(PREFIX_BYTES);
+        Ok(Some(Message { compressed, payload: message }))
+    }
+
+    /// The stream has ended.
+    ///
+    /// # Errors
+    /// When it ended inside a message.
+    pub fn finish(self) -> Result<(), FramingError> {
+        if self.held.is_empty() { Ok(()) } else { Err(FramingError::Truncated) }
+    }
+}
+
 /// Encodes a status text for `grpc-message`: printable ASCII but `%` stays, every other byte of its
 /// UTF-8 becomes `%XX`.
 #[must_use]

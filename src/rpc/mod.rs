@@ -1,10 +1,12 @@
 //! What goes over the wire, as bytes and messages only: no socket, no runtime, no state.
 //!
 //! A client shard decodes a request (`convert`), checks whatever needs no state (`validate`), and
-//! says "no" from one table (`status`). `framing` is gRPC's bytes around the messages.
+//! says "no" from one table (`status`). `framing` is gRPC's bytes around the messages, `queue` the
+//! recipe of `Lock` and `Election`.
 
 pub mod convert;
 pub mod framing;
+pub mod queue;
 pub mod range_stream;
 pub mod status;
 pub mod validate;

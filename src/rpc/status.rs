@@ -166,6 +166,7 @@ table! {
     PASSWORD_TOO_LONG: Unknown, "bcrypt: password length exceeds 72 bytes";
     ELECTION_NO_LEADER: Unknown, "election: no leader";
     ELECTION_NOT_LEADER: Unknown, "election: not leader";
+    ELECTION_OBSERVE_CLOSED: Unknown, "election: observe closed early";
     ELECTION_LEADER_MISSING: Unknown, "\"leader\" field must be provided";
     SESSION_EXPIRED: Unknown, "mutex: session is expired";
 }
@@ -223,6 +224,7 @@ impl From<&Rejection> for Status {
             Rejection::Compacted { .. } => COMPACTED,
             Rejection::FutureRevision { .. } => FUTURE_REVISION,
             Rejection::LeaseNotFound(_) => LEASE_NOT_FOUND,
+            Rejection::LeaseExists(_) => LEASE_EXISTS,
             Rejection::KeyNotFound => KEY_NOT_FOUND,
             Rejection::KeyEmpty => KEY_EMPTY,
             Rejection::SortOption { .. } => INVALID_SORT_OPTION,

@@ -1,4 +1,4 @@
-//! Every check of a KV request that needs no state, in etcd's order.
+//! Every check of a KV or lease request that needs no state, in etcd's order.
 //!
 //! What passes here may still be refused when it is applied (an unknown lease, a compacted
 //! revision); what fails here never reaches the log.
@@ -13,7 +13,7 @@ use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::pb::etcdserverpb::request_op::Request as Op;
 use crate::rpc::status::{self, Status};
-use crate::types::limits::TXN_DEPTH_MAX;
+use crate::types::limits::{LEASE_TTL_MAX_S, TXN_DEPTH_MAX};
 
 /// What etcd adds to a request before it holds it against `--max-request-bytes`: a header with a
 /// nine-byte request id (13 bytes) and the request's own tag and length (4 bytes at this size).
@@ -78,6 +78,13 @@ pub fn put(request: &pb::PutRequest) -> Result<(), Status> {
 pub fn delete_range(request: &pb::DeleteRangeRequest) -> Result<(), Status> {
     if request.key.is_empty() {
         return Err(status::KEY_EMPTY);
+    }
+    Ok(())
+}
+
+pub fn lease_grant(request: &pb::LeaseGrantRequest) -> Result<(), Status> {
+    if LEASE_TTL_MAX_S < request.ttl {
+        return Err(status::LEASE_TTL_TOO_LARGE);
     }
     Ok(())
 }

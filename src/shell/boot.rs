@@ -163,12 +163,14 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
             checkpoint_bytes: process.checkpoint_bytes,
             compaction_batch: process.compaction_batch_revisions as usize,
             compaction_sleep: process.compaction_sleep,
+            election_timeout: Duration::from_millis(u64::from(config.cluster.election_ms)),
         },
         dir: data_dir.checkpoints(),
         orders: orders.clone(),
     });
     let mut threads = Vec::new();
     let generation = u32::try_from(entropy()? >> 32).expect("a shifted u64 fits");
+    let lease_seed = entropy()?;
     for (&core, roles) in &executors {
         let pulse = Arc::<Pulse>::default();
         let executor = Executor {
@@ -177,7 +179,7 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
             wiring: wiring.clone(),
             raft: roles.contains(&Role::Raft).then(|| raft_seat.take().expect("one raft role")),
             store: roles.contains(&Role::Store).then(|| store_seat.take().expect("one store role")),
-            shard_config: shard_config(config, &identity, generation),
+            shard_config: shard_config(config, &identity, generation, lease_seed),
             addresses: process.listen_client.clone(),
             orders: orders.clone(),
             events: events.clone(),
@@ -318,10 +320,19 @@ fn request_timeout(config: &Config) -> Duration {
     Duration::from_secs(5) + 2 * Duration::from_millis(u64::from(config.cluster.election_ms))
 }
 
-fn shard_config(config: &Config, identity: &Identity, generation: u32) -> ShardConfig {
+/// etcd's: 1.5 election timeouts, in ticks rounded down and in seconds rounded up.
+fn lease_ttl_min_s(config: &Config) -> i64 {
+    let cluster = &config.cluster;
+    let ticks = 3 * (cluster.election_ms / cluster.heartbeat_ms) / 2;
+    i64::from((ticks * cluster.heartbeat_ms).div_ceil(1000))
+}
+
+fn shard_config(config: &Config, identity: &Identity, generation: u32, lease_seed: u64) -> ShardConfig {
     let mut shard = ShardConfig::new(0, identity.cluster, identity.member);
     let (cluster, process) = (&config.cluster, &config.process);
     shard.first_generation = generation;
+    shard.lease_seed = lease_seed;
+    shard.lease_ttl_min_s = lease_ttl_min_s(config);
     shard.request_bytes_max = cluster.request_bytes_max;
     shard.txn_ops_max = cluster.txn_ops_max;
     shard.concurrent_streams_max =
@@ -332,6 +343,7 @@ fn shard_config(config: &Config, identity: &Identity, generation: u32) -> ShardC
         interval: process.keepalive.server_interval.unwrap_or(Duration::MAX),
         timeout: process.keepalive.server_timeout,
     };
+    shard.watch_progress_interval = process.watch_progress_interval;
     shard
 }
 

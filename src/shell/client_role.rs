@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::client::{self, Backend, ClientShard, ShardConfig};
 use super::mesh::Sender;
 use super::wiring::ShardPorts;
-use crate::replica::exchange::{Command, Read, ToRaft, ToStore};
+use crate::replica::exchange::{Command, Read, ToRaft, ToShard, ToStore};
 use crate::types::Ticket;
+use crate::watch;
 
 /// The rest of the member, over rings.
 struct Rings {
+    shard: u16,
     to_raft: Sender<ToRaft>,
     to_store: Sender<ToStore>,
 }
@@ -48,6 +50,16 @@ impl Backend for Rings {
         }
         Ok(())
     }
+
+    fn order(&self, order: watch::Order) -> Result<(), watch::Order> {
+        let shard = self.shard;
+        self.to_store.try_send(ToStore::Watch { shard, order }).map_err(|message| match message {
+            ToStore::Watch { order, .. } => order,
+            _ => unreachable!("a ring gives back what it was given"),
+        })?;
+        self.to_store.ring();
+        Ok(())
+    }
 }
 
 /// What the process tells the shard. Each flag comes with a ring of the role's bell.
@@ -71,13 +83,14 @@ pub(super) async fn run(
     orders: Orders,
     on_serving: impl FnOnce(),
 ) -> Result<(), (SocketAddr, io::Error)> {
-    let ShardPorts { bell, to_raft, to_store, replies } = ports;
+    let ShardPorts { bell, to_raft, to_store, inbox } = ports;
     let (open, stop) = (&orders.open, &orders.stop);
     bell.wait_once(|| open.load(Ordering::Acquire) || stop.load(Ordering::Acquire)).await;
     if stop.load(Ordering::Acquire) {
         return Ok(());
     }
-    let shard = ClientShard::new(config, Rc::new(Rings { to_raft, to_store }));
+    let shard = config.shard;
+    let shard = ClientShard::new(config, Rc::new(Rings { shard, to_raft, to_store }));
     let serving = Rc::new(Cell::new(addresses.len()));
     for address in addresses {
         let listener = client::bind(address).map_err(|error| (address, error))?;
@@ -92,9 +105,12 @@ pub(super) async fn run(
     on_serving();
     let mut is_stopping = false;
     while serving.get() > 0 {
-        for ring in &replies {
-            while let Some(reply) = ring.take() {
-                shard.on_reply(reply);
+        for ring in &inbox {
+            while let Some(message) = ring.take() {
+                match message {
+                    ToShard::Reply(reply) => shard.on_reply(reply),
+                    ToShard::Watch { term, notice } => shard.on_watch(term, notice),
+                }
             }
         }
         shard.flush();
@@ -105,7 +121,7 @@ pub(super) async fn run(
         bell.wait_once(|| {
             serving.get() == 0
                 || (!is_stopping && stop.load(Ordering::Acquire))
-                || replies.iter().any(|ring| !ring.is_empty())
+                || inbox.iter().any(|ring| !ring.is_empty())
         })
         .await;
     }

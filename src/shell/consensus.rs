@@ -17,10 +17,10 @@ use pinion_wal as wal;
 use super::log_writer::{LogCommand, LogEvent, LogHandle};
 use super::mesh::SharedRing;
 use super::wiring::RaftPorts;
-use super::{PUBLISH_TICKET, shard_of};
+use super::{PUBLISH_TICKET, lease_number, shard_of};
 use crate::apply::RequestKind;
 use crate::raft::{Entry, HardState};
-use crate::replica::exchange::{Facts, Query, Refusal, Reply, ToRaft, ToStore};
+use crate::replica::exchange::{Facts, Query, Refusal, Reply, ToRaft, ToShard, ToStore};
 use crate::replica::{Ready, Replica, Space};
 use crate::types::Ticket;
 
@@ -206,8 +206,11 @@ impl Consensus {
         if ticket == PUBLISH_TICKET {
             self.must_publish.set(true);
         }
+        if lease_number(ticket).is_some() {
+            self.ports.to_store.send_always(ToStore::Refused { ticket });
+        }
         if let Some(sender) = self.ports.to_shards.get(shard_of(ticket)) {
-            sender.send_always(Reply { ticket, result: Err(refusal) });
+            sender.send_always(ToShard::Reply(Reply { ticket, result: Err(refusal) }));
         }
     }
 

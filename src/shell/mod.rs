@@ -15,6 +15,7 @@ mod client_role;
 mod consensus;
 mod data_dir;
 mod host;
+mod lease_clock;
 mod log_writer;
 mod logging;
 mod mesh;
@@ -22,6 +23,7 @@ mod placement;
 mod pulse;
 mod recovery;
 mod state_machine;
+mod watch_feed;
 mod wiring;
 
 use std::process::ExitCode;
@@ -35,9 +37,26 @@ const EXIT_STATE_UNKNOWN: i32 = 70;
 /// The ticket of this member's own first request. Its shard number is none that exists.
 const PUBLISH_TICKET: Ticket = Ticket(u64::MAX);
 
+/// The shard number, one that no shard has, in the tickets of the store role's own requests.
+const LEASE_SHARD: u64 = 0xffe;
+
+/// Bits of a ticket below its shard number.
+const TICKET_BITS: u32 = 52;
+
+/// The ticket of the store role's own request about leases with this number.
+fn lease_ticket(number: u64) -> Ticket {
+    assert!(number < 1 << TICKET_BITS, "a request a nanosecond for fifty days");
+    Ticket(LEASE_SHARD << TICKET_BITS | number)
+}
+
+/// The number in such a ticket, if it is one.
+fn lease_number(ticket: Ticket) -> Option<u64> {
+    (ticket.0 >> TICKET_BITS == LEASE_SHARD).then_some(ticket.0 & ((1 << TICKET_BITS) - 1))
+}
+
 /// The shard that waits for an answer; see `client::slots`.
 fn shard_of(ticket: Ticket) -> usize {
-    usize::try_from(ticket.0 >> 52).expect("twelve bits")
+    usize::try_from(ticket.0 >> TICKET_BITS).expect("twelve bits")
 }
 
 /// Runs a member until it is told to stop.
@@ -91,6 +110,16 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tickets_about_leases_are_told_from_all_others() {
+        for number in [0, 1, (1 << TICKET_BITS) - 1] {
+            assert_eq!(lease_number(lease_ticket(number)), Some(number));
+            assert!(placement::SHARDS_MAX <= shard_of(lease_ticket(number)));
+        }
+        assert_eq!(lease_number(PUBLISH_TICKET), None);
+        assert_eq!(lease_number(Ticket((LEASE_SHARD << TICKET_BITS) - 1)), None);
+    }
 
     #[test]
     fn an_error_names_its_cause_once() {

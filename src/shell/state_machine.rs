@@ -1,7 +1,7 @@
 //! The store role's executor: applies what is committed, answers reads, and does the long work in
 //! slices between them.
 //!
-//! Long work is compaction, hashing and checkpoints. A turn does one slice of each, about a
+//! Long work is compaction, hashing, checkpoints and the history that watchers ask for. A turn does one slice of each, about a
 //! millisecond together, then looks at its rings again; so nothing a client asks waits for more.
 
 use std::cell::Cell;
@@ -11,16 +11,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::checkpoint_file::{self, CheckpointWriter};
+use super::lease_clock::LeaseClock;
 use super::mesh::SharedRing;
+use super::watch_feed::WatchFeed;
 use super::wiring::StorePorts;
-use super::{EXIT_STATE_UNKNOWN, PUBLISH_TICKET, shard_of};
+use super::{EXIT_STATE_UNKNOWN, PUBLISH_TICKET, lease_number, shard_of};
 use crate::apply::machine::{Applied, HashRead, StatusFacts};
 use crate::apply::request::decode_group;
-use crate::apply::{Machine, Outcome, Response};
+use crate::apply::{EntryId, Machine, Outcome, RequestKind, Response};
 use crate::checkpoint::format::Header;
 
 use crate::raft::{CheckpointMeta, Entry, EntryKind};
-use crate::replica::exchange::{Answer, Facts, Query, Reply, ToRaft, ToStore};
+use crate::replica::exchange::{Answer, Facts, Query, Refusal, Reply, ToRaft, ToShard, ToStore};
 use crate::types::{LogIndex, MemberId, Term, Ticket};
 
 /// Bytes of checkpoint made in one turn: a tenth of a millisecond or so of copying.
@@ -53,6 +55,8 @@ pub(super) struct Upkeep {
     pub compaction_batch: usize,
     /// Pause after each compaction slice.
     pub compaction_sleep: Duration,
+    /// A new leader gives every lease so much more time (`--election-timeout`).
+    pub election_timeout: Duration,
 }
 
 /// Where this member stands when its store starts.
@@ -103,6 +107,8 @@ pub(super) struct StateMachine {
     is_compacting: bool,
     compact_after: Option<Instant>,
     hashing: VecDeque<(Ticket, HashRead)>,
+    watch: WatchFeed,
+    leases: LeaseClock,
     writer: CheckpointWriter,
     checkpoint_events: Arc<SharedRing<checkpoint_file::Event>>,
     checkpointing: Option<Checkpointing>,
@@ -132,6 +138,7 @@ impl StateMachine {
         on_published: impl Fn() + 'static,
     ) -> Self {
         let (applied, applied_term) = (position.checkpoint.index, position.checkpoint.term);
+        let watch = WatchFeed::new(ports.to_shards.len(), machine.store());
         Self {
             machine,
             ports,
@@ -145,6 +152,8 @@ impl StateMachine {
             is_compacting: true,
             compact_after: None,
             hashing: VecDeque::new(),
+            watch,
+            leases: LeaseClock::new(upkeep.election_timeout),
             writer,
             checkpoint_events,
             checkpointing: None,
@@ -174,7 +183,7 @@ impl StateMachine {
             if idle_tick.take() {
                 self.on_idle_tick();
             }
-            let has_work = self.work();
+            let has_work = self.work() | self.lease_turn(is_behind);
             if self.reported < self.applied {
                 self.reported = self.applied;
                 self.ports.to_raft.send_always(ToRaft::Applied { index: self.applied });
@@ -184,8 +193,9 @@ impl StateMachine {
                 glommio::executor().yield_now().await;
                 continue;
             }
-            let (inbox, events) = (&self.ports.inbox, &self.checkpoint_events);
-            let is_ready = || !events.is_empty() || inbox.iter().any(|ring| !ring.is_empty());
+            let (inbox, events, leases) = (&self.ports.inbox, &self.checkpoint_events, &self.leases);
+            let is_ready =
+                || !events.is_empty() || leases.has_ticked() || inbox.iter().any(|ring| !ring.is_empty());
             // A pause of background work ends by itself; everything else rings.
             let pause = [self.compact_after, self.checkpoint_after].into_iter().flatten().min();
             match (pause, &self.checkpointing) {
@@ -215,6 +225,8 @@ impl StateMachine {
                         for entry in entries {
                             self.apply(&entry);
                         }
+                        // Before the next message: what that one is told must not be ahead of this.
+                        self.collect_changes();
                     }
                     ToStore::Confirmed { reads } => {
                         for (ticket, query) in reads {
@@ -222,7 +234,18 @@ impl StateMachine {
                         }
                     }
                     ToStore::Read { ticket, query } => self.read(ticket, &query),
-                    ToStore::Leadership { facts } => self.on_facts(facts),
+                    ToStore::Watch { shard, order } => {
+                        let term = self.facts.term;
+                        self.watch.on_order(shard, order, self.machine.store(), &self.ports.to_shards, term);
+                    }
+                    ToStore::Leadership { facts } => {
+                        self.on_facts(facts);
+                        self.leases.on_leadership(self.leads());
+                    }
+                    ToStore::Refused { ticket } => {
+                        let number = lease_number(ticket).expect("the store's own requests are about leases");
+                        self.leases.on_refused(number);
+                    }
                 }
                 left -= 1;
                 if left == 0 {
@@ -240,6 +263,11 @@ impl StateMachine {
         self.facts.is_learner = facts.is_learner;
     }
 
+    /// The term in which this member leads, if it does.
+    fn leads(&self) -> Option<Term> {
+        (self.facts.leader == self.position.member).then_some(self.facts.term)
+    }
+
     fn apply(&mut self, entry: &Entry) {
         assert_eq!(self.applied.0 + 1, entry.index.0, "entries are applied in index order, without a gap");
         match entry.kind {
@@ -247,11 +275,20 @@ impl StateMachine {
             EntryKind::Normal if entry.data.is_empty() => {}
             EntryKind::Normal => match decode_group(entry.data.clone()) {
                 Ok(requests) => {
+                    let at = EntryId { index: entry.index, term: entry.term };
                     for request in &requests {
-                        let applied = self.machine.apply(request);
+                        if request.kind == RequestKind::Compact {
+                            // What it makes unreadable must have left.
+                            self.collect_changes();
+                        }
+                        let applied = self.machine.apply(request, at);
+                        self.leases.on_request(&mut self.machine, entry.term);
                         let is_ours = request.origin.member == self.position.member;
                         if is_ours && self.position.recovered < entry.index {
-                            self.answer_request(request.origin.ticket, applied);
+                            match lease_number(request.origin.ticket) {
+                                Some(number) => self.leases.on_applied(number, entry.term),
+                                None => self.answer_request(request.origin.ticket, applied),
+                            }
                         } else if matches!(applied, Applied::AfterCompaction(_)) {
                             self.is_compacting = true;
                         }
@@ -263,11 +300,16 @@ impl StateMachine {
                 stop(entry, "it changes the membership, which this version does not know how to do");
             }
         }
+        self.leases.on_entry(&self.machine, entry.term, self.leads());
         self.applied = entry.index;
         self.applied_term = entry.term;
         self.facts.applied = entry.index;
         self.log_entries += 1;
         self.log_bytes += entry.data.len() as u64;
+    }
+
+    fn collect_changes(&mut self) {
+        self.watch.collect(self.machine.store(), &self.ports.to_shards, self.facts.term);
     }
 
     fn answer_request(&mut self, ticket: Ticket, applied: Applied) {
@@ -287,21 +329,42 @@ impl StateMachine {
     }
 
     fn read(&mut self, ticket: Ticket, query: &Query) {
-        if let Query::HashKv(request) = query {
-            match self.machine.begin_hash(request) {
+        match query {
+            Query::HashKv(request) => match self.machine.begin_hash(request) {
                 Ok(cursor) => self.hashing.push_back((ticket, cursor)),
                 Err(rejection) => self.answer(ticket, Err(rejection)),
+            },
+            Query::LeaseKeepAlive(id) => {
+                if let Some((ticket, result)) = self.leases.keep_alive(&self.machine, *id, ticket) {
+                    self.tell(ticket, result.map(Ok));
+                }
             }
-            return;
+            Query::LeaseTimeToLive(request) => {
+                self.tell(ticket, self.leases.time_to_live(&self.machine, request).map(Ok));
+            }
+            Query::LeaseLeases => self.answer(ticket, Ok(self.leases.leases(&self.machine))),
+            _ => self.answer(ticket, self.machine.read(query, &self.facts)),
         }
-        let outcome = self.machine.read(query, &self.facts);
-        self.answer(ticket, outcome);
+    }
+
+    /// Lets time pass for leases; whether that wants another turn at once.
+    fn lease_turn(&mut self, is_behind: bool) -> bool {
+        let StorePorts { to_raft, bell, .. } = &self.ports;
+        let wants_turn = self.leases.turn(&self.machine, self.applied, is_behind, to_raft, bell);
+        for (ticket, result) in self.leases.take_told(&self.machine) {
+            self.tell(ticket, result.map(Ok));
+        }
+        wants_turn
     }
 
     fn answer(&self, ticket: Ticket, outcome: Outcome) {
-        let answer = Answer { term: self.facts.term, outcome };
+        self.tell(ticket, Ok(outcome));
+    }
+
+    fn tell(&self, ticket: Ticket, result: Result<Outcome, Refusal>) {
+        let result = result.map(|outcome| Answer { term: self.facts.term, outcome });
         if let Some(sender) = self.ports.to_shards.get(shard_of(ticket)) {
-            sender.send_always(Reply { ticket, result: Ok(answer) });
+            sender.send_always(ToShard::Reply(Reply { ticket, result }));
         }
     }
 
@@ -318,7 +381,8 @@ impl StateMachine {
         let compaction = self.compact();
         let hash = self.hash();
         let checkpoint = self.checkpoint();
-        compaction || hash || checkpoint
+        let watch = self.watch.work(self.machine.store(), &self.ports.to_shards, self.facts.term);
+        compaction || hash || checkpoint || watch
     }
 
     fn compact(&mut self) -> bool {

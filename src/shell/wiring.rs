@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::mesh::{self, Doorbell, Receiver, Sender, SharedBell, SharedRing};
 use super::placement::Role;
-use crate::replica::exchange::{Reply, ToRaft, ToStore};
+use crate::replica::exchange::{ToRaft, ToShard, ToStore};
 
 /// Messages that may wait between two roles. A shard whose ring is full stops reading its sockets.
 const RING_MESSAGES_MAX: usize = 4096;
@@ -19,7 +19,7 @@ pub(super) struct ShardPorts {
     pub bell: Doorbell,
     pub to_raft: Sender<ToRaft>,
     pub to_store: Sender<ToStore>,
-    pub replies: Vec<Receiver<Reply>>,
+    pub inbox: Vec<Receiver<ToShard>>,
 }
 
 /// What raft is joined to.
@@ -29,7 +29,7 @@ pub(super) struct RaftPorts {
     pub inbox: Vec<Receiver<ToRaft>>,
     pub to_store: Sender<ToStore>,
     /// By shard number.
-    pub to_shards: Vec<Sender<Reply>>,
+    pub to_shards: Vec<Sender<ToShard>>,
 }
 
 /// What the store is joined to.
@@ -39,7 +39,7 @@ pub(super) struct StorePorts {
     pub inbox: Vec<Receiver<ToStore>>,
     pub to_raft: Sender<ToRaft>,
     /// By shard number.
-    pub to_shards: Vec<Sender<Reply>>,
+    pub to_shards: Vec<Sender<ToShard>>,
 }
 
 /// The ports of the roles on one executor.
@@ -57,7 +57,7 @@ pub(super) struct Wiring {
     bells: BTreeMap<Role, Arc<SharedBell>>,
     to_raft: BTreeMap<Role, Arc<SharedRing<ToRaft>>>,
     to_store: BTreeMap<Role, Arc<SharedRing<ToStore>>>,
-    replies: BTreeMap<(Role, Role), Arc<SharedRing<Reply>>>,
+    to_shards: BTreeMap<(Role, Role), Arc<SharedRing<ToShard>>>,
 }
 
 impl Wiring {
@@ -77,7 +77,7 @@ impl Wiring {
             bells,
             to_raft: BTreeMap::new(),
             to_store: BTreeMap::new(),
-            replies: BTreeMap::new(),
+            to_shards: BTreeMap::new(),
         };
         let is_apart = |a: Role, b: Role| executor_of[&a] != executor_of[&b];
         for from in wiring.producers_to(Role::Raft) {
@@ -94,7 +94,7 @@ impl Wiring {
             for from in [Role::Raft, Role::Store] {
                 if is_apart(from, shard) {
                     let ring = SharedRing::new(RING_MESSAGES_MAX, wiring.bell(shard));
-                    wiring.replies.insert((from, shard), ring);
+                    wiring.to_shards.insert((from, shard), ring);
                 }
             }
         }
@@ -131,10 +131,10 @@ impl Wiring {
         for from in self.producers_to(Role::Store) {
             store_in.join(from, Role::Store, self.to_store.get(&from), &doorbells);
         }
-        let mut replies = Ends::default();
+        let mut to_shards = Ends::default();
         for shard in (0..self.shards).map(Role::Shard) {
             for from in [Role::Raft, Role::Store] {
-                replies.join(from, shard, self.replies.get(&(from, shard)), &doorbells);
+                to_shards.join(from, shard, self.to_shards.get(&(from, shard)), &doorbells);
             }
         }
         let mut ports = Ports::default();
@@ -147,7 +147,7 @@ impl Wiring {
                         bell,
                         to_raft: raft_in.sender(role, Role::Raft),
                         to_store: store_in.sender(role, Role::Store),
-                        replies: replies.receivers(role),
+                        inbox: to_shards.receivers(role),
                     },
                 )),
                 Role::Raft => {
@@ -155,7 +155,7 @@ impl Wiring {
                         bell,
                         inbox: raft_in.receivers(role),
                         to_store: store_in.sender(role, Role::Store),
-                        to_shards: self.reply_senders(role, &mut replies),
+                        to_shards: self.shard_senders(role, &mut to_shards),
                     });
                 }
                 Role::Store => {
@@ -163,7 +163,7 @@ impl Wiring {
                         bell,
                         inbox: store_in.receivers(role),
                         to_raft: raft_in.sender(role, Role::Raft),
-                        to_shards: self.reply_senders(role, &mut replies),
+                        to_shards: self.shard_senders(role, &mut to_shards),
                     });
                 }
             }
@@ -171,8 +171,8 @@ impl Wiring {
         ports
     }
 
-    fn reply_senders(&self, from: Role, replies: &mut Ends<Reply>) -> Vec<Sender<Reply>> {
-        (0..self.shards).map(|shard| replies.sender(from, Role::Shard(shard))).collect()
+    fn shard_senders(&self, from: Role, to_shards: &mut Ends<ToShard>) -> Vec<Sender<ToShard>> {
+        (0..self.shards).map(|shard| to_shards.sender(from, Role::Shard(shard))).collect()
     }
 }
 
@@ -243,7 +243,7 @@ mod tests {
             for roles in executors.values() {
                 let ports = wiring.ports(roles);
                 for (_shard, ports) in &ports.shards {
-                    assert_eq!(ports.replies.len(), 2);
+                    assert_eq!(ports.inbox.len(), 2);
                     seen += 1;
                 }
                 if let Some(raft) = &ports.raft {

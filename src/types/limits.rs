@@ -15,3 +15,9 @@ pub const TXN_DEPTH_MAX: u32 = 64;
 
 /// Committed but not applied entries above which writes are refused with "too many requests".
 pub const APPLY_GAP_MAX: u64 = 5_000;
+
+/// Longest life that may be asked for a lease, in seconds; etcd's bound.
+pub const LEASE_TTL_MAX_S: i64 = 9_000_000_000;
+
+/// Shortest life of a lease at the default election timeout, in seconds.
+pub const LEASE_TTL_MIN_S_DEFAULT: i64 = 2;

@@ -1,4 +1,5 @@
-//! A small gRPC client: one HTTP/2 connection, unary calls, a deadline on every one.
+//! A small gRPC client: one HTTP/2 connection, unary calls, a deadline on every one. Calls of many
+//! messages are in `stream.rs`.
 //!
 //! It shows what is on the wire — code and text of an error, bytes of an answer — where a full client
 //! library would retry, translate and hide.
@@ -11,6 +12,8 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use h2::client::SendRequest;
 use http::{HeaderMap, Request};
 use pinion::pb::etcdserverpb as pb;
+use pinion::pb::v3electionpb as election;
+use pinion::pb::v3lockpb as lock;
 use prost::Message;
 use tokio::net::TcpStream;
 
@@ -47,18 +50,24 @@ impl From<h2::Error> for CallError {
 /// One connection. Clones share it.
 #[derive(Clone)]
 pub struct Client {
-    sender: SendRequest<Bytes>,
-    authority: String,
+    pub(super) sender: SendRequest<Bytes>,
+    pub(super) authority: String,
 }
 
 impl Client {
     pub async fn connect(port: u16) -> Result<Self, CallError> {
+        Self::connect_with_window(port, 1 << 30).await
+    }
+
+    /// A connection on which the server may send `window` bytes per call before it must wait for the
+    /// reader, and as many in all (but at least the 65,535 that HTTP/2 grants a connection).
+    pub async fn connect_with_window(port: u16, window: u32) -> Result<Self, CallError> {
         let connect = async {
             let io = |error: std::io::Error| CallError::Transport(error.to_string());
             let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(io)?;
             stream.set_nodelay(true).map_err(io)?;
             let mut builder = h2::client::Builder::new();
-            builder.initial_window_size(1 << 30).initial_connection_window_size(1 << 30);
+            builder.initial_window_size(window).initial_connection_window_size(window.max(65_535));
             let (sender, connection) = builder.handshake(stream).await?;
             tokio::task::spawn_local(async move {
                 // How it ended is told by the calls that were on it.
@@ -157,6 +166,62 @@ impl Client {
         self.unary("/etcdserverpb.KV/Compact", request).await
     }
 
+    pub async fn lease_grant(
+        &self,
+        request: &pb::LeaseGrantRequest,
+    ) -> Result<pb::LeaseGrantResponse, CallError> {
+        self.unary("/etcdserverpb.Lease/LeaseGrant", request).await
+    }
+
+    pub async fn lease_revoke(&self, id: i64) -> Result<pb::LeaseRevokeResponse, CallError> {
+        self.unary("/etcdserverpb.Lease/LeaseRevoke", &pb::LeaseRevokeRequest { id }).await
+    }
+
+    pub async fn lease_time_to_live(
+        &self,
+        id: i64,
+        keys: bool,
+    ) -> Result<pb::LeaseTimeToLiveResponse, CallError> {
+        self.unary("/etcdserverpb.Lease/LeaseTimeToLive", &pb::LeaseTimeToLiveRequest { id, keys }).await
+    }
+
+    pub async fn leases(&self) -> Result<pb::LeaseLeasesResponse, CallError> {
+        self.unary("/etcdserverpb.Lease/LeaseLeases", &pb::LeaseLeasesRequest {}).await
+    }
+
+    pub async fn lock(&self, request: &lock::LockRequest) -> Result<lock::LockResponse, CallError> {
+        self.unary("/v3lockpb.Lock/Lock", request).await
+    }
+
+    pub async fn unlock(&self, key: Bytes) -> Result<lock::UnlockResponse, CallError> {
+        self.unary("/v3lockpb.Lock/Unlock", &lock::UnlockRequest { key }).await
+    }
+
+    pub async fn campaign(
+        &self,
+        request: &election::CampaignRequest,
+    ) -> Result<election::CampaignResponse, CallError> {
+        self.unary("/v3electionpb.Election/Campaign", request).await
+    }
+
+    pub async fn proclaim(
+        &self,
+        request: &election::ProclaimRequest,
+    ) -> Result<election::ProclaimResponse, CallError> {
+        self.unary("/v3electionpb.Election/Proclaim", request).await
+    }
+
+    pub async fn leader(&self, name: Bytes) -> Result<election::LeaderResponse, CallError> {
+        self.unary("/v3electionpb.Election/Leader", &election::LeaderRequest { name }).await
+    }
+
+    pub async fn resign(
+        &self,
+        leader: Option<election::LeaderKey>,
+    ) -> Result<election::ResignResponse, CallError> {
+        self.unary("/v3electionpb.Election/Resign", &election::ResignRequest { leader }).await
+    }
+
     pub async fn member_list(&self) -> Result<pb::MemberListResponse, CallError> {
         self.unary("/etcdserverpb.Cluster/MemberList", &pb::MemberListRequest::default()).await
     }
@@ -187,12 +252,14 @@ impl Client {
     }
 }
 
-async fn within_deadline<T>(call: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
+pub(super) async fn within_deadline<T>(
+    call: impl Future<Output = Result<T, CallError>>,
+) -> Result<T, CallError> {
     tokio::time::timeout(CALL_DEADLINE, call).await.unwrap_or(Err(CallError::Deadline))
 }
 
 /// The error that headers or trailers carry, if they do.
-fn status(headers: &HeaderMap) -> Result<Option<CallError>, CallError> {
+pub(super) fn status(headers: &HeaderMap) -> Result<Option<CallError>, CallError> {
     let Some(code) = headers.get("grpc-status") else { return Ok(None) };
     let text = code.to_str().unwrap_or("?");
     let code: u32 =

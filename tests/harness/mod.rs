@@ -11,6 +11,7 @@
 pub mod client;
 #[allow(unsafe_code, reason = "prctl between fork and exec; see the module")]
 pub mod seccomp;
+pub mod stream;
 
 use std::cell::Cell;
 use std::ffi::OsString;
@@ -432,8 +433,17 @@ impl Server {
 
     /// The largest resident memory so far, in bytes.
     pub fn resident_bytes_peak(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// The resident memory now, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux reports VmHWM");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("Linux reports memory");
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
         kib * 1024
     }

@@ -8,4 +8,7 @@ mod etcdctl;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod large_values;
+mod leases;
+mod lock;
 mod startup;
+mod watching;

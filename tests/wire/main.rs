@@ -1,5 +1,5 @@
 //! The same seeded stream of requests to a real etcd and to the binary under test, every answer
-//! compared field by field.
+//! compared field by field; `watch.rs` does so with watches, leases, locks and elections.
 //!
 //! The etcd is the installed one (`PINION_ETCD_BIN` names another); without one the test says that it
 //! was skipped. Identities and terms are masked; where the installed etcd (Debian has 3.4) and the
@@ -15,6 +15,11 @@ mod compare;
 mod generate;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod watch;
+mod watch_log;
+mod watch_play;
+mod watch_script;
+mod watch_side;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -274,3 +274,76 @@ fn garbage_from_the_server_is_an_error_not_a_panic() {
         }
     }
 }
+
+/// Messages of an open stream obey both windows, come out whole and in order once these open, and a
+/// stream that has ended takes no more.
+#[test]
+fn a_stream_sends_within_its_windows() {
+    let mut connection = settled(&[(setting::INITIAL_WINDOW_SIZE, 20)]);
+    let first = connection.open_stream(Method::Watch);
+    let second = connection.open_stream(Method::Watch);
+    connection.out.clear();
+    assert!(connection.send(first, b"0123456789"));
+    assert!(connection.send(first, b"abcdefghij"), "held back by the stream's window");
+    assert!(connection.send(second, b"xyz"), "the other stream's window is its own");
+    assert!(connection.is_holding_back(first) && !connection.is_holding_back(second));
+    let update = |stream, increment| {
+        let mut bytes = Vec::new();
+        frame::put_window_update(&mut bytes, stream, increment);
+        bytes
+    };
+    heard(&mut connection, &update(first, 3));
+    heard(&mut connection, &update(first, 100));
+    assert!(!connection.is_holding_back(first));
+    let mut sent = Vec::new();
+    for (header, payload) in frames(&connection.out) {
+        assert_eq!((header.kind, header.flags), (kind::DATA, 0), "our half stays open");
+        if header.stream == first {
+            sent.extend_from_slice(&payload);
+        }
+    }
+    assert_eq!(sent, b"\0\0\0\0\x0a0123456789\0\0\0\0\x0aabcdefghij");
+    assert_eq!(heard(&mut connection, &headers(first, LAST, b"\x40\x0bgrpc-status\x010")), ["1 status 0"]);
+    assert!(!connection.send(first, b"late"));
+    assert!(connection.send(second, b"still open"));
+}
+
+/// §6.9.2: the server may take back what it gave; and the connection's window binds all streams.
+#[test]
+fn streams_share_the_connections_window_and_lose_what_settings_take() {
+    let mut connection = settled(&[]);
+    let stream = connection.open_stream(Method::Watch);
+    connection.out.clear();
+    let half = vec![7; 40_000];
+    connection.send(stream, &half);
+    let mut bytes = Vec::new();
+    frame::put_settings(&mut bytes, &[(setting::INITIAL_WINDOW_SIZE, 1_000)]);
+    frame::put_window_update(&mut bytes, 0, 1_000_000);
+    heard(&mut connection, &bytes);
+    connection.send(stream, &half[..20_000]);
+    assert!(connection.is_holding_back(stream), "the window is below zero");
+    bytes.clear();
+    frame::put_window_update(&mut bytes, stream, 1_000_000);
+    heard(&mut connection, &bytes);
+    assert!(!connection.is_holding_back(stream));
+    let data: usize = frames(&connection.out)
+        .iter()
+        .filter(|(header, _)| header.kind == kind::DATA)
+        .map(|(_, payload)| payload.len())
+        .sum();
+    assert_eq!(data, 40_005 + 20_005);
+}
+
+#[test]
+fn a_narrow_stream_window_is_announced_and_widened() {
+    let mut connection = Connection::with_stream_window("test", 1024);
+    let rest = frames(connection.out.strip_prefix(frame::PREFACE).unwrap());
+    assert_eq!(rest[0].1, [0, 4, 0, 0, 4, 0]);
+    connection.out.clear();
+    connection.widen(9, 77);
+    let sent = frames(&connection.out);
+    assert_eq!(
+        (sent[0].0.kind, sent[0].0.stream, &sent[0].1[..]),
+        (kind::WINDOW_UPDATE, 9, &[0, 0, 0, 77][..])
+    );
+}

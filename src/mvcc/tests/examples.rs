@@ -66,7 +66,7 @@ fn key_deleted_and_put_again_in_one_transaction_is_new() {
     let mut txn = store.begin();
     assert_eq!(txn.delete_range(KeyRange::From(b"a"), |_| {}), 1);
     assert!(txn.get(b"a", txn.revision()).is_none());
-    assert_eq!(txn.put(b"a", b"2", 0), Revision::new(3, 1));
+    assert_eq!(txn.put(b"a", b"2", 0).revision, Revision::new(3, 1));
     assert_eq!(txn.commit(), 3);
     let version = store.get(b"a", 3).unwrap();
     assert_eq!((version.create_revision, version.version, version.value), (3, 1, b"2".as_slice()));

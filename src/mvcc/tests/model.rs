@@ -280,7 +280,7 @@ impl Run {
             } else {
                 let (key, value) = (shape.key(random), shape.value(random));
                 let lease = [0, 0, 7, -3, i64::MAX][random.index(5)];
-                let revision = txn.put(&key, &value, lease);
+                let revision = txn.put(&key, &value, lease).revision;
                 assert_eq!(revision, Revision::new(model.current + 1, sub));
                 model.write(&key, revision, Some((&value, lease)));
             }
@@ -336,6 +336,8 @@ impl Run {
         if self.random.one_in(2) {
             let from = Revision::new(main, self.random.between(0, 2));
             compare_changes(&self.store, &self.model, from);
+            let (key, _) = self.shape.bounds(&mut self.random);
+            compare_changes_of(&self.store, &self.model, &key, main);
         } else if self.random.one_in(30) {
             let mut cursor = self.store.begin_hash(main);
             let slice = 1 + self.random.index(1_000);
@@ -447,6 +449,23 @@ fn compare_changes(store: &Store, model: &Model, from: Revision) {
         (change.revision, change.key.to_vec(), put)
     });
     assert_eq!(changes.collect::<Vec<_>>(), model.changes(from), "changes from {from:?}");
+}
+
+/// One key's changes as all changes tell them, and the version before each.
+fn compare_changes_of(store: &Store, model: &Model, key: &[u8], from: i64) {
+    let of_key = store.changes_of(key, from);
+    let count_max = of_key.count_max();
+    let expected: Vec<_> = store.changes(Revision::new(from, 0)).filter(|change| change.key == key).collect();
+    assert_eq!(of_key.collect::<Vec<_>>(), expected, "changes of {key:?} from {from}");
+    let expected_count = expected.len() as u64;
+    assert!(expected_count <= count_max, "{count_max} at most, {expected_count} in fact");
+    assert!(count_max == expected_count || from == store.compact_revision());
+    let all_count = store.changes(Revision::new(from, 0)).count() as u64;
+    assert!(all_count <= store.changes_count_max(from));
+    for change in expected.iter().filter(|change| store.compact_revision() < change.revision.main) {
+        let before = store.version_before(change).map(seen);
+        assert_eq!(before, model.get(key, change.revision.main - 1), "before {change:?}");
+    }
 }
 
 /// Everything a reader can tell of a store.

@@ -7,8 +7,11 @@
 //! |---|---|---|
 //! | requests with the backend | `CALLS_MAX`, `REQUEST_BYTES_MAX` a connection; `SHARD_REQUEST_BYTES_MAX` | the connection is not read |
 //! | calls with a task: bodies in pieces, streams | `UPLOAD_BYTES_MAX` a connection; `SHARD_UPLOAD_BYTES_MAX` | `ResourceExhausted` |
+//! | commands of `Lock` and `Election` | one a task, on an account of the shard's own | they wait |
 //! | requests that wait for room for their answers | `BACKLOG_MAX`, `BACKLOG_BYTES_MAX` a connection | `ResourceExhausted` |
 //! | answers not yet taken by the client | `UNSENT_BYTES_MAX` a connection, `SHARD_UNSENT_BYTES_MAX` | requests wait; see below |
+//! | bytes that `h2` has written and the socket does not take | 64 KiB a connection, with the answers for the shard | writes wait |
+//! | watch responses not yet taken | see `outbox` | the watcher falls behind and holds a position |
 //!
 //! A connection whose client does not open its flow-control window must still be read, or the window
 //! update would never be seen. So requests wait in the backlog there, in order, and the store is not
@@ -22,6 +25,9 @@
 //! small ranges and then asks for many large ones at once gets `WIDE_CALLS_MAX` of them. When the
 //! shard's bound is passed, the connection that has made no progress for longest is closed.
 //!
+//! Watch responses have a budget of their own (`outbox`), since a client has its watches and its calls on
+//! one connection, and an application that is slow to look at its watches must not find its puts waiting.
+//!
 //! Invariants: every count falls to zero when the connection ends; `Held` counts a body exactly as
 //! long as it is in memory.
 //! Cost: O(1) a call.
@@ -34,6 +40,7 @@ use std::task::Waker;
 use bytes::{Buf, Bytes};
 
 use super::call::Deferred;
+use super::outbox::Level;
 use super::signal::Signal;
 
 /// Calls of one connection that are with the backend. A client of etcd has some hundreds.
@@ -64,7 +71,7 @@ pub(super) const SHARD_UNSENT_BYTES_MAX: usize = 256 << 20;
 pub(super) const WIDE_CALLS_MAX: usize = 64;
 
 /// What an answer costs beside its bytes: `h2`'s stream and its queued frames.
-const ANSWER_OVERHEAD_BYTES: usize = 1024;
+pub(super) const ANSWER_OVERHEAD_BYTES: usize = 1024;
 
 /// How large an answer may get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +90,16 @@ pub(super) struct Ledger {
     pub(super) request_bytes: Cell<usize>,
     pub(super) upload_bytes: Cell<usize>,
     pub(super) unsent_bytes: Cell<usize>,
+    /// Memory in which bytes wait for sockets that take none.
+    gathered_bytes: Cell<usize>,
     reserved_bytes: Cell<usize>,
+}
+
+impl Ledger {
+    /// Bytes of answers that no client has taken yet.
+    pub(super) fn unread_bytes(&self) -> usize {
+        self.unsent_bytes.get() + self.gathered_bytes.get()
+    }
 }
 
 /// Learned size of a kind of answer.
@@ -114,6 +130,9 @@ pub(super) struct Account {
     request_bytes: Cell<usize>,
     upload_bytes: Cell<usize>,
     unsent_bytes: Cell<usize>,
+    gathered_bytes: Cell<usize>,
+    /// Watch streams that are open.
+    watch_streams: Cell<usize>,
     reserved_bytes: Cell<usize>,
     point: Estimate,
     wide: Estimate,
@@ -151,6 +170,8 @@ impl Account {
             request_bytes: Cell::new(0),
             upload_bytes: Cell::new(0),
             unsent_bytes: Cell::new(0),
+            gathered_bytes: Cell::new(0),
+            watch_streams: Cell::new(0),
             reserved_bytes: Cell::new(0),
             point: Estimate(Cell::new(64 << 10)),
             wide: Estimate(Cell::new(UNSENT_BYTES_MAX)),
@@ -187,6 +208,7 @@ impl Account {
     pub(super) fn end(&self) {
         self.has_ended.set(true);
         self.waker.replace(None);
+        self.note_gathered(0);
         // The deferred calls hold streams, which may hold bodies, which hold this account.
         let backlog = self.backlog.take();
         self.backlog_bytes.set(0);
@@ -210,9 +232,32 @@ impl Account {
         self.calls.get()
     }
 
-    /// Bytes of answers that the client has not taken.
-    pub(super) fn unsent_bytes(&self) -> usize {
-        self.unsent_bytes.get()
+    /// So much memory holds bytes that the socket does not take.
+    pub(super) fn note_gathered(&self, bytes: usize) {
+        let before = self.gathered_bytes.replace(bytes);
+        add(&self.ledger.gathered_bytes, bytes);
+        sub(&self.ledger.gathered_bytes, before);
+    }
+
+    /// What closing the connection would free at least.
+    pub(super) fn unread_bytes(&self) -> usize {
+        self.unsent_bytes.get() + self.gathered_bytes.get()
+    }
+
+    /// A watch stream of the connection begins.
+    pub(super) fn open_watch_stream(&self) {
+        add(&self.watch_streams, 1);
+    }
+
+    /// It has ended.
+    pub(super) fn close_watch_stream(&self) {
+        sub(&self.watch_streams, 1);
+    }
+
+    /// Whether the client owes us a read. A client that watches does not: it may look at its events
+    /// when it likes, and what waits for it meanwhile is bounded.
+    pub(super) fn is_owed(&self, gathered: usize) -> bool {
+        0 < self.unsent_bytes.get() || (0 < gathered && self.watch_streams.get() == 0)
     }
 
     fn estimate(&self, weight: Weight) -> usize {
@@ -336,13 +381,19 @@ impl Account {
     }
 }
 
-/// Counts an answer as unsent until `h2` lets go of it.
+/// Counts bytes as unsent until `h2` lets go of them.
 #[derive(Debug)]
-struct Held {
-    account: Rc<Account>,
-    bytes: usize,
-    /// Fired when the body is gone.
-    has_left: Option<Rc<Signal>>,
+enum Held {
+    Answer {
+        account: Rc<Account>,
+        bytes: usize,
+        /// Fired when the body is gone.
+        has_left: Option<Rc<Signal>>,
+    },
+    Watch {
+        level: Rc<Level>,
+        bytes: usize,
+    },
 }
 
 impl std::fmt::Debug for Account {
@@ -354,13 +405,18 @@ impl std::fmt::Debug for Account {
 impl Drop for Held {
     // Runs inside h2, with its locks held: nothing here may call h2. A wake only queues the task.
     fn drop(&mut self) {
-        sub(&self.account.unsent_bytes, self.bytes);
-        sub(&self.account.ledger.unsent_bytes, self.bytes);
-        if let Some(has_left) = self.has_left.take() {
-            has_left.fire();
-        }
-        if self.account.next_deferred().is_some() {
-            self.account.wake();
+        match self {
+            Self::Answer { account, bytes, has_left } => {
+                sub(&account.unsent_bytes, *bytes);
+                sub(&account.ledger.unsent_bytes, *bytes);
+                if let Some(has_left) = has_left.take() {
+                    has_left.fire();
+                }
+                if account.next_deferred().is_some() {
+                    account.wake();
+                }
+            }
+            Self::Watch { level, bytes } => level.remove(*bytes),
         }
     }
 }
@@ -369,17 +425,21 @@ impl Drop for Held {
 #[derive(Debug)]
 pub(super) struct Body {
     bytes: Bytes,
-    /// Kept for its drop: it ends the counting.
-    _held: Held,
+    held: Held,
 }
 
 impl Body {
-    /// Counts `bytes` against `account`, with an answer's overhead if this is its first part.
+    /// Counts `bytes` against `account`, with an answer's overhead.
     pub(super) fn new(account: &Rc<Account>, bytes: Bytes, has_left: Option<Rc<Signal>>) -> Self {
         let counted = bytes.len() + ANSWER_OVERHEAD_BYTES;
         add(&account.unsent_bytes, counted);
         add(&account.ledger.unsent_bytes, counted);
-        Self { bytes, _held: Held { account: Rc::clone(account), bytes: counted, has_left } }
+        Self { bytes, held: Held::Answer { account: Rc::clone(account), bytes: counted, has_left } }
+    }
+
+    /// Watch responses, of which `level` counts `counted` bytes already.
+    pub(super) fn of_watch(level: &Rc<Level>, bytes: Bytes, counted: usize) -> Self {
+        Self { bytes, held: Held::Watch { level: Rc::clone(level), bytes: counted } }
     }
 }
 
@@ -394,6 +454,9 @@ impl Buf for Body {
 
     fn advance(&mut self, n: usize) {
         self.bytes.advance(n);
+        if let Held::Watch { level, .. } = &self.held {
+            level.note_progress();
+        }
     }
 }
 
@@ -433,7 +496,7 @@ mod tests {
         assert!(!account.may_ask(Weight::Light));
         drop(body);
         assert!(account.may_ask(Weight::Wide));
-        assert_eq!((account.unsent_bytes(), ledger.unsent_bytes.get()), (0, 0));
+        assert_eq!((account.unread_bytes(), ledger.unread_bytes()), (0, 0));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use http::{Method as HttpMethod, Request as HttpRequest, StatusCode};
 use prost::Message as _;
 
 use super::account::{Account, Charge, UPLOAD_OVERHEAD_BYTES, Weight};
+use super::keep_alive::Answers;
 use super::response::{self, GRPC_ENCODING, Responder};
 use super::services::{self, Call};
 use super::{Backend, ClientShard, gzip, streams};
@@ -95,7 +96,7 @@ fn read_head<T>(request: &HttpRequest<T>, now_ms: u64) -> Result<Head, Refused> 
     Ok(Head { call, client_deadline_ms, gzip })
 }
 
-fn framing_status(error: &FramingError) -> Status {
+pub(super) fn framing_status(error: &FramingError) -> Status {
     let code = match error {
         FramingError::TooLarge { .. } => Code::ResourceExhausted,
         _ => Code::Internal,
@@ -104,7 +105,7 @@ fn framing_status(error: &FramingError) -> Status {
 }
 
 /// The status of a call whose connection makes the shard hold too much already.
-fn overloaded(what: &'static str) -> Status {
+pub(super) fn overloaded(what: &'static str) -> Status {
     Status { code: Code::ResourceExhausted, message: what.into() }
 }
 
@@ -125,6 +126,8 @@ pub(super) enum Recipient {
     Unary { responder: Responder, gzip: bool, shape: Shape },
     /// The task of a call that has many.
     Task(Rc<Mailbox>),
+    /// The task of a stream of requests, whose answers go out in the requests' order.
+    InOrder { answers: Rc<Answers>, number: u64 },
 }
 
 /// A command that is ready to be submitted.
@@ -178,7 +181,11 @@ fn weigh(command: &Command) -> Weight {
         Query::Range(range) if range.range_end.is_empty() || range.count_only => Weight::Point,
         Query::Range(_) | Query::Txn(_) => Weight::Wide,
         Query::RangeSlice(_) => Weight::Point,
-        Query::HashKv(_) | Query::Hash | Query::MemberList | Query::Status => Weight::Light,
+        Query::HashKv(_) | Query::Hash | Query::MemberList | Query::Status | Query::LeaseKeepAlive(_) => {
+            Weight::Light
+        }
+        Query::LeaseTimeToLive(request) if !request.keys => Weight::Light,
+        Query::LeaseTimeToLive(_) | Query::LeaseLeases => Weight::Wide,
     }
 }
 
@@ -199,6 +206,9 @@ impl<B: Backend> ClientShard<B> {
             }
         };
         let mut body = request.into_body();
+        if let Call::Bidi(method) = head.call {
+            return self.spawn_bidi(account, method, &head, body, responder);
+        }
         let mut assembler = Assembler::new(self.receive_bytes_max);
         loop {
             match body.poll_data(cx) {
@@ -296,14 +306,14 @@ impl<B: Backend> ClientShard<B> {
         mut responder: Responder,
     ) {
         let message = assembler.finish().map_err(|error| framing_status(&error));
-        match message.and_then(|message| self.unpack(head, message)) {
+        match message.and_then(|message| self.unpack(head.gzip, message)) {
             Ok(payload) => self.dispatch(account, head, payload, responder),
             Err(status) => response::send_status(&mut responder, &status),
         }
     }
 
-    fn unpack(&self, head: &Head, message: Message) -> Result<Bytes, Status> {
-        match (message.compressed, head.gzip) {
+    pub(super) fn unpack(&self, gzip: bool, message: Message) -> Result<Bytes, Status> {
+        match (message.compressed, gzip) {
             (false, _) => Ok(message.payload),
             (true, true) => gzip::inflate(&message.payload, self.receive_bytes_max).map(Bytes::from),
             (true, false) => Err(Status {
@@ -343,6 +353,9 @@ impl<B: Backend> ClientShard<B> {
                 }
                 Err(status) => Err(status),
             },
+            Call::LeaseGrant => convert::lease_grant(payload, &self.limits, || self.lease_ids.positive()),
+            Call::Recipe(recipe) => return self.spawn_recipe(account, recipe, head, payload, responder),
+            Call::Bidi(_) => unreachable!("a stream of requests has a task and is never collected"),
             Call::HealthWatch => match decode::<health::HealthCheckRequest>(payload) {
                 Ok(request) => return self.spawn_health_watch(account, &request, responder),
                 Err(status) => Err(status),
@@ -451,6 +464,7 @@ impl<B: Backend> ClientShard<B> {
         }
         match (recipient, answer) {
             (Recipient::Task(mailbox), answer) => mailbox.put(answer),
+            (Recipient::InOrder { answers, number }, answer) => answers.put(number, answer),
             (Recipient::Unary { mut responder, .. }, Err(status)) => {
                 response::send_status(&mut responder, &status);
             }
@@ -511,7 +525,7 @@ fn timeout_status(is_client_deadline: bool) -> Status {
     if is_client_deadline { status::CONTEXT_DEADLINE_EXCEEDED } else { status::TIMED_OUT }
 }
 
-fn decode<M: prost::Message + Default>(payload: Bytes) -> Result<M, Status> {
+pub(super) fn decode<M: prost::Message + Default>(payload: Bytes) -> Result<M, Status> {
     M::decode(payload).map_err(|error| Status::undecodable(&error.to_string()))
 }
 
@@ -538,8 +552,21 @@ impl Upload {
         upload.grow(UPLOAD_OVERHEAD_BYTES).then_some(upload)
     }
 
+    /// Counts that exactly `bytes` are held besides the overhead. False: that is too much.
+    pub(super) fn hold(&mut self, bytes: usize) -> bool {
+        let held = self.bytes - UPLOAD_OVERHEAD_BYTES;
+        if held < bytes {
+            return self.grow(bytes - held);
+        }
+        if bytes < held {
+            self.bytes -= held - bytes;
+            self.account.end_upload(held - bytes);
+        }
+        true
+    }
+
     /// Counts bytes. False: that is too much.
-    fn grow(&mut self, bytes: usize) -> bool {
+    pub(super) fn grow(&mut self, bytes: usize) -> bool {
         self.bytes += bytes;
         self.account.grow_upload(bytes)
     }

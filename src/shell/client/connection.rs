@@ -7,6 +7,11 @@
 //! Every wait has an end: for the preface, for the rest of a frame, for a client that takes no
 //! bytes, for the answer to a keepalive ping, for the last words after a GOAWAY. None has a timer:
 //! the turn says when it is due (`Account::due_ms`) and the shard's tick gives it a turn then.
+//!
+//! One wait is allowed to last: a client with watch streams that takes no bytes, as long as no answer to a
+//! call is among them. etcd never sends a slow watcher away, what waits for it is bounded (`outbox`), and
+//! when the shard needs the memory it takes it (`relieve_pressure`, and `watch` for a stream). A client
+//! that is dead rather than slow is found by the keepalive ping.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -211,6 +216,8 @@ impl<B: Backend> Turns<'_, B> {
             // Reading was left out for want of room to write; there is room now.
             cx.waker().wake_by_ref();
         }
+        // Bodies have left in this turn, maybe those of watch streams that were full.
+        self.shard.settle_rooms();
         self.set_due(now_ms);
         Poll::Pending
     }
@@ -253,8 +260,7 @@ impl<B: Backend> Turns<'_, B> {
         if self.account.due_ms.get() <= now_ms {
             let io = self.io.borrow();
             let stalled_ms = now_ms.saturating_sub(config.stall_timeout_ms());
-            let takes_nothing =
-                (0 < io.gathered() || 0 < self.account.unsent_bytes()) && io.last_write_ms <= stalled_ms;
+            let takes_nothing = self.account.is_owed(io.gathered()) && io.last_write_ms <= stalled_ms;
             let half_a_frame = io.meter.is_inside_frame() && !io.paused && io.last_read_ms <= stalled_ms;
             let is_dead = self.ping_sent_ms.is_some_and(|sent_ms| {
                 sent_ms.max(io.last_read_ms) + config.keepalive_timeout_ms() <= now_ms
@@ -277,11 +283,12 @@ impl<B: Backend> Turns<'_, B> {
         let config = &self.shard.config;
         let io = self.io.borrow();
         self.account.progress_ms.set(io.last_write_ms);
+        self.account.note_gathered(io.blocked_bytes());
         let mut due_ms = match self.ping_sent_ms {
             Some(sent_ms) => sent_ms.max(io.last_read_ms) + config.keepalive_timeout_ms(),
             None => io.last_read_ms + config.keepalive_interval_ms(),
         };
-        if 0 < io.gathered() || 0 < self.account.unsent_bytes() {
+        if self.account.is_owed(io.gathered()) {
             due_ms = due_ms.min(io.last_write_ms + config.stall_timeout_ms());
         }
         if io.meter.is_inside_frame() {

@@ -32,12 +32,20 @@ pub struct Counters {
     pub timeouts: u64,
     /// Times that the backend took no command.
     pub blocked: u64,
+    /// Watch streams ended because the shard needed their memory.
+    pub watch_resets: u64,
     /// Now: connections.
     pub connections: u64,
     /// Now: calls with the backend.
     pub calls: u64,
     /// Now: bytes of answers that clients have not taken.
     pub unsent_bytes: u64,
+    /// Now: watch streams, those of the shard's own tasks among them.
+    pub watch_streams: u64,
+    /// Now: watchers of all streams.
+    pub watchers: u64,
+    /// Now: bytes of watch responses that clients have not taken.
+    pub watch_unsent_bytes: u64,
 }
 
 impl Counters {

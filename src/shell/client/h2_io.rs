@@ -152,6 +152,11 @@ impl Io {
         self.gather.len() - self.gather_sent
     }
 
+    /// Memory that this takes, while they do.
+    pub(super) fn blocked_bytes(&self) -> usize {
+        self.gather.capacity()
+    }
+
     /// Appends bytes of our own, which are whole frames. Only between frames.
     pub(super) fn append(&mut self, bytes: &[u8]) {
         if self.gather.capacity() == 0 {

@@ -19,6 +19,12 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// largest requests; a body in pieces gives its part back as it is copied.
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 
+/// What DATA frames of less than 256 bytes may cost while they wait to be read, each the 256 bytes less
+/// its own. Requests of a watch stream are such frames, one each, and a client that creates its watchers
+/// in one go sends a stream's whole window of them: 26,000 of 40 bytes, 5.6 MB by this count. `h2` would
+/// allow 4 MiB and end the connection. 16 MiB are at most 65,000 frames, 15 MB or so in `h2`.
+const SMALL_FRAMES_BYTES_MAX: usize = 16 << 20;
+
 /// Streams reset by us that `h2` remembers, so that frames on their way are not errors.
 const RESET_STREAMS_MAX: usize = 256;
 
@@ -43,6 +49,7 @@ pub(super) fn server_builder(concurrent_streams_max: Option<u32>) -> Builder {
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .data_frame_budget(SMALL_FRAMES_BYTES_MAX)
         .max_concurrent_reset_streams(RESET_STREAMS_MAX)
         .reset_stream_duration(RESET_STREAM_TIME)
         .max_pending_accept_reset_streams(PENDING_ACCEPT_RESET_STREAMS_MAX)

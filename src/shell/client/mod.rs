@@ -12,7 +12,7 @@
 //!
 //! `connection` runs the turns, `frame_meter` judges the client's frames, `account` bounds what a
 //! connection holds, `slots` knows who waits, `limits` is what `h2` is told, `streams` has the calls
-//! with many answers, `services` the paths.
+//! with many answers, `keep_alive` the leases', `recipe` those of several commands, `services` the paths.
 //!
 //! Invariants: a call is answered once; a ticket whose waiter left is ignored; what a connection
 //! holds is counted until it is gone; no borrow of a cell is held while the backend or `h2` is called.
@@ -20,15 +20,24 @@
 //! Compatibility: gRPC-Go's answers to malformed calls, etcd's keepalive policy and timeouts.
 
 mod account;
+mod ask;
 mod authority;
+mod bidi;
 mod call;
 mod connection;
 mod counters;
+mod election;
 mod frame_meter;
 mod gzip;
 mod h2_io;
+mod keep_alive;
 mod limits;
 mod listener;
+mod local_watch;
+mod lock;
+mod outbox;
+mod random;
+mod recipe;
 mod response;
 mod services;
 mod signal;
@@ -36,6 +45,7 @@ mod slots;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -51,14 +61,19 @@ pub use counters::Counters;
 use counters::CountersCell;
 use h2_io::SharedBuffers;
 pub use listener::bind;
+use random::Random;
 use response::{Headers, Templates};
 use signal::Signal;
 use slots::Slots;
+use watch::Watches;
 
 use crate::replica::exchange::{Command, Reply};
 use crate::rpc::Limits;
-use crate::types::limits::{GRPC_OVERHEAD_BYTES, REQUEST_BYTES_MAX_DEFAULT, TXN_OPS_MAX_DEFAULT};
+use crate::types::limits::{
+    GRPC_OVERHEAD_BYTES, LEASE_TTL_MIN_S_DEFAULT, REQUEST_BYTES_MAX_DEFAULT, TXN_OPS_MAX_DEFAULT,
+};
 use crate::types::{ClusterId, MemberId, Ticket};
+use crate::watch::Order;
 
 /// The rest of the member, as a shard sees it.
 pub trait Backend: 'static {
@@ -70,6 +85,13 @@ pub trait Backend: 'static {
     /// `ClientShard::ready`.
     #[expect(clippy::result_large_err, reason = "a command that comes back goes into the queue as it is")]
     fn submit(&self, ticket: Ticket, command: Command) -> Result<(), Command>;
+
+    /// Passes an order of the watch hub on. Its notice comes through `ClientShard::on_watch`, not
+    /// before this returns.
+    ///
+    /// # Errors
+    /// Gives the order back when the ring is full.
+    fn order(&self, order: Order) -> Result<(), Order>;
 }
 
 /// How clients' keepalive pings are treated, and the server's own.
@@ -90,6 +112,10 @@ pub struct ShardConfig {
     pub shard: u16,
     /// Differs between starts of the process; see `Slots::new`.
     pub first_generation: u32,
+    /// Differs between starts of the process; where the names of leases come from.
+    pub lease_seed: u64,
+    /// Shortest life of a lease: 1.5 election timeouts, so that a leader can be elected meanwhile.
+    pub lease_ttl_min_s: i64,
     pub cluster: ClusterId,
     pub member: MemberId,
     /// `--max-request-bytes`
@@ -109,6 +135,9 @@ pub struct ShardConfig {
     pub stall_timeout: Duration,
     /// The same while the shard holds more unread answers than it may.
     pub pressure_timeout: Duration,
+    /// How often a watcher that asked for it hears how far it has come while nothing else happens; up
+    /// to a tenth longer (`--watch-progress-notify-interval`).
+    pub watch_progress_interval: Duration,
     /// Calls under way at `stop` may take this long.
     pub drain_timeout: Duration,
     /// Step of the shard's clock and bound on how late a timeout is.
@@ -122,6 +151,8 @@ impl ShardConfig {
         Self {
             shard,
             first_generation: 0,
+            lease_seed: 0,
+            lease_ttl_min_s: LEASE_TTL_MIN_S_DEFAULT,
             cluster,
             member,
             request_bytes_max: REQUEST_BYTES_MAX_DEFAULT,
@@ -137,6 +168,7 @@ impl ShardConfig {
             upload_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(60),
             pressure_timeout: Duration::from_secs(2),
+            watch_progress_interval: Duration::from_secs(10 * 60),
             drain_timeout: Duration::from_secs(5),
             tick: Duration::from_millis(50),
         }
@@ -163,6 +195,12 @@ impl ShardConfig {
     fn stall_timeout_ms(&self) -> u64 {
         millis(self.stall_timeout)
     }
+    fn pressure_timeout_ms(&self) -> u64 {
+        millis(self.pressure_timeout)
+    }
+    fn watch_progress_interval_ms(&self) -> u64 {
+        millis(self.watch_progress_interval)
+    }
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -180,8 +218,13 @@ pub struct ClientShard<B: Backend> {
     templates: Templates,
     buffers: Rc<SharedBuffers>,
     ledger: Rc<Ledger>,
+    /// Names leases whose clients leave that to the server.
+    lease_ids: Random,
+    /// What the shard asks for itself is counted here.
+    own: Rc<Account>,
     calls: RefCell<Slots<Submitted>>,
     alarms: Rc<RefCell<Slots<Weak<Signal>>>>,
+    watches: Watches,
     connections: RefCell<BTreeMap<u64, Rc<Account>>>,
     connections_made: Cell<u64>,
     /// The backend's rings are full.
@@ -201,15 +244,23 @@ impl<B: Backend> ClientShard<B> {
     /// A shard that serves nobody yet.
     #[must_use]
     pub fn new(config: ShardConfig, backend: Rc<B>) -> Rc<Self> {
+        let ledger = Rc::new(Ledger::default());
         Rc::new(Self {
-            limits: Limits { txn_ops_max: config.txn_ops_max, request_bytes_max: config.request_bytes_max },
+            limits: Limits {
+                txn_ops_max: config.txn_ops_max,
+                request_bytes_max: config.request_bytes_max,
+                lease_ttl_min_s: config.lease_ttl_min_s,
+            },
             receive_bytes_max: config.request_bytes_max.saturating_add(GRPC_OVERHEAD_BYTES),
             headers: Headers::new(config.cluster, config.member),
             templates: Templates::new(),
             buffers: SharedBuffers::new(),
-            ledger: Rc::new(Ledger::default()),
+            lease_ids: Random::new(config.lease_seed, config.shard),
+            own: Account::new(u64::MAX, Rc::clone(&ledger)),
+            ledger,
             calls: RefCell::new(Slots::new(config.shard, config.first_generation)),
             alarms: Rc::new(RefCell::new(Slots::new(0, 0))),
+            watches: Watches::new(&config),
             connections: RefCell::new(BTreeMap::new()),
             connections_made: Cell::new(0),
             is_blocked: Cell::new(false),
@@ -237,17 +288,21 @@ impl<B: Backend> ClientShard<B> {
         }
     }
 
-    /// Ends a batch of answers. Their connections have their turns already, one each however many
-    /// answers they got; this also lets the shard submit again, since answers make room.
+    /// Ends a batch of answers and notices. The connections of answers have their turns already, one
+    /// each however many answers they got, and those of watch streams get theirs; this also lets the
+    /// shard submit again, since answers make room.
     pub fn flush(&self) {
+        self.flush_watches();
         if self.is_blocked() {
             self.ready();
         }
+        self.submit_deferred(&self.own);
     }
 
     /// The rings have room again.
     pub fn ready(&self) {
         self.is_blocked.set(false);
+        self.submit_deferred(&self.own);
         for account in self.blocked.take() {
             account.waits_for_ready.set(false);
             account.wake();
@@ -277,6 +332,7 @@ impl<B: Backend> ClientShard<B> {
         counters.connections = self.connections.borrow().len() as u64;
         counters.calls = self.calls.borrow().len() as u64;
         counters.unsent_bytes = self.ledger.unsent_bytes.get() as u64;
+        self.watches.count(&mut counters);
         counters
     }
 
@@ -327,6 +383,7 @@ impl<B: Backend> ClientShard<B> {
             }
             None
         });
+        self.expire_deferred(&self.own);
         let accounts: Vec<Rc<Account>> = self.connections.borrow().values().map(Rc::clone).collect();
         for account in &accounts {
             self.expire_deferred(account);
@@ -335,6 +392,7 @@ impl<B: Backend> ClientShard<B> {
             }
         }
         self.relieve_pressure(&accounts);
+        self.tick_watches();
         if self.is_blocked() {
             self.ready();
         }
@@ -343,12 +401,12 @@ impl<B: Backend> ClientShard<B> {
     /// While the shard holds too many unread answers, closes the connection whose client has taken
     /// nothing for longest: it is the one that cannot complain about waiting.
     fn relieve_pressure(&self, accounts: &[Rc<Account>]) {
-        if self.ledger.unsent_bytes.get() <= account::SHARD_UNSENT_BYTES_MAX {
+        if self.ledger.unread_bytes() <= account::SHARD_UNSENT_BYTES_MAX {
             return;
         }
-        let stalled_ms = self.now_ms().saturating_sub(millis(self.config.pressure_timeout));
+        let stalled_ms = self.now_ms().saturating_sub(self.config.pressure_timeout_ms());
         let stalled = accounts.iter().filter(|account| {
-            0 < account.unsent_bytes() && account.progress_ms.get() <= stalled_ms && !account.is_evicted.get()
+            0 < account.unread_bytes() && account.progress_ms.get() <= stalled_ms && !account.is_evicted.get()
         });
         if let Some(account) = stalled.min_by_key(|account| account.progress_ms.get()) {
             account.is_evicted.set(true);

@@ -15,6 +15,31 @@ pub(super) enum Call {
     HealthCheck,
     HealthWatch,
     HealthList,
+    /// A stream of requests and a stream of answers.
+    Bidi(BidiMethod),
+    /// Proposed once its lease has a number.
+    LeaseGrant,
+    /// Carried out here in several commands.
+    Recipe(Recipe),
+}
+
+/// Methods of `Lock` and `Election`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recipe {
+    Lock,
+    Unlock,
+    Campaign,
+    Proclaim,
+    Leader,
+    Observe,
+    Resign,
+}
+
+/// Methods whose requests are a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BidiMethod {
+    Watch,
+    LeaseKeepAlive,
 }
 
 /// Services whose methods exist in etcd. A method of theirs that is not answered yet is an unknown
@@ -42,6 +67,16 @@ pub(super) fn find(path: &str) -> Result<Call, Status> {
         "/grpc.health.v1.Health/Check" => Call::HealthCheck,
         "/grpc.health.v1.Health/Watch" => Call::HealthWatch,
         "/grpc.health.v1.Health/List" => Call::HealthList,
+        "/etcdserverpb.Lease/LeaseGrant" => Call::LeaseGrant,
+        "/v3lockpb.Lock/Lock" => Call::Recipe(Recipe::Lock),
+        "/v3lockpb.Lock/Unlock" => Call::Recipe(Recipe::Unlock),
+        "/v3electionpb.Election/Campaign" => Call::Recipe(Recipe::Campaign),
+        "/v3electionpb.Election/Proclaim" => Call::Recipe(Recipe::Proclaim),
+        "/v3electionpb.Election/Leader" => Call::Recipe(Recipe::Leader),
+        "/v3electionpb.Election/Observe" => Call::Recipe(Recipe::Observe),
+        "/v3electionpb.Election/Resign" => Call::Recipe(Recipe::Resign),
+        "/etcdserverpb.Watch/Watch" => Call::Bidi(BidiMethod::Watch),
+        "/etcdserverpb.Lease/LeaseKeepAlive" => Call::Bidi(BidiMethod::LeaseKeepAlive),
         _ => return Err(unknown(path)),
     })
 }
@@ -71,8 +106,9 @@ mod tests {
         assert_eq!(text("/"), "malformed method name: \"/\"");
         assert_eq!(text("etcdserverpb.KV/Put"), "malformed method name: \"etcdserverpb.KV/Put\"");
         assert_eq!(
-            text("/etcdserverpb.Lease/LeaseGrant"),
-            "unknown method LeaseGrant for service etcdserverpb.Lease"
+            text("/etcdserverpb.Auth/AuthEnable"),
+            "unknown method AuthEnable for service etcdserverpb.Auth"
         );
+        assert_eq!(text("/v3lockpb.Lock/Try"), "unknown method Try for service v3lockpb.Lock");
     }
 }

@@ -39,8 +39,8 @@ pub(super) fn health_list() -> HealthListResponse {
     HealthListResponse { statuses: [(String::new(), health_response(true))].into() }
 }
 
-/// How a stream of answers ended, when not by its last message.
-enum Ended {
+/// How a call with a task ended, when not by its last message.
+pub(super) enum Ended {
     /// The client is told.
     Status(Status),
     /// The client has left.
@@ -103,7 +103,7 @@ fn refuse(responder: &mut Responder) {
 }
 
 /// Frames a message of what `head` writes and `body`.
-fn framed(head: impl FnOnce(&mut Vec<u8>), body: &[u8]) -> Bytes {
+pub(super) fn framed(head: impl FnOnce(&mut Vec<u8>), body: &[u8]) -> Bytes {
     let mut out = vec![0; PREFIX_BYTES];
     head(&mut out);
     out.extend_from_slice(body);

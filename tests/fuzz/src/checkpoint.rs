@@ -14,7 +14,7 @@ use pinion::types::{ClusterId, KeyRange, LogIndex, MemberId, Term};
 use prost::Message as _;
 
 use crate::message::{self, KINDS};
-use crate::requests::{self, ignore, machine, request, stream};
+use crate::requests::{self, AT, ignore, machine, request, stream};
 use crate::{below, memory, one_in};
 
 pub fn run(data: &[u8]) {
@@ -54,10 +54,10 @@ fn exercise(mut machine: Machine) {
             prev_kv: true,
             ..Default::default()
         };
-        ignore(machine.apply(&request(RequestKind::Put, put.encode_to_vec())));
+        ignore(machine.apply(&request(RequestKind::Put, put.encode_to_vec()), AT));
     }
     let delete = pb::DeleteRangeRequest { key: "\0".into(), range_end: "k3".into(), ..Default::default() };
-    ignore(machine.apply(&request(RequestKind::DeleteRange, delete.encode_to_vec())));
+    ignore(machine.apply(&request(RequestKind::DeleteRange, delete.encode_to_vec()), AT));
     let store = machine.store();
     let all = KeyRange::From(b"");
     for at in [store.compact_revision(), store.current_revision() - 30, store.current_revision()] {
@@ -67,7 +67,7 @@ fn exercise(mut machine: Machine) {
     }
     let revision = store.current_revision() - 5;
     let compact = pb::CompactionRequest { revision, physical: true };
-    ignore(machine.apply(&request(RequestKind::Compact, compact.encode_to_vec())));
+    ignore(machine.apply(&request(RequestKind::Compact, compact.encode_to_vec()), AT));
     while !machine.work_slice(1_000) {}
     machine.store().check_invariants();
 }
@@ -75,12 +75,12 @@ fn exercise(mut machine: Machine) {
 fn damaged_stream(input: &mut Unstructured<'_>) {
     let mut machine = machine();
     if one_in(input, 3) {
-        requests::history().iter().for_each(|request| drop(ignore(machine.apply(request))));
+        requests::history().iter().for_each(|request| drop(ignore(machine.apply(request, AT))));
     }
     for _ in 0..below(input, 20) {
         let kind = KINDS[below(input, KINDS.len())];
         let body = message::request_body(input, kind);
-        ignore(machine.apply(&request(kind, body)));
+        ignore(machine.apply(&request(kind, body), AT));
         machine.work_slice(below(input, 40));
     }
     let slice = 1 + below(input, 300);

@@ -16,7 +16,7 @@ use prost::Message as _;
 use crate::{below, bytes, number, one_in};
 
 /// Every method that becomes a command.
-pub const METHODS: [Method; 10] = [
+pub const METHODS: [Method; 13] = [
     Method::Put,
     Method::Txn,
     Method::DeleteRange,
@@ -27,15 +27,22 @@ pub const METHODS: [Method; 10] = [
     Method::Hash,
     Method::MemberList,
     Method::Status,
+    Method::LeaseRevoke,
+    Method::LeaseTimeToLive,
+    Method::LeaseLeases,
 ];
 
 /// Every kind of request in the log.
-pub const KINDS: [RequestKind; 5] = [
+pub const KINDS: [RequestKind; 9] = [
     RequestKind::Put,
     RequestKind::Txn,
     RequestKind::DeleteRange,
     RequestKind::Compact,
     RequestKind::PublishMember,
+    RequestKind::LeaseGrant,
+    RequestKind::LeaseRevoke,
+    RequestKind::LeaseExpire,
+    RequestKind::LeaseCheckpoint,
 ];
 
 /// Levels of transactions inside transactions that are built; deeper ones come as raw bytes.
@@ -104,7 +111,7 @@ fn put(input: &mut Unstructured<'_>) -> pb::PutRequest {
     pb::PutRequest {
         key: key(input),
         value: value(input),
-        lease: rarely(input),
+        lease: if one_in(input, 3) { lease(input) } else { rarely(input) },
         prev_kv: one_in(input, 3),
         ignore_value: one_in(input, 6),
         ignore_lease: one_in(input, 6),
@@ -166,7 +173,11 @@ pub fn call_body(input: &mut Unstructured<'_>, method: Method) -> Vec<u8> {
         Method::Compact => compact(input).encode_to_vec(),
         Method::HashKv => pb::HashKvRequest { revision: number(input) }.encode_to_vec(),
         Method::MemberList => pb::MemberListRequest { linearizable: one_in(input, 2) }.encode_to_vec(),
-        Method::Status | Method::Hash => Vec::new(),
+        Method::LeaseRevoke => pb::LeaseRevokeRequest { id: number(input) }.encode_to_vec(),
+        Method::LeaseTimeToLive => {
+            pb::LeaseTimeToLiveRequest { id: number(input), keys: one_in(input, 2) }.encode_to_vec()
+        }
+        Method::Status | Method::Hash | Method::LeaseLeases => Vec::new(),
     }
 }
 
@@ -183,7 +194,35 @@ pub fn request_body(input: &mut Unstructured<'_>, kind: RequestKind) -> Vec<u8> 
             client_urls: vec![String::from_utf8_lossy(bytes(input, 10)).into_owned(); below(input, 3)],
         }
         .encode_to_vec(),
+        RequestKind::LeaseGrant => {
+            let ttl = [60, 2, 0, -1, i64::MAX][below(input, 5)];
+            pb::LeaseGrantRequest { id: lease(input), ttl }.encode_to_vec()
+        }
+        RequestKind::LeaseRevoke => pb::LeaseRevokeRequest { id: lease(input) }.encode_to_vec(),
+        RequestKind::LeaseExpire => {
+            let ids = (0..below(input, 4)).map(|_| lease(input)).collect();
+            let (term, through) = entry(input);
+            peer::LeaseExpire { term, ids, through }.encode_to_vec()
+        }
+        RequestKind::LeaseCheckpoint => {
+            let leases = (0..below(input, 4)).map(|_| peer::LeaseRemaining {
+                id: lease(input),
+                remaining_s: u64::try_from(below(input, 70)).unwrap_or(0),
+            });
+            let leases = leases.collect();
+            let (term, through) = entry(input);
+            peer::LeaseCheckpoint { term, leases, through }.encode_to_vec()
+        }
     }
+}
+
+fn lease(input: &mut Unstructured<'_>) -> i64 {
+    [1, 2, 3, -1, 0][below(input, 5)]
+}
+
+/// The term and index of `requests::AT`, mostly.
+fn entry(input: &mut Unstructured<'_>) -> (u64, u64) {
+    ([3, 3, 3, 2][below(input, 4)], [9, 9, 9, 8][below(input, 4)])
 }
 
 /// Changes a few bytes in place, cuts some out, or puts some in.

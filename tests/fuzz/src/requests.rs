@@ -14,9 +14,10 @@ use arbitrary::Unstructured;
 use bytes::Bytes;
 use pinion::apply::request::{decode_group, encode_group};
 use pinion::apply::{
-    Applied, Checkpoint, Machine, Origin, Outcome, Rejection, Request, RequestKind, Response, Restore,
+    Applied, Checkpoint, EntryId, Machine, Origin, Outcome, Rejection, Request, RequestKind, Response, Restore,
     StatusFacts,
 };
+use pinion::lease::Table;
 use pinion::membership::Cluster;
 use pinion::mvcc::{KeyValueRef, Store};
 use pinion::pb::etcdserverpb as pb;
@@ -24,7 +25,7 @@ use pinion::pb::peer;
 use pinion::replica::exchange::{Command, Query};
 use pinion::rpc::convert::{self, Limits};
 use pinion::rpc::range_stream::RangeStream;
-use pinion::types::{KeyRange, MemberId, Revision, Ticket};
+use pinion::types::{KeyRange, LeaseId, LogIndex, MemberId, Revision, Term, Ticket};
 use prost::Message as _;
 
 use crate::message::{self, KINDS, METHODS};
@@ -53,6 +54,9 @@ pub fn machine() -> Machine {
     Machine::new(Store::new(), cluster())
 }
 
+/// The entry that every request stands in.
+pub const AT: EntryId = EntryId { index: LogIndex(9), term: Term(3) };
+
 pub fn request(kind: RequestKind, body: impl Into<Bytes>) -> Request {
     Request { origin: Origin { member: MemberId(7), ticket: Ticket(1) }, kind, body: body.into() }
 }
@@ -77,6 +81,7 @@ struct State {
     oldest: Vec<Record>,
     since: Vec<Record>,
     cluster: Cluster,
+    leases: Table,
 }
 
 fn state(machine: &Machine) -> State {
@@ -98,6 +103,7 @@ fn state(machine: &Machine) -> State {
             })
             .collect(),
         cluster: machine.cluster().clone(),
+        leases: machine.leases().clone(),
     }
 }
 
@@ -126,6 +132,7 @@ fn twins(input: &mut Unstructured<'_>) {
     let limits = Limits {
         txn_ops_max: [128, 4, 1][below(input, 3)],
         request_bytes_max: [1_572_864, 200][below(input, 2)],
+        ..Limits::default()
     };
     let mut twins = Twins::new(limits);
     for _ in 0..STEPS_MAX {
@@ -201,8 +208,8 @@ impl Twins {
     fn apply(&mut self, kind: RequestKind, body: Bytes) -> Outcome {
         let request = request(kind, body);
         let revision = self.plain.store().current_revision();
-        let applied = self.plain.apply(&request);
-        assert_eq!(self.other.apply(&request), applied, "{request:?}");
+        let applied = self.plain.apply(&request, AT);
+        assert_eq!(self.other.apply(&request, AT), applied, "{request:?}");
         let outcome = match applied {
             Applied::Now(outcome) => outcome,
             Applied::AfterCompaction(response) => Ok(response),
@@ -212,7 +219,12 @@ impl Twins {
         if outcome.is_err() {
             assert_eq!(self.bytes, bytes, "a refused request left something behind: {request:?}");
         }
-        assert!(now == revision || now == revision + 1, "{revision} -> {now}: {request:?}");
+        // Each lease that expires is a revision of its own; everything else is one or none.
+        let is_one = request.kind != RequestKind::LeaseExpire;
+        assert!(revision <= now, "{revision} -> {now}: {request:?}");
+        assert!(!is_one || now <= revision + 1, "{revision} -> {now}: {request:?}");
+        let attached = self.plain.store().scan(KeyRange::From(b""), now).filter(|kv| kv.lease != 0);
+        self.plain.leases().check_invariants(attached.map(|kv| (kv.key, LeaseId(kv.lease))));
         self.bytes = bytes;
         outcome
     }

@@ -94,7 +94,7 @@ fn checkpoint() -> Vec<Vec<u8>> {
     let mut inputs = recipes(4);
     let mut machine = requests::machine();
     for request in requests::history() {
-        requests::ignore(machine.apply(&request));
+        requests::ignore(machine.apply(&request, requests::AT));
     }
     let stream = requests::stream(&mut machine, 300);
     inputs.push(with_mode(0, &stream));

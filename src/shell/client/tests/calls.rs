@@ -46,7 +46,7 @@ fn refusals_and_unknown_names_carry_etcds_codes_and_texts() {
         let client = Client::connect(&server).await;
         for (path, text) in [
             ("/etcdserverpb.KV/Nope", "unknown method Nope for service etcdserverpb.KV"),
-            ("/etcdserverpb.Lease/LeaseGrant", "unknown method LeaseGrant for service etcdserverpb.Lease"),
+            ("/etcdserverpb.Auth/AuthEnable", "unknown method AuthEnable for service etcdserverpb.Auth"),
             ("/nope.Nope/Put", "unknown service nope.Nope"),
             ("/nope", "malformed method name: \"/nope\""),
         ] {

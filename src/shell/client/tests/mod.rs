@@ -5,9 +5,14 @@
 
 mod abuse;
 mod calls;
+mod fan_out;
+mod feed;
+mod lease;
+mod lock;
 mod overload;
 mod raw;
 mod throughput;
+mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -27,11 +32,14 @@ use http::{HeaderMap, Request, StatusCode};
 use prost::Message;
 
 use super::{Backend, ClientShard, Counters, ShardConfig};
-use crate::apply::{RequestKind, Response};
+use crate::apply::{Outcome, RequestKind, Response};
 use crate::pb::{etcdserverpb as pb, mvccpb};
-use crate::replica::exchange::{Answer, Command, Query, RangeSlice, Read, Refusal, Reply};
+use crate::replica::exchange::{Answer, Command, Query, RangeSlice, Read, Refusal, Reply, ToShard};
 use crate::rpc::framing::{PREFIX_BYTES, percent_decode, put_prefix};
+use crate::rpc::queue::model::Model;
 use crate::types::{ClusterId, MemberId, Term, Ticket};
+use crate::watch::{Notice, Order};
+use feed::Feed;
 
 /// No test waits longer for anything.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -45,7 +53,9 @@ const TERM: Term = Term(3);
 struct MapBackend {
     keys: RefCell<BTreeMap<Bytes, mvccpb::KeyValue>>,
     revision: Cell<i64>,
-    replies: RefCell<VecDeque<Reply>>,
+    feed: RefCell<Feed>,
+    changes: RefCell<Vec<Notice>>,
+    outgoing: RefCell<VecDeque<ToShard>>,
     pump: RefCell<Option<Waker>>,
     /// Answers are made and kept back.
     is_holding: Cell<bool>,
@@ -55,6 +65,10 @@ struct MapBackend {
     refusal: Cell<Option<Refusal>>,
     /// Slices of range streams asked for.
     slices: Cell<u64>,
+    /// Leases, transactions, and the keys of `Lock` and `Election`.
+    model: RefCell<Model>,
+    /// Renewals asked for.
+    renewals: Cell<u64>,
 }
 
 impl Backend for MapBackend {
@@ -64,9 +78,25 @@ impl Backend for MapBackend {
         }
         let result = match self.refusal.get() {
             Some(refusal) => Err(refusal),
+            None if is_the_models(&command) => {
+                Ok(Answer { term: TERM, outcome: self.model_answer(&command) })
+            }
             None => Ok(Answer { term: TERM, outcome: Ok(self.answer(command)) }),
         };
-        self.replies.borrow_mut().push_back(Reply { ticket, result });
+        self.outgoing.borrow_mut().push_back(ToShard::Reply(Reply { ticket, result }));
+        // As the store does: an answer comes before the changes that it made.
+        let changes = self.changes.take().into_iter();
+        self.outgoing.borrow_mut().extend(changes.map(|notice| ToShard::Watch { term: TERM, notice }));
+        self.wake_pump();
+        Ok(())
+    }
+
+    fn order(&self, order: Order) -> Result<(), Order> {
+        if self.is_full.get() {
+            return Err(order);
+        }
+        let notice = self.feed.borrow_mut().on_order(order, self.revision.get());
+        self.outgoing.borrow_mut().push_back(ToShard::Watch { term: TERM, notice });
         self.wake_pump();
         Ok(())
     }
@@ -77,6 +107,13 @@ impl MapBackend {
         if let Some(waker) = self.pump.take() {
             waker.wake();
         }
+    }
+
+    fn model_answer(&self, command: &Command) -> Outcome {
+        if matches!(command, Command::Read(Read { query: Query::LeaseKeepAlive(_), .. })) {
+            self.renewals.set(self.renewals.get() + 1);
+        }
+        self.model.borrow_mut().carry_out(command)
     }
 
     fn answer(&self, command: Command) -> Response {
@@ -91,7 +128,25 @@ impl MapBackend {
                     mod_revision: revision,
                     ..Default::default()
                 };
-                self.keys.borrow_mut().insert(put.key, entry);
+                let previous = self.keys.borrow_mut().insert(put.key, entry.clone());
+                self.changes.borrow_mut().extend(self.feed.borrow_mut().on_change(entry, false, previous));
+                (Vec::new(), None)
+            }
+            Command::Propose { kind: RequestKind::DeleteRange, body } => {
+                let delete = pb::DeleteRangeRequest::decode(body).unwrap();
+                if let Some(previous) = self.keys.borrow_mut().remove(&delete.key) {
+                    let revision = self.revision.get() + 1;
+                    self.revision.set(revision);
+                    let key = delete.key;
+                    let entry = mvccpb::KeyValue { key, mod_revision: revision, ..Default::default() };
+                    let change = self.feed.borrow_mut().on_change(entry, true, Some(previous));
+                    self.changes.borrow_mut().extend(change);
+                }
+                (Vec::new(), None)
+            }
+            Command::Propose { kind: RequestKind::Compact, body } => {
+                let compaction = pb::CompactionRequest::decode(body).unwrap();
+                self.feed.borrow_mut().compact(compaction.revision);
                 (Vec::new(), None)
             }
             Command::Propose { .. } => (Vec::new(), None),
@@ -106,7 +161,7 @@ impl MapBackend {
                     let response = pb::StatusResponse { version: "3.7.0".into(), ..Default::default() };
                     (response.encode_to_vec(), None)
                 }
-                Query::Txn(_) | Query::HashKv(_) | Query::Hash => (Vec::new(), None),
+                _ => (Vec::new(), None),
             },
         };
         Response { revision: self.revision.get(), body, resume }
@@ -144,17 +199,43 @@ impl MapBackend {
     /// Hands answers to the shard, in batches as the rings do.
     async fn pump(self: Rc<Self>, shard: Rc<ClientShard<Self>>) {
         std::future::poll_fn(|cx| {
+            // First: the flush may order something, which wakes this again.
+            self.pump.replace(Some(cx.waker().clone()));
             while !self.is_holding.get() {
-                let Some(reply) = self.replies.borrow_mut().pop_front() else { break };
-                shard.on_reply(reply);
+                let Some(message) = self.outgoing.borrow_mut().pop_front() else { break };
+                match message {
+                    ToShard::Reply(reply) => shard.on_reply(reply),
+                    ToShard::Watch { term, notice } => shard.on_watch(term, notice),
+                }
             }
             shard.flush();
-            self.pump.replace(Some(cx.waker().clone()));
             Poll::<()>::Pending
         })
         .await;
     }
 }
+
+/// Whether the model answers: leases, transactions, and the keys of `Lock` and `Election`, which alone
+/// have a slash.
+fn is_the_models(command: &Command) -> bool {
+    match command {
+        Command::Propose { kind, body } => match kind {
+            RequestKind::Txn | RequestKind::LeaseGrant | RequestKind::LeaseRevoke => true,
+            RequestKind::DeleteRange => {
+                pb::DeleteRangeRequest::decode(body.clone()).unwrap().key.contains(&b'/')
+            }
+            _ => false,
+        },
+        Command::Read(Read { query, .. }) => match query {
+            Query::Range(range) => range.sort_order != 0,
+            Query::Txn(_) | Query::LeaseKeepAlive(_) | Query::LeaseTimeToLive(_) | Query::LeaseLeases => true,
+            _ => false,
+        },
+    }
+}
+
+/// What a test does on the server's thread.
+type Work = dyn FnOnce(&Rc<ClientShard<MapBackend>>, &MapBackend) + Send;
 
 /// What a test tells the server's thread.
 enum Control {
@@ -162,7 +243,9 @@ enum Control {
     Full(bool),
     Refuse(Option<Refusal>),
     Counters(mpsc::Sender<(Counters, u64)>),
+    Model(mpsc::Sender<(Model, u64)>),
     Cpu(mpsc::Sender<u64>),
+    Run(Box<Work>),
     Stop,
 }
 
@@ -214,10 +297,27 @@ impl Server {
         counters.recv_timeout(PATIENCE).unwrap().0
     }
 
+    /// Runs `work` on the server's thread.
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Rc<ClientShard<MapBackend>>, &MapBackend) -> T + Send + 'static,
+    ) -> T {
+        let (out, result) = mpsc::channel();
+        self.tell(Control::Run(Box::new(move |shard, backend| out.send(work(shard, backend)).unwrap())));
+        result.recv_timeout(PATIENCE).unwrap()
+    }
+
     fn slices(&self) -> u64 {
         let (out, counters) = mpsc::channel();
         self.tell(Control::Counters(out));
         counters.recv_timeout(PATIENCE).unwrap().1
+    }
+
+    /// The model as it stands, and the renewals asked for.
+    fn model(&self) -> (Model, u64) {
+        let (out, model) = mpsc::channel();
+        self.tell(Control::Model(out));
+        model.recv_timeout(PATIENCE).unwrap()
     }
 
     /// Nanoseconds the server's thread has been on a core.
@@ -279,7 +379,11 @@ async fn run_server(
                 }
                 Control::Refuse(refusal) => backend.refusal.set(refusal),
                 Control::Counters(out) => out.send((shard.counters(), backend.slices.get())).unwrap(),
+                Control::Model(out) => {
+                    out.send((backend.model.borrow().clone(), backend.renewals.get())).unwrap();
+                }
                 Control::Cpu(out) => out.send(thread_cpu_ns()).unwrap(),
+                Control::Run(work) => work(&shard, &backend),
                 Control::Stop => return Poll::Ready(()),
             }
         }
@@ -289,7 +393,14 @@ async fn run_server(
     shard.stop();
     served.await;
     assert_eq!(shard.counters().connections, 0, "every connection ends with the shard");
-    assert_eq!(shard.counters().unsent_bytes, 0, "no answer outlives its connection");
+    // The tasks of watch streams hear of their connections' end in their own turns.
+    while 0 < shard.counters().watch_streams {
+        glommio::executor().yield_now().await;
+    }
+    let counters = shard.counters();
+    assert_eq!(counters.unsent_bytes, 0, "no answer outlives its connection");
+    assert_eq!(counters.watch_unsent_bytes, 0, "no watch response outlives its connection");
+    assert_eq!(counters.watchers, 0, "no watcher outlives its stream");
     pump.cancel().await;
 }
 
@@ -383,6 +494,14 @@ impl Client {
         let (requests, connection) = builder.handshake(stream).await.unwrap();
         tokio::spawn(async move { drop(connection.await) });
         Self { requests, authority: server.address.to_string() }
+    }
+
+    /// With the task of its connection, which ends when it is aborted.
+    async fn connect_alone(server: &Server) -> (Self, tokio::task::JoinHandle<()>) {
+        let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        let (requests, connection) = h2::client::handshake(stream).await.unwrap();
+        let connection = tokio::spawn(async move { drop(connection.await) });
+        (Self { requests, authority: server.address.to_string() }, connection)
     }
 
     fn request(&self, path: &str) -> http::request::Builder {

@@ -1,0 +1,45 @@
+//! What the shard asks for itself, on behalf of a call that takes several commands.
+//!
+//! Such a command is not forgotten when its client leaves: what it began (a key in a queue, a lease
+//! granted) has to be ended, and only its answer tells what it began. So it is counted on an account
+//! of the shard's own that never ends, and waits there, in order, when the rings are full.
+//!
+//! Bounded by the calls that ask: each has a task, which is counted, and one command at a time.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+
+use super::account::Weight;
+use super::call::{Deferred, Mailbox, Recipient};
+use super::{Backend, ClientShard};
+use crate::apply::Response;
+use crate::replica::exchange::Command;
+use crate::rpc::Status;
+use crate::types::Term;
+
+impl<B: Backend> ClientShard<B> {
+    /// Asks and waits for the answer, within the request timeout.
+    pub(super) async fn ask(&self, command: Command) -> Result<(Term, Response), Status> {
+        let mailbox = self.begin_to_ask(command);
+        poll_fn(|cx| mailbox.poll_take(cx)).await
+    }
+
+    /// Asks. Whoever does not care for the answer drops the mailbox.
+    pub(super) fn begin_to_ask(&self, command: Command) -> Rc<Mailbox> {
+        let mailbox = Rc::new(Mailbox::default());
+        let request_bytes = match &command {
+            Command::Propose { body, .. } => body.len(),
+            Command::Read(_) => 0,
+        };
+        self.own.defer(Deferred {
+            weight: Weight::Point,
+            request_bytes,
+            deadline_ms: self.now_ms() + self.config.request_timeout_ms(),
+            is_client_deadline: false,
+            command,
+            recipient: Recipient::Task(Rc::clone(&mailbox)),
+        });
+        self.submit_deferred(&self.own);
+        mailbox
+    }
+}

@@ -1,0 +1,142 @@
+//! Calls whose requests are a stream: `Watch` and `LeaseKeepAlive`.
+//!
+//! Each has a task that reads its requests; `Incoming` cuts them out of the body as they come. The
+//! body's flow-control window is given back piece by piece, so a client that sends faster than its
+//! requests are taken is held by its own window. An unfinished request is counted in the account.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::RecvStream;
+
+use super::account::Account;
+use super::call::{Head, Upload, framing_status, overloaded};
+use super::response::{self, Responder};
+use super::services::BidiMethod;
+use super::{Backend, ClientShard};
+use crate::rpc::Status;
+use crate::rpc::framing::Splitter;
+
+/// What a stream of requests brings next.
+pub(super) enum Request {
+    /// One request message.
+    Message(Bytes),
+    /// The client will send no more; it may still read.
+    HalfClosed,
+    /// The client has left.
+    Gone,
+}
+
+/// The requests of a stream.
+pub(super) struct Incoming {
+    body: RecvStream,
+    splitter: Splitter,
+    /// Bytes of the stream's window that are not given back yet.
+    unreleased: usize,
+    gzip: bool,
+    end: End,
+    /// The call's place in the account.
+    place: Upload,
+}
+
+/// What is known of the end of a stream of requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    NotYet,
+    /// Nothing follows what is held.
+    HalfClosed,
+    Gone,
+}
+
+impl<B: Backend> ClientShard<B> {
+    /// Gives a stream of requests its task.
+    pub(super) fn spawn_bidi(
+        self: &Rc<Self>,
+        account: &Rc<Account>,
+        method: BidiMethod,
+        head: &Head,
+        body: RecvStream,
+        mut responder: Responder,
+    ) {
+        let Some(place) = Upload::begin(account) else {
+            return response::send_status(&mut responder, &overloaded("too many unfinished requests"));
+        };
+        let incoming = Incoming {
+            body,
+            splitter: Splitter::new(self.receive_bytes_max),
+            unreleased: 0,
+            gzip: head.gzip,
+            end: End::NotYet,
+            place,
+        };
+        match method {
+            BidiMethod::Watch => self.spawn_watch(account, head.client_deadline_ms, incoming, responder),
+            BidiMethod::LeaseKeepAlive => self.spawn_keep_alive(account, head, incoming, responder),
+        }
+    }
+}
+
+impl Incoming {
+    /// The next request. An error is the call's final status.
+    pub(super) fn poll_next<B: Backend>(
+        &mut self,
+        shard: &ClientShard<B>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Request, Status>> {
+        self.absorb(cx);
+        if self.end == End::Gone {
+            return Poll::Ready(Ok(Request::Gone));
+        }
+        match self.splitter.take() {
+            Ok(Some(message)) => {
+                self.release(self.splitter.len());
+                Poll::Ready(shard.unpack(self.gzip, message).map(Request::Message))
+            }
+            Ok(None) if self.end == End::HalfClosed => {
+                let splitter = std::mem::replace(&mut self.splitter, Splitter::new(0));
+                let ended = splitter.finish().map_err(|error| framing_status(&error));
+                Poll::Ready(ended.map(|()| Request::HalfClosed))
+            }
+            Ok(None) => {
+                // A request may be larger than the window.
+                self.release(0);
+                if !self.place.hold(self.splitter.len()) {
+                    return Poll::Ready(Err(overloaded("too many unfinished request bytes")));
+                }
+                if self.splitter.is_empty() {
+                    // A stream that waits for its next request keeps no buffer of the size of its last.
+                    self.splitter = Splitter::new(shard.receive_bytes_max);
+                }
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(Err(framing_status(&error))),
+        }
+    }
+
+    /// Takes what has arrived out of `h2`, also while no request may be taken: there each small frame
+    /// costs a multiple of its bytes, here only these. They stay within the stream's window, which is
+    /// given back when their requests are taken.
+    pub(super) fn absorb(&mut self, cx: &mut Context<'_>) {
+        while self.end == End::NotYet {
+            match self.body.poll_data(cx) {
+                Poll::Ready(Some(Ok(piece))) => {
+                    self.unreleased += piece.len();
+                    self.splitter.push(&piece);
+                }
+                Poll::Ready(Some(Err(_))) => self.end = End::Gone,
+                Poll::Ready(None) => self.end = End::HalfClosed,
+                Poll::Pending => return,
+            }
+        }
+    }
+
+    /// Gives the window back but for `kept` bytes.
+    fn release(&mut self, kept: usize) {
+        let released = self.unreleased.saturating_sub(kept);
+        self.unreleased -= released;
+        if 0 < released && self.body.flow_control().release_capacity(released).is_err() {
+            self.end = End::Gone;
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! A watcher of the server's own: what `Lock` and `Election` wait with.
+//!
+//! A stream of the shard's hub like any other, whose responses are handed to a task instead of a
+//! client. A task that does not ask for its news falls behind as a client does that does not read.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+use bytes::Bytes;
+
+use super::account::Account;
+use super::outbox::{Ending, Outbox};
+use super::signal::Signal;
+use super::{Backend, ClientShard};
+use crate::pb::etcdserverpb as pb;
+use crate::pb::etcdserverpb::watch_request::RequestUnion;
+use crate::rpc::{Status, status};
+use crate::types::KeyRange;
+use crate::watch::{Event, WatchRange};
+
+/// What a watcher learnt.
+#[derive(Debug)]
+pub(super) enum News {
+    /// Changes in order, whole revisions.
+    Events(Vec<Event>),
+    /// History was compacted up to and including this revision - 1 before it was read. There will be
+    /// no more events.
+    Compacted(i64),
+}
+
+/// Gets the changes of a range from a revision on. Dropped, it leaves the hub.
+pub(super) struct LocalWatch<B: Backend> {
+    shard: Rc<ClientShard<B>>,
+    outbox: Rc<Outbox>,
+    stop: Rc<Signal>,
+}
+
+impl<B: Backend> ClientShard<B> {
+    /// Watches `range` from `start_revision` on (inclusive; 0 is from now on), for a call of
+    /// `account`'s client.
+    pub(super) fn watch_locally(
+        self: &Rc<Self>,
+        account: &Rc<Account>,
+        range: WatchRange,
+        start_revision: i64,
+    ) -> LocalWatch<B> {
+        let outbox = self.watches.open(|id, room| Outbox::of_task(id, room, account));
+        let (key, range_end) = match range.keys() {
+            KeyRange::One(key) => (key, &[][..]),
+            KeyRange::Between { start, end } => (start, end),
+            KeyRange::From(start) => (start, &[0][..]),
+        };
+        let create = pb::WatchCreateRequest {
+            key: Bytes::copy_from_slice(key),
+            range_end: Bytes::copy_from_slice(range_end),
+            start_revision,
+            ..Default::default()
+        };
+        let request_union = Some(RequestUnion::CreateRequest(create));
+        self.watches.on_request(outbox.id, pb::WatchRequest { request_union });
+        self.settle_watches();
+        LocalWatch { shard: Rc::clone(self), outbox, stop: self.signal_at_stop() }
+    }
+}
+
+impl<B: Backend> LocalWatch<B> {
+    /// The next news. Cancel-safe: a dropped wait loses nothing.
+    ///
+    /// # Errors
+    /// The shard is stopping, or has no memory left for watchers.
+    pub(super) async fn next(&mut self) -> Result<News, Status> {
+        let news = poll_fn(|cx| match self.outbox.poll_news(cx) {
+            Poll::Pending => self.stop.poll_fired(cx).map(|()| Err(status::STOPPED)),
+            news => news,
+        });
+        let news = news.await;
+        // Taking them may have made room for the next ones.
+        self.shard.settle_rooms();
+        news
+    }
+}
+
+impl<B: Backend> Drop for LocalWatch<B> {
+    fn drop(&mut self) {
+        self.shard.close_watch(&self.outbox, &Ending::Gone);
+    }
+}

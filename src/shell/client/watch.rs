@@ -1,0 +1,382 @@
+//! Watch streams: the shard's hub, and the tasks that bring it what clients ask.
+//!
+//! ```text
+//! client ─► task of the stream ─ request ─► Hub ─ order ─► Backend (the store's feed)
+//! client ◄─ h2 ◄─ flush ◄─ Outbox ◄─ response ─ Hub ◄─ notice ─┘ on_watch
+//! ```
+//!
+//! A stream's task reads requests and waits for the stream's end; it has no part in the sending. A
+//! notice is given to the hub, which writes responses into the outboxes of the streams concerned; when
+//! the notices at hand are through, `flush` hands each of them to `h2` in one piece and thereby gives
+//! its connection a turn. So a change costs a task switch for each connection, not for each watcher.
+//!
+//! The member's own tasks watch too (`local_watch`): their outbox is a queue of events.
+//!
+//! What a stream may hold: requests that wait for an answer, `WAITING_MAX`; watchers, by the hub's
+//! `WATCHER_BYTES_MAX`, which all clients of the shard share first come, first served; responses, by its
+//! outbox; and its place among the calls with a task, which also counts the unfinished request.
+//!
+//! Invariants: the hub has exactly the streams in `outboxes` and `closing`; no borrow of it is held
+//! while `h2` or the backend is called; at most `ORDERS_MAX` orders are with the store.
+//! Cost: a response O(log streams) and a copy; a tick O(streams that have no room).
+//! Compatibility: a stream lives until its client resets it or its deadline passes; half-closing it ends
+//! nothing. At `stop` it gets `Unavailable`, which clients take as a reason to watch on elsewhere; what
+//! etcd's text for a cancelled stream is for, a client that resets it never sees.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use h2::Reason;
+
+use super::account::Account;
+use super::bidi::{Incoming, Request};
+use super::call;
+use super::counters::Counters;
+use super::outbox::{Ending, Outbox, Room};
+use super::response::{self, Headers, Responder};
+use super::signal::Signal;
+use super::{Alarm, Backend, ClientShard, ShardConfig};
+use crate::pb::etcdserverpb as pb;
+use crate::pb::etcdserverpb::watch_request::RequestUnion;
+use crate::rpc::status;
+use crate::types::Term;
+use crate::types::limits::GRPC_OVERHEAD_BYTES;
+use crate::watch::{Hub, HubLimits, Notice, Response, Sink, StreamId};
+
+/// What all watchers of the shard may cost: some 900,000 of short keys.
+const WATCHER_BYTES_MAX: usize = 512 << 20;
+
+/// Requests of one stream that wait for their answers. The next one is read when half of them have come.
+const WAITING_MAX: usize = 256;
+
+/// Requests read in one go before other tasks get a turn. Those that wait for no answer count too.
+const REQUESTS_A_TURN: usize = 512;
+
+/// Streams looked at after a batch of notices, to see whether they may go on.
+const PAUSED_A_FLUSH: usize = 64;
+
+/// Orders that are with the store: a quarter of the ring, so that reads always find room in it.
+const ORDERS_MAX: usize = 1024;
+
+/// The shard's watch streams.
+pub(super) struct Watches {
+    hub: RefCell<Hub>,
+    outboxes: RefCell<BTreeMap<StreamId, Rc<Outbox>>>,
+    room: Rc<Room>,
+    /// Outboxes that have something for `h2`.
+    dirty: RefCell<Vec<Rc<Outbox>>>,
+    /// Streams that have ended and are still with the hub.
+    closing: RefCell<Vec<StreamId>>,
+    /// Streams whose next request waits for answers to earlier ones.
+    paused: RefCell<VecDeque<Rc<Outbox>>>,
+    /// When streams with progress notifications are due.
+    due: RefCell<BTreeSet<(u64, StreamId)>>,
+    orders_count: Cell<usize>,
+}
+
+impl Watches {
+    pub(super) fn new(config: &ShardConfig) -> Self {
+        let fragment_bytes = config.request_bytes_max.saturating_add(GRPC_OVERHEAD_BYTES) as usize;
+        Self {
+            hub: RefCell::new(Hub::new(HubLimits { fragment_bytes, watcher_bytes_max: WATCHER_BYTES_MAX })),
+            outboxes: RefCell::new(BTreeMap::new()),
+            room: Rc::default(),
+            dirty: RefCell::new(Vec::new()),
+            closing: RefCell::new(Vec::new()),
+            paused: RefCell::new(VecDeque::new()),
+            due: RefCell::new(BTreeSet::new()),
+            orders_count: Cell::new(0),
+        }
+    }
+
+    pub(super) fn count(&self, counters: &mut Counters) {
+        counters.watch_streams = self.outboxes.borrow().len() as u64;
+        counters.watchers = self.hub.borrow().watchers_count() as u64;
+        counters.watch_unsent_bytes = self.room.unsent_bytes() as u64;
+    }
+
+    /// Begins a stream. Whoever does closes it.
+    pub(super) fn open(&self, make: impl FnOnce(StreamId, &Rc<Room>) -> Rc<Outbox>) -> Rc<Outbox> {
+        let id = self.hub.borrow_mut().open();
+        let outbox = make(id, &self.room);
+        self.outboxes.borrow_mut().insert(id, Rc::clone(&outbox));
+        outbox
+    }
+
+    pub(super) fn on_request(&self, id: StreamId, request: pb::WatchRequest) {
+        self.hub.borrow_mut().on_request(id, request);
+    }
+
+    /// Whether the stream has to wait with its next request. Its task is woken when it is over.
+    fn must_wait(&self, outbox: &Rc<Outbox>) -> bool {
+        if self.hub.borrow().waiting_count(outbox.id) < WAITING_MAX {
+            return false;
+        }
+        if !outbox.is_paused.replace(true) {
+            self.paused.borrow_mut().push_back(Rc::clone(outbox));
+        }
+        true
+    }
+
+    /// Lets those of the next `count` waiting streams go on whose requests were answered.
+    fn wake_paused(&self, count: usize) {
+        let hub = self.hub.borrow();
+        let mut paused = self.paused.borrow_mut();
+        for _ in 0..count.min(paused.len()) {
+            let Some(outbox) = paused.pop_front() else { return };
+            if WAITING_MAX / 2 < hub.waiting_count(outbox.id) {
+                paused.push_back(outbox);
+            } else {
+                outbox.is_paused.set(false);
+                outbox.wake();
+            }
+        }
+    }
+
+    /// Notifies the stream of progress from now on.
+    fn start_progress_timer(&self, outbox: &Outbox, now_ms: u64, interval_ms: u64) {
+        if !outbox.has_progress_timer.replace(true) {
+            self.due.borrow_mut().insert((now_ms + spread(interval_ms, outbox.id), outbox.id));
+        }
+    }
+
+    /// Tells the hub whose interval is over.
+    fn notify_due(&self, now_ms: u64, interval_ms: u64) {
+        let mut due = self.due.borrow_mut();
+        while let Some(&(due_ms, id)) = due.first()
+            && due_ms <= now_ms
+        {
+            due.pop_first();
+            if self.outboxes.borrow().contains_key(&id) {
+                self.hub.borrow_mut().on_progress_due(id);
+                due.insert((now_ms + spread(interval_ms, id), id));
+            }
+        }
+    }
+
+    /// The stream that has stood still for longest, at least since `ms`.
+    fn most_stalled(&self, ms: u64) -> Option<Rc<Outbox>> {
+        let outboxes = self.outboxes.borrow();
+        let stalled =
+            outboxes.values().filter(|outbox| outbox.level.stands_still_since(ms) && !outbox.is_ending());
+        stalled.min_by_key(|outbox| outbox.level.progress_ms()).map(Rc::clone)
+    }
+}
+
+/// The interval and up to a tenth of it more, always the same for a stream, so that streams that began
+/// together are not due together for ever.
+fn spread(interval_ms: u64, id: StreamId) -> u64 {
+    // Fibonacci hashing: consecutive numbers are spread evenly.
+    let part = id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    interval_ms + (interval_ms / 10).saturating_mul(part) / (1 << 32)
+}
+
+/// The outboxes, as the hub sees them while it takes in one notice.
+struct Outboxes<'a> {
+    watches: &'a Watches,
+    headers: &'a Headers,
+    term: Term,
+    /// The one that was asked for last: the hub asks for room before each push.
+    last: RefCell<Option<Rc<Outbox>>>,
+}
+
+impl Outboxes<'_> {
+    /// Calls `f` with the stream's outbox, if it has not ended.
+    fn with<T>(&self, id: StreamId, f: impl FnOnce(&Rc<Outbox>) -> T) -> Option<T> {
+        let mut last = self.last.borrow_mut();
+        if last.as_ref().is_none_or(|outbox| outbox.id != id) {
+            *last = self.watches.outboxes.borrow().get(&id).map(Rc::clone);
+        }
+        last.as_ref().map(f)
+    }
+}
+
+impl Sink for Outboxes<'_> {
+    fn has_room(&self, stream: StreamId) -> bool {
+        // A stream that has ended takes anything: the hub will hear of its end next.
+        self.with(stream, |outbox| outbox.level.has_room()).unwrap_or(true)
+    }
+
+    fn push(&mut self, stream: StreamId, response: &Response<'_>) {
+        self.with(stream, |outbox| {
+            outbox.push(self.headers, self.term, response);
+            if !outbox.is_dirty.replace(true) {
+                self.watches.dirty.borrow_mut().push(Rc::clone(outbox));
+            }
+        });
+    }
+}
+
+impl<B: Backend> ClientShard<B> {
+    /// News for the watch hub. What it makes the hub say leaves with `flush`.
+    pub fn on_watch(&self, term: Term, notice: Notice) {
+        let watches = &self.watches;
+        if !matches!(notice, Notice::Batch(_)) {
+            let orders = watches.orders_count.get();
+            watches.orders_count.set(orders.checked_sub(1).expect("each notice answers one order"));
+        }
+        let mut sink = Outboxes { watches, headers: &self.headers, term, last: RefCell::new(None) };
+        watches.hub.borrow_mut().on_notice(notice, &mut sink);
+    }
+
+    /// Sends what notices have made the hub say, and what it orders now.
+    pub(super) fn flush_watches(&self) {
+        for outbox in self.watches.dirty.take() {
+            outbox.flush();
+        }
+        self.settle_watches();
+        self.watches.wake_paused(PAUSED_A_FLUSH);
+    }
+
+    /// Tells the hub which streams have room again, if there are any.
+    pub(super) fn settle_rooms(&self) {
+        if self.watches.room.has_freed() {
+            self.settle_watches();
+        }
+    }
+
+    /// Tells the hub what has happened to its streams, and passes its orders on.
+    pub(super) fn settle_watches(&self) {
+        let watches = &self.watches;
+        {
+            // If this is called from inside the hub, whoever called the hub settles afterwards.
+            let Ok(mut hub) = watches.hub.try_borrow_mut() else { return };
+            for id in watches.closing.take() {
+                hub.close(id);
+            }
+            for id in watches.room.take_freed() {
+                hub.on_room(id);
+            }
+        }
+        while watches.orders_count.get() < ORDERS_MAX {
+            let Some(order) = watches.hub.borrow_mut().next_order() else { break };
+            if let Err(order) = self.backend.order(order) {
+                // The ring is full, so there are replies and notices to come, and a flush after them.
+                watches.hub.borrow_mut().give_back(order);
+                break;
+            }
+            watches.orders_count.set(watches.orders_count.get() + 1);
+        }
+    }
+
+    /// Moves the clock of the watch streams and gives whatever is due its turn.
+    pub(super) fn tick_watches(&self) {
+        let (watches, now_ms) = (&self.watches, self.now_ms());
+        watches.room.on_tick(now_ms);
+        watches.notify_due(now_ms, self.config.watch_progress_interval_ms());
+        if watches.room.is_full() {
+            let since_ms = now_ms.saturating_sub(self.config.pressure_timeout_ms());
+            if let Some(outbox) = watches.most_stalled(since_ms) {
+                self.counters.count(|counters| counters.watch_resets += 1);
+                // gRPC's `Internal`: clients of etcd watch on from where they were. `Canceled` and
+                // `ResourceExhausted` would end their watches.
+                outbox.end(Ending::Reset(Reason::INTERNAL_ERROR));
+            }
+        }
+        self.settle_watches();
+        watches.wake_paused(usize::MAX);
+    }
+
+    /// Ends a stream that was opened.
+    pub(super) fn close_watch(&self, outbox: &Outbox, ending: &Ending) {
+        let removed = self.watches.outboxes.borrow_mut().remove(&outbox.id);
+        assert!(removed.is_some(), "a stream is closed once");
+        outbox.close(ending);
+        self.watches.closing.borrow_mut().push(outbox.id);
+        self.settle_watches();
+    }
+
+    /// Serves a watch stream until it ends.
+    pub(super) fn spawn_watch(
+        self: &Rc<Self>,
+        account: &Rc<Account>,
+        client_deadline_ms: Option<u64>,
+        incoming: Incoming,
+        mut responder: Responder,
+    ) {
+        let (shard, account) = (Rc::clone(self), Rc::clone(account));
+        glommio::spawn_local(async move {
+            // At once and not with the first response: some clients wait for it before they ask.
+            let Some(stream) = response::send_head(&shard.templates, &mut responder) else { return };
+            let open = |id, room: &_| Outbox::of_client(id, room, &account, stream);
+            let outbox = shard.watches.open(open);
+            let mut task = WatchTask {
+                stop: shard.signal_at_stop(),
+                deadline: client_deadline_ms.map(|deadline_ms| shard.set_alarm(deadline_ms)),
+                shard: &shard,
+                outbox: &outbox,
+                incoming: Some(incoming),
+            };
+            let ending = poll_fn(|cx| task.poll(cx)).await;
+            shard.close_watch(&outbox, &ending);
+        })
+        .detach();
+    }
+}
+
+/// The task of a client's stream.
+struct WatchTask<'a, B: Backend> {
+    shard: &'a Rc<ClientShard<B>>,
+    outbox: &'a Rc<Outbox>,
+    /// None: the client sends no more requests.
+    incoming: Option<Incoming>,
+    stop: Rc<Signal>,
+    deadline: Option<Alarm>,
+}
+
+impl<B: Backend> WatchTask<'_, B> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+        let mut ending = self.outbox.poll_ending(cx);
+        if ending.is_pending() && self.stop.poll_fired(cx).is_ready() {
+            ending = Poll::Ready(Ending::Status(status::STOPPED));
+        }
+        if let Some(deadline) = &self.deadline
+            && ending.is_pending()
+            && deadline.poll_fired(cx).is_ready()
+        {
+            ending = Poll::Ready(Ending::Status(status::CONTEXT_DEADLINE_EXCEEDED));
+        }
+        if ending.is_pending() {
+            ending = self.poll_requests(cx);
+            self.shard.settle_watches();
+        }
+        ending
+    }
+
+    /// Takes the requests that are there. Ready when the stream is to end.
+    fn poll_requests(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+        let watches = &self.shard.watches;
+        for _ in 0..REQUESTS_A_TURN {
+            let Some(incoming) = &mut self.incoming else { return Poll::Pending };
+            if watches.must_wait(self.outbox) {
+                incoming.absorb(cx);
+                return Poll::Pending;
+            }
+            let payload = match ready!(incoming.poll_next(self.shard, cx)) {
+                Ok(Request::Message(payload)) => payload,
+                Ok(Request::HalfClosed) => {
+                    self.incoming = None;
+                    return Poll::Pending;
+                }
+                Ok(Request::Gone) => return Poll::Ready(Ending::Gone),
+                Err(status) => return Poll::Ready(Ending::Status(status)),
+            };
+            let request: pb::WatchRequest = match call::decode(payload) {
+                Ok(request) => request,
+                Err(status) => return Poll::Ready(Ending::Status(status)),
+            };
+            if let Some(RequestUnion::CreateRequest(create)) = &request.request_union
+                && create.progress_notify
+            {
+                let interval_ms = self.shard.config.watch_progress_interval_ms();
+                watches.start_progress_timer(self.outbox, self.shard.now_ms(), interval_ms);
+            }
+            watches.on_request(self.outbox.id, request);
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}

@@ -1,0 +1,272 @@
+//! The store's side of watch: which keys each client shard cares for, and what it is told.
+//!
+//! A shard's hub subscribes ranges. After a group of requests was applied, `collect` walks over the
+//! changes they made, finds the shards that care for each, encodes those changes once and makes one
+//! batch for every shard that gets any of them. Orders for the past wait in the shard's queue and are
+//! worked off by `work`, one slice a call, one shard after the other, so that a shard with many orders
+//! delays nobody but itself, and a put waits for one slice at most.
+//!
+//! Invariants: every subscribed change up to `through` has been handed out, and none behind it; orders
+//! are looked at only while `through` is the store's revision, so an answer that names the current
+//! revision leaves behind all batches up to it. The answers to a shard's orders leave in the order in
+//! which the orders came. The changes of a revision are collected before the revision is compacted
+//! (the caller calls `collect` before it applies a compaction too).
+//! Cost: without a subscription `collect` is a comparison. Otherwise a change costs one search in the
+//! interval index, which ends as soon as every shard is known to care, and what is wanted is copied
+//! twice. An entry of the index holds 12 bytes for each shard that subscribed the range.
+//! Memory: batches wait in their shard's ring, so what is held is what was applied while the shard was
+//! busy. A shard takes every batch at its next turn, whether or not its clients read; the orders that
+//! wait here, and their answers, are bounded by the hub that gives them.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+
+use super::encoder::{Encoder, Target};
+use super::history::Budget;
+use super::{Batch, Event, IntervalIndex, Notice, Order, WatchRange, encoder, history};
+use crate::mvcc::Store;
+use crate::types::Revision;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Feed {
+    index: IntervalIndex<Interest>,
+    shards: Vec<Shard>,
+    /// Shards that subscribe anything.
+    subscribed_count: usize,
+    through: i64,
+    encoder: Encoder,
+    /// Of one slice of history.
+    budget: Budget,
+    /// Whoever gets the change at hand.
+    targets: Vec<Target>,
+    /// The shard whose queue comes next.
+    turn: usize,
+    /// Orders that wait, of all shards.
+    waiting_count: usize,
+}
+
+/// Who subscribes a range. Few shards share one, so they are a list.
+#[derive(Debug, Default)]
+struct Interest {
+    counts: Vec<Count>,
+}
+
+/// How often a shard subscribes a range.
+#[derive(Debug, Clone, Copy)]
+struct Count {
+    shard: u16,
+    plain: u32,
+    with_previous: u32,
+}
+
+/// What a shard wants of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+enum Wish {
+    #[default]
+    Nothing,
+    Event,
+    WithPrevious,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    /// Orders behind a `CatchUp` that waits, that one included.
+    orders: VecDeque<Order>,
+    /// Its part of the batch in the making.
+    events: Vec<Event>,
+    /// What it wants of the change at hand.
+    wish: Wish,
+    /// Subscriptions of all ranges.
+    plain: u64,
+    with_previous: u64,
+}
+
+impl Shard {
+    /// The most that it can want of a change.
+    fn most(&self) -> Wish {
+        match (self.plain, self.with_previous) {
+            (0, 0) => Wish::Nothing,
+            (_, 0) => Wish::Event,
+            _ => Wish::WithPrevious,
+        }
+    }
+}
+
+impl Feed {
+    /// A feed for `shards` client shards, of a store that stands at `current`.
+    #[must_use]
+    pub fn new(shards: usize, current: i64) -> Self {
+        assert!(u16::try_from(shards).is_ok(), "{shards} client shards");
+        Self {
+            index: IntervalIndex::new(),
+            shards: (0..shards).map(|_| Shard::default()).collect(),
+            subscribed_count: 0,
+            through: current,
+            encoder: Encoder::default(),
+            budget: history::SLICE,
+            targets: Vec::new(),
+            turn: 0,
+            waiting_count: 0,
+        }
+    }
+
+    /// Takes an order. What can be answered at once is; otherwise `work` will.
+    #[must_use]
+    pub fn on_order(&mut self, shard: u16, order: Order, store: &Store) -> Option<Notice> {
+        self.check_collected(store);
+        let waits = !self.shards[usize::from(shard)].orders.is_empty();
+        if waits || matches!(order, Order::CatchUp(_)) {
+            self.shards[usize::from(shard)].orders.push_back(order);
+            self.waiting_count += 1;
+            return None;
+        }
+        Some(self.answer(shard, order, store))
+    }
+
+    /// Whether `work` has anything to do.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        0 < self.waiting_count
+    }
+
+    /// Answers the order for the past that has waited longest in the next shard's queue, and the orders
+    /// behind it that cost nothing.
+    pub fn work(&mut self, store: &Store, mut give: impl FnMut(u16, Notice)) {
+        if self.waiting_count == 0 {
+            return;
+        }
+        self.check_collected(store);
+        while self.shards[self.turn].orders.is_empty() {
+            self.turn = (self.turn + 1) % self.shards.len();
+        }
+        let shard = u16::try_from(self.turn).expect("checked at the start");
+        let mut may_slice = true;
+        while let Some(order) = self.shards[self.turn]
+            .orders
+            .pop_front_if(|order| !matches!(order, Order::CatchUp(_)) || std::mem::take(&mut may_slice))
+        {
+            self.waiting_count -= 1;
+            let notice = self.answer(shard, order, store);
+            give(shard, notice);
+        }
+        self.turn = (self.turn + 1) % self.shards.len();
+    }
+
+    /// Hands out the changes that were applied since the last call.
+    #[inline]
+    pub fn collect(&mut self, store: &Store, give: impl FnMut(u16, Batch)) {
+        let current = store.current_revision();
+        if self.subscribed_count == 0 {
+            self.through = current;
+        } else if self.through < current {
+            self.collect_changes(store, current, give);
+        }
+    }
+
+    fn collect_changes(&mut self, store: &Store, current: i64, mut give: impl FnMut(u16, Batch)) {
+        let Self { index, shards, subscribed_count, through, encoder, targets, .. } = self;
+        let compacted = store.compact_revision();
+        assert!(compacted <= *through, "compacted at {compacted}, collected up to {through}");
+        for change in store.changes(Revision::new(*through + 1, 0)) {
+            // Shards of which it is not known yet that they want all they can.
+            let mut open = *subscribed_count;
+            targets.clear();
+            index.stab_until(change.key, |interest| {
+                for count in &interest.counts {
+                    let shard = &mut shards[usize::from(count.shard)];
+                    let wish = if 0 < count.with_previous { Wish::WithPrevious } else { Wish::Event };
+                    if shard.wish < wish {
+                        if shard.wish == Wish::Nothing {
+                            targets.push((count.shard, false));
+                        }
+                        shard.wish = wish;
+                        open -= usize::from(wish == shard.most());
+                    }
+                }
+                if open == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            if targets.is_empty() {
+                continue;
+            }
+            let mut anyone_wants_previous = false;
+            for (shard, with_previous) in targets.iter_mut() {
+                let wish = std::mem::take(&mut shards[usize::from(*shard)].wish);
+                *with_previous = wish == Wish::WithPrevious;
+                anyone_wants_previous |= *with_previous;
+            }
+            let previous = if anyone_wants_previous { encoder::previous(store, &change) } else { None };
+            let give = |shard, event| shards[usize::from(shard)].events.push(event);
+            encoder.push(&change, previous.as_ref(), targets, give);
+        }
+        encoder.flush(|shard, event| shards[usize::from(shard)].events.push(event));
+        let after = std::mem::replace(through, current);
+        for (number, shard) in (0..).zip(shards) {
+            if !shard.events.is_empty() {
+                let events = std::mem::take(&mut shard.events);
+                give(number, Batch { after, through: current, events });
+            }
+        }
+    }
+
+    fn answer(&mut self, shard: u16, order: Order, store: &Store) -> Notice {
+        let current = self.through;
+        match order {
+            Order::Subscribe { token, range, previous } => {
+                let counts = &mut self.index.insert(&range).counts;
+                let slot = counts.iter().position(|count| count.shard == shard).unwrap_or_else(|| {
+                    counts.reserve_exact(1);
+                    counts.push(Count { shard, plain: 0, with_previous: 0 });
+                    counts.len() - 1
+                });
+                let of_shard = &mut self.shards[usize::from(shard)];
+                self.subscribed_count += usize::from(of_shard.most() == Wish::Nothing);
+                if previous {
+                    counts[slot].with_previous += 1;
+                    of_shard.with_previous += 1;
+                } else {
+                    counts[slot].plain += 1;
+                    of_shard.plain += 1;
+                }
+                Notice::Subscribed { token, current, compacted: store.compact_revision() }
+            }
+            Order::Unsubscribe { token, range, previous } => {
+                self.unsubscribe(shard, &range, previous);
+                Notice::Unsubscribed { token, current }
+            }
+            Order::Ask { token } => Notice::Standing { token, current },
+            Order::CatchUp(order) => history::answer(&order, store, &mut self.encoder, self.budget, current),
+        }
+    }
+
+    fn unsubscribe(&mut self, shard: u16, range: &WatchRange, previous: bool) {
+        let counts = &mut self.index.get_mut(range).expect("only what is subscribed is taken back").counts;
+        let slot = counts.iter().position(|count| count.shard == shard);
+        let slot = slot.expect("a shard takes back its own subscriptions");
+        let of_shard = &mut self.shards[usize::from(shard)];
+        // Subtractions that would go below zero stop the process, in release too.
+        if previous {
+            counts[slot].with_previous -= 1;
+            of_shard.with_previous -= 1;
+        } else {
+            counts[slot].plain -= 1;
+            of_shard.plain -= 1;
+        }
+        self.subscribed_count -= usize::from(of_shard.most() == Wish::Nothing);
+        if counts[slot].plain == 0 && counts[slot].with_previous == 0 {
+            counts.swap_remove(slot);
+            if counts.is_empty() {
+                self.index.remove(range);
+            }
+        }
+    }
+
+    fn check_collected(&self, store: &Store) {
+        let current = store.current_revision();
+        assert_eq!(self.through, current, "orders are looked at when all that is applied is collected");
+    }
+}
+
+#[cfg(test)]
+#[path = "feed_tests.rs"]
+mod tests;
