@@ -5,7 +5,7 @@
 //! requests are taken is held by its own window. An unfinished request is counted in the account.
 
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -32,11 +32,21 @@ pub(super) enum Request {
 pub(super) struct Incoming {
     body: RecvStream,
     splitter: Splitter,
+    /// Bytes of the stream's window that are not given back yet.
+    unreleased: usize,
     gzip: bool,
-    /// Nothing follows.
-    is_over: bool,
+    end: End,
     /// The call's place in the account.
     place: Upload,
+}
+
+/// What is known of the end of a stream of requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    NotYet,
+    /// Nothing follows what is held.
+    HalfClosed,
+    Gone,
 }
 
 impl<B: Backend> ClientShard<B> {
@@ -55,8 +65,9 @@ impl<B: Backend> ClientShard<B> {
         let incoming = Incoming {
             body,
             splitter: Splitter::new(self.receive_bytes_max),
+            unreleased: 0,
             gzip: head.gzip,
-            is_over: false,
+            end: End::NotYet,
             place,
         };
         match method {
@@ -73,36 +84,59 @@ impl Incoming {
         shard: &ClientShard<B>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Request, Status>> {
-        loop {
-            match self.splitter.take() {
-                Ok(Some(message)) => {
-                    return Poll::Ready(shard.unpack(self.gzip, message).map(Request::Message));
+        self.absorb(cx);
+        if self.end == End::Gone {
+            return Poll::Ready(Ok(Request::Gone));
+        }
+        match self.splitter.take() {
+            Ok(Some(message)) => {
+                self.release(self.splitter.len());
+                Poll::Ready(shard.unpack(self.gzip, message).map(Request::Message))
+            }
+            Ok(None) if self.end == End::HalfClosed => {
+                let splitter = std::mem::replace(&mut self.splitter, Splitter::new(0));
+                let ended = splitter.finish().map_err(|error| framing_status(&error));
+                Poll::Ready(ended.map(|()| Request::HalfClosed))
+            }
+            Ok(None) => {
+                // A request may be larger than the window.
+                self.release(0);
+                if !self.place.hold(self.splitter.len()) {
+                    return Poll::Ready(Err(overloaded("too many unfinished request bytes")));
                 }
-                Ok(None) if self.is_over => {
-                    let splitter = std::mem::replace(&mut self.splitter, Splitter::new(0));
-                    let ended = splitter.finish().map_err(|error| framing_status(&error));
-                    return Poll::Ready(ended.map(|()| Request::HalfClosed));
+                if self.splitter.is_empty() {
+                    // A stream that waits for its next request keeps no buffer of the size of its last.
+                    self.splitter = Splitter::new(shard.receive_bytes_max);
                 }
-                Ok(None) => {}
-                Err(error) => return Poll::Ready(Err(framing_status(&error))),
+                Poll::Pending
             }
-            if !self.place.hold(self.splitter.len()) {
-                return Poll::Ready(Err(overloaded("too many unfinished request bytes")));
-            }
-            if self.splitter.is_empty() {
-                // A stream that waits for its next request keeps no buffer of the size of its last.
-                self.splitter = Splitter::new(shard.receive_bytes_max);
-            }
-            match ready!(self.body.poll_data(cx)) {
-                Some(Ok(piece)) => {
+            Err(error) => Poll::Ready(Err(framing_status(&error))),
+        }
+    }
+
+    /// Takes what has arrived out of `h2`, also while no request may be taken: there each small frame
+    /// costs a multiple of its bytes, here only these. They stay within the stream's window, which is
+    /// given back when their requests are taken.
+    pub(super) fn absorb(&mut self, cx: &mut Context<'_>) {
+        while self.end == End::NotYet {
+            match self.body.poll_data(cx) {
+                Poll::Ready(Some(Ok(piece))) => {
+                    self.unreleased += piece.len();
                     self.splitter.push(&piece);
-                    if self.body.flow_control().release_capacity(piece.len()).is_err() {
-                        return Poll::Ready(Ok(Request::Gone));
-                    }
                 }
-                Some(Err(_)) => return Poll::Ready(Ok(Request::Gone)),
-                None => self.is_over = true,
+                Poll::Ready(Some(Err(_))) => self.end = End::Gone,
+                Poll::Ready(None) => self.end = End::HalfClosed,
+                Poll::Pending => return,
             }
+        }
+    }
+
+    /// Gives the window back but for `kept` bytes.
+    fn release(&mut self, kept: usize) {
+        let released = self.unreleased.saturating_sub(kept);
+        self.unreleased -= released;
+        if 0 < released && self.body.flow_control().release_capacity(released).is_err() {
+            self.end = End::Gone;
         }
     }
 }

@@ -230,6 +230,7 @@ impl<B: Backend> Renewals<B> {
                 Poll::Ready(Ok(Request::Message(message))) => self.submit(message),
             }
         }
+        self.incoming.absorb(cx);
         Ok(())
     }
 

@@ -352,6 +352,7 @@ impl<B: Backend> WatchTask<'_, B> {
         for _ in 0..REQUESTS_A_TURN {
             let Some(incoming) = &mut self.incoming else { return Poll::Pending };
             if watches.must_wait(self.outbox) {
+                incoming.absorb(cx);
                 return Poll::Pending;
             }
             let payload = match ready!(incoming.poll_next(self.shard, cx)) {
