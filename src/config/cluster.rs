@@ -31,6 +31,8 @@ pub struct ClusterConfig {
     /// One raft tick.
     pub heartbeat_ms: u32,
     pub election_ms: u32,
+    /// The two above, where they were not given, are those of `--low-latency`.
+    pub low_latency: bool,
     pub pre_vote: bool,
     /// Refuse membership changes that could cost the quorum.
     pub strict_reconfig_check: bool,
@@ -73,6 +75,7 @@ impl ClusterConfig {
             initial_cluster_token: settings.text("initial-cluster-token").to_owned(),
             heartbeat_ms: settings.number_u32("heartbeat-interval", 1, ELECTION_MS_MAX)?,
             election_ms: settings.number_u32("election-timeout", 1, u32::MAX)?,
+            low_latency: settings.boolean("low-latency")?,
             pre_vote: settings.boolean("pre-vote")?,
             strict_reconfig_check: settings.boolean("strict-reconfig-check")?,
             txn_ops_max: settings.number_u32("max-txn-ops", 1, TXN_OPS_MAX_LIMIT)?,
@@ -88,8 +91,9 @@ impl ClusterConfig {
             )));
         }
         if u64::from(election) < 5 * u64::from(heartbeat) {
+            let profile = if self.low_latency { "; --low-latency sets whichever is not given" } else { "" };
             return Err(Refused::contradiction(format!(
-                "--election-timeout[{election}ms] should be at least as 5 times as --heartbeat-interval[{heartbeat}ms]"
+                "--election-timeout[{election}ms] should be at least as 5 times as --heartbeat-interval[{heartbeat}ms]{profile}"
             )));
         }
         Ok(())

@@ -229,6 +229,46 @@ fn boolean_asking_for_a_missing_feature_is_refused_however_it_is_spelled() {
 }
 
 #[test]
+fn low_latency_changes_three_defaults_and_whatever_is_given_wins() {
+    let timing = |args: &[&str]| {
+        let Config { cluster, process } = run(args);
+        (cluster.heartbeat_ms, cluster.election_ms, process.spin_before_park)
+    };
+    let us = Duration::from_micros;
+    assert_eq!(timing(&["--low-latency"]), (10, 100, us(200)));
+    assert_eq!(timing(&["--low-latency=false"]), (100, 1_000, us(30)));
+    // Wherever it stands, and even where what is given is the usual default.
+    assert_eq!(timing(&["--election-timeout=1000", "--low-latency"]), (10, 1_000, us(200)));
+    assert_eq!(timing(&["--low-latency", "--heartbeat-interval=20"]), (20, 100, us(200)));
+    assert_eq!(timing(&["--low-latency", "--spin-before-park=0"]), (10, 100, Duration::ZERO));
+    let mut everything_else = run(&["--low-latency"]);
+    everything_else.cluster = ClusterConfig { low_latency: false, ..everything_else.cluster };
+    (everything_else.cluster.heartbeat_ms, everything_else.cluster.election_ms) = (100, 1_000);
+    everything_else.process.spin_before_park = us(30);
+    assert_eq!(everything_else, run(&[]));
+    let refused = refused(&["--low-latency", "--heartbeat-interval=100"]);
+    assert_eq!(refused.exit_code, 1);
+    assert!(refused.message.contains("--election-timeout[100ms]"), "{refused}");
+    assert!(refused.message.contains("--low-latency sets"), "{refused}");
+}
+
+#[test]
+fn low_latency_comes_from_its_variable_too_and_a_variable_wins_over_it() {
+    let Parsed::Run { config, warnings } =
+        parse_line(&[], &[("PINION_LOW_LATENCY", "true"), ("ETCD_ELECTION_TIMEOUT", "250")])
+    else {
+        panic!("refused");
+    };
+    assert_eq!((config.cluster.heartbeat_ms, config.cluster.election_ms), (10, 250));
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert!(refused(&["--low-latency=maybe"]).message.contains("expected true or false"));
+    for (name, value) in flags::LOW_LATENCY {
+        let flag = flags::find(name).unwrap();
+        assert_ne!(flag.default, *value, "{name}: the profile says nothing new");
+    }
+}
+
+#[test]
 fn variable_is_read_refused_and_beaten_like_its_flag() {
     let Parsed::Run { config, warnings } = parse_line(
         &["--name=flag"],
