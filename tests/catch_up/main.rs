@@ -154,6 +154,15 @@ async fn compact(client: &Client, revision: i64) {
 /// Checkpoints come often enough that the one to send is young.
 const FLAGS: [&str; 2] = ["--snapshot-count=200", "--checkpoint-bytes=16777216"];
 
+const INSTALLING: &str = "installing the leader's checkpoint";
+
+/// What the log says on the way, in this order.
+const PHASES: [&str; 5] =
+    ["data directory open", "receiving a checkpoint", "checkpoint received", INSTALLING, "raft leadership"];
+
+/// A start that does not come to its phase by then does not come to it at all.
+const PHASE_DEADLINE: Duration = Duration::from_secs(2);
+
 #[test]
 fn a_member_that_was_away_takes_a_checkpoint_and_is_killed_at_any_moment_of_it_without_harm() {
     let kills = env_number("PINION_CATCH_UP_KILLS", 6);
@@ -172,21 +181,22 @@ fn a_member_that_was_away_takes_a_checkpoint_and_is_killed_at_any_moment_of_it_w
         let mut installed = 0;
         for _ in 0..kills {
             let mut server = cluster.launches[away].spawn();
-            tokio::time::sleep(Duration::from_millis(rng.random_range(20..600))).await;
-            assert!(server.is_running(), "it ended by itself:\n{}", server.output());
+            let phase = PHASES[rng.random_range(0..PHASES.len())];
+            let deadline = Instant::now() + PHASE_DEADLINE;
+            // Not every start comes to every phase: one that has installed needs no second time.
+            while !server.output().contains(phase) && Instant::now() < deadline {
+                assert!(server.is_running(), "it ended by itself:\n{}", server.output());
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            tokio::time::sleep(Duration::from_micros(rng.random_range(0..60_000))).await;
             server.kill();
             let output = server.output();
-            println!(
-                "killed {}",
-                ["installing the leader's checkpoint", "checkpoint received", "receiving a checkpoint"]
-                    .into_iter()
-                    .find(|line| output.contains(line))
-                    .map_or("before any of it".to_owned(), |line| format!("after {line:?}"))
-            );
-            installed += usize::from(output.contains("installing the leader's checkpoint"));
-            // So that the next one needs a checkpoint again, now and then.
-            if output.contains("installing the leader's checkpoint") {
-                let revision = write_round(&client, installed as u64).await;
+            let reached = PHASES.iter().rev().find(|phase| output.contains(**phase));
+            println!("killed after {:?}", reached.unwrap_or(&"nothing"));
+            // So that the next one needs a checkpoint again.
+            if output.contains(INSTALLING) {
+                installed += 1;
+                let revision = write_round(&client, installed).await;
                 compact(&client, revision - i64::try_from(KEYS).unwrap()).await;
             }
         }
@@ -240,7 +250,7 @@ fn watchers_of_a_member_that_was_frozen_get_every_change_once_though_it_took_a_c
         }
         assert_eq!(found, expected);
         let output = cluster.server(frozen).output();
-        assert!(output.contains("installing the leader's checkpoint"), "it caught up by its log:\n{output}");
+        assert!(output.contains(INSTALLING), "it caught up by its log:\n{output}");
         cluster.assert_equal().await;
     });
 }

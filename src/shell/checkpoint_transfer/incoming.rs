@@ -40,7 +40,7 @@ pub(super) struct Incoming {
     decoder: Decoder,
     encoder: Encoder,
     restore: Restore,
-    output: Option<Output>,
+    pub(super) output: Option<Output>,
     received: u64,
     /// A frame whose rest has not come.
     pending: Vec<u8>,

@@ -510,18 +510,13 @@ impl Receiver {
         let (dir, own) = (self.place.dir.clone(), self.place.member);
         self.files.set(self.files.get() + 1);
         let number = self.files.get();
-        let end = RingsAtEnd(Arc::clone(&self.shared));
+        let taker = Taker { inbox, give, end: RingsAtEnd(Arc::clone(&self.shared)) };
         self.helpers.run("checkpoint-take", move || {
             let incoming = match partial {
                 Some(partial) => Ok(partial),
                 None => Incoming::create(&dir, number, begin, own).map(Box::new),
             };
-            let made = incoming.and_then(|incoming| take(incoming, &inbox, &end.0));
-            // Nobody may wait any more when the process stops.
-            give.send(made.unwrap_or_else(Outcome::Refused)).ok();
-            // Before the bell, so that who is rung finds it: a closure's captures have no such order.
-            drop((give, inbox));
-            drop(end);
+            taker.run(incoming);
         });
         (pieces, outcome)
     }
@@ -566,18 +561,28 @@ impl Receiver {
     }
 }
 
-/// The receiving thread's work.
-fn take(
-    mut incoming: Box<Incoming>,
-    inbox: &channel::Receiver<Piece>,
-    bell: &SharedBell,
-) -> Result<Outcome, Fault> {
-    while let Ok(piece) = inbox.recv() {
-        bell.ring();
-        match piece {
-            Piece::Bytes(bytes) => incoming.take(&bytes)?,
-            Piece::End => return incoming.finish().map(Outcome::Whole),
-        }
+/// The receiving thread's side. The channels go before the last ring.
+struct Taker {
+    inbox: channel::Receiver<Piece>,
+    give: channel::Sender<Outcome>,
+    end: RingsAtEnd,
+}
+
+impl Taker {
+    fn run(self, incoming: Result<Box<Incoming>, Fault>) {
+        let outcome = incoming.and_then(|incoming| self.take(incoming)).unwrap_or_else(Outcome::Refused);
+        // Nobody waits for it any more when the process stops.
+        self.give.send(outcome).ok();
     }
-    Ok(Outcome::Broken(incoming))
+
+    fn take(&self, mut incoming: Box<Incoming>) -> Result<Outcome, Fault> {
+        while let Ok(piece) = self.inbox.recv() {
+            self.end.0.ring();
+            match piece {
+                Piece::Bytes(bytes) => incoming.take(&bytes)?,
+                Piece::End => return incoming.finish().map(Outcome::Whole),
+            }
+        }
+        Ok(Outcome::Broken(incoming))
+    }
 }
