@@ -20,11 +20,12 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::checkpoint_file::CheckpointWriter;
-use super::checkpoint_transfer::Transfers;
+use super::checkpoint_transfer::{Place, Transfers};
 use super::client::{Keepalive, ShardConfig};
 use super::client_role::{self, Orders};
 use super::consensus::{Consensus, RaftOrders, Seat};
 use super::data_dir::{DataDir, DataDirError, Identity};
+use super::helpers::Helpers;
 use super::host::{self, HostError};
 use super::log_writer::{self, LogEvent, LogHandle};
 use super::mesh::SharedRing;
@@ -157,12 +158,21 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
     let log = log_writer::start(wal, plan.log, spin(plan.log, false), Arc::clone(&log_events))
         .map_err(|source| BootError::Thread { what: "the log writer", source })?;
 
+    // Before the executors, which are pinned.
+    let helpers =
+        Helpers::start().map_err(|source| BootError::Thread { what: "the helper threads", source })?;
+
     let orders = Orders::default();
     let raft_orders = RaftOrders::default();
     let position =
         Position { member: identity.member, checkpoint: recovered.checkpoint.clone(), recovered: last };
     let mut raft_seat = Some(RaftSeat {
         config: replica_config(config, &identity)?,
+        transfers: (
+            Place { dir: data_dir.checkpoints(), cluster: identity.cluster, member: identity.member },
+            recovered.checkpoint.index,
+            helpers.clone(),
+        ),
         recovered,
         log,
         log_events,
@@ -186,6 +196,7 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
             election_timeout: Duration::from_millis(u64::from(config.cluster.election_ms)),
         },
         dir: data_dir.checkpoints(),
+        helpers,
         orders: orders.clone(),
     });
     let mut threads = Vec::new();
@@ -402,6 +413,7 @@ struct RaftSeat {
     recovered: Recovered,
     log: LogHandle,
     log_events: Arc<SharedRing<LogEvent>>,
+    transfers: (Place, LogIndex, Helpers),
     publish: Bytes,
     orders: RaftOrders,
     strict: bool,
@@ -418,6 +430,7 @@ struct StoreSeat {
     position: Position,
     upkeep: Upkeep,
     dir: std::path::PathBuf,
+    helpers: Helpers,
     orders: Orders,
 }
 
@@ -459,6 +472,7 @@ impl Executor {
                 recovered,
                 log,
                 log_events,
+                transfers,
                 publish,
                 orders,
                 strict,
@@ -477,6 +491,8 @@ impl Executor {
                                 return tell(&events, Event::PeerListenFailed(address, error));
                             }
                         }
+                        let (place, applied, helpers) = transfers;
+                        let transfers = Transfers::new(place, applied, helpers, ports.bell.clone());
                         let (told, removed) = (events.clone(), events.clone());
                         let seat = Seat {
                             replica,
@@ -484,7 +500,7 @@ impl Executor {
                             log,
                             log_events,
                             transport,
-                            transfers: Transfers,
+                            transfers,
                             publish,
                             orders,
                             strict,
@@ -522,7 +538,7 @@ fn start_store(
     ports: super::wiring::StorePorts,
     wiring: &Wiring,
 ) -> io::Result<StateMachine> {
-    let StoreSeat { machine, position, upkeep, dir, orders } = seat;
+    let StoreSeat { machine, position, upkeep, dir, helpers, orders } = seat;
     let bell = wiring.bell(Role::Store);
     let events = SharedRing::new(4, Arc::clone(&bell));
     let report = Arc::clone(&events);
@@ -543,5 +559,5 @@ fn start_store(
             bell.ring();
         }
     };
-    Ok(StateMachine::new(machine, ports, position, upkeep, facts, writer, events, on_published))
+    Ok(StateMachine::new(machine, ports, position, upkeep, facts, writer, events, helpers, on_published))
 }

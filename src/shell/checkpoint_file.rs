@@ -38,6 +38,9 @@ const ALIGNMENT: usize = 4096;
 
 const SUFFIX: &str = "checkpoint";
 
+/// Of a checkpoint that another member is sending.
+pub(super) const INCOMING_SUFFIX: &str = "incoming";
+
 /// Why a checkpoint could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LoadError {
@@ -144,7 +147,8 @@ impl CheckpointWriter {
     }
 }
 
-fn path_of(dir: &Path, index: LogIndex) -> PathBuf {
+/// Where the checkpoint at `index` lies.
+pub(super) fn path_of(dir: &Path, index: LogIndex) -> PathBuf {
     dir.join(format!("{:016x}.{SUFFIX}", index.0))
 }
 
@@ -197,17 +201,26 @@ fn write(dir: &Path, header: &Header, mut next: impl FnMut() -> Option<Command>)
         // Room on a full disk matters more than a second error message.
         fs::remove_file(&aside).ok();
     } else {
-        for old in list(dir)? {
-            if old.1 < header.index {
-                fs::remove_file(old.0)?;
-            }
-        }
+        remove_older(dir, header.index)?;
     }
     written.map(Some)
 }
 
+/// Removes the checkpoints before the one at `index`, which is durable.
+///
+/// # Errors
+/// What the file system answered.
+pub(super) fn remove_older(dir: &Path, index: LogIndex) -> io::Result<()> {
+    for (path, old) in list(dir)? {
+        if old < index {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
 /// A file written in aligned pieces, past the page cache where the file system takes that.
-struct Output {
+pub(super) struct Output {
     file: File,
     buffer: Vec<u8>,
     /// Where the aligned part of `buffer` starts.
@@ -217,7 +230,7 @@ struct Output {
 }
 
 impl Output {
-    fn create(path: &Path) -> io::Result<Self> {
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
         let open = |flags| {
             OpenOptions::new()
                 .create(true)
@@ -238,7 +251,7 @@ impl Output {
         Ok(Self { file, buffer, start, filled: 0, bytes: 0 })
     }
 
-    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         self.bytes += bytes.len() as u64;
         while !bytes.is_empty() {
             let part = bytes.len().min(WRITE_BYTES - self.filled);
@@ -255,7 +268,7 @@ impl Output {
     }
 
     /// Writes the rest, cuts the padding off, and makes contents and length durable.
-    fn finish(mut self) -> io::Result<u64> {
+    pub(super) fn finish(mut self) -> io::Result<u64> {
         let padded = self.filled.next_multiple_of(ALIGNMENT);
         self.buffer[self.start + self.filled..self.start + padded].fill(0);
         self.file.write_all(&self.buffer[self.start..self.start + padded])?;
@@ -278,14 +291,15 @@ fn list(dir: &Path) -> io::Result<Vec<(PathBuf, LogIndex)>> {
     Ok(found)
 }
 
-/// Removes what an interrupted checkpoint left behind.
+/// Removes what an interrupted checkpoint left behind, one of this member's own or another's that was
+/// on its way.
 ///
 /// # Errors
 /// What the file system answered.
 pub(super) fn remove_unfinished(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "tmp") {
+        if path.extension().is_some_and(|extension| extension == "tmp" || extension == INCOMING_SUFFIX) {
             fs::remove_file(path)?;
         }
     }

@@ -252,10 +252,12 @@ impl Consensus {
                     ToRaft::Member { ticket, call } => self.calls.push(ticket, call, self.ticks),
                     ToRaft::Members { cluster } => self.on_members(cluster),
                     ToRaft::Verdict { index, accepted } => self.on_verdict(index, accepted),
-                    ToRaft::Applied { index } => self.replica.on_applied(index),
+                    ToRaft::Applied { index } => {
+                        self.transfers.on_applied(index);
+                        self.replica.on_applied(index);
+                    }
                     ToRaft::Checkpointed { meta } => {
                         self.log.send(LogCommand::Release { through: meta.index.0 });
-                        self.transfers.on_checkpoint(meta.index);
                         self.replica.on_checkpoint(meta);
                     }
                 }
@@ -478,9 +480,7 @@ impl Consensus {
                 self.transport.send(&message);
             }
         }
-        if let Some(meta) = ready.checkpoint {
-            self.install(meta);
-        }
+        let installed = ready.checkpoint.map(|meta| self.install(meta));
         if ready.must_sync {
             self.unsynced.push_back((ready.number, self.ticks));
             self.log.send(LogCommand::Append {
@@ -489,12 +489,19 @@ impl Consensus {
                 entries: ready.entries.into_iter().map(entry_to_wal).collect(),
             });
         }
+        if let Some(through) = installed {
+            // Behind the append that makes the reset speak for itself.
+            self.log.send(LogCommand::Release { through });
+        }
         self.facts.committed = self.replica.status().committed;
         if let Some(leadership) = ready.leadership {
             self.facts.leader = leadership.leader;
             self.facts.term = leadership.term;
             if leadership.leader.is_some() {
                 self.candidacy = None;
+            }
+            if leadership.role != raft::Role::Leader {
+                self.transfers.stop_sending();
             }
             tracing::info!(
                 role = ?leadership.role,
@@ -513,12 +520,17 @@ impl Consensus {
         }
     }
 
-    /// A leader's checkpoint takes the place of state and log.
-    fn install(&mut self, meta: CheckpointMeta) {
+    /// A leader's checkpoint takes the place of state and log; returns its index. This member's requests
+    /// that are inside were applied without a word to it: their callers time out.
+    fn install(&mut self, meta: CheckpointMeta) -> u64 {
         let Arrived { machine } = self.transfers.take_arrived(&meta);
         tracing::info!(index = meta.index.0, term = meta.term.0, "installing the leader's checkpoint");
         self.log.send(LogCommand::Reset { after: meta.index.0, after_term: meta.term.0 });
+        let index = meta.index.0;
         self.ports.to_store.send_always(ToStore::Install { meta, machine });
+        // This member's own record may be among them, and it lets no client in before it sees one.
+        self.must_publish.set(true);
+        index
     }
 
     /// Tells store and shards who leads.

@@ -15,6 +15,7 @@ pub mod client;
 mod client_role;
 mod consensus;
 mod data_dir;
+mod helpers;
 mod host;
 mod lease_clock;
 mod log_writer;

@@ -213,6 +213,7 @@ fn load_checkpoint(data_dir: &DataDir, identity: &Identity) -> Result<(Header, M
         path: path.clone(),
         source,
     })?;
+    let checkpoints = path.clone();
     let started = Instant::now();
     let mut restore = Restore::new();
     let header =
@@ -229,6 +230,12 @@ fn load_checkpoint(data_dir: &DataDir, identity: &Identity) -> Result<(Header, M
     }
     let machine =
         restore.finish().map_err(|error| LoadError::Block { path, offset: 0, problem: error.to_string() })?;
+    // Where a checkpoint of another member arrived and was not installed before the end.
+    checkpoint_file::remove_older(&checkpoints, header.index).map_err(|source| RecoveryError::Io {
+        action: "cannot tidy",
+        path: checkpoints,
+        source,
+    })?;
     tracing::info!(
         index = header.index.0,
         revision = machine.store().current_revision(),

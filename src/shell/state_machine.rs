@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::checkpoint_file::{self, CheckpointWriter};
+use super::helpers::Helpers;
 use super::lease_clock::LeaseClock;
 use super::mesh::SharedRing;
 use super::watch_feed::WatchFeed;
@@ -122,6 +123,9 @@ pub(super) struct StateMachine {
     idle_at: LogIndex,
     /// The leader's checkpoint that took the state's place last.
     installed: LogIndex,
+    /// The newest durable checkpoint.
+    checkpointed: LogIndex,
+    helpers: Helpers,
     is_published: bool,
     on_published: Box<dyn Fn()>,
 }
@@ -139,6 +143,7 @@ impl StateMachine {
         facts: StatusFacts,
         writer: CheckpointWriter,
         checkpoint_events: Arc<SharedRing<checkpoint_file::Event>>,
+        helpers: Helpers,
         on_published: impl Fn() + 'static,
     ) -> Self {
         let (applied, applied_term) = (position.checkpoint.index, position.checkpoint.term);
@@ -166,6 +171,8 @@ impl StateMachine {
             log_bytes: 0,
             idle_at: applied,
             installed: LogIndex::default(),
+            checkpointed: applied,
+            helpers,
             is_published: false,
             on_published: Box::new(on_published),
         }
@@ -253,7 +260,10 @@ impl StateMachine {
                         self.leases.on_refused(number);
                     }
                     ToStore::CheckpointWanted => {
-                        if self.checkpointing.is_none() {
+                        // One that holds all there is may be on its way to raft; one that failed rests.
+                        let is_newer = self.checkpointed < self.applied;
+                        let may_try = self.checkpoint_after.is_none_or(|end| end <= Instant::now());
+                        if self.checkpointing.is_none() && is_newer && may_try {
                             self.begin_checkpoint();
                         }
                     }
@@ -334,20 +344,23 @@ impl StateMachine {
             }
             waiting => waiting,
         };
-        self.machine = *machine;
+        // What a million keys held is not given back on this core.
+        self.helpers.discard(std::mem::replace(&mut self.machine, *machine));
+        // Who leads installs nothing, whatever this role has heard so far.
+        self.leases.on_leadership(None);
         self.installed = meta.index;
+        self.checkpointed = self.checkpointed.max(meta.index);
         self.applied = meta.index;
         self.applied_term = meta.term;
         self.facts.applied = meta.index;
         self.is_compacting = true;
         self.log_entries = 0;
         self.log_bytes = 0;
-        for (ticket, response) in std::mem::take(&mut self.compacting) {
-            self.answer(ticket, Ok(response));
-        }
+        // Who waits for a physical compaction waits on: it is not known how far this state's has come.
         for (ticket, _) in std::mem::take(&mut self.hashing) {
             self.refuse(ticket, Refusal::LeaderChanged);
         }
+        self.watch.jump(self.machine.store(), &self.ports.to_shards, self.facts.term);
         self.tell_members();
     }
 
@@ -603,6 +616,7 @@ impl StateMachine {
                     revision = self.machine.store().current_revision(),
                     "checkpoint written; the log before it is free"
                 );
+                self.checkpointed = header.index;
                 let Header { index, term, voters, learners, .. } = header;
                 let meta = CheckpointMeta { index, term, voters, learners };
                 self.ports.to_raft.send_always(ToRaft::Checkpointed { meta });

@@ -214,7 +214,7 @@ impl<B: Backend> ClientShard<B> {
     /// News for the watch hub. What it makes the hub say leaves with `flush`.
     pub fn on_watch(&self, term: Term, notice: Notice) {
         let watches = &self.watches;
-        if !matches!(notice, Notice::Batch(_)) {
+        if !matches!(notice, Notice::Batch(_) | Notice::Jumped { .. }) {
             let orders = watches.orders_count.get();
             watches.orders_count.set(orders.checked_sub(1).expect("each notice answers one order"));
         }
