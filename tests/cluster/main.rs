@@ -17,6 +17,7 @@ mod history;
 mod load;
 mod members;
 mod network;
+mod rolling;
 #[allow(unsafe_code, reason = "ptrace; see the module")]
 mod stall;
 
@@ -125,5 +126,44 @@ fn writes_are_accepted_soon_after_the_leader_or_a_follower_is_gone() {
         }
         let revision = cluster.settle().await;
         cluster.assert_equal_hashes(revision).await;
+    });
+}
+
+#[test]
+fn a_rolling_restart_costs_a_call_at_most_one_retry() {
+    let (rounds, ..) = seeded("rolling", 1);
+    block_on(Duration::from_secs(60 + 30 * rounds), async {
+        let mut cluster = Cluster::start(3, false, &[]).await;
+        for _ in 0..rounds {
+            let felt = rolling::restart(&mut cluster, 6).await;
+            println!("{felt:?}");
+            let retried_twice = felt.attempts.range(3..).next();
+            assert!(server_is_etcd() || retried_twice.is_none(), "{felt:?}\n{}", cluster.all_output());
+        }
+        let revision = cluster.settle().await;
+        cluster.assert_equal_hashes(revision).await;
+    });
+}
+
+#[test]
+fn a_follower_that_was_away_comes_back_by_the_log_while_the_leader_still_has_it() {
+    let puts = env_number("PINION_CLUSTER_MISSED", 2_000);
+    block_on(Duration::from_secs(60 + puts / 100), async {
+        let mut cluster = Cluster::start(3, false, &[]).await;
+        let leader = cluster.leader().await;
+        let away = (leader + 1) % 3;
+        cluster.kill(away);
+        let client = cluster.server(leader).connect().await;
+        for number in 0..puts {
+            client.put_kv(&format!("k{}", number % 100), &format!("v{number}")).await.unwrap();
+        }
+        cluster.spawn(away);
+        let began = std::time::Instant::now();
+        let revision = cluster.settle().await;
+        println!("{puts} entries behind: equal after {:?}", began.elapsed());
+        assert_eq!(revision, i64::try_from(puts).unwrap() + 1);
+        cluster.assert_equal_hashes(revision).await;
+        let output = cluster.output(away);
+        assert!(!output.contains("installing"), "the log was there, and a checkpoint came:\n{output}");
     });
 }
