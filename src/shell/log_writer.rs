@@ -9,6 +9,8 @@
 //! segment is prepared ahead, and one that cannot be is noticed while the open one still has room for
 //! all that is on its way. Raft then refuses new writes, until there is room again.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::thread::Thread;
@@ -23,7 +25,9 @@ use super::placement::Core;
 /// Exit code after a failed append or sync (`EX_IOERR` of sysexits).
 pub(super) const EXIT_LOG_FAILED: i32 = 74;
 
-/// Commands in flight at most: the groups of raft's pipeline, and a release now and then.
+/// Commands that the log thread finds at once: the groups of raft's pipeline, and a release now and then.
+/// What is more waits at the handle. A leader sends its followers more appends than this before it waits
+/// for an answer, and while its own disk stalls it passes on what they propose.
 const COMMANDS_MAX: usize = 64;
 
 /// How often a full disk is asked again.
@@ -65,19 +69,36 @@ pub(super) enum LogEvent {
     Stopped,
 }
 
-/// Raft's handle to the log thread.
-#[derive(Debug, Clone)]
+/// Raft's handle to the log thread. Bounded by what raft lets be in flight, not by itself.
+#[derive(Debug)]
 pub(super) struct LogHandle {
     commands: Arc<ArrayQueue<LogCommand>>,
     thread: Thread,
+    /// Found no room, oldest first.
+    waiting: RefCell<VecDeque<LogCommand>>,
 }
 
 impl LogHandle {
-    /// Hands over a command.
+    /// Hands over a command. One that finds no room goes with a later [`Self::pass_on`].
     pub(super) fn send(&self, command: LogCommand) {
-        let pushed = self.commands.push(command);
-        assert!(pushed.is_ok(), "more than {COMMANDS_MAX} commands for the log: raft's pipeline is shorter");
-        self.thread.unpark();
+        self.waiting.borrow_mut().push_back(command);
+        self.pass_on();
+    }
+
+    /// Hands over what waits, as far as there is room; due after each [`LogEvent::Durable`]. More than
+    /// a few commands wait only behind an append, so that event comes.
+    pub(super) fn pass_on(&self) {
+        let mut waiting = self.waiting.borrow_mut();
+        let had_any = !waiting.is_empty();
+        while let Some(command) = waiting.pop_front() {
+            if let Err(command) = self.commands.push(command) {
+                waiting.push_front(command);
+                break;
+            }
+        }
+        if had_any {
+            self.thread.unpark();
+        }
     }
 }
 
@@ -99,7 +120,7 @@ pub(super) fn start<S: Storage + Send + 'static>(
         }
         LogWriter { wal, events, is_out_of_space: false, has_unmarked: false }.run(&inbox, spin);
     })?;
-    Ok(LogHandle { commands, thread: thread.thread().clone() })
+    Ok(LogHandle { commands, thread: thread.thread().clone(), waiting: RefCell::default() })
 }
 
 struct LogWriter<S: Storage> {
@@ -240,4 +261,24 @@ fn fail(what: &str, error: &WalError) -> ! {
          Check the disk, then start again: recovery keeps everything acknowledged"
     );
     std::process::exit(EXIT_LOG_FAILED);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_that_find_no_room_wait_and_keep_their_order() {
+        let commands = Arc::new(ArrayQueue::new(COMMANDS_MAX));
+        let thread = std::thread::current();
+        let handle = LogHandle { commands: Arc::clone(&commands), thread, waiting: RefCell::default() };
+        let count = 5 * COMMANDS_MAX as u64;
+        (0..count).for_each(|through| handle.send(LogCommand::Release { through }));
+        let mut taken = Vec::new();
+        while let Some(LogCommand::Release { through }) = commands.pop() {
+            taken.push(through);
+            handle.pass_on();
+        }
+        assert_eq!(taken, (0..count).collect::<Vec<_>>());
+    }
 }
