@@ -198,8 +198,7 @@ fn promotion_wants_a_learner_that_has_nearly_the_whole_log() {
     let last = seat.replica.status().last;
     let (term, index) = (seat.replica.status().term.0, last.0);
     let kind = MessageKind::AppendResponse as u32;
-    let answer =
-        pb::RaftMessage { format: 1, kind, to: OWN.0, from: 2, term, index, ..Default::default() };
+    let answer = pb::RaftMessage { format: 1, kind, to: OWN.0, from: 2, term, index, ..Default::default() };
     seat.replica.on_message(Message::decode(answer.encode_to_vec().into()).unwrap()).unwrap();
     assert_eq!(seat.call(promote(2)), []);
     assert_eq!(seat.settle(), 1);
