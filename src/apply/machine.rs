@@ -97,6 +97,14 @@ impl Machine {
         self.cluster.change(&change.kind)
     }
 
+    /// The cluster goes on as this member alone; see `Cluster::reduce_to`.
+    ///
+    /// # Errors
+    /// When `own` is no member.
+    pub fn reduce_cluster_to(&mut self, own: MemberId) -> Result<(), Rejection> {
+        self.cluster.reduce_to(own)
+    }
+
     /// Applies the next request of the log, which stands in the entry `at`.
     pub fn apply(&mut self, request: &Request, at: EntryId) -> Applied {
         let body = &request.body;

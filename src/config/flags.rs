@@ -152,7 +152,8 @@ pub(super) static FLAGS: &[Flag] = &[
         Urls,
         "http://localhost:2380",
         "Where other members connect. Hosts must be IP addresses or \
-        localhost. A cluster of one does not open it.",
+        localhost. Nothing is encrypted and nobody is asked who he is: whoever reaches this port can take \
+        part in the cluster, so keep it inside a network you trust.",
     ),
     used(
         Group::Member,
@@ -200,16 +201,18 @@ pub(super) static FLAGS: &[Flag] = &[
         "initial-cluster",
         Text,
         "",
-        "All first members, name=url,name=url2,… Ignored once data exists. Empty: this member \
-        alone, <name>=<initial-advertise-peer-urls>. More than one member is not supported yet.",
+        "All members, name=url,name=url2,… A name may repeat, and then has several URLs. The same list on \
+        all members that begin a cluster together. Ignored once data exists. Empty: this member alone, \
+        <name>=<initial-advertise-peer-urls>.",
     ),
     used(
         Group::Clustering,
         "initial-cluster-state",
         Text,
         "new",
-        "new: start a cluster. existing (joining one) is not supported yet. Ignored \
-        once data exists.",
+        "new: begin a cluster with the members of --initial-cluster. existing: join one that runs, after \
+        `etcdctl member add`; --initial-cluster then lists all its members and this one, which asks the \
+        others who it is. Ignored once data exists.",
     ),
     used(
         Group::Clustering,
@@ -397,6 +400,25 @@ pub(super) static FLAGS: &[Flag] = &[
         "true",
         "Refuse to add or remove a member when the members that run would be too few for the new quorum.",
     ),
+    used(
+        Group::Clustering,
+        "max-learners",
+        Number,
+        "1",
+        "Learners that the cluster may have when this member is asked to add one. Give it to all members \
+        alike, or the answer depends on whom one asks.",
+    ),
+    used(
+        Group::Clustering,
+        "force-new-cluster",
+        Bool,
+        "false",
+        "Last resort when a majority of the members is lost for good: go on as a cluster of this member \
+        alone, with its data. Every entry of its log is kept, also those of which nobody knows any more \
+        whether they were committed; what only the lost members had is lost. All other members are removed \
+        for ever: destroy their data directories, and add new members. Needs data; choose the member whose \
+        raft index is highest. Give it for one start only: given again, it removes whoever was added since.",
+    ),
     missing("discovery-srv", Text, ""),
     missing("discovery-srv-name", Text, ""),
     missing("discovery-endpoints", Text, ""),
@@ -417,7 +439,6 @@ pub(super) static FLAGS: &[Flag] = &[
     missing_but("auto-compaction-mode", Text, "periodic", &["revision"]),
     missing_but("auto-compaction-retention", Text, "0", &["0s", "0m", "0h"]),
     missing_but("v2-deprecation", Text, "write-only", &["not-yet", "write-only-drop-data", "gone"]),
-    missing("max-learners", Number, "1"),
     // Security
     missing("cert-file", Text, ""),
     missing("key-file", Text, ""),
@@ -472,7 +493,6 @@ pub(super) static FLAGS: &[Flag] = &[
     missing("downgrade-check-time", Duration, "5s"),
     missing("bootstrap-defrag-threshold-megabytes", Number, "0"),
     // Unsafe
-    missing("force-new-cluster", Bool, "false"),
     missing("unsafe-no-fsync", Bool, "false"),
     // Accepted and without effect in etcd too
     ignored("cluster-active-size", Text),

@@ -22,8 +22,8 @@ mod value;
 mod tests;
 
 pub use cluster::{
-    Bootstrap, ClusterConfig, ELECTION_MS_MAX, InitialClusterState, REQUEST_BYTES_MAX_LIMIT,
-    TXN_OPS_MAX_LIMIT,
+    Bootstrap, ClusterConfig, ELECTION_MS_MAX, InitialClusterState, LEARNERS_MAX_LIMIT,
+    REQUEST_BYTES_MAX_LIMIT, TXN_OPS_MAX_LIMIT,
 };
 pub use help::ETCD_API_VERSION;
 pub use parse::Refused;

@@ -178,7 +178,8 @@ fn bootstrap_wants_own_name_and_exactly_own_urls_in_the_initial_cluster() {
             &["--initial-advertise-peer-urls=http://x:1,http://y:2", "--initial-cluster=default=http://x:1"],
             "--initial-advertise-peer-urls has http://y:2 but missing from --initial-cluster=default=http://x:1",
         ),
-        (&["--initial-cluster-state=existing"], "joining a cluster is not supported"),
+        (&["--initial-cluster-state=existing"], "lists no other member to ask"),
+        (&["--force-new-cluster"], "the data directory is empty"),
     ] {
         let Config { cluster, process } = run(args);
         let refused = cluster.bootstrap(&process).unwrap_err();
@@ -199,6 +200,8 @@ fn members_of_a_new_cluster_are_those_of_the_flag_and_this_one_is_among_them() {
     let bootstrap = config.cluster.bootstrap(&config.process).unwrap();
     assert_eq!(bootstrap.members, [["http://localhost:2380"], ["http://b:2380"]]);
     assert_eq!(bootstrap.peer_urls, ["http://localhost:2380"]);
+    let others: Vec<String> = bootstrap.others.iter().map(ToString::to_string).collect();
+    assert_eq!((bootstrap.state, others), (InitialClusterState::New, vec!["http://b:2380".to_owned()]));
     let stranger = run(&["--initial-cluster=a=http://a:2380,b=http://b:2380"]);
     assert!(stranger.cluster.bootstrap(&stranger.process).is_err());
 }

@@ -21,14 +21,15 @@ use crate::types::{MemberId, Ticket};
 
 const FORMAT: u32 = 1;
 
-/// Learners of one cluster at most (`--max-learners`, whose default this is).
-pub const LEARNERS_MAX: usize = 1;
-
 /// What is to happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemberChangeKind {
     /// Joins, as voter or learner as the member says.
-    Add(Member),
+    Add {
+        member: Member,
+        /// Learners that the cluster may have with it (`--max-learners` of the member that was asked).
+        learners_max: u32,
+    },
     /// A learner gets a vote.
     Promote(MemberId),
     Remove(MemberId),
@@ -50,22 +51,21 @@ impl MemberChange {
     /// As raft proposes it.
     #[must_use]
     pub fn to_conf_change(&self) -> ConfChange {
-        let (kind, member, record, promote) = match &self.kind {
-            MemberChangeKind::Add(member) if member.learner => {
-                (ConfChangeKind::AddLearner, member.id, Some(member.to_record()), false)
+        let (kind, member, added) = match &self.kind {
+            MemberChangeKind::Add { member, learners_max } => {
+                let kind = if member.learner { ConfChangeKind::AddLearner } else { ConfChangeKind::AddVoter };
+                (kind, member.id, Some((member, *learners_max)))
             }
-            MemberChangeKind::Add(member) => {
-                (ConfChangeKind::AddVoter, member.id, Some(member.to_record()), false)
-            }
-            MemberChangeKind::Promote(id) => (ConfChangeKind::AddVoter, *id, None, true),
-            MemberChangeKind::Remove(id) => (ConfChangeKind::Remove, *id, None, false),
+            MemberChangeKind::Promote(id) => (ConfChangeKind::AddVoter, *id, None),
+            MemberChangeKind::Remove(id) => (ConfChangeKind::Remove, *id, None),
         };
         let context = pb::MemberChange {
             format: FORMAT,
             origin_member: self.origin.member.0,
             ticket: self.origin.ticket.0,
-            promote,
-            member: record,
+            promote: matches!(self.kind, MemberChangeKind::Promote(_)),
+            member: added.map(|(member, _)| member.to_record()),
+            learners_max: added.map_or(0, |(_, learners_max)| learners_max),
         };
         ConfChange { kind, member, context: context.encode_to_vec().into() }
     }
@@ -91,7 +91,7 @@ impl MemberChange {
                 if member.id != change.member || !is_meant {
                     return Err(fault(format!("raft means {}, the record {}", change.member, member.id)));
                 }
-                MemberChangeKind::Add(member)
+                MemberChangeKind::Add { member, learners_max: wire.learners_max }
             }
             _ => return Err(fault("its parts contradict each other".to_owned())),
         };
@@ -107,8 +107,8 @@ impl Cluster {
     /// Why the change cannot be.
     pub fn change(&mut self, kind: &MemberChangeKind) -> Outcome {
         let added = match kind {
-            MemberChangeKind::Add(member) => {
-                self.add(member.clone())?;
+            MemberChangeKind::Add { member, learners_max } => {
+                self.add(member.clone(), *learners_max)?;
                 Some(member.to_message())
             }
             MemberChangeKind::Promote(id) => {
@@ -143,13 +143,13 @@ impl Cluster {
         Ok(Response { body, ..Response::default() })
     }
 
-    fn add(&mut self, member: Member) -> Result<(), Rejection> {
+    fn add(&mut self, member: Member, learners_max: u32) -> Result<(), Rejection> {
         if member.id == MemberId(0) || self.member(member.id).is_some() || self.is_removed(member.id) {
             return Err(Rejection::MemberExists(member.id));
         }
         self.check_urls(member.id, &member.peer_urls)?;
         let learners = self.learners().count();
-        if member.learner && LEARNERS_MAX <= learners {
+        if member.learner && learners_max as usize <= learners {
             return Err(Rejection::TooManyLearners(learners));
         }
         self.insert(member);

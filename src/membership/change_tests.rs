@@ -16,12 +16,16 @@ fn member(id: u64, url: &str, learner: bool) -> Member {
     }
 }
 
+fn add(member: Member) -> MemberChangeKind {
+    MemberChangeKind::Add { member, learners_max: 1 }
+}
+
 /// Members 1 and 2 vote.
 fn cluster() -> Cluster {
     let url = ["http://first:1".to_owned()];
     let mut cluster = Cluster::bootstrap([url.as_slice()], "");
-    cluster.change(&MemberChangeKind::Add(member(1, "http://a:1", false))).unwrap();
-    cluster.change(&MemberChangeKind::Add(member(2, "http://b:1", false))).unwrap();
+    cluster.change(&add(member(1, "http://a:1", false))).unwrap();
+    cluster.change(&add(member(2, "http://b:1", false))).unwrap();
     let first = cluster.members().find(|member| 2 < member.id.0).unwrap().id;
     cluster.change(&MemberChangeKind::Remove(first)).unwrap();
     cluster
@@ -30,8 +34,8 @@ fn cluster() -> Cluster {
 #[test]
 fn change_comes_out_of_the_log_as_it_went_in() {
     let kinds = [
-        MemberChangeKind::Add(member(7, "http://x:1", false)),
-        MemberChangeKind::Add(member(7, "http://x:1", true)),
+        add(member(7, "http://x:1", false)),
+        add(member(7, "http://x:1", true)),
         MemberChangeKind::Promote(MemberId(7)),
         MemberChangeKind::Remove(MemberId(7)),
     ];
@@ -51,7 +55,7 @@ fn change_of_another_format_or_against_itself_is_named_not_skipped() {
     let mut conf = good.to_conf_change();
     conf.kind = ConfChangeKind::AddVoter;
     assert!(MemberChange::decode(conf.encode()).is_err(), "a new member without a record");
-    let added = MemberChange { origin: origin(), kind: MemberChangeKind::Add(member(7, "u", true)) };
+    let added = MemberChange { origin: origin(), kind: add(member(7, "u", true)) };
     let mut conf = added.to_conf_change();
     conf.member = MemberId(8);
     assert!(MemberChange::decode(conf.encode()).is_err(), "two ids");
@@ -61,7 +65,7 @@ fn change_of_another_format_or_against_itself_is_named_not_skipped() {
 fn removed_id_never_returns() {
     let mut cluster = cluster();
     cluster.change(&MemberChangeKind::Remove(MemberId(1))).unwrap();
-    let again = MemberChangeKind::Add(member(1, "http://new:1", false));
+    let again = add(member(1, "http://new:1", false));
     assert_eq!(cluster.change(&again), Err(Rejection::MemberExists(MemberId(1))));
     let gone = MemberChangeKind::Remove(MemberId(1));
     assert_eq!(cluster.change(&gone), Err(Rejection::MemberNotFound(MemberId(1))));
@@ -70,8 +74,8 @@ fn removed_id_never_returns() {
 #[test]
 fn two_members_never_share_a_peer_url() {
     let mut cluster = cluster();
-    let add = MemberChangeKind::Add(member(5, "http://b:1", false));
-    assert_eq!(cluster.change(&add), Err(Rejection::PeerUrlExists("http://b:1".to_owned())));
+    let shared = add(member(5, "http://b:1", false));
+    assert_eq!(cluster.change(&shared), Err(Rejection::PeerUrlExists("http://b:1".to_owned())));
     let update = |id, url: &str| etcdserverpb::MemberUpdateRequest { id, peer_ur_ls: vec![url.to_owned()] };
     assert!(matches!(cluster.update(update(1, "http://b:1")), Err(Rejection::PeerUrlExists(_))));
     assert!(matches!(cluster.update(update(9, "http://z:1")), Err(Rejection::MemberNotFound(_))));
@@ -83,9 +87,11 @@ fn two_members_never_share_a_peer_url() {
 #[test]
 fn only_a_learner_is_promoted_and_only_one_learner_waits() {
     let mut cluster = cluster();
-    cluster.change(&MemberChangeKind::Add(member(5, "http://l:1", true))).unwrap();
-    let second = MemberChangeKind::Add(member(6, "http://m:1", true));
+    cluster.change(&add(member(5, "http://l:1", true))).unwrap();
+    let second = add(member(6, "http://m:1", true));
     assert_eq!(cluster.change(&second), Err(Rejection::TooManyLearners(1)));
+    let allowed = MemberChangeKind::Add { member: member(6, "http://m:1", true), learners_max: 2 };
+    assert!(cluster.clone().change(&allowed).is_ok(), "the entry says how many there may be");
     cluster.change(&MemberChangeKind::Promote(MemberId(5))).unwrap();
     let again = MemberChangeKind::Promote(MemberId(5));
     assert_eq!(cluster.change(&again), Err(Rejection::NotLearner(MemberId(5))));

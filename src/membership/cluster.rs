@@ -14,6 +14,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::member::{self, Member};
+use crate::apply::Rejection;
 use crate::pb::{etcdserverpb, peer as pb};
 use crate::types::{ClusterId, MemberId};
 
@@ -108,6 +109,18 @@ impl Cluster {
         let member = self.members.remove(&id);
         assert!(member.is_some(), "only a member is removed");
         self.removed.insert(id);
+    }
+
+    /// Everybody but `own` goes for ever, and it votes: the cluster of `--force-new-cluster`.
+    ///
+    /// # Errors
+    /// When `own` is no member.
+    pub fn reduce_to(&mut self, own: MemberId) -> Result<(), Rejection> {
+        let member = self.members.get_mut(&own).ok_or(Rejection::MemberNotFound(own))?;
+        member.learner = false;
+        let others: Vec<MemberId> = self.members.keys().copied().filter(|id| *id != own).collect();
+        others.into_iter().for_each(|id| self.retire(id));
+        Ok(())
     }
 
     /// The ids that were members once, ascending.
@@ -234,6 +247,21 @@ mod tests {
         assert_eq!(ids, cluster.voters().map(|id| id.0).collect::<Vec<_>>());
         assert!(ids.is_sorted());
         assert_eq!(list.members[0].client_ur_ls, ["http://a:2379"]);
+    }
+
+    #[test]
+    fn cluster_reduced_to_one_member_lets_it_vote_and_never_takes_the_others_back() {
+        let record = |id, learner| pb::MemberRecord { id, learner, ..Default::default() };
+        let members = vec![record(1, false), record(2, true), record(3, false)];
+        let wire = pb::Membership { cluster_id: 1, members, removed: vec![4] };
+        let mut cluster = Cluster::decode(wire.encode_to_vec().into()).unwrap();
+        assert_eq!(cluster.reduce_to(MemberId(4)), Err(Rejection::MemberNotFound(MemberId(4))));
+        cluster.reduce_to(MemberId(2)).unwrap();
+        assert_eq!(cluster.voters().collect::<Vec<_>>(), [MemberId(2)]);
+        assert_eq!(cluster.removed().collect::<Vec<_>>(), [1, 3, 4].map(MemberId));
+        let again = cluster.clone();
+        cluster.reduce_to(MemberId(2)).unwrap();
+        assert_eq!(cluster, again);
     }
 
     #[test]

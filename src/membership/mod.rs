@@ -2,10 +2,12 @@
 
 mod change;
 mod cluster;
+mod joining;
 mod member;
 mod strict;
 
 pub use change::{ChangeUndecodable, MemberChange, MemberChangeKind};
 pub use cluster::{Cluster, ClusterUndecodable};
+pub use joining::{Mismatch, find_joining};
 pub use member::{Member, cluster_id, joining_member_id, member_id};
-pub use strict::{Unsafe, check_add, check_promote, check_remove};
+pub use strict::{Touch, Unsafe, check_add, check_promote, check_remove};

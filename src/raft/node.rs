@@ -368,6 +368,13 @@ impl Node {
         Ok(())
     }
 
+    /// Whether a membership change may be under way, so that another one would be dropped. Only the
+    /// leader knows.
+    #[must_use]
+    pub fn has_pending_change(&self) -> bool {
+        self.raw.raft.has_pending_conf()
+    }
+
     /// A message from another member.
     ///
     /// # Errors

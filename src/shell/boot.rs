@@ -111,11 +111,20 @@ fn tell(events: &Events, event: Event) {
     events.send(event).ok();
 }
 
-/// Runs a member until a signal stops it.
+/// Why a member stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// A signal told it to.
+    Told,
+    /// Its cluster removed it.
+    Removed,
+}
+
+/// Runs a member until a signal stops it, or its cluster removes it.
 ///
 /// # Errors
 /// [`BootError`], before any client was let in.
-pub(super) fn run(config: &Config) -> Result<(), BootError> {
+pub(super) fn run(config: &Config) -> Result<Ended, BootError> {
     let started = Instant::now();
     abort_on_panic();
     let (events, inbox) = channel::unbounded();
@@ -138,7 +147,8 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
     let data_dir = DataDir::open(&process.data_dir, process.wal_dir.as_deref())?;
     pinion_wal::map::install_sigbus_handler()
         .map_err(|source| BootError::Thread { what: "the SIGBUS handler", source })?;
-    let start = recovery::open(config, &data_dir)?;
+    // Nothing but a signal can come before a thread of ours runs.
+    let start = recovery::open(config, &data_dir, &|| inbox.try_recv().is_ok())?;
     tracing::info!(
         data_dir = %process.data_dir.display(),
         cluster = %start.identity.cluster,
@@ -177,7 +187,9 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
         log,
         log_events,
         publish: publish_body(config, &identity),
+        is_published: Arc::clone(&orders.open),
         orders: raft_orders.clone(),
+        learners_max: config.cluster.learners_max,
         strict: config.cluster.strict_reconfig_check,
         election_ticks: u64::from(config.cluster.election_ms / config.cluster.heartbeat_ms),
         entropy: entropy()?,
@@ -243,8 +255,9 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
             "ready to serve client requests"
         );
     }
-    let signal = signal.unwrap_or_else(|| wait_for_signal(&inbox));
+    let signal = signal.or_else(|| wait_for_signal(&inbox));
     tracing::info!(signal, "stopping");
+    let ended = if signal.is_some() { Ended::Told } else { Ended::Removed };
     let ring = |role| wiring.bell(role).ring();
     raft_orders.hand_over.store(true, Ordering::Release);
     ring(Role::Raft);
@@ -259,7 +272,7 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
     } else {
         tracing::warn!("the log did not end in time; everything acknowledged is on the disk all the same");
     }
-    Ok(())
+    Ok(ended)
 }
 
 /// A panic is a broken invariant: no thread may go on without the one that had it.
@@ -309,13 +322,13 @@ fn wait_until_serving(inbox: &channel::Receiver<Event>, shards: usize) -> Result
     Ok(None)
 }
 
-fn wait_for_signal(inbox: &channel::Receiver<Event>) -> i32 {
+/// None: the member was removed instead.
+fn wait_for_signal(inbox: &channel::Receiver<Event>) -> Option<i32> {
     loop {
-        match inbox.recv() {
-            Ok(Event::Signal(signal)) => return signal,
-            Ok(Event::Removed) => return 0,
-            Ok(_) => {}
-            Err(_) => return 0,
+        match inbox.recv().expect("this thread has a sender too") {
+            Event::Signal(signal) => return Some(signal),
+            Event::Removed => return None,
+            _ => {}
         }
     }
 }
@@ -415,8 +428,10 @@ struct RaftSeat {
     log_events: Arc<SharedRing<LogEvent>>,
     transfers: (Place, LogIndex, Helpers),
     publish: Bytes,
+    is_published: Arc<std::sync::atomic::AtomicBool>,
     orders: RaftOrders,
     strict: bool,
+    learners_max: u32,
     tick: Duration,
     election_ticks: u64,
     entropy: u64,
@@ -474,8 +489,10 @@ impl Executor {
                 log_events,
                 transfers,
                 publish,
+                is_published,
                 orders,
                 strict,
+                learners_max,
                 tick,
                 election_ticks,
                 entropy,
@@ -502,8 +519,10 @@ impl Executor {
                             transport,
                             transfers,
                             publish,
+                            is_published,
                             orders,
                             strict,
+                            learners_max,
                             tick,
                             election_ticks,
                             entropy,

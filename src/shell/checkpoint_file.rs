@@ -306,11 +306,15 @@ pub(super) fn remove_unfinished(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a checkpoint on the calling thread; the first one of a new cluster.
+/// Writes a checkpoint on the calling thread, before a member runs. One of the same index is replaced.
 ///
 /// # Errors
 /// What the file system answered.
-pub(super) fn write_whole(dir: &Path, header: &Header, blocks: Vec<Vec<u8>>) -> io::Result<()> {
+pub(super) fn write_whole(
+    dir: &Path,
+    header: &Header,
+    blocks: impl IntoIterator<Item = Vec<u8>>,
+) -> io::Result<()> {
     let mut commands = blocks.into_iter().map(Command::Block).chain([Command::Finish]);
     write(dir, header, || commands.next()).map(|_bytes| ())
 }

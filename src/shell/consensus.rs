@@ -7,7 +7,8 @@
 //! sync while this member does; committed entries and the reads released behind them leave on one ring
 //! to the store, in this order, so the store answers a read when it comes to it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,17 +16,19 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pinion_wal as wal;
+use prost::Message as _;
 
 use super::checkpoint_transfer::{Arrived, Transfers};
 use super::log_writer::{LogCommand, LogEvent, LogHandle};
-use super::member_calls::{MemberCalls, Standing};
-use super::mesh::SharedRing;
-use super::peer::{IncomingCall, PeerEvent, Transport};
+use super::member_calls::{LeaderAnswer, MemberCalls, Standing, Told, refusal_number, refusal_of};
+use super::mesh::{Doorbell, SharedRing};
+use super::peer::{IncomingCall, PeerEvent, Reply as CallReply, Transport};
 use super::wiring::RaftPorts;
 use super::{PUBLISH_TICKET, lease_number, shard_of};
 use crate::apply::{RequestKind, Response};
 use crate::config::Url;
-use crate::membership::Cluster;
+use crate::membership::{Cluster, MemberChange, Touch};
+use crate::pb::peer as pb;
 use crate::peer::{Refusal as Refused, RefusalCode};
 use crate::raft::{self, CheckpointMeta, Entry, HardState, MessageKind};
 use crate::replica::exchange::{Answer, Facts, Query, Refusal, Reply, ToRaft, ToShard, ToStore};
@@ -34,6 +37,15 @@ use crate::types::{LogIndex, MemberId, Ticket};
 
 /// A call between members: who belongs to the cluster, as `pinion.peer.v1.Membership`.
 pub(super) const CALL_MEMBERS: u32 = 1;
+
+/// A call to the leader: a membership change to propose, as `pinion.peer.v1.ConfChange`; answered with
+/// `MemberChangeAnswer`.
+const CALL_MEMBER_CHANGE: u32 = 2;
+
+/// How long the leader may take for it; then it is asked again.
+const MEMBER_CHANGE_TIMEOUT: Duration = Duration::from_secs(3);
+
+const MEMBER_CHANGE_PAUSE: Duration = Duration::from_millis(50);
 
 /// A linearizable read that waits: its caller and what it asks.
 pub(super) type WaitingRead = (Ticket, Query);
@@ -55,9 +67,13 @@ pub(super) struct Seat {
     pub transfers: Transfers,
     /// This member's `PublishMember`.
     pub publish: Bytes,
+    /// The store has applied it.
+    pub is_published: Arc<AtomicBool>,
     pub orders: RaftOrders,
     /// `--strict-reconfig-check`
     pub strict: bool,
+    /// `--max-learners`
+    pub learners_max: u32,
     pub tick: Duration,
     /// Ticks without a leader before an election; a log that syncs nothing for as long costs the
     /// leadership.
@@ -88,11 +104,18 @@ pub(super) struct Consensus {
     transport: Rc<Transport>,
     transfers: Transfers,
     publish: Bytes,
-    /// It is neither on its way nor applied.
-    must_publish: Cell<bool>,
+    is_published: Arc<AtomicBool>,
+    /// When it was proposed last, if it may be on its way.
+    published_tick: Cell<Option<u64>>,
     facts: Facts,
     cluster: Option<Box<Cluster>>,
     calls: MemberCalls,
+    /// What the leader said to this member's changes.
+    leader_answers: Rc<RefCell<Vec<(u64, LeaderAnswer)>>>,
+    /// Followers that wait for this member's word, by the key that `calls` knows them by.
+    followers: BTreeMap<u64, CallReply>,
+    last_follower: u64,
+    is_removed: bool,
     orders: RaftOrders,
     tick: Duration,
     election_ticks: u64,
@@ -136,10 +159,15 @@ impl Consensus {
             transport,
             transfers,
             publish,
-            must_publish: Cell::new(true),
+            is_published: seat.is_published,
+            published_tick: Cell::new(None),
             facts,
             cluster: None,
-            calls: MemberCalls::new(seat.strict),
+            calls: MemberCalls::new(seat.strict, seat.learners_max),
+            leader_answers: Rc::default(),
+            followers: BTreeMap::new(),
+            last_follower: 0,
+            is_removed: false,
             orders: seat.orders,
             tick: seat.tick,
             election_ticks: seat.election_ticks,
@@ -198,6 +226,7 @@ impl Consensus {
             let transport = &self.transport;
             let is_asked = self.hand_over != HandOver::NotAsked;
             let transfers = &self.transfers;
+            let leader_answers = &self.leader_answers;
             self.ports
                 .bell
                 .wait(|| {
@@ -205,6 +234,7 @@ impl Consensus {
                         || !log_events.is_empty()
                         || transport.has_event()
                         || transfers.has_event()
+                        || !leader_answers.borrow().is_empty()
                         || inbox.iter().any(|ring| !ring.is_empty())
                         || self.candidacy.is_some_and(|at| at <= Instant::now())
                         || (!is_asked && orders.hand_over.load(Ordering::Acquire))
@@ -275,8 +305,7 @@ impl Consensus {
         }));
         self.transport.set_removed(cluster.removed());
         if cluster.is_removed(own) {
-            tracing::warn!("this member was removed from the cluster");
-            (self.on_removed)();
+            self.end_as_removed("this member has applied its removal from the cluster");
         }
         self.facts.is_learner = cluster.member(own).is_some_and(|member| member.learner);
         self.cluster = Some(cluster);
@@ -288,7 +317,6 @@ impl Consensus {
         if let Err(refused) = self.replica.on_conf_change(index, accepted) {
             panic!("raft refuses the membership change at {index:?} that the cluster accepted: {refused}");
         }
-        self.calls.on_change_applied();
     }
 
     fn take_peer_events(&mut self) {
@@ -313,20 +341,42 @@ impl Consensus {
 
     /// Another member does not want to talk to this one. One reason is final.
     fn on_refused(&mut self, by: MemberId, refusal: &Refused) {
-        if refusal.code != RefusalCode::Removed {
-            return;
+        match refusal.code {
+            RefusalCode::Removed => self.end_as_removed(&refusal.reason),
+            RefusalCode::DuplicateIdentity => tracing::error!(
+                %by,
+                reason = refusal.reason,
+                "two processes run as one member: a data directory was copied. Stop the one that is not meant \
+                 to be, and delete its data"
+            ),
+            _ => {}
         }
-        tracing::error!(
-            %by,
-            reason = refusal.reason,
-            "this member was removed from the cluster and cannot come back. To join again, add a member and \
-             start it with an empty data directory"
-        );
-        (self.on_removed)();
+    }
+
+    /// The cluster has gone on without this member, for ever.
+    fn end_as_removed(&mut self, reason: &str) {
+        if !std::mem::replace(&mut self.is_removed, true) {
+            tracing::error!(
+                reason,
+                "this member was removed from the cluster and cannot come back. To join again, add a member and \
+                 start it with an empty data directory"
+            );
+            (self.on_removed)();
+        }
     }
 
     fn on_call(&mut self, call: IncomingCall) {
         match call.kind {
+            CALL_MEMBER_CHANGE => match MemberChange::decode(call.body) {
+                // A change is answered on the member that made it, so nobody makes one for another.
+                Ok(change) if change.origin.member == call.from => {
+                    self.last_follower += 1;
+                    self.followers.insert(self.last_follower, call.reply);
+                    self.calls.push_change(self.last_follower, change, self.ticks);
+                }
+                Ok(_) => call.reply.fail("a change in the name of another member"),
+                Err(error) => call.reply.fail(&error.to_string()),
+            },
             CALL_MEMBERS => match &self.cluster {
                 Some(cluster) => call.reply.succeed(cluster.encode().into()),
                 None => call.reply.fail("this member is still starting"),
@@ -389,9 +439,18 @@ impl Consensus {
     /// Proposes this member's own record once somebody leads and the replay leaves room: a long log
     /// that is still being applied counts as a backlog like any other.
     fn publish(&mut self) {
-        if self.facts.leader.is_some() && self.must_publish.get() {
+        if self.is_published.load(Ordering::Acquire) || self.facts.leader.is_none() {
+            return;
+        }
+        // A member that joins knows nobody until it has the leader's checkpoint.
+        if self.replica.status().voters_count == 0 {
+            return;
+        }
+        // One that went to a leader may have been lost with it.
+        let patience = 2 * self.election_ticks;
+        if self.published_tick.get().is_none_or(|tick| tick + patience <= self.ticks) {
             let proposed = self.replica.on_request(PUBLISH_TICKET, RequestKind::PublishMember, &self.publish);
-            self.must_publish.set(proposed.is_err());
+            self.published_tick.set(proposed.is_ok().then_some(self.ticks));
         }
     }
 
@@ -403,14 +462,33 @@ impl Consensus {
             cluster,
             own,
             ticks: self.ticks,
-            in_touch: &|member| {
-                let since = self.transport.connected_since(member);
-                member == own || since.is_some_and(|since| IN_TOUCH_TIME <= since.elapsed())
+            touch: &|member| match self.transport.connected_since(member) {
+                _ if member == own => Touch::Lasting,
+                None => Touch::Lost,
+                Some(since) if since.elapsed() < IN_TOUCH_TIME => Touch::Young,
+                Some(_) => Touch::Lasting,
+            },
+            ask: &|id, leader, change| {
+                let (transport, bell) = (Rc::clone(&self.transport), self.ports.bell.clone());
+                ask_leader(transport, bell, Rc::clone(&self.leader_answers), (id, leader, change));
             },
         };
-        for (ticket, outcome) in self.calls.advance(&mut self.replica, &standing) {
-            let result = outcome.map(|()| Answer { term: self.facts.term, outcome: Ok(Response::default()) });
-            self.reply(Reply { ticket, result });
+        for (id, answer) in self.leader_answers.take() {
+            self.calls.on_leader_answer(id, answer);
+        }
+        let told = self.calls.advance(&mut self.replica, &standing);
+        for told in told {
+            match told {
+                Told::Client(ticket, outcome) => {
+                    let answer = Answer { term: self.facts.term, outcome: Ok(Response::default()) };
+                    self.reply(Reply { ticket, result: outcome.map(|()| answer) });
+                }
+                Told::Follower(key, refusal) => {
+                    let reply = self.followers.remove(&key).expect("one for each change");
+                    let answer = pb::MemberChangeAnswer { refusal: refusal_number(refusal) };
+                    reply.succeed(answer.encode_to_vec().into());
+                }
+            }
         }
     }
 
@@ -526,6 +604,8 @@ impl Consensus {
     fn install(&mut self, meta: CheckpointMeta) -> u64 {
         let Arrived { machine } = self.transfers.take_arrived(&meta);
         tracing::info!(index = meta.index.0, term = meta.term.0, "installing the leader's checkpoint");
+        // What this member published may be in the checkpoint, where nobody sees it being applied.
+        self.published_tick.set(None);
         self.log.send(LogCommand::Reset { after: meta.index.0, after_term: meta.term.0 });
         let index = meta.index.0;
         self.ports.to_store.send_always(ToStore::Install { meta, machine });
@@ -544,7 +624,7 @@ impl Consensus {
 
     fn refuse(&self, ticket: Ticket, refusal: Refusal) {
         if ticket == PUBLISH_TICKET {
-            self.must_publish.set(true);
+            self.published_tick.set(None);
         }
         if lease_number(ticket).is_some() {
             self.ports.to_store.send_always(ToStore::Refused { ticket });
@@ -566,6 +646,34 @@ impl Consensus {
         }
         is_waiting
     }
+}
+
+/// Sends a membership change to the leader, whose answer goes to `answers`.
+fn ask_leader(
+    transport: Rc<Transport>,
+    bell: Doorbell,
+    answers: Rc<RefCell<Vec<(u64, LeaderAnswer)>>>,
+    (id, leader, change): (u64, MemberId, Bytes),
+) {
+    glommio::spawn_local(async move {
+        let called = transport.call(leader, CALL_MEMBER_CHANGE, change, MEMBER_CHANGE_TIMEOUT).await;
+        if let Err(error) = &called {
+            tracing::debug!(%leader, %error, "a membership change did not reach the leader");
+        }
+        let answer = called.ok().and_then(|body| pb::MemberChangeAnswer::decode(body).ok());
+        let answer = match answer.map(|answer| refusal_of(answer.refusal)) {
+            Some(None) => LeaderAnswer::Proposed,
+            Some(Some(refusal)) => LeaderAnswer::Refused(refusal),
+            None => LeaderAnswer::Lost,
+        };
+        if matches!(answer, LeaderAnswer::Lost | LeaderAnswer::Refused(Refusal::NotLeader)) {
+            // News of who leads is on its way; to ask again at once would only spin.
+            glommio::timer::sleep(MEMBER_CHANGE_PAUSE).await;
+        }
+        answers.borrow_mut().push((id, answer));
+        bell.ring();
+    })
+    .detach();
 }
 
 /// SplitMix64's finaliser.

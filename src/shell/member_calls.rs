@@ -1,15 +1,22 @@
 //! Calls about the members, from their arrival to the proposal.
 //!
-//! A change is checked against what this member knows, then proposed as raft's own entry; its answer
-//! comes from the state machine when the entry is applied. Raft takes one change at a time, so the
-//! others wait here, no longer than any request.
+//! The member that is asked judges an addition or a removal by what it knows (`membership::strict`) and
+//! makes the change; the leader proposes it. A follower sends it to the leader by a call of its own,
+//! because raft takes one change at a time and would silently drop one that came by its messages
+//! meanwhile. The client's answer comes from the state machine of the member that was asked, when it
+//! applies the entry.
+//!
+//! A change that is sent twice, because the leader's word was lost, does no harm: the second entry is
+//! refused, and nobody waits for it any more. That is why a change is made once, with its id.
+//! Bounds: `CALLS_MAX` calls wait, none longer than any request.
 
-use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
 
 use crate::apply::request::Origin;
 use crate::membership::{
-    Cluster, Member, MemberChange, MemberChangeKind, Unsafe, check_add, check_promote, check_remove,
+    Cluster, Member, MemberChange, MemberChangeKind, Touch, Unsafe, check_add, check_promote, check_remove,
     joining_member_id,
 };
 use crate::raft::{ProposeError, Role};
@@ -20,19 +27,60 @@ use crate::types::{MemberId, Ticket};
 /// Calls that may wait.
 const CALLS_MAX: usize = 256;
 
-/// Ticks after which a change that was proposed no longer holds back the next: a follower's proposal
-/// may have been lost on its way to the leader.
-const PROPOSED_TICKS_MAX: u64 = 20;
-
 /// A learner has caught up when it has so many hundredths of the leader's log, as in etcd.
 const LEARNER_READY_PERCENT: u64 = 90;
 
+/// Refusals as members tell them each other. On the wire: never reused.
+const REFUSALS: [(u32, Refusal); 8] = [
+    (1, Refusal::NotLeader),
+    (2, Refusal::TimedOut),
+    (3, Refusal::TooManyRequests),
+    (4, Refusal::NotEnoughStarted),
+    (5, Refusal::MemberNotFound),
+    (6, Refusal::NotLearner),
+    (7, Refusal::LearnerNotReady),
+    (8, Refusal::Stopped),
+];
+
+/// The number of a refusal on the wire; 0 is none.
+pub(super) fn refusal_number(refusal: Option<Refusal>) -> u32 {
+    let Some(refusal) = refusal else { return 0 };
+    let known = REFUSALS.iter().find(|(_, known)| *known == refusal);
+    known.unwrap_or(&REFUSALS[1]).0
+}
+
+/// What a number on the wire means. One that a later version sends is no reason to ask again.
+pub(super) fn refusal_of(number: u32) -> Option<Refusal> {
+    let known = REFUSALS.iter().find(|(known, _)| *known == number);
+    if number == 0 { None } else { Some(known.map_or(Refusal::TimedOut, |(_, refusal)| *refusal)) }
+}
+
+/// Who waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    Client(Ticket),
+    /// A follower, by the number that the caller of `push_change` chose.
+    Follower(u64),
+}
+
+/// How far a call has come.
+#[derive(Debug)]
+enum Stage {
+    /// Not judged yet.
+    Arrived(MemberCall),
+    MovingLeader(MemberId),
+    /// The leader is to propose this.
+    Made(MemberChange),
+    /// The leader was asked.
+    Asked(MemberChange),
+}
+
+#[derive(Debug)]
 struct Call {
-    ticket: Ticket,
-    call: MemberCall,
+    id: u64,
+    caller: Caller,
+    stage: Stage,
     arrived_tick: u64,
-    /// A transfer of leadership is under way.
-    is_moving: bool,
 }
 
 /// What a call is judged by.
@@ -40,127 +88,226 @@ pub(super) struct Standing<'a> {
     pub cluster: &'a Cluster,
     pub own: MemberId,
     pub ticks: u64,
-    /// Whether a peer has been connected for as long as etcd asks, 5 s.
-    pub in_touch: &'a dyn Fn(MemberId) -> bool,
+    pub touch: &'a dyn Fn(MemberId) -> Touch,
+    /// Sends a change to the leader; the number comes back with `on_leader_answer`.
+    pub ask: &'a dyn Fn(u64, MemberId, Bytes),
+}
+
+/// What the leader made of a change that it was asked to propose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LeaderAnswer {
+    Proposed,
+    Refused(Refusal),
+    /// Nobody knows whether it got there.
+    Lost,
+}
+
+/// Who is to be told what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Leadership has moved. All other successes come from the state machine.
+    Client(Ticket, Result<(), Refusal>),
+    /// A follower that asked; without a refusal its change is proposed.
+    Follower(u64, Option<Refusal>),
 }
 
 /// Calls that are not proposed yet.
 pub(super) struct MemberCalls {
     /// `--strict-reconfig-check`
     strict: bool,
-    calls: VecDeque<Call>,
-    /// A change is on its way since this tick.
-    proposed_tick: Option<u64>,
-    too_many: Vec<Ticket>,
+    /// `--max-learners`
+    learners_max: u32,
+    calls: Vec<Call>,
+    last_id: u64,
+    told: Vec<Told>,
 }
 
-/// What to tell a caller now; the others are told by the state machine.
-type Told = (Ticket, Result<(), Refusal>);
+/// What became of a call in one turn.
+enum Step {
+    Waits(Stage),
+    /// Somebody else answers, or has.
+    Gone,
+    Ends(Result<(), Refusal>),
+}
 
 impl MemberCalls {
-    pub(super) fn new(strict: bool) -> Self {
-        Self { strict, calls: VecDeque::new(), proposed_tick: None, too_many: Vec::new() }
+    pub(super) fn new(strict: bool, learners_max: u32) -> Self {
+        Self { strict, learners_max, calls: Vec::new(), last_id: 0, told: Vec::new() }
     }
 
+    /// A client's call.
     pub(super) fn push(&mut self, ticket: Ticket, call: MemberCall, tick: u64) {
+        self.add(Caller::Client(ticket), Stage::Arrived(call), tick);
+    }
+
+    /// A follower's change, which is told by `key`.
+    pub(super) fn push_change(&mut self, key: u64, change: MemberChange, tick: u64) {
+        self.add(Caller::Follower(key), Stage::Made(change), tick);
+    }
+
+    fn add(&mut self, caller: Caller, stage: Stage, tick: u64) {
         if CALLS_MAX <= self.calls.len() {
-            self.too_many.push(ticket);
-        } else {
-            self.calls.push_back(Call { ticket, call, arrived_tick: tick, is_moving: false });
+            self.tell(caller, Err(Refusal::TooManyRequests));
+            return;
         }
+        self.last_id += 1;
+        self.calls.push(Call { id: self.last_id, caller, stage, arrived_tick: tick });
     }
 
-    /// A change was applied: the next one may go.
-    pub(super) fn on_change_applied(&mut self) {
-        self.proposed_tick = None;
-    }
-
-    /// Proposes what can be proposed. Returns who is answered here.
-    pub(super) fn advance<R>(&mut self, replica: &mut Replica<R>, standing: &Standing<'_>) -> Vec<Told> {
-        let mut told: Vec<Told> =
-            self.too_many.drain(..).map(|ticket| (ticket, Err(Refusal::TooManyRequests))).collect();
-        if self.proposed_tick.is_some_and(|tick| tick + PROPOSED_TICKS_MAX <= standing.ticks) {
-            self.proposed_tick = None;
-        }
-        let timeout_ticks = replica.request_timeout_ticks();
-        for mut call in std::mem::take(&mut self.calls) {
-            let is_late = call.arrived_tick + timeout_ticks <= standing.ticks;
-            match self.try_call(&mut call, replica, standing) {
-                Some(Ok(is_answered)) => {
-                    if is_answered {
-                        told.push((call.ticket, Ok(())));
-                    }
-                }
-                Some(Err(refusal)) => told.push((call.ticket, Err(refusal))),
-                None if is_late => {
-                    let refusal = if call.is_moving { Refusal::TransferTimedOut } else { Refusal::TimedOut };
-                    told.push((call.ticket, Err(refusal)));
-                }
-                None => self.calls.push_back(call),
+    /// What the leader said to a change.
+    pub(super) fn on_leader_answer(&mut self, id: u64, answer: LeaderAnswer) {
+        // Its caller may have given up.
+        let Some(position) = self.calls.iter().position(|call| call.id == id) else { return };
+        match answer {
+            LeaderAnswer::Proposed => drop(self.calls.remove(position)),
+            LeaderAnswer::Refused(refusal) if refusal != Refusal::NotLeader => {
+                let call = self.calls.remove(position);
+                self.tell(call.caller, Err(refusal));
+            }
+            // Whoever leads now is asked next.
+            LeaderAnswer::Refused(_) | LeaderAnswer::Lost => {
+                let call = &mut self.calls[position];
+                let stage = std::mem::replace(&mut call.stage, Stage::MovingLeader(MemberId(0)));
+                call.stage = match stage {
+                    Stage::Asked(change) => Stage::Made(change),
+                    other => other,
+                };
             }
         }
-        told
     }
 
-    /// None: it waits. `Ok(true)`: done; `Ok(false)`: the state machine will answer.
-    fn try_call<R>(
-        &mut self,
-        call: &mut Call,
+    fn tell(&mut self, caller: Caller, result: Result<(), Refusal>) {
+        self.told.push(match caller {
+            Caller::Client(ticket) => Told::Client(ticket, result),
+            Caller::Follower(key) => Told::Follower(key, result.err()),
+        });
+    }
+
+    /// Carries every call on as far as it gets now. Returns who is told.
+    pub(super) fn advance<R>(&mut self, replica: &mut Replica<R>, standing: &Standing<'_>) -> Vec<Told> {
+        let timeout_ticks = replica.request_timeout_ticks();
+        for call in std::mem::take(&mut self.calls) {
+            let Call { id, caller, stage, arrived_tick } = call;
+            let is_moving = matches!(stage, Stage::MovingLeader(_));
+            match self.step(id, caller, stage, replica, standing) {
+                Step::Gone => {}
+                Step::Ends(result) => self.tell(caller, result),
+                Step::Waits(_) if arrived_tick + timeout_ticks <= standing.ticks => {
+                    let late = if is_moving { Refusal::TransferTimedOut } else { Refusal::TimedOut };
+                    self.tell(caller, Err(late));
+                }
+                Step::Waits(stage) => self.calls.push(Call { id, caller, stage, arrived_tick }),
+            }
+        }
+        std::mem::take(&mut self.told)
+    }
+
+    fn step<R>(
+        &self,
+        id: u64,
+        caller: Caller,
+        stage: Stage,
         replica: &mut Replica<R>,
         standing: &Standing<'_>,
-    ) -> Option<Result<bool, Refusal>> {
-        let status = replica.status();
-        let kind = match &call.call {
-            MemberCall::MoveLeader(to) => return move_leader(*to, &mut call.is_moving, replica, standing),
+    ) -> Step {
+        match stage {
+            Stage::Arrived(MemberCall::MoveLeader(to)) => begin_move(to, replica, standing),
+            Stage::Arrived(call) => match self.make(call, caller, standing) {
+                Ok(change) => self.propose(id, caller, change, replica, standing),
+                Err(refusal) => Step::Ends(Err(refusal)),
+            },
+            Stage::MovingLeader(to) => go_on_moving(to, replica),
+            Stage::Made(change) => self.propose(id, caller, change, replica, standing),
+            Stage::Asked(change) => Step::Waits(Stage::Asked(change)),
+        }
+    }
+
+    /// Judges a call and makes the change it asks for.
+    fn make(
+        &self,
+        call: MemberCall,
+        caller: Caller,
+        standing: &Standing<'_>,
+    ) -> Result<MemberChange, Refusal> {
+        let Caller::Client(ticket) = caller else { unreachable!("followers send changes") };
+        let kind = match call {
             MemberCall::Add { peer_urls, learner } => {
-                if let Err(refusal) = self.check(check_add(standing.cluster, *learner, standing.in_touch)) {
-                    return Some(Err(refusal));
-                }
-                MemberChangeKind::Add(Member {
-                    id: joining_member_id(peer_urls, "", unix_seconds()),
-                    name: String::new(),
-                    peer_urls: peer_urls.clone(),
-                    client_urls: Vec::new(),
-                    learner: *learner,
-                })
+                self.check(check_add(standing.cluster, learner, standing.touch))?;
+                let id = joining_member_id(&peer_urls, "", unix_seconds());
+                let (name, client_urls) = (String::new(), Vec::new());
+                let member = Member { id, name, peer_urls, client_urls, learner };
+                MemberChangeKind::Add { member, learners_max: self.learners_max }
             }
             MemberCall::Remove(id) => {
-                if let Err(refusal) = self.check(check_remove(standing.cluster, *id, standing.in_touch)) {
-                    return Some(Err(refusal));
-                }
-                MemberChangeKind::Remove(*id)
+                self.check(check_remove(standing.cluster, id, standing.touch))?;
+                MemberChangeKind::Remove(id)
             }
-            MemberCall::Promote(id) => {
-                if status.role != Role::Leader {
-                    // Only the leader knows how far a learner has come.
-                    return status.leader.map(|_| Err(Refusal::NotLeader));
-                }
-                match standing.cluster.member(*id) {
-                    None => return Some(Err(Refusal::MemberNotFound)),
-                    Some(member) if !member.learner => return Some(Err(Refusal::NotLearner)),
-                    Some(_) => {}
-                }
-                if let Err(refusal) = self.check(check_promote(standing.cluster)) {
-                    return Some(Err(refusal));
-                }
-                let matched = replica.node().matched(*id).map_or(0, |index| index.0);
-                if matched.saturating_mul(100) < status.last.0.saturating_mul(LEARNER_READY_PERCENT) {
-                    return Some(Err(Refusal::LearnerNotReady));
-                }
-                MemberChangeKind::Promote(*id)
-            }
+            MemberCall::Promote(id) => MemberChangeKind::Promote(id),
+            MemberCall::MoveLeader(_) => unreachable!("no change of the members"),
         };
-        if self.proposed_tick.is_some() || status.leader.is_none() {
-            return None;
+        Ok(MemberChange { origin: Origin { member: standing.own, ticket }, kind })
+    }
+
+    fn propose<R>(
+        &self,
+        id: u64,
+        caller: Caller,
+        change: MemberChange,
+        replica: &mut Replica<R>,
+        standing: &Standing<'_>,
+    ) -> Step {
+        let status = replica.status();
+        let conf_change = || change.to_conf_change();
+        if status.role != Role::Leader {
+            return match (caller, status.leader) {
+                // Whoever asked finds the one that leads.
+                (Caller::Follower(_), _) => Step::Ends(Err(Refusal::NotLeader)),
+                (Caller::Client(_), None) => Step::Waits(Stage::Made(change)),
+                (Caller::Client(_), Some(leader)) => {
+                    (standing.ask)(id, leader, conf_change().encode());
+                    Step::Waits(Stage::Asked(change))
+                }
+            };
         }
-        let origin = Origin { member: standing.own, ticket: call.ticket };
-        match replica.propose_conf_change(&MemberChange { origin, kind }.to_conf_change()) {
-            Ok(()) => {
-                self.proposed_tick = Some(standing.ticks);
-                Some(Ok(false))
+        if let MemberChangeKind::Promote(learner) = change.kind
+            && let Err(refusal) = self.check_learner(learner, replica, standing)
+        {
+            return Step::Ends(Err(refusal));
+        }
+        if replica.node().has_pending_change() {
+            return Step::Waits(Stage::Made(change));
+        }
+        match replica.propose_conf_change(&conf_change()) {
+            Ok(()) => match caller {
+                Caller::Client(_) => Step::Gone,
+                Caller::Follower(_) => Step::Ends(Ok(())),
+            },
+            Err(ProposeError::NotMember) => Step::Ends(Err(Refusal::Stopped)),
+            Err(ProposeError::NoLeader | ProposeError::Transferring | ProposeError::Full) => {
+                Step::Waits(Stage::Made(change))
             }
-            Err(ProposeError::NotMember) => Some(Err(Refusal::Stopped)),
-            Err(ProposeError::NoLeader | ProposeError::Transferring | ProposeError::Full) => None,
+        }
+    }
+
+    /// Whether the learner has what it takes to vote. Only the leader knows how far its log reaches.
+    fn check_learner<R>(
+        &self,
+        id: MemberId,
+        replica: &Replica<R>,
+        standing: &Standing<'_>,
+    ) -> Result<(), Refusal> {
+        // First how far it is, then the quorum, then whether there is such a learner: etcd's order.
+        if let Some(matched) = replica.node().matched(id) {
+            let last = replica.status().last;
+            if matched.0.saturating_mul(100) < last.0.saturating_mul(LEARNER_READY_PERCENT) {
+                return Err(Refusal::LearnerNotReady);
+            }
+        }
+        self.check(check_promote(standing.cluster))?;
+        match standing.cluster.member(id) {
+            None => Err(Refusal::MemberNotFound),
+            Some(member) if !member.learner => Err(Refusal::NotLearner),
+            Some(_) => Ok(()),
         }
     }
 
@@ -173,31 +320,38 @@ impl MemberCalls {
     }
 }
 
-fn move_leader<R>(
-    to: MemberId,
-    is_moving: &mut bool,
-    replica: &mut Replica<R>,
-    standing: &Standing<'_>,
-) -> Option<Result<bool, Refusal>> {
+fn begin_move<R>(to: MemberId, replica: &mut Replica<R>, standing: &Standing<'_>) -> Step {
     let status = replica.status();
-    if status.leader == Some(to) && (*is_moving || status.role == Role::Leader) {
-        return Some(Ok(true));
-    }
     if status.role != Role::Leader {
-        // While it moves there may be nobody for a moment.
-        return if *is_moving { None } else { Some(Err(Refusal::NotLeader)) };
+        return Step::Ends(Err(Refusal::NotLeader));
     }
     if standing.cluster.member(to).is_none_or(|member| member.learner) {
-        return Some(Err(Refusal::BadTransferee));
+        return Step::Ends(Err(Refusal::BadTransferee));
     }
-    if !replica.node().is_transferring() {
-        replica.node_mut().transfer_leader(to);
-        *is_moving = true;
+    go_on_moving(to, replica)
+}
+
+fn go_on_moving<R>(to: MemberId, replica: &mut Replica<R>) -> Step {
+    let status = replica.status();
+    if status.leader == Some(to) {
+        return Step::Ends(Ok(()));
     }
-    None
+    // Nobody leads while it moves. If another one won, this member no longer has a say.
+    if status.role == Role::Leader {
+        if !replica.node().is_transferring() {
+            replica.node_mut().transfer_leader(to);
+        }
+    } else if status.leader.is_some() {
+        return Step::Ends(Err(Refusal::TransferTimedOut));
+    }
+    Step::Waits(Stage::MovingLeader(to))
 }
 
 fn unix_seconds() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+#[path = "member_calls_tests.rs"]
+mod tests;

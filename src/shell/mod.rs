@@ -15,8 +15,10 @@ pub mod client;
 mod client_role;
 mod consensus;
 mod data_dir;
+mod force_new;
 mod helpers;
 mod host;
+mod join;
 mod lease_clock;
 mod log_writer;
 mod logging;
@@ -32,6 +34,8 @@ mod wiring;
 
 use std::process::ExitCode;
 
+use boot::{BootError, Ended};
+
 use crate::config::{Config, LogFormat, LogLevel, LogOutput};
 use crate::types::Ticket;
 
@@ -40,6 +44,9 @@ const EXIT_STATE_UNKNOWN: i32 = 70;
 
 /// Exit code when the log lacks what this member once acknowledged to its leader (`EX_DATAERR`).
 const EXIT_LOG_LOST: i32 = 65;
+
+/// Exit code of a member that was removed from its cluster (`EX_NOPERM`): starting it again is of no use.
+const EXIT_REMOVED: u8 = 77;
 
 /// The ticket of this member's own first request. Its shard number is none that exists.
 const PUBLISH_TICKET: Ticket = Ticket(u64::MAX);
@@ -89,7 +96,13 @@ pub fn run(config: &Config, warnings: &[String]) -> ExitCode {
         tracing::warn!("{warning}");
     }
     match boot::run(config) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Ended::Told) => ExitCode::SUCCESS,
+        Ok(Ended::Removed) | Err(BootError::Removed) => {
+            let error = BootError::Removed;
+            tracing::error!(%error, "removed");
+            eprintln!("pinion: {error}");
+            ExitCode::from(EXIT_REMOVED)
+        }
         Err(error) => {
             let error = with_causes(&error);
             tracing::error!(error, "cannot start");

@@ -131,7 +131,7 @@ impl Client {
         .await
     }
 
-    async fn unary<A: Message + Default>(
+    pub async fn unary<A: Message + Default>(
         &self,
         method: &str,
         request: &impl Message,
