@@ -176,6 +176,13 @@ impl<R> Replica<R> {
         Ok(())
     }
 
+    /// Takes back the reads that are meant. They are neither released nor refused.
+    pub fn withdraw_reads(&mut self, is_meant: impl Fn(&R) -> bool) -> Vec<R> {
+        let mut withdrawn = Vec::new();
+        self.reads.withdraw(is_meant, &mut withdrawn);
+        withdrawn
+    }
+
     /// One unit of time has passed.
     pub fn on_tick(&mut self) {
         self.tick += 1;

@@ -7,7 +7,8 @@
 //! sync while this member does; committed entries and the reads released behind them leave on one ring
 //! to the store, in this order, so the store answers a read when it comes to it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,12 +18,13 @@ use bytes::Bytes;
 use pinion_wal as wal;
 
 use super::checkpoint_transfer::{Arrived, Transfers};
+use super::lease_forward::{Answered, Asking, CALL_LEASE, Serving, is_for_leader};
 use super::log_writer::{LogCommand, LogEvent, LogHandle};
 use super::member_calls::{MemberCalls, Standing};
 use super::mesh::SharedRing;
-use super::peer::{IncomingCall, PeerEvent, Transport};
+use super::peer::{self, IncomingCall, PeerEvent, Transport};
 use super::wiring::RaftPorts;
-use super::{PUBLISH_TICKET, lease_number, shard_of};
+use super::{PUBLISH_TICKET, lease_number, passed_on_number, passed_on_ticket, shard_of};
 use crate::apply::{RequestKind, Response};
 use crate::config::Url;
 use crate::membership::Cluster;
@@ -93,12 +95,18 @@ pub(super) struct Consensus {
     facts: Facts,
     cluster: Option<Box<Cluster>>,
     calls: MemberCalls,
+    /// Of this member's clients, for another leader.
+    lease_questions: Asking,
+    /// How calls with such questions ended, by their numbers.
+    lease_replies: LeaseReplies,
+    /// Of other members' clients, for this leader.
+    served_leases: Serving<peer::Reply>,
     orders: RaftOrders,
     tick: Duration,
     election_ticks: u64,
     ticks: u64,
     /// The oldest append that is not durable: its number and the tick it left at.
-    unsynced: std::collections::VecDeque<(u64, u64)>,
+    unsynced: VecDeque<(u64, u64)>,
     /// When to run for leader ahead of the election timeout.
     candidacy: Option<Instant>,
     entropy: u64,
@@ -106,6 +114,9 @@ pub(super) struct Consensus {
     on_handed_over: Box<dyn Fn()>,
     on_removed: Box<dyn Fn()>,
 }
+
+/// What came of calls about leases, by their numbers; None for nothing.
+type LeaseReplies = Rc<RefCell<VecDeque<(u64, Option<Bytes>)>>>;
 
 /// The way of leadership to another member before this one stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +138,7 @@ impl Consensus {
             term: status.term,
             committed: status.committed,
             is_learner: false,
+            in_touch: false,
         };
         Self {
             replica,
@@ -144,7 +156,10 @@ impl Consensus {
             tick: seat.tick,
             election_ticks: seat.election_ticks,
             ticks: 0,
-            unsynced: std::collections::VecDeque::new(),
+            unsynced: VecDeque::new(),
+            lease_questions: Asking::default(),
+            lease_replies: Rc::default(),
+            served_leases: Serving::new(),
             candidacy: None,
             entropy: seat.entropy,
             hand_over: HandOver::NotAsked,
@@ -176,6 +191,7 @@ impl Consensus {
             self.run_if_due();
             self.publish();
             self.call_members();
+            self.pass_on_lease_questions();
             self.hand_over();
             let is_log_closed = self.take_log_events();
             self.carry_out();
@@ -197,7 +213,7 @@ impl Consensus {
             let (inbox, log_events, orders) = (&self.ports.inbox, &self.log_events, &self.orders);
             let transport = &self.transport;
             let is_asked = self.hand_over != HandOver::NotAsked;
-            let transfers = &self.transfers;
+            let (transfers, lease_replies) = (&self.transfers, &self.lease_replies);
             self.ports
                 .bell
                 .wait(|| {
@@ -205,6 +221,7 @@ impl Consensus {
                         || !log_events.is_empty()
                         || transport.has_event()
                         || transfers.has_event()
+                        || !lease_replies.borrow().is_empty()
                         || inbox.iter().any(|ring| !ring.is_empty())
                         || self.candidacy.is_some_and(|at| at <= Instant::now())
                         || (!is_asked && orders.hand_over.load(Ordering::Acquire))
@@ -219,6 +236,11 @@ impl Consensus {
     fn on_tick(&mut self) {
         self.ticks += 1;
         self.replica.on_tick();
+        if let Some(oldest) = self.ticks.checked_sub(self.replica.request_timeout_ticks()) {
+            for ticket in self.lease_questions.expire(oldest) {
+                self.refuse(ticket, Refusal::NoLeader);
+            }
+        }
         // A leader whose disk stalls commits nothing and deposes nobody, because its heartbeats need
         // no disk. It gives way to a member whose disk works.
         if let Some((_, since)) = self.unsynced.front()
@@ -244,10 +266,10 @@ impl Consensus {
                             self.refuse(ticket, refusal);
                         }
                     }
-                    ToRaft::Read { ticket, query } => {
-                        if let Err((read, refusal)) = self.replica.on_read((ticket, query)) {
-                            self.refuse(read.0, refusal);
-                        }
+                    ToRaft::Read { ticket, query } => self.on_read(ticket, query),
+                    ToRaft::LeaseAnswer { ticket, result } => {
+                        let number = passed_on_number(ticket).expect("the store answers what was passed on");
+                        self.answer_other_member(number, result);
                     }
                     ToRaft::Member { ticket, call } => self.calls.push(ticket, call, self.ticks),
                     ToRaft::Members { cluster } => self.on_members(cluster),
@@ -259,6 +281,96 @@ impl Consensus {
                         self.replica.on_checkpoint(meta);
                     }
                 }
+            }
+        }
+    }
+
+    fn on_read(&mut self, ticket: Ticket, query: Query) {
+        let taken = if is_for_leader(&query) && self.facts.leader != Some(self.replica.id()) {
+            self.lease_questions.ask(ticket, query, self.ticks).map_err(|refusal| (ticket, refusal))
+        } else {
+            self.replica.on_read((ticket, query)).map_err(|((ticket, _query), refusal)| (ticket, refusal))
+        };
+        if let Err((ticket, refusal)) = taken {
+            self.refuse(ticket, refusal);
+        }
+    }
+
+    /// Brings the questions that only the leader can answer to whoever leads.
+    fn pass_on_lease_questions(&mut self) {
+        loop {
+            let Some((call, reply)) = self.lease_replies.borrow_mut().pop_front() else { break };
+            let Answered { bodies, refused, rejected } =
+                self.lease_questions.on_reply(call, reply, self.ticks);
+            if !bodies.is_empty() {
+                self.ports.to_store.send_always(ToStore::LeaseAnswers { answers: bodies });
+            }
+            for (ticket, refusal) in refused {
+                self.refuse(ticket, refusal);
+            }
+            for (ticket, rejection) in rejected {
+                let result = Ok(Answer { term: self.facts.term, outcome: Err(rejection) });
+                self.reply(Reply { ticket, result });
+            }
+        }
+        let Some(leader) = self.facts.leader else { return };
+        if leader == self.replica.id() {
+            for (ticket, query) in self.lease_questions.take_waiting() {
+                self.on_read(ticket, query);
+            }
+            return;
+        }
+        while let Some((call, body)) = self.lease_questions.next_call(self.ticks) {
+            let (transport, replies) = (Rc::clone(&self.transport), Rc::clone(&self.lease_replies));
+            let (bell, patience) = (self.ports.bell.clone(), self.request_timeout());
+            glommio::spawn_local(async move {
+                let reply = transport.call(leader, CALL_LEASE, body, patience).await;
+                if let Err(error) = &reply {
+                    tracing::debug!(%leader, %error, "questions about leases were not answered");
+                }
+                replies.borrow_mut().push_back((call, reply.ok()));
+                bell.ring();
+            })
+            .detach();
+        }
+    }
+
+    fn request_timeout(&self) -> Duration {
+        self.tick.saturating_mul(u32::try_from(self.replica.request_timeout_ticks()).unwrap_or(u32::MAX))
+    }
+
+    /// Questions about leases that another member passed on.
+    fn serve_leases(&mut self, call: IncomingCall) {
+        if self.facts.leader != Some(self.replica.id()) {
+            return call.reply.fail("this member does not lead");
+        }
+        match self.served_leases.begin(call.body, call.reply) {
+            Ok(questions) => {
+                for (number, query) in questions {
+                    self.on_read(passed_on_ticket(number), query);
+                }
+            }
+            Err((reply, fault)) => reply.fail(fault),
+        }
+    }
+
+    fn answer_other_member(&mut self, number: u64, result: Result<Response, Refusal>) {
+        match self.served_leases.on_answer(number, result) {
+            None => {}
+            Some((reply, Some(body))) => reply.succeed(body),
+            Some((reply, None)) => reply.fail("this member does not lead"),
+        }
+    }
+
+    /// Leadership moved: nobody may answer a question about a lease by what was confirmed for another.
+    fn turn_to_new_leader(&mut self) {
+        for reply in self.served_leases.on_leadership() {
+            reply.fail("leadership moved");
+        }
+        self.lease_questions.on_leadership();
+        for (ticket, query) in self.replica.withdraw_reads(|(_, query)| is_for_leader(query)) {
+            if passed_on_number(ticket).is_none() {
+                self.on_read(ticket, query);
             }
         }
     }
@@ -329,6 +441,7 @@ impl Consensus {
                 Some(cluster) => call.reply.succeed(cluster.encode().into()),
                 None => call.reply.fail("this member is still starting"),
             },
+            CALL_LEASE => self.serve_leases(call),
             kind => call.reply.fail(&format!("call of kind {kind}, which this version does not know")),
         }
     }
@@ -503,6 +616,7 @@ impl Consensus {
                 "raft leadership"
             );
             self.tell_facts();
+            self.turn_to_new_leader();
         }
         if !ready.committed.is_empty() {
             let message = ToStore::Committed { entries: ready.committed, facts: self.facts };
@@ -529,7 +643,10 @@ impl Consensus {
         }
     }
 
-    fn refuse(&self, ticket: Ticket, refusal: Refusal) {
+    fn refuse(&mut self, ticket: Ticket, refusal: Refusal) {
+        if let Some(number) = passed_on_number(ticket) {
+            return self.answer_other_member(number, Err(refusal));
+        }
         if ticket == PUBLISH_TICKET {
             self.must_publish.set(true);
         }
