@@ -108,6 +108,8 @@ pub enum Refusal {
     NoSpace,
     /// No answer within the request timeout.
     TimedOut,
+    /// No leader took it within the request timeout. It is in no log.
+    NotProposed,
     /// No leader is known.
     NoLeader,
     /// Leadership moved while a linearizable read waited.
@@ -153,6 +155,8 @@ pub enum ToRaft {
     Applied { index: LogIndex },
     /// A checkpoint of the state machine is durable.
     Checkpointed { meta: CheckpointMeta },
+    /// This member's own record was applied. Comes once.
+    Published,
 }
 
 /// What the store is told.

@@ -90,8 +90,7 @@ pub(super) struct Consensus {
     transport: Rc<Transport>,
     transfers: Transfers,
     publish: Bytes,
-    /// It is neither on its way nor applied.
-    must_publish: Cell<bool>,
+    publishing: Publishing,
     facts: Facts,
     cluster: Option<Box<Cluster>>,
     calls: MemberCalls,
@@ -117,6 +116,15 @@ pub(super) struct Consensus {
 
 /// What came of calls about leases, by their numbers; None for nothing.
 type LeaseReplies = Rc<RefCell<VecDeque<(u64, Option<Bytes>)>>>;
+
+/// This member's own record on its way into the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Publishing {
+    Due,
+    /// Proposed in this tick. It may be lost on its way to the leader.
+    Since(u64),
+    Done,
+}
 
 /// The way of leadership to another member before this one stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,7 +156,7 @@ impl Consensus {
             transport,
             transfers,
             publish,
-            must_publish: Cell::new(true),
+            publishing: Publishing::Due,
             facts,
             cluster: None,
             calls: MemberCalls::new(seat.strict),
@@ -275,6 +283,7 @@ impl Consensus {
                     ToRaft::Members { cluster } => self.on_members(cluster),
                     ToRaft::Verdict { index, accepted } => self.on_verdict(index, accepted),
                     ToRaft::Applied { index } => self.replica.on_applied(index),
+                    ToRaft::Published => self.publishing = Publishing::Done,
                     ToRaft::Checkpointed { meta } => {
                         self.log.send(LogCommand::Release { through: meta.index.0 });
                         self.transfers.on_checkpoint(meta.index);
@@ -405,8 +414,14 @@ impl Consensus {
         while let Some(event) = self.transport.take_event() {
             match event {
                 PeerEvent::Message(message) => self.on_message(message),
-                PeerEvent::Up(member) => tracing::debug!(%member, "peer connected"),
-                PeerEvent::Down { member, reset } => self.on_down(member, reset),
+                PeerEvent::Up(member) => {
+                    tracing::debug!(%member, "peer connected");
+                    self.on_touch();
+                }
+                PeerEvent::Down { member, reset } => {
+                    self.on_down(member, reset);
+                    self.on_touch();
+                }
                 PeerEvent::Unreachable(member) => self.replica.node_mut().on_unreachable(member),
                 PeerEvent::Refused { by, refusal } => self.on_refused(by, &refusal),
                 PeerEvent::Call(call) => self.on_call(call),
@@ -416,7 +431,8 @@ impl Consensus {
         while let Some(sent) = self.transfers.take_sent() {
             self.replica.node_mut().on_checkpoint_sent(sent.peer, sent.arrived);
             if let Some(message) = sent.message.filter(|_| sent.arrived) {
-                self.transport.send(&message);
+                // Raft repeats it if it has to.
+                let _is_sent = self.transport.send(&message);
             }
         }
     }
@@ -500,9 +516,14 @@ impl Consensus {
     /// Proposes this member's own record once somebody leads and the replay leaves room: a long log
     /// that is still being applied counts as a backlog like any other.
     fn publish(&mut self) {
-        if self.facts.leader.is_some() && self.must_publish.get() {
+        let is_due = match self.publishing {
+            Publishing::Due => true,
+            Publishing::Since(tick) => tick + self.replica.request_timeout_ticks() < self.ticks,
+            Publishing::Done => false,
+        };
+        if is_due && self.facts.leader.is_some() {
             let proposed = self.replica.on_request(PUBLISH_TICKET, RequestKind::PublishMember, &self.publish);
-            self.must_publish.set(proposed.is_err());
+            self.publishing = if proposed.is_ok() { Publishing::Since(self.ticks) } else { Publishing::Due };
         }
     }
 
@@ -540,6 +561,8 @@ impl Consensus {
                 self.replica.node_mut().transfer_leader(successor);
             }
             Some(_) => {}
+            // Until the new leader is known, what waits here has nowhere to go.
+            None if self.facts.leader.is_none() && self.ticks < until => {}
             None => {
                 self.hand_over = HandOver::Done;
                 (self.on_handed_over)();
@@ -587,8 +610,8 @@ impl Consensus {
         for message in ready.messages {
             if message.kind() == MessageKind::Snapshot {
                 self.transfers.send(&self.transport, message);
-            } else {
-                self.transport.send(&message);
+            } else if !self.transport.send(&message) {
+                self.replica.on_unsent(message);
             }
         }
         if let Some(meta) = ready.checkpoint {
@@ -635,8 +658,29 @@ impl Consensus {
         self.ports.to_store.send_always(ToStore::Install { meta, machine });
     }
 
+    /// A connection came or went.
+    fn on_touch(&mut self) {
+        if self.facts.in_touch != self.is_in_touch() {
+            self.tell_facts();
+        }
+    }
+
+    fn is_in_touch(&self) -> bool {
+        let (own, Some(cluster)) = (self.replica.id(), &self.cluster) else { return false };
+        let is_connected = |member| member == own || self.transport.connected_since(member).is_some();
+        match self.facts.leader {
+            None => false,
+            Some(leader) if leader == own => {
+                let voters = || cluster.members().filter(|member| !member.learner);
+                voters().count() < 2 * voters().filter(|member| is_connected(member.id)).count()
+            }
+            Some(leader) => is_connected(leader),
+        }
+    }
+
     /// Tells store and shards who leads.
-    fn tell_facts(&self) {
+    fn tell_facts(&mut self) {
+        self.facts.in_touch = self.is_in_touch();
         self.ports.to_store.send_always(ToStore::Leadership { facts: self.facts });
         for sender in &self.ports.to_shards {
             sender.send_always(ToShard::Facts(self.facts));
@@ -647,8 +691,8 @@ impl Consensus {
         if let Some(number) = passed_on_number(ticket) {
             return self.answer_other_member(number, Err(refusal));
         }
-        if ticket == PUBLISH_TICKET {
-            self.must_publish.set(true);
+        if ticket == PUBLISH_TICKET && self.publishing != Publishing::Done {
+            self.publishing = Publishing::Due;
         }
         if lease_number(ticket).is_some() {
             self.ports.to_store.send_always(ToStore::Refused { ticket });

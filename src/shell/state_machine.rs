@@ -23,6 +23,7 @@ use crate::checkpoint::format::Header;
 use crate::membership::MemberChange;
 use crate::raft::{CheckpointMeta, Entry, EntryKind};
 use crate::replica::exchange::{Answer, Facts, Query, Refusal, Reply, ToRaft, ToShard, ToStore};
+use crate::rpc::status;
 use crate::types::{LogIndex, MemberId, Term, Ticket};
 
 /// Bytes of checkpoint made in one turn: a tenth of a millisecond or so of copying.
@@ -276,6 +277,11 @@ impl StateMachine {
     }
 
     fn on_facts(&mut self, facts: Facts) {
+        if facts.leader.is_some() {
+            self.facts.errors.clear();
+        } else if self.facts.errors.is_empty() {
+            self.facts.errors.push(status::NO_LEADER.message.into());
+        }
         self.facts.leader = facts.leader.unwrap_or_default();
         self.facts.term = facts.term;
         self.facts.committed = facts.committed;
@@ -388,6 +394,7 @@ impl StateMachine {
             Applied::Now(_) if ticket == PUBLISH_TICKET => {
                 if !self.is_published {
                     self.is_published = true;
+                    self.ports.to_raft.send_always(ToRaft::Published);
                     (self.on_published)();
                 }
             }
