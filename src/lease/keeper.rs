@@ -115,13 +115,14 @@ impl Keeper {
         (self.is_paused, self.is_behind) = (false, false);
     }
 
-    /// Another member leads, or none. Returns the keep-alives that will get no answer.
-    pub fn step_down(&mut self) -> Vec<Ticket> {
+    /// Another member leads, or none. Returns the keep-alives that will get no answer here.
+    pub fn step_down(&mut self) -> Vec<(LeaseId, Ticket)> {
         self.term = None;
         self.expiry.step_down();
         self.sent.clear();
         self.waiting_count = 0;
-        std::mem::take(&mut self.waiting).into_values().flatten().collect()
+        let waiting = std::mem::take(&mut self.waiting).into_iter();
+        waiting.flat_map(|(id, tickets)| tickets.into_iter().map(move |ticket| (id, ticket))).collect()
     }
 
     /// The table changed. Call it for each change of each entry of the present term, in order.

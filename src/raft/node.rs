@@ -23,7 +23,7 @@ use super::election::ElectionTimer;
 use super::entry::{Entry, EntryKind, HardState};
 use super::library_log::{self, LogLevel, LogSink};
 use super::log::{Log, Retention};
-use super::message::Message;
+use super::message::{Message, MessageKind};
 use super::read_index::ReadContext;
 use super::ready::{Leadership, ReadState, Ready};
 use super::recovery::{Recovered, StartError};
@@ -336,17 +336,38 @@ impl Node {
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.id.0;
         message.mut_entries().push(entry);
+        self.step_proposal(message)
+    }
+
+    fn step_proposal(&mut self, message: eraftpb::Message) -> Result<(), ProposeError> {
+        let raft = &mut self.raw.raft;
         let result = raft.step(message).map_err(|_| {
             if raft.lead_transferee.is_some() {
                 ProposeError::Transferring
             } else if raft.prs().get(raft.id).is_none() {
                 ProposeError::NotMember
+            } else if raft.leader_id == ::raft::INVALID_ID {
+                ProposeError::NoLeader
             } else {
                 ProposeError::Full
             }
         });
         self.after_event();
         result
+    }
+
+    /// A `Propose` message of another member, or one of this member's that was not sent: it is appended,
+    /// or passed on to the leader as this member knows it.
+    ///
+    /// # Errors
+    /// The message, and why it certainly went nowhere.
+    ///
+    /// # Panics
+    /// When the message is of another kind.
+    pub fn pass_on(&mut self, message: Message) -> Result<(), (ProposeError, Message)> {
+        assert!(message.kind() == MessageKind::Propose, "{:?} is not a proposal", message.kind());
+        // Entries are slices, so a copy costs no more than their list.
+        self.step_proposal(message.0.clone()).map_err(|error| (error, message))
     }
 
     /// Starts a ReadIndex round; `round` comes back in a `ReadState`, or never, when a message is
@@ -375,18 +396,26 @@ impl Node {
         self.raw.raft.has_pending_conf()
     }
 
+    /// # Errors
+    /// When the message is for another member.
+    pub fn check_recipient(&self, message: &Message) -> Result<(), StepError> {
+        if message.to() == self.id {
+            Ok(())
+        } else {
+            Err(StepError::NotForUs { to: message.to(), id: self.id })
+        }
+    }
+
     /// A message from another member.
     ///
     /// # Errors
     /// When the message cannot be taken; the node is unchanged.
     pub fn step(&mut self, message: Message) -> Result<(), StepError> {
+        self.check_recipient(&message)?;
         let Message(message) = message;
         let kind = message.get_msg_type();
         let raft = &self.raw.raft;
         let (from, last) = (MemberId(message.from), LogIndex(raft.raft_log.last_index()));
-        if message.to != self.id.0 {
-            return Err(StepError::NotForUs { to: MemberId(message.to), id: self.id });
-        }
         let passed_on = matches!(
             kind,
             MessageType::MsgPropose | MessageType::MsgReadIndex | MessageType::MsgTransferLeader

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::apply::{Machine, Outcome, RequestKind};
+use crate::apply::{Machine, Outcome, RequestKind, Response};
 use crate::membership::Cluster;
 use crate::pb::etcdserverpb as pb;
 use crate::raft::{CheckpointMeta, Entry};
@@ -108,6 +108,8 @@ pub enum Refusal {
     NoSpace,
     /// No answer within the request timeout.
     TimedOut,
+    /// No leader took it within the request timeout. It is in no log.
+    NotProposed,
     /// No leader is known.
     NoLeader,
     /// Leadership moved while a linearizable read waited.
@@ -137,8 +139,11 @@ pub enum Refusal {
 pub enum ToRaft {
     /// A client's request.
     Propose { ticket: Ticket, kind: RequestKind, body: Bytes },
-    /// A linearizable read.
+    /// A linearizable read. From the store: a question about a lease that reached it while it did not
+    /// lead; it is for whoever does.
     Read { ticket: Ticket, query: Query },
+    /// What the leader's store says to a question about a lease that another member passed on.
+    LeaseAnswer { ticket: Ticket, result: Result<Response, Refusal> },
     /// A call about the members.
     Member { ticket: Ticket, call: MemberCall },
     /// The members as of now. Comes once at the start, and again whenever they change.
@@ -161,6 +166,8 @@ pub enum ToStore {
     Confirmed { reads: Vec<(Ticket, Query)> },
     /// A serializable read.
     Read { ticket: Ticket, query: Query },
+    /// Answers of the leader to questions about leases: bodies without a header. They get this member's.
+    LeaseAnswers { answers: Vec<(Ticket, Vec<u8>)> },
     /// From the watch hub of a client shard.
     Watch { shard: u16, order: watch::Order },
     /// Leadership moved.
@@ -195,4 +202,6 @@ pub struct Facts {
     pub term: Term,
     pub committed: LogIndex,
     pub is_learner: bool,
+    /// A follower is connected to its leader, a leader to a quorum.
+    pub in_touch: bool,
 }

@@ -15,14 +15,19 @@
 use bytes::Bytes;
 
 use super::exchange::Refusal;
+use super::passed_on::PassedOn;
 use super::proposals::Proposals;
 use super::reads::Reads;
 use crate::apply::request::{self, Origin, RequestKind};
 use crate::raft::{
-    self, CheckpointMeta, ConfChange, ConfChangeRefused, Message, Node, ProposeError, Recovered, Role,
-    StartError, Status, StepError,
+    self, CheckpointMeta, ConfChange, ConfChangeRefused, EntryKind, Message, MessageKind, Node, ProposeError,
+    Recovered, Role, StartError, Status, StepError,
 };
 use crate::types::{LogIndex, MemberId, Ticket, limits};
+
+/// A group stays open for this part of the request timeout at most, which is how much too early some of
+/// its requests may be refused: a tick or so.
+const GROUPS_PER_TIMEOUT: u64 = 64;
 
 /// How the role behaves, beside consensus itself.
 #[derive(Debug, Clone)]
@@ -96,6 +101,7 @@ pub struct Replica<R> {
     node: Node,
     config: Config,
     proposals: Proposals,
+    passed_on: PassedOn,
     reads: Reads<R>,
     space: Space,
     stopped: bool,
@@ -116,8 +122,9 @@ impl<R> Replica<R> {
         }
         Ok(Self {
             node: Node::new(&config.raft, recovered)?,
+            proposals: Proposals::new(config.request_timeout_ticks / GROUPS_PER_TIMEOUT),
+            passed_on: PassedOn::new(config.backlog_bytes_max),
             config,
-            proposals: Proposals::new(),
             reads: Reads::new(),
             space: Space::Ample,
             stopped: false,
@@ -176,13 +183,23 @@ impl<R> Replica<R> {
         Ok(())
     }
 
+    /// Takes back the reads that are meant. They are neither released nor refused.
+    pub fn withdraw_reads(&mut self, is_meant: impl Fn(&R) -> bool) -> Vec<R> {
+        let mut withdrawn = Vec::new();
+        self.reads.withdraw(is_meant, &mut withdrawn);
+        withdrawn
+    }
+
     /// One unit of time has passed.
     pub fn on_tick(&mut self) {
         self.tick += 1;
         self.node.tick();
         let Some(oldest) = self.tick.checked_sub(self.config.request_timeout_ticks) else { return };
         for group in self.proposals.take_older_than(oldest) {
-            self.refuse_group(group, Refusal::TimedOut);
+            self.refuse_group(group, Refusal::NotProposed);
+        }
+        for message in self.passed_on.take_older_than(oldest) {
+            self.refuse_message(&message, Refusal::NotProposed);
         }
         let mut expired = Vec::new();
         self.reads.expire(oldest, &mut expired);
@@ -194,7 +211,27 @@ impl<R> Replica<R> {
     /// # Errors
     /// When it cannot be taken; the role is as it was.
     pub fn on_message(&mut self, message: Message) -> Result<(), StepError> {
-        self.node.step(message)
+        if message.kind() != MessageKind::Propose {
+            return self.node.step(message);
+        }
+        self.node.check_recipient(&message)?;
+        self.keep_proposal(message);
+        Ok(())
+    }
+
+    /// A message could not be sent: no byte of it has left. A proposal is tried again, not at once; raft
+    /// itself repeats what else matters.
+    pub fn on_unsent(&mut self, message: Message) {
+        if message.kind() == MessageKind::Propose {
+            self.passed_on.pause(self.tick);
+            self.keep_proposal(message);
+        }
+    }
+
+    fn keep_proposal(&mut self, message: Message) {
+        if let Err(message) = self.passed_on.push(message, self.tick) {
+            self.refuse_message(&message, Refusal::TooManyRequests);
+        }
     }
 
     /// The `Ready` of this number, and every one before it, is durable.
@@ -244,6 +281,9 @@ impl<R> Replica<R> {
         for group in self.proposals.take_older_than(u64::MAX) {
             self.refuse_group(group, Refusal::Stopped);
         }
+        for message in self.passed_on.take_older_than(u64::MAX) {
+            self.refuse_message(&message, Refusal::Stopped);
+        }
         let mut waiting = Vec::new();
         self.reads.expire(u64::MAX, &mut waiting);
         self.refused_reads.extend(waiting.into_iter().map(|read| (read, Refusal::Stopped)));
@@ -261,6 +301,7 @@ impl<R> Replica<R> {
             }
             if ready.leadership.is_some() {
                 self.reads.on_leader_change();
+                self.passed_on.resume();
             }
         }
         let mut reads = Vec::new();
@@ -281,7 +322,8 @@ impl<R> Replica<R> {
     }
 
     fn propose_waiting(&mut self) {
-        if self.proposals.is_empty() {
+        self.propose_passed_on();
+        if self.proposals.is_empty() || !self.passed_on.is_empty() {
             return;
         }
         let leadership = self.node.leadership();
@@ -307,6 +349,16 @@ impl<R> Replica<R> {
                     self.proposals.put_back(group);
                     return;
                 }
+            }
+        }
+    }
+
+    fn propose_passed_on(&mut self) {
+        while let Some((message, came)) = self.passed_on.take(self.tick) {
+            match self.node.pass_on(message) {
+                Ok(()) => {}
+                Err((ProposeError::NotMember, message)) => self.refuse_message(&message, Refusal::Stopped),
+                Err((_, message)) => return self.passed_on.put_back(message, came),
             }
         }
     }
@@ -337,6 +389,20 @@ impl<R> Replica<R> {
     fn refuse_group(&mut self, group: Bytes, refusal: Refusal) {
         let requests = request::decode_group(group).expect("this member wrote the group");
         self.refused_requests.extend(requests.into_iter().map(|request| (request.origin.ticket, refusal)));
+    }
+
+    /// Others' requests are refused by who took them from their clients, when their time is over.
+    fn refuse_message(&mut self, message: &Message, refusal: Refusal) {
+        if message.from() == self.node.id() {
+            for (kind, data) in message.entry_data() {
+                if kind == EntryKind::Normal
+                    && let Ok(requests) = request::decode_group(data)
+                {
+                    let tickets = requests.into_iter().map(|request| request.origin.ticket);
+                    self.refused_requests.extend(tickets.map(|ticket| (ticket, refusal)));
+                }
+            }
+        }
     }
 
     /// Ticks after which whatever waits is given up.

@@ -249,6 +249,7 @@ impl From<Refusal> for Status {
             Refusal::TooManyRequests => TOO_MANY_REQUESTS,
             Refusal::NoSpace => NO_SPACE,
             Refusal::TimedOut => TIMED_OUT,
+            Refusal::NotProposed => CONTEXT_DEADLINE_EXCEEDED,
             Refusal::NoLeader => NO_LEADER,
             Refusal::LeaderChanged => LEADER_CHANGED,
             Refusal::Dropped => PROPOSAL_DROPPED,

@@ -142,6 +142,7 @@ fn rejections_and_refusals_become_their_rows() {
         (Refusal::NoLeader, NO_LEADER),
         (Refusal::LeaderChanged, LEADER_CHANGED),
         (Refusal::Dropped, PROPOSAL_DROPPED),
+        (Refusal::NotProposed, CONTEXT_DEADLINE_EXCEEDED),
     ];
     for (refusal, status) in refusals {
         assert_eq!(Status::from(refusal), status, "{refusal:?}");

@@ -392,6 +392,7 @@ fn shard_config(config: &Config, identity: &Identity, generation: u32, lease_see
     shard.concurrent_streams_max =
         (process.max_concurrent_streams != u32::MAX).then_some(process.max_concurrent_streams);
     shard.request_timeout = request_timeout(config);
+    shard.election_timeout = Duration::from_millis(u64::from(cluster.election_ms));
     shard.keepalive = Keepalive {
         min_time: process.keepalive.client_min_time,
         interval: process.keepalive.server_interval.unwrap_or(Duration::MAX),

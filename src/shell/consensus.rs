@@ -8,7 +8,7 @@
 //! to the store, in this order, so the store answers a read when it comes to it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,12 +19,13 @@ use pinion_wal as wal;
 use prost::Message as _;
 
 use super::checkpoint_transfer::{Arrived, Transfers};
+use super::lease_forward::{Answered, Asking, CALL_LEASE, Serving, is_for_leader};
 use super::log_writer::{LogCommand, LogEvent, LogHandle};
 use super::member_calls::{LeaderAnswer, MemberCalls, Standing, Told, refusal_number, refusal_of};
 use super::mesh::{Doorbell, SharedRing};
-use super::peer::{IncomingCall, PeerEvent, Reply as CallReply, Transport};
+use super::peer::{self, IncomingCall, PeerEvent, Reply as CallReply, Transport};
 use super::wiring::RaftPorts;
-use super::{PUBLISH_TICKET, lease_number, shard_of};
+use super::{PUBLISH_TICKET, lease_number, passed_on_number, passed_on_ticket, shard_of};
 use crate::apply::{RequestKind, Response};
 use crate::config::Url;
 use crate::membership::{Cluster, MemberChange, Touch};
@@ -116,12 +117,18 @@ pub(super) struct Consensus {
     followers: BTreeMap<u64, CallReply>,
     last_follower: u64,
     is_removed: bool,
+    /// Of this member's clients, for another leader.
+    lease_questions: Asking,
+    /// How calls with such questions ended, by their numbers.
+    lease_replies: LeaseReplies,
+    /// Of other members' clients, for this leader.
+    served_leases: Serving<peer::Reply>,
     orders: RaftOrders,
     tick: Duration,
     election_ticks: u64,
     ticks: u64,
     /// The oldest append that is not durable: its number and the tick it left at.
-    unsynced: std::collections::VecDeque<(u64, u64)>,
+    unsynced: VecDeque<(u64, u64)>,
     /// When to run for leader ahead of the election timeout.
     candidacy: Option<Instant>,
     entropy: u64,
@@ -129,6 +136,9 @@ pub(super) struct Consensus {
     on_handed_over: Box<dyn Fn()>,
     on_removed: Box<dyn Fn()>,
 }
+
+/// What came of calls about leases, by their numbers; None for nothing.
+type LeaseReplies = Rc<RefCell<VecDeque<(u64, Option<Bytes>)>>>;
 
 /// The way of leadership to another member before this one stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,6 +160,7 @@ impl Consensus {
             term: status.term,
             committed: status.committed,
             is_learner: false,
+            in_touch: false,
         };
         Self {
             replica,
@@ -172,7 +183,10 @@ impl Consensus {
             tick: seat.tick,
             election_ticks: seat.election_ticks,
             ticks: 0,
-            unsynced: std::collections::VecDeque::new(),
+            unsynced: VecDeque::new(),
+            lease_questions: Asking::default(),
+            lease_replies: Rc::default(),
+            served_leases: Serving::new(),
             candidacy: None,
             entropy: seat.entropy,
             hand_over: HandOver::NotAsked,
@@ -204,6 +218,7 @@ impl Consensus {
             self.run_if_due();
             self.publish();
             self.call_members();
+            self.pass_on_lease_questions();
             self.hand_over();
             let is_log_closed = self.take_log_events();
             self.carry_out();
@@ -225,7 +240,7 @@ impl Consensus {
             let (inbox, log_events, orders) = (&self.ports.inbox, &self.log_events, &self.orders);
             let transport = &self.transport;
             let is_asked = self.hand_over != HandOver::NotAsked;
-            let transfers = &self.transfers;
+            let (transfers, lease_replies) = (&self.transfers, &self.lease_replies);
             let leader_answers = &self.leader_answers;
             self.ports
                 .bell
@@ -235,6 +250,7 @@ impl Consensus {
                         || transport.has_event()
                         || transfers.has_event()
                         || !leader_answers.borrow().is_empty()
+                        || !lease_replies.borrow().is_empty()
                         || inbox.iter().any(|ring| !ring.is_empty())
                         || self.candidacy.is_some_and(|at| at <= Instant::now())
                         || (!is_asked && orders.hand_over.load(Ordering::Acquire))
@@ -249,6 +265,11 @@ impl Consensus {
     fn on_tick(&mut self) {
         self.ticks += 1;
         self.replica.on_tick();
+        if let Some(oldest) = self.ticks.checked_sub(self.replica.request_timeout_ticks()) {
+            for ticket in self.lease_questions.expire(oldest) {
+                self.refuse(ticket, Refusal::NoLeader);
+            }
+        }
         // A leader whose disk stalls commits nothing and deposes nobody, because its heartbeats need
         // no disk. It gives way to a member whose disk works.
         if let Some((_, since)) = self.unsynced.front()
@@ -274,10 +295,10 @@ impl Consensus {
                             self.refuse(ticket, refusal);
                         }
                     }
-                    ToRaft::Read { ticket, query } => {
-                        if let Err((read, refusal)) = self.replica.on_read((ticket, query)) {
-                            self.refuse(read.0, refusal);
-                        }
+                    ToRaft::Read { ticket, query } => self.on_read(ticket, query),
+                    ToRaft::LeaseAnswer { ticket, result } => {
+                        let number = passed_on_number(ticket).expect("the store answers what was passed on");
+                        self.answer_other_member(number, result);
                     }
                     ToRaft::Member { ticket, call } => self.calls.push(ticket, call, self.ticks),
                     ToRaft::Members { cluster } => self.on_members(cluster),
@@ -291,6 +312,96 @@ impl Consensus {
                         self.replica.on_checkpoint(meta);
                     }
                 }
+            }
+        }
+    }
+
+    fn on_read(&mut self, ticket: Ticket, query: Query) {
+        let taken = if is_for_leader(&query) && self.facts.leader != Some(self.replica.id()) {
+            self.lease_questions.ask(ticket, query, self.ticks).map_err(|refusal| (ticket, refusal))
+        } else {
+            self.replica.on_read((ticket, query)).map_err(|((ticket, _query), refusal)| (ticket, refusal))
+        };
+        if let Err((ticket, refusal)) = taken {
+            self.refuse(ticket, refusal);
+        }
+    }
+
+    /// Brings the questions that only the leader can answer to whoever leads.
+    fn pass_on_lease_questions(&mut self) {
+        loop {
+            let Some((call, reply)) = self.lease_replies.borrow_mut().pop_front() else { break };
+            let Answered { bodies, refused, rejected } =
+                self.lease_questions.on_reply(call, reply, self.ticks);
+            if !bodies.is_empty() {
+                self.ports.to_store.send_always(ToStore::LeaseAnswers { answers: bodies });
+            }
+            for (ticket, refusal) in refused {
+                self.refuse(ticket, refusal);
+            }
+            for (ticket, rejection) in rejected {
+                let result = Ok(Answer { term: self.facts.term, outcome: Err(rejection) });
+                self.reply(Reply { ticket, result });
+            }
+        }
+        let Some(leader) = self.facts.leader else { return };
+        if leader == self.replica.id() {
+            for (ticket, query) in self.lease_questions.take_waiting() {
+                self.on_read(ticket, query);
+            }
+            return;
+        }
+        while let Some((call, body)) = self.lease_questions.next_call(self.ticks) {
+            let (transport, replies) = (Rc::clone(&self.transport), Rc::clone(&self.lease_replies));
+            let (bell, patience) = (self.ports.bell.clone(), self.request_timeout());
+            glommio::spawn_local(async move {
+                let reply = transport.call(leader, CALL_LEASE, body, patience).await;
+                if let Err(error) = &reply {
+                    tracing::debug!(%leader, %error, "questions about leases were not answered");
+                }
+                replies.borrow_mut().push_back((call, reply.ok()));
+                bell.ring();
+            })
+            .detach();
+        }
+    }
+
+    fn request_timeout(&self) -> Duration {
+        self.tick.saturating_mul(u32::try_from(self.replica.request_timeout_ticks()).unwrap_or(u32::MAX))
+    }
+
+    /// Questions about leases that another member passed on.
+    fn serve_leases(&mut self, call: IncomingCall) {
+        if self.facts.leader != Some(self.replica.id()) {
+            return call.reply.fail("this member does not lead");
+        }
+        match self.served_leases.begin(call.body, call.reply) {
+            Ok(questions) => {
+                for (number, query) in questions {
+                    self.on_read(passed_on_ticket(number), query);
+                }
+            }
+            Err((reply, fault)) => reply.fail(fault),
+        }
+    }
+
+    fn answer_other_member(&mut self, number: u64, result: Result<Response, Refusal>) {
+        match self.served_leases.on_answer(number, result) {
+            None => {}
+            Some((reply, Some(body))) => reply.succeed(body),
+            Some((reply, None)) => reply.fail("this member does not lead"),
+        }
+    }
+
+    /// Leadership moved: nobody may answer a question about a lease by what was confirmed for another.
+    fn turn_to_new_leader(&mut self) {
+        for reply in self.served_leases.on_leadership() {
+            reply.fail("leadership moved");
+        }
+        self.lease_questions.on_leadership();
+        for (ticket, query) in self.replica.withdraw_reads(|(_, query)| is_for_leader(query)) {
+            if passed_on_number(ticket).is_none() {
+                self.on_read(ticket, query);
             }
         }
     }
@@ -323,8 +434,14 @@ impl Consensus {
         while let Some(event) = self.transport.take_event() {
             match event {
                 PeerEvent::Message(message) => self.on_message(message),
-                PeerEvent::Up(member) => tracing::debug!(%member, "peer connected"),
-                PeerEvent::Down { member, reset } => self.on_down(member, reset),
+                PeerEvent::Up(member) => {
+                    tracing::debug!(%member, "peer connected");
+                    self.on_touch();
+                }
+                PeerEvent::Down { member, reset } => {
+                    self.on_down(member, reset);
+                    self.on_touch();
+                }
                 PeerEvent::Unreachable(member) => self.replica.node_mut().on_unreachable(member),
                 PeerEvent::Refused { by, refusal } => self.on_refused(by, &refusal),
                 PeerEvent::Call(call) => self.on_call(call),
@@ -334,7 +451,8 @@ impl Consensus {
         while let Some(sent) = self.transfers.take_sent() {
             self.replica.node_mut().on_checkpoint_sent(sent.peer, sent.arrived);
             if let Some(message) = sent.message.filter(|_| sent.arrived) {
-                self.transport.send(&message);
+                // Raft repeats it if it has to.
+                let _is_sent = self.transport.send(&message);
             }
         }
     }
@@ -381,6 +499,7 @@ impl Consensus {
                 Some(cluster) => call.reply.succeed(cluster.encode().into()),
                 None => call.reply.fail("this member is still starting"),
             },
+            CALL_LEASE => self.serve_leases(call),
             kind => call.reply.fail(&format!("call of kind {kind}, which this version does not know")),
         }
     }
@@ -507,6 +626,8 @@ impl Consensus {
                 self.replica.node_mut().transfer_leader(successor);
             }
             Some(_) => {}
+            // Until the new leader is known, what waits here has nowhere to go.
+            None if self.facts.leader.is_none() && self.ticks < until => {}
             None => {
                 self.hand_over = HandOver::Done;
                 (self.on_handed_over)();
@@ -555,8 +676,8 @@ impl Consensus {
         for message in ready.messages {
             if message.kind() == MessageKind::Snapshot {
                 self.transfers.send(&self.transport, message);
-            } else {
-                self.transport.send(&message);
+            } else if !self.transport.send(&message) {
+                self.replica.on_unsent(message);
             }
         }
         let installed = ready.checkpoint.map(|meta| self.install(meta));
@@ -589,6 +710,7 @@ impl Consensus {
                 "raft leadership"
             );
             self.tell_facts();
+            self.turn_to_new_leader();
         }
         if !ready.committed.is_empty() {
             let message = ToStore::Committed { entries: ready.committed, facts: self.facts };
@@ -609,20 +731,42 @@ impl Consensus {
         self.log.send(LogCommand::Reset { after: meta.index.0, after_term: meta.term.0 });
         let index = meta.index.0;
         self.ports.to_store.send_always(ToStore::Install { meta, machine });
-        // This member's own record may be among them, and it lets no client in before it sees one.
-        self.must_publish.set(true);
         index
     }
 
+    /// A connection came or went.
+    fn on_touch(&mut self) {
+        if self.facts.in_touch != self.is_in_touch() {
+            self.tell_facts();
+        }
+    }
+
+    fn is_in_touch(&self) -> bool {
+        let (own, Some(cluster)) = (self.replica.id(), &self.cluster) else { return false };
+        let is_connected = |member| member == own || self.transport.connected_since(member).is_some();
+        match self.facts.leader {
+            None => false,
+            Some(leader) if leader == own => {
+                let voters = || cluster.members().filter(|member| !member.learner);
+                voters().count() < 2 * voters().filter(|member| is_connected(member.id)).count()
+            }
+            Some(leader) => is_connected(leader),
+        }
+    }
+
     /// Tells store and shards who leads.
-    fn tell_facts(&self) {
+    fn tell_facts(&mut self) {
+        self.facts.in_touch = self.is_in_touch();
         self.ports.to_store.send_always(ToStore::Leadership { facts: self.facts });
         for sender in &self.ports.to_shards {
             sender.send_always(ToShard::Facts(self.facts));
         }
     }
 
-    fn refuse(&self, ticket: Ticket, refusal: Refusal) {
+    fn refuse(&mut self, ticket: Ticket, refusal: Refusal) {
+        if let Some(number) = passed_on_number(ticket) {
+            return self.answer_other_member(number, Err(refusal));
+        }
         if ticket == PUBLISH_TICKET {
             self.published_tick.set(None);
         }

@@ -20,6 +20,7 @@ mod helpers;
 mod host;
 mod join;
 mod lease_clock;
+mod lease_forward;
 mod log_writer;
 mod logging;
 mod member_calls;
@@ -54,6 +55,10 @@ const PUBLISH_TICKET: Ticket = Ticket(u64::MAX);
 /// The shard number, one that no shard has, in the tickets of the store role's own requests.
 const LEASE_SHARD: u64 = 0xffe;
 
+/// The shard number, one that no shard has, in the tickets of questions about leases that other members
+/// passed on to this one.
+const PASSED_ON_SHARD: u64 = 0xffd;
+
 /// Bits of a ticket below its shard number.
 const TICKET_BITS: u32 = 52;
 
@@ -66,6 +71,17 @@ fn lease_ticket(number: u64) -> Ticket {
 /// The number in such a ticket, if it is one.
 fn lease_number(ticket: Ticket) -> Option<u64> {
     (ticket.0 >> TICKET_BITS == LEASE_SHARD).then_some(ticket.0 & ((1 << TICKET_BITS) - 1))
+}
+
+/// The ticket of the question with this number that another member passed on.
+fn passed_on_ticket(number: u64) -> Ticket {
+    assert!(number < 1 << TICKET_BITS, "a question a nanosecond for fifty days");
+    Ticket(PASSED_ON_SHARD << TICKET_BITS | number)
+}
+
+/// The number in such a ticket, if it is one.
+fn passed_on_number(ticket: Ticket) -> Option<u64> {
+    (ticket.0 >> TICKET_BITS == PASSED_ON_SHARD).then_some(ticket.0 & ((1 << TICKET_BITS) - 1))
 }
 
 /// The shard that waits for an answer; see `client::slots`.
@@ -136,8 +152,12 @@ mod tests {
         for number in [0, 1, (1 << TICKET_BITS) - 1] {
             assert_eq!(lease_number(lease_ticket(number)), Some(number));
             assert!(placement::SHARDS_MAX <= shard_of(lease_ticket(number)));
+            assert_eq!(lease_number(passed_on_ticket(number)), None);
+            assert_eq!(passed_on_number(passed_on_ticket(number)), Some(number));
+            assert_eq!(passed_on_number(lease_ticket(number)), None);
+            assert!(placement::SHARDS_MAX <= shard_of(passed_on_ticket(number)));
         }
-        assert_eq!(lease_number(PUBLISH_TICKET), None);
+        assert_eq!((lease_number(PUBLISH_TICKET), passed_on_number(PUBLISH_TICKET)), (None, None));
         assert_eq!(lease_number(Ticket((LEASE_SHARD << TICKET_BITS) - 1)), None);
     }
 

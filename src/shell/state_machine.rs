@@ -16,7 +16,7 @@ use super::lease_clock::LeaseClock;
 use super::mesh::SharedRing;
 use super::watch_feed::WatchFeed;
 use super::wiring::StorePorts;
-use super::{EXIT_STATE_UNKNOWN, PUBLISH_TICKET, lease_number, shard_of};
+use super::{EXIT_STATE_UNKNOWN, PUBLISH_TICKET, lease_number, passed_on_number, shard_of};
 use crate::apply::machine::{Applied, HashRead, StatusFacts};
 use crate::apply::request::decode_group;
 use crate::apply::{EntryId, Machine, Outcome, RequestKind, Response};
@@ -24,6 +24,7 @@ use crate::checkpoint::format::Header;
 use crate::membership::MemberChange;
 use crate::raft::{CheckpointMeta, Entry, EntryKind};
 use crate::replica::exchange::{Answer, Facts, Query, Refusal, Reply, ToRaft, ToShard, ToStore};
+use crate::rpc::status;
 use crate::types::{LogIndex, MemberId, Term, Ticket};
 
 /// Bytes of checkpoint made in one turn: a tenth of a millisecond or so of copying.
@@ -247,6 +248,12 @@ impl StateMachine {
                         }
                     }
                     ToStore::Read { ticket, query } => self.read(ticket, &query),
+                    ToStore::LeaseAnswers { answers } => {
+                        let revision = self.machine.store().current_revision();
+                        for (ticket, body) in answers {
+                            self.answer(ticket, Ok(Response { revision, body, resume: None }));
+                        }
+                    }
                     ToStore::Watch { shard, order } => {
                         let term = self.facts.term;
                         self.watch.on_order(shard, order, self.machine.store(), &self.ports.to_shards, term);
@@ -254,6 +261,7 @@ impl StateMachine {
                     ToStore::Leadership { facts } => {
                         self.on_facts(facts);
                         self.leases.on_leadership(self.leads());
+                        self.give_back_lease_questions();
                     }
                     ToStore::Refused { ticket } => {
                         let number = lease_number(ticket).expect("the store's own requests are about leases");
@@ -279,6 +287,11 @@ impl StateMachine {
     }
 
     fn on_facts(&mut self, facts: Facts) {
+        if facts.leader.is_some() {
+            self.facts.errors.clear();
+        } else if self.facts.errors.is_empty() {
+            self.facts.errors.push(status::NO_LEADER.message.into());
+        }
         self.facts.leader = facts.leader.unwrap_or_default();
         self.facts.term = facts.term;
         self.facts.committed = facts.committed;
@@ -411,16 +424,30 @@ impl StateMachine {
                 Ok(cursor) => self.hashing.push_back((ticket, cursor)),
                 Err(rejection) => self.answer(ticket, Err(rejection)),
             },
-            Query::LeaseKeepAlive(id) => {
-                if let Some((ticket, result)) = self.leases.keep_alive(&self.machine, *id, ticket) {
-                    self.tell(ticket, result.map(Ok));
-                }
-            }
+            Query::LeaseKeepAlive(id) => match self.leases.keep_alive(&self.machine, *id, ticket) {
+                Some((ticket, result)) => self.tell(ticket, result.map(Ok)),
+                None => self.give_back_lease_questions(),
+            },
             Query::LeaseTimeToLive(request) => {
-                self.tell(ticket, self.leases.time_to_live(&self.machine, request).map(Ok));
+                match self.leases.time_to_live(&self.machine, request, ticket) {
+                    Some(response) => self.answer(ticket, Ok(response)),
+                    None => self.give_back_lease_questions(),
+                }
             }
             Query::LeaseLeases => self.answer(ticket, Ok(self.leases.leases(&self.machine))),
             _ => self.answer(ticket, self.machine.read(query, &self.facts)),
+        }
+    }
+
+    /// This member does not lead: what it was asked about leases is for whoever does.
+    fn give_back_lease_questions(&mut self) {
+        for (ticket, query) in self.leases.take_unserved() {
+            let message = match passed_on_number(ticket) {
+                None => ToRaft::Read { ticket, query },
+                // The member that passed it on finds the new leader itself.
+                Some(_) => ToRaft::LeaseAnswer { ticket, result: Err(Refusal::NotLeader) },
+            };
+            self.ports.to_raft.send_always(message);
         }
     }
 
@@ -439,6 +466,10 @@ impl StateMachine {
     }
 
     fn tell(&self, ticket: Ticket, result: Result<Outcome, Refusal>) {
+        if passed_on_number(ticket).is_some() {
+            let result = result.map(|outcome| outcome.expect("a question about a lease is not rejected"));
+            return self.ports.to_raft.send_always(ToRaft::LeaseAnswer { ticket, result });
+        }
         let result = result.map(|outcome| Answer { term: self.facts.term, outcome });
         if let Some(sender) = self.ports.to_shards.get(shard_of(ticket)) {
             sender.send_always(ToShard::Reply(Reply { ticket, result }));

@@ -42,6 +42,25 @@ pub(super) enum BidiMethod {
     LeaseKeepAlive,
 }
 
+impl Call {
+    /// Whether a member without a vote answers. A range it answers only if it may be stale. Of all
+    /// others it would tell what it has, and nobody could see that this is an hour old.
+    pub(super) fn suits_learner(self) -> bool {
+        match self {
+            Self::Member(Method::Status | Method::Range)
+            | Self::HealthCheck
+            | Self::HealthWatch
+            | Self::HealthList => true,
+            Self::Member(_)
+            | Self::Alarm
+            | Self::Defragment
+            | Self::Bidi(_)
+            | Self::LeaseGrant
+            | Self::Recipe(_) => false,
+        }
+    }
+}
+
 /// Services whose methods exist in etcd. A method of theirs that is not answered yet is an unknown
 /// method, as it would be in an older etcd.
 const SERVICES: [&str; 9] = [

@@ -228,9 +228,10 @@ impl Transport {
         self.removed.replace(removed);
     }
 
-    /// Sends a message to its receiver, or drops it; then the receiver is reported unreachable.
-    pub(super) fn send(&self, message: &Message) {
-        let Some(peer) = self.peer(message.to()) else { return };
+    /// Sends a message to its receiver, or drops it; then the receiver is reported unreachable. False:
+    /// no byte of it has left or will.
+    pub(super) fn send(&self, message: &Message) -> bool {
+        let Some(peer) = self.peer(message.to()) else { return false };
         let bytes_max = self.config.message_bytes_max;
         let is_sent = peer.link(lane_of(message.kind())).connection().is_some_and(|connection| {
             connection.queue(self.config.queue_bytes_max, |outbox| {
@@ -251,6 +252,7 @@ impl Transport {
         if !is_sent {
             self.tell_unreachable(&peer);
         }
+        is_sent
     }
 
     /// The oldest event; urgent ones first.
