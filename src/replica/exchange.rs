@@ -59,6 +59,8 @@ pub enum Query {
     MemberList,
     /// `StatusResponse`.
     Status,
+    /// `AlarmResponse`: the active alarms of this kind, or of all kinds for 0.
+    Alarms { kind: i32 },
     /// `LeaseKeepAliveResponse`. Renews the lease in the leader's memory; nothing is logged.
     LeaseKeepAlive(LeaseId),
     /// `LeaseTimeToLiveResponse`.
