@@ -189,6 +189,10 @@ impl Machine {
                 let revision = self.hash_revision(request)?;
                 Ok(self.hash_response(&self.store.hash_kv(revision)))
             }
+            Query::HashCompacted => {
+                let revision = self.hash_compacted_revision()?;
+                Ok(self.hash_response(&self.store.hash_kv(revision)))
+            }
             Query::Hash => {
                 // etcd hashes its file. Ours is the history that the file would hold.
                 let hash = self.store.hash_kv(self.store.current_revision()).hash;
@@ -243,6 +247,16 @@ impl Machine {
         range::readable_revision(&self.store, request.revision)
     }
 
+    fn hash_compacted_revision(&self) -> Result<i64, Rejection> {
+        let compacted = self.store.compact_revision();
+        // Never compacted, or at 0, which is no revision.
+        if compacted <= 0 {
+            Err(Rejection::Compacted { required: compacted, compacted })
+        } else {
+            Ok(compacted)
+        }
+    }
+
     fn hash_response(&self, hash: &HashKv) -> Response {
         let body = pb::HashKvResponse {
             header: None,
@@ -256,6 +270,12 @@ impl Machine {
     /// Starts the answer to a HashKV that would hold the core for too long in one piece.
     pub fn begin_hash(&self, request: &pb::HashKvRequest) -> Result<HashRead, Rejection> {
         let revision = self.hash_revision(request)?;
+        Ok(HashRead { revision, cursor: self.store.begin_hash(revision) })
+    }
+
+    /// The same at the compact revision.
+    pub fn begin_compacted_hash(&self) -> Result<HashRead, Rejection> {
+        let revision = self.hash_compacted_revision()?;
         Ok(HashRead { revision, cursor: self.store.begin_hash(revision) })
     }
 

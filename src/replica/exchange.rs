@@ -53,6 +53,8 @@ pub enum Query {
     Txn(pb::TxnRequest),
     /// `HashKVResponse`.
     HashKv(pb::HashKvRequest),
+    /// `HashKVResponse` at the compact revision; refused as compacted when there is none.
+    HashCompacted,
     /// `HashResponse`.
     Hash,
     /// `MemberListResponse`.
@@ -148,6 +150,8 @@ pub enum ToRaft {
     /// What the state machine says to the membership change at `index`, before it has applied anything
     /// behind it.
     Verdict { index: LogIndex, accepted: bool },
+    /// To a read that the raft role asked the store for itself.
+    Answer(Reply),
     /// The state machine stands here.
     Applied { index: LogIndex },
     /// A checkpoint of the state machine is durable.

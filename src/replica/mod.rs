@@ -1,6 +1,7 @@
 //! Raft and state machine joined, still without I/O.
 
 pub mod exchange;
+pub mod hash_check;
 mod proposals;
 mod reads;
 #[expect(clippy::module_inception, reason = "the role's state is the module's subject")]

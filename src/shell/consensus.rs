@@ -15,17 +15,20 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pinion_wal as wal;
+use prost::Message as _;
 
 use super::checkpoint_transfer::{Arrived, Transfers};
+use super::hash_checks::{self, CALL_HASH_KV, HashCheckConfig, HashChecks, Occasion};
 use super::log_writer::{LogCommand, LogEvent, LogHandle};
 use super::member_calls::{MemberCalls, Standing};
 use super::mesh::SharedRing;
 use super::peer::{IncomingCall, PeerEvent, Transport};
 use super::wiring::RaftPorts;
-use super::{PUBLISH_TICKET, lease_number, shard_of};
-use crate::apply::{RequestKind, Response};
+use super::{PUBLISH_TICKET, lease_number, raft_number, raft_ticket, shard_of};
+use crate::apply::{AlarmType, RequestKind, Response};
 use crate::config::Url;
 use crate::membership::Cluster;
+use crate::pb::etcdserverpb as pb;
 use crate::peer::{Refusal as Refused, RefusalCode};
 use crate::raft::{self, CheckpointMeta, Entry, HardState, MessageKind};
 use crate::replica::exchange::{Answer, Facts, Query, Refusal, Reply, ToRaft, ToShard, ToStore};
@@ -64,6 +67,9 @@ pub(super) struct Seat {
     pub election_ticks: u64,
     /// Differs between members and starts.
     pub entropy: u64,
+    pub hash_checks: HashCheckConfig,
+    /// This member's data was compared with the others' (`RaftOrders::compare`): it may serve, or why not.
+    pub on_compared: Box<dyn Fn(Result<(), String>)>,
     pub on_handed_over: Box<dyn Fn()>,
     /// The cluster has gone on without this member.
     pub on_removed: Box<dyn Fn()>,
@@ -75,6 +81,8 @@ pub(super) struct RaftOrders {
     /// Give leadership away, if this member has it; `Seat::on_handed_over` is called when that is done or
     /// cannot be.
     pub hand_over: Arc<AtomicBool>,
+    /// Compare this member's data with the others'; `Seat::on_compared` is called then.
+    pub compare: Arc<AtomicBool>,
     /// Close the log and end.
     pub stop: Arc<AtomicBool>,
 }
@@ -102,6 +110,8 @@ pub(super) struct Consensus {
     /// When to run for leader ahead of the election timeout.
     candidacy: Option<Instant>,
     entropy: u64,
+    checks: HashChecks,
+    on_compared: Box<dyn Fn(Result<(), String>)>,
     hand_over: HandOver,
     on_handed_over: Box<dyn Fn()>,
     on_removed: Box<dyn Fn()>,
@@ -122,6 +132,7 @@ impl Consensus {
     pub(super) fn new(seat: Seat) -> Self {
         let Seat { replica, ports, log, log_events, transport, transfers, publish, .. } = seat;
         let status = replica.status();
+        let checks = HashChecks::new(seat.hash_checks, Rc::clone(&transport), ports.bell.clone());
         let facts = Facts {
             leader: status.leader,
             term: status.term,
@@ -147,6 +158,8 @@ impl Consensus {
             unsynced: std::collections::VecDeque::new(),
             candidacy: None,
             entropy: seat.entropy,
+            checks,
+            on_compared: seat.on_compared,
             hand_over: HandOver::NotAsked,
             on_handed_over: seat.on_handed_over,
             on_removed: seat.on_removed,
@@ -176,6 +189,7 @@ impl Consensus {
             self.run_if_due();
             self.publish();
             self.call_members();
+            self.compare_data();
             self.hand_over();
             let is_log_closed = self.take_log_events();
             self.carry_out();
@@ -205,6 +219,8 @@ impl Consensus {
                         || !log_events.is_empty()
                         || transport.has_event()
                         || transfers.has_event()
+                        || self.checks.has_work()
+                        || (self.checks.may_start() && orders.compare.load(Ordering::Acquire))
                         || inbox.iter().any(|ring| !ring.is_empty())
                         || self.candidacy.is_some_and(|at| at <= Instant::now())
                         || (!is_asked && orders.hand_over.load(Ordering::Acquire))
@@ -252,6 +268,7 @@ impl Consensus {
                     ToRaft::Member { ticket, call } => self.calls.push(ticket, call, self.ticks),
                     ToRaft::Members { cluster } => self.on_members(cluster),
                     ToRaft::Verdict { index, accepted } => self.on_verdict(index, accepted),
+                    ToRaft::Answer(reply) => self.reply(reply),
                     ToRaft::Applied { index } => self.replica.on_applied(index),
                     ToRaft::Checkpointed { meta } => {
                         self.log.send(LogCommand::Release { through: meta.index.0 });
@@ -329,6 +346,7 @@ impl Consensus {
                 Some(cluster) => call.reply.succeed(cluster.encode().into()),
                 None => call.reply.fail("this member is still starting"),
             },
+            CALL_HASH_KV => self.checks.on_call(call),
             kind => call.reply.fail(&format!("call of kind {kind}, which this version does not know")),
         }
     }
@@ -409,6 +427,46 @@ impl Consensus {
         for (ticket, outcome) in self.calls.advance(&mut self.replica, &standing) {
             let result = outcome.map(|()| Answer { term: self.facts.term, outcome: Ok(Response::default()) });
             self.reply(Reply { ticket, result });
+        }
+    }
+
+    /// Carries comparisons of data on: begins them, gives their reads to the store, acts on what they find.
+    fn compare_data(&mut self) {
+        let Some(cluster) = &self.cluster else { return };
+        let own = self.replica.id();
+        let leads = self.facts.leader == Some(own);
+        let others = || cluster.members().map(|member| member.id).filter(|id| *id != own).collect();
+        // One that is under way goes first; this one is asked for again.
+        if self.orders.compare.load(Ordering::Acquire) && self.checks.may_start() {
+            self.orders.compare.store(false, Ordering::Release);
+            self.checks.start(Occasion::Start, own, others());
+        }
+        if let Some(occasion) = self.checks.take_due().filter(|_| leads) {
+            self.checks.start(occasion, own, others());
+        }
+        while let Some(asked) = self.checks.take_asked() {
+            if !asked.linearizable {
+                self.ports.to_store.send_always(ToStore::Read { ticket: asked.ticket, query: asked.query });
+            } else if let Err((read, refusal)) = self.replica.on_read((asked.ticket, asked.query)) {
+                self.refuse(read.0, refusal);
+            }
+        }
+        if let Some((occasion, found)) = self.checks.take_found() {
+            let verdict = hash_checks::report(occasion, own, &found);
+            if occasion == Occasion::Start {
+                (self.on_compared)(verdict);
+            } else if let Ok(findings) = found {
+                findings.suspects().into_iter().for_each(|member| self.raise_corrupt(member));
+            }
+        }
+    }
+
+    fn raise_corrupt(&mut self, member: MemberId) {
+        let action = pb::alarm_request::AlarmAction::Activate as i32;
+        let request = pb::AlarmRequest { action, member_id: member.0, alarm: AlarmType::Corrupt.number() };
+        let proposed = self.replica.on_request(raft_ticket(0), RequestKind::Alarm, &request.encode_to_vec());
+        if let Err(refusal) = proposed {
+            tracing::error!(%member, ?refusal, "the CORRUPT alarm could not be raised; the next check tries again");
         }
     }
 
@@ -540,7 +598,9 @@ impl Consensus {
     }
 
     fn reply(&self, reply: Reply) {
-        if let Some(sender) = self.ports.to_shards.get(shard_of(reply.ticket)) {
+        if raft_number(reply.ticket).is_some() {
+            self.checks.on_answer(reply);
+        } else if let Some(sender) = self.ports.to_shards.get(shard_of(reply.ticket)) {
             sender.send_always(ToShard::Reply(reply));
         }
     }

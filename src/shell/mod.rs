@@ -15,6 +15,7 @@ pub mod client;
 mod client_role;
 mod consensus;
 mod data_dir;
+mod hash_checks;
 mod host;
 mod lease_clock;
 mod log_writer;
@@ -40,11 +41,17 @@ const EXIT_STATE_UNKNOWN: i32 = 70;
 /// Exit code when the log lacks what this member once acknowledged to its leader (`EX_DATAERR`).
 const EXIT_LOG_LOST: i32 = 65;
 
+/// Exit code when this member's data differs from that of the others (`EX_DATAERR`, too).
+const EXIT_DATA_DIFFERS: u8 = 65;
+
 /// The ticket of this member's own first request. Its shard number is none that exists.
 const PUBLISH_TICKET: Ticket = Ticket(u64::MAX);
 
 /// The shard number, one that no shard has, in the tickets of the store role's own requests.
 const LEASE_SHARD: u64 = 0xffe;
+
+/// The same for the raft role's own reads and requests.
+const RAFT_SHARD: u64 = 0xffd;
 
 /// Bits of a ticket below its shard number.
 const TICKET_BITS: u32 = 52;
@@ -58,6 +65,18 @@ fn lease_ticket(number: u64) -> Ticket {
 /// The number in such a ticket, if it is one.
 fn lease_number(ticket: Ticket) -> Option<u64> {
     (ticket.0 >> TICKET_BITS == LEASE_SHARD).then_some(ticket.0 & ((1 << TICKET_BITS) - 1))
+}
+
+/// The ticket of the raft role's own read with this number. 0 is for requests whose answer nobody
+/// waits for.
+fn raft_ticket(number: u64) -> Ticket {
+    assert!(number < 1 << TICKET_BITS, "a read a nanosecond for fifty days");
+    Ticket(RAFT_SHARD << TICKET_BITS | number)
+}
+
+/// The number in such a ticket, if it is one.
+fn raft_number(ticket: Ticket) -> Option<u64> {
+    (ticket.0 >> TICKET_BITS == RAFT_SHARD).then_some(ticket.0 & ((1 << TICKET_BITS) - 1))
 }
 
 /// The shard that waits for an answer; see `client::slots`.
@@ -90,10 +109,11 @@ pub fn run(config: &Config, warnings: &[String]) -> ExitCode {
     match boot::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            let code = error.exit_code();
             let error = with_causes(&error);
             tracing::error!(error, "cannot start");
             eprintln!("pinion: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(code)
         }
     }
 }
@@ -118,12 +138,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tickets_about_leases_are_told_from_all_others() {
+    fn tickets_of_the_roles_themselves_are_told_from_all_others() {
         for number in [0, 1, (1 << TICKET_BITS) - 1] {
             assert_eq!(lease_number(lease_ticket(number)), Some(number));
             assert!(placement::SHARDS_MAX <= shard_of(lease_ticket(number)));
         }
+        for number in [0, 1, (1 << TICKET_BITS) - 1] {
+            assert_eq!(raft_number(raft_ticket(number)), Some(number));
+            assert_eq!(lease_number(raft_ticket(number)), None);
+            assert!(placement::SHARDS_MAX <= shard_of(raft_ticket(number)));
+        }
         assert_eq!(lease_number(PUBLISH_TICKET), None);
+        assert_eq!(raft_number(PUBLISH_TICKET), None);
         assert_eq!(lease_number(Ticket((LEASE_SHARD << TICKET_BITS) - 1)), None);
     }
 

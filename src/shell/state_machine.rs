@@ -15,7 +15,7 @@ use super::lease_clock::LeaseClock;
 use super::mesh::SharedRing;
 use super::watch_feed::WatchFeed;
 use super::wiring::StorePorts;
-use super::{EXIT_STATE_UNKNOWN, PUBLISH_TICKET, lease_number, shard_of};
+use super::{EXIT_STATE_UNKNOWN, PUBLISH_TICKET, lease_number, raft_number, shard_of};
 use crate::apply::machine::{Applied, HashRead, StatusFacts};
 use crate::apply::request::decode_group;
 use crate::apply::{EntryId, Machine, Outcome, RequestKind, Response};
@@ -23,6 +23,7 @@ use crate::checkpoint::format::Header;
 use crate::membership::MemberChange;
 use crate::raft::{CheckpointMeta, Entry, EntryKind};
 use crate::replica::exchange::{Answer, Facts, Query, Refusal, Reply, ToRaft, ToShard, ToStore};
+use crate::rpc::status;
 use crate::types::{LogIndex, MemberId, Term, Ticket};
 
 /// Bytes of checkpoint made in one turn: a tenth of a millisecond or so of copying.
@@ -273,6 +274,8 @@ impl StateMachine {
         self.facts.term = facts.term;
         self.facts.committed = facts.committed;
         self.facts.is_learner = facts.is_learner;
+        self.facts.errors =
+            facts.leader.is_none().then(|| status::NO_LEADER.message.into()).into_iter().collect();
     }
 
     /// The term in which this member leads, if it does.
@@ -398,6 +401,10 @@ impl StateMachine {
                 Ok(cursor) => self.hashing.push_back((ticket, cursor)),
                 Err(rejection) => self.answer(ticket, Err(rejection)),
             },
+            Query::HashCompacted => match self.machine.begin_compacted_hash() {
+                Ok(cursor) => self.hashing.push_back((ticket, cursor)),
+                Err(rejection) => self.answer(ticket, Err(rejection)),
+            },
             Query::LeaseKeepAlive(id) => {
                 if let Some((ticket, result)) = self.leases.keep_alive(&self.machine, *id, ticket) {
                     self.tell(ticket, result.map(Ok));
@@ -427,15 +434,16 @@ impl StateMachine {
 
     fn tell(&self, ticket: Ticket, result: Result<Outcome, Refusal>) {
         let result = result.map(|outcome| Answer { term: self.facts.term, outcome });
-        if let Some(sender) = self.ports.to_shards.get(shard_of(ticket)) {
-            sender.send_always(ToShard::Reply(Reply { ticket, result }));
+        let reply = Reply { ticket, result };
+        if raft_number(ticket).is_some() {
+            self.ports.to_raft.send_always(ToRaft::Answer(reply));
+        } else if let Some(sender) = self.ports.to_shards.get(shard_of(ticket)) {
+            sender.send_always(ToShard::Reply(reply));
         }
     }
 
     fn refuse(&self, ticket: Ticket, refusal: Refusal) {
-        if let Some(sender) = self.ports.to_shards.get(shard_of(ticket)) {
-            sender.send_always(ToShard::Reply(Reply { ticket, result: Err(refusal) }));
-        }
+        self.tell(ticket, Err(refusal));
     }
 
     fn ring(&self) -> bool {

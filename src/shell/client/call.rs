@@ -182,6 +182,7 @@ fn weigh(command: &Command) -> Weight {
         Query::Range(_) | Query::Txn(_) => Weight::Wide,
         Query::RangeSlice(_) => Weight::Point,
         Query::HashKv(_)
+        | Query::HashCompacted
         | Query::Hash
         | Query::MemberList
         | Query::Status
