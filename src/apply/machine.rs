@@ -17,7 +17,7 @@ use super::encode::Encode as _;
 use super::lease::{Moves, check_lease};
 use super::request::EntryId;
 use super::view::check_readable;
-use super::{Outcome, Rejection, Request, RequestKind, Response, range, txn, write};
+use super::{Alarms, Outcome, Rejection, Request, RequestKind, Response, range, txn, write};
 use crate::lease::{Change, Table};
 use crate::membership::{Cluster, MemberChange};
 use crate::mvcc::{HashCursor, HashKv, HashOvertaken, Store};
@@ -56,7 +56,7 @@ pub struct StatusFacts {
     pub is_learner: bool,
     /// `--quota-backend-bytes`, the default spelt out.
     pub quota_bytes: i64,
-    /// What is wrong with this member, in etcd's words.
+    /// What is wrong with this member beside the alarms, in etcd's words.
     pub errors: Vec<String>,
 }
 
@@ -66,19 +66,20 @@ pub struct Machine {
     pub(super) store: Store,
     pub(super) cluster: Cluster,
     pub(super) leases: Table,
+    pub(super) alarms: Alarms,
     /// Not yet taken by whoever applies.
     pub(super) lease_changes: Vec<Change>,
 }
 
 impl Machine {
-    /// Without leases; so no key of `store` has one.
+    /// Without leases or alarms; so no key of `store` has a lease.
     #[must_use]
     pub fn new(store: Store, cluster: Cluster) -> Self {
-        Self::with_leases(store, cluster, Table::new())
+        Self::with(store, cluster, Table::new(), Alarms::default())
     }
 
-    pub(super) fn with_leases(store: Store, cluster: Cluster, leases: Table) -> Self {
-        Self { store, cluster, leases, lease_changes: Vec::new() }
+    pub(super) fn with(store: Store, cluster: Cluster, leases: Table, alarms: Alarms) -> Self {
+        Self { store, cluster, leases, alarms, lease_changes: Vec::new() }
     }
 
     #[must_use]
@@ -111,6 +112,9 @@ impl Machine {
         if REQUEST_BYTES_MAX < body.len() {
             return Applied::Now(Err(Rejection::RequestTooLarge { bytes: body.len() as u64 }));
         }
+        if let Err(rejection) = self.alarms.check(request.kind) {
+            return Applied::Now(Err(rejection));
+        }
         let outcome = match request.kind {
             RequestKind::Put => decode(body).and_then(|request| self.put(&request)),
             RequestKind::DeleteRange => decode(body).and_then(|request| self.delete_range(&request)),
@@ -126,6 +130,7 @@ impl Machine {
             RequestKind::LeaseRevoke => decode(body).and_then(|request| self.revoke_lease(&request)),
             RequestKind::LeaseExpire => decode(body).map(|request| self.expire_leases(&request, at)),
             RequestKind::LeaseCheckpoint => decode(body).map(|request| self.note_leases(&request, at)),
+            RequestKind::Alarm => decode(body).and_then(|request| self.alarm(&request)),
         };
         Applied::Now(outcome)
     }
@@ -149,6 +154,7 @@ impl Machine {
     }
 
     fn txn(&mut self, request: &pb::TxnRequest) -> Outcome {
+        self.alarms.check_txn(request)?;
         txn::apply(&mut self.store, &mut self.leases, request)
     }
 
@@ -191,6 +197,10 @@ impl Machine {
                 let revision = self.hash_revision(request)?;
                 Ok(self.hash_response(&self.store.hash_kv(revision)))
             }
+            Query::HashCompacted => {
+                let revision = self.hash_compacted_revision()?;
+                Ok(self.hash_response(&self.store.hash_kv(revision)))
+            }
             Query::Hash => {
                 // etcd hashes its file. Ours is the history that the file would hold.
                 let hash = self.store.hash_kv(self.store.current_revision()).hash;
@@ -202,6 +212,7 @@ impl Machine {
                 Ok(Response { body: self.cluster.member_list_body(), ..Response::default() })
             }
             Query::Status => Ok(self.response(self.status(facts).encode_to_vec())),
+            Query::Alarms { kind } => Ok(self.list_alarms(*kind)),
             Query::LeaseTimeToLive(request) => {
                 let lease = self.leases.get(LeaseId(request.id));
                 let noted_s = lease.map_or(0, |lease| match lease.remaining_s() {
@@ -232,7 +243,7 @@ impl Machine {
             raft_index: facts.committed.0,
             raft_term: facts.term.0,
             raft_applied_index: facts.applied.0,
-            errors: facts.errors.clone(),
+            errors: facts.errors.iter().cloned().chain(self.alarms.iter().map(|a| a.to_string())).collect(),
             is_learner: facts.is_learner,
             storage_version: STORAGE_VERSION.into(),
             db_size_quota: facts.quota_bytes,
@@ -242,6 +253,16 @@ impl Machine {
 
     fn hash_revision(&self, request: &pb::HashKvRequest) -> Result<i64, Rejection> {
         range::readable_revision(&self.store, request.revision)
+    }
+
+    fn hash_compacted_revision(&self) -> Result<i64, Rejection> {
+        let compacted = self.store.compact_revision();
+        // Never compacted, or at 0, which is no revision.
+        if compacted <= 0 {
+            Err(Rejection::Compacted { required: compacted, compacted })
+        } else {
+            Ok(compacted)
+        }
     }
 
     fn hash_response(&self, hash: &HashKv) -> Response {
@@ -257,6 +278,12 @@ impl Machine {
     /// Starts the answer to a HashKV that would hold the core for too long in one piece.
     pub fn begin_hash(&self, request: &pb::HashKvRequest) -> Result<HashRead, Rejection> {
         let revision = self.hash_revision(request)?;
+        Ok(HashRead { revision, cursor: self.store.begin_hash(revision) })
+    }
+
+    /// The same at the compact revision.
+    pub fn begin_compacted_hash(&self) -> Result<HashRead, Rejection> {
+        let revision = self.hash_compacted_revision()?;
         Ok(HashRead { revision, cursor: self.store.begin_hash(revision) })
     }
 

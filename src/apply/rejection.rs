@@ -46,6 +46,18 @@ pub enum Rejection {
     /// It would leave nobody who votes.
     #[error("member {0} is the last that votes")]
     LastVoter(MemberId),
+    /// Some member's data differs from that of others: nothing may be written until the alarm is lifted.
+    #[error("the CORRUPT alarm is active")]
+    Corrupt,
+    /// Some member has reached its quota: nothing may be added until the alarm is lifted.
+    #[error("the NOSPACE alarm is active")]
+    NoSpace,
+    #[error("alarm {0} is unknown")]
+    UnknownAlarm(i32),
+    #[error("alarm action {0} is unknown")]
+    UnknownAlarmAction(i32),
+    #[error("there are {0} alarms already")]
+    TooManyAlarms(usize),
     #[error("the request's bytes do not decode: {0}")]
     Undecodable(String),
 }

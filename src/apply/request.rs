@@ -58,6 +58,8 @@ pub enum RequestKind {
     LeaseCheckpoint = 9,
     /// `etcdserverpb.MemberUpdateRequest`
     MemberUpdate = 10,
+    /// `etcdserverpb.AlarmRequest`
+    Alarm = 11,
 }
 
 impl RequestKind {
@@ -81,6 +83,7 @@ impl RequestKind {
             8 => Some(Self::LeaseExpire),
             9 => Some(Self::LeaseCheckpoint),
             10 => Some(Self::MemberUpdate),
+            11 => Some(Self::Alarm),
             _ => None,
         }
     }
@@ -199,7 +202,7 @@ mod tests {
 
     use super::*;
 
-    const KINDS: [RequestKind; 10] = [
+    const KINDS: [RequestKind; 11] = [
         RequestKind::Put,
         RequestKind::DeleteRange,
         RequestKind::Txn,
@@ -210,6 +213,7 @@ mod tests {
         RequestKind::LeaseExpire,
         RequestKind::LeaseCheckpoint,
         RequestKind::MemberUpdate,
+        RequestKind::Alarm,
     ];
 
     fn request(member: u64, ticket: u64, kind: RequestKind, body: &[u8]) -> Request {

@@ -308,6 +308,31 @@ pub(super) static FLAGS: &[Flag] = &[
         less; one message a watcher each time.",
     ),
     used(
+        Group::Clustering,
+        "corrupt-check-time",
+        Duration,
+        "0s",
+        "How often the leader compares the members' data, hash by hash. 0: never. A member that differs \
+        raises the CORRUPT alarm, under which nothing can be written until it is disarmed. Each time \
+        costs every member a pass over all it holds, in slices.",
+    ),
+    used(
+        Group::Clustering,
+        "compact-hash-check-time",
+        Duration,
+        "1m",
+        "The same for what the last compaction left, if the gate CompactHashCheck is open; once for each \
+        compaction.",
+    ),
+    used(
+        Group::Clustering,
+        "feature-gates",
+        Text,
+        "",
+        "Name=true,… InitialCorruptCheck: compare data with the other members before serving, and do not \
+        start if it differs. CompactHashCheck: see --compact-hash-check-time. Both are false.",
+    ),
+    used(
         Group::Logging,
         "logger",
         Text,
@@ -391,7 +416,6 @@ pub(super) static FLAGS: &[Flag] = &[
     missing("raft-read-timeout", Duration, "5s"),
     missing("raft-write-timeout", Duration, "5s"),
     missing("memory-mlock", Bool, "false"),
-    missing("feature-gates", Text, ""),
     // Clustering
     used(
         Group::Clustering,
@@ -488,8 +512,6 @@ pub(super) static FLAGS: &[Flag] = &[
     missing("distributed-tracing-sampling-rate", Number, "0"),
     // Features and tuning. There is no gateway yet, so switching it off is granted.
     missing_but("enable-grpc-gateway", Bool, "true", &["false"]),
-    missing("corrupt-check-time", Duration, "0s"),
-    missing("compact-hash-check-time", Duration, "1m"),
     missing("downgrade-check-time", Duration, "5s"),
     missing("bootstrap-defrag-threshold-megabytes", Number, "0"),
     // Unsafe

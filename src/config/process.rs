@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::features::FeatureGates;
 use super::parse::{Refused, Settings};
 use super::placement::Placement;
 use super::url::Url;
@@ -32,6 +33,11 @@ pub struct ProcessConfig {
     pub compaction_sleep: Duration,
     /// A quiet watcher that asked for it hears this often how far it has come.
     pub watch_progress_interval: Duration,
+    /// The leader compares the members' data this often.
+    pub corrupt_check_interval: Option<Duration>,
+    /// The same for what the last compaction left; needs its gate.
+    pub compact_hash_check_interval: Option<Duration>,
+    pub features: FeatureGates,
     pub log: LogConfig,
     pub placement: Placement,
     pub wal_sync: WalSync,
@@ -144,6 +150,9 @@ impl ProcessConfig {
             // etcd raises a shorter one to the least too, rather than refuse it.
             watch_progress_interval: non_zero(settings.duration("watch-progress-notify-interval")?)
                 .map_or(WATCH_PROGRESS_DEFAULT, |interval| interval.max(WATCH_PROGRESS_MIN)),
+            corrupt_check_interval: non_zero(settings.duration("corrupt-check-time")?),
+            compact_hash_check_interval: compact_hash_check(settings)?,
+            features: FeatureGates::read(settings)?,
             log: LogConfig::read(settings)?,
             placement: Placement::parse(settings.text("placement"))
                 .map_err(|reason| settings.invalid("placement", &reason))?,
@@ -224,6 +233,16 @@ fn spin(settings: &Settings) -> Result<Duration, Refused> {
         return Err(settings.invalid("spin-before-park", "at most 10ms"));
     }
     Ok(spin)
+}
+
+fn compact_hash_check(settings: &Settings) -> Result<Option<Duration>, Refused> {
+    let name = "compact-hash-check-time";
+    let interval = settings.duration(name)?;
+    if interval.is_zero() {
+        // etcd's rule: it is switched off by its gate.
+        return Err(settings.invalid(name, "must be greater than 0"));
+    }
+    Ok(FeatureGates::read(settings)?.compact_hash_check.then_some(interval))
 }
 
 fn non_zero(duration: Duration) -> Option<Duration> {

@@ -80,6 +80,8 @@ pub struct Keeper {
     is_noting: bool,
     /// A request was refused: nothing is proposed before the next tick.
     is_paused: bool,
+    /// Nothing is asked to expire.
+    is_held: bool,
     /// The last look at the wheel did not come to its end.
     is_behind: bool,
 }
@@ -166,6 +168,11 @@ impl Keeper {
         })
     }
 
+    /// Whether leases may not expire for now. What comes due meanwhile stays due.
+    pub fn hold(&mut self, is_held: bool) {
+        self.is_held = is_held;
+    }
+
     /// Time passed.
     pub fn on_tick(&mut self) {
         self.is_paused = false;
@@ -192,7 +199,7 @@ impl Keeper {
                 return Some((number, Proposal::Checkpoint(peer::LeaseCheckpoint { term, leases, through })));
             }
         }
-        self.propose_expire(term, table, through)
+        if self.is_held { None } else { self.propose_expire(term, table, through) }
     }
 
     fn propose_expire(&mut self, term: u64, table: &Table, through: u64) -> Option<(u64, Proposal)> {

@@ -428,3 +428,16 @@ fn whoever_waits_hears_of_a_lost_leadership_and_a_late_outcome_is_nobodys() {
     calm.keeper.on_applied(number);
     assert_eq!(calm.keeper.remaining_ms(LeaseId(1), 3_000), Some(5_000));
 }
+
+#[test]
+fn what_comes_due_while_expiry_is_held_goes_when_it_is_let_go() {
+    let mut calm = Calm::new();
+    calm.keeper.hold(true);
+    calm.grant(1, 2);
+    calm.grant(2, 60);
+    assert_eq!(calm.run(30_000), [0_u64; 0]);
+    assert_eq!(calm.machine.leases().len(), 2);
+    assert_ne!(calm.machine.leases().get(LeaseId(2)).unwrap().remaining_s(), 0, "notes go on");
+    calm.keeper.hold(false);
+    assert_eq!(calm.run(30_200), [30_100]);
+}

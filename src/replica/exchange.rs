@@ -53,12 +53,16 @@ pub enum Query {
     Txn(pb::TxnRequest),
     /// `HashKVResponse`.
     HashKv(pb::HashKvRequest),
+    /// `HashKVResponse` at the compact revision; refused as compacted when there is none.
+    HashCompacted,
     /// `HashResponse`.
     Hash,
     /// `MemberListResponse`.
     MemberList,
     /// `StatusResponse`.
     Status,
+    /// `AlarmResponse`: the active alarms of this kind, or of all kinds for 0.
+    Alarms { kind: i32 },
     /// `LeaseKeepAliveResponse`. Renews the lease in the leader's memory; nothing is logged.
     LeaseKeepAlive(LeaseId),
     /// `LeaseTimeToLiveResponse`.
@@ -151,6 +155,8 @@ pub enum ToRaft {
     /// What the state machine says to the membership change at `index`, before it has applied anything
     /// behind it.
     Verdict { index: LogIndex, accepted: bool },
+    /// To a read that the raft role asked the store for itself.
+    Answer(Reply),
     /// The state machine stands here.
     Applied { index: LogIndex },
     /// A checkpoint of the state machine is durable.

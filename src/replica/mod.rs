@@ -1,6 +1,7 @@
 //! Raft and state machine joined, still without I/O.
 
 pub mod exchange;
+pub mod hash_check;
 mod passed_on;
 mod proposals;
 mod reads;

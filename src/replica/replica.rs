@@ -151,7 +151,8 @@ impl<R> Replica<R> {
             | RequestKind::LeaseRevoke
             | RequestKind::LeaseExpire
             | RequestKind::LeaseCheckpoint
-            | RequestKind::MemberUpdate => Space::Exhausted,
+            | RequestKind::MemberUpdate
+            | RequestKind::Alarm => Space::Exhausted,
         };
         if refused_for_space <= self.space {
             return Err(Refusal::NoSpace);

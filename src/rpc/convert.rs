@@ -41,6 +41,7 @@ pub enum Method {
     MemberUpdate,
     MemberPromote,
     MoveLeader,
+    Alarm,
 }
 
 impl Method {
@@ -60,6 +61,7 @@ impl Method {
             "/etcdserverpb.Cluster/MemberUpdate" => Self::MemberUpdate,
             "/etcdserverpb.Cluster/MemberPromote" => Self::MemberPromote,
             "/etcdserverpb.Maintenance/MoveLeader" => Self::MoveLeader,
+            "/etcdserverpb.Maintenance/Alarm" => Self::Alarm,
             "/etcdserverpb.Maintenance/Status" => Self::Status,
             "/etcdserverpb.Maintenance/Hash" => Self::Hash,
             "/etcdserverpb.Maintenance/HashKV" => Self::HashKv,
@@ -151,6 +153,16 @@ pub fn command(method: Method, body: Bytes, limits: &Limits) -> Result<Command, 
         Method::MoveLeader => {
             let request: pb::MoveLeaderRequest = decode(body)?;
             Ok(Command::Member(MemberCall::MoveLeader(MemberId(request.target_id))))
+        }
+        Method::Alarm => {
+            use pb::alarm_request::AlarmAction;
+            let request: pb::AlarmRequest = decode(body.clone())?;
+            match AlarmAction::try_from(request.action) {
+                // etcd takes it through the log; a linearizable read sees as much and writes nothing.
+                Ok(AlarmAction::Get) => Ok(read(true, Query::Alarms { kind: request.alarm })),
+                Ok(_) => propose(RequestKind::Alarm, body, limits),
+                Err(_) => Err(Status::unknown_alarm_action(request.action)),
+            }
         }
         Method::Status => {
             decode::<pb::StatusRequest>(body)?;

@@ -202,6 +202,22 @@ impl Status {
         }
     }
 
+    /// An alarm that cannot be raised. etcd has no words for it: it ends.
+    #[must_use]
+    pub fn unknown_alarm(alarm: i32) -> Self {
+        Self {
+            code: Code::InvalidArgument,
+            message: Cow::Owned(format!("etcdserver: unknown alarm {alarm}")),
+        }
+    }
+
+    /// As `unknown_alarm`.
+    #[must_use]
+    pub fn unknown_alarm_action(action: i32) -> Self {
+        let message = Cow::Owned(format!("etcdserver: unknown alarm action {action}"));
+        Self { code: Code::InvalidArgument, message }
+    }
+
     /// The path names no service of ours.
     #[must_use]
     pub fn unknown_service(service: &str) -> Self {
@@ -237,6 +253,14 @@ impl From<&Rejection> for Status {
             Rejection::TooManyLearners(_) => TOO_MANY_LEARNERS,
             // etcd's strict check says so before it comes to that.
             Rejection::LastVoter(_) => NOT_ENOUGH_STARTED_MEMBERS,
+            Rejection::Corrupt => CORRUPT,
+            Rejection::NoSpace => NO_SPACE,
+            Rejection::UnknownAlarm(alarm) => Self::unknown_alarm(*alarm),
+            Rejection::UnknownAlarmAction(action) => Self::unknown_alarm_action(*action),
+            Rejection::TooManyAlarms(count) => Self {
+                code: Code::ResourceExhausted,
+                message: Cow::Owned(format!("etcdserver: {count} alarms are active already")),
+            },
             Rejection::Undecodable(reason) => Self::undecodable(reason),
         }
     }

@@ -9,7 +9,7 @@
 use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -19,12 +19,14 @@ use prost::Message as _;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
+use super::EXIT_DATA_DIFFERS;
 use super::checkpoint_file::CheckpointWriter;
 use super::checkpoint_transfer::{Place, Transfers};
 use super::client::{Keepalive, ShardConfig};
 use super::client_role::{self, Orders};
 use super::consensus::{Consensus, RaftOrders, Seat};
 use super::data_dir::{DataDir, DataDirError, Identity};
+use super::hash_checks::HashCheckConfig;
 use super::helpers::Helpers;
 use super::host::{self, HostError};
 use super::log_writer::{self, LogEvent, LogHandle};
@@ -85,8 +87,18 @@ pub(super) enum BootError {
         "this member was removed from its cluster and cannot come back; add a new member and start it with an empty --data-dir"
     )]
     Removed,
+    /// The sentence is whole.
+    #[error("{0}")]
+    DataDiffers(String),
     #[error("stopped before it was ready")]
     Interrupted,
+}
+
+impl BootError {
+    /// What the process ends with.
+    pub(super) fn exit_code(&self) -> u8 {
+        if matches!(self, Self::DataDiffers(_)) { EXIT_DATA_DIFFERS } else { 1 }
+    }
 }
 
 /// What the roles tell the main thread.
@@ -99,6 +111,8 @@ enum Event {
     /// The cluster has removed this member.
     Removed,
     PeerListenFailed(SocketAddr, io::Error),
+    /// This member's data is not what the others have.
+    DataDiffers(String),
     RaftRefused(StartError),
     RaftEnded,
     Signal(i32),
@@ -196,6 +210,10 @@ pub(super) fn run(config: &Config) -> Result<Ended, BootError> {
         peers: peer_config(config, &identity),
         listen: process.listen_peer.clone(),
         tick: Duration::from_millis(u64::from(config.cluster.heartbeat_ms)),
+        hash_checks: HashCheckConfig {
+            period: process.corrupt_check_interval.unwrap_or_default(),
+            compact_period: process.compact_hash_check_interval.unwrap_or_default(),
+        },
     });
     let mut store_seat = Some(StoreSeat {
         machine,
@@ -210,6 +228,7 @@ pub(super) fn run(config: &Config) -> Result<Ended, BootError> {
         dir: data_dir.checkpoints(),
         helpers,
         orders: orders.clone(),
+        compare: process.features.initial_corrupt_check.then(|| Arc::clone(&raft_orders.compare)),
     });
     let mut threads = Vec::new();
     let generation = u32::try_from(entropy()? >> 32).expect("a shifted u64 fits");
@@ -313,6 +332,7 @@ fn wait_until_serving(inbox: &channel::Receiver<Event>, shards: usize) -> Result
             }
             Ok(Event::Removed) => return Err(BootError::Removed),
             Ok(Event::RaftRefused(error)) => return Err(BootError::Raft(error)),
+            Ok(Event::DataDiffers(reason)) => return Err(BootError::DataDiffers(reason)),
             Ok(Event::Signal(signal)) => return Ok(Some(signal)),
             Ok(Event::ShardEnded | Event::HandedOver | Event::RaftEnded) | Err(_) => {
                 return Err(BootError::Interrupted);
@@ -438,6 +458,7 @@ struct RaftSeat {
     entropy: u64,
     peers: PeerConfig,
     listen: Vec<SocketAddr>,
+    hash_checks: HashCheckConfig,
 }
 
 /// What the store role starts from.
@@ -448,6 +469,8 @@ struct StoreSeat {
     dir: std::path::PathBuf,
     helpers: Helpers,
     orders: Orders,
+    /// Raft's order to compare data first, if clients are let in only after that.
+    compare: Option<Arc<AtomicBool>>,
 }
 
 /// One executor's roles and what they start from. Built on the main thread, run on the core.
@@ -499,7 +522,9 @@ impl Executor {
                 entropy,
                 peers,
                 listen,
+                hash_checks,
             } = seat;
+            let open = opener(&self.orders, &self.wiring);
             tasks.push(glommio::spawn_local(async move {
                 match Replica::new(config, recovered) {
                     Ok(replica) => {
@@ -511,7 +536,7 @@ impl Executor {
                         }
                         let (place, applied, helpers) = transfers;
                         let transfers = Transfers::new(place, applied, helpers, ports.bell.clone());
-                        let (told, removed) = (events.clone(), events.clone());
+                        let (told, removed, compared) = (events.clone(), events.clone(), events.clone());
                         let seat = Seat {
                             replica,
                             ports,
@@ -527,6 +552,11 @@ impl Executor {
                             tick,
                             election_ticks,
                             entropy,
+                            hash_checks,
+                            on_compared: Box::new(move |verdict| match verdict {
+                                Ok(()) => open(),
+                                Err(reason) => tell(&compared, Event::DataDiffers(reason)),
+                            }),
                             on_handed_over: Box::new(move || tell(&told, Event::HandedOver)),
                             on_removed: Box::new(move || tell(&removed, Event::Removed)),
                         };
@@ -553,12 +583,21 @@ impl Executor {
     }
 }
 
+/// What lets clients in.
+fn opener(orders: &Orders, wiring: &Wiring) -> impl Fn() + 'static {
+    let (open, shards) = (Arc::clone(&orders.open), wiring.shard_bells());
+    move || {
+        open.store(true, Ordering::Release);
+        shards.iter().for_each(|bell| bell.ring());
+    }
+}
+
 fn start_store(
     seat: StoreSeat,
     ports: super::wiring::StorePorts,
     wiring: &Wiring,
 ) -> io::Result<StateMachine> {
-    let StoreSeat { machine, position, upkeep, dir, helpers, orders } = seat;
+    let StoreSeat { machine, position, upkeep, dir, helpers, orders, compare } = seat;
     let bell = wiring.bell(Role::Store);
     let events = SharedRing::new(4, Arc::clone(&bell));
     let report = Arc::clone(&events);
@@ -572,11 +611,12 @@ fn start_store(
         applied: position.checkpoint.index,
         ..StatusFacts::default()
     };
-    let shards = wiring.shard_bells();
-    let on_published = move || {
-        orders.open.store(true, Ordering::Release);
-        for bell in &shards {
-            bell.ring();
+    let (open, raft) = (opener(&orders, wiring), wiring.bell(Role::Raft));
+    let on_published = move || match &compare {
+        None => open(),
+        Some(compare) => {
+            compare.store(true, Ordering::Release);
+            raft.ring();
         }
     };
     Ok(StateMachine::new(machine, ports, position, upkeep, facts, writer, events, helpers, on_published))

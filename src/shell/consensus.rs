@@ -19,17 +19,20 @@ use pinion_wal as wal;
 use prost::Message as _;
 
 use super::checkpoint_transfer::{Arrived, Transfers};
+use super::hash_checks::{self, CALL_HASH_KV, HashCheckConfig, HashChecks, Occasion};
 use super::lease_forward::{Answered, Asking, CALL_LEASE, Serving, is_for_leader};
 use super::log_writer::{LogCommand, LogEvent, LogHandle};
 use super::member_calls::{LeaderAnswer, MemberCalls, Standing, Told, refusal_number, refusal_of};
 use super::mesh::{Doorbell, SharedRing};
 use super::peer::{self, IncomingCall, PeerEvent, Reply as CallReply, Transport};
 use super::wiring::RaftPorts;
-use super::{PUBLISH_TICKET, lease_number, passed_on_number, passed_on_ticket, shard_of};
-use crate::apply::{RequestKind, Response};
+use super::{
+    PUBLISH_TICKET, lease_number, passed_on_number, passed_on_ticket, raft_number, raft_ticket, shard_of,
+};
+use crate::apply::{AlarmType, RequestKind, Response};
 use crate::config::Url;
 use crate::membership::{Cluster, MemberChange, Touch};
-use crate::pb::peer as pb;
+use crate::pb::{etcdserverpb, peer as pb};
 use crate::peer::{Refusal as Refused, RefusalCode};
 use crate::raft::{self, CheckpointMeta, Entry, HardState, MessageKind};
 use crate::replica::exchange::{Answer, Facts, Query, Refusal, Reply, ToRaft, ToShard, ToStore};
@@ -81,6 +84,9 @@ pub(super) struct Seat {
     pub election_ticks: u64,
     /// Differs between members and starts.
     pub entropy: u64,
+    pub hash_checks: HashCheckConfig,
+    /// This member's data was compared with the others' (`RaftOrders::compare`): it may serve, or why not.
+    pub on_compared: Box<dyn Fn(Result<(), String>)>,
     pub on_handed_over: Box<dyn Fn()>,
     /// The cluster has gone on without this member.
     pub on_removed: Box<dyn Fn()>,
@@ -92,6 +98,8 @@ pub(super) struct RaftOrders {
     /// Give leadership away, if this member has it; `Seat::on_handed_over` is called when that is done or
     /// cannot be.
     pub hand_over: Arc<AtomicBool>,
+    /// Compare this member's data with the others'; `Seat::on_compared` is called then.
+    pub compare: Arc<AtomicBool>,
     /// Close the log and end.
     pub stop: Arc<AtomicBool>,
 }
@@ -132,6 +140,8 @@ pub(super) struct Consensus {
     /// When to run for leader ahead of the election timeout.
     candidacy: Option<Instant>,
     entropy: u64,
+    checks: HashChecks,
+    on_compared: Box<dyn Fn(Result<(), String>)>,
     hand_over: HandOver,
     on_handed_over: Box<dyn Fn()>,
     on_removed: Box<dyn Fn()>,
@@ -155,6 +165,7 @@ impl Consensus {
     pub(super) fn new(seat: Seat) -> Self {
         let Seat { replica, ports, log, log_events, transport, transfers, publish, .. } = seat;
         let status = replica.status();
+        let checks = HashChecks::new(seat.hash_checks, Rc::clone(&transport), ports.bell.clone());
         let facts = Facts {
             leader: status.leader,
             term: status.term,
@@ -189,6 +200,8 @@ impl Consensus {
             served_leases: Serving::new(),
             candidacy: None,
             entropy: seat.entropy,
+            checks,
+            on_compared: seat.on_compared,
             hand_over: HandOver::NotAsked,
             on_handed_over: seat.on_handed_over,
             on_removed: seat.on_removed,
@@ -219,6 +232,7 @@ impl Consensus {
             self.publish();
             self.call_members();
             self.pass_on_lease_questions();
+            self.compare_data();
             self.hand_over();
             let is_log_closed = self.take_log_events();
             self.carry_out();
@@ -251,6 +265,8 @@ impl Consensus {
                         || transfers.has_event()
                         || !leader_answers.borrow().is_empty()
                         || !lease_replies.borrow().is_empty()
+                        || self.checks.has_work()
+                        || (self.checks.may_start() && orders.compare.load(Ordering::Acquire))
                         || inbox.iter().any(|ring| !ring.is_empty())
                         || self.candidacy.is_some_and(|at| at <= Instant::now())
                         || (!is_asked && orders.hand_over.load(Ordering::Acquire))
@@ -303,6 +319,7 @@ impl Consensus {
                     ToRaft::Member { ticket, call } => self.calls.push(ticket, call, self.ticks),
                     ToRaft::Members { cluster } => self.on_members(cluster),
                     ToRaft::Verdict { index, accepted } => self.on_verdict(index, accepted),
+                    ToRaft::Answer(reply) => self.reply(reply),
                     ToRaft::Applied { index } => {
                         self.transfers.on_applied(index);
                         self.replica.on_applied(index);
@@ -500,6 +517,7 @@ impl Consensus {
                 None => call.reply.fail("this member is still starting"),
             },
             CALL_LEASE => self.serve_leases(call),
+            CALL_HASH_KV => self.checks.on_call(call),
             kind => call.reply.fail(&format!("call of kind {kind}, which this version does not know")),
         }
     }
@@ -608,6 +626,47 @@ impl Consensus {
                     reply.succeed(answer.encode_to_vec().into());
                 }
             }
+        }
+    }
+
+    /// Carries comparisons of data on: begins them, gives their reads to the store, acts on what they find.
+    fn compare_data(&mut self) {
+        let Some(cluster) = &self.cluster else { return };
+        let own = self.replica.id();
+        let leads = self.facts.leader == Some(own);
+        let others = || cluster.members().map(|member| member.id).filter(|id| *id != own).collect();
+        // One that is under way goes first; this one is asked for again.
+        if self.orders.compare.load(Ordering::Acquire) && self.checks.may_start() {
+            self.orders.compare.store(false, Ordering::Release);
+            self.checks.start(Occasion::Start, own, others());
+        }
+        if let Some(occasion) = self.checks.take_due().filter(|_| leads) {
+            self.checks.start(occasion, own, others());
+        }
+        while let Some(asked) = self.checks.take_asked() {
+            if !asked.linearizable {
+                self.ports.to_store.send_always(ToStore::Read { ticket: asked.ticket, query: asked.query });
+            } else if let Err((read, refusal)) = self.replica.on_read((asked.ticket, asked.query)) {
+                self.refuse(read.0, refusal);
+            }
+        }
+        if let Some((occasion, found)) = self.checks.take_found() {
+            let verdict = hash_checks::report(occasion, own, &found);
+            if occasion == Occasion::Start {
+                (self.on_compared)(verdict);
+            } else if let Ok(findings) = found {
+                findings.suspects().into_iter().for_each(|member| self.raise_corrupt(member));
+            }
+        }
+    }
+
+    fn raise_corrupt(&mut self, member: MemberId) {
+        let action = etcdserverpb::alarm_request::AlarmAction::Activate as i32;
+        let request =
+            etcdserverpb::AlarmRequest { action, member_id: member.0, alarm: AlarmType::Corrupt.number() };
+        let proposed = self.replica.on_request(raft_ticket(0), RequestKind::Alarm, &request.encode_to_vec());
+        if let Err(refusal) = proposed {
+            tracing::error!(%member, ?refusal, "the CORRUPT alarm could not be raised; the next check tries again");
         }
     }
 
@@ -777,7 +836,9 @@ impl Consensus {
     }
 
     fn reply(&self, reply: Reply) {
-        if let Some(sender) = self.ports.to_shards.get(shard_of(reply.ticket)) {
+        if raft_number(reply.ticket).is_some() {
+            self.checks.on_answer(reply);
+        } else if let Some(sender) = self.ports.to_shards.get(shard_of(reply.ticket)) {
             sender.send_always(ToShard::Reply(reply));
         }
     }

@@ -189,6 +189,8 @@ impl LeaseClock {
         }
         if self.may_propose {
             let now_ms = self.now_ms();
+            // It would be ignored, and asked for again without an end.
+            self.keeper.hold(machine.alarms().is_corrupt());
             while let Some((number, proposal)) = self.keeper.propose(now_ms, machine.leases(), applied) {
                 let (kind, body) = match proposal {
                     Proposal::Expire(message) => (RequestKind::LeaseExpire, message.encode_to_vec()),

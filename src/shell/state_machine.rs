@@ -16,7 +16,7 @@ use super::lease_clock::LeaseClock;
 use super::mesh::SharedRing;
 use super::watch_feed::WatchFeed;
 use super::wiring::StorePorts;
-use super::{EXIT_STATE_UNKNOWN, PUBLISH_TICKET, lease_number, passed_on_number, shard_of};
+use super::{EXIT_STATE_UNKNOWN, PUBLISH_TICKET, lease_number, passed_on_number, raft_number, shard_of};
 use crate::apply::machine::{Applied, HashRead, StatusFacts};
 use crate::apply::request::decode_group;
 use crate::apply::{EntryId, Machine, Outcome, RequestKind, Response};
@@ -296,6 +296,8 @@ impl StateMachine {
         self.facts.term = facts.term;
         self.facts.committed = facts.committed;
         self.facts.is_learner = facts.is_learner;
+        self.facts.errors =
+            facts.leader.is_none().then(|| status::NO_LEADER.message.into()).into_iter().collect();
     }
 
     /// The term in which this member leads, if it does.
@@ -424,6 +426,10 @@ impl StateMachine {
                 Ok(cursor) => self.hashing.push_back((ticket, cursor)),
                 Err(rejection) => self.answer(ticket, Err(rejection)),
             },
+            Query::HashCompacted => match self.machine.begin_compacted_hash() {
+                Ok(cursor) => self.hashing.push_back((ticket, cursor)),
+                Err(rejection) => self.answer(ticket, Err(rejection)),
+            },
             Query::LeaseKeepAlive(id) => match self.leases.keep_alive(&self.machine, *id, ticket) {
                 Some((ticket, result)) => self.tell(ticket, result.map(Ok)),
                 None => self.give_back_lease_questions(),
@@ -471,15 +477,16 @@ impl StateMachine {
             return self.ports.to_raft.send_always(ToRaft::LeaseAnswer { ticket, result });
         }
         let result = result.map(|outcome| Answer { term: self.facts.term, outcome });
-        if let Some(sender) = self.ports.to_shards.get(shard_of(ticket)) {
-            sender.send_always(ToShard::Reply(Reply { ticket, result }));
+        let reply = Reply { ticket, result };
+        if raft_number(ticket).is_some() {
+            self.ports.to_raft.send_always(ToRaft::Answer(reply));
+        } else if let Some(sender) = self.ports.to_shards.get(shard_of(ticket)) {
+            sender.send_always(ToShard::Reply(reply));
         }
     }
 
     fn refuse(&self, ticket: Ticket, refusal: Refusal) {
-        if let Some(sender) = self.ports.to_shards.get(shard_of(ticket)) {
-            sender.send_always(ToShard::Reply(Reply { ticket, result: Err(refusal) }));
-        }
+        self.tell(ticket, Err(refusal));
     }
 
     fn ring(&self) -> bool {

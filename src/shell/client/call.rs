@@ -121,8 +121,6 @@ pub(super) enum Shape {
     Full,
     /// The header says no revision: answers about the membership.
     NoRevision,
-    /// Only the header.
-    HeaderOnly,
     /// No header either.
     NoHeader,
 }
@@ -189,9 +187,13 @@ fn weigh(command: &Command) -> Weight {
         Query::Range(range) if range.range_end.is_empty() || range.count_only => Weight::Point,
         Query::Range(_) | Query::Txn(_) => Weight::Wide,
         Query::RangeSlice(_) => Weight::Point,
-        Query::HashKv(_) | Query::Hash | Query::MemberList | Query::Status | Query::LeaseKeepAlive(_) => {
-            Weight::Light
-        }
+        Query::HashKv(_)
+        | Query::HashCompacted
+        | Query::Hash
+        | Query::MemberList
+        | Query::Status
+        | Query::Alarms { .. }
+        | Query::LeaseKeepAlive(_) => Weight::Light,
         Query::LeaseTimeToLive(request) if !request.keys => Weight::Light,
         Query::LeaseTimeToLive(_) | Query::LeaseLeases => Weight::Wide,
     }
@@ -358,7 +360,6 @@ impl<B: Backend> ClientShard<B> {
         let request_bytes = payload.len();
         let command = match head.call {
             Call::Member(method) => convert::command(method, payload, &self.limits),
-            Call::Alarm => alarm(payload),
             Call::Defragment => match decode::<pb::DefragmentRequest>(payload) {
                 Ok(_) => return self.answer_here(account, head, &mut responder, Vec::new()),
                 Err(status) => Err(status),
@@ -395,7 +396,6 @@ impl<B: Backend> ClientShard<B> {
                 | Method::MemberPromote,
             ) => Shape::NoRevision,
             Call::Member(Method::MoveLeader) => Shape::NoHeader,
-            Call::Alarm => Shape::HeaderOnly,
             _ => Shape::Full,
         };
         match command {
@@ -510,13 +510,12 @@ impl<B: Backend> ClientShard<B> {
             }
             (Recipient::Unary { mut responder, gzip, shape }, Ok((term, response))) => {
                 let revision = if shape == Shape::NoRevision { 0 } else { response.revision };
-                let body = if shape == Shape::HeaderOnly { Vec::new() } else { response.body };
                 let head = |out: &mut Vec<u8>| {
                     if shape != Shape::NoHeader {
                         self.headers.put(out, revision, term);
                     }
                 };
-                response::send_message(&self.templates, account, &mut responder, gzip, head, body);
+                response::send_message(&self.templates, account, &mut responder, gzip, head, response.body);
             }
         }
     }
@@ -576,16 +575,6 @@ impl<B: Backend> ClientShard<B> {
 
 pub(super) fn decode<M: prost::Message + Default>(payload: Bytes) -> Result<M, Status> {
     M::decode(payload).map_err(|error| Status::undecodable(&error.to_string()))
-}
-
-/// An `Alarm` call. No alarm can be raised yet, so the list is empty; its header is the member's.
-fn alarm(payload: Bytes) -> Result<Command, Status> {
-    let request: pb::AlarmRequest = decode(payload)?;
-    if request.action == pb::alarm_request::AlarmAction::Get as i32 {
-        Ok(Command::Read(Read { linearizable: false, query: Query::Status }))
-    } else {
-        Err(Status::unknown_method("Alarm", "etcdserverpb.Maintenance"))
-    }
 }
 
 /// A call with a task: its place in the account, given back when the task ends.

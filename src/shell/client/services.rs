@@ -8,8 +8,6 @@ use crate::rpc::{Code, Method, Status};
 pub(super) enum Call {
     /// Answered by the rest of the member.
     Member(Method),
-    /// Answered here: there is no alarm, so there is none to list.
-    Alarm,
     /// Answered here: there is nothing to defragment.
     Defragment,
     HealthCheck,
@@ -51,12 +49,7 @@ impl Call {
             | Self::HealthCheck
             | Self::HealthWatch
             | Self::HealthList => true,
-            Self::Member(_)
-            | Self::Alarm
-            | Self::Defragment
-            | Self::Bidi(_)
-            | Self::LeaseGrant
-            | Self::Recipe(_) => false,
+            Self::Member(_) | Self::Defragment | Self::Bidi(_) | Self::LeaseGrant | Self::Recipe(_) => false,
         }
     }
 }
@@ -81,7 +74,6 @@ pub(super) fn find(path: &str) -> Result<Call, Status> {
         return Ok(Call::Member(method));
     }
     Ok(match path {
-        "/etcdserverpb.Maintenance/Alarm" => Call::Alarm,
         "/etcdserverpb.Maintenance/Defragment" => Call::Defragment,
         "/grpc.health.v1.Health/Check" => Call::HealthCheck,
         "/grpc.health.v1.Health/Watch" => Call::HealthWatch,
