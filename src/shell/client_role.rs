@@ -92,7 +92,7 @@ pub(super) async fn run(
 ) -> Result<(), (SocketAddr, io::Error)> {
     let ShardPorts { bell, to_raft, to_store, inbox } = ports;
     let (open, stop) = (&orders.open, &orders.stop);
-    bell.wait_once(|| open.load(Ordering::Acquire) || stop.load(Ordering::Acquire)).await;
+    bell.wait(|| open.load(Ordering::Acquire) || stop.load(Ordering::Acquire)).await;
     if stop.load(Ordering::Acquire) {
         return Ok(());
     }
