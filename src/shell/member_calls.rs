@@ -240,6 +240,10 @@ impl MemberCalls {
             }
             MemberCall::Remove(id) => {
                 self.check(check_remove(standing.cluster, id, standing.touch))?;
+                // No member has id 0, and raft has no entry for it.
+                if id == MemberId(0) {
+                    return Err(Refusal::MemberNotFound);
+                }
                 MemberChangeKind::Remove(id)
             }
             MemberCall::Promote(id) => MemberChangeKind::Promote(id),

@@ -193,6 +193,8 @@ fn promotion_wants_a_learner_that_has_nearly_the_whole_log() {
     let mut seat = Seat::new(&[(1, true, false), (2, true, true)]);
     let promote = |id| MemberCall::Promote(MemberId(id));
     assert_eq!(seat.call(promote(9)), refused(Refusal::MemberNotFound));
+    assert_eq!(seat.call(promote(0)), refused(Refusal::MemberNotFound));
+    assert_eq!(seat.call(MemberCall::Remove(MemberId(0))), refused(Refusal::MemberNotFound));
     assert_eq!(seat.call(promote(1)), refused(Refusal::NotLearner));
     assert_eq!(seat.call(promote(2)), refused(Refusal::LearnerNotReady));
     let last = seat.replica.status().last;

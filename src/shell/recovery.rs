@@ -185,12 +185,6 @@ fn tell_differences(process: &ProcessConfig, machine: &Machine, own: MemberId) {
              `etcdctl member update` tells them a new address. Is this the right --data-dir?"
         );
     }
-    if !member.name.is_empty() && member.name != process.name {
-        tracing::warn!(
-            member = %own, known = member.name, given = process.name,
-            "this data belongs to a member of another name, which is replaced. Is this the right --data-dir?"
-        );
-    }
 }
 
 fn measure(data_dir: &DataDir) -> Result<SyncMode, RecoveryError> {
