@@ -78,9 +78,12 @@ for ((i = 1; i <= members; i++)); do
 done
 
 alive() { kill -0 "$1" 2>/dev/null; }
+serves() { (: <"/dev/tcp/127.0.0.1/$((port + 10 * ($1 - 1)))") 2>/dev/null; }
 for ((i = 1; i <= members; i++)); do
     for ((tries = 0; ; tries++)); do
-        grep -q 'ready to serve client requests' "$dir/m$i.log" && break
+        if alive "${pids[i - 1]}" && serves "$i"; then
+            break
+        fi
         if ! alive "${pids[i - 1]}" || [ "$tries" -ge 300 ]; then
             echo "m$i did not start; $dir/m$i.log ends with:" >&2
             tail -n 3 "$dir/m$i.log" >&2
@@ -94,7 +97,7 @@ for ((i = 1; i <= members; i++)); do
     done
 done
 
-echo "$members members are ready; data, logs and a script for each are in $dir"
+echo "$members members serve; data, logs and a script for each are in $dir"
 for ((i = 1; i <= members; i++)); do
     echo "  m$i  $(client_url "$i")  pid ${pids[i - 1]}"
 done
@@ -105,7 +108,7 @@ In another terminal:
   etcdctl endpoint status -w table
   etcdctl put greeting hello
   kill -9 ${pids[0]}; etcdctl put greeting again    # one member less
-  sh $dir/m1.sh                              # and it is back
+  sh $dir/m1.sh    # and it is back
 
 Ctrl-C stops all that this script started. Started again, they have everything that was written.
 END

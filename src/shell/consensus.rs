@@ -703,7 +703,6 @@ impl Consensus {
                         self.unsynced.pop_front();
                     }
                     self.replica.on_durable(number);
-                    self.log.pass_on();
                 }
                 LogEvent::OutOfSpace => self.replica.on_space(Space::Exhausted),
                 LogEvent::SpaceReturned => self.replica.on_space(Space::Ample),

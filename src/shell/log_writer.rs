@@ -9,14 +9,12 @@
 //! segment is prepared ahead, and one that cannot be is noticed while the open one still has room for
 //! all that is on its way. Raft then refuses new writes, until there is room again.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use crossbeam::queue::ArrayQueue;
+use crossbeam::queue::SegQueue;
 use pinion_wal::{Entry, HardState, Storage, Wal, WalError};
 
 use super::mesh::SharedRing;
@@ -24,11 +22,6 @@ use super::placement::Core;
 
 /// Exit code after a failed append or sync (`EX_IOERR` of sysexits).
 pub(super) const EXIT_LOG_FAILED: i32 = 74;
-
-/// Commands that the log thread finds at once: the groups of raft's pipeline, and a release now and then.
-/// What is more waits at the handle. A leader sends its followers more appends than this before it waits
-/// for an answer, and while its own disk stalls it passes on what they propose.
-const COMMANDS_MAX: usize = 64;
 
 /// How often a full disk is asked again.
 const SPACE_RETRY: Duration = Duration::from_millis(200);
@@ -69,36 +62,22 @@ pub(super) enum LogEvent {
     Stopped,
 }
 
-/// Raft's handle to the log thread. Bounded by what raft lets be in flight, not by itself.
-#[derive(Debug)]
+/// Raft's handle to the log thread.
+///
+/// The queue has no bound of its own. While a follower's disk stalls its leader goes on with the others,
+/// and sends this one as many appends as raft's window takes, hundreds; nothing here could refuse them.
+/// Their entries are those that raft holds anyway.
+#[derive(Debug, Clone)]
 pub(super) struct LogHandle {
-    commands: Arc<ArrayQueue<LogCommand>>,
+    commands: Arc<SegQueue<LogCommand>>,
     thread: Thread,
-    /// Found no room, oldest first.
-    waiting: RefCell<VecDeque<LogCommand>>,
 }
 
 impl LogHandle {
-    /// Hands over a command. One that finds no room goes with a later [`Self::pass_on`].
+    /// Hands over a command.
     pub(super) fn send(&self, command: LogCommand) {
-        self.waiting.borrow_mut().push_back(command);
-        self.pass_on();
-    }
-
-    /// Hands over what waits, as far as there is room; due after each [`LogEvent::Durable`]. More than
-    /// a few commands wait only behind an append, so that event comes.
-    pub(super) fn pass_on(&self) {
-        let mut waiting = self.waiting.borrow_mut();
-        let had_any = !waiting.is_empty();
-        while let Some(command) = waiting.pop_front() {
-            if let Err(command) = self.commands.push(command) {
-                waiting.push_front(command);
-                break;
-            }
-        }
-        if had_any {
-            self.thread.unpark();
-        }
+        self.commands.push(command);
+        self.thread.unpark();
     }
 }
 
@@ -112,7 +91,7 @@ pub(super) fn start<S: Storage + Send + 'static>(
     spin: Duration,
     events: Arc<SharedRing<LogEvent>>,
 ) -> io::Result<LogHandle> {
-    let commands = Arc::new(ArrayQueue::new(COMMANDS_MAX));
+    let commands = Arc::new(SegQueue::new());
     let inbox = Arc::clone(&commands);
     let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
         if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
@@ -120,7 +99,7 @@ pub(super) fn start<S: Storage + Send + 'static>(
         }
         LogWriter { wal, events, is_out_of_space: false, has_unmarked: false }.run(&inbox, spin);
     })?;
-    Ok(LogHandle { commands, thread: thread.thread().clone(), waiting: RefCell::default() })
+    Ok(LogHandle { commands, thread: thread.thread().clone() })
 }
 
 struct LogWriter<S: Storage> {
@@ -132,7 +111,7 @@ struct LogWriter<S: Storage> {
 }
 
 impl<S: Storage> LogWriter<S> {
-    fn run(mut self, inbox: &ArrayQueue<LogCommand>, spin: Duration) {
+    fn run(mut self, inbox: &SegQueue<LogCommand>, spin: Duration) {
         loop {
             let mut appended = None;
             let mut is_stopping = false;
@@ -268,17 +247,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_that_find_no_room_wait_and_keep_their_order() {
-        let commands = Arc::new(ArrayQueue::new(COMMANDS_MAX));
-        let thread = std::thread::current();
-        let handle = LogHandle { commands: Arc::clone(&commands), thread, waiting: RefCell::default() };
-        let count = 5 * COMMANDS_MAX as u64;
-        (0..count).for_each(|through| handle.send(LogCommand::Release { through }));
-        let mut taken = Vec::new();
-        while let Some(LogCommand::Release { through }) = commands.pop() {
-            taken.push(through);
-            handle.pass_on();
+    fn a_disk_that_stalls_holds_up_as_many_appends_as_a_leader_sends() {
+        let log = LogHandle { commands: Arc::default(), thread: std::thread::current() };
+        for number in 0..10_000 {
+            log.send(LogCommand::Append { number, hard_state: None, entries: Vec::new() });
         }
-        assert_eq!(taken, (0..count).collect::<Vec<_>>());
+        assert_eq!(log.commands.len(), 10_000);
     }
 }

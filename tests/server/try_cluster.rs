@@ -102,7 +102,7 @@ fn the_script_of_the_readme_starts_a_cluster_that_outlives_a_member_and_a_restar
         let port = base_port();
         let mut script = Script::start(&dir, port);
         let told = script.wait_for("stops all that this script started");
-        assert!(told.iter().any(|line| line.contains("3 members are ready")), "{told:#?}");
+        assert!(told.iter().any(|line| line.contains("3 members serve")), "{told:#?}");
         let pid_of = |member: &str| -> u32 {
             let line = told.iter().find(|line| line.trim_start().starts_with(member)).unwrap();
             line.rsplit(' ').next().unwrap().parse().unwrap()
