@@ -17,6 +17,7 @@ use bytes::Bytes;
 use super::exchange::Refusal;
 use super::proposals::Proposals;
 use super::reads::Reads;
+use super::under_way::UnderWay;
 use crate::apply::request::{self, Origin, RequestKind};
 use crate::raft::{
     self, CheckpointMeta, ConfChange, ConfChangeRefused, Message, Node, ProposeError, Recovered, Role,
@@ -96,6 +97,7 @@ pub struct Replica<R> {
     node: Node,
     config: Config,
     proposals: Proposals,
+    under_way: UnderWay,
     reads: Reads<R>,
     space: Space,
     stopped: bool,
@@ -118,6 +120,7 @@ impl<R> Replica<R> {
             node: Node::new(&config.raft, recovered)?,
             config,
             proposals: Proposals::new(),
+            under_way: UnderWay::default(),
             reads: Reads::new(),
             space: Space::Ample,
             stopped: false,
@@ -152,7 +155,8 @@ impl<R> Replica<R> {
         if self.config.apply_gap_max < self.node.apply_gap() {
             return Err(Refusal::TooManyRequests);
         }
-        let backlog_bytes = self.proposals.waiting_bytes() + self.node.unapplied_bytes();
+        let backlog_bytes =
+            self.proposals.waiting_bytes() + self.under_way.forwarded_bytes() + self.node.unapplied_bytes();
         if self.config.backlog_bytes_max < backlog_bytes + body.len() {
             return Err(Refusal::TooManyRequests);
         }
@@ -182,6 +186,9 @@ impl<R> Replica<R> {
         self.node.tick();
         let Some(oldest) = self.tick.checked_sub(self.config.request_timeout_ticks) else { return };
         for group in self.proposals.take_older_than(oldest) {
+            self.refuse_group(group, Refusal::TimedOut);
+        }
+        for group in self.under_way.take_older_than(oldest) {
             self.refuse_group(group, Refusal::TimedOut);
         }
         let mut expired = Vec::new();
@@ -262,6 +269,14 @@ impl<R> Replica<R> {
             if ready.leadership.is_some() {
                 self.reads.on_leader_change();
             }
+            for entry in &ready.committed {
+                self.under_way.on_committed(&entry.data);
+            }
+            if let Some(last) = ready.committed.last() {
+                for group in self.under_way.take_lost(last.term) {
+                    self.refuse_group(group, Refusal::LostWithLeader);
+                }
+            }
         }
         let mut reads = Vec::new();
         let reads_index = self.node.handed_out();
@@ -300,7 +315,7 @@ impl<R> Replica<R> {
             bytes_left = bytes_left.saturating_sub(group.data.len());
             first = false;
             match self.node.propose(group.data.clone()) {
-                Ok(()) => {}
+                Ok(()) => self.under_way.push(leadership.term, self.tick, !leads, group.data),
                 Err(ProposeError::NotMember) => self.refuse_group(group.data, Refusal::Stopped),
                 // What waits may still find room, until its callers give up.
                 Err(ProposeError::NoLeader | ProposeError::Transferring | ProposeError::Full) => {
