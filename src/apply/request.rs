@@ -10,9 +10,11 @@
 //! Cost: encode one copy of each body; decode none.
 //! Compatibility: `FORMAT` and the kinds' numbers are on disk.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut, Bytes, BytesMut};
 use prost::Message as _;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+use prost::encoding::{
+    WireType, decode_key, decode_varint, encode_key, encode_varint, encoded_len_varint, key_len,
+};
 
 use crate::pb::peer as pb;
 use crate::types::{LogIndex, MemberId, Term, Ticket};
@@ -160,6 +162,25 @@ pub fn put_request(buffer: &mut BytesMut, origin: Origin, kind: RequestKind, bod
     buffer.put_slice(body);
 }
 
+/// Who waits for the first request of a group that this code wrote; `None` when the bytes look otherwise.
+/// Reads no further, so it costs the same however long the group is.
+#[must_use]
+pub fn first_origin(mut data: &[u8]) -> Option<Origin> {
+    let mut expect = |tag: u32, wire: WireType| {
+        let (number, found) = decode_key(&mut data).ok()?;
+        ((number, found) == (tag, wire)).then_some(())?;
+        match wire {
+            WireType::SixtyFourBit => data.try_get_u64_le().ok(),
+            _ => decode_varint(&mut data).ok(),
+        }
+    };
+    expect(tag::GROUP_FORMAT, WireType::Varint).filter(|format| *format == u64::from(FORMAT))?;
+    expect(tag::GROUP_REQUESTS, WireType::LengthDelimited)?;
+    let member = MemberId(expect(tag::ORIGIN_MEMBER, WireType::SixtyFourBit)?);
+    let ticket = Ticket(expect(tag::TICKET, WireType::SixtyFourBit)?);
+    Some(Origin { member, ticket })
+}
+
 /// An entry's data for these requests.
 #[must_use]
 pub fn encode_group(requests: &[Request]) -> Bytes {
@@ -238,6 +259,7 @@ mod tests {
             let data = encode_group(&requests);
             let foretold: usize = requests.iter().map(|r| request_bytes(r.kind, r.body.len())).sum();
             assert_eq!(data.len(), group_head_bytes() + foretold, "seed {seed}");
+            assert_eq!(first_origin(&data), Some(requests[0].origin), "seed {seed}");
             assert_eq!(decode_group(data), Ok(requests), "seed {seed}");
         }
     }
@@ -282,11 +304,13 @@ mod tests {
             if let Ok(requests) = decode_group(whole.slice(..cut)) {
                 assert!(requests.len() < 2, "cut at {cut}");
             }
+            drop(first_origin(&whole[..cut]));
         }
         for offset in 0..whole.len() {
             for bit in 0..8 {
                 let mut bytes = whole.to_vec();
                 bytes[offset] ^= 1 << bit;
+                drop(first_origin(&bytes));
                 drop(decode_group(bytes.into()));
             }
         }

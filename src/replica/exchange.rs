@@ -120,6 +120,8 @@ pub enum Refusal {
     LeaderChanged,
     /// Raft dropped the proposal.
     Dropped,
+    /// It was proposed to a leader that was replaced before it was committed.
+    LostWithLeader,
     /// This member does not lead.
     NotLeader,
     /// Leadership cannot go to that member.

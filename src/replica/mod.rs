@@ -11,6 +11,7 @@ mod replica;
 mod role_tests;
 #[cfg(test)]
 mod tests;
+mod under_way;
 
 pub use proposals::GROUP_BYTES_MAX;
 pub use replica::{Config, Ready, Replica, Space};

@@ -18,6 +18,7 @@ use super::exchange::Refusal;
 use super::passed_on::PassedOn;
 use super::proposals::Proposals;
 use super::reads::Reads;
+use super::under_way::UnderWay;
 use crate::apply::request::{self, Origin, RequestKind};
 use crate::raft::{
     self, CheckpointMeta, ConfChange, ConfChangeRefused, EntryKind, Message, MessageKind, Node, ProposeError,
@@ -102,6 +103,7 @@ pub struct Replica<R> {
     config: Config,
     proposals: Proposals,
     passed_on: PassedOn,
+    under_way: UnderWay,
     reads: Reads<R>,
     space: Space,
     stopped: bool,
@@ -125,6 +127,7 @@ impl<R> Replica<R> {
             proposals: Proposals::new(config.request_timeout_ticks / GROUPS_PER_TIMEOUT),
             passed_on: PassedOn::new(config.backlog_bytes_max),
             config,
+            under_way: UnderWay::default(),
             reads: Reads::new(),
             space: Space::Ample,
             stopped: false,
@@ -160,7 +163,8 @@ impl<R> Replica<R> {
         if self.config.apply_gap_max < self.node.apply_gap() {
             return Err(Refusal::TooManyRequests);
         }
-        let backlog_bytes = self.proposals.waiting_bytes() + self.node.unapplied_bytes();
+        let backlog_bytes =
+            self.proposals.waiting_bytes() + self.under_way.forwarded_bytes() + self.node.unapplied_bytes();
         if self.config.backlog_bytes_max < backlog_bytes + body.len() {
             return Err(Refusal::TooManyRequests);
         }
@@ -201,6 +205,9 @@ impl<R> Replica<R> {
         }
         for message in self.passed_on.take_older_than(oldest) {
             self.refuse_message(&message, Refusal::NotProposed);
+        }
+        for group in self.under_way.take_older_than(oldest) {
+            self.refuse_group(group, Refusal::TimedOut);
         }
         let mut expired = Vec::new();
         self.reads.expire(oldest, &mut expired);
@@ -304,6 +311,14 @@ impl<R> Replica<R> {
                 self.reads.on_leader_change();
                 self.passed_on.resume();
             }
+            for entry in &ready.committed {
+                self.under_way.on_committed(&entry.data);
+            }
+            if let Some(last) = ready.committed.last() {
+                for group in self.under_way.take_lost(last.term) {
+                    self.refuse_group(group, Refusal::LostWithLeader);
+                }
+            }
         }
         let mut reads = Vec::new();
         let reads_index = self.node.handed_out();
@@ -343,7 +358,7 @@ impl<R> Replica<R> {
             bytes_left = bytes_left.saturating_sub(group.data.len());
             first = false;
             match self.node.propose(group.data.clone()) {
-                Ok(()) => {}
+                Ok(()) => self.under_way.push(leadership.term, self.tick, !leads, group.data),
                 Err(ProposeError::NotMember) => self.refuse_group(group.data, Refusal::Stopped),
                 // What waits may still find room, until its callers give up.
                 Err(ProposeError::NoLeader | ProposeError::Transferring | ProposeError::Full) => {

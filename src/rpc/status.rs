@@ -277,6 +277,7 @@ impl From<Refusal> for Status {
             Refusal::NoLeader => NO_LEADER,
             Refusal::LeaderChanged => LEADER_CHANGED,
             Refusal::Dropped => PROPOSAL_DROPPED,
+            Refusal::LostWithLeader => TIMED_OUT_LEADER_FAILURE,
             Refusal::NotLeader => NOT_LEADER,
             Refusal::BadTransferee => BAD_LEADER_TRANSFEREE,
             Refusal::TransferTimedOut => LEADER_TRANSFER_TIMED_OUT,

@@ -146,6 +146,7 @@ fn rejections_and_refusals_become_their_rows() {
         (Refusal::NoSpace, NO_SPACE),
         (Refusal::TimedOut, TIMED_OUT),
         (Refusal::NoLeader, NO_LEADER),
+        (Refusal::LostWithLeader, TIMED_OUT_LEADER_FAILURE),
         (Refusal::LeaderChanged, LEADER_CHANGED),
         (Refusal::Dropped, PROPOSAL_DROPPED),
         (Refusal::NotProposed, CONTEXT_DEADLINE_EXCEEDED),
