@@ -21,7 +21,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
 use harness::client::Client;
-use harness::{Launch, Server, WorkDir, block_on, env_number};
+use harness::{Launch, Server, TEST_DEADLINE, WorkDir, block_on, env_number};
 
 /// Everything a test waits for has happened by then.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -213,7 +213,7 @@ fn a_member_that_was_away_takes_a_checkpoint_and_is_killed_at_any_moment_of_it_w
 
 #[test]
 fn watchers_of_a_member_that_was_frozen_get_every_change_once_though_it_took_a_checkpoint() {
-    block_on(DEADLINE, async {
+    block_on(TEST_DEADLINE, async {
         let mut cluster = Cluster::start(&FLAGS).await;
         let (frozen, leader) = cluster.follower_and_leader().await;
         let client = cluster.client(leader).await;
@@ -227,17 +227,15 @@ fn watchers_of_a_member_that_was_frozen_get_every_change_once_though_it_took_a_c
             expected.push(put.header.unwrap().revision);
         }
         cluster.server(frozen).signal("STOP");
-        let mut revision = 0;
         for round in 0..2 {
             for number in 0..20 {
                 let put = client.put_kv(&format!("s/{number}"), "away").await.unwrap();
                 expected.push(put.header.unwrap().revision);
             }
-            revision = write_round(&client, round).await;
+            write_round(&client, round).await;
         }
         cluster.server(frozen).signal("CONT");
-        let own = cluster.client(frozen).await;
-        until(|| async { revision <= revision_of(&own).await }).await;
+        // The others' log has gone on by 144 MB: whatever this member is told now is in its checkpoint.
         for number in 0..20 {
             let put = client.put_kv(&format!("s/{number}"), "after").await.unwrap();
             expected.push(put.header.unwrap().revision);
