@@ -228,11 +228,10 @@ fn a_checkpoint_arrives_as_a_file_of_the_receiver_and_a_machine_and_older_files_
         let sent = send(&a, &b, INDEX).await;
         assert!(sent.arrived);
         assert_eq!((sent.peer, sent.message), (MemberId(2), Some(announcement(INDEX))));
-        let mut transfers = b.transfers.borrow_mut();
-        assert!(!transfers.has_arrived(&meta(INDEX + 1)));
-        assert!(transfers.has_arrived(&meta(INDEX)));
+        assert!(!b.transfers.borrow().has_arrived(&meta(INDEX + 1)));
+        assert!(b.transfers.borrow().has_arrived(&meta(INDEX)));
         assert_eq!(b.files().len(), 2, "the old one is there until the new one is installed");
-        let Arrived { machine } = transfers.take_arrived(&meta(INDEX));
+        let Arrived { machine } = b.transfers.borrow_mut().take_arrived(&meta(INDEX));
         assert_same(&machine, &state);
         while b.files().len() > 1 {
             glommio::timer::sleep(Duration::from_millis(1)).await;
