@@ -441,7 +441,10 @@ impl Cluster {
             let member = self.members.get_mut(&id).unwrap();
             let Some(ready) = member.replica.as_mut().unwrap().take_ready() else { break };
             let Ready { raft, reads, reads_index, refused_requests, .. } = ready;
-            self.refused.extend(refused_requests.into_iter().map(|(ticket, _)| ticket));
+            // Of these two nobody can know; every other refusal says that the request is in no log.
+            let is_certain = |refusal| !matches!(refusal, Refusal::TimedOut | Refusal::LostWithLeader);
+            let certain = refused_requests.into_iter().filter(|(_, refusal)| is_certain(*refusal));
+            self.refused.extend(certain.map(|(ticket, _)| ticket));
             if let Some(raft) = raft {
                 self.take(id, raft)?;
             }
