@@ -85,7 +85,7 @@ fn whatever_fails_no_acknowledged_write_is_lost_and_every_answer_is_linearizable
                 }
                 let drawn = deck.swap_remove(rng.random_range(0..deck.len()));
                 let fault = chosen_fault().unwrap_or(drawn);
-                let began = std::time::Instant::now();
+                let began = tokio::time::Instant::now();
                 fault.strike(&mut cluster, &load, &mut rng).await;
                 println!("{fault:?}: {:?}, {} calls so far", began.elapsed(), load.calls());
             }
@@ -97,7 +97,7 @@ fn whatever_fails_no_acknowledged_write_is_lost_and_every_answer_is_linearizable
 
 #[test]
 fn writes_are_accepted_soon_after_the_leader_or_a_follower_is_gone() {
-    let (rounds, ..) = seeded("accepted_soon", 1);
+    let (rounds, ..) = seeded("soon_after", 1);
     block_on(Duration::from_secs(60 + 30 * rounds), async {
         let mut cluster = Cluster::start(3, false, &[]).await;
         println!(
@@ -158,7 +158,7 @@ fn a_follower_that_was_away_comes_back_by_the_log_while_the_leader_still_has_it(
             client.put_kv(&format!("k{}", number % 100), &format!("v{number}")).await.unwrap();
         }
         cluster.spawn(away);
-        let began = std::time::Instant::now();
+        let began = tokio::time::Instant::now();
         let revision = cluster.settle().await;
         println!("{puts} entries behind: equal after {:?}", began.elapsed());
         assert_eq!(revision, i64::try_from(puts).unwrap() + 1);
