@@ -23,6 +23,9 @@ use crate::members::{Cluster, found};
 /// A client gives up a call after this.
 const CALL_DEADLINE: Duration = Duration::from_millis(1_500);
 
+/// A cluster whose majority works accepts a write by then.
+const WRITE_DEADLINE: Duration = Duration::from_secs(20);
+
 /// Between attempts to connect.
 const RECONNECT: Duration = Duration::from_millis(10);
 
@@ -95,10 +98,13 @@ impl Load {
 
     /// Waits for a write that was asked after this call to be answered.
     pub async fn wait_write(&self) {
-        let from = self.calls();
+        let (from, began) = (self.calls(), Instant::now());
         let is_written = |op: &Op| matches!(op.answer, Some(Answer::Written { .. }));
         while !self.shared.ops.borrow()[from..].iter().any(is_written) {
             assert!(self.tasks.iter().any(|task| !task.is_finished()), "no client is left");
+            let errors = self.shared.errors.borrow();
+            assert!(began.elapsed() < WRITE_DEADLINE, "no write is accepted any more; errors: {errors:?}");
+            drop(errors);
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! `PINION_CLUSTER_ROUNDS` (3) faults of each test, chosen by `PINION_CLUSTER_SEED` (the process id).
 //! The seed repeats the choices, not the interleaving. `PINION_CLUSTER_FAULT=CutLeader` strikes with
-//! that one alone. With `PINION_TEST_BIN=/usr/bin/etcd` etcd is judged.
+//! that one alone, `PINION_CLUSTER_MEMBERS` (3) is the clusters' size. With `PINION_TEST_BIN=/usr/bin/etcd` etcd is judged.
 #![allow(unreachable_pub, reason = "a test binary has no other crate to reach")]
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -45,6 +45,11 @@ fn chosen_fault() -> Option<Fault> {
     Some(known.unwrap_or_else(|| panic!("{name} is none of {:?}", Fault::ALL)))
 }
 
+/// Any odd number from 3 on.
+fn members_count() -> usize {
+    usize::try_from(env_number("PINION_CLUSTER_MEMBERS", 3)).unwrap()
+}
+
 fn seeded(test: &str, rounds_default: u64) -> (u64, u64, StdRng) {
     let rounds = env_number("PINION_CLUSTER_ROUNDS", rounds_default);
     let seed = env_number("PINION_CLUSTER_SEED", u64::from(std::process::id()));
@@ -77,7 +82,7 @@ fn whatever_fails_no_acknowledged_write_is_lost_and_every_answer_is_linearizable
         while left > 0 {
             let here = left.min(ROUNDS_PER_CLUSTER);
             left -= here;
-            let mut cluster = Cluster::start(3, true, &FAST).await;
+            let mut cluster = Cluster::start(members_count(), true, &FAST).await;
             let load = Load::start(&cluster, 3, Duration::from_millis(10), seed ^ left);
             for _ in 0..here {
                 if deck.is_empty() {
@@ -85,7 +90,7 @@ fn whatever_fails_no_acknowledged_write_is_lost_and_every_answer_is_linearizable
                 }
                 let drawn = deck.swap_remove(rng.random_range(0..deck.len()));
                 let fault = chosen_fault().unwrap_or(drawn);
-                let began = std::time::Instant::now();
+                let began = tokio::time::Instant::now();
                 fault.strike(&mut cluster, &load, &mut rng).await;
                 println!("{fault:?}: {:?}, {} calls so far", began.elapsed(), load.calls());
             }
@@ -97,9 +102,9 @@ fn whatever_fails_no_acknowledged_write_is_lost_and_every_answer_is_linearizable
 
 #[test]
 fn writes_are_accepted_soon_after_the_leader_or_a_follower_is_gone() {
-    let (rounds, ..) = seeded("accepted_soon", 1);
+    let (rounds, ..) = seeded("soon_after", 1);
     block_on(Duration::from_secs(60 + 30 * rounds), async {
-        let mut cluster = Cluster::start(3, false, &[]).await;
+        let mut cluster = Cluster::start(members_count(), false, &[]).await;
         println!(
             "{rounds} rounds, time to the next accepted write in ms (through any living member, through all)"
         );
@@ -158,7 +163,7 @@ fn a_follower_that_was_away_comes_back_by_the_log_while_the_leader_still_has_it(
             client.put_kv(&format!("k{}", number % 100), &format!("v{number}")).await.unwrap();
         }
         cluster.spawn(away);
-        let began = std::time::Instant::now();
+        let began = tokio::time::Instant::now();
         let revision = cluster.settle().await;
         println!("{puts} entries behind: equal after {:?}", began.elapsed());
         assert_eq!(revision, i64::try_from(puts).unwrap() + 1);

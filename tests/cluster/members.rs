@@ -205,7 +205,7 @@ impl Cluster {
     pub async fn assert_equal_hashes(&self, revision: i64) {
         let mut hashes = Vec::new();
         for member in 0..self.count() {
-            let request = pb::HashKvRequest { revision, ..Default::default() };
+            let request = pb::HashKvRequest { revision };
             let answer =
                 self.probe::<pb::HashKvResponse>(member, "/etcdserverpb.Maintenance/HashKV", &request);
             hashes.push(answer.await.unwrap_or_else(|error| panic!("HashKV of m{member}: {error}")).hash);

@@ -115,7 +115,9 @@ impl Network {
 
     /// What happens from now on to bytes from one member to another.
     pub fn set(&self, from: usize, to: usize, link: Link) {
-        self.rules.send_modify(|rules| drop(rules.links.insert((from, to), link)));
+        self.rules.send_modify(|rules| {
+            rules.links.insert((from, to), link);
+        });
     }
 
     /// The same, for both directions between a member and every other of `count`.
