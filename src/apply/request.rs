@@ -294,6 +294,19 @@ mod tests {
     }
 
     #[test]
+    fn golden_bytes_of_a_group_still_mean_the_same_and_no_kind_has_another_number() {
+        let numbers = KINDS.map(RequestKind::number);
+        assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+        assert!(KINDS.iter().all(|kind| RequestKind::from_number(kind.number()) == Some(*kind)));
+        assert!([0, 1_000].iter().all(|number| RequestKind::from_number(*number).is_none()));
+        let requests =
+            [request(7, 1, RequestKind::Put, b"ab"), request(u64::MAX, 300, RequestKind::Alarm, b"")];
+        let golden: &[u8] = b"\x08\x01\x12\x18\x09\x07\x00\x00\x00\x00\x00\x00\x00\x11\x01\x00\x00\x00\x00\x00\x00\x00\x18\x01\"\x02ab\x12\x16\x09\xff\xff\xff\xff\xff\xff\xff\xff\x11,\x01\x00\x00\x00\x00\x00\x00\x18\x0b\"\x00";
+        assert_eq!(encode_group(&requests), golden, "raise FORMAT and keep the old bytes readable");
+        assert_eq!(decode_group(Bytes::from_static(golden)), Ok(requests.to_vec()));
+    }
+
+    #[test]
     fn every_cut_and_every_flip_of_a_group_is_an_answer_not_a_panic() {
         let whole = encode_group(&[
             request(7, 1, RequestKind::Put, b"abc"),

@@ -349,3 +349,37 @@ fn table_has_no_name_twice() {
         assert!(!flags::FLAGS[..slot].iter().any(|other| other.name == flag.name), "{}", flag.name);
     }
 }
+
+#[test]
+fn feature_gates_are_read_as_etcd_reads_them_and_what_is_missing_is_refused_by_name() {
+    let gates = |text: &str| run(&[&format!("--feature-gates={text}")]).process.features;
+    let (none, both) =
+        (FeatureGates::default(), FeatureGates { initial_corrupt_check: true, compact_hash_check: true });
+    assert_eq!(run(&[]).process.features, none);
+    assert_eq!(gates("CompactHashCheck=true, InitialCorruptCheck=T,"), both);
+    assert_eq!(gates("InitialCorruptCheck=true,InitialCorruptCheck=false"), none, "the last one counts");
+    assert_eq!(gates("LeaseCheckpoint=true,FastLeaseKeepAlive=true,AllAlpha=false,AllBeta=true"), none);
+    for (text, word) in [
+        ("Nonsense=true", "unrecognized feature gate: Nonsense"),
+        ("InitialCorruptCheck", "missing bool value for InitialCorruptCheck"),
+        ("InitialCorruptCheck=yes", "invalid value of InitialCorruptCheck=yes"),
+        ("AllAlpha=true", "AllAlpha=true is not supported"),
+        ("FastLeaseKeepAlive=false", "FastLeaseKeepAlive=false is not supported"),
+    ] {
+        let refused = refused(&[&format!("--feature-gates={text}")]);
+        assert!(refused.exit_code == 2 && refused.message.contains(word), "{refused}");
+    }
+}
+
+#[test]
+fn data_is_compared_as_often_as_was_asked_and_of_compactions_only_with_the_gate() {
+    let process = run(&[]).process;
+    assert_eq!((process.corrupt_check_interval, process.compact_hash_check_interval), (None, None));
+    let minute = Some(Duration::from_secs(60));
+    assert_eq!(run(&["--corrupt-check-time=1m"]).process.corrupt_check_interval, minute);
+    let open = "--feature-gates=CompactHashCheck=true";
+    assert_eq!(run(&[open]).process.compact_hash_check_interval, minute);
+    assert_eq!(run(&["--compact-hash-check-time=1m"]).process.compact_hash_check_interval, None);
+    assert!(refused(&[open, "--compact-hash-check-time=0"]).message.contains("greater than 0"));
+    assert!(refused(&["--corrupt-check-time=-1s"]).message.contains("--corrupt-check-time"));
+}

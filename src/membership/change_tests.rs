@@ -108,3 +108,24 @@ fn last_voter_stays_and_a_refused_change_leaves_nothing_behind() {
     assert_eq!(cluster.change(&last), Err(Rejection::LastVoter(MemberId(2))));
     assert_eq!(cluster, before);
 }
+
+#[test]
+fn golden_bytes_of_each_change_still_mean_the_same() {
+    let learner = Member {
+        name: "n".to_owned(),
+        client_urls: vec!["http://c:1".to_owned()],
+        ..member(7, "http://x:1", true)
+    };
+    let golden: [(MemberChangeKind, &[u8]); 4] = [
+        (MemberChangeKind::Add(member(7, "http://x:1", false)), b"\x12\x02\x10\x07\x1a+\x08\x01\x11\x03\x00\x00\x00\x00\x00\x00\x00\x19\x09\x00\x00\x00\x00\x00\x00\x00*\x15\x09\x07\x00\x00\x00\x00\x00\x00\x00\x1a\x0ahttp://x:1"),
+        (MemberChangeKind::Add(learner), b"\x12\x04\x08\x02\x10\x07\x1a<\x08\x01\x11\x03\x00\x00\x00\x00\x00\x00\x00\x19\x09\x00\x00\x00\x00\x00\x00\x00*&\x09\x07\x00\x00\x00\x00\x00\x00\x00\x12\x01n\x1a\x0ahttp://x:1\"\x0ahttp://c:1(\x01"),
+        (MemberChangeKind::Promote(MemberId(7)), b"\x12\x02\x10\x07\x1a\x16\x08\x01\x11\x03\x00\x00\x00\x00\x00\x00\x00\x19\x09\x00\x00\x00\x00\x00\x00\x00 \x01"),
+        (MemberChangeKind::Remove(MemberId(7)), b"\x12\x04\x08\x01\x10\x07\x1a\x14\x08\x01\x11\x03\x00\x00\x00\x00\x00\x00\x00\x19\x09\x00\x00\x00\x00\x00\x00\x00"),
+    ];
+    for (kind, golden) in golden {
+        let change = MemberChange { origin: origin(), kind };
+        let encoded = change.to_conf_change().encode();
+        assert_eq!(encoded, golden, "{change:?}: raise FORMAT and keep the old bytes readable");
+        assert_eq!(MemberChange::decode(Bytes::from_static(golden)), Ok(change));
+    }
+}

@@ -269,3 +269,41 @@ fn urgent_messages_never_share_a_lane_with_entries() {
         assert_eq!(lane_of(kind), Lane::Append);
     }
 }
+
+#[test]
+fn golden_bytes_of_the_handshake_still_mean_the_same() {
+    let mut hello = identity(1).hello(MemberId(2), Lane::Append);
+    hello.release = "0.1.0".to_owned();
+    let golden: &[u8] = b"\x08\x01\x10\x01\x19\xc1\x00\x00\x00\x00\x00\x00\x00!\x01\x00\x00\x00\x00\x00\x00\x00)\x02\x00\x00\x00\x00\x00\x00\x000\x029d\x00\x00\x00\x00\x00\x00\x00B\x050.1.0J\x12http://127.0.0.1:1";
+    assert_eq!(hello.encode_to_vec(), golden, "another release must be able to refuse this one by name");
+    let greeting = Greeting::read(Bytes::from_static(golden)).unwrap();
+    assert_eq!((&greeting.from, greeting.to, greeting.lane), (&identity(1), MemberId(2), Lane::Append));
+    let mut welcome = identity(2).welcome(&greeting, Acquaintance::default()).unwrap();
+    welcome.release = "0.1.0".to_owned();
+    let golden: &[u8] = b"\x08\x01\x11\xc1\x00\x00\x00\x00\x00\x00\x00\x19\x02\x00\x00\x00\x00\x00\x00\x00!d\x00\x00\x00\x00\x00\x00\x00*\x050.1.0";
+    assert_eq!(welcome.encode_to_vec(), golden);
+    assert_eq!(identity(1).check_welcome(MemberId(2), Bytes::from_static(golden)), Ok(welcome));
+    let refusal = Refusal::new(RefusalCode::Version, "why");
+    let golden: &[u8] = b"\x08\x01\x12\x03why";
+    assert_eq!(refusal.to_wire().encode_to_vec(), golden);
+    assert_eq!(Refusal::from_wire(Bytes::from_static(golden)), refusal);
+    // What stands before all of it.
+    assert_eq!(&PREFACE, b"PINION\n\x01");
+    let mut framed = BytesMut::from(&PREFACE[..]);
+    put_frame(&mut framed, FrameKind::Hello, |buffer| buffer.extend_from_slice(b"x"));
+    let golden: &[u8] = b"PINION\x0a\x01\x01\x00\x00\x00\x01\x00\x00\x00\x83\x16\xdc\x8c\x91\x09\x1e\x02x";
+    assert_eq!(&framed[..], golden);
+}
+
+#[test]
+fn a_welcome_in_another_version_is_refused_by_the_one_that_dialed() {
+    let greeting =
+        Greeting::read(identity(1).hello(MemberId(2), Lane::Append).encode_to_vec().into()).unwrap();
+    let mut welcome = identity(2).welcome(&greeting, Acquaintance::default()).unwrap();
+    for version in [0, VERSION_MAX + 1] {
+        welcome.version = version;
+        let refusal = identity(1).check_welcome(MemberId(2), welcome.encode_to_vec().into()).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::Version);
+        assert!(refusal.reason.contains(&format!("version {version} of the peer protocol")), "{refusal}");
+    }
+}

@@ -134,7 +134,8 @@ impl Findings {
     /// Compares the asker's data with what the others said; together they are all members.
     #[must_use]
     pub fn new(asker: MemberId, own: Fingerprint, others: Vec<(MemberId, Told)>) -> Self {
-        let quorum = (others.len() + 1) / 2 + 1;
+        let members = others.len() + 1;
+        let quorum = members / 2 + 1;
         let mut groups = BTreeMap::from([(Content::Hash(own.hash), vec![asker])]);
         let (mut unchecked, mut is_overtaken) = (Vec::new(), false);
         for (member, told) in others {

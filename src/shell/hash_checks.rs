@@ -35,7 +35,7 @@ const PERIODIC_PATIENCE: Duration = Duration::from_secs(60);
 const INITIAL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Questions of others that the store has at once.
-const QUESTIONS_MAX: usize = 4;
+const QUESTIONS_MAX: usize = 16;
 
 /// Attempts at one comparison, and the pause between them: a compaction may come in between.
 const ATTEMPTS: u32 = 3;

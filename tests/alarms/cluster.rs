@@ -15,7 +15,7 @@ pub struct Cluster {
     pub launches: Vec<Launch>,
     /// None while it is stopped.
     pub servers: Vec<Option<Server>>,
-    pub work: WorkDir,
+    _work: WorkDir,
 }
 
 impl Cluster {
@@ -41,7 +41,7 @@ impl Cluster {
             launch.flags.extend(flags.iter().map(ToString::to_string));
         }
         let servers = launches.iter().map(|launch| Some(launch.spawn())).collect();
-        let mut cluster = Self { launches, servers, work };
+        let mut cluster = Self { launches, servers, _work: work };
         for slot in 0..3 {
             cluster.wait_ready(slot).await;
         }

@@ -36,6 +36,11 @@ fn places(stream: &[u8], value: &str) -> Vec<usize> {
     windows.filter(|(_, window)| *window == value.as_bytes()).map(|(at, _)| at).collect()
 }
 
+/// What the newest checkpoint covers.
+pub fn newest_header(data_dir: &Path) -> Header {
+    read(&newest(data_dir)).0
+}
+
 /// Waits until a running member has a checkpoint with this value in it.
 pub async fn wait_checkpoint(data_dir: &Path, value: &str) {
     let deadline = Instant::now() + Duration::from_secs(30);

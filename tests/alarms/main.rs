@@ -1,4 +1,4 @@
-//! Alarms and the comparison of data between members, with real processes.
+//! Alarms, the comparison of data between members, and entries of later releases, with real processes.
 //!
 //! The difference that a comparison must find is made by hand: a stopped member's checkpoint is read,
 //! one value in it exchanged, and all checksums made anew, which is what a fault in memory or an
@@ -12,6 +12,7 @@ mod corrupt;
 mod forge;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod versions;
 
 use bytes::Bytes;
 use pinion::pb::etcdserverpb as pb;
