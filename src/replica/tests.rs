@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::exchange::Refusal;
 use super::{Config, Ready, Replica};
 use crate::apply::request::{RequestKind, decode_group};
 use crate::raft::tests::{Disk, runs};
