@@ -25,10 +25,9 @@ use super::mesh::SharedRing;
 use super::peer::{IncomingCall, PeerEvent, Transport};
 use super::wiring::RaftPorts;
 use super::{PUBLISH_TICKET, lease_number, raft_number, raft_ticket, shard_of};
-use crate::apply::{AlarmType, RequestKind, Response};
+use crate::apply::{Alarm, AlarmType, RequestKind, Response};
 use crate::config::Url;
 use crate::membership::Cluster;
-use crate::pb::etcdserverpb as pb;
 use crate::peer::{Refusal as Refused, RefusalCode};
 use crate::raft::{self, CheckpointMeta, Entry, HardState, MessageKind};
 use crate::replica::exchange::{Answer, Facts, Query, Refusal, Reply, ToRaft, ToShard, ToStore};
@@ -462,8 +461,7 @@ impl Consensus {
     }
 
     fn raise_corrupt(&mut self, member: MemberId) {
-        let action = pb::alarm_request::AlarmAction::Activate as i32;
-        let request = pb::AlarmRequest { action, member_id: member.0, alarm: AlarmType::Corrupt.number() };
+        let request = Alarm { kind: AlarmType::Corrupt, member }.activation();
         let proposed = self.replica.on_request(raft_ticket(0), RequestKind::Alarm, &request.encode_to_vec());
         if let Err(refusal) = proposed {
             tracing::error!(%member, ?refusal, "the CORRUPT alarm could not be raised; the next check tries again");
