@@ -56,6 +56,15 @@ pub struct Alarm {
     pub member: MemberId,
 }
 
+impl Alarm {
+    /// The request that raises it.
+    #[must_use]
+    pub fn activation(self) -> pb::AlarmRequest {
+        let action = pb::alarm_request::AlarmAction::Activate as i32;
+        pb::AlarmRequest { action, member_id: self.member.0, alarm: self.kind.number() }
+    }
+}
+
 /// etcd's words in a Status answer, which leave out a 0 as protobuf's text form does.
 impl fmt::Display for Alarm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -81,6 +90,11 @@ impl Alarms {
     /// By kind, then by member.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Alarm> {
         self.active.iter().copied()
+    }
+
+    #[must_use]
+    pub fn contains(&self, alarm: Alarm) -> bool {
+        self.active.contains(&alarm)
     }
 
     /// Whether a member's data is known to differ.

@@ -62,7 +62,7 @@ fn corrupt_refuses_every_change_and_no_read_and_nothing_expires() {
         alarm off corrupt 8 => rev 3 []
         put a 2 => DataLoss etcdserver: corrupt cluster
         alarm off corrupt 7 => rev 3 [2:7]
-        put a 2 => rev 4
+        put a 2 lease=1 => rev 4
         expire 1 => rev 5
         get a => rev 5 [] of 0
     "#]]);

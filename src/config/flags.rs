@@ -247,6 +247,15 @@ pub(super) static FLAGS: &[Flag] = &[
     ),
     used(
         Group::Limits,
+        "quota-backend-bytes",
+        Number,
+        "0",
+        "Bytes that the key space may take. 0: 2147483648. Negative: no bound. A member that reaches it \
+        raises the NOSPACE alarm, under which nothing can be added anywhere until space was made by \
+        deleting and compacting and the alarm is disarmed. Counted in memory, where all data is.",
+    ),
+    used(
+        Group::Limits,
         "max-concurrent-streams",
         Number,
         "4294967295",
@@ -408,7 +417,6 @@ pub(super) static FLAGS: &[Flag] = &[
     missing("initial-election-tick-advance", Bool, "true"),
     missing("listen-client-http-urls", Urls, ""),
     missing("listen-metrics-urls", Urls, ""),
-    missing_but("quota-backend-bytes", Number, "0", &["2147483648", "-1"]),
     missing("backend-bbolt-freelist-type", Text, "map"),
     missing_but("backend-batch-interval", Duration, "0", &["100ms"]),
     missing_but("backend-batch-limit", Number, "0", &["10000"]),

@@ -23,6 +23,8 @@ pub struct ProcessConfig {
     pub listen_peer: Vec<SocketAddr>,
     pub advertise_client_urls: Vec<Url>,
     pub initial_advertise_peer_urls: Vec<Url>,
+    /// As given, the default spelt out; not positive is none.
+    pub quota_bytes: i64,
     pub max_concurrent_streams: u32,
     pub keepalive: Keepalive,
     /// A checkpoint is due after so many applied log entries (groups of requests), ...
@@ -105,6 +107,9 @@ const WATCH_PROGRESS_DEFAULT: Duration = Duration::from_secs(10 * 60);
 /// etcd's: each time is a message to each watcher.
 const WATCH_PROGRESS_MIN: Duration = Duration::from_millis(100);
 
+/// etcd's, for `--quota-backend-bytes=0`.
+const QUOTA_DEFAULT: i64 = 2 << 30;
+
 /// A checkpoint writes the whole state: more often than once a MiB of log it would do nothing else.
 const CHECKPOINT_BYTES_MIN: u64 = 1 << 20;
 
@@ -133,6 +138,7 @@ impl ProcessConfig {
             listen_peer: listeners(settings, "listen-peer-urls")?,
             advertise_client_urls: settings.urls("advertise-client-urls")?,
             initial_advertise_peer_urls: settings.urls("initial-advertise-peer-urls")?,
+            quota_bytes: quota(settings)?,
             max_concurrent_streams: settings.number_u32("max-concurrent-streams", 1, u32::MAX)?,
             keepalive: Keepalive {
                 client_min_time: settings.duration("grpc-keepalive-min-time")?,
@@ -233,6 +239,15 @@ fn spin(settings: &Settings) -> Result<Duration, Refused> {
         return Err(settings.invalid("spin-before-park", "at most 10ms"));
     }
     Ok(spin)
+}
+
+fn quota(settings: &Settings) -> Result<i64, Refused> {
+    let name = "quota-backend-bytes";
+    match settings.text(name).parse() {
+        Ok(0) => Ok(QUOTA_DEFAULT),
+        Ok(bytes) => Ok(bytes),
+        Err(_) => Err(settings.invalid(name, "expected a whole number")),
+    }
 }
 
 fn compact_hash_check(settings: &Settings) -> Result<Option<Duration>, Refused> {

@@ -383,3 +383,13 @@ fn data_is_compared_as_often_as_was_asked_and_of_compactions_only_with_the_gate(
     assert!(refused(&[open, "--compact-hash-check-time=0"]).message.contains("greater than 0"));
     assert!(refused(&["--corrupt-check-time=-1s"]).message.contains("--corrupt-check-time"));
 }
+
+#[test]
+fn quota_is_etcds_default_for_zero_and_none_when_negative() {
+    let quota = |args: &[&str]| run(args).process.quota_bytes;
+    assert_eq!(quota(&[]), 2_147_483_648);
+    assert_eq!(quota(&["--quota-backend-bytes=0"]), 2_147_483_648);
+    assert_eq!(quota(&["--quota-backend-bytes=8589934592"]), 8_589_934_592);
+    assert_eq!(quota(&["--quota-backend-bytes=-1"]), -1);
+    assert!(refused(&["--quota-backend-bytes=2GiB"]).message.contains("--quota-backend-bytes"));
+}

@@ -223,8 +223,10 @@ pub(super) fn run(config: &Config) -> Result<Ended, BootError> {
             checkpoint_bytes: process.checkpoint_bytes,
             compaction_batch: process.compaction_batch_revisions as usize,
             compaction_sleep: process.compaction_sleep,
+            quota_bytes: u64::try_from(process.quota_bytes).unwrap_or(u64::MAX),
             election_timeout: Duration::from_millis(u64::from(config.cluster.election_ms)),
         },
+        quota_bytes: process.quota_bytes,
         dir: data_dir.checkpoints(),
         helpers,
         orders: orders.clone(),
@@ -466,6 +468,8 @@ struct StoreSeat {
     machine: Machine,
     position: Position,
     upkeep: Upkeep,
+    /// As Status tells it.
+    quota_bytes: i64,
     dir: std::path::PathBuf,
     helpers: Helpers,
     orders: Orders,
@@ -597,7 +601,11 @@ fn start_store(
     ports: super::wiring::StorePorts,
     wiring: &Wiring,
 ) -> io::Result<StateMachine> {
+<<<<<<< HEAD
     let StoreSeat { machine, position, upkeep, dir, helpers, orders, compare } = seat;
+=======
+    let StoreSeat { machine, position, upkeep, quota_bytes, dir, orders, compare } = seat;
+>>>>>>> g6
     let bell = wiring.bell(Role::Store);
     let events = SharedRing::new(4, Arc::clone(&bell));
     let report = Arc::clone(&events);
@@ -609,6 +617,7 @@ fn start_store(
         term: Term::default(),
         committed: LogIndex::default(),
         applied: position.checkpoint.index,
+        quota_bytes,
         ..StatusFacts::default()
     };
     let (open, raft) = (opener(&orders, wiring), wiring.bell(Role::Raft));

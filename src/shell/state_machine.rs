@@ -10,16 +10,22 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prost::Message as _;
+
 use super::checkpoint_file::{self, CheckpointWriter};
 use super::helpers::Helpers;
 use super::lease_clock::LeaseClock;
 use super::mesh::SharedRing;
 use super::watch_feed::WatchFeed;
 use super::wiring::StorePorts;
+<<<<<<< HEAD
 use super::{EXIT_STATE_UNKNOWN, PUBLISH_TICKET, lease_number, passed_on_number, raft_number, shard_of};
+=======
+use super::{EXIT_STATE_UNKNOWN, PUBLISH_TICKET, lease_number, raft_number, raft_ticket, shard_of};
+>>>>>>> g6
 use crate::apply::machine::{Applied, HashRead, StatusFacts};
 use crate::apply::request::decode_group;
-use crate::apply::{EntryId, Machine, Outcome, RequestKind, Response};
+use crate::apply::{Alarm, AlarmType, EntryId, Machine, Outcome, RequestKind, Response};
 use crate::checkpoint::format::Header;
 use crate::membership::MemberChange;
 use crate::raft::{CheckpointMeta, Entry, EntryKind};
@@ -46,6 +52,9 @@ const IDLE_TICK: Duration = Duration::from_secs(1);
 /// is left for a restart that follows a burst of writes.
 const IDLE_CHECKPOINT_BYTES: u64 = 8 << 20;
 
+/// How long a NOSPACE alarm that was asked for may be on its way.
+const QUOTA_RETRY: Duration = Duration::from_secs(1);
+
 /// When the store does its long work.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Upkeep {
@@ -57,6 +66,8 @@ pub(super) struct Upkeep {
     pub compaction_batch: usize,
     /// Pause after each compaction slice.
     pub compaction_sleep: Duration,
+    /// Bytes held from which on the NOSPACE alarm is raised; `u64::MAX` is never.
+    pub quota_bytes: u64,
     /// A new leader gives every lease so much more time (`--election-timeout`).
     pub election_timeout: Duration,
 }
@@ -124,9 +135,14 @@ pub(super) struct StateMachine {
     idle_at: LogIndex,
     /// The leader's checkpoint that took the state's place last.
     installed: LogIndex,
+<<<<<<< HEAD
     /// The newest durable checkpoint.
     checkpointed: LogIndex,
     helpers: Helpers,
+=======
+    /// When a NOSPACE alarm may be asked for again.
+    quota_after: Option<Instant>,
+>>>>>>> g6
     is_published: bool,
     on_published: Box<dyn Fn()>,
 }
@@ -172,8 +188,12 @@ impl StateMachine {
             log_bytes: 0,
             idle_at: applied,
             installed: LogIndex::default(),
+<<<<<<< HEAD
             checkpointed: applied,
             helpers,
+=======
+            quota_after: None,
+>>>>>>> g6
             is_published: false,
             on_published: Box::new(on_published),
         }
@@ -197,6 +217,7 @@ impl StateMachine {
             if idle_tick.take() {
                 self.on_idle_tick();
             }
+            self.watch_quota();
             let has_work = self.work() | self.lease_turn(is_behind);
             if self.reported < self.applied {
                 self.reported = self.applied;
@@ -504,6 +525,27 @@ impl StateMachine {
         let checkpoint = self.checkpoint();
         let watch = self.watch.work(self.machine.store(), &self.ports.to_shards, self.facts.term);
         compaction || hash || checkpoint || watch
+    }
+
+    /// Raises the NOSPACE alarm when the key space has reached its quota. What refuses requests is the
+    /// alarm, so that all members refuse alike; a few more may come before it.
+    fn watch_quota(&mut self) {
+        if self.machine.store().bytes_held() < self.upkeep.quota_bytes || !self.is_published {
+            return;
+        }
+        let alarm = Alarm { kind: AlarmType::NoSpace, member: self.position.member };
+        if self.machine.alarms().contains(alarm) || self.quota_after.is_some_and(|end| Instant::now() < end) {
+            return;
+        }
+        self.quota_after = Some(Instant::now() + QUOTA_RETRY);
+        tracing::error!(
+            bytes = self.machine.store().bytes_held(),
+            quota = self.upkeep.quota_bytes,
+            "the key space has reached --quota-backend-bytes; raising the NOSPACE alarm. Delete keys, compact, then disarm it"
+        );
+        let body = alarm.activation().encode_to_vec().into();
+        let (ticket, kind) = (raft_ticket(0), RequestKind::Alarm);
+        self.ports.to_raft.send_always(ToRaft::Propose { ticket, kind, body });
     }
 
     fn compact(&mut self) -> bool {

@@ -12,6 +12,7 @@ mod corrupt;
 mod forge;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod quota;
 mod versions;
 
 use bytes::Bytes;
