@@ -601,11 +601,7 @@ fn start_store(
     ports: super::wiring::StorePorts,
     wiring: &Wiring,
 ) -> io::Result<StateMachine> {
-<<<<<<< HEAD
-    let StoreSeat { machine, position, upkeep, dir, helpers, orders, compare } = seat;
-=======
-    let StoreSeat { machine, position, upkeep, quota_bytes, dir, orders, compare } = seat;
->>>>>>> g6
+    let StoreSeat { machine, position, upkeep, quota_bytes, dir, helpers, orders, compare } = seat;
     let bell = wiring.bell(Role::Store);
     let events = SharedRing::new(4, Arc::clone(&bell));
     let report = Arc::clone(&events);

@@ -26,20 +26,13 @@ use super::member_calls::{LeaderAnswer, MemberCalls, Standing, Told, refusal_num
 use super::mesh::{Doorbell, SharedRing};
 use super::peer::{self, IncomingCall, PeerEvent, Reply as CallReply, Transport};
 use super::wiring::RaftPorts;
-<<<<<<< HEAD
 use super::{
     PUBLISH_TICKET, lease_number, passed_on_number, passed_on_ticket, raft_number, raft_ticket, shard_of,
 };
-use crate::apply::{AlarmType, RequestKind, Response};
-use crate::config::Url;
-use crate::membership::{Cluster, MemberChange, Touch};
-use crate::pb::{etcdserverpb, peer as pb};
-=======
-use super::{PUBLISH_TICKET, lease_number, raft_number, raft_ticket, shard_of};
 use crate::apply::{Alarm, AlarmType, RequestKind, Response};
 use crate::config::Url;
-use crate::membership::Cluster;
->>>>>>> g6
+use crate::membership::{Cluster, MemberChange, Touch};
+use crate::pb::peer as pb;
 use crate::peer::{Refusal as Refused, RefusalCode};
 use crate::raft::{self, CheckpointMeta, Entry, HardState, MessageKind};
 use crate::replica::exchange::{Answer, Facts, Query, Refusal, Reply, ToRaft, ToShard, ToStore};
@@ -668,13 +661,7 @@ impl Consensus {
     }
 
     fn raise_corrupt(&mut self, member: MemberId) {
-<<<<<<< HEAD
-        let action = etcdserverpb::alarm_request::AlarmAction::Activate as i32;
-        let request =
-            etcdserverpb::AlarmRequest { action, member_id: member.0, alarm: AlarmType::Corrupt.number() };
-=======
         let request = Alarm { kind: AlarmType::Corrupt, member }.activation();
->>>>>>> g6
         let proposed = self.replica.on_request(raft_ticket(0), RequestKind::Alarm, &request.encode_to_vec());
         if let Err(refusal) = proposed {
             tracing::error!(%member, ?refusal, "the CORRUPT alarm could not be raised; the next check tries again");

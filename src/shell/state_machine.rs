@@ -18,11 +18,9 @@ use super::lease_clock::LeaseClock;
 use super::mesh::SharedRing;
 use super::watch_feed::WatchFeed;
 use super::wiring::StorePorts;
-<<<<<<< HEAD
-use super::{EXIT_STATE_UNKNOWN, PUBLISH_TICKET, lease_number, passed_on_number, raft_number, shard_of};
-=======
-use super::{EXIT_STATE_UNKNOWN, PUBLISH_TICKET, lease_number, raft_number, raft_ticket, shard_of};
->>>>>>> g6
+use super::{
+    EXIT_STATE_UNKNOWN, PUBLISH_TICKET, lease_number, passed_on_number, raft_number, raft_ticket, shard_of,
+};
 use crate::apply::machine::{Applied, HashRead, StatusFacts};
 use crate::apply::request::decode_group;
 use crate::apply::{Alarm, AlarmType, EntryId, Machine, Outcome, RequestKind, Response};
@@ -135,14 +133,11 @@ pub(super) struct StateMachine {
     idle_at: LogIndex,
     /// The leader's checkpoint that took the state's place last.
     installed: LogIndex,
-<<<<<<< HEAD
     /// The newest durable checkpoint.
     checkpointed: LogIndex,
     helpers: Helpers,
-=======
     /// When a NOSPACE alarm may be asked for again.
     quota_after: Option<Instant>,
->>>>>>> g6
     is_published: bool,
     on_published: Box<dyn Fn()>,
 }
@@ -188,12 +183,9 @@ impl StateMachine {
             log_bytes: 0,
             idle_at: applied,
             installed: LogIndex::default(),
-<<<<<<< HEAD
             checkpointed: applied,
             helpers,
-=======
             quota_after: None,
->>>>>>> g6
             is_published: false,
             on_published: Box::new(on_published),
         }
