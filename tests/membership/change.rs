@@ -154,7 +154,7 @@ fn leadership_moves_on_the_leaders_word_and_a_member_moves_to_another_address() 
         let url = format!("http://127.0.0.1:{port}");
         let answer = eventually(async || update(&next_client, id, &url).await).await;
         let updated = answer.members.iter().find(|member| member.id == id).unwrap();
-        assert_eq!(updated.peer_ur_ls, [url.clone()]);
+        assert_eq!(updated.peer_ur_ls, std::slice::from_ref(&url));
         let server = nodes[leads].server.take().unwrap();
         load.go_to(&nodes);
         assert_eq!(server.terminate().await.status.code(), Some(0));
