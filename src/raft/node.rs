@@ -360,14 +360,14 @@ impl Node {
     /// or passed on to the leader as this member knows it.
     ///
     /// # Errors
-    /// The message, and why it certainly went nowhere.
+    /// When it certainly went nowhere.
     ///
     /// # Panics
     /// When the message is of another kind.
-    pub fn pass_on(&mut self, message: Message) -> Result<(), (ProposeError, Message)> {
+    pub fn pass_on(&mut self, message: &Message) -> Result<(), ProposeError> {
         assert!(message.kind() == MessageKind::Propose, "{:?} is not a proposal", message.kind());
         // Entries are slices, so a copy costs no more than their list.
-        self.step_proposal(message.0.clone()).map_err(|error| (error, message))
+        self.step_proposal(message.0.clone())
     }
 
     /// Starts a ReadIndex round; `round` comes back in a `ReadState`, or never, when a message is

@@ -34,18 +34,15 @@ impl PassedOn {
         self.waiting.is_empty()
     }
 
-    /// Keeps a message, behind all others.
-    ///
-    /// # Errors
-    /// Gives it back when there is no room.
-    pub(super) fn push(&mut self, message: Message, tick: u64) -> Result<(), Message> {
+    /// Keeps a message, behind all others. Gives it back when there is no room.
+    pub(super) fn push(&mut self, message: Message, tick: u64) -> Option<Message> {
         let bytes = message.entry_bytes();
         if !self.waiting.is_empty() && self.bytes_max < self.bytes + bytes {
-            return Err(message);
+            return Some(message);
         }
         self.bytes += bytes;
         self.waiting.push_back((message, tick));
-        Ok(())
+        None
     }
 
     /// Nothing is tried in this tick any more.

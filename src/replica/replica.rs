@@ -237,7 +237,7 @@ impl<R> Replica<R> {
     }
 
     fn keep_proposal(&mut self, message: Message) {
-        if let Err(message) = self.passed_on.push(message, self.tick) {
+        if let Some(message) = self.passed_on.push(message, self.tick) {
             self.refuse_message(&message, Refusal::TooManyRequests);
         }
     }
@@ -371,10 +371,13 @@ impl<R> Replica<R> {
 
     fn propose_passed_on(&mut self) {
         while let Some((message, came)) = self.passed_on.take(self.tick) {
-            match self.node.pass_on(message) {
+            match self.node.pass_on(&message) {
                 Ok(()) => {}
-                Err((ProposeError::NotMember, message)) => self.refuse_message(&message, Refusal::Stopped),
-                Err((_, message)) => return self.passed_on.put_back(message, came),
+                Err(ProposeError::NotMember) => self.refuse_message(&message, Refusal::Stopped),
+                // Until a leader is found, or its log has room.
+                Err(ProposeError::NoLeader | ProposeError::Transferring | ProposeError::Full) => {
+                    return self.passed_on.put_back(message, came);
+                }
             }
         }
     }

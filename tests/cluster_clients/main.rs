@@ -8,6 +8,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 mod leaderless;
+mod learner;
 mod leases;
 mod members;
 mod recipes;

@@ -14,7 +14,7 @@ const LEADER_DEADLINE: Duration = Duration::from_secs(20);
 pub struct Members {
     launches: Vec<Launch>,
     servers: Vec<Option<Server>>,
-    _work: WorkDir,
+    work: WorkDir,
 }
 
 impl Members {
@@ -32,7 +32,7 @@ impl Members {
             launch.flags.extend(flags.iter().map(|&flag| flag.to_owned()));
         }
         let servers = launches.iter().map(|launch| Some(launch.spawn())).collect();
-        let mut members = Self { launches, servers, _work: work };
+        let mut members = Self { launches, servers, work };
         for member in 0..3 {
             members.wait_ready(member).await;
         }
@@ -62,6 +62,31 @@ impl Members {
         assert!(exit.status.success(), "m{member}: {}:\n{}", exit.status, exit.output);
         self.servers[member] = Some(self.launches[member].spawn());
         self.wait_ready(member).await;
+    }
+
+    /// Adds a fourth member without a vote, starts it, and tells its id.
+    pub async fn add_learner(&mut self, voter: &Client) -> u64 {
+        let mut launch = Launch::new(self.work.join("m3"));
+        let peer_url = format!("http://127.0.0.1:{}", launch.peer_port);
+        let request = pb::MemberAddRequest { peer_ur_ls: vec![peer_url], is_learner: true };
+        // Refused while the members have not been in touch for long enough.
+        let deadline = Instant::now() + LEADER_DEADLINE;
+        let added = loop {
+            match voter.member_add(&request).await {
+                Ok(added) => break added,
+                Err(error) => assert!(Instant::now() < deadline, "not added in time: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        let listed = self.launches.iter().chain([&launch]).enumerate();
+        let listed: Vec<String> =
+            listed.map(|(member, it)| format!("m{member}=http://127.0.0.1:{}", it.peer_port)).collect();
+        launch.flags.push("--name=m3".to_owned());
+        launch.flags.push(format!("--initial-cluster={}", listed.join(",")));
+        launch.flags.push("--initial-cluster-state=existing".to_owned());
+        self.servers.push(Some(launch.spawn()));
+        self.launches.push(launch);
+        added.member.expect("who was added").id
     }
 
     async fn status(&self, member: usize) -> Result<pb::StatusResponse, CallError> {

@@ -244,6 +244,17 @@ impl Client {
         self.unary("/etcdserverpb.Cluster/MemberList", &pb::MemberListRequest::default()).await
     }
 
+    pub async fn member_add(
+        &self,
+        request: &pb::MemberAddRequest,
+    ) -> Result<pb::MemberAddResponse, CallError> {
+        self.unary("/etcdserverpb.Cluster/MemberAdd", request).await
+    }
+
+    pub async fn member_promote(&self, id: u64) -> Result<pb::MemberPromoteResponse, CallError> {
+        self.unary("/etcdserverpb.Cluster/MemberPromote", &pb::MemberPromoteRequest { id }).await
+    }
+
     /// A put of a key and a value.
     pub async fn put_kv(&self, key: &str, value: &str) -> Result<pb::PutResponse, CallError> {
         self.put(&pb::PutRequest {
