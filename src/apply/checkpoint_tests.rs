@@ -1,5 +1,4 @@
 use super::*;
-use prost::Message as _;
 
 use crate::apply::script::{machine, run};
 use crate::apply::{Applied, RequestKind};

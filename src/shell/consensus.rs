@@ -560,7 +560,7 @@ impl Consensus {
             bell.ring();
         })
         .detach();
-        tracing::info!(leader = %member, delay_us = drawn as u64, "the leader's connection ended");
+        tracing::info!(leader = %member, ?delay, "the leader's connection ended");
     }
 
     /// Runs for leader when that is due and nobody else leads by now.

@@ -20,7 +20,6 @@ use super::connection::{Connection, End, FrameReader, framed_bytes};
 use super::events::{Allowance, PeerEvent};
 use super::link::{DialError, Peer};
 use super::wake::Wake;
-use crate::config::Url;
 use crate::pb::peer as pb;
 use crate::peer::frame::put_message;
 use crate::peer::{Frame, FrameKind, Lane, Refusal};
@@ -180,40 +179,6 @@ impl Transport {
         slot.answer.take().expect("the bell rings behind the answer")
     }
 
-    /// Asks whoever listens at `url`; also for a process that is no member yet.
-    pub(in crate::shell) async fn call_address(
-        &self,
-        url: &Url,
-        kind: u32,
-        body: Bytes,
-        timeout: Duration,
-    ) -> Result<Bytes, CallError> {
-        self.check_call(&body)?;
-        let work = async {
-            let opened = self.dial(std::slice::from_ref(url), MemberId(0), Lane::Call).await?;
-            let (connection, mut reader) = (opened.connection, opened.reader);
-            reader.set_payload_bytes_max(self.call_frame_bytes_max());
-            let request = pb::CallRequest { id: 1, kind, timeout_ms: millis(timeout), body };
-            connection.queue_message(FrameKind::CallRequest, &request);
-            let answer = RefCell::new(None);
-            let reading = async {
-                match reader.next().await {
-                    Ok(frame) => match response_of(frame) {
-                        Ok(response) => {
-                            answer.replace(Some(result_of(response)));
-                            End::Cut
-                        }
-                        Err(end) => end,
-                    },
-                    Err(end) => end,
-                }
-            };
-            let end = connection.run(reading).await;
-            answer.take().unwrap_or_else(|| Err(CallError::Interrupted(end.to_string())))
-        };
-        within(timeout, work).await
-    }
-
     fn check_call(&self, body: &Bytes) -> Result<(), CallError> {
         if self.config.call_bytes_max < body.len() {
             return Err(CallError::TooLarge(body.len()));
@@ -276,13 +241,7 @@ impl Transport {
                 reply.answer(CODE_OVERLOADED, "", Bytes::new());
                 continue;
             }
-            let call = IncomingCall {
-                from,
-                kind: request.kind,
-                body: request.body,
-                timeout: Duration::from_millis(u64::from(request.timeout_ms)),
-                reply,
-            };
+            let call = IncomingCall { from, kind: request.kind, body: request.body, reply };
             self.events.deliver(Lane::Call, PeerEvent::Call(call), bytes, &allowance);
         }
     }
@@ -303,8 +262,6 @@ pub(in crate::shell) struct IncomingCall {
     pub from: MemberId,
     pub kind: u32,
     pub body: Bytes,
-    /// The caller waits no longer than this.
-    pub timeout: Duration,
     pub reply: Reply,
 }
 

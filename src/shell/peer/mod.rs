@@ -31,8 +31,8 @@ use std::time::{Duration, Instant};
 
 use futures_lite::future;
 
-pub(super) use bulk::{BulkError, BulkReader, BulkWriter};
-pub(super) use call::{CallError, IncomingCall, Reply};
+pub(super) use bulk::{BulkError, BulkReader};
+pub(super) use call::{IncomingCall, Reply};
 pub(super) use events::PeerEvent;
 
 use self::connection::{Connection, Scratch};
@@ -56,7 +56,6 @@ const FAREWELL: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub(super) struct PeerConfig {
     pub cluster: ClusterId,
-    /// 0: no identity yet, good for `call_address` alone.
     pub member: MemberId,
     /// Larger at each start of the process; see `peer::handshake`.
     pub incarnation: u64,
