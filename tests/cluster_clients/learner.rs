@@ -7,7 +7,6 @@ use crate::harness::{TEST_DEADLINE, block_on};
 use crate::members::{Members, refusal};
 
 #[test]
-#[ignore = "needs --initial-cluster-state=existing"]
 fn a_learner_serves_status_and_stale_ranges_until_it_is_promoted() {
     block_on(TEST_DEADLINE, async {
         let mut members = Members::start(&[]).await;
