@@ -270,7 +270,11 @@ fn a_member_whose_data_was_wiped_is_stopped_with_what_to_do() {
         let mut server = cluster.launches[wiped].spawn();
         let exit = server.wait_exit().await;
         assert_eq!(exit.status.code(), Some(1), "{}", exit.output);
-        exit.assert_says(&["has already been bootstrapped", "its data was lost", "Remove it from the cluster"]);
+        exit.assert_says(&[
+            "has already been bootstrapped",
+            "its data was lost",
+            "Remove it from the cluster",
+        ]);
         // The others go on.
         client.put_kv("k", "v").await.unwrap();
     });
