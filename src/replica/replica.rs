@@ -199,6 +199,11 @@ impl<R> Replica<R> {
     pub fn on_tick(&mut self) {
         self.tick += 1;
         self.node.tick();
+        // What a member keeps that handed leadership over is on its way again long before this.
+        let patience = (self.config.raft.election_ticks as u64 / 2).max(1);
+        for group in self.under_way.take_lost(self.tick, patience) {
+            self.refuse_group(group, Refusal::LostWithLeader);
+        }
         let Some(oldest) = self.tick.checked_sub(self.config.request_timeout_ticks) else { return };
         for group in self.proposals.take_older_than(oldest) {
             self.refuse_group(group, Refusal::NotProposed);
@@ -315,9 +320,7 @@ impl<R> Replica<R> {
                 self.under_way.on_committed(&entry.data);
             }
             if let Some(last) = ready.committed.last() {
-                for group in self.under_way.take_lost(last.term) {
-                    self.refuse_group(group, Refusal::LostWithLeader);
-                }
+                self.under_way.on_term(last.term, self.tick);
             }
         }
         let mut reads = Vec::new();

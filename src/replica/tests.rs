@@ -635,7 +635,13 @@ impl Cluster {
     fn agreed(&self) -> bool {
         let members = self.current();
         let calm = |member: &&Member| member.to_apply.is_empty() && member.state == members[0].state;
-        self.leader().is_some() && members.iter().all(calm)
+        // A leader that is new has not committed everything that its predecessors had.
+        let has_all = |leader| {
+            let leader: &Member = &self.members[&leader];
+            let status = leader.replica.as_ref().map(Replica::status);
+            status.is_some_and(|status| status.committed == status.last && status.last == leader.state.index)
+        };
+        self.leader().is_some_and(has_all) && members.iter().all(calm)
     }
 
     fn everything_acknowledged_is_everywhere(&self) -> Check {

@@ -3,8 +3,9 @@
 //! Raft promises nothing about a proposal: the message to the leader may be lost, and a leader may be
 //! replaced with entries that nobody else has. Both show in the log. A proposal gets the term of the
 //! leader that takes it, and terms in a log never fall: once an entry of a later term is committed, a
-//! group that was proposed before and is not behind it will not come. Its callers are told at once,
-//! instead of when they run out of patience.
+//! group that was proposed before and is not behind it will hardly come: only if a member keeps it that
+//! handed leadership over, and passes it on to the next leader (`passed_on`). That takes a moment at most,
+//! so its callers are told after a little while, instead of when they run out of patience.
 //!
 //! What they are told is that the outcome is unknown, which is what a client must expect of every error:
 //! a message to a leader can be so late that the same leader, elected again, takes it in a later term.
@@ -36,6 +37,8 @@ struct Proposed {
 pub(super) struct UnderWay {
     groups: VecDeque<Proposed>,
     forwarded_bytes: usize,
+    /// The newest term of a committed entry, and the tick in which the first was seen.
+    newest: (Term, u64),
 }
 
 impl UnderWay {
@@ -65,9 +68,19 @@ impl UnderWay {
         }
     }
 
-    /// Takes out the groups that cannot come any more, now that everything through an entry of `term`
-    /// is committed.
-    pub(super) fn take_lost(&mut self, term: Term) -> Vec<Bytes> {
+    /// Everything through an entry of `term` is committed.
+    pub(super) fn on_term(&mut self, term: Term, tick: u64) {
+        if self.newest.0 < term {
+            self.newest = (term, tick);
+        }
+    }
+
+    /// Takes out the groups that an entry of a later term has overtaken for `patience_ticks`.
+    pub(super) fn take_lost(&mut self, tick: u64, patience_ticks: u64) -> Vec<Bytes> {
+        let (term, since) = self.newest;
+        if tick < since + patience_ticks {
+            return Vec::new();
+        }
         self.take_while(|group| group.term < term)
     }
 
@@ -113,10 +126,15 @@ mod tests {
         under_way.on_committed(&group(1, 2));
         // Another member's request may have the same ticket.
         under_way.on_committed(&group(9, 1));
-        assert!(under_way.take_lost(Term(2)).is_empty());
-        assert_eq!(under_way.take_lost(Term(3)), [group(1, 1), group(1, 3)]);
+        under_way.on_term(Term(2), 7);
+        assert!(under_way.take_lost(100, 5).is_empty());
+        under_way.on_term(Term(3), 8);
+        under_way.on_term(Term(3), 12);
+        assert!(under_way.take_lost(12, 5).is_empty(), "one that is passed on may still come");
+        assert_eq!(under_way.take_lost(13, 5), [group(1, 1), group(1, 3)]);
         under_way.on_committed(&group(1, 4));
-        assert!(under_way.take_lost(Term(9)).is_empty());
+        under_way.on_term(Term(9), 14);
+        assert!(under_way.take_lost(100, 5).is_empty());
         assert_eq!(under_way.forwarded_bytes(), 0);
     }
 
