@@ -7,6 +7,7 @@ pub mod lease;
 pub mod membership;
 pub mod mvcc;
 pub mod pb;
+pub mod peer;
 pub mod raft;
 pub mod replica;
 pub mod rpc;

@@ -32,7 +32,7 @@ fn is_made(name: &str) -> bool {
 }
 
 /// Concepts that have a directory in `src/`.
-const CONCEPTS: [&str; 14] = [
+const CONCEPTS: [&str; 15] = [
     "apply",
     "auth",
     "checkpoint",
@@ -40,6 +40,7 @@ const CONCEPTS: [&str; 14] = [
     "lease",
     "membership",
     "mvcc",
+    "peer",
     "raft",
     "replica",
     "rpc",
@@ -50,7 +51,7 @@ const CONCEPTS: [&str; 14] = [
 ];
 
 /// Directories of `src/` whose code is a function of what is passed in.
-const CORES: [&str; 12] = [
+const CORES: [&str; 13] = [
     "apply",
     "auth",
     "checkpoint",
@@ -58,6 +59,7 @@ const CORES: [&str; 12] = [
     "lease",
     "membership",
     "mvcc",
+    "peer",
     "raft",
     "replica",
     "rpc",

@@ -92,6 +92,12 @@ pub(crate) fn revision(endpoint: &Endpoint, timeout: Duration) -> Result<i64, Cl
     messages::read_header_revision(&reply).map_err(|error| ClientError::Call(error.to_string()))
 }
 
+/// The member's own id, and its leader's; 0 is nobody.
+pub(crate) fn status(endpoint: &Endpoint, timeout: Duration) -> Result<(u64, u64), ClientError> {
+    let reply = call(endpoint, Method::Status, &[], timeout)?;
+    messages::read_status(&reply).map_err(|error| ClientError::Call(error.to_string()))
+}
+
 /// One linearizable get: succeeds once the server can answer clients.
 pub(crate) fn probe(endpoint: &Endpoint, timeout: Duration) -> Result<(), ClientError> {
     call(endpoint, Method::Range, &probe_request(), timeout).map(|_| ())

@@ -72,7 +72,8 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct TargetArgs {
-    /// Where the server listens (plain text HTTP/2)
+    /// Where the server listens (plain text HTTP/2); several members of a cluster, separated by commas, get
+    /// connections in turn
     #[arg(long, default_value = "127.0.0.1:2379")]
     endpoint: String,
     /// TCP connections
@@ -214,7 +215,7 @@ impl TargetArgs {
         let space = Space { keys: self.keys, key_bytes: self.key_bytes, value_bytes: self.value_bytes };
         space.validate()?;
         Ok(Plan {
-            endpoint: Endpoint::parse(&self.endpoint)?,
+            endpoints: parse_endpoints(&self.endpoint)?,
             connections: usize::try_from(self.connections)?,
             in_flight: usize::try_from(self.in_flight)?,
             rate_per_s: None,
@@ -243,7 +244,7 @@ fn run_scenario(args: &RunArgs) -> Result<bool, AnyError> {
     };
     let host = Host::read(&std::env::current_dir()?);
     if args.scenario.reads() {
-        let keys = call::count_keys(&plan.endpoint, COUNT_TIMEOUT)?;
+        let keys = call::count_keys(&plan.endpoints[0], COUNT_TIMEOUT)?;
         if keys < plan.space.keys {
             if !args.fill {
                 return Err(format!(
@@ -385,6 +386,11 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     };
     let is_sane = (0.0..=1e6).contains(&seconds);
     if is_sane { Ok(Duration::from_secs_f64(seconds)) } else { Err(wrong()) }
+}
+
+/// `host:port,host:port`; one at least.
+fn parse_endpoints(text: &str) -> Result<Vec<Endpoint>, AnyError> {
+    Ok(text.split(',').map(|part| Endpoint::parse(part.trim())).collect::<Result<_, _>>()?)
 }
 
 /// `0,2-3`.

@@ -64,7 +64,8 @@ impl Endpoint {
 /// Everything that defines a run.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
-    pub endpoint: Endpoint,
+    /// Connections are spread over these in turn. Never empty.
+    pub endpoints: Vec<Endpoint>,
     pub connections: usize,
     /// Requests in flight on each connection, at most.
     pub in_flight: usize,

@@ -18,8 +18,10 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::{self, AnyError, Cpus};
-use crate::client::{self, Observer, Plan};
+use crate::client::{self, Endpoint, Observer, Plan};
+use crate::cluster::{Cluster, Reach};
 use crate::disk::{self, Device, DiskCounters, RawSync, ScratchDir};
+use crate::failover::Outage;
 use crate::findings::Findings;
 use crate::host::{self, Host};
 use crate::process::{Launch, Server, StopSignal};
@@ -56,7 +58,7 @@ pub(crate) struct CompareOptions {
     /// More flags for pinion, separated by blanks
     #[arg(long, default_value = "--log-level=error", allow_hyphen_values = true)]
     pub pinion_args: String,
-    /// Only these targets and groups of scenarios, separated by commas: etcd or pinion alone; watch,lease
+    /// Only these targets and groups of scenarios, separated by commas: etcd or pinion alone; watch,cluster
     #[arg(long, value_enum, value_delimiter = ',')]
     pub only: Vec<Only>,
     /// Where both keep their data, each in a fresh directory: on the disk that is to be measured
@@ -77,7 +79,7 @@ pub(crate) struct CompareOptions {
     /// Never sleep while waiting for replies
     #[arg(long)]
     pub spin: bool,
-    /// How often each target is measured
+    /// How often each target is measured; a cluster is started anew each time
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: u32,
     /// How long each scenario is measured
@@ -90,7 +92,9 @@ pub(crate) struct CompareOptions {
     /// serializable-get-16x32, page, count, page-big, count-big, memory, restart, fanout-1x1000,
     /// fanout-1x1000-50, fanout-1x1000-one-stream, fanout-10k-keys, fanout-10k-keys-2k, idle-100k-one-stream,
     /// idle-100k-1000-streams, slow-watchers-1000, catch-up, lease-grant-16x32, keep-alive, lease-expiry-10k,
-    /// lease-expiry-100k
+    /// lease-expiry-100k, cluster-put-1x1, cluster-put-16x4, cluster-put-16x32, cluster-put-5k,
+    /// cluster-put-16x4-spread, cluster-put-16x32-spread, cluster-get-16x32, cluster-get-16x32-followers,
+    /// cluster-leader-killed, cluster-leader-frozen, cluster-follower-killed
     #[arg(long, value_delimiter = ',')]
     pub scenarios: Vec<String>,
     /// Also pages and counts of --big-keys keys, and 100 k leases that expire together
@@ -163,6 +167,8 @@ pub(crate) enum Only {
     Watch,
     /// Grants, keep-alives, expiry
     Lease,
+    /// Three members on this machine: puts, gets, and the loss of a member
+    Cluster,
 }
 
 /// What is in the store when a scenario starts.
@@ -178,10 +184,12 @@ enum Group {
     Watch,
     /// Nothing.
     Lease,
+    /// Nothing; three members. Gets are asked of `--keys` keys after all members were started again.
+    Cluster,
 }
 
 impl Group {
-    const ALL: [Self; 5] = [Self::Writes, Self::Reads, Self::Big, Self::Watch, Self::Lease];
+    const ALL: [Self; 6] = [Self::Writes, Self::Reads, Self::Big, Self::Watch, Self::Lease, Self::Cluster];
 
     fn only(self) -> Only {
         match self {
@@ -190,6 +198,7 @@ impl Group {
             Self::Big => Only::Big,
             Self::Watch => Only::Watch,
             Self::Lease => Only::Lease,
+            Self::Cluster => Only::Cluster,
         }
     }
 
@@ -233,6 +242,26 @@ const CASES: [Case; 12] = [
     case("count-big", Group::Big, Scenario::Count, 4, 4),
     case("lease-grant-16x32", Group::Lease, Scenario::LeaseGrant, 16, 32),
 ];
+/// What is asked of three members, and of which.
+const CLUSTER_CASES: [(Case, Reach); 8] = [
+    (cluster_case("cluster-put-1x1", Scenario::Put, 1, 1), Reach::Leader),
+    (cluster_case("cluster-put-16x4", Scenario::Put, 16, 4), Reach::Leader),
+    (cluster_case("cluster-put-16x32", Scenario::Put, 16, 32), Reach::Leader),
+    (
+        Case { rate_per_s: Some(5_000), ..cluster_case("cluster-put-5k", Scenario::Put, 16, 64) },
+        Reach::Leader,
+    ),
+    // Fifteen connections, so that each of three members has five.
+    (cluster_case("cluster-put-16x4-spread", Scenario::Put, 15, 4), Reach::Everyone),
+    (cluster_case("cluster-put-16x32-spread", Scenario::Put, 15, 32), Reach::Everyone),
+    (cluster_case("cluster-get-16x32", Scenario::Get, 16, 32), Reach::Leader),
+    (cluster_case("cluster-get-16x32-followers", Scenario::Get, 16, 32), Reach::Followers),
+];
+
+const fn cluster_case(name: &'static str, scenario: Scenario, connections: usize, in_flight: usize) -> Case {
+    case(name, Group::Cluster, scenario, connections, in_flight)
+}
+
 /// How keys are loaded before reads.
 const LOAD: Case = case("load", Group::Reads, Scenario::Put, 16, 32);
 /// What is measured in the big group besides its cases.
@@ -355,6 +384,8 @@ fn check_scenarios(options: &CompareOptions) -> Result<(), AnyError> {
     for wanted in &options.scenarios {
         let is_known = CASES.iter().any(|case| case.name == wanted)
             || STREAM_CASES.iter().any(|case| case.name == wanted)
+            || CLUSTER_CASES.iter().any(|(case, _)| case.name == wanted)
+            || Outage::ALL.iter().any(|outage| outage.name() == wanted)
             || wanted == MEMORY
             || wanted == RESTART;
         if !is_known {
@@ -416,6 +447,7 @@ impl Session<'_> {
             return Ok(());
         }
         let rounds = match group {
+            Group::Cluster => return self.run_clusters(),
             Group::Writes | Group::Reads => self.options.rounds,
             Group::Big => self.options.big_rounds,
             Group::Watch | Group::Lease => self.options.stream_rounds,
@@ -483,6 +515,63 @@ impl Session<'_> {
         Ok(())
     }
 
+    fn run_clusters(&mut self) -> Result<(), AnyError> {
+        let cases: Vec<(Case, Reach)> =
+            CLUSTER_CASES.into_iter().filter(|(case, _)| self.is_wanted(case.name)).collect();
+        let outages: Vec<Outage> =
+            Outage::ALL.into_iter().filter(|outage| self.is_wanted(outage.name())).collect();
+        if cases.is_empty() && outages.is_empty() {
+            return Ok(());
+        }
+        for round in 1..=self.options.rounds {
+            for (target, launch) in self.targets_in(round) {
+                let name = format!("{}-cluster-{round}", target.name());
+                let directory = ScratchDir::create(self.scratch, &name, self.options.keep)?;
+                let cluster = Cluster::start(&launch, &directory.path)?;
+                self.run_cluster_life(cluster, target, round, &cases, &outages)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One cluster's life: puts, gets, and then a member lost in each way.
+    fn run_cluster_life(
+        &mut self,
+        mut cluster: Cluster,
+        target: Target,
+        round: u32,
+        cases: &[(Case, Reach)],
+        outages: &[Outage],
+    ) -> Result<(), AnyError> {
+        let keys = self.options.keys;
+        let mut has_keys = false;
+        for (case, reach) in cases {
+            if case.scenario.reads() && !has_keys {
+                has_keys = true;
+                let plan = self.plan(cluster.endpoints(Reach::Leader), &LOAD, keys);
+                cli::fill(&plan, Fill { batch: 100, is_shuffled: true })?;
+                for slot in 0..cluster.members.len() {
+                    cluster.restart(slot, StopSignal::Term)?;
+                }
+            }
+            // Leadership may have moved under the load before.
+            cluster.settle()?;
+            let plan = self.plan(cluster.endpoints(*reach), case, keys);
+            let measurement = self.measure(&cluster.members, target, round, case, &plan)?;
+            eprintln!("{}", progress_line(&measurement));
+            self.measurements.push(measurement);
+        }
+        for outage in outages {
+            if sys::is_interrupted() {
+                return Err("interrupted".into());
+            }
+            let findings = outage.run(&mut cluster, self.options.client_cpus.0.first().copied())?;
+            eprintln!("{} {} round {round}: {}", outage.name(), target.name(), findings.line());
+            self.stream_measurements.push(StreamMeasurement { case: outage.name(), target, round, findings });
+        }
+        Ok(())
+    }
+
     /// One server's life: from an empty store to the last scenario of its group.
     fn run_life(
         &mut self,
@@ -497,7 +586,10 @@ impl Session<'_> {
         if group.has_keys() {
             let before = server.pid().anonymous_bytes()?;
             let batch = if group == Group::Big { self.options.big_batch } else { 100 };
-            let filled = cli::fill(&self.plan(&server, &LOAD, keys), Fill { batch, is_shuffled: true })?;
+            let filled = cli::fill(
+                &self.plan(vec![server.endpoint.clone()], &LOAD, keys),
+                Fill { batch, is_shuffled: true },
+            )?;
             if group == Group::Big {
                 std::thread::sleep(SETTLE);
                 let after = server.pid().anonymous_bytes()?;
@@ -523,8 +615,9 @@ impl Session<'_> {
             }
         }
         for case in cases {
-            let plan = self.plan(&server, case, keys);
-            let measurement = self.measure(&server, target, round, case, &plan)?;
+            let plan = self.plan(vec![server.endpoint.clone()], case, keys);
+            let servers = std::slice::from_ref(&server);
+            let measurement = self.measure(servers, target, round, case, &plan)?;
             eprintln!("{}", progress_line(&measurement));
             self.measurements.push(measurement);
         }
@@ -551,9 +644,9 @@ impl Session<'_> {
         Ok(times)
     }
 
-    fn plan(&self, server: &Server, case: &Case, keys: u64) -> Plan {
+    fn plan(&self, endpoints: Vec<Endpoint>, case: &Case, keys: u64) -> Plan {
         Plan {
-            endpoint: server.endpoint.clone(),
+            endpoints,
             connections: case.connections,
             in_flight: case.in_flight,
             rate_per_s: case.rate_per_s,
@@ -572,7 +665,7 @@ impl Session<'_> {
 
     fn measure(
         &self,
-        server: &Server,
+        servers: &[Server],
         target: Target,
         round: u32,
         case: &Case,
@@ -581,10 +674,11 @@ impl Session<'_> {
         if sys::is_interrupted() {
             return Err("interrupted".into());
         }
-        let syncs_before = server.wal_syncs();
+        let wal_syncs = || servers.iter().map(Server::wal_syncs).sum::<Option<u64>>();
+        let syncs_before = wal_syncs();
         let mut gauges = Gauges {
             bar: Bar::of_time(self.options.warmup + self.options.duration),
-            server,
+            servers,
             device: self.device.as_ref(),
             open: None,
             close: None,
@@ -596,8 +690,7 @@ impl Session<'_> {
         let replies = figures.replies_in_window as f64;
         let disk = close.disk.zip(open.disk).map(|(after, before)| after.since(before));
         let per_request = |pick: fn(DiskCounters) -> u64| disk.map(|disk| ratio(pick(disk) as f64, replies));
-        let wal_syncs =
-            server.wal_syncs().zip(syncs_before).map(|(after, before)| after.saturating_sub(before));
+        let wal_syncs = wal_syncs().zip(syncs_before).map(|(after, before)| after.saturating_sub(before));
         Ok(Measurement {
             case: case.name,
             target,
@@ -646,7 +739,7 @@ struct Reading {
 /// Reads the server's and the disk's counters at the window's edges.
 struct Gauges<'a> {
     bar: Bar,
-    server: &'a Server,
+    servers: &'a [Server],
     device: Option<&'a Device>,
     open: Option<Reading>,
     close: Option<Reading>,
@@ -654,7 +747,8 @@ struct Gauges<'a> {
 
 impl Gauges<'_> {
     fn read(&self) -> Option<Reading> {
-        let cpu = self.server.pid().cpu_time().ok()?; // gone when the server is: the run's errors say so
+        // None when a server is gone: the run's errors say so.
+        let cpu = self.servers.iter().map(|server| server.pid().cpu_time().ok()).sum::<Option<Duration>>()?;
         let machine_cpu = host::machine_cpu()?;
         Some(Reading { cpu, machine_cpu, disk: self.device.and_then(Device::counters) })
     }

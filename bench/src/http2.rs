@@ -45,10 +45,11 @@ pub(crate) enum Method {
     Watch,
     LeaseGrant,
     LeaseKeepAlive,
+    Status,
 }
 
 impl Method {
-    const COUNT: usize = 6;
+    const COUNT: usize = 7;
 
     /// The `:path` of the call.
     pub(crate) fn path(self) -> &'static str {
@@ -59,6 +60,7 @@ impl Method {
             Self::Watch => "/etcdserverpb.Watch/Watch",
             Self::LeaseGrant => "/etcdserverpb.Lease/LeaseGrant",
             Self::LeaseKeepAlive => "/etcdserverpb.Lease/LeaseKeepAlive",
+            Self::Status => "/etcdserverpb.Maintenance/Status",
         }
     }
 }

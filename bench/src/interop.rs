@@ -70,7 +70,7 @@ fn the_h2_crate_understands_us_and_we_it() {
         });
     });
     let plan = Plan {
-        endpoint: Endpoint { address, authority: address.to_string() },
+        endpoints: vec![Endpoint { address, authority: address.to_string() }],
         connections: 2,
         in_flight: 8,
         rate_per_s: None,

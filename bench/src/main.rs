@@ -13,9 +13,11 @@
 mod call;
 mod cli;
 mod client;
+mod cluster;
 mod compare;
 mod disk;
 mod dummy;
+mod failover;
 mod fanout;
 mod findings;
 mod frame;

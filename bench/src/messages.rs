@@ -165,6 +165,27 @@ pub(crate) fn read_lease(message: &[u8]) -> Result<(i64, i64), Malformed> {
     Ok((id, ttl_s))
 }
 
+/// Who answered a StatusRequest, and who leads as far as it knows; 0 is nobody.
+pub(crate) fn read_status(message: &[u8]) -> Result<(u64, u64), Malformed> {
+    let (mut member, mut leader) = (0, 0);
+    let mut fields = Fields::of(message);
+    while let Some((number, value)) = fields.next()? {
+        match number {
+            1 => {
+                let mut header = Fields::of(value.bytes()?);
+                while let Some((number, value)) = header.next()? {
+                    if number == 2 {
+                        member = value.varint()?;
+                    }
+                }
+            }
+            4 => leader = value.varint()?,
+            _ => {}
+        }
+    }
+    Ok((member, leader))
+}
+
 /// The revision in the header of any response: field 1 is always it.
 pub(crate) fn read_header_revision(message: &[u8]) -> Result<i64, Malformed> {
     let mut fields = Fields::of(message);
@@ -284,6 +305,16 @@ mod tests {
         id: i64,
     }
 
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Status {
+        #[prost(message, optional, tag = "1")]
+        header: Option<Header>,
+        #[prost(string, tag = "2")]
+        version: String,
+        #[prost(uint64, tag = "4")]
+        leader: u64,
+    }
+
     fn header(revision: i64) -> Option<Header> {
         Some(Header { cluster_id: u64::MAX, member_id: 7, revision, raft_term: 2 })
     }
@@ -372,6 +403,8 @@ mod tests {
         let lease = Lease { header: header(9), id: -3, ttl: 60 }.encode_to_vec();
         assert_eq!(read_lease(&lease), Ok((-3, 60)));
         assert_eq!(read_header_revision(&lease), Ok(9));
+        let status = Status { header: header(9), version: "3.7.1".to_owned(), leader: u64::MAX };
+        assert_eq!(read_status(&status.encode_to_vec()), Ok((7, u64::MAX)));
     }
 
     /// Protobuf leaves the order of fields to the writer.

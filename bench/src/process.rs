@@ -73,13 +73,28 @@ pub(crate) enum StopSignal {
     Kill,
 }
 
+/// What makes a server a member of its cluster; the same at each of its starts.
+#[derive(Debug, Clone)]
+struct Seat {
+    name: String,
+    /// For clients, for members.
+    ports: [u16; 2],
+    initial_cluster: String,
+}
+
+impl Seat {
+    fn peer_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports[1])
+    }
+}
+
 /// A running server.
 #[derive(Debug)]
 pub(crate) struct Server {
     launch: Launch,
     child: Child,
     directory: PathBuf,
-    ports: [u16; 2],
+    seat: Seat,
     pub endpoint: Endpoint,
     /// From exec to the first answer of a linearizable read.
     pub start_time: Duration,
@@ -88,49 +103,80 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a server on `directory` and two free ports, and waits for its first answer.
     pub(crate) fn start(launch: &Launch, directory: &Path) -> Result<Self, ProcessError> {
-        let ports = free_ports().map_err(|source| ProcessError::Io { operation: "find a port", source })?;
-        Self::start_on(launch, directory, ports)
+        let mut servers = Self::start_together(launch, directory, &["bench"])?;
+        Ok(servers.remove(0))
     }
 
-    fn start_on(launch: &Launch, directory: &Path, ports: [u16; 2]) -> Result<Self, ProcessError> {
-        let client = format!("http://127.0.0.1:{}", ports[0]);
-        let peer = format!("http://127.0.0.1:{}", ports[1]);
+    /// Starts one server for each name, as members of one cluster, and waits until each of them answers.
+    /// Several have a directory each.
+    pub(crate) fn start_together(
+        launch: &Launch,
+        directory: &Path,
+        names: &[&str],
+    ) -> Result<Vec<Self>, ProcessError> {
+        let ports = free_ports(2 * names.len())
+            .map_err(|source| ProcessError::Io { operation: "find a port", source })?;
+        let mut seats: Vec<Seat> = names
+            .iter()
+            .zip(ports.chunks(2))
+            .map(|(name, ports)| Seat {
+                name: (*name).to_owned(),
+                ports: [ports[0], ports[1]],
+                initial_cluster: String::new(),
+            })
+            .collect();
+        let listed: Vec<String> =
+            seats.iter().map(|seat| format!("{}={}", seat.name, seat.peer_url())).collect();
+        let mut servers = Vec::new();
+        let begin = Instant::now();
+        for seat in &mut seats {
+            seat.initial_cluster = listed.join(",");
+            let own = if names.len() == 1 { directory.to_owned() } else { directory.join(&seat.name) };
+            servers.push(Self::spawn(launch, &own, seat)?);
+        }
+        for server in &mut servers {
+            server.wait_for_answer(begin)?;
+        }
+        Ok(servers)
+    }
+
+    /// Starts the process. It does not answer yet.
+    fn spawn(launch: &Launch, directory: &Path, seat: &Seat) -> Result<Self, ProcessError> {
+        let client = format!("http://127.0.0.1:{}", seat.ports[0]);
+        let peer = seat.peer_url();
         let log_path = directory.join("server.log");
         let io = |operation| move |source| ProcessError::Io { operation, source };
         fs::create_dir_all(directory).map_err(io("create the data directory"))?;
         let log = File::options().create(true).append(true).open(&log_path).map_err(io("open the log"))?;
         let mut command = Command::new(&launch.program);
         command
-            .arg("--name=bench")
+            .arg(format!("--name={}", seat.name))
             .arg(format!("--data-dir={}", directory.join("data").display()))
             .arg(format!("--listen-client-urls={client}"))
             .arg(format!("--advertise-client-urls={client}"))
             .arg(format!("--listen-peer-urls={peer}"))
             .arg(format!("--initial-advertise-peer-urls={peer}"))
-            .arg(format!("--initial-cluster=bench={peer}"))
+            .arg(format!("--initial-cluster={}", seat.initial_cluster))
             .args(&launch.extra_args)
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(io("open the log"))?)
             .stderr(log);
         sys::confine(&mut command, &launch.cpus);
-        let begin = Instant::now();
         let child = command
             .spawn()
             .map_err(|source| ProcessError::Start { program: launch.program.clone(), source })?;
         let endpoint = Endpoint {
-            address: SocketAddr::from(([127, 0, 0, 1], ports[0])),
+            address: SocketAddr::from(([127, 0, 0, 1], seat.ports[0])),
             authority: client[7..].to_owned(),
         };
-        let mut server = Self {
+        Ok(Self {
             launch: launch.clone(),
             child,
             directory: directory.to_owned(),
-            ports,
+            seat: seat.clone(),
             endpoint,
             start_time: Duration::ZERO,
-        };
-        server.wait_for_answer(begin)?;
-        Ok(server)
+        })
     }
 
     fn wait_for_answer(&mut self, begin: Instant) -> Result<(), ProcessError> {
@@ -171,7 +217,7 @@ impl Server {
             StopSignal::Term => libc::SIGTERM,
             StopSignal::Kill => libc::SIGKILL,
         };
-        sys::send_signal(self.child.id(), number).map_err(io)?;
+        self.signal(number)?;
         while self.child.try_wait().map_err(io)?.is_none() {
             if STOP_TIMEOUT < begin.elapsed() {
                 return Err(ProcessError::DidNotEnd { name: self.launch.name.clone() });
@@ -184,7 +230,16 @@ impl Server {
     /// Ends the server and starts it again on the same directory and ports.
     pub(crate) fn restart(mut self, signal: StopSignal) -> Result<Self, ProcessError> {
         self.stop(signal)?;
-        Self::start_on(&self.launch.clone(), &self.directory.clone(), self.ports)
+        let begin = Instant::now();
+        let mut server = Self::spawn(&self.launch, &self.directory, &self.seat)?;
+        server.wait_for_answer(begin)?;
+        Ok(server)
+    }
+
+    /// Sends the process a signal and does not wait for what it does.
+    pub(crate) fn signal(&self, number: libc::c_int) -> Result<(), ProcessError> {
+        let io = |source| ProcessError::Io { operation: "signal the server", source };
+        sys::send_signal(self.child.id(), number).map_err(io)
     }
 
     /// The process, to be looked at.
@@ -216,11 +271,11 @@ impl Drop for Server {
     }
 }
 
-/// Two ports that were free a moment ago.
-fn free_ports() -> io::Result<[u16; 2]> {
-    let first = TcpListener::bind(("127.0.0.1", 0))?;
-    let second = TcpListener::bind(("127.0.0.1", 0))?;
-    Ok([first.local_addr()?.port(), second.local_addr()?.port()])
+/// Ports that were free a moment ago.
+fn free_ports(count: usize) -> io::Result<Vec<u16>> {
+    let held: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<io::Result<_>>()?;
+    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }
 
 fn parse_wal_syncs(metrics: &str) -> Option<u64> {

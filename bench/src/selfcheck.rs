@@ -36,7 +36,7 @@ pub(crate) struct Options {
 impl Options {
     fn plan(&self, server: &DummyServer) -> Plan {
         Plan {
-            endpoint: Endpoint { address: server.address, authority: server.address.to_string() },
+            endpoints: vec![Endpoint { address: server.address, authority: server.address.to_string() }],
             connections: self.connections,
             in_flight: self.in_flight,
             rate_per_s: None,
@@ -286,7 +286,7 @@ mod tests {
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let server = start(&options(), Mischief::default()).unwrap();
         let mut plan = options().plan(&server);
-        plan.endpoint = Endpoint { address, authority: address.to_string() };
+        plan.endpoints = vec![Endpoint { address, authority: address.to_string() }];
         assert!(matches!(client::run(&plan, &mut Unobserved), Err(ClientError::Connect { .. })));
     }
 }

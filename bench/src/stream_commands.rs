@@ -286,7 +286,7 @@ pub(crate) fn catch_up_after(
     let base = call::revision(&subject.endpoint, CALL_TIMEOUT)?;
     let order = Fill { batch: 1, is_shuffled: true };
     let plan = Plan {
-        endpoint: subject.endpoint.clone(),
+        endpoints: vec![subject.endpoint.clone()],
         connections: 16,
         in_flight: 32,
         rate_per_s: None,

@@ -1,10 +1,11 @@
-//! What the scenarios of watchers and leases say: each figure of both targets side by side, and the marks.
+//! What the scenarios of watchers, leases and lost members say: each figure of both targets side by side, and the marks.
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
 use crate::compare::Target;
+use crate::failover::{NEXT_WRITE, Outage};
 use crate::findings::{Findings, Unit};
 use crate::report::ratio;
 use crate::stream_cases::{EXPIRY, EXPIRY_BIG, FAN_OUT, FAN_OUT_50, SLOW};
@@ -15,6 +16,10 @@ const FAN_OUT_RATIO_MIN: f64 = 3.0;
 const COMMIT_TO_CLIENT_US_MAX: f64 = 10_000.0;
 /// A key goes less than a second after its lease ended.
 const EXPIRY_LAG_US_MAX: f64 = 1_000_000.0;
+/// Three members with default flags, from the signal to the next accepted write.
+const LEADER_KILLED_US_MAX: f64 = 500_000.0;
+const LEADER_FROZEN_US_MAX: f64 = 2_000_000.0;
+const FOLLOWER_KILLED_US_MAX: f64 = 300_000.0;
 /// A slow reader costs nobody else: put p99 beside them, by put p99 alone. Two runs of the same differ by
 /// about this much.
 const SLOW_RATIO_MAX: f64 = 1.5;
@@ -79,6 +84,14 @@ pub(crate) fn marks(all: &[StreamMeasurement]) -> Vec<Mark> {
     at_most(commit_to_client, FAN_OUT_50, "reply to event p99", COMMIT_TO_CLIENT_US_MAX);
     at_most("expiry lag, 10 k leases together", EXPIRY, "expiry lag max", EXPIRY_LAG_US_MAX);
     at_most("expiry lag, 100 k leases together", EXPIRY_BIG, "expiry lag max", EXPIRY_LAG_US_MAX);
+    let outages = [
+        ("leader killed", Outage::LeaderKilled, LEADER_KILLED_US_MAX),
+        ("leader frozen", Outage::LeaderFrozen, LEADER_FROZEN_US_MAX),
+        ("follower killed", Outage::FollowerKilled, FOLLOWER_KILLED_US_MAX),
+    ];
+    for (what, outage, bound) in outages {
+        at_most(&format!("{what}, to the next accepted write"), outage.name(), NEXT_WRITE, bound);
+    }
     let slowdown = of(all, SLOW, Target::Pinion)
         .filter_map(|m| Some(ratio(m.value("put beside slow watchers p99")?, m.value("put alone p99")?)));
     if let Some(found) = Spread::of(slowdown) {
@@ -94,7 +107,10 @@ pub(crate) fn marks(all: &[StreamMeasurement]) -> Vec<Mark> {
 
 /// A line for each figure of each scenario.
 pub(crate) fn write_table(text: &mut String, all: &[StreamMeasurement]) -> std::fmt::Result {
-    writeln!(text, "Watchers and leases: medians over the rounds; Pinion / etcd round by round, median.\n")?;
+    writeln!(
+        text,
+        "Watchers, leases and lost members: medians over the rounds; Pinion / etcd round by round, median.\n"
+    )?;
     writeln!(text, "| scenario | figure | etcd | pinion | pinion / etcd |\n|---|---|---|---|---|")?;
     let mut cases: Vec<&str> = Vec::new();
     for measurement in all {

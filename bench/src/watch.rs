@@ -66,7 +66,7 @@ impl SidePuts {
         cutoff: Option<Arc<AtomicBool>>,
     ) -> Result<Figures, ClientError> {
         let plan = Plan {
-            endpoint: subject.endpoint.clone(),
+            endpoints: vec![subject.endpoint.clone()],
             connections: 4,
             in_flight: 1024,
             rate_per_s: Some(self.rate_per_s),

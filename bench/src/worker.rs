@@ -16,7 +16,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::client::{ClientError, Plan, Window, WorkerResult, nanos};
+use crate::client::{ClientError, Endpoint, Plan, Window, WorkerResult, nanos};
 use crate::http2::{Connection, End, Sink};
 use crate::link::{CONNECT_TIMEOUT, Link, OUT_BYTES_MAX, READ_BYTES};
 use crate::schedule::Schedule;
@@ -155,8 +155,8 @@ struct Broken {
 }
 
 impl Lane {
-    fn connect(plan: &Plan, clock: Clock) -> Result<Self, ClientError> {
-        let link = Link::connect(&plan.endpoint, Connection::new(&plan.endpoint.authority), clock)?;
+    fn connect(endpoint: &Endpoint, clock: Clock) -> Result<Self, ClientError> {
+        let link = Link::connect(endpoint, Connection::new(&endpoint.authority), clock)?;
         Ok(Self { link, flights: Flights::default(), broken: None })
     }
 
@@ -222,7 +222,7 @@ impl<'a> Worker<'a> {
         };
         let lanes = (index..plan.connections).step_by(workers).count();
         for slot in 0..lanes {
-            let mut lane = Lane::connect(plan, clock)?;
+            let mut lane = Lane::connect(worker.endpoint(slot), clock)?;
             worker.register(slot, &mut lane.link).map_err(io("epoll add"))?;
             worker.lanes.push(lane);
         }
@@ -230,22 +230,31 @@ impl<'a> Worker<'a> {
         Ok(worker)
     }
 
+    /// Where a lane goes: the run's connections take the endpoints in turn.
+    fn endpoint(&self, slot: usize) -> &'a Endpoint {
+        let connection = self.index + slot * self.plan.workers();
+        &self.plan.endpoints[connection % self.plan.endpoints.len()]
+    }
+
     fn register(&self, slot: usize, link: &mut Link) -> std::io::Result<()> {
         self.poll.registry().register(&mut link.stream, Token(slot), Interest::READABLE | Interest::WRITABLE)
     }
 
     fn wait_for_settings(&mut self) -> Result<(), ClientError> {
-        let address = self.plan.endpoint.address;
         let give_up_ns = self.clock.now_ns() + nanos(CONNECT_TIMEOUT);
         let mut tally = Tally::new(u64::MAX, u64::MAX);
         loop {
-            for lane in &mut self.lanes {
-                lane.link.flush().map_err(|error| ClientError::NoSettings(address, error))?;
+            for slot in 0..self.lanes.len() {
+                let address = self.endpoint(slot).address;
+                let flushed = self.lanes[slot].link.flush();
+                flushed.map_err(|error| ClientError::NoSettings(address, error))?;
             }
             if self.lanes.iter().all(|lane| lane.link.connection.is_settled()) {
                 return Ok(());
             }
             if give_up_ns < self.clock.now_ns() {
+                let silent = self.lanes.iter().position(|lane| !lane.link.connection.is_settled());
+                let address = self.endpoint(silent.unwrap_or_default()).address;
                 return Err(ClientError::NoSettings(address, "no SETTINGS frame came".to_owned()));
             }
             if sys::is_interrupted() {
@@ -253,6 +262,7 @@ impl<'a> Worker<'a> {
             }
             self.wait(POLL_MAX)?;
             for slot in 0..self.lanes.len() {
+                let address = self.endpoint(slot).address;
                 let lane = &mut self.lanes[slot];
                 lane.link.is_blocked = false;
                 lane.read(&mut self.buffer, &mut tally, self.clock)
@@ -451,7 +461,7 @@ impl<'a> Worker<'a> {
         if !is_due {
             return Ok(());
         }
-        match Lane::connect(self.plan, self.clock) {
+        match Lane::connect(self.endpoint(slot), self.clock) {
             Ok(mut fresh) => {
                 self.register(slot, &mut fresh.link)
                     .map_err(|source| ClientError::Io { operation: "epoll add", source })?;

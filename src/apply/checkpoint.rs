@@ -10,23 +10,24 @@
 //! | tag | version | times | payload |
 //! |---|---|---|---|
 //! | 1 | 1 | 1 | membership: `pinion.peer.v1.Membership` |
+//! | 4 | 1 | ≤ 1 | the alarms, if there are any: `pinion.peer.v1.Alarms` |
 //! | 3 | 1 | ≥ 0 | the next leases in the order of their ids: `pinion.peer.v1.Leases` |
 //! | 2 | 1 | ≥ 1 | the next block of the key space, `mvcc`'s own bytes |
 //!
 //! The stream may be cut anywhere on its way: a reader collects what a section still misses. Sections
 //! carry no checksum, that is the container's task (`checkpoint::format`); what they cannot be is
 //! misread. A tag or version that is not known is refused, never skipped: it is state that other
-//! members have. Leases, auth and alarms will be new tags.
+//! members have. Auth will be a new tag.
 //! Invariant: the state written is the one at `begin`, whatever is applied meanwhile.
 
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::Machine;
+use super::{Alarms, Machine};
 use crate::lease::{Lease, Table};
 use crate::membership::Cluster;
 use crate::mvcc;
-use crate::pb::peer::{LeaseRecord, Leases};
+use crate::pb::peer::{self, LeaseRecord, Leases};
 use crate::types::limits::LEASE_TTL_MAX_S;
 use crate::types::{LeaseId, LogIndex};
 
@@ -34,6 +35,7 @@ const END: u8 = 0;
 const MEMBERSHIP: u8 = 1;
 const KEY_SPACE: u8 = 2;
 const LEASES: u8 = 3;
+const ALARMS: u8 = 4;
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 6;
 
@@ -45,6 +47,8 @@ const LEASE_BYTES_MAX: usize = 2 + 9 + 3 * 11;
 pub struct Checkpoint {
     /// Written first; membership is small.
     membership: Option<Vec<u8>>,
+    /// Absent without alarms, so that a version without them reads what has none.
+    alarms: Option<Vec<u8>>,
     /// As they were at the beginning, in the order of their ids. What is small is copied: 32 bytes a
     /// lease, against its keys, which are not.
     leases: std::vec::IntoIter<LeaseRecord>,
@@ -63,6 +67,8 @@ pub enum RestoreError {
     Membership(String),
     #[error("the leases: {0}")]
     Leases(String),
+    #[error("the alarms: {0}")]
+    Alarms(String),
     #[error("the stream ends early")]
     Truncated,
     #[error("bytes follow the end of the stream")]
@@ -86,6 +92,7 @@ impl Machine {
             .collect();
         Checkpoint {
             membership: Some(self.cluster.encode()),
+            alarms: (self.alarms.iter().len() != 0).then(|| self.alarms.to_record().encode_to_vec()),
             leases: leases.into_iter(),
             key_space: self.store.begin_checkpoint(),
             done: false,
@@ -97,6 +104,9 @@ impl Machine {
         assert!(!checkpoint.done, "a slice was asked for behind the last");
         if let Some(membership) = checkpoint.membership.take() {
             put_section(out, MEMBERSHIP, |out| out.extend_from_slice(&membership));
+            if let Some(alarms) = checkpoint.alarms.take() {
+                put_section(out, ALARMS, |out| out.extend_from_slice(&alarms));
+            }
             return false;
         }
         if checkpoint.leases.len() != 0 {
@@ -137,6 +147,7 @@ pub struct Restore {
     /// The head of a section whose rest has not come yet.
     pending: Vec<u8>,
     cluster: Option<Cluster>,
+    alarms: Option<Alarms>,
     leases: Table,
     /// Id of the last lease.
     last_lease: Option<LeaseId>,
@@ -189,12 +200,13 @@ impl Restore {
         if self.ended {
             return Err(RestoreError::Trailing);
         }
-        if version != VERSION || !matches!(tag, END | MEMBERSHIP | LEASES | KEY_SPACE) {
+        if version != VERSION || !matches!(tag, END | MEMBERSHIP | LEASES | ALARMS | KEY_SPACE) {
             return Err(RestoreError::Unknown { tag, version });
         }
         let in_place = match tag {
             MEMBERSHIP => self.cluster.is_none() && self.key_space.is_none(),
             LEASES => self.cluster.is_some() && self.key_space.is_none(),
+            ALARMS => self.cluster.is_some() && self.alarms.is_none() && self.key_space.is_none(),
             KEY_SPACE => self.cluster.is_some(),
             _ => self.key_space.is_some(),
         };
@@ -207,6 +219,11 @@ impl Restore {
                 let cluster = Cluster::decode(Bytes::copy_from_slice(payload))
                     .map_err(|error| RestoreError::Membership(error.to_string()))?;
                 self.cluster = Some(cluster);
+            }
+            ALARMS => {
+                let record =
+                    peer::Alarms::decode(payload).map_err(|error| RestoreError::Alarms(error.to_string()))?;
+                self.alarms = Some(Alarms::from_record(record).map_err(RestoreError::Alarms)?);
             }
             LEASES => {
                 let leases =
@@ -251,7 +268,7 @@ impl Restore {
             }
             leases.move_key(kv.key, LeaseId(0), id);
         }
-        Ok(Machine::with_leases(key_space.finish()?, cluster, leases))
+        Ok(Machine::with(key_space.finish()?, cluster, leases, self.alarms.unwrap_or_default()))
     }
 }
 

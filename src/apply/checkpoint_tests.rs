@@ -1,5 +1,7 @@
 use super::*;
+
 use crate::apply::script::{machine, run};
+use crate::apply::{Applied, RequestKind};
 use crate::pb::peer::PublishMember;
 
 fn stream(machine: &mut Machine, bytes_max: usize, mut between: impl FnMut(&mut Machine)) -> Vec<u8> {
@@ -14,7 +16,8 @@ fn stream(machine: &mut Machine, bytes_max: usize, mut between: impl FnMut(&mut 
 
 fn publish(machine: &mut Machine, name: &str) {
     let published = PublishMember { id: 7, name: name.into(), client_urls: vec![] };
-    assert!(machine.cluster_mut().publish(published));
+    let request = crate::apply::script::request(RequestKind::PublishMember, published.encode_to_vec());
+    assert!(matches!(machine.apply(&request, crate::apply::script::AT), Applied::Now(Ok(_))));
 }
 
 fn filled() -> Machine {
@@ -207,4 +210,48 @@ fn leases_that_cannot_be_are_refused() {
     assert_eq!(restored(&late, 100).err().unwrap(), RestoreError::Order { tag: LEASES });
     let damaged = [&bytes[..section + HEADER_BYTES], &[0x0f], &bytes[section + HEADER_BYTES + 1..]].concat();
     assert!(matches!(restored(&damaged, 100).err().unwrap(), RestoreError::Leases(_)));
+}
+
+#[test]
+fn alarms_come_back_and_a_stream_without_them_is_what_it_was_before_there_were_any() {
+    let mut machine = leased();
+    let without = stream(&mut machine, 512, |_| ());
+    assert_eq!(restored(&without, 100).unwrap().alarms().iter().len(), 0);
+    for line in ["alarm on corrupt 7", "alarm on space 8", "alarm on corrupt 0"] {
+        run(&mut machine, line);
+    }
+    for (bytes_max, piece) in [(1, 1), (512, 1_000)] {
+        let bytes = stream(&mut machine, bytes_max, |_| ());
+        let mut twin = restored(&bytes, piece).unwrap();
+        assert_eq!(twin.alarms(), machine.alarms());
+        assert_eq!(run(&mut twin, "put k1 x"), "DataLoss etcdserver: corrupt cluster");
+        assert_eq!(stream(&mut twin, bytes_max, |_| ()), bytes);
+    }
+    for line in ["alarm off corrupt 7", "alarm off space 8", "alarm off corrupt 0"] {
+        run(&mut machine, line);
+    }
+    assert_eq!(stream(&mut machine, 512, |_| ()), without);
+}
+
+#[test]
+fn alarms_that_this_version_cannot_heed_are_refused() {
+    let bytes = stream(&mut filled(), 4_096, |_| ());
+    let membership = HEADER_BYTES + u32::from_le_bytes(bytes[2..6].try_into().unwrap()) as usize;
+    let section = |alarm| {
+        let mut section = Vec::new();
+        let alarms = vec![peer::AlarmRecord { member: 7, alarm }];
+        put_section(&mut section, ALARMS, |out| peer::Alarms { alarms }.encode(out).unwrap());
+        section
+    };
+    let with =
+        |sections: &[u8]| restored(&[&bytes[..membership], sections, &bytes[membership..]].concat(), 100);
+    assert_eq!(with(&section(2)).unwrap().alarms().iter().len(), 1);
+    for alarm in [0, 3, -1] {
+        assert!(matches!(with(&section(alarm)).err().unwrap(), RestoreError::Alarms(_)), "{alarm}");
+    }
+    let twice = [section(1), section(2)].concat();
+    assert_eq!(with(&twice).err().unwrap(), RestoreError::Order { tag: ALARMS });
+    let mut damaged = section(2);
+    damaged[HEADER_BYTES] = 0x0f;
+    assert!(matches!(with(&damaged).err().unwrap(), RestoreError::Alarms(_)));
 }

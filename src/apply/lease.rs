@@ -104,9 +104,10 @@ impl Machine {
         self.leases.get(id).is_some_and(|lease| lease.granted_at() <= LogIndex(through))
     }
 
-    /// Each lease is a revision of its own, like a revocation by a client.
+    /// Each lease is a revision of its own, like a revocation by a client. Nothing expires while data is
+    /// corrupt: the leader asks again when the alarm is lifted.
     pub(super) fn expire_leases(&mut self, request: &peer::LeaseExpire, at: EntryId) -> Response {
-        if request.term == at.term.0 {
+        if request.term == at.term.0 && !self.alarms.is_corrupt() {
             for &id in &request.ids {
                 if self.is_meant(LeaseId(id), request.through) {
                     self.revoke(LeaseId(id));

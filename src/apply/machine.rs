@@ -17,9 +17,9 @@ use super::encode::Encode as _;
 use super::lease::{Moves, check_lease};
 use super::request::EntryId;
 use super::view::check_readable;
-use super::{Outcome, Rejection, Request, RequestKind, Response, range, txn, write};
+use super::{Alarms, Outcome, Rejection, Request, RequestKind, Response, range, txn, write};
 use crate::lease::{Change, Table};
-use crate::membership::Cluster;
+use crate::membership::{Cluster, MemberChange};
 use crate::mvcc::{HashCursor, HashKv, HashOvertaken, Store};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
@@ -56,28 +56,30 @@ pub struct StatusFacts {
     pub is_learner: bool,
     /// `--quota-backend-bytes`, the default spelt out.
     pub quota_bytes: i64,
-    /// What is wrong with this member, in etcd's words.
+    /// What is wrong with this member beside the alarms, in etcd's words.
     pub errors: Vec<String>,
 }
 
 /// All replicated state of a member.
+#[derive(Debug)]
 pub struct Machine {
     pub(super) store: Store,
     pub(super) cluster: Cluster,
     pub(super) leases: Table,
+    pub(super) alarms: Alarms,
     /// Not yet taken by whoever applies.
     pub(super) lease_changes: Vec<Change>,
 }
 
 impl Machine {
-    /// Without leases; so no key of `store` has one.
+    /// Without leases or alarms; so no key of `store` has a lease.
     #[must_use]
     pub fn new(store: Store, cluster: Cluster) -> Self {
-        Self::with_leases(store, cluster, Table::new())
+        Self::with(store, cluster, Table::new(), Alarms::default())
     }
 
-    pub(super) fn with_leases(store: Store, cluster: Cluster, leases: Table) -> Self {
-        Self { store, cluster, leases, lease_changes: Vec::new() }
+    pub(super) fn with(store: Store, cluster: Cluster, leases: Table, alarms: Alarms) -> Self {
+        Self { store, cluster, leases, alarms, lease_changes: Vec::new() }
     }
 
     #[must_use]
@@ -90,9 +92,18 @@ impl Machine {
         &self.cluster
     }
 
-    /// For membership changes, which reach the machine as raft's own entries.
-    pub fn cluster_mut(&mut self) -> &mut Cluster {
-        &mut self.cluster
+    /// Carries out a membership change, which reaches the machine as raft's own entry. Raft must be
+    /// told whether it was taken.
+    pub fn change_members(&mut self, change: &MemberChange) -> Outcome {
+        self.cluster.change(&change.kind)
+    }
+
+    /// The cluster goes on as this member alone; see `Cluster::reduce_to`.
+    ///
+    /// # Errors
+    /// When `own` is no member.
+    pub fn reduce_cluster_to(&mut self, own: MemberId) -> Result<(), Rejection> {
+        self.cluster.reduce_to(own)
     }
 
     /// Applies the next request of the log, which stands in the entry `at`.
@@ -100,6 +111,9 @@ impl Machine {
         let body = &request.body;
         if REQUEST_BYTES_MAX < body.len() {
             return Applied::Now(Err(Rejection::RequestTooLarge { bytes: body.len() as u64 }));
+        }
+        if let Err(rejection) = self.alarms.check(request.kind) {
+            return Applied::Now(Err(rejection));
         }
         let outcome = match request.kind {
             RequestKind::Put => decode(body).and_then(|request| self.put(&request)),
@@ -111,10 +125,12 @@ impl Machine {
                 Err(rejection) => Err(rejection),
             },
             RequestKind::PublishMember => decode(body).map(|request| self.publish(request)),
+            RequestKind::MemberUpdate => decode(body).and_then(|request| self.cluster.update(request)),
             RequestKind::LeaseGrant => decode(body).and_then(|request| self.grant_lease(&request, at)),
             RequestKind::LeaseRevoke => decode(body).and_then(|request| self.revoke_lease(&request)),
             RequestKind::LeaseExpire => decode(body).map(|request| self.expire_leases(&request, at)),
             RequestKind::LeaseCheckpoint => decode(body).map(|request| self.note_leases(&request, at)),
+            RequestKind::Alarm => decode(body).and_then(|request| self.alarm(&request)),
         };
         Applied::Now(outcome)
     }
@@ -138,6 +154,7 @@ impl Machine {
     }
 
     fn txn(&mut self, request: &pb::TxnRequest) -> Outcome {
+        self.alarms.check_txn(request)?;
         txn::apply(&mut self.store, &mut self.leases, request)
     }
 
@@ -180,6 +197,10 @@ impl Machine {
                 let revision = self.hash_revision(request)?;
                 Ok(self.hash_response(&self.store.hash_kv(revision)))
             }
+            Query::HashCompacted => {
+                let revision = self.hash_compacted_revision()?;
+                Ok(self.hash_response(&self.store.hash_kv(revision)))
+            }
             Query::Hash => {
                 // etcd hashes its file. Ours is the history that the file would hold.
                 let hash = self.store.hash_kv(self.store.current_revision()).hash;
@@ -191,6 +212,7 @@ impl Machine {
                 Ok(Response { body: self.cluster.member_list_body(), ..Response::default() })
             }
             Query::Status => Ok(self.response(self.status(facts).encode_to_vec())),
+            Query::Alarms { kind } => Ok(self.list_alarms(*kind)),
             Query::LeaseTimeToLive(request) => {
                 let lease = self.leases.get(LeaseId(request.id));
                 let noted_s = lease.map_or(0, |lease| match lease.remaining_s() {
@@ -221,7 +243,7 @@ impl Machine {
             raft_index: facts.committed.0,
             raft_term: facts.term.0,
             raft_applied_index: facts.applied.0,
-            errors: facts.errors.clone(),
+            errors: facts.errors.iter().cloned().chain(self.alarms.iter().map(|a| a.to_string())).collect(),
             is_learner: facts.is_learner,
             storage_version: STORAGE_VERSION.into(),
             db_size_quota: facts.quota_bytes,
@@ -231,6 +253,16 @@ impl Machine {
 
     fn hash_revision(&self, request: &pb::HashKvRequest) -> Result<i64, Rejection> {
         range::readable_revision(&self.store, request.revision)
+    }
+
+    fn hash_compacted_revision(&self) -> Result<i64, Rejection> {
+        let compacted = self.store.compact_revision();
+        // Never compacted, or at 0, which is no revision.
+        if compacted <= 0 {
+            Err(Rejection::Compacted { required: compacted, compacted })
+        } else {
+            Ok(compacted)
+        }
     }
 
     fn hash_response(&self, hash: &HashKv) -> Response {
@@ -246,6 +278,12 @@ impl Machine {
     /// Starts the answer to a HashKV that would hold the core for too long in one piece.
     pub fn begin_hash(&self, request: &pb::HashKvRequest) -> Result<HashRead, Rejection> {
         let revision = self.hash_revision(request)?;
+        Ok(HashRead { revision, cursor: self.store.begin_hash(revision) })
+    }
+
+    /// The same at the compact revision.
+    pub fn begin_compacted_hash(&self) -> Result<HashRead, Rejection> {
+        let revision = self.hash_compacted_revision()?;
         Ok(HashRead { revision, cursor: self.store.begin_hash(revision) })
     }
 

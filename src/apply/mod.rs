@@ -1,5 +1,6 @@
 //! Committed entries in, answers out: the state machine every member runs alike.
 
+pub mod alarm;
 pub(crate) mod encode;
 mod lease;
 mod range;
@@ -15,6 +16,7 @@ pub mod rejection;
 pub mod request;
 pub mod response;
 
+pub use alarm::{Alarm, AlarmType, Alarms};
 pub use checkpoint::{Checkpoint, Restore, RestoreError};
 pub use machine::{Applied, Machine, StatusFacts};
 pub use rejection::Rejection;

@@ -1,6 +1,6 @@
 //! A "no" to the client that every member computes alike.
 
-use crate::types::LeaseId;
+use crate::types::{LeaseId, MemberId};
 
 /// Why a request was refused. Part of the applied state: no member-local fact may decide it.
 /// `rpc::status` turns it into etcd's code and text, and nothing else does.
@@ -32,6 +32,32 @@ pub enum Rejection {
     /// cannot be told would be a write that the client can never know of.
     #[error("the answer takes {bytes} bytes, a message holds {bytes_max}")]
     AnswerTooLarge { bytes: u64, bytes_max: u64 },
+    #[error("member {0} is not in the cluster")]
+    MemberNotFound(MemberId),
+    /// The id is in use, or was once.
+    #[error("member id {0} is taken")]
+    MemberExists(MemberId),
+    #[error("peer URL {0} belongs to another member")]
+    PeerUrlExists(String),
+    #[error("member {0} votes already")]
+    NotLearner(MemberId),
+    #[error("the cluster has {0} learners already")]
+    TooManyLearners(usize),
+    /// It would leave nobody who votes.
+    #[error("member {0} is the last that votes")]
+    LastVoter(MemberId),
+    /// Some member's data differs from that of others: nothing may be written until the alarm is lifted.
+    #[error("the CORRUPT alarm is active")]
+    Corrupt,
+    /// Some member has reached its quota: nothing may be added until the alarm is lifted.
+    #[error("the NOSPACE alarm is active")]
+    NoSpace,
+    #[error("alarm {0} is unknown")]
+    UnknownAlarm(i32),
+    #[error("alarm action {0} is unknown")]
+    UnknownAlarmAction(i32),
+    #[error("there are {0} alarms already")]
+    TooManyAlarms(usize),
     #[error("the request's bytes do not decode: {0}")]
     Undecodable(String),
 }

@@ -10,9 +10,11 @@
 //! Cost: encode one copy of each body; decode none.
 //! Compatibility: `FORMAT` and the kinds' numbers are on disk.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut, Bytes, BytesMut};
 use prost::Message as _;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+use prost::encoding::{
+    WireType, decode_key, decode_varint, encode_key, encode_varint, encoded_len_varint, key_len,
+};
 
 use crate::pb::peer as pb;
 use crate::types::{LogIndex, MemberId, Term, Ticket};
@@ -56,6 +58,10 @@ pub enum RequestKind {
     LeaseExpire = 8,
     /// `pinion.peer.v1.LeaseCheckpoint`
     LeaseCheckpoint = 9,
+    /// `etcdserverpb.MemberUpdateRequest`
+    MemberUpdate = 10,
+    /// `etcdserverpb.AlarmRequest`
+    Alarm = 11,
 }
 
 impl RequestKind {
@@ -78,6 +84,8 @@ impl RequestKind {
             7 => Some(Self::LeaseRevoke),
             8 => Some(Self::LeaseExpire),
             9 => Some(Self::LeaseCheckpoint),
+            10 => Some(Self::MemberUpdate),
+            11 => Some(Self::Alarm),
             _ => None,
         }
     }
@@ -154,6 +162,25 @@ pub fn put_request(buffer: &mut BytesMut, origin: Origin, kind: RequestKind, bod
     buffer.put_slice(body);
 }
 
+/// Who waits for the first request of a group that this code wrote; `None` when the bytes look otherwise.
+/// Reads no further, so it costs the same however long the group is.
+#[must_use]
+pub fn first_origin(mut data: &[u8]) -> Option<Origin> {
+    let mut expect = |tag: u32, wire: WireType| {
+        let (number, found) = decode_key(&mut data).ok()?;
+        ((number, found) == (tag, wire)).then_some(())?;
+        match wire {
+            WireType::SixtyFourBit => data.try_get_u64_le().ok(),
+            _ => decode_varint(&mut data).ok(),
+        }
+    };
+    expect(tag::GROUP_FORMAT, WireType::Varint).filter(|format| *format == u64::from(FORMAT))?;
+    expect(tag::GROUP_REQUESTS, WireType::LengthDelimited)?;
+    let member = MemberId(expect(tag::ORIGIN_MEMBER, WireType::SixtyFourBit)?);
+    let ticket = Ticket(expect(tag::TICKET, WireType::SixtyFourBit)?);
+    Some(Origin { member, ticket })
+}
+
 /// An entry's data for these requests.
 #[must_use]
 pub fn encode_group(requests: &[Request]) -> Bytes {
@@ -196,7 +223,7 @@ mod tests {
 
     use super::*;
 
-    const KINDS: [RequestKind; 9] = [
+    const KINDS: [RequestKind; 11] = [
         RequestKind::Put,
         RequestKind::DeleteRange,
         RequestKind::Txn,
@@ -206,6 +233,8 @@ mod tests {
         RequestKind::LeaseRevoke,
         RequestKind::LeaseExpire,
         RequestKind::LeaseCheckpoint,
+        RequestKind::MemberUpdate,
+        RequestKind::Alarm,
     ];
 
     fn request(member: u64, ticket: u64, kind: RequestKind, body: &[u8]) -> Request {
@@ -230,6 +259,7 @@ mod tests {
             let data = encode_group(&requests);
             let foretold: usize = requests.iter().map(|r| request_bytes(r.kind, r.body.len())).sum();
             assert_eq!(data.len(), group_head_bytes() + foretold, "seed {seed}");
+            assert_eq!(first_origin(&data), Some(requests[0].origin), "seed {seed}");
             assert_eq!(decode_group(data), Ok(requests), "seed {seed}");
         }
     }
@@ -264,6 +294,19 @@ mod tests {
     }
 
     #[test]
+    fn golden_bytes_of_a_group_still_mean_the_same_and_no_kind_has_another_number() {
+        let numbers = KINDS.map(RequestKind::number);
+        assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+        assert!(KINDS.iter().all(|kind| RequestKind::from_number(kind.number()) == Some(*kind)));
+        assert!([0, 1_000].iter().all(|number| RequestKind::from_number(*number).is_none()));
+        let requests =
+            [request(7, 1, RequestKind::Put, b"ab"), request(u64::MAX, 300, RequestKind::Alarm, b"")];
+        let golden: &[u8] = b"\x08\x01\x12\x18\x09\x07\x00\x00\x00\x00\x00\x00\x00\x11\x01\x00\x00\x00\x00\x00\x00\x00\x18\x01\"\x02ab\x12\x16\x09\xff\xff\xff\xff\xff\xff\xff\xff\x11,\x01\x00\x00\x00\x00\x00\x00\x18\x0b\"\x00";
+        assert_eq!(encode_group(&requests), golden, "raise FORMAT and keep the old bytes readable");
+        assert_eq!(decode_group(Bytes::from_static(golden)), Ok(requests.to_vec()));
+    }
+
+    #[test]
     fn every_cut_and_every_flip_of_a_group_is_an_answer_not_a_panic() {
         let whole = encode_group(&[
             request(7, 1, RequestKind::Put, b"abc"),
@@ -274,11 +317,13 @@ mod tests {
             if let Ok(requests) = decode_group(whole.slice(..cut)) {
                 assert!(requests.len() < 2, "cut at {cut}");
             }
+            let _answered = first_origin(&whole[..cut]);
         }
         for offset in 0..whole.len() {
             for bit in 0..8 {
                 let mut bytes = whole.to_vec();
                 bytes[offset] ^= 1 << bit;
+                let _answered = first_origin(&bytes);
                 drop(decode_group(bytes.into()));
             }
         }

@@ -11,6 +11,7 @@
 //! compact N [physical]        work                         hash [N]
 //! stream KEY [END] …                                       a RangeStream, slices apart by |
 //! grant ID TTL      revoke ID      leases                  as the log has them, past the shard
+//! alarm ACTION KIND MEMBER                                 get, on, off or a number; all, space, corrupt
 //! expire [term=N] [through=N] ID …      note [term=N] [through=N] ID=REMAINING …
 //! ```
 //! COMPARE is `TARGET KEY[..END] RESULT OPERAND`, with `value`, `version`, `create`, `mod`, `lease`
@@ -84,7 +85,7 @@ pub(super) fn run(machine: &mut Machine, line: &str) -> String {
     }
     let (line, trusted) = line.strip_prefix('!').map_or((line, false), |line| (line, true));
     let mut words = Words::new(line);
-    if let Some((kind, body)) = parse_lease(&mut words) {
+    if let Some((kind, body)) = parse_alarm(&mut words).or_else(|| parse_lease(&mut words)) {
         return show_applied(kind, machine.apply(&request(kind, body), AT));
     }
     let (method, kind, body) = parse(&mut words);
@@ -97,6 +98,7 @@ pub(super) fn run(machine: &mut Machine, line: &str) -> String {
     match convert::command(method, body, &Limits::default()) {
         Err(status) => show_status(&status),
         Ok(Command::Propose { kind, body }) => show_applied(kind, machine.apply(&request(kind, body), AT)),
+        Ok(Command::Member(_)) => unreachable!("not in the language"),
         Ok(Command::Read(read)) => match read.query {
             Query::RangeSlice(slice) => show_stream(machine, *slice),
             query => {
@@ -151,16 +153,23 @@ fn show_applied(kind: RequestKind, applied: Applied) -> String {
             let answer: pb::LeaseGrantResponse = decode(response);
             format!("lease {} for {} s", answer.id, answer.ttl)
         }
+        RequestKind::Alarm => show_alarms(&decode(response)),
         RequestKind::Compact
         | RequestKind::PublishMember
         | RequestKind::LeaseRevoke
         | RequestKind::LeaseExpire
-        | RequestKind::LeaseCheckpoint => {
+        | RequestKind::LeaseCheckpoint
+        | RequestKind::MemberUpdate => {
             assert!(response.body.is_empty(), "nothing to tell");
             String::new()
         }
     });
     text.trim_end().to_string() + later
+}
+
+fn show_alarms(answer: &pb::AlarmResponse) -> String {
+    let alarms = answer.alarms.iter().map(|alarm| format!("{}:{}", alarm.alarm, alarm.member_id));
+    format!("[{}]", alarms.collect::<Vec<_>>().join(" "))
 }
 
 /// Each lease with its TTL, what is left of it if that was noted, and its keys.
@@ -299,6 +308,20 @@ fn parse(words: &mut Words<'_>) -> (Method, Option<RequestKind>, Bytes) {
             }
         },
     }
+}
+
+fn parse_alarm(words: &mut Words<'_>) -> Option<(RequestKind, Bytes)> {
+    words.0.next_if(|verb| *verb == "alarm")?;
+    let named = |word, names: [&str; 3]| {
+        let place = names.iter().position(|name| *name == word);
+        place.map_or_else(|| number(word), |place| i32::try_from(place).expect("0 to 2"))
+    };
+    let message = pb::AlarmRequest {
+        action: named(words.next(), ["get", "on", "off"]),
+        alarm: named(words.next(), ["all", "space", "corrupt"]),
+        member_id: words.argument().map_or(0, number),
+    };
+    Some((RequestKind::Alarm, message.encode_to_vec().into()))
 }
 
 fn parse_lease(words: &mut Words<'_>) -> Option<(RequestKind, Bytes)> {

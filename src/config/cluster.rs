@@ -20,6 +20,9 @@ pub const TXN_OPS_MAX_LIMIT: u32 = 65_536;
 /// Largest `--election-timeout`, etcd's.
 pub const ELECTION_MS_MAX: u32 = 50_000;
 
+/// Largest `--max-learners`: members are counted by hand.
+pub const LEARNERS_MAX_LIMIT: u32 = 1_000;
+
 /// The same on all members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterConfig {
@@ -31,7 +34,15 @@ pub struct ClusterConfig {
     /// One raft tick.
     pub heartbeat_ms: u32,
     pub election_ms: u32,
+    /// The two above, where they were not given, are those of `--low-latency`.
+    pub low_latency: bool,
     pub pre_vote: bool,
+    /// Refuse membership changes that could cost the quorum.
+    pub strict_reconfig_check: bool,
+    /// Learners that the cluster may have when one is added here. Of the member that is asked.
+    pub learners_max: u32,
+    /// Go on as a cluster of this member alone.
+    pub force_new_cluster: bool,
     /// Operations of one transaction level at most.
     pub txn_ops_max: u32,
     /// Encoded write request at most.
@@ -45,11 +56,16 @@ pub enum InitialClusterState {
     Existing,
 }
 
-/// What a member that has no data yet derives its identity from.
+/// What a member that has no data yet begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bootstrap {
-    /// This member's peer URLs, sorted as etcd sorts them before hashing.
+    pub state: InitialClusterState,
+    /// The peer URLs of each member that is listed.
+    pub members: Vec<Vec<String>>,
+    /// This member's, sorted as etcd sorts them before hashing.
     pub peer_urls: Vec<String>,
+    /// Those of the others, to ask them.
+    pub others: Vec<Url>,
     pub token: String,
 }
 
@@ -69,7 +85,11 @@ impl ClusterConfig {
             initial_cluster_token: settings.text("initial-cluster-token").to_owned(),
             heartbeat_ms: settings.number_u32("heartbeat-interval", 1, ELECTION_MS_MAX)?,
             election_ms: settings.number_u32("election-timeout", 1, u32::MAX)?,
+            low_latency: settings.boolean("low-latency")?,
             pre_vote: settings.boolean("pre-vote")?,
+            strict_reconfig_check: settings.boolean("strict-reconfig-check")?,
+            learners_max: settings.number_u32("max-learners", 0, LEARNERS_MAX_LIMIT)?,
+            force_new_cluster: settings.boolean("force-new-cluster")?,
             txn_ops_max: settings.number_u32("max-txn-ops", 1, TXN_OPS_MAX_LIMIT)?,
             request_bytes_max: settings.number_u32("max-request-bytes", 1, REQUEST_BYTES_MAX_LIMIT)?,
         })
@@ -83,16 +103,9 @@ impl ClusterConfig {
             )));
         }
         if u64::from(election) < 5 * u64::from(heartbeat) {
+            let profile = if self.low_latency { "; --low-latency sets whichever is not given" } else { "" };
             return Err(Refused::contradiction(format!(
-                "--election-timeout[{election}ms] should be at least as 5 times as --heartbeat-interval[{heartbeat}ms]"
-            )));
-        }
-        if self.initial_cluster.len() > 1 {
-            let names: Vec<&str> = self.initial_cluster.iter().map(|(name, _)| name.as_str()).collect();
-            return Err(Refused::usage(format!(
-                "--initial-cluster names {} members ({}): more than one is not supported by Pinion yet",
-                names.len(),
-                names.join(", ")
+                "--election-timeout[{election}ms] should be at least as 5 times as --heartbeat-interval[{heartbeat}ms]{profile}"
             )));
         }
         Ok(())
@@ -101,10 +114,9 @@ impl ClusterConfig {
     /// How to begin, for a member whose data directory is empty. With data the flags behind this are
     /// ignored, so it is not part of `validate`.
     pub fn bootstrap(&self, process: &ProcessConfig) -> Result<Bootstrap, Refused> {
-        if self.initial_cluster_state == InitialClusterState::Existing {
-            return Err(Refused::usage(
-                "--initial-cluster-state=existing: joining a cluster is not supported by Pinion yet; \
-                 the data directory is empty",
+        if self.force_new_cluster {
+            return Err(Refused::contradiction(
+                "--force-new-cluster goes on with the data that a member has, but the data directory is empty",
             ));
         }
         let name = &process.name;
@@ -130,7 +142,23 @@ impl ClusterConfig {
                 listed.join(&format!(",{name}="))
             )));
         }
-        Ok(Bootstrap { peer_urls: own, token: self.initial_cluster_token.clone() })
+        let urls = |urls: &[Url]| urls.iter().map(ToString::to_string).collect();
+        let members = self.initial_cluster.iter().map(|(_, listed)| urls(listed)).collect();
+        let others = self.initial_cluster.iter().filter(|(member, _)| member != name);
+        let others: Vec<Url> = others.flat_map(|(_, listed)| listed.clone()).collect();
+        if self.initial_cluster_state == InitialClusterState::Existing && others.is_empty() {
+            return Err(Refused::contradiction(
+                "--initial-cluster-state=existing joins a cluster that runs, but --initial-cluster lists no other \
+                 member to ask",
+            ));
+        }
+        Ok(Bootstrap {
+            state: self.initial_cluster_state,
+            members,
+            peer_urls: own,
+            others,
+            token: self.initial_cluster_token.clone(),
+        })
     }
 }
 

@@ -45,10 +45,12 @@ enum Origin {
     Variable,
 }
 
-/// What was given, by flag name. What was not given has its default.
+/// What was given, by flag name. What was not given has its default: a profile's, or the table's.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
     given: BTreeMap<&'static str, (String, Origin)>,
+    /// Defaults that come before the table's.
+    profile: &'static [(&'static str, &'static str)],
 }
 
 /// Reads arguments (without the program's own name) and variables.
@@ -104,6 +106,10 @@ pub(super) fn settings(
     for (name, (value, _)) in &settings.given {
         let flag = flags::find(name).expect("only names from the table were inserted");
         check_support(flag, value, &settings.source(name))?;
+    }
+    // Nonsense is refused where the rest of the configuration is read, after `--help`.
+    if settings.boolean("low-latency") == Ok(true) {
+        settings.profile = flags::LOW_LATENCY;
     }
     Ok((settings, warnings))
 }
@@ -190,9 +196,12 @@ impl Settings {
         }
     }
 
-    /// The flag's text: given, or its default.
+    /// The flag's text: given, or the profile's, or its default.
     pub(super) fn text(&self, name: &str) -> &str {
         if let Some((value, _)) = self.given.get(name) {
+            return value;
+        }
+        if let Some((_, value)) = self.profile.iter().find(|(flag, _)| *flag == name) {
             return value;
         }
         flags::find(name).expect("settings are read by names that the table has").default

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::features::FeatureGates;
 use super::parse::{Refused, Settings};
 use super::placement::Placement;
 use super::url::Url;
@@ -22,6 +23,8 @@ pub struct ProcessConfig {
     pub listen_peer: Vec<SocketAddr>,
     pub advertise_client_urls: Vec<Url>,
     pub initial_advertise_peer_urls: Vec<Url>,
+    /// As given, the default spelt out; not positive is none.
+    pub quota_bytes: i64,
     pub max_concurrent_streams: u32,
     pub keepalive: Keepalive,
     /// A checkpoint is due after so many applied log entries (groups of requests), ...
@@ -32,6 +35,11 @@ pub struct ProcessConfig {
     pub compaction_sleep: Duration,
     /// A quiet watcher that asked for it hears this often how far it has come.
     pub watch_progress_interval: Duration,
+    /// The leader compares the members' data this often.
+    pub corrupt_check_interval: Option<Duration>,
+    /// The same for what the last compaction left; needs its gate.
+    pub compact_hash_check_interval: Option<Duration>,
+    pub features: FeatureGates,
     pub log: LogConfig,
     pub placement: Placement,
     pub wal_sync: WalSync,
@@ -99,6 +107,9 @@ const WATCH_PROGRESS_DEFAULT: Duration = Duration::from_secs(10 * 60);
 /// etcd's: each time is a message to each watcher.
 const WATCH_PROGRESS_MIN: Duration = Duration::from_millis(100);
 
+/// etcd's, for `--quota-backend-bytes=0`.
+const QUOTA_DEFAULT: i64 = 2 << 30;
+
 /// A checkpoint writes the whole state: more often than once a MiB of log it would do nothing else.
 const CHECKPOINT_BYTES_MIN: u64 = 1 << 20;
 
@@ -127,6 +138,7 @@ impl ProcessConfig {
             listen_peer: listeners(settings, "listen-peer-urls")?,
             advertise_client_urls: settings.urls("advertise-client-urls")?,
             initial_advertise_peer_urls: settings.urls("initial-advertise-peer-urls")?,
+            quota_bytes: quota(settings)?,
             max_concurrent_streams: settings.number_u32("max-concurrent-streams", 1, u32::MAX)?,
             keepalive: Keepalive {
                 client_min_time: settings.duration("grpc-keepalive-min-time")?,
@@ -144,6 +156,9 @@ impl ProcessConfig {
             // etcd raises a shorter one to the least too, rather than refuse it.
             watch_progress_interval: non_zero(settings.duration("watch-progress-notify-interval")?)
                 .map_or(WATCH_PROGRESS_DEFAULT, |interval| interval.max(WATCH_PROGRESS_MIN)),
+            corrupt_check_interval: non_zero(settings.duration("corrupt-check-time")?),
+            compact_hash_check_interval: compact_hash_check(settings)?,
+            features: FeatureGates::read(settings)?,
             log: LogConfig::read(settings)?,
             placement: Placement::parse(settings.text("placement"))
                 .map_err(|reason| settings.invalid("placement", &reason))?,
@@ -224,6 +239,25 @@ fn spin(settings: &Settings) -> Result<Duration, Refused> {
         return Err(settings.invalid("spin-before-park", "at most 10ms"));
     }
     Ok(spin)
+}
+
+fn quota(settings: &Settings) -> Result<i64, Refused> {
+    let name = "quota-backend-bytes";
+    match settings.text(name).parse() {
+        Ok(0) => Ok(QUOTA_DEFAULT),
+        Ok(bytes) => Ok(bytes),
+        Err(_) => Err(settings.invalid(name, "expected a whole number")),
+    }
+}
+
+fn compact_hash_check(settings: &Settings) -> Result<Option<Duration>, Refused> {
+    let name = "compact-hash-check-time";
+    let interval = settings.duration(name)?;
+    if interval.is_zero() {
+        // etcd's rule: it is switched off by its gate.
+        return Err(settings.invalid(name, "must be greater than 0"));
+    }
+    Ok(FeatureGates::read(settings)?.compact_hash_check.then_some(interval))
 }
 
 fn non_zero(duration: Duration) -> Option<Duration> {

@@ -178,7 +178,8 @@ fn bootstrap_wants_own_name_and_exactly_own_urls_in_the_initial_cluster() {
             &["--initial-advertise-peer-urls=http://x:1,http://y:2", "--initial-cluster=default=http://x:1"],
             "--initial-advertise-peer-urls has http://y:2 but missing from --initial-cluster=default=http://x:1",
         ),
-        (&["--initial-cluster-state=existing"], "joining a cluster is not supported"),
+        (&["--initial-cluster-state=existing"], "lists no other member to ask"),
+        (&["--force-new-cluster"], "the data directory is empty"),
     ] {
         let Config { cluster, process } = run(args);
         let refused = cluster.bootstrap(&process).unwrap_err();
@@ -191,10 +192,18 @@ fn bootstrap_wants_own_name_and_exactly_own_urls_in_the_initial_cluster() {
 }
 
 #[test]
-fn cluster_of_more_than_one_member_is_refused_by_name() {
-    let refused = refused(&["--initial-cluster=default=http://localhost:2380,b=http://b:2380"]);
-    assert_eq!(refused.exit_code, 2);
-    assert!(refused.message.contains("2 members (default, b)"), "{refused}");
+fn members_of_a_new_cluster_are_those_of_the_flag_and_this_one_is_among_them() {
+    let config = run(&[
+        "--initial-cluster=default=http://localhost:2380,b=http://b:2380",
+        "--initial-cluster-token=t",
+    ]);
+    let bootstrap = config.cluster.bootstrap(&config.process).unwrap();
+    assert_eq!(bootstrap.members, [["http://localhost:2380"], ["http://b:2380"]]);
+    assert_eq!(bootstrap.peer_urls, ["http://localhost:2380"]);
+    let others: Vec<String> = bootstrap.others.iter().map(ToString::to_string).collect();
+    assert_eq!((bootstrap.state, others), (InitialClusterState::New, vec!["http://b:2380".to_owned()]));
+    let stranger = run(&["--initial-cluster=a=http://a:2380,b=http://b:2380"]);
+    assert!(stranger.cluster.bootstrap(&stranger.process).is_err());
 }
 
 #[test]
@@ -220,6 +229,46 @@ fn boolean_asking_for_a_missing_feature_is_refused_however_it_is_spelled() {
         assert!(refused(args).message.contains("not supported by Pinion yet"), "{args:?}");
     }
     run(&["--client-cert-auth=False", "--corrupt-check-time=0ms", "--enable-grpc-gateway=0"]);
+}
+
+#[test]
+fn low_latency_changes_three_defaults_and_whatever_is_given_wins() {
+    let timing = |args: &[&str]| {
+        let Config { cluster, process } = run(args);
+        (cluster.heartbeat_ms, cluster.election_ms, process.spin_before_park)
+    };
+    let us = Duration::from_micros;
+    assert_eq!(timing(&["--low-latency"]), (10, 100, us(200)));
+    assert_eq!(timing(&["--low-latency=false"]), (100, 1_000, us(30)));
+    // Wherever it stands, and even where what is given is the usual default.
+    assert_eq!(timing(&["--election-timeout=1000", "--low-latency"]), (10, 1_000, us(200)));
+    assert_eq!(timing(&["--low-latency", "--heartbeat-interval=20"]), (20, 100, us(200)));
+    assert_eq!(timing(&["--low-latency", "--spin-before-park=0"]), (10, 100, Duration::ZERO));
+    let mut everything_else = run(&["--low-latency"]);
+    everything_else.cluster = ClusterConfig { low_latency: false, ..everything_else.cluster };
+    (everything_else.cluster.heartbeat_ms, everything_else.cluster.election_ms) = (100, 1_000);
+    everything_else.process.spin_before_park = us(30);
+    assert_eq!(everything_else, run(&[]));
+    let refused = refused(&["--low-latency", "--heartbeat-interval=100"]);
+    assert_eq!(refused.exit_code, 1);
+    assert!(refused.message.contains("--election-timeout[100ms]"), "{refused}");
+    assert!(refused.message.contains("--low-latency sets"), "{refused}");
+}
+
+#[test]
+fn low_latency_comes_from_its_variable_too_and_a_variable_wins_over_it() {
+    let Parsed::Run { config, warnings } =
+        parse_line(&[], &[("PINION_LOW_LATENCY", "true"), ("ETCD_ELECTION_TIMEOUT", "250")])
+    else {
+        panic!("refused");
+    };
+    assert_eq!((config.cluster.heartbeat_ms, config.cluster.election_ms), (10, 250));
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert!(refused(&["--low-latency=maybe"]).message.contains("expected true or false"));
+    for (name, value) in flags::LOW_LATENCY {
+        let flag = flags::find(name).unwrap();
+        assert_ne!(flag.default, *value, "{name}: the profile says nothing new");
+    }
 }
 
 #[test]
@@ -299,4 +348,48 @@ fn table_has_no_name_twice() {
     for (slot, flag) in flags::FLAGS.iter().enumerate() {
         assert!(!flags::FLAGS[..slot].iter().any(|other| other.name == flag.name), "{}", flag.name);
     }
+}
+
+#[test]
+fn feature_gates_are_read_as_etcd_reads_them_and_what_is_missing_is_refused_by_name() {
+    let gates = |text: &str| run(&[&format!("--feature-gates={text}")]).process.features;
+    let (none, both) =
+        (FeatureGates::default(), FeatureGates { initial_corrupt_check: true, compact_hash_check: true });
+    assert_eq!(run(&[]).process.features, none);
+    assert_eq!(gates("CompactHashCheck=true, InitialCorruptCheck=T,"), both);
+    assert_eq!(gates("InitialCorruptCheck=true,InitialCorruptCheck=false"), none, "the last one counts");
+    assert_eq!(gates("LeaseCheckpoint=true,FastLeaseKeepAlive=true,AllAlpha=false,AllBeta=true"), none);
+    for (text, word) in [
+        ("Nonsense=true", "unrecognized feature gate: Nonsense"),
+        ("InitialCorruptCheck", "missing bool value for InitialCorruptCheck"),
+        ("InitialCorruptCheck=yes", "invalid value of InitialCorruptCheck=yes"),
+        ("AllAlpha=true", "AllAlpha=true is not supported"),
+        ("FastLeaseKeepAlive=false", "FastLeaseKeepAlive=false is not supported"),
+    ] {
+        let refused = refused(&[&format!("--feature-gates={text}")]);
+        assert!(refused.exit_code == 2 && refused.message.contains(word), "{refused}");
+    }
+}
+
+#[test]
+fn data_is_compared_as_often_as_was_asked_and_of_compactions_only_with_the_gate() {
+    let process = run(&[]).process;
+    assert_eq!((process.corrupt_check_interval, process.compact_hash_check_interval), (None, None));
+    let minute = Some(Duration::from_secs(60));
+    assert_eq!(run(&["--corrupt-check-time=1m"]).process.corrupt_check_interval, minute);
+    let open = "--feature-gates=CompactHashCheck=true";
+    assert_eq!(run(&[open]).process.compact_hash_check_interval, minute);
+    assert_eq!(run(&["--compact-hash-check-time=1m"]).process.compact_hash_check_interval, None);
+    assert!(refused(&[open, "--compact-hash-check-time=0"]).message.contains("greater than 0"));
+    assert!(refused(&["--corrupt-check-time=-1s"]).message.contains("--corrupt-check-time"));
+}
+
+#[test]
+fn quota_is_etcds_default_for_zero_and_none_when_negative() {
+    let quota = |args: &[&str]| run(args).process.quota_bytes;
+    assert_eq!(quota(&[]), 2_147_483_648);
+    assert_eq!(quota(&["--quota-backend-bytes=0"]), 2_147_483_648);
+    assert_eq!(quota(&["--quota-backend-bytes=8589934592"]), 8_589_934_592);
+    assert_eq!(quota(&["--quota-backend-bytes=-1"]), -1);
+    assert!(refused(&["--quota-backend-bytes=2GiB"]).message.contains("--quota-backend-bytes"));
 }

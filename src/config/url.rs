@@ -101,6 +101,15 @@ impl Url {
         }
     }
 
+    /// `host:port`, as a resolver takes it.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        match &self.host {
+            Host::Ip(ip) => SocketAddr::new(*ip, self.port).to_string(),
+            Host::Name(name) => format!("{name}:{}", self.port),
+        }
+    }
+
     /// The port.
     #[must_use]
     pub fn port(&self) -> u16 {
@@ -117,10 +126,7 @@ fn is_host_name(host: &str) -> bool {
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.host {
-            Host::Ip(ip) => write!(f, "http://{}", SocketAddr::new(*ip, self.port)),
-            Host::Name(name) => write!(f, "http://{name}:{}", self.port),
-        }
+        write!(f, "http://{}", self.authority())
     }
 }
 

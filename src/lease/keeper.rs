@@ -80,6 +80,8 @@ pub struct Keeper {
     is_noting: bool,
     /// A request was refused: nothing is proposed before the next tick.
     is_paused: bool,
+    /// Nothing is asked to expire.
+    is_held: bool,
     /// The last look at the wheel did not come to its end.
     is_behind: bool,
 }
@@ -115,13 +117,14 @@ impl Keeper {
         (self.is_paused, self.is_behind) = (false, false);
     }
 
-    /// Another member leads, or none. Returns the keep-alives that will get no answer.
-    pub fn step_down(&mut self) -> Vec<Ticket> {
+    /// Another member leads, or none. Returns the keep-alives that will get no answer here.
+    pub fn step_down(&mut self) -> Vec<(LeaseId, Ticket)> {
         self.term = None;
         self.expiry.step_down();
         self.sent.clear();
         self.waiting_count = 0;
-        std::mem::take(&mut self.waiting).into_values().flatten().collect()
+        let waiting = std::mem::take(&mut self.waiting).into_iter();
+        waiting.flat_map(|(id, tickets)| tickets.into_iter().map(move |ticket| (id, ticket))).collect()
     }
 
     /// The table changed. Call it for each change of each entry of the present term, in order.
@@ -165,6 +168,11 @@ impl Keeper {
         })
     }
 
+    /// Whether leases may not expire for now. What comes due meanwhile stays due.
+    pub fn hold(&mut self, is_held: bool) {
+        self.is_held = is_held;
+    }
+
     /// Time passed.
     pub fn on_tick(&mut self) {
         self.is_paused = false;
@@ -191,7 +199,7 @@ impl Keeper {
                 return Some((number, Proposal::Checkpoint(peer::LeaseCheckpoint { term, leases, through })));
             }
         }
-        self.propose_expire(term, table, through)
+        if self.is_held { None } else { self.propose_expire(term, table, through) }
     }
 
     fn propose_expire(&mut self, term: u64, table: &Table, through: u64) -> Option<(u64, Proposal)> {

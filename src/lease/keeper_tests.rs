@@ -106,7 +106,7 @@ impl World {
 
     /// Another member, or the same one started again, leads after everything it found in its log.
     fn elect(&mut self) {
-        for ticket in self.keeper.step_down() {
+        for (_id, ticket) in self.keeper.step_down() {
             self.asked.remove(&ticket.0);
         }
         assert!(self.asked.is_empty(), "somebody is left without a word");
@@ -422,9 +422,22 @@ fn whoever_waits_hears_of_a_lost_leadership_and_a_late_outcome_is_nobodys() {
     let (number, note) = calm.keeper.propose(2_040, calm.machine.leases(), LogIndex(1)).unwrap();
     assert!(matches!(note, Proposal::Checkpoint(_)));
     assert_eq!(calm.keeper.keep_alive(2_050, LeaseId(1), Ticket(5)), Some(KeepAlive::Later));
-    assert_eq!(calm.keeper.step_down(), [Ticket(5)]);
+    assert_eq!(calm.keeper.step_down(), [(LeaseId(1), Ticket(5))]);
     calm.keeper.on_refused(number);
     calm.keeper.lead(3_000, Term(2), calm.machine.leases(), EXTEND_MS);
     calm.keeper.on_applied(number);
     assert_eq!(calm.keeper.remaining_ms(LeaseId(1), 3_000), Some(5_000));
+}
+
+#[test]
+fn what_comes_due_while_expiry_is_held_goes_when_it_is_let_go() {
+    let mut calm = Calm::new();
+    calm.keeper.hold(true);
+    calm.grant(1, 2);
+    calm.grant(2, 60);
+    assert_eq!(calm.run(30_000), [0_u64; 0]);
+    assert_eq!(calm.machine.leases().len(), 2);
+    assert_ne!(calm.machine.leases().get(LeaseId(2)).unwrap().remaining_s(), 0, "notes go on");
+    calm.keeper.hold(false);
+    assert_eq!(calm.run(30_200), [30_100]);
 }

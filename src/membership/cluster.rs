@@ -14,6 +14,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::member::{self, Member};
+use crate::apply::Rejection;
 use crate::pb::{etcdserverpb, peer as pb};
 use crate::types::{ClusterId, MemberId};
 
@@ -92,29 +93,52 @@ impl Cluster {
         true
     }
 
+    pub(super) fn member_mut(&mut self, id: MemberId) -> Option<&mut Member> {
+        self.members.get_mut(&id)
+    }
+
+    /// Takes a member in whose id is new.
+    pub(super) fn insert(&mut self, mut member: Member) {
+        member.peer_urls.sort_unstable();
+        let replaced = self.members.insert(member.id, member);
+        assert!(replaced.is_none(), "an id belongs to one member");
+    }
+
+    /// Takes a member out for ever.
+    pub(super) fn retire(&mut self, id: MemberId) {
+        let member = self.members.remove(&id);
+        assert!(member.is_some(), "only a member is removed");
+        self.removed.insert(id);
+    }
+
+    /// Everybody but `own` goes for ever, and it votes: the cluster of `--force-new-cluster`.
+    ///
+    /// # Errors
+    /// When `own` is no member.
+    pub fn reduce_to(&mut self, own: MemberId) -> Result<(), Rejection> {
+        let member = self.members.get_mut(&own).ok_or(Rejection::MemberNotFound(own))?;
+        member.learner = false;
+        let others: Vec<MemberId> = self.members.keys().copied().filter(|id| *id != own).collect();
+        others.into_iter().for_each(|id| self.retire(id));
+        Ok(())
+    }
+
+    /// The ids that were members once, ascending.
+    pub fn removed(&self) -> impl Iterator<Item = MemberId> {
+        self.removed.iter().copied()
+    }
+
     /// `etcdserverpb.MemberListResponse` without its header.
     #[must_use]
     pub fn member_list_body(&self) -> Vec<u8> {
-        let members = self.members.values().map(|member| etcdserverpb::Member {
-            id: member.id.0,
-            name: member.name.clone(),
-            peer_ur_ls: member.peer_urls.clone(),
-            client_ur_ls: member.client_urls.clone(),
-            is_learner: member.learner,
-        });
+        let members = self.members.values().map(Member::to_message);
         etcdserverpb::MemberListResponse { header: None, members: members.collect() }.encode_to_vec()
     }
 
     /// For the checkpoint.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let members = self.members.values().map(|member| pb::MemberRecord {
-            id: member.id.0,
-            name: member.name.clone(),
-            peer_urls: member.peer_urls.clone(),
-            client_urls: member.client_urls.clone(),
-            learner: member.learner,
-        });
+        let members = self.members.values().map(Member::to_record);
         pb::Membership {
             cluster_id: self.id.0,
             members: members.collect(),
@@ -140,14 +164,7 @@ impl Cluster {
             if removed.contains(&id) {
                 return fault(format!("member {id} is both present and removed"));
             }
-            let member = Member {
-                id,
-                name: record.name,
-                peer_urls: record.peer_urls,
-                client_urls: record.client_urls,
-                learner: record.learner,
-            };
-            if members.insert(id, member).is_some() {
+            if members.insert(id, Member::from_record(record)).is_some() {
                 return fault(format!("member {id} is there twice"));
             }
         }
@@ -230,6 +247,21 @@ mod tests {
         assert_eq!(ids, cluster.voters().map(|id| id.0).collect::<Vec<_>>());
         assert!(ids.is_sorted());
         assert_eq!(list.members[0].client_ur_ls, ["http://a:2379"]);
+    }
+
+    #[test]
+    fn cluster_reduced_to_one_member_lets_it_vote_and_never_takes_the_others_back() {
+        let record = |id, learner| pb::MemberRecord { id, learner, ..Default::default() };
+        let members = vec![record(1, false), record(2, true), record(3, false)];
+        let wire = pb::Membership { cluster_id: 1, members, removed: vec![4] };
+        let mut cluster = Cluster::decode(wire.encode_to_vec().into()).unwrap();
+        assert_eq!(cluster.reduce_to(MemberId(4)), Err(Rejection::MemberNotFound(MemberId(4))));
+        cluster.reduce_to(MemberId(2)).unwrap();
+        assert_eq!(cluster.voters().collect::<Vec<_>>(), [MemberId(2)]);
+        assert_eq!(cluster.removed().collect::<Vec<_>>(), [1, 3, 4].map(MemberId));
+        let again = cluster.clone();
+        cluster.reduce_to(MemberId(2)).unwrap();
+        assert_eq!(cluster, again);
     }
 
     #[test]

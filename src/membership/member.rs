@@ -7,6 +7,7 @@
 
 use sha1::{Digest, Sha1};
 
+use crate::pb::{etcdserverpb, peer as pb};
 use crate::types::{ClusterId, MemberId};
 
 /// A member of the cluster.
@@ -21,6 +22,39 @@ pub struct Member {
     pub client_urls: Vec<String>,
     /// Receives the log, has no vote.
     pub learner: bool,
+}
+
+impl Member {
+    /// As checkpoints and the log hold it.
+    #[must_use]
+    pub fn to_record(&self) -> pb::MemberRecord {
+        pb::MemberRecord {
+            id: self.id.0,
+            name: self.name.clone(),
+            peer_urls: self.peer_urls.clone(),
+            client_urls: self.client_urls.clone(),
+            learner: self.learner,
+        }
+    }
+
+    /// From a checkpoint or the log.
+    #[must_use]
+    pub fn from_record(record: pb::MemberRecord) -> Self {
+        let pb::MemberRecord { id, name, peer_urls, client_urls, learner } = record;
+        Self { id: MemberId(id), name, peer_urls, client_urls, learner }
+    }
+
+    /// As clients see it.
+    #[must_use]
+    pub fn to_message(&self) -> etcdserverpb::Member {
+        etcdserverpb::Member {
+            id: self.id.0,
+            name: self.name.clone(),
+            peer_ur_ls: self.peer_urls.clone(),
+            client_ur_ls: self.client_urls.clone(),
+            is_learner: self.learner,
+        }
+    }
 }
 
 /// The id of a member of a new cluster. `token` is `--initial-cluster-token`, which keeps clusters

@@ -115,6 +115,20 @@ impl Message {
         known.expect("raft-rs keeps its local message kinds to itself").0
     }
 
+    /// Bytes of the entries' data.
+    #[must_use]
+    pub fn entry_bytes(&self) -> usize {
+        self.0.get_entries().iter().map(|entry| entry.data.len()).sum()
+    }
+
+    /// The data of the entries.
+    pub fn entry_data(&self) -> impl Iterator<Item = (EntryKind, Bytes)> {
+        self.0
+            .get_entries()
+            .iter()
+            .map(|entry| (EntryKind::from_library(entry.get_entry_type()), entry.data.clone()))
+    }
+
     /// The checkpoint a `Snapshot` message stands for; its content travels apart and must be
     /// installable before the message is stepped.
     #[must_use]

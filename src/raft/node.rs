@@ -23,7 +23,7 @@ use super::election::ElectionTimer;
 use super::entry::{Entry, EntryKind, HardState};
 use super::library_log::{self, LogLevel, LogSink};
 use super::log::{Log, Retention};
-use super::message::Message;
+use super::message::{Message, MessageKind};
 use super::read_index::ReadContext;
 use super::ready::{Leadership, ReadState, Ready};
 use super::recovery::{Recovered, StartError};
@@ -281,7 +281,9 @@ impl Node {
 
     /// Runs for leader now.
     pub fn campaign(&mut self) {
-        if self.may_campaign() {
+        // raft-rs looks for a vote only where its own timer runs out; asked to run, a member without one
+        // would, and panic when it wins.
+        if self.raw.raft.promotable() && self.may_campaign() {
             self.timer.on_attempt();
             self.raw.campaign().expect("a call to run is never refused, at most ignored");
         }
@@ -334,17 +336,38 @@ impl Node {
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.id.0;
         message.mut_entries().push(entry);
+        self.step_proposal(message)
+    }
+
+    fn step_proposal(&mut self, message: eraftpb::Message) -> Result<(), ProposeError> {
+        let raft = &mut self.raw.raft;
         let result = raft.step(message).map_err(|_| {
             if raft.lead_transferee.is_some() {
                 ProposeError::Transferring
             } else if raft.prs().get(raft.id).is_none() {
                 ProposeError::NotMember
+            } else if raft.leader_id == ::raft::INVALID_ID {
+                ProposeError::NoLeader
             } else {
                 ProposeError::Full
             }
         });
         self.after_event();
         result
+    }
+
+    /// A `Propose` message of another member, or one of this member's that was not sent: it is appended,
+    /// or passed on to the leader as this member knows it.
+    ///
+    /// # Errors
+    /// When it certainly went nowhere.
+    ///
+    /// # Panics
+    /// When the message is of another kind.
+    pub fn pass_on(&mut self, message: &Message) -> Result<(), ProposeError> {
+        assert!(message.kind() == MessageKind::Propose, "{:?} is not a proposal", message.kind());
+        // Entries are slices, so a copy costs no more than their list.
+        self.step_proposal(message.0.clone())
     }
 
     /// Starts a ReadIndex round; `round` comes back in a `ReadState`, or never, when a message is
@@ -366,18 +389,33 @@ impl Node {
         Ok(())
     }
 
+    /// Whether a membership change may be under way, so that another one would be dropped. Only the
+    /// leader knows.
+    #[must_use]
+    pub fn has_pending_change(&self) -> bool {
+        self.raw.raft.has_pending_conf()
+    }
+
+    /// # Errors
+    /// When the message is for another member.
+    pub fn check_recipient(&self, message: &Message) -> Result<(), StepError> {
+        if message.to() == self.id {
+            Ok(())
+        } else {
+            Err(StepError::NotForUs { to: message.to(), id: self.id })
+        }
+    }
+
     /// A message from another member.
     ///
     /// # Errors
     /// When the message cannot be taken; the node is unchanged.
     pub fn step(&mut self, message: Message) -> Result<(), StepError> {
+        self.check_recipient(&message)?;
         let Message(message) = message;
         let kind = message.get_msg_type();
         let raft = &self.raw.raft;
         let (from, last) = (MemberId(message.from), LogIndex(raft.raft_log.last_index()));
-        if message.to != self.id.0 {
-            return Err(StepError::NotForUs { to: MemberId(message.to), id: self.id });
-        }
         let passed_on = matches!(
             kind,
             MessageType::MsgPropose | MessageType::MsgReadIndex | MessageType::MsgTransferLeader
@@ -425,6 +463,35 @@ impl Node {
     pub fn transfer_leader(&mut self, to: MemberId) {
         self.raw.transfer_leader(to.0);
         self.after_event();
+    }
+
+    /// The leader's process is known to have ended. A follower then owes it nothing: it may run, or vote
+    /// for who runs, before the election timeout is over. Its term, its vote and its log stay what they
+    /// are, so nothing that raft promises depends on the news being true; a leader that lives after all
+    /// is followed again at its next heartbeat.
+    pub fn forget_leader(&mut self, leader: MemberId) {
+        let raft = &mut self.raw.raft;
+        if raft.state == StateRole::Follower && raft.leader_id == leader.0 {
+            let term = raft.term;
+            raft.become_follower(term, ::raft::INVALID_ID);
+        }
+        self.after_event();
+    }
+
+    /// The voter that would miss least if leadership went to it; none when this member does not lead or
+    /// is alone.
+    #[must_use]
+    pub fn successor(&self) -> Option<MemberId> {
+        let raft = &self.raw.raft;
+        if raft.state != StateRole::Leader {
+            return None;
+        }
+        let voters = raft.prs().conf().voters();
+        let others = raft
+            .prs()
+            .iter()
+            .filter(|(id, progress)| **id != self.id.0 && voters.contains(**id) && progress.recent_active);
+        others.map(|(id, progress)| (progress.matched, *id)).max().map(|(_, id)| MemberId(id))
     }
 
     /// The peer's connection is gone: what was sent last may be lost.

@@ -50,6 +50,16 @@ pub enum StartError {
 }
 
 impl Recovered {
+    /// The entries behind the checkpoint, without those that were replaced.
+    ///
+    /// # Errors
+    /// When they do not add up; a start would be refused alike.
+    pub fn tail(&self) -> Result<Vec<Entry>, StartError> {
+        let entries = surviving(self.entries.clone())?;
+        let tail = after_checkpoint(entries, &self.checkpoint)?;
+        Ok(tail.into_iter().map(Entry::from_library).collect())
+    }
+
     pub(super) fn into_log(self, retention: Retention) -> Result<Log, StartError> {
         let Self { hard_state, checkpoint, entries: written } = self;
         if checkpoint != CheckpointMeta::joining()

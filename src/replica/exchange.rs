@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::apply::{Outcome, RequestKind};
+use crate::apply::{Machine, Outcome, RequestKind, Response};
+use crate::membership::Cluster;
 use crate::pb::etcdserverpb as pb;
 use crate::raft::{CheckpointMeta, Entry};
 use crate::types::{LeaseId, LogIndex, MemberId, Term, Ticket};
@@ -15,6 +16,22 @@ pub enum Command {
     Propose { kind: RequestKind, body: Bytes },
     /// From the state machine.
     Read(Read),
+    /// A change of who belongs to the cluster, or of who leads it.
+    Member(MemberCall),
+}
+
+/// A call about the cluster's members. Each answer's body is the named response message without its
+/// header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemberCall {
+    /// `MemberAddResponse`. The URLs are checked.
+    Add { peer_urls: Vec<String>, learner: bool },
+    /// `MemberRemoveResponse`.
+    Remove(MemberId),
+    /// `MemberPromoteResponse`.
+    Promote(MemberId),
+    /// `MoveLeaderResponse`.
+    MoveLeader(MemberId),
 }
 
 /// A read of the state machine.
@@ -36,12 +53,16 @@ pub enum Query {
     Txn(pb::TxnRequest),
     /// `HashKVResponse`.
     HashKv(pb::HashKvRequest),
+    /// `HashKVResponse` at the compact revision; refused as compacted when there is none.
+    HashCompacted,
     /// `HashResponse`.
     Hash,
     /// `MemberListResponse`.
     MemberList,
     /// `StatusResponse`.
     Status,
+    /// `AlarmResponse`: the active alarms of this kind, or of all kinds for 0.
+    Alarms { kind: i32 },
     /// `LeaseKeepAliveResponse`. Renews the lease in the leader's memory; nothing is logged.
     LeaseKeepAlive(LeaseId),
     /// `LeaseTimeToLiveResponse`.
@@ -91,12 +112,32 @@ pub enum Refusal {
     NoSpace,
     /// No answer within the request timeout.
     TimedOut,
+    /// No leader took it within the request timeout. It is in no log.
+    NotProposed,
     /// No leader is known.
     NoLeader,
     /// Leadership moved while a linearizable read waited.
     LeaderChanged,
     /// Raft dropped the proposal.
     Dropped,
+    /// It was proposed to a leader that was replaced before it was committed.
+    LostWithLeader,
+    /// This member does not lead.
+    NotLeader,
+    /// Leadership cannot go to that member.
+    BadTransferee,
+    /// Leadership did not move in time.
+    TransferTimedOut,
+    /// Too few members have started for the change to be safe.
+    NotEnoughStarted,
+    /// Too few members have been in touch for long enough.
+    Unhealthy,
+    /// No such member.
+    MemberNotFound,
+    /// The member votes already.
+    NotLearner,
+    /// The learner has not caught up yet.
+    LearnerNotReady,
 }
 
 /// What raft is told.
@@ -104,8 +145,20 @@ pub enum Refusal {
 pub enum ToRaft {
     /// A client's request.
     Propose { ticket: Ticket, kind: RequestKind, body: Bytes },
-    /// A linearizable read.
+    /// A linearizable read. From the store: a question about a lease that reached it while it did not
+    /// lead; it is for whoever does.
     Read { ticket: Ticket, query: Query },
+    /// What the leader's store says to a question about a lease that another member passed on.
+    LeaseAnswer { ticket: Ticket, result: Result<Response, Refusal> },
+    /// A call about the members.
+    Member { ticket: Ticket, call: MemberCall },
+    /// The members as of now. Comes once at the start, and again whenever they change.
+    Members { cluster: Box<Cluster> },
+    /// What the state machine says to the membership change at `index`, before it has applied anything
+    /// behind it.
+    Verdict { index: LogIndex, accepted: bool },
+    /// To a read that the raft role asked the store for itself.
+    Answer(Reply),
     /// The state machine stands here.
     Applied { index: LogIndex },
     /// A checkpoint of the state machine is durable.
@@ -121,10 +174,16 @@ pub enum ToStore {
     Confirmed { reads: Vec<(Ticket, Query)> },
     /// A serializable read.
     Read { ticket: Ticket, query: Query },
+    /// Answers of the leader to questions about leases: bodies without a header. They get this member's.
+    LeaseAnswers { answers: Vec<(Ticket, Vec<u8>)> },
     /// From the watch hub of a client shard.
     Watch { shard: u16, order: watch::Order },
     /// Leadership moved.
     Leadership { facts: Facts },
+    /// A follower needs a newer checkpoint than there is.
+    CheckpointWanted,
+    /// The leader's checkpoint takes the state's place; its file is durable.
+    Install { meta: CheckpointMeta, machine: Box<Machine> },
     /// A request of the store's own goes nowhere.
     Refused { ticket: Ticket },
 }
@@ -140,6 +199,8 @@ pub enum ToShard {
         term: Term,
         notice: watch::Notice,
     },
+    /// Who leads, and what this member is.
+    Facts(Facts),
 }
 
 /// What a status answer tells of consensus.
@@ -149,4 +210,6 @@ pub struct Facts {
     pub term: Term,
     pub committed: LogIndex,
     pub is_learner: bool,
+    /// A follower is connected to its leader, a leader to a quorum.
+    pub in_touch: bool,
 }

@@ -1,6 +1,8 @@
 //! Raft and state machine joined, still without I/O.
 
 pub mod exchange;
+pub mod hash_check;
+mod passed_on;
 mod proposals;
 mod reads;
 #[expect(clippy::module_inception, reason = "the role's state is the module's subject")]
@@ -9,6 +11,7 @@ mod replica;
 mod role_tests;
 #[cfg(test)]
 mod tests;
+mod under_way;
 
 pub use proposals::GROUP_BYTES_MAX;
 pub use replica::{Config, Ready, Replica, Space};

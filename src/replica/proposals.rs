@@ -3,7 +3,8 @@
 //! A request is written into the open group the moment it arrives, so nothing is kept for it but its
 //! bytes there. The open group is taken when the log can take it, that is when the previous sync is
 //! done: under load a group grows while a sync runs, and a lone request never waits for company. No
-//! timer and no count closes a group; only `GROUP_BYTES_MAX` does, and then the next one opens.
+//! timer and no count makes a group leave. `GROUP_BYTES_MAX` closes one, and so does a request that comes
+//! long after the first one, when there is no leader or the disk stands still; then the next one opens.
 //!
 //! Invariants: groups leave in the order their requests arrived. A group holds at least one request,
 //! and more than `GROUP_BYTES_MAX` only when a single request does.
@@ -41,11 +42,14 @@ pub(super) struct Proposals {
     full_bytes: usize,
     /// What the last group needed: the next one asks for as much at once.
     expected_bytes: usize,
+    open_ticks_max: u64,
 }
 
 impl Proposals {
-    pub(super) fn new() -> Self {
+    /// A group that waits is refused as a whole, so it stays open for `open_ticks_max` at most.
+    pub(super) fn new(open_ticks_max: u64) -> Self {
         Self {
+            open_ticks_max,
             open: BytesMut::new(),
             opened_tick: 0,
             full: VecDeque::new(),
@@ -65,7 +69,9 @@ impl Proposals {
 
     pub(super) fn push(&mut self, origin: Origin, kind: RequestKind, body: &[u8], tick: u64) {
         let bytes = request::request_bytes(kind, body.len());
-        if !self.open.is_empty() && GROUP_BYTES_MAX < self.open.len() + bytes {
+        let is_over =
+            GROUP_BYTES_MAX < self.open.len() + bytes || self.opened_tick + self.open_ticks_max < tick;
+        if !self.open.is_empty() && is_over {
             let group = self.close();
             self.full_bytes += group.data.len();
             self.full.push_back(group);
@@ -142,7 +148,7 @@ mod tests {
 
     #[test]
     fn everything_that_waits_is_one_group_in_the_order_it_came() {
-        let mut proposals = Proposals::new();
+        let mut proposals = Proposals::new(5);
         for ticket in 0..1_000 {
             push(&mut proposals, ticket, 10, 0);
         }
@@ -154,7 +160,7 @@ mod tests {
 
     #[test]
     fn group_closes_at_its_byte_bound_and_a_larger_request_is_a_group_of_its_own() {
-        let mut proposals = Proposals::new();
+        let mut proposals = Proposals::new(5);
         push(&mut proposals, 0, 10, 0);
         push(&mut proposals, 1, GROUP_BYTES_MAX + 5, 0);
         for ticket in 2..5 {
@@ -171,7 +177,7 @@ mod tests {
 
     #[test]
     fn group_that_was_put_back_leaves_first_and_keeps_its_age() {
-        let mut proposals = Proposals::new();
+        let mut proposals = Proposals::new(5);
         push(&mut proposals, 0, 10, 3);
         let group = proposals.take(usize::MAX, true).unwrap();
         push(&mut proposals, 1, 10, 8);
@@ -185,7 +191,7 @@ mod tests {
 
     #[test]
     fn group_keeps_no_more_than_a_quarter_of_unused_memory() {
-        let mut proposals = Proposals::new();
+        let mut proposals = Proposals::new(5);
         for round in 0..50_usize {
             for ticket in 0..(round * 37 % 400) as u64 + 1 {
                 push(&mut proposals, ticket, 100, 0);

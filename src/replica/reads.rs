@@ -147,14 +147,23 @@ impl<R> Reads<R> {
 
     /// Moves out the reads that arrived before `tick`, in whatever state.
     pub(super) fn expire(&mut self, tick: u64, expired: &mut Vec<R>) {
+        self.take_if(|waiting| waiting.arrived_tick < tick, expired);
+    }
+
+    /// Moves out the reads that are meant, in whatever state.
+    pub(super) fn withdraw(&mut self, is_meant: impl Fn(&R) -> bool, withdrawn: &mut Vec<R>) {
+        self.take_if(|waiting| is_meant(&waiting.read), withdrawn);
+    }
+
+    fn take_if(&mut self, mut is_meant: impl FnMut(&Waiting<R>) -> bool, taken: &mut Vec<R>) {
         let rounds = self.rounds.iter_mut().map(|round| &mut round.reads);
         let confirmed = self.confirmed.iter_mut().map(|confirmed| &mut confirmed.reads);
         let count = &mut self.count;
         for reads in rounds.chain(confirmed).chain([&mut self.waiting]) {
-            let gone = reads.extract_if(.., |waiting| waiting.arrived_tick < tick);
-            let before = expired.len();
-            expired.extend(gone.map(|waiting| waiting.read));
-            *count -= expired.len() - before;
+            let gone = reads.extract_if(.., |waiting| is_meant(waiting));
+            let before = taken.len();
+            taken.extend(gone.map(|waiting| waiting.read));
+            *count -= taken.len() - before;
         }
         self.confirmed.retain(|confirmed| !confirmed.reads.is_empty());
         if self.rounds.iter().all(|round| round.reads.is_empty()) {
@@ -249,6 +258,8 @@ mod tests {
         assert_eq!(expired, ["asked", "confirmed", "waiting"]);
         assert_eq!(reads.count(), 1);
         expired.clear();
+        reads.withdraw(|read| *read == "old", &mut expired);
+        assert!(expired.is_empty());
         reads.expire(9, &mut expired);
         assert_eq!(expired, ["young"]);
         assert_eq!(ask(&mut reads, 100), None);

@@ -15,14 +15,20 @@
 use bytes::Bytes;
 
 use super::exchange::Refusal;
+use super::passed_on::PassedOn;
 use super::proposals::Proposals;
 use super::reads::Reads;
+use super::under_way::UnderWay;
 use crate::apply::request::{self, Origin, RequestKind};
 use crate::raft::{
-    self, CheckpointMeta, ConfChange, ConfChangeRefused, Message, Node, ProposeError, Recovered, Role,
-    StartError, Status, StepError,
+    self, CheckpointMeta, ConfChange, ConfChangeRefused, EntryKind, Message, MessageKind, Node, ProposeError,
+    Recovered, Role, StartError, Status, StepError,
 };
 use crate::types::{LogIndex, MemberId, Ticket, limits};
+
+/// A group stays open for this part of the request timeout at most, which is how much too early some of
+/// its requests may be refused: a tick or so.
+const GROUPS_PER_TIMEOUT: u64 = 64;
 
 /// How the role behaves, beside consensus itself.
 #[derive(Debug, Clone)]
@@ -96,6 +102,8 @@ pub struct Replica<R> {
     node: Node,
     config: Config,
     proposals: Proposals,
+    passed_on: PassedOn,
+    under_way: UnderWay,
     reads: Reads<R>,
     space: Space,
     stopped: bool,
@@ -116,8 +124,10 @@ impl<R> Replica<R> {
         }
         Ok(Self {
             node: Node::new(&config.raft, recovered)?,
+            proposals: Proposals::new(config.request_timeout_ticks / GROUPS_PER_TIMEOUT),
+            passed_on: PassedOn::new(config.backlog_bytes_max),
             config,
-            proposals: Proposals::new(),
+            under_way: UnderWay::default(),
             reads: Reads::new(),
             space: Space::Ample,
             stopped: false,
@@ -143,7 +153,9 @@ impl<R> Replica<R> {
             | RequestKind::PublishMember
             | RequestKind::LeaseRevoke
             | RequestKind::LeaseExpire
-            | RequestKind::LeaseCheckpoint => Space::Exhausted,
+            | RequestKind::LeaseCheckpoint
+            | RequestKind::MemberUpdate
+            | RequestKind::Alarm => Space::Exhausted,
         };
         if refused_for_space <= self.space {
             return Err(Refusal::NoSpace);
@@ -151,7 +163,8 @@ impl<R> Replica<R> {
         if self.config.apply_gap_max < self.node.apply_gap() {
             return Err(Refusal::TooManyRequests);
         }
-        let backlog_bytes = self.proposals.waiting_bytes() + self.node.unapplied_bytes();
+        let backlog_bytes =
+            self.proposals.waiting_bytes() + self.under_way.forwarded_bytes() + self.node.unapplied_bytes();
         if self.config.backlog_bytes_max < backlog_bytes + body.len() {
             return Err(Refusal::TooManyRequests);
         }
@@ -175,12 +188,30 @@ impl<R> Replica<R> {
         Ok(())
     }
 
+    /// Takes back the reads that are meant. They are neither released nor refused.
+    pub fn withdraw_reads(&mut self, is_meant: impl Fn(&R) -> bool) -> Vec<R> {
+        let mut withdrawn = Vec::new();
+        self.reads.withdraw(is_meant, &mut withdrawn);
+        withdrawn
+    }
+
     /// One unit of time has passed.
     pub fn on_tick(&mut self) {
         self.tick += 1;
         self.node.tick();
+        // What a member keeps that handed leadership over is on its way again long before this.
+        let patience = (self.config.raft.election_ticks as u64 / 2).max(1);
+        for group in self.under_way.take_lost(self.tick, patience) {
+            self.refuse_group(group, Refusal::LostWithLeader);
+        }
         let Some(oldest) = self.tick.checked_sub(self.config.request_timeout_ticks) else { return };
         for group in self.proposals.take_older_than(oldest) {
+            self.refuse_group(group, Refusal::NotProposed);
+        }
+        for message in self.passed_on.take_older_than(oldest) {
+            self.refuse_message(&message, Refusal::NotProposed);
+        }
+        for group in self.under_way.take_older_than(oldest) {
             self.refuse_group(group, Refusal::TimedOut);
         }
         let mut expired = Vec::new();
@@ -193,7 +224,27 @@ impl<R> Replica<R> {
     /// # Errors
     /// When it cannot be taken; the role is as it was.
     pub fn on_message(&mut self, message: Message) -> Result<(), StepError> {
-        self.node.step(message)
+        if message.kind() != MessageKind::Propose {
+            return self.node.step(message);
+        }
+        self.node.check_recipient(&message)?;
+        self.keep_proposal(message);
+        Ok(())
+    }
+
+    /// A message could not be sent: no byte of it has left. A proposal is tried again, not at once; raft
+    /// itself repeats what else matters.
+    pub fn on_unsent(&mut self, message: Message) {
+        if message.kind() == MessageKind::Propose {
+            self.passed_on.pause(self.tick);
+            self.keep_proposal(message);
+        }
+    }
+
+    fn keep_proposal(&mut self, message: Message) {
+        if let Some(message) = self.passed_on.push(message, self.tick) {
+            self.refuse_message(&message, Refusal::TooManyRequests);
+        }
     }
 
     /// The `Ready` of this number, and every one before it, is durable.
@@ -243,6 +294,9 @@ impl<R> Replica<R> {
         for group in self.proposals.take_older_than(u64::MAX) {
             self.refuse_group(group, Refusal::Stopped);
         }
+        for message in self.passed_on.take_older_than(u64::MAX) {
+            self.refuse_message(&message, Refusal::Stopped);
+        }
         let mut waiting = Vec::new();
         self.reads.expire(u64::MAX, &mut waiting);
         self.refused_reads.extend(waiting.into_iter().map(|read| (read, Refusal::Stopped)));
@@ -260,6 +314,13 @@ impl<R> Replica<R> {
             }
             if ready.leadership.is_some() {
                 self.reads.on_leader_change();
+                self.passed_on.resume();
+            }
+            for entry in &ready.committed {
+                self.under_way.on_committed(&entry.data);
+            }
+            if let Some(last) = ready.committed.last() {
+                self.under_way.on_term(last.term, self.tick);
             }
         }
         let mut reads = Vec::new();
@@ -280,7 +341,8 @@ impl<R> Replica<R> {
     }
 
     fn propose_waiting(&mut self) {
-        if self.proposals.is_empty() {
+        self.propose_passed_on();
+        if self.proposals.is_empty() || !self.passed_on.is_empty() {
             return;
         }
         let leadership = self.node.leadership();
@@ -299,12 +361,25 @@ impl<R> Replica<R> {
             bytes_left = bytes_left.saturating_sub(group.data.len());
             first = false;
             match self.node.propose(group.data.clone()) {
-                Ok(()) => {}
+                Ok(()) => self.under_way.push(leadership.term, self.tick, !leads, group.data),
                 Err(ProposeError::NotMember) => self.refuse_group(group.data, Refusal::Stopped),
                 // What waits may still find room, until its callers give up.
                 Err(ProposeError::NoLeader | ProposeError::Transferring | ProposeError::Full) => {
                     self.proposals.put_back(group);
                     return;
+                }
+            }
+        }
+    }
+
+    fn propose_passed_on(&mut self) {
+        while let Some((message, came)) = self.passed_on.take(self.tick) {
+            match self.node.pass_on(&message) {
+                Ok(()) => {}
+                Err(ProposeError::NotMember) => self.refuse_message(&message, Refusal::Stopped),
+                // Until a leader is found, or its log has room.
+                Err(ProposeError::NoLeader | ProposeError::Transferring | ProposeError::Full) => {
+                    return self.passed_on.put_back(message, came);
                 }
             }
         }
@@ -336,6 +411,26 @@ impl<R> Replica<R> {
     fn refuse_group(&mut self, group: Bytes, refusal: Refusal) {
         let requests = request::decode_group(group).expect("this member wrote the group");
         self.refused_requests.extend(requests.into_iter().map(|request| (request.origin.ticket, refusal)));
+    }
+
+    /// Others' requests are refused by who took them from their clients, when their time is over.
+    fn refuse_message(&mut self, message: &Message, refusal: Refusal) {
+        if message.from() == self.node.id() {
+            for (kind, data) in message.entry_data() {
+                if kind == EntryKind::Normal
+                    && let Ok(requests) = request::decode_group(data)
+                {
+                    let tickets = requests.into_iter().map(|request| request.origin.ticket);
+                    self.refused_requests.extend(tickets.map(|ticket| (ticket, refusal)));
+                }
+            }
+        }
+    }
+
+    /// Ticks after which whatever waits is given up.
+    #[must_use]
+    pub fn request_timeout_ticks(&self) -> u64 {
+        self.config.request_timeout_ticks
     }
 
     /// Where consensus stands.

@@ -1,10 +1,14 @@
 //! The raft role of one member: when groups close, when reads go, what is refused.
 
+use bytes::Bytes;
+use prost::Message as _;
+
 use super::exchange::Refusal;
 use super::{Config, Ready, Replica, Space};
 use crate::apply::request::{RequestKind, decode_group};
+use crate::pb::peer as pb;
 use crate::raft::tests::Disk;
-use crate::raft::{self, CheckpointMeta, EntryKind};
+use crate::raft::{self, CheckpointMeta, EntryKind, Message, MessageKind};
 use crate::types::{LogIndex, MemberId, Ticket};
 
 const ME: MemberId = MemberId(1);
@@ -144,10 +148,73 @@ fn without_a_leader_requests_and_reads_wait_and_are_refused_in_time() {
     role.put(2).unwrap();
     role.replica.on_tick();
     let ready = role.next().unwrap();
-    // Both requests share the open group, so the younger goes with it.
-    assert_eq!(ready.refused_requests, [(Ticket(1), Refusal::TimedOut), (Ticket(2), Refusal::TimedOut)]);
+    assert_eq!(ready.refused_requests, [(Ticket(1), Refusal::NotProposed)], "the younger waits on");
     assert_eq!(ready.refused_reads, [(10, Refusal::TimedOut)]);
     assert!(role.next().is_none());
+    for _ in 0..4 {
+        role.replica.on_tick();
+    }
+    assert_eq!(role.next().unwrap().refused_requests, [(Ticket(2), Refusal::NotProposed)]);
+}
+
+fn message(wire: &pb::RaftMessage) -> Message {
+    Message::decode(wire.encode_to_vec().into()).unwrap()
+}
+
+fn propose(from: MemberId, data: Bytes) -> Message {
+    let kind = u32::from(EntryKind::Normal.number());
+    let entry = pb::RaftEntry { kind, data, ..Default::default() };
+    let kind = MessageKind::Propose as u32;
+    let wire = pb::RaftMessage { format: 1, kind, from: from.0, to: ME.0, ..Default::default() };
+    message(&pb::RaftMessage { entries: vec![entry], ..wire })
+}
+
+fn heartbeat(from: MemberId, term: u64) -> Message {
+    let kind = MessageKind::Heartbeat as u32;
+    message(&pb::RaftMessage { format: 1, kind, from: from.0, to: ME.0, term, ..Default::default() })
+}
+
+/// What another member passes on.
+fn passed_on(from: MemberId, ticket: u64) -> Message {
+    let mut other = Role::leading(|_| {});
+    other.put(ticket).unwrap();
+    let data = other.next().unwrap().raft.unwrap().entries.remove(0).data;
+    propose(from, data)
+}
+
+#[test]
+fn proposal_passed_on_to_a_member_that_knows_no_leader_waits_for_one() {
+    let mut role = Role::new(3, |_| {});
+    role.replica.on_message(passed_on(MemberId(2), 77)).unwrap();
+    assert!(role.next().is_none());
+    role.replica.on_message(heartbeat(MemberId(3), 5)).unwrap();
+    let mut sent = Vec::new();
+    while let Some(ready) = role.next() {
+        sent.extend(ready.raft.into_iter().flat_map(|raft| raft.messages));
+        role.sync();
+    }
+    let proposals: Vec<_> = sent.iter().filter(|message| message.kind() == MessageKind::Propose).collect();
+    assert_eq!(proposals.len(), 1);
+    assert_eq!((proposals[0].to(), proposals[0].from()), (MemberId(3), MemberId(2)));
+
+    // Nobody can be reached: it is tried again in the next tick, and given up in time.
+    role.replica.on_unsent(proposals[0].clone());
+    assert!(role.next().is_none());
+    role.replica.on_tick();
+    assert_eq!(role.next().unwrap().raft.unwrap().messages.len(), 1);
+}
+
+#[test]
+fn own_proposal_that_could_not_be_sent_is_refused_in_time_and_what_is_no_group_is_dropped() {
+    let mut role = Role::new(3, |config| config.request_timeout_ticks = 4);
+    for message in [passed_on(ME, 7), passed_on(MemberId(2), 8), propose(ME, "nonsense".into())] {
+        role.replica.on_unsent(message);
+    }
+    for _ in 0..5 {
+        assert!(role.next().is_none());
+        role.replica.on_tick();
+    }
+    assert_eq!(role.next().unwrap().refused_requests, [(Ticket(7), Refusal::NotProposed)]);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::exchange::Refusal;
 use super::{Config, Ready, Replica};
 use crate::apply::request::{RequestKind, decode_group};
 use crate::raft::tests::{Disk, runs};
@@ -32,6 +33,8 @@ enum Bug {
     ReadsWithoutRound,
     /// The disk loses what it said was synced.
     DiskLies,
+    /// A proposal that was sent is taken for one that was not.
+    RepeatsProposals,
 }
 
 /// What a member's state machine holds.
@@ -133,6 +136,8 @@ struct Cluster {
     applied: BTreeMap<LogIndex, (Term, Bytes)>,
     acknowledged: BTreeMap<Ticket, LogIndex>,
     acknowledged_max: LogIndex,
+    /// Whoever asked was told that it is in no log.
+    refused: BTreeSet<Ticket>,
     /// What was acknowledged when a read arrived.
     reads: BTreeMap<u64, LogIndex>,
     reads_released: u64,
@@ -164,6 +169,7 @@ impl Cluster {
             applied: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
             acknowledged_max: LogIndex(0),
+            refused: BTreeSet::new(),
             reads: BTreeMap::new(),
             reads_released: 0,
             trace: 0,
@@ -310,7 +316,18 @@ impl Cluster {
                     replica.node_mut().transfer_leader(to);
                 }
             }
-            990..1000 if self.stormy => self.save(id),
+            990..996 if self.stormy => self.save(id),
+            // News that the leader's process has ended, true or not.
+            996..1000 if self.stormy => {
+                if let Some(replica) = &mut self.members.get_mut(&id).unwrap().replica {
+                    if let Some(leader) = replica.status().leader {
+                        replica.node_mut().forget_leader(leader);
+                    }
+                    if self.random.random() {
+                        replica.node_mut().campaign();
+                    }
+                }
+            }
             _ => {}
         }
         self.run(id)
@@ -424,7 +441,11 @@ impl Cluster {
             }
             let member = self.members.get_mut(&id).unwrap();
             let Some(ready) = member.replica.as_mut().unwrap().take_ready() else { break };
-            let Ready { raft, reads, reads_index, .. } = ready;
+            let Ready { raft, reads, reads_index, refused_requests, .. } = ready;
+            // Of these two nobody can know; every other refusal says that the request is in no log.
+            let is_certain = |refusal| !matches!(refusal, Refusal::TimedOut | Refusal::LostWithLeader);
+            let certain = refused_requests.into_iter().filter(|(_, refusal)| is_certain(*refusal));
+            self.refused.extend(certain.map(|(ticket, _)| ticket));
             if let Some(raft) = raft {
                 self.take(id, raft)?;
             }
@@ -443,7 +464,14 @@ impl Cluster {
 
     fn take(&mut self, id: MemberId, ready: raft::Ready) -> Check {
         for message in &ready.messages {
-            self.send(message);
+            // A transport knows of some messages that they were not sent, for want of a connection.
+            let is_unsent = self.stormy && self.random.random_ratio(1, 10);
+            if !is_unsent {
+                self.send(message);
+            }
+            if is_unsent || (self.bug == Bug::RepeatsProposals && self.stormy) {
+                self.members.get_mut(&id).unwrap().replica.as_mut().unwrap().on_unsent(message.clone());
+            }
         }
         let member = self.members.get_mut(&id).unwrap();
         member.disk.write(&ready);
@@ -607,7 +635,13 @@ impl Cluster {
     fn agreed(&self) -> bool {
         let members = self.current();
         let calm = |member: &&Member| member.to_apply.is_empty() && member.state == members[0].state;
-        self.leader().is_some() && members.iter().all(calm)
+        // A leader that is new has not committed everything that its predecessors had.
+        let has_all = |leader| {
+            let leader: &Member = &self.members[&leader];
+            let status = leader.replica.as_ref().map(Replica::status);
+            status.is_some_and(|status| status.committed == status.last && status.last == leader.state.index)
+        };
+        self.leader().is_some_and(has_all) && members.iter().all(calm)
     }
 
     fn everything_acknowledged_is_everywhere(&self) -> Check {
@@ -618,6 +652,8 @@ impl Cluster {
             })?;
             let lost = self.acknowledged.keys().find(|ticket| !tickets.contains(ticket));
             ensure(lost.is_none(), || format!("{lost:?} was acknowledged and {} lacks it", member.id))?;
+            let undead = self.refused.intersection(&tickets).next();
+            ensure(undead.is_none(), || format!("{undead:?} was refused and {} holds it", member.id))?;
         }
         Ok(())
     }
@@ -627,6 +663,7 @@ impl Cluster {
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
     acknowledged: usize,
+    refused: usize,
     reads_released: u64,
     trace: u64,
 }
@@ -637,25 +674,26 @@ fn run(seed: u64, size: u64, rounds: u64, bug: Bug) -> Result<Outcome, String> {
         cluster.round()?;
     }
     cluster.calm()?;
-    let Cluster { acknowledged, reads_released, trace, .. } = cluster;
-    Ok(Outcome { acknowledged: acknowledged.len(), reads_released, trace })
+    let Cluster { acknowledged, refused, reads_released, trace, .. } = cluster;
+    Ok(Outcome { acknowledged: acknowledged.len(), refused: refused.len(), reads_released, trace })
 }
 
 #[test]
 fn clusters_stay_consistent_through_loss_partitions_crashes_and_membership_changes() {
-    let (mut acknowledged, mut reads) = (0, 0);
+    let (mut acknowledged, mut refused, mut reads) = (0, 0, 0);
     for seed in 0..runs(30) {
         let size = [1, 3, 3, 3, 5][usize::try_from(seed % 5).unwrap()];
         match run(seed, size, 300, Bug::None) {
             Ok(outcome) => {
                 acknowledged += outcome.acknowledged;
+                refused += outcome.refused;
                 // A sole voter's reads prove nothing about rounds.
                 reads += if size == 1 { 0 } else { outcome.reads_released };
             }
             Err(fault) => panic!("run({seed}, {size}, 300, Bug::None): {fault}"),
         }
     }
-    println!("{acknowledged} requests acknowledged, {reads} reads released");
+    println!("{acknowledged} requests acknowledged, {refused} refused, {reads} reads released");
     assert!(1_000 < acknowledged, "the storm let next to nothing through");
     assert!(300 < reads, "the storm let next to nothing through");
 }
@@ -668,7 +706,7 @@ fn same_seed_gives_the_same_run() {
 /// The harness above must see the bugs it exists for. Asserts of the code under test count as seen.
 #[test]
 fn planted_bugs_are_seen() {
-    for bug in [Bug::DurableBeforeSync, Bug::ReadsWithoutRound, Bug::DiskLies] {
+    for bug in [Bug::DurableBeforeSync, Bug::ReadsWithoutRound, Bug::DiskLies, Bug::RepeatsProposals] {
         let seen = (0..60).find(|&seed| {
             let result = std::panic::catch_unwind(|| run(seed, 3, 300, bug));
             // That nothing moves any more is no sign that the right check saw it.

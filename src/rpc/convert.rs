@@ -16,9 +16,9 @@ use super::validate;
 use crate::apply::RequestKind;
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::request_op::Request as Op;
-use crate::replica::exchange::{Command, Query, Read};
-use crate::types::LeaseId;
+use crate::replica::exchange::{Command, MemberCall, Query, Read};
 use crate::types::limits::{LEASE_TTL_MIN_S_DEFAULT, REQUEST_BYTES_MAX_DEFAULT, TXN_OPS_MAX_DEFAULT};
+use crate::types::{LeaseId, MemberId};
 
 /// The methods this file turns into commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,12 @@ pub enum Method {
     LeaseRevoke,
     LeaseTimeToLive,
     LeaseLeases,
+    MemberAdd,
+    MemberRemove,
+    MemberUpdate,
+    MemberPromote,
+    MoveLeader,
+    Alarm,
 }
 
 impl Method {
@@ -50,6 +56,12 @@ impl Method {
             "/etcdserverpb.KV/Txn" => Self::Txn,
             "/etcdserverpb.KV/Compact" => Self::Compact,
             "/etcdserverpb.Cluster/MemberList" => Self::MemberList,
+            "/etcdserverpb.Cluster/MemberAdd" => Self::MemberAdd,
+            "/etcdserverpb.Cluster/MemberRemove" => Self::MemberRemove,
+            "/etcdserverpb.Cluster/MemberUpdate" => Self::MemberUpdate,
+            "/etcdserverpb.Cluster/MemberPromote" => Self::MemberPromote,
+            "/etcdserverpb.Maintenance/MoveLeader" => Self::MoveLeader,
+            "/etcdserverpb.Maintenance/Alarm" => Self::Alarm,
             "/etcdserverpb.Maintenance/Status" => Self::Status,
             "/etcdserverpb.Maintenance/Hash" => Self::Hash,
             "/etcdserverpb.Maintenance/HashKV" => Self::HashKv,
@@ -119,6 +131,38 @@ pub fn command(method: Method, body: Bytes, limits: &Limits) -> Result<Command, 
         Method::MemberList => {
             let request: pb::MemberListRequest = decode(body)?;
             Ok(read(request.linearizable, Query::MemberList))
+        }
+        Method::MemberAdd => {
+            let request: pb::MemberAddRequest = decode(body)?;
+            validate::member_add(&request)?;
+            let call = MemberCall::Add { peer_urls: request.peer_ur_ls, learner: request.is_learner };
+            Ok(Command::Member(call))
+        }
+        Method::MemberRemove => {
+            let request: pb::MemberRemoveRequest = decode(body)?;
+            Ok(Command::Member(MemberCall::Remove(MemberId(request.id))))
+        }
+        Method::MemberUpdate => {
+            decode::<pb::MemberUpdateRequest>(body.clone())?;
+            propose(RequestKind::MemberUpdate, body, limits)
+        }
+        Method::MemberPromote => {
+            let request: pb::MemberPromoteRequest = decode(body)?;
+            Ok(Command::Member(MemberCall::Promote(MemberId(request.id))))
+        }
+        Method::MoveLeader => {
+            let request: pb::MoveLeaderRequest = decode(body)?;
+            Ok(Command::Member(MemberCall::MoveLeader(MemberId(request.target_id))))
+        }
+        Method::Alarm => {
+            use pb::alarm_request::AlarmAction;
+            let request: pb::AlarmRequest = decode(body.clone())?;
+            match AlarmAction::try_from(request.action) {
+                // etcd takes it through the log; a linearizable read sees as much and writes nothing.
+                Ok(AlarmAction::Get) => Ok(read(true, Query::Alarms { kind: request.alarm })),
+                Ok(_) => propose(RequestKind::Alarm, body, limits),
+                Err(_) => Err(Status::unknown_alarm_action(request.action)),
+            }
         }
         Method::Status => {
             decode::<pb::StatusRequest>(body)?;

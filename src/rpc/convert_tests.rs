@@ -18,6 +18,7 @@ fn op(request: Op) -> pb::RequestOp {
 fn kind(method: Method, message: &impl Message) -> char {
     match command(method, message.encode_to_vec().into(), &Limits::default()).unwrap() {
         Command::Propose { .. } => 'w',
+        Command::Member(_) => 'm',
         Command::Read(Read { linearizable: true, .. }) => 'l',
         Command::Read(Read { linearizable: false, .. }) => 's',
     }
@@ -180,4 +181,14 @@ fn grant_is_proposed_with_an_id_and_a_time_within_the_bounds() {
     assert_eq!(grant(0, 9_000_000_000), Ok((77, 9_000_000_000)));
     assert_eq!(grant(3, 9_000_000_001), Err(status::LEASE_TTL_TOO_LARGE));
     assert_eq!(grant(3, i64::MAX), Err(status::LEASE_TTL_TOO_LARGE));
+}
+
+#[test]
+fn alarms_are_listed_by_a_linearizable_read_and_changed_through_the_log() {
+    let request = |action| pb::AlarmRequest { action, member_id: 7, alarm: 2 };
+    assert_eq!(kind(Method::Alarm, &request(0)), 'l');
+    assert_eq!(kind(Method::Alarm, &request(1)), 'w');
+    assert_eq!(kind(Method::Alarm, &request(2)), 'w');
+    let unknown = command(Method::Alarm, request(3).encode_to_vec().into(), &Limits::default());
+    assert_eq!(unknown.unwrap_err(), Status::unknown_alarm_action(3));
 }

@@ -202,6 +202,22 @@ impl Status {
         }
     }
 
+    /// An alarm that cannot be raised. etcd has no words for it: it ends.
+    #[must_use]
+    pub fn unknown_alarm(alarm: i32) -> Self {
+        Self {
+            code: Code::InvalidArgument,
+            message: Cow::Owned(format!("etcdserver: unknown alarm {alarm}")),
+        }
+    }
+
+    /// As `unknown_alarm`.
+    #[must_use]
+    pub fn unknown_alarm_action(action: i32) -> Self {
+        let message = Cow::Owned(format!("etcdserver: unknown alarm action {action}"));
+        Self { code: Code::InvalidArgument, message }
+    }
+
     /// The path names no service of ours.
     #[must_use]
     pub fn unknown_service(service: &str) -> Self {
@@ -230,6 +246,21 @@ impl From<&Rejection> for Status {
             Rejection::SortOption { .. } => INVALID_SORT_OPTION,
             Rejection::RequestTooLarge { .. } => REQUEST_TOO_LARGE,
             Rejection::AnswerTooLarge { bytes, bytes_max } => Self::sent_too_large(*bytes, *bytes_max),
+            Rejection::MemberNotFound(_) => MEMBER_NOT_FOUND,
+            Rejection::MemberExists(_) => MEMBER_EXISTS,
+            Rejection::PeerUrlExists(_) => PEER_URL_EXISTS,
+            Rejection::NotLearner(_) => MEMBER_NOT_LEARNER,
+            Rejection::TooManyLearners(_) => TOO_MANY_LEARNERS,
+            // etcd's strict check says so before it comes to that.
+            Rejection::LastVoter(_) => NOT_ENOUGH_STARTED_MEMBERS,
+            Rejection::Corrupt => CORRUPT,
+            Rejection::NoSpace => NO_SPACE,
+            Rejection::UnknownAlarm(alarm) => Self::unknown_alarm(*alarm),
+            Rejection::UnknownAlarmAction(action) => Self::unknown_alarm_action(*action),
+            Rejection::TooManyAlarms(count) => Self {
+                code: Code::ResourceExhausted,
+                message: Cow::Owned(format!("etcdserver: {count} alarms are active already")),
+            },
             Rejection::Undecodable(reason) => Self::undecodable(reason),
         }
     }
@@ -242,9 +273,19 @@ impl From<Refusal> for Status {
             Refusal::TooManyRequests => TOO_MANY_REQUESTS,
             Refusal::NoSpace => NO_SPACE,
             Refusal::TimedOut => TIMED_OUT,
+            Refusal::NotProposed => CONTEXT_DEADLINE_EXCEEDED,
             Refusal::NoLeader => NO_LEADER,
             Refusal::LeaderChanged => LEADER_CHANGED,
             Refusal::Dropped => PROPOSAL_DROPPED,
+            Refusal::LostWithLeader => TIMED_OUT_LEADER_FAILURE,
+            Refusal::NotLeader => NOT_LEADER,
+            Refusal::BadTransferee => BAD_LEADER_TRANSFEREE,
+            Refusal::TransferTimedOut => LEADER_TRANSFER_TIMED_OUT,
+            Refusal::NotEnoughStarted => NOT_ENOUGH_STARTED_MEMBERS,
+            Refusal::Unhealthy => UNHEALTHY_CLUSTER,
+            Refusal::MemberNotFound => MEMBER_NOT_FOUND,
+            Refusal::NotLearner => MEMBER_NOT_LEARNER,
+            Refusal::LearnerNotReady => LEARNER_NOT_READY,
         }
     }
 }

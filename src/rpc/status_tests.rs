@@ -113,6 +113,8 @@ fn texts_with_numbers_or_names_are_grpcs_own() {
         shown(Status::sent_too_large(3, 2)),
         "8 grpc: trying to send message larger than max (3 vs. 2)"
     );
+    assert_eq!(shown(Status::unknown_alarm(3)), "3 etcdserver: unknown alarm 3");
+    assert_eq!(shown(Status::unknown_alarm_action(9)), "3 etcdserver: unknown alarm action 9");
     assert_eq!(shown(Status::unknown_service("a.B")), "12 unknown service a.B");
     assert_eq!(shown(Status::unknown_method("M", "a.B")), "12 unknown method M for service a.B");
 }
@@ -129,6 +131,10 @@ fn rejections_and_refusals_become_their_rows() {
         (Rejection::SortOption { order: 9, target: 0 }, INVALID_SORT_OPTION),
         (Rejection::RequestTooLarge { bytes: 7 }, REQUEST_TOO_LARGE),
         (Rejection::AnswerTooLarge { bytes: 3, bytes_max: 2 }, Status::sent_too_large(3, 2)),
+        (Rejection::Corrupt, CORRUPT),
+        (Rejection::NoSpace, NO_SPACE),
+        (Rejection::UnknownAlarm(3), Status::unknown_alarm(3)),
+        (Rejection::UnknownAlarmAction(9), Status::unknown_alarm_action(9)),
         (Rejection::Undecodable("why".into()), Status::undecodable("why")),
     ];
     for (rejection, status) in rejections {
@@ -140,8 +146,10 @@ fn rejections_and_refusals_become_their_rows() {
         (Refusal::NoSpace, NO_SPACE),
         (Refusal::TimedOut, TIMED_OUT),
         (Refusal::NoLeader, NO_LEADER),
+        (Refusal::LostWithLeader, TIMED_OUT_LEADER_FAILURE),
         (Refusal::LeaderChanged, LEADER_CHANGED),
         (Refusal::Dropped, PROPOSAL_DROPPED),
+        (Refusal::NotProposed, CONTEXT_DEADLINE_EXCEEDED),
     ];
     for (refusal, status) in refusals {
         assert_eq!(Status::from(refusal), status, "{refusal:?}");

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::config::{Url, UrlError};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::pb::etcdserverpb::request_op::Request as Op;
@@ -249,6 +250,16 @@ fn merge_smaller<'a>(into: &mut BTreeSet<&'a [u8]>, mut from: BTreeSet<&'a [u8]>
         std::mem::swap(into, &mut from);
     }
     into.extend(from);
+}
+
+/// A new member's peer URLs: at least one, each one that etcd would take. Whether this member can dial
+/// it is another question.
+pub fn member_add(request: &pb::MemberAddRequest) -> Result<(), Status> {
+    let is_url = |text: &String| matches!(Url::parse(text), Ok(_) | Err(UrlError::SchemeUnsupported { .. }));
+    if request.peer_ur_ls.is_empty() || !request.peer_ur_ls.iter().all(is_url) {
+        return Err(status::BAD_MEMBER_URLS);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use crossbeam::channel::{self, RecvTimeoutError};
@@ -19,14 +19,19 @@ use prost::Message as _;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
+use super::EXIT_DATA_DIFFERS;
 use super::checkpoint_file::CheckpointWriter;
+use super::checkpoint_transfer::{Place, Transfers};
 use super::client::{Keepalive, ShardConfig};
 use super::client_role::{self, Orders};
-use super::consensus::Consensus;
+use super::consensus::{Consensus, RaftOrders, Seat};
 use super::data_dir::{DataDir, DataDirError, Identity};
+use super::hash_checks::HashCheckConfig;
+use super::helpers::Helpers;
 use super::host::{self, HostError};
 use super::log_writer::{self, LogEvent, LogHandle};
 use super::mesh::SharedRing;
+use super::peer::{PeerConfig, Transport};
 use super::placement::{self, Core, PlanError, Role};
 use super::pulse::{self, Patient, Pulse};
 use super::recovery::{self, RecoveryError, Start};
@@ -76,8 +81,24 @@ pub(super) enum BootError {
     Executor { core: Core, reason: String },
     #[error("cannot listen on {address} (--listen-client-urls): {source}")]
     Listen { address: SocketAddr, source: io::Error },
+    #[error("cannot listen on {address} (--listen-peer-urls): {source}")]
+    ListenPeer { address: SocketAddr, source: io::Error },
+    #[error(
+        "this member was removed from its cluster and cannot come back; add a new member and start it with an empty --data-dir"
+    )]
+    Removed,
+    /// The sentence is whole.
+    #[error("{0}")]
+    DataDiffers(String),
     #[error("stopped before it was ready")]
     Interrupted,
+}
+
+impl BootError {
+    /// What the process ends with.
+    pub(super) fn exit_code(&self) -> u8 {
+        if matches!(self, Self::DataDiffers(_)) { EXIT_DATA_DIFFERS } else { 1 }
+    }
 }
 
 /// What the roles tell the main thread.
@@ -86,6 +107,12 @@ enum Event {
     ExecutorFailed(Core, String),
     ListenFailed(SocketAddr, io::Error),
     ShardEnded,
+    HandedOver,
+    /// The cluster has removed this member.
+    Removed,
+    PeerListenFailed(SocketAddr, io::Error),
+    /// This member's data is not what the others have.
+    DataDiffers(String),
     RaftRefused(StartError),
     RaftEnded,
     Signal(i32),
@@ -98,11 +125,20 @@ fn tell(events: &Events, event: Event) {
     events.send(event).ok();
 }
 
-/// Runs a member until a signal stops it.
+/// Why a member stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// A signal told it to.
+    Told,
+    /// Its cluster removed it.
+    Removed,
+}
+
+/// Runs a member until a signal stops it, or its cluster removes it.
 ///
 /// # Errors
 /// [`BootError`], before any client was let in.
-pub(super) fn run(config: &Config) -> Result<(), BootError> {
+pub(super) fn run(config: &Config) -> Result<Ended, BootError> {
     let started = Instant::now();
     abort_on_panic();
     let (events, inbox) = channel::unbounded();
@@ -118,11 +154,15 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
     for &address in &process.listen_client {
         host::check_address_free("--listen-client-urls", address)?;
     }
+    for &address in &process.listen_peer {
+        host::check_address_free("--listen-peer-urls", address)?;
+    }
 
     let data_dir = DataDir::open(&process.data_dir, process.wal_dir.as_deref())?;
     pinion_wal::map::install_sigbus_handler()
         .map_err(|source| BootError::Thread { what: "the SIGBUS handler", source })?;
-    let start = recovery::open(config, &data_dir)?;
+    // Nothing but a signal can come before a thread of ours runs.
+    let start = recovery::open(config, &data_dir, &|| inbox.try_recv().is_ok())?;
     tracing::info!(
         data_dir = %process.data_dir.display(),
         cluster = %start.identity.cluster,
@@ -142,18 +182,38 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
     let log = log_writer::start(wal, plan.log, spin(plan.log, false), Arc::clone(&log_events))
         .map_err(|source| BootError::Thread { what: "the log writer", source })?;
 
+    // Before the executors, which are pinned.
+    let helpers =
+        Helpers::start().map_err(|source| BootError::Thread { what: "the helper threads", source })?;
+
     let orders = Orders::default();
-    let stop_raft = Arc::<AtomicBool>::default();
+    let raft_orders = RaftOrders::default();
     let position =
         Position { member: identity.member, checkpoint: recovered.checkpoint.clone(), recovered: last };
     let mut raft_seat = Some(RaftSeat {
         config: replica_config(config, &identity)?,
+        transfers: (
+            Place { dir: data_dir.checkpoints(), cluster: identity.cluster, member: identity.member },
+            recovered.checkpoint.index,
+            helpers.clone(),
+        ),
         recovered,
         log,
         log_events,
         publish: publish_body(config, &identity),
-        stop: Arc::clone(&stop_raft),
+        is_published: Arc::clone(&orders.open),
+        orders: raft_orders.clone(),
+        learners_max: config.cluster.learners_max,
+        strict: config.cluster.strict_reconfig_check,
+        election_ticks: u64::from(config.cluster.election_ms / config.cluster.heartbeat_ms),
+        entropy: entropy()?,
+        peers: peer_config(config, &identity),
+        listen: process.listen_peer.clone(),
         tick: Duration::from_millis(u64::from(config.cluster.heartbeat_ms)),
+        hash_checks: HashCheckConfig {
+            period: process.corrupt_check_interval.unwrap_or_default(),
+            compact_period: process.compact_hash_check_interval.unwrap_or_default(),
+        },
     });
     let mut store_seat = Some(StoreSeat {
         machine,
@@ -163,10 +223,14 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
             checkpoint_bytes: process.checkpoint_bytes,
             compaction_batch: process.compaction_batch_revisions as usize,
             compaction_sleep: process.compaction_sleep,
+            quota_bytes: u64::try_from(process.quota_bytes).unwrap_or(u64::MAX),
             election_timeout: Duration::from_millis(u64::from(config.cluster.election_ms)),
         },
+        quota_bytes: process.quota_bytes,
         dir: data_dir.checkpoints(),
+        helpers,
         orders: orders.clone(),
+        compare: process.features.initial_corrupt_check.then(|| Arc::clone(&raft_orders.compare)),
     });
     let mut threads = Vec::new();
     let generation = u32::try_from(entropy()? >> 32).expect("a shifted u64 fits");
@@ -212,20 +276,24 @@ pub(super) fn run(config: &Config) -> Result<(), BootError> {
             "ready to serve client requests"
         );
     }
-    let signal = signal.unwrap_or_else(|| wait_for_signal(&inbox));
+    let signal = signal.or_else(|| wait_for_signal(&inbox));
     tracing::info!(signal, "stopping");
+    let ended = if signal.is_some() { Ended::Told } else { Ended::Removed };
     let ring = |role| wiring.bell(role).ring();
+    raft_orders.hand_over.store(true, Ordering::Release);
+    ring(Role::Raft);
+    wait_for(&inbox, 1, |event| matches!(event, Event::HandedOver));
     orders.stop.store(true, Ordering::Release);
     (0..shards).for_each(|shard| ring(Role::Shard(shard)));
     wait_for(&inbox, shards, |event| matches!(event, Event::ShardEnded));
-    stop_raft.store(true, Ordering::Release);
+    raft_orders.stop.store(true, Ordering::Release);
     ring(Role::Raft);
     if wait_for(&inbox, 1, |event| matches!(event, Event::RaftEnded)) {
         tracing::info!("stopped");
     } else {
         tracing::warn!("the log did not end in time; everything acknowledged is on the disk all the same");
     }
-    Ok(())
+    Ok(ended)
 }
 
 /// A panic is a broken invariant: no thread may go on without the one that had it.
@@ -261,20 +329,28 @@ fn wait_until_serving(inbox: &channel::Receiver<Event>, shards: usize) -> Result
             Ok(Event::Serving) => serving += 1,
             Ok(Event::ExecutorFailed(core, reason)) => return Err(BootError::Executor { core, reason }),
             Ok(Event::ListenFailed(address, source)) => return Err(BootError::Listen { address, source }),
+            Ok(Event::PeerListenFailed(address, source)) => {
+                return Err(BootError::ListenPeer { address, source });
+            }
+            Ok(Event::Removed) => return Err(BootError::Removed),
             Ok(Event::RaftRefused(error)) => return Err(BootError::Raft(error)),
+            Ok(Event::DataDiffers(reason)) => return Err(BootError::DataDiffers(reason)),
             Ok(Event::Signal(signal)) => return Ok(Some(signal)),
-            Ok(Event::ShardEnded | Event::RaftEnded) | Err(_) => return Err(BootError::Interrupted),
+            Ok(Event::ShardEnded | Event::HandedOver | Event::RaftEnded) | Err(_) => {
+                return Err(BootError::Interrupted);
+            }
         }
     }
     Ok(None)
 }
 
-fn wait_for_signal(inbox: &channel::Receiver<Event>) -> i32 {
+/// None: the member was removed instead.
+fn wait_for_signal(inbox: &channel::Receiver<Event>) -> Option<i32> {
     loop {
-        match inbox.recv() {
-            Ok(Event::Signal(signal)) => return signal,
-            Ok(_) => {}
-            Err(_) => return 0,
+        match inbox.recv().expect("this thread has a sender too") {
+            Event::Signal(signal) => return Some(signal),
+            Event::Removed => return None,
+            _ => {}
         }
     }
 }
@@ -338,6 +414,7 @@ fn shard_config(config: &Config, identity: &Identity, generation: u32, lease_see
     shard.concurrent_streams_max =
         (process.max_concurrent_streams != u32::MAX).then_some(process.max_concurrent_streams);
     shard.request_timeout = request_timeout(config);
+    shard.election_timeout = Duration::from_millis(u64::from(cluster.election_ms));
     shard.keepalive = Keepalive {
         min_time: process.keepalive.client_min_time,
         interval: process.keepalive.server_interval.unwrap_or(Duration::MAX),
@@ -345,6 +422,16 @@ fn shard_config(config: &Config, identity: &Identity, generation: u32, lease_see
     };
     shard.watch_progress_interval = process.watch_progress_interval;
     shard
+}
+
+fn peer_config(config: &Config, identity: &Identity) -> PeerConfig {
+    // Larger at each start, as long as the clock is not set back; then a peer that still holds the old
+    // connections refuses the new ones until it has let go of those.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let incarnation = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+    let mut peers = PeerConfig::new(identity.cluster, identity.member, incarnation);
+    peers.peer_urls.clone_from(&config.process.initial_advertise_peer_urls);
+    peers
 }
 
 fn publish_body(config: &Config, identity: &Identity) -> Bytes {
@@ -362,9 +449,18 @@ struct RaftSeat {
     recovered: Recovered,
     log: LogHandle,
     log_events: Arc<SharedRing<LogEvent>>,
+    transfers: (Place, LogIndex, Helpers),
     publish: Bytes,
-    stop: Arc<AtomicBool>,
+    is_published: Arc<std::sync::atomic::AtomicBool>,
+    orders: RaftOrders,
+    strict: bool,
+    learners_max: u32,
     tick: Duration,
+    election_ticks: u64,
+    entropy: u64,
+    peers: PeerConfig,
+    listen: Vec<SocketAddr>,
+    hash_checks: HashCheckConfig,
 }
 
 /// What the store role starts from.
@@ -372,8 +468,13 @@ struct StoreSeat {
     machine: Machine,
     position: Position,
     upkeep: Upkeep,
+    /// As Status tells it.
+    quota_bytes: i64,
     dir: std::path::PathBuf,
+    helpers: Helpers,
     orders: Orders,
+    /// Raft's order to compare data first, if clients are let in only after that.
+    compare: Option<Arc<AtomicBool>>,
 }
 
 /// One executor's roles and what they start from. Built on the main thread, run on the core.
@@ -409,11 +510,61 @@ impl Executor {
         }
         if let (Some(seat), Some(ports)) = (self.raft, raft) {
             let events = self.events.clone();
-            let RaftSeat { config, recovered, log, log_events, publish, stop, tick } = seat;
+            let RaftSeat {
+                config,
+                recovered,
+                log,
+                log_events,
+                transfers,
+                publish,
+                is_published,
+                orders,
+                strict,
+                learners_max,
+                tick,
+                election_ticks,
+                entropy,
+                peers,
+                listen,
+                hash_checks,
+            } = seat;
+            let open = opener(&self.orders, &self.wiring);
             tasks.push(glommio::spawn_local(async move {
                 match Replica::new(config, recovered) {
                     Ok(replica) => {
-                        Consensus::new(replica, ports, log, log_events, publish, stop).run(tick).await;
+                        let transport = Transport::new(peers, ports.bell.clone());
+                        for address in listen {
+                            if let Err(error) = transport.listen(address) {
+                                return tell(&events, Event::PeerListenFailed(address, error));
+                            }
+                        }
+                        let (place, applied, helpers) = transfers;
+                        let transfers = Transfers::new(place, applied, helpers, ports.bell.clone());
+                        let (told, removed, compared) = (events.clone(), events.clone(), events.clone());
+                        let seat = Seat {
+                            replica,
+                            ports,
+                            log,
+                            log_events,
+                            transport,
+                            transfers,
+                            publish,
+                            is_published,
+                            orders,
+                            strict,
+                            learners_max,
+                            tick,
+                            election_ticks,
+                            entropy,
+                            hash_checks,
+                            on_compared: Box::new(move |verdict| match verdict {
+                                Ok(()) => open(),
+                                Err(reason) => tell(&compared, Event::DataDiffers(reason)),
+                            }),
+                            on_handed_over: Box::new(move || tell(&told, Event::HandedOver)),
+                            on_removed: Box::new(move || tell(&removed, Event::Removed)),
+                        };
+                        Consensus::new(seat).run().await;
                         tell(&events, Event::RaftEnded);
                     }
                     Err(error) => tell(&events, Event::RaftRefused(error)),
@@ -436,12 +587,21 @@ impl Executor {
     }
 }
 
+/// What lets clients in.
+fn opener(orders: &Orders, wiring: &Wiring) -> impl Fn() + 'static {
+    let (open, shards) = (Arc::clone(&orders.open), wiring.shard_bells());
+    move || {
+        open.store(true, Ordering::Release);
+        shards.iter().for_each(|bell| bell.ring());
+    }
+}
+
 fn start_store(
     seat: StoreSeat,
     ports: super::wiring::StorePorts,
     wiring: &Wiring,
 ) -> io::Result<StateMachine> {
-    let StoreSeat { machine, position, upkeep, dir, orders } = seat;
+    let StoreSeat { machine, position, upkeep, quota_bytes, dir, helpers, orders, compare } = seat;
     let bell = wiring.bell(Role::Store);
     let events = SharedRing::new(4, Arc::clone(&bell));
     let report = Arc::clone(&events);
@@ -453,14 +613,16 @@ fn start_store(
         term: Term::default(),
         committed: LogIndex::default(),
         applied: position.checkpoint.index,
+        quota_bytes,
         ..StatusFacts::default()
     };
-    let shards = wiring.shard_bells();
-    let on_published = move || {
-        orders.open.store(true, Ordering::Release);
-        for bell in &shards {
-            bell.ring();
+    let (open, raft) = (opener(&orders, wiring), wiring.bell(Role::Raft));
+    let on_published = move || match &compare {
+        None => open(),
+        Some(compare) => {
+            compare.store(true, Ordering::Release);
+            raft.ring();
         }
     };
-    Ok(StateMachine::new(machine, ports, position, upkeep, facts, writer, events, on_published))
+    Ok(StateMachine::new(machine, ports, position, upkeep, facts, writer, events, helpers, on_published))
 }

@@ -38,6 +38,9 @@ const ALIGNMENT: usize = 4096;
 
 const SUFFIX: &str = "checkpoint";
 
+/// Of a checkpoint that another member is sending.
+pub(super) const INCOMING_SUFFIX: &str = "incoming";
+
 /// Why a checkpoint could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LoadError {
@@ -58,12 +61,15 @@ pub(super) enum Event {
     Written { header: Header, bytes: u64 },
     /// It could not be written; nothing is lost, the log stays. `error` says why.
     Failed { index: LogIndex, error: io::Error },
+    /// It was given up on request; nothing is left of it.
+    Abandoned,
 }
 
 enum Command {
     Begin(Header),
     Block(Vec<u8>),
     Finish,
+    Abandon,
 }
 
 /// The store's handle to the writing thread.
@@ -94,7 +100,7 @@ impl CheckpointWriter {
                 };
                 match write(&dir, &header, next) {
                     Ok(Some(bytes)) => report(Event::Written { header, bytes }),
-                    Ok(None) => return,
+                    Ok(None) => report(Event::Abandoned),
                     Err(error) => report(Event::Failed { index: header.index, error }),
                 }
             }
@@ -115,7 +121,9 @@ impl CheckpointWriter {
     pub(super) fn block(&self, block: Vec<u8>) -> Result<(), Vec<u8>> {
         self.send(Command::Block(block)).map_err(|command| match command {
             Command::Block(block) => block,
-            Command::Begin(_) | Command::Finish => unreachable!("the command comes back as it was sent"),
+            Command::Begin(_) | Command::Finish | Command::Abandon => {
+                unreachable!("the command comes back as it was sent")
+            }
         })
     }
 
@@ -123,6 +131,12 @@ impl CheckpointWriter {
     #[must_use]
     pub(super) fn finish(&self) -> bool {
         self.send(Command::Finish).is_ok()
+    }
+
+    /// Gives the checkpoint up. False while the thread has no room.
+    #[must_use]
+    pub(super) fn abandon(&self) -> bool {
+        self.send(Command::Abandon).is_ok()
     }
 
     fn send(&self, command: Command) -> Result<(), Command> {
@@ -133,11 +147,12 @@ impl CheckpointWriter {
     }
 }
 
-fn path_of(dir: &Path, index: LogIndex) -> PathBuf {
+/// Where the checkpoint at `index` lies.
+pub(super) fn path_of(dir: &Path, index: LogIndex) -> PathBuf {
     dir.join(format!("{:016x}.{SUFFIX}", index.0))
 }
 
-/// Writes one checkpoint. `None`: the sender is gone in the middle, the process is stopping.
+/// Writes one checkpoint. `None`: it was abandoned, or the process is stopping.
 fn write(dir: &Path, header: &Header, mut next: impl FnMut() -> Option<Command>) -> io::Result<Option<u64>> {
     let path = path_of(dir, header.index);
     let aside = path.with_extension("tmp");
@@ -150,8 +165,9 @@ fn write(dir: &Path, header: &Header, mut next: impl FnMut() -> Option<Command>)
     // After an error the blocks are still taken, or the store would wait for ever.
     loop {
         match next() {
-            None => {
-                fs::remove_file(&aside)?;
+            None | Some(Command::Abandon) => {
+                drop(result);
+                fs::remove_file(&aside).ok();
                 return Ok(None);
             }
             Some(Command::Begin(_)) => unreachable!("the store finishes one checkpoint before the next"),
@@ -185,17 +201,26 @@ fn write(dir: &Path, header: &Header, mut next: impl FnMut() -> Option<Command>)
         // Room on a full disk matters more than a second error message.
         fs::remove_file(&aside).ok();
     } else {
-        for old in list(dir)? {
-            if old.1 < header.index {
-                fs::remove_file(old.0)?;
-            }
-        }
+        remove_older(dir, header.index)?;
     }
     written.map(Some)
 }
 
+/// Removes the checkpoints before the one at `index`, which is durable.
+///
+/// # Errors
+/// What the file system answered.
+pub(super) fn remove_older(dir: &Path, index: LogIndex) -> io::Result<()> {
+    for (path, old) in list(dir)? {
+        if old < index {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
 /// A file written in aligned pieces, past the page cache where the file system takes that.
-struct Output {
+pub(super) struct Output {
     file: File,
     buffer: Vec<u8>,
     /// Where the aligned part of `buffer` starts.
@@ -205,7 +230,7 @@ struct Output {
 }
 
 impl Output {
-    fn create(path: &Path) -> io::Result<Self> {
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
         let open = |flags| {
             OpenOptions::new()
                 .create(true)
@@ -226,7 +251,7 @@ impl Output {
         Ok(Self { file, buffer, start, filled: 0, bytes: 0 })
     }
 
-    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         self.bytes += bytes.len() as u64;
         while !bytes.is_empty() {
             let part = bytes.len().min(WRITE_BYTES - self.filled);
@@ -243,7 +268,7 @@ impl Output {
     }
 
     /// Writes the rest, cuts the padding off, and makes contents and length durable.
-    fn finish(mut self) -> io::Result<u64> {
+    pub(super) fn finish(mut self) -> io::Result<u64> {
         let padded = self.filled.next_multiple_of(ALIGNMENT);
         self.buffer[self.start + self.filled..self.start + padded].fill(0);
         self.file.write_all(&self.buffer[self.start..self.start + padded])?;
@@ -266,25 +291,30 @@ fn list(dir: &Path) -> io::Result<Vec<(PathBuf, LogIndex)>> {
     Ok(found)
 }
 
-/// Removes what an interrupted checkpoint left behind.
+/// Removes what an interrupted checkpoint left behind, one of this member's own or another's that was
+/// on its way.
 ///
 /// # Errors
 /// What the file system answered.
 pub(super) fn remove_unfinished(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "tmp") {
+        if path.extension().is_some_and(|extension| extension == "tmp" || extension == INCOMING_SUFFIX) {
             fs::remove_file(path)?;
         }
     }
     Ok(())
 }
 
-/// Writes a checkpoint on the calling thread; the first one of a new cluster.
+/// Writes a checkpoint on the calling thread, before a member runs. One of the same index is replaced.
 ///
 /// # Errors
 /// What the file system answered.
-pub(super) fn write_whole(dir: &Path, header: &Header, blocks: Vec<Vec<u8>>) -> io::Result<()> {
+pub(super) fn write_whole(
+    dir: &Path,
+    header: &Header,
+    blocks: impl IntoIterator<Item = Vec<u8>>,
+) -> io::Result<()> {
     let mut commands = blocks.into_iter().map(Command::Block).chain([Command::Finish]);
     write(dir, header, || commands.next()).map(|_bytes| ())
 }

@@ -33,6 +33,13 @@ impl Backend for Rings {
                 )?;
                 self.to_raft.ring();
             }
+            Command::Member(call) => {
+                self.to_raft.try_send(ToRaft::Member { ticket, call }).map_err(|message| match message {
+                    ToRaft::Member { call, .. } => Command::Member(call),
+                    _ => unreachable!("a ring gives back what it was given"),
+                })?;
+                self.to_raft.ring();
+            }
             Command::Read(Read { linearizable: true, query }) => {
                 self.to_raft.try_send(ToRaft::Read { ticket, query }).map_err(|message| match message {
                     ToRaft::Read { query, .. } => Command::Read(Read { linearizable: true, query }),
@@ -85,7 +92,8 @@ pub(super) async fn run(
 ) -> Result<(), (SocketAddr, io::Error)> {
     let ShardPorts { bell, to_raft, to_store, inbox } = ports;
     let (open, stop) = (&orders.open, &orders.stop);
-    bell.wait_once(|| open.load(Ordering::Acquire) || stop.load(Ordering::Acquire)).await;
+    // Rings that are about something else let nobody in.
+    bell.wait(|| open.load(Ordering::Acquire) || stop.load(Ordering::Acquire)).await;
     if stop.load(Ordering::Acquire) {
         return Ok(());
     }
@@ -110,6 +118,7 @@ pub(super) async fn run(
                 match message {
                     ToShard::Reply(reply) => shard.on_reply(reply),
                     ToShard::Watch { term, notice } => shard.on_watch(term, notice),
+                    ToShard::Facts(facts) => shard.on_facts(facts),
                 }
             }
         }

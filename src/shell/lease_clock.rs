@@ -3,7 +3,8 @@
 //!
 //! Decides nothing; `lease::Keeper` does. Leads from the moment the first entry of its own term is
 //! applied, since only then does the table hold what earlier leaders logged; no keep-alive is
-//! confirmed before that.
+//! confirmed before that. A question that comes while this member does not lead is given back: the
+//! raft role asks whoever does.
 //!
 //! A turn takes its messages before time passes for leases, so a keep-alive that has arrived counts.
 //! A tick is late by a few turns at most when the messages never end. There are ticks only while
@@ -21,7 +22,7 @@ use crate::apply::{Machine, RequestKind, Response};
 use crate::lease::keeper::{Answer, KeepAlive};
 use crate::lease::{Keeper, Proposal};
 use crate::pb::etcdserverpb as pb;
-use crate::replica::exchange::{Refusal, ToRaft};
+use crate::replica::exchange::{Query, Refusal, ToRaft};
 use crate::types::{LeaseId, LogIndex, Term, Ticket};
 
 /// How late a lease may be found due, beside its way through the log.
@@ -47,7 +48,8 @@ pub(super) struct LeaseClock {
     /// The keeper may have requests.
     may_propose: bool,
     answers: Vec<Answer>,
-    refused: Vec<(Ticket, Refusal)>,
+    /// Questions for whoever leads now.
+    unserved: Vec<(Ticket, Query)>,
 }
 
 impl LeaseClock {
@@ -63,7 +65,7 @@ impl LeaseClock {
             turns_waited: 0,
             may_propose: false,
             answers: Vec::new(),
-            refused: Vec::new(),
+            unserved: Vec::new(),
         }
     }
 
@@ -80,7 +82,7 @@ impl LeaseClock {
     pub(super) fn on_leadership(&mut self, leads: Option<Term>) {
         if self.keeper.term().is_some() && self.keeper.term() != leads {
             let waiting = self.keeper.step_down();
-            self.refused.extend(waiting.into_iter().map(|ticket| (ticket, Refusal::LeaderChanged)));
+            self.unserved.extend(waiting.into_iter().map(|(id, ticket)| (ticket, Query::LeaseKeepAlive(id))));
         }
     }
 
@@ -121,10 +123,14 @@ impl LeaseClock {
         self.keeper.on_refused(number);
     }
 
-    /// A keep-alive, confirmed: this member was the leader after it came.
+    /// A keep-alive, confirmed: this member was the leader after it came. None: it waits, or is not
+    /// for this member.
     pub(super) fn keep_alive(&mut self, machine: &Machine, id: LeaseId, ticket: Ticket) -> Option<Told> {
         match self.keeper.keep_alive(self.now_ms(), id, ticket) {
-            None => Some((ticket, Err(Refusal::NoLeader))),
+            None => {
+                self.unserved.push((ticket, Query::LeaseKeepAlive(id)));
+                None
+            }
             Some(KeepAlive::Now { ttl_s }) => Some((ticket, Ok(machine.lease_keep_alive(id, ttl_s)))),
             Some(KeepAlive::Refused) => Some((ticket, Err(Refusal::TooManyRequests))),
             Some(KeepAlive::Later) => {
@@ -134,17 +140,24 @@ impl LeaseClock {
         }
     }
 
-    /// The time a lease has left; only the leader knows.
+    /// The time a lease has left; only the leader knows. None: it is not for this member.
     pub(super) fn time_to_live(
-        &self,
+        &mut self,
         machine: &Machine,
         request: &pb::LeaseTimeToLiveRequest,
-    ) -> Result<Response, Refusal> {
+        ticket: Ticket,
+    ) -> Option<Response> {
         if self.keeper.term().is_none() {
-            return Err(Refusal::NoLeader);
+            self.unserved.push((ticket, Query::LeaseTimeToLive(*request)));
+            return None;
         }
         let remaining_ms = self.keeper.remaining_ms(LeaseId(request.id), self.now_ms());
-        Ok(machine.lease_time_to_live(request, remaining_ms.unwrap_or(0)))
+        Some(machine.lease_time_to_live(request, remaining_ms.unwrap_or(0)))
+    }
+
+    /// The questions for whoever leads now.
+    pub(super) fn take_unserved(&mut self) -> Vec<(Ticket, Query)> {
+        std::mem::take(&mut self.unserved)
     }
 
     /// All leases: the soonest due first where that is known, else in the order of their ids.
@@ -176,6 +189,8 @@ impl LeaseClock {
         }
         if self.may_propose {
             let now_ms = self.now_ms();
+            // It would be ignored, and asked for again without an end.
+            self.keeper.hold(machine.alarms().is_corrupt());
             while let Some((number, proposal)) = self.keeper.propose(now_ms, machine.leases(), applied) {
                 let (kind, body) = match proposal {
                     Proposal::Expire(message) => (RequestKind::LeaseExpire, message.encode_to_vec()),
@@ -193,10 +208,9 @@ impl LeaseClock {
     /// The answers that came about since the last call.
     pub(super) fn take_told(&mut self, machine: &Machine) -> Vec<Told> {
         let answers = self.answers.drain(..);
-        let answered =
-            answers.map(|Answer { ticket, id, ttl_s }| (ticket, Ok(machine.lease_keep_alive(id, ttl_s))));
-        let refused = self.refused.drain(..).map(|(ticket, refusal)| (ticket, Err(refusal)));
-        answered.chain(refused).collect()
+        answers
+            .map(|Answer { ticket, id, ttl_s }| (ticket, Ok(machine.lease_keep_alive(id, ttl_s))))
+            .collect()
     }
 
     fn keep_ticking(&mut self, bell: &Doorbell) {
@@ -316,20 +330,23 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_does_not_lead_answers_for_no_lease() {
+    fn a_member_that_does_not_lead_answers_for_no_lease_and_gives_the_question_back() {
         let mut role = Role::leading();
         role.apply(RequestKind::LeaseGrant, pb::LeaseGrantRequest { id: 9, ttl: 60 }.encode_to_vec().into());
         let request = pb::LeaseTimeToLiveRequest { id: 9, keys: false };
-        let answer = role.clock.time_to_live(&role.machine, &request).unwrap();
+        let answer = role.clock.time_to_live(&role.machine, &request, Ticket(0)).unwrap();
         let answer = pb::LeaseTimeToLiveResponse::decode(&*answer.body).unwrap();
         assert!((58..=60).contains(&answer.ttl), "{}", answer.ttl);
         // Leadership of a term counts from its first entry on.
         role.clock.on_leadership(Some(Term(5)));
-        assert_eq!(role.clock.time_to_live(&role.machine, &request), Err(Refusal::NoLeader));
-        let kept = role.clock.keep_alive(&role.machine, LeaseId(9), Ticket(1));
-        assert_eq!(kept, Some((Ticket(1), Err(Refusal::NoLeader))));
+        assert_eq!(role.clock.time_to_live(&role.machine, &request, Ticket(3)), None);
+        assert_eq!(role.clock.keep_alive(&role.machine, LeaseId(9), Ticket(1)), None);
         role.clock.on_entry(&role.machine, TERM, Some(Term(5)));
-        assert!(role.clock.time_to_live(&role.machine, &request).is_err(), "an entry of the term before");
+        let asked = role.clock.time_to_live(&role.machine, &request, Ticket(4));
+        assert_eq!(asked, None, "an entry of the term before");
+        let unserved = role.clock.take_unserved();
+        assert_eq!(unserved.iter().map(|(ticket, _)| ticket.0).collect::<Vec<_>>(), [3, 1, 4]);
+        assert!(matches!(unserved[1].1, Query::LeaseKeepAlive(LeaseId(9))));
         role.clock.on_entry(&role.machine, Term(5), Some(Term(5)));
         let (_, kept) = role.clock.keep_alive(&role.machine, LeaseId(9), Ticket(2)).unwrap();
         assert_eq!(kept, Ok(role.machine.lease_keep_alive(LeaseId(9), 60)));

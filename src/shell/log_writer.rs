@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use crossbeam::queue::ArrayQueue;
+use crossbeam::queue::SegQueue;
 use pinion_wal::{Entry, HardState, Storage, Wal, WalError};
 
 use super::mesh::SharedRing;
@@ -22,9 +22,6 @@ use super::placement::Core;
 
 /// Exit code after a failed append or sync (`EX_IOERR` of sysexits).
 pub(super) const EXIT_LOG_FAILED: i32 = 74;
-
-/// Commands in flight at most: the groups of raft's pipeline, and a release now and then.
-const COMMANDS_MAX: usize = 64;
 
 /// How often a full disk is asked again.
 const SPACE_RETRY: Duration = Duration::from_millis(200);
@@ -44,6 +41,8 @@ const SLOW_SYNC: Duration = Duration::from_secs(1);
 pub(super) enum LogCommand {
     /// Append and sync; answered with [`LogEvent::Durable`] of the same number.
     Append { number: u64, hard_state: Option<HardState>, entries: Vec<Entry> },
+    /// A leader's checkpoint has taken the place of everything: the next entry is the one behind it.
+    Reset { after: u64, after_term: u64 },
     /// A checkpoint through this index is durable: segments before it may be used again.
     Release { through: u64 },
     /// Finish what is queued and end the thread.
@@ -64,17 +63,20 @@ pub(super) enum LogEvent {
 }
 
 /// Raft's handle to the log thread.
+///
+/// The queue has no bound of its own. While a follower's disk stalls its leader goes on with the others,
+/// and sends this one as many appends as raft's window takes, hundreds; nothing here could refuse them.
+/// Their entries are those that raft holds anyway.
 #[derive(Debug, Clone)]
 pub(super) struct LogHandle {
-    commands: Arc<ArrayQueue<LogCommand>>,
+    commands: Arc<SegQueue<LogCommand>>,
     thread: Thread,
 }
 
 impl LogHandle {
     /// Hands over a command.
     pub(super) fn send(&self, command: LogCommand) {
-        let pushed = self.commands.push(command);
-        assert!(pushed.is_ok(), "more than {COMMANDS_MAX} commands for the log: raft's pipeline is shorter");
+        self.commands.push(command);
         self.thread.unpark();
     }
 }
@@ -89,7 +91,7 @@ pub(super) fn start<S: Storage + Send + 'static>(
     spin: Duration,
     events: Arc<SharedRing<LogEvent>>,
 ) -> io::Result<LogHandle> {
-    let commands = Arc::new(ArrayQueue::new(COMMANDS_MAX));
+    let commands = Arc::new(SegQueue::new());
     let inbox = Arc::clone(&commands);
     let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
         if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
@@ -109,7 +111,7 @@ struct LogWriter<S: Storage> {
 }
 
 impl<S: Storage> LogWriter<S> {
-    fn run(mut self, inbox: &ArrayQueue<LogCommand>, spin: Duration) {
+    fn run(mut self, inbox: &SegQueue<LogCommand>, spin: Duration) {
         loop {
             let mut appended = None;
             let mut is_stopping = false;
@@ -119,6 +121,7 @@ impl<S: Storage> LogWriter<S> {
                         self.append(hard_state, &entries);
                         appended = Some(number);
                     }
+                    LogCommand::Reset { after, after_term } => self.wal.reset(after, after_term),
                     LogCommand::Release { through } => self.release(through),
                     LogCommand::Stop => is_stopping = true,
                 }
@@ -237,4 +240,18 @@ fn fail(what: &str, error: &WalError) -> ! {
          Check the disk, then start again: recovery keeps everything acknowledged"
     );
     std::process::exit(EXIT_LOG_FAILED);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_stalls_holds_up_as_many_appends_as_a_leader_sends() {
+        let log = LogHandle { commands: Arc::default(), thread: std::thread::current() };
+        for number in 0..10_000 {
+            log.send(LogCommand::Append { number, hard_state: None, entries: Vec::new() });
+        }
+        assert_eq!(log.commands.len(), 10_000);
+    }
 }

@@ -10,15 +10,23 @@
 
 mod boot;
 mod checkpoint_file;
+mod checkpoint_transfer;
 pub mod client;
 mod client_role;
 mod consensus;
 mod data_dir;
+mod force_new;
+mod hash_checks;
+mod helpers;
 mod host;
+mod join;
 mod lease_clock;
+mod lease_forward;
 mod log_writer;
 mod logging;
+mod member_calls;
 mod mesh;
+mod peer;
 mod placement;
 mod pulse;
 mod recovery;
@@ -28,17 +36,35 @@ mod wiring;
 
 use std::process::ExitCode;
 
+use boot::{BootError, Ended};
+
 use crate::config::{Config, LogFormat, LogLevel, LogOutput};
 use crate::types::Ticket;
 
 /// Exit code when a committed entry cannot be applied (`EX_SOFTWARE` of sysexits).
 const EXIT_STATE_UNKNOWN: i32 = 70;
 
+/// Exit code when the log lacks what this member once acknowledged to its leader (`EX_DATAERR`).
+const EXIT_LOG_LOST: i32 = 65;
+
+/// Exit code of a member that was removed from its cluster (`EX_NOPERM`): starting it again is of no use.
+const EXIT_REMOVED: u8 = 77;
+
+/// Exit code when this member's data differs from that of the others (`EX_DATAERR`, too).
+const EXIT_DATA_DIFFERS: u8 = 65;
+
 /// The ticket of this member's own first request. Its shard number is none that exists.
 const PUBLISH_TICKET: Ticket = Ticket(u64::MAX);
 
 /// The shard number, one that no shard has, in the tickets of the store role's own requests.
 const LEASE_SHARD: u64 = 0xffe;
+
+/// The shard number, one that no shard has, in the tickets of questions about leases that other members
+/// passed on to this one.
+const PASSED_ON_SHARD: u64 = 0xffd;
+
+/// The same for the raft role's own reads and requests.
+const RAFT_SHARD: u64 = 0xffc;
 
 /// Bits of a ticket below its shard number.
 const TICKET_BITS: u32 = 52;
@@ -52,6 +78,29 @@ fn lease_ticket(number: u64) -> Ticket {
 /// The number in such a ticket, if it is one.
 fn lease_number(ticket: Ticket) -> Option<u64> {
     (ticket.0 >> TICKET_BITS == LEASE_SHARD).then_some(ticket.0 & ((1 << TICKET_BITS) - 1))
+}
+
+/// The ticket of the question with this number that another member passed on.
+fn passed_on_ticket(number: u64) -> Ticket {
+    assert!(number < 1 << TICKET_BITS, "a question a nanosecond for fifty days");
+    Ticket(PASSED_ON_SHARD << TICKET_BITS | number)
+}
+
+/// The number in such a ticket, if it is one.
+fn passed_on_number(ticket: Ticket) -> Option<u64> {
+    (ticket.0 >> TICKET_BITS == PASSED_ON_SHARD).then_some(ticket.0 & ((1 << TICKET_BITS) - 1))
+}
+
+/// The ticket of the raft role's own read with this number. 0 is for requests whose answer nobody
+/// waits for.
+fn raft_ticket(number: u64) -> Ticket {
+    assert!(number < 1 << TICKET_BITS, "a read a nanosecond for fifty days");
+    Ticket(RAFT_SHARD << TICKET_BITS | number)
+}
+
+/// The number in such a ticket, if it is one.
+fn raft_number(ticket: Ticket) -> Option<u64> {
+    (ticket.0 >> TICKET_BITS == RAFT_SHARD).then_some(ticket.0 & ((1 << TICKET_BITS) - 1))
 }
 
 /// The shard that waits for an answer; see `client::slots`.
@@ -82,12 +131,19 @@ pub fn run(config: &Config, warnings: &[String]) -> ExitCode {
         tracing::warn!("{warning}");
     }
     match boot::run(config) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Ended::Told) => ExitCode::SUCCESS,
+        Ok(Ended::Removed) | Err(BootError::Removed) => {
+            let error = BootError::Removed;
+            tracing::error!(%error, "removed");
+            eprintln!("pinion: {error}");
+            ExitCode::from(EXIT_REMOVED)
+        }
         Err(error) => {
+            let code = error.exit_code();
             let error = with_causes(&error);
             tracing::error!(error, "cannot start");
             eprintln!("pinion: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(code)
         }
     }
 }
@@ -112,12 +168,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tickets_about_leases_are_told_from_all_others() {
+    fn tickets_of_the_roles_themselves_are_told_from_all_others() {
         for number in [0, 1, (1 << TICKET_BITS) - 1] {
             assert_eq!(lease_number(lease_ticket(number)), Some(number));
             assert!(placement::SHARDS_MAX <= shard_of(lease_ticket(number)));
+            assert_eq!(lease_number(passed_on_ticket(number)), None);
+            assert_eq!(passed_on_number(passed_on_ticket(number)), Some(number));
+            assert_eq!(passed_on_number(lease_ticket(number)), None);
+            assert!(placement::SHARDS_MAX <= shard_of(passed_on_ticket(number)));
+        }
+        assert_eq!((lease_number(PUBLISH_TICKET), passed_on_number(PUBLISH_TICKET)), (None, None));
+
+        for number in [0, 1, (1 << TICKET_BITS) - 1] {
+            assert_eq!(raft_number(raft_ticket(number)), Some(number));
+            assert_eq!(lease_number(raft_ticket(number)), None);
+            assert!(placement::SHARDS_MAX <= shard_of(raft_ticket(number)));
         }
         assert_eq!(lease_number(PUBLISH_TICKET), None);
+        assert_eq!(raft_number(PUBLISH_TICKET), None);
         assert_eq!(lease_number(Ticket((LEASE_SHARD << TICKET_BITS) - 1)), None);
     }
 

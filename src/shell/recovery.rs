@@ -11,11 +11,13 @@ use pinion_wal::{self as wal, Storage, Wal, WalError};
 
 use super::checkpoint_file::{self, LoadError};
 use super::data_dir::{DataDir, DataDirError, Identity, SyncMode};
+use super::force_new::{self, ForceError};
+use super::join::{self, JoinError};
 use crate::apply::Machine;
 use crate::apply::checkpoint::Restore;
 use crate::checkpoint::format::Header;
-use crate::config::{Config, Refused, WalSync};
-use crate::membership::Cluster;
+use crate::config::{Config, InitialClusterState, ProcessConfig, Refused, WalSync};
+use crate::membership::{Cluster, member_id};
 use crate::mvcc::Store;
 use crate::raft::{CheckpointMeta, Entry, EntryKind, HardState, Recovered};
 use crate::types::{LogIndex, MemberId, Term};
@@ -33,6 +35,10 @@ pub(super) enum RecoveryError {
     DataDir(#[from] DataDirError),
     #[error("{0}")]
     Config(Refused),
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    #[error(transparent)]
+    Force(#[from] ForceError),
     #[error(transparent)]
     Checkpoint(#[from] LoadError),
     #[error(
@@ -70,21 +76,26 @@ pub(super) struct Start {
     pub last: LogIndex,
 }
 
-/// Opens a member's data, creating it first where there is none.
+/// Opens a member's data, creating it first where there is none. `is_interrupted` is asked while others
+/// are waited for.
 ///
 /// # Errors
 /// [`RecoveryError`], whose text says what to do.
-pub(super) fn open(config: &Config, data_dir: &DataDir) -> Result<Start, RecoveryError> {
-    let identity = match data_dir.identity()? {
-        Some(identity) if identity.is_ready => identity,
-        _ => bootstrap(config, data_dir)?,
+pub(super) fn open(
+    config: &Config,
+    data_dir: &DataDir,
+    is_interrupted: &dyn Fn() -> bool,
+) -> Result<Start, RecoveryError> {
+    let (identity, is_new) = match data_dir.identity()? {
+        Some(identity) if identity.is_ready => (identity, false),
+        _ => (bootstrap(config, data_dir, is_interrupted)?, true),
     };
     let sync_mode = match config.process.wal_sync {
         WalSync::Auto => identity.measured_sync,
         WalSync::Mmap => SyncMode::Mmap,
         WalSync::Direct => SyncMode::Direct,
     };
-    let (header, machine) = load_checkpoint(data_dir, &identity)?;
+    let (header, mut machine) = load_checkpoint(data_dir, &identity)?;
     let opened = Instant::now();
     let storage = open_storage(data_dir, sync_mode)?;
     let (wal, found) = Wal::open(storage, wal_identity(&identity), header.index.0, header.term.0)?;
@@ -107,16 +118,40 @@ pub(super) fn open(config: &Config, data_dir: &DataDir) -> Result<Start, Recover
         learners: header.learners,
     };
     let hard_state = found.hard_state.map(hard_state_from_wal);
-    let recovered = Recovered { hard_state, checkpoint, entries };
+    let mut recovered = Recovered { hard_state, checkpoint, entries };
+    if config.cluster.force_new_cluster {
+        force_new::reduce(&mut machine, &mut recovered, identity.member)?;
+        let header = force_new::header(&machine, identity.member, &recovered.checkpoint);
+        write_checkpoint(data_dir, &header, &mut machine)?;
+    }
+    if !is_new {
+        tell_differences(&config.process, &machine, identity.member);
+    }
     Ok(Start { identity, machine, recovered, wal, sync_mode, last })
 }
 
 /// Makes the data of a new cluster. Until its last line nothing is acknowledged, and a directory left
 /// in the middle is begun anew.
-fn bootstrap(config: &Config, data_dir: &DataDir) -> Result<Identity, RecoveryError> {
+fn bootstrap(
+    config: &Config,
+    data_dir: &DataDir,
+    is_interrupted: &dyn Fn() -> bool,
+) -> Result<Identity, RecoveryError> {
     let plan = config.cluster.bootstrap(&config.process).map_err(RecoveryError::Config)?;
-    let cluster = Cluster::bootstrap([plan.peer_urls.as_slice()], &plan.token);
-    let member = cluster.members().next().expect("a cluster of one").id;
+    let (member, cluster, meta) = match plan.state {
+        InitialClusterState::New => {
+            let cluster = Cluster::bootstrap(plan.members.iter().map(Vec::as_slice), &plan.token);
+            let member = member_id(&plan.peer_urls, &plan.token);
+            assert!(cluster.member(member).is_some(), "the configuration lists this member");
+            join::check_new(&plan.others, cluster.id(), member)?;
+            let meta = CheckpointMeta::bootstrap(cluster.voters());
+            (member, cluster, meta)
+        }
+        InitialClusterState::Existing => {
+            let (member, cluster) = join::join(&plan, is_interrupted)?;
+            (member, cluster, CheckpointMeta::joining())
+        }
+    };
     let mut identity =
         Identity { cluster: cluster.id(), member, measured_sync: SyncMode::Mmap, is_ready: false };
     data_dir.write_identity(&identity)?;
@@ -124,29 +159,32 @@ fn bootstrap(config: &Config, data_dir: &DataDir) -> Result<Identity, RecoveryEr
     if config.process.wal_sync == WalSync::Auto {
         identity.measured_sync = measure(data_dir)?;
     }
-    let meta = CheckpointMeta::bootstrap([member]);
-    let header = Header {
-        cluster: identity.cluster,
-        member,
-        index: meta.index,
-        term: meta.term,
-        voters: meta.voters,
-        learners: meta.learners,
-    };
     let mut machine = Machine::new(Store::new(), cluster);
-    let blocks = whole_state(&mut machine);
-    let path = data_dir.checkpoints();
-    checkpoint_file::write_whole(&path, &header, blocks).map_err(|source| RecoveryError::Io {
-        action: "cannot write a checkpoint to",
-        path,
-        source,
-    })?;
+    let header = force_new::header(&machine, member, &meta);
+    write_checkpoint(data_dir, &header, &mut machine)?;
     let storage = open_storage(data_dir, identity.measured_sync)?;
     Wal::create(storage, wal_identity(&identity), header.index.0, header.term.0)?;
     identity.is_ready = true;
     data_dir.write_identity(&identity)?;
-    tracing::info!(cluster = %identity.cluster, member = %identity.member, "new cluster");
+    let is_joining = plan.state == InitialClusterState::Existing;
+    tracing::info!(cluster = %identity.cluster, member = %identity.member, is_joining, "new member");
     Ok(identity)
+}
+
+/// The flags that named this member when its data was made are not read any more. Where they say
+/// something else now, the operator may have the wrong directory.
+fn tell_differences(process: &ProcessConfig, machine: &Machine, own: MemberId) {
+    let Some(member) = machine.cluster().member(own) else { return };
+    let mut given: Vec<String> =
+        process.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
+    given.sort_unstable();
+    if given != member.peer_urls {
+        tracing::warn!(
+            member = %own, known = ?member.peer_urls, given = ?given,
+            "--initial-advertise-peer-urls is ignored, since this data belongs to a member that others reach elsewhere; \
+             `etcdctl member update` tells them a new address. Is this the right --data-dir?"
+        );
+    }
 }
 
 fn measure(data_dir: &DataDir) -> Result<SyncMode, RecoveryError> {
@@ -191,18 +229,22 @@ fn wal_identity(identity: &Identity) -> wal::Identity {
     wal::Identity { cluster_id: identity.cluster.0, member_id: identity.member.0 }
 }
 
-fn whole_state(machine: &mut Machine) -> Vec<Vec<u8>> {
-    let mut blocks = Vec::new();
+/// Writes the whole state as the newest checkpoint.
+fn write_checkpoint(data_dir: &DataDir, header: &Header, machine: &mut Machine) -> Result<(), RecoveryError> {
     let mut checkpoint = machine.begin_checkpoint();
-    loop {
-        let mut block = Vec::new();
-        let is_last = machine.checkpoint_slice(&mut checkpoint, BLOCK_BYTES, &mut block);
-        blocks.push(block);
+    let mut is_last = false;
+    let blocks = std::iter::from_fn(|| {
         if is_last {
-            machine.end_checkpoint(checkpoint);
-            return blocks;
+            return None;
         }
-    }
+        let mut block = Vec::new();
+        is_last = machine.checkpoint_slice(&mut checkpoint, BLOCK_BYTES, &mut block);
+        Some(block)
+    });
+    let path = data_dir.checkpoints();
+    let written = checkpoint_file::write_whole(&path, header, blocks);
+    machine.end_checkpoint(checkpoint);
+    written.map_err(|source| RecoveryError::Io { action: "cannot write a checkpoint to", path, source })
 }
 
 fn load_checkpoint(data_dir: &DataDir, identity: &Identity) -> Result<(Header, Machine), RecoveryError> {
@@ -212,6 +254,7 @@ fn load_checkpoint(data_dir: &DataDir, identity: &Identity) -> Result<(Header, M
         path: path.clone(),
         source,
     })?;
+    let checkpoints = path.clone();
     let started = Instant::now();
     let mut restore = Restore::new();
     let header =
@@ -228,6 +271,12 @@ fn load_checkpoint(data_dir: &DataDir, identity: &Identity) -> Result<(Header, M
     }
     let machine =
         restore.finish().map_err(|error| LoadError::Block { path, offset: 0, problem: error.to_string() })?;
+    // Where a checkpoint of another member arrived and was not installed before the end.
+    checkpoint_file::remove_older(&checkpoints, header.index).map_err(|source| RecoveryError::Io {
+        action: "cannot tidy",
+        path: checkpoints,
+        source,
+    })?;
     tracing::info!(
         index = header.index.0,
         revision = machine.store().current_revision(),

@@ -10,19 +10,25 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prost::Message as _;
+
 use super::checkpoint_file::{self, CheckpointWriter};
+use super::helpers::Helpers;
 use super::lease_clock::LeaseClock;
 use super::mesh::SharedRing;
 use super::watch_feed::WatchFeed;
 use super::wiring::StorePorts;
-use super::{EXIT_STATE_UNKNOWN, PUBLISH_TICKET, lease_number, shard_of};
+use super::{
+    EXIT_STATE_UNKNOWN, PUBLISH_TICKET, lease_number, passed_on_number, raft_number, raft_ticket, shard_of,
+};
 use crate::apply::machine::{Applied, HashRead, StatusFacts};
 use crate::apply::request::decode_group;
-use crate::apply::{EntryId, Machine, Outcome, RequestKind, Response};
+use crate::apply::{Alarm, AlarmType, EntryId, Machine, Outcome, RequestKind, Response};
 use crate::checkpoint::format::Header;
-
+use crate::membership::MemberChange;
 use crate::raft::{CheckpointMeta, Entry, EntryKind};
 use crate::replica::exchange::{Answer, Facts, Query, Refusal, Reply, ToRaft, ToShard, ToStore};
+use crate::rpc::status;
 use crate::types::{LogIndex, MemberId, Term, Ticket};
 
 /// Bytes of checkpoint made in one turn: a tenth of a millisecond or so of copying.
@@ -44,6 +50,9 @@ const IDLE_TICK: Duration = Duration::from_secs(1);
 /// is left for a restart that follows a burst of writes.
 const IDLE_CHECKPOINT_BYTES: u64 = 8 << 20;
 
+/// How long a NOSPACE alarm that was asked for may be on its way.
+const QUOTA_RETRY: Duration = Duration::from_secs(1);
+
 /// When the store does its long work.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Upkeep {
@@ -55,6 +64,8 @@ pub(super) struct Upkeep {
     pub compaction_batch: usize,
     /// Pause after each compaction slice.
     pub compaction_sleep: Duration,
+    /// Bytes held from which on the NOSPACE alarm is raised; `u64::MAX` is never.
+    pub quota_bytes: u64,
     /// A new leader gives every lease so much more time (`--election-timeout`).
     pub election_timeout: Duration,
 }
@@ -87,6 +98,8 @@ mod apply_checkpoint {
         Finish,
         /// The thread syncs and renames.
         Wait,
+        /// The state it is of is gone.
+        Abandon,
     }
 }
 use apply_checkpoint::Stage;
@@ -118,6 +131,13 @@ pub(super) struct StateMachine {
     log_bytes: u64,
     /// Where the log stood at the last idle tick.
     idle_at: LogIndex,
+    /// The leader's checkpoint that took the state's place last.
+    installed: LogIndex,
+    /// The newest durable checkpoint.
+    checkpointed: LogIndex,
+    helpers: Helpers,
+    /// When a NOSPACE alarm may be asked for again.
+    quota_after: Option<Instant>,
     is_published: bool,
     on_published: Box<dyn Fn()>,
 }
@@ -135,6 +155,7 @@ impl StateMachine {
         facts: StatusFacts,
         writer: CheckpointWriter,
         checkpoint_events: Arc<SharedRing<checkpoint_file::Event>>,
+        helpers: Helpers,
         on_published: impl Fn() + 'static,
     ) -> Self {
         let (applied, applied_term) = (position.checkpoint.index, position.checkpoint.term);
@@ -161,6 +182,10 @@ impl StateMachine {
             log_entries: 0,
             log_bytes: 0,
             idle_at: applied,
+            installed: LogIndex::default(),
+            checkpointed: applied,
+            helpers,
+            quota_after: None,
             is_published: false,
             on_published: Box::new(on_published),
         }
@@ -168,6 +193,7 @@ impl StateMachine {
 
     /// Runs for the life of the process.
     pub(super) async fn run(mut self) {
+        self.tell_members();
         let idle_tick = Rc::new(Cell::new(false));
         let (ticked, bell) = (Rc::clone(&idle_tick), self.ports.bell.clone());
         glommio::spawn_local(async move {
@@ -183,6 +209,7 @@ impl StateMachine {
             if idle_tick.take() {
                 self.on_idle_tick();
             }
+            self.watch_quota();
             let has_work = self.work() | self.lease_turn(is_behind);
             if self.reported < self.applied {
                 self.reported = self.applied;
@@ -234,6 +261,12 @@ impl StateMachine {
                         }
                     }
                     ToStore::Read { ticket, query } => self.read(ticket, &query),
+                    ToStore::LeaseAnswers { answers } => {
+                        let revision = self.machine.store().current_revision();
+                        for (ticket, body) in answers {
+                            self.answer(ticket, Ok(Response { revision, body, resume: None }));
+                        }
+                    }
                     ToStore::Watch { shard, order } => {
                         let term = self.facts.term;
                         self.watch.on_order(shard, order, self.machine.store(), &self.ports.to_shards, term);
@@ -241,11 +274,21 @@ impl StateMachine {
                     ToStore::Leadership { facts } => {
                         self.on_facts(facts);
                         self.leases.on_leadership(self.leads());
+                        self.give_back_lease_questions();
                     }
                     ToStore::Refused { ticket } => {
                         let number = lease_number(ticket).expect("the store's own requests are about leases");
                         self.leases.on_refused(number);
                     }
+                    ToStore::CheckpointWanted => {
+                        // One that holds all there is may be on its way to raft; one that failed rests.
+                        let is_newer = self.checkpointed < self.applied;
+                        let may_try = self.checkpoint_after.is_none_or(|end| end <= Instant::now());
+                        if self.checkpointing.is_none() && is_newer && may_try {
+                            self.begin_checkpoint();
+                        }
+                    }
+                    ToStore::Install { meta, machine } => self.install(&meta, machine),
                 }
                 left -= 1;
                 if left == 0 {
@@ -257,10 +300,17 @@ impl StateMachine {
     }
 
     fn on_facts(&mut self, facts: Facts) {
+        if facts.leader.is_some() {
+            self.facts.errors.clear();
+        } else if self.facts.errors.is_empty() {
+            self.facts.errors.push(status::NO_LEADER.message.into());
+        }
         self.facts.leader = facts.leader.unwrap_or_default();
         self.facts.term = facts.term;
         self.facts.committed = facts.committed;
         self.facts.is_learner = facts.is_learner;
+        self.facts.errors =
+            facts.leader.is_none().then(|| status::NO_LEADER.message.into()).into_iter().collect();
     }
 
     /// The term in which this member leads, if it does.
@@ -283,6 +333,9 @@ impl StateMachine {
                         }
                         let applied = self.machine.apply(request, at);
                         self.leases.on_request(&mut self.machine, entry.term);
+                        if matches!(request.kind, RequestKind::PublishMember | RequestKind::MemberUpdate) {
+                            self.tell_members();
+                        }
                         let is_ours = request.origin.member == self.position.member;
                         if is_ours && self.position.recovered < entry.index {
                             match lease_number(request.origin.ticket) {
@@ -296,9 +349,7 @@ impl StateMachine {
                 }
                 Err(error) => stop(entry, &error.to_string()),
             },
-            EntryKind::ConfChange => {
-                stop(entry, "it changes the membership, which this version does not know how to do");
-            }
+            EntryKind::ConfChange => self.change_members(entry),
         }
         self.leases.on_entry(&self.machine, entry.term, self.leads());
         self.applied = entry.index;
@@ -306,6 +357,60 @@ impl StateMachine {
         self.facts.applied = entry.index;
         self.log_entries += 1;
         self.log_bytes += entry.data.len() as u64;
+    }
+
+    /// The leader's checkpoint takes the place of the state: this member had fallen behind the log that
+    /// others keep. What was under way on the old state ends.
+    fn install(&mut self, meta: &CheckpointMeta, machine: Box<Machine>) {
+        assert!(self.applied < meta.index, "a checkpoint is installed to get ahead");
+        // A checkpoint that the thread knows nothing of yet ends here; one it is writing is given up, and
+        // one that it has whole is harmless: it is older than the one installed.
+        self.checkpointing = match self.checkpointing.take() {
+            None | Some(Checkpointing { state: Stage::Begin(_), .. }) => None,
+            Some(Checkpointing { header, state: Stage::Slices { .. } | Stage::Abandon }) => {
+                Some(Checkpointing { header, state: Stage::Abandon })
+            }
+            waiting => waiting,
+        };
+        // What a million keys held is not given back on this core.
+        self.helpers.discard(std::mem::replace(&mut self.machine, *machine));
+        // Who leads installs nothing, whatever this role has heard so far.
+        self.leases.on_leadership(None);
+        self.installed = meta.index;
+        self.checkpointed = self.checkpointed.max(meta.index);
+        self.applied = meta.index;
+        self.applied_term = meta.term;
+        self.facts.applied = meta.index;
+        self.is_compacting = true;
+        self.log_entries = 0;
+        self.log_bytes = 0;
+        // Who waits for a physical compaction waits on: it is not known how far this state's has come.
+        for (ticket, _) in std::mem::take(&mut self.hashing) {
+            self.refuse(ticket, Refusal::LeaderChanged);
+        }
+        self.watch.jump(self.machine.store(), &self.ports.to_shards, self.facts.term);
+        self.tell_members();
+    }
+
+    fn change_members(&mut self, entry: &Entry) {
+        let change = match MemberChange::decode(entry.data.clone()) {
+            Ok(change) => change,
+            Err(error) => stop(entry, &error.to_string()),
+        };
+        let outcome = self.machine.change_members(&change);
+        tracing::info!(index = entry.index.0, kind = ?change.kind, refused = outcome.is_err(), "membership change");
+        let accepted = outcome.is_ok();
+        self.ports.to_raft.send_always(ToRaft::Verdict { index: entry.index, accepted });
+        self.tell_members();
+        if change.origin.member == self.position.member && self.position.recovered < entry.index {
+            self.answer(change.origin.ticket, outcome);
+        }
+    }
+
+    /// Tells raft who the members are.
+    fn tell_members(&self) {
+        let cluster = Box::new(self.machine.cluster().clone());
+        self.ports.to_raft.send_always(ToRaft::Members { cluster });
     }
 
     fn collect_changes(&mut self) {
@@ -334,16 +439,34 @@ impl StateMachine {
                 Ok(cursor) => self.hashing.push_back((ticket, cursor)),
                 Err(rejection) => self.answer(ticket, Err(rejection)),
             },
-            Query::LeaseKeepAlive(id) => {
-                if let Some((ticket, result)) = self.leases.keep_alive(&self.machine, *id, ticket) {
-                    self.tell(ticket, result.map(Ok));
-                }
-            }
+            Query::HashCompacted => match self.machine.begin_compacted_hash() {
+                Ok(cursor) => self.hashing.push_back((ticket, cursor)),
+                Err(rejection) => self.answer(ticket, Err(rejection)),
+            },
+            Query::LeaseKeepAlive(id) => match self.leases.keep_alive(&self.machine, *id, ticket) {
+                Some((ticket, result)) => self.tell(ticket, result.map(Ok)),
+                None => self.give_back_lease_questions(),
+            },
             Query::LeaseTimeToLive(request) => {
-                self.tell(ticket, self.leases.time_to_live(&self.machine, request).map(Ok));
+                match self.leases.time_to_live(&self.machine, request, ticket) {
+                    Some(response) => self.answer(ticket, Ok(response)),
+                    None => self.give_back_lease_questions(),
+                }
             }
             Query::LeaseLeases => self.answer(ticket, Ok(self.leases.leases(&self.machine))),
             _ => self.answer(ticket, self.machine.read(query, &self.facts)),
+        }
+    }
+
+    /// This member does not lead: what it was asked about leases is for whoever does.
+    fn give_back_lease_questions(&mut self) {
+        for (ticket, query) in self.leases.take_unserved() {
+            let message = match passed_on_number(ticket) {
+                None => ToRaft::Read { ticket, query },
+                // The member that passed it on finds the new leader itself.
+                Some(_) => ToRaft::LeaseAnswer { ticket, result: Err(Refusal::NotLeader) },
+            };
+            self.ports.to_raft.send_always(message);
         }
     }
 
@@ -362,10 +485,21 @@ impl StateMachine {
     }
 
     fn tell(&self, ticket: Ticket, result: Result<Outcome, Refusal>) {
-        let result = result.map(|outcome| Answer { term: self.facts.term, outcome });
-        if let Some(sender) = self.ports.to_shards.get(shard_of(ticket)) {
-            sender.send_always(ToShard::Reply(Reply { ticket, result }));
+        if passed_on_number(ticket).is_some() {
+            let result = result.map(|outcome| outcome.expect("a question about a lease is not rejected"));
+            return self.ports.to_raft.send_always(ToRaft::LeaseAnswer { ticket, result });
         }
+        let result = result.map(|outcome| Answer { term: self.facts.term, outcome });
+        let reply = Reply { ticket, result };
+        if raft_number(ticket).is_some() {
+            self.ports.to_raft.send_always(ToRaft::Answer(reply));
+        } else if let Some(sender) = self.ports.to_shards.get(shard_of(ticket)) {
+            sender.send_always(ToShard::Reply(reply));
+        }
+    }
+
+    fn refuse(&self, ticket: Ticket, refusal: Refusal) {
+        self.tell(ticket, Err(refusal));
     }
 
     fn ring(&self) -> bool {
@@ -383,6 +517,27 @@ impl StateMachine {
         let checkpoint = self.checkpoint();
         let watch = self.watch.work(self.machine.store(), &self.ports.to_shards, self.facts.term);
         compaction || hash || checkpoint || watch
+    }
+
+    /// Raises the NOSPACE alarm when the key space has reached its quota. What refuses requests is the
+    /// alarm, so that all members refuse alike; a few more may come before it.
+    fn watch_quota(&mut self) {
+        if self.machine.store().bytes_held() < self.upkeep.quota_bytes || !self.is_published {
+            return;
+        }
+        let alarm = Alarm { kind: AlarmType::NoSpace, member: self.position.member };
+        if self.machine.alarms().contains(alarm) || self.quota_after.is_some_and(|end| Instant::now() < end) {
+            return;
+        }
+        self.quota_after = Some(Instant::now() + QUOTA_RETRY);
+        tracing::error!(
+            bytes = self.machine.store().bytes_held(),
+            quota = self.upkeep.quota_bytes,
+            "the key space has reached --quota-backend-bytes; raising the NOSPACE alarm. Delete keys, compact, then disarm it"
+        );
+        let body = alarm.activation().encode_to_vec().into();
+        let (ticket, kind) = (raft_ticket(0), RequestKind::Alarm);
+        self.ports.to_raft.send_always(ToRaft::Propose { ticket, kind, body });
     }
 
     fn compact(&mut self) -> bool {
@@ -467,6 +622,13 @@ impl StateMachine {
                 }
             }
             Stage::Wait => (Stage::Wait, false),
+            Stage::Abandon => {
+                if self.writer.abandon() {
+                    (Stage::Wait, false)
+                } else {
+                    (Stage::Abandon, false)
+                }
+            }
         };
         self.checkpointing = Some(Checkpointing { header, state });
         wants_turn
@@ -496,14 +658,14 @@ impl StateMachine {
     }
 
     fn begin_checkpoint(&mut self) {
-        let meta = &self.position.checkpoint;
+        let cluster = self.machine.cluster();
         let header = Header {
-            cluster: self.machine.cluster().id(),
+            cluster: cluster.id(),
             member: self.position.member,
             index: self.applied,
             term: self.applied_term,
-            voters: meta.voters.clone(),
-            learners: meta.learners.clone(),
+            voters: cluster.voters().collect(),
+            learners: cluster.learners().collect(),
         };
         tracing::debug!(index = header.index.0, "checkpoint begins");
         self.checkpoint_after = None;
@@ -516,6 +678,9 @@ impl StateMachine {
     fn on_checkpoint_event(&mut self, event: checkpoint_file::Event) {
         self.checkpointing = None;
         match event {
+            checkpoint_file::Event::Abandoned => {}
+            // An installed one overtook it.
+            checkpoint_file::Event::Written { header, .. } if header.index < self.installed => {}
             checkpoint_file::Event::Written { header, bytes } => {
                 tracing::info!(
                     index = header.index.0,
@@ -523,6 +688,7 @@ impl StateMachine {
                     revision = self.machine.store().current_revision(),
                     "checkpoint written; the log before it is free"
                 );
+                self.checkpointed = header.index;
                 let Header { index, term, voters, learners, .. } = header;
                 let meta = CheckpointMeta { index, term, voters, learners };
                 self.ports.to_raft.send_always(ToRaft::Checkpointed { meta });

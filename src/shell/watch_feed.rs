@@ -42,6 +42,11 @@ impl WatchFeed {
         self.feed.collect(store, |shard, batch| send(to_shards, shard, term, Notice::Batch(batch)));
     }
 
+    /// Tells all shards that another member's checkpoint has taken the store's place.
+    pub(super) fn jump(&mut self, store: &Store, to_shards: &[Sender<ToShard>], term: Term) {
+        self.feed.jump(store, |shard, notice| send(to_shards, shard, term, notice));
+    }
+
     /// One slice of history. Whether there is more to do.
     pub(super) fn work(&mut self, store: &Store, to_shards: &[Sender<ToShard>], term: Term) -> bool {
         self.feed.work(store, |shard, notice| send(to_shards, shard, term, notice));

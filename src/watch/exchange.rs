@@ -1,7 +1,7 @@
 //! What a shard's hub and the store's feed say to each other.
 //!
 //! Each order is answered by exactly one notice with its token, in the order in which
-//! the orders came; batches come in between, unasked.
+//! the orders came; batches and jumps come in between, unasked.
 
 use super::{Batch, WatchRange};
 
@@ -55,6 +55,12 @@ pub enum Notice {
     },
     /// What has just been applied.
     Batch(Batch),
+    /// The store has got ahead by another member's checkpoint: everything up to `from` was said, and
+    /// nothing of what lies behind it up to `current` will be in a batch. Who wants it reads history.
+    Jumped {
+        from: i64,
+        current: i64,
+    },
     /// History with `after = from - 1`. It has reached the present when `through == current`: what
     /// follows comes in batches. The store decides how long a slice is; it covers at least one
     /// revision unless there is none.

@@ -164,6 +164,18 @@ impl Feed {
         }
     }
 
+    /// Another member's checkpoint has taken the store's place. What the old store had applied was
+    /// collected; orders that wait are answered from the new one, whose history is the same as far as
+    /// it reaches.
+    pub fn jump(&mut self, store: &Store, mut give: impl FnMut(u16, Notice)) {
+        let current = store.current_revision();
+        let from = std::mem::replace(&mut self.through, current);
+        assert!(from <= current, "a checkpoint at revision {current} took the place of a store at {from}");
+        for (shard, _) in (0..).zip(&self.shards) {
+            give(shard, Notice::Jumped { from, current });
+        }
+    }
+
     fn collect_changes(&mut self, store: &Store, current: i64, mut give: impl FnMut(u16, Batch)) {
         let Self { index, shards, subscribed_count, through, encoder, targets, .. } = self;
         let compacted = store.compact_revision();

@@ -105,6 +105,33 @@ fn a_put_carries_its_whole_version_and_a_delete_its_key_and_revision() {
 }
 
 #[test]
+fn a_jump_is_told_to_all_shards_and_waiting_orders_are_answered_from_the_new_history() {
+    let mut old = Store::new();
+    let mut feed = Feed::new(2, 1);
+    subscribe(&mut feed, &old, 1, one("k"), false);
+    put(&mut old, "k", b"1");
+    assert_eq!(collected(&mut feed, &old).len(), 1);
+    assert_eq!(feed.on_order(1, Order::CatchUp(catch_up(7, 2, &[(one("k"), false)])), &old), None);
+    let mut new = Store::new();
+    for value in [b"1", b"2", b"3"] {
+        put(&mut new, "k", value);
+    }
+    let mut told = Vec::new();
+    feed.jump(&new, |shard, notice| told.push((shard, notice)));
+    let jumped = || Notice::Jumped { from: 2, current: 4 };
+    assert_eq!(told, [(0, jumped()), (1, jumped())]);
+    assert_eq!(collected(&mut feed, &new), [], "what was jumped over is in no batch");
+    let answers = worked(&mut feed, &new);
+    let [(1, Notice::CaughtUp { token: Token(7), batch, current: 4 })] = &answers[..] else {
+        panic!("{answers:?}");
+    };
+    assert_eq!(batch.events.iter().map(|event| event.revision).collect::<Vec<_>>(), [2, 3, 4]);
+    put(&mut new, "k", b"4");
+    let batches = collected(&mut feed, &new);
+    assert_eq!((batches[0].1.after, batches[0].1.through), (4, 5));
+}
+
+#[test]
 fn a_change_is_encoded_once_for_all_shards_and_previous_goes_to_those_who_asked() {
     let mut store = Store::new();
     put(&mut store, "k", b"old");
@@ -255,7 +282,7 @@ fn token_of(notice: &Notice) -> u64 {
         | Notice::Standing { token, .. }
         | Notice::CaughtUp { token, .. }
         | Notice::Overtaken { token, .. } => token.0,
-        Notice::Batch(batch) => panic!("no answer: {batch:?}"),
+        Notice::Batch(_) | Notice::Jumped { .. } => panic!("no answer: {notice:?}"),
     }
 }
 

@@ -12,6 +12,8 @@
 //! (`catch_up` says whose turn it is) until a slice reaches the present. A slice's notice stands behind
 //! all batches up to the revision it reaches and before all later ones, so at that point the watcher
 //! joins the synced ones without gap or repetition. If compaction gets there first it is cancelled.
+//! A member that fell behind the log takes another one's checkpoint: its store jumps, and then all
+//! synced watchers are behind at once, each where it stood.
 //!
 //! Invariants: exactly the synced watchers are in their group's list; exactly those behind are in
 //! their stream's `behind`; `bytes` is what all watchers and reserved ids cost; tokens come back in
@@ -187,6 +189,7 @@ impl Hub {
     pub fn on_notice(&mut self, notice: Notice, sink: &mut impl Sink) {
         match notice {
             Notice::Batch(batch) => self.on_batch(&batch, sink),
+            Notice::Jumped { from, current } => self.on_jump(from, current),
             Notice::CaughtUp { token, batch, current } => self.on_caught_up(token, &batch, current, sink),
             Notice::Overtaken { token, compacted } => self.on_overtaken(token, compacted, sink),
             Notice::Subscribed { token, current, compacted } => {
@@ -445,9 +448,25 @@ impl Hub {
                         position += 1;
                     }
                     // It leaves the list, and another one is at this position now.
-                    Some(next) => self.fall_behind(slot, next),
+                    Some(next) => self.fall_behind(slot, next, true),
                 }
             }
+        }
+    }
+
+    /// The store has left out the batches behind `from` up to `current`: whoever wants changes of
+    /// those revisions is behind now. Compaction may have got there first; history will say so.
+    fn on_jump(&mut self, from: i64, current: i64) {
+        self.note_current(current);
+        let behind: Vec<(u32, i64)> = self
+            .watchers
+            .iter()
+            .filter(|(_, watcher)| watcher.state == State::Synced)
+            .map(|(slot, watcher)| (slot, watcher.next.max(from + 1)))
+            .filter(|&(_, next)| next <= current)
+            .collect();
+        for (slot, next) in behind {
+            self.fall_behind(slot, next, false);
         }
     }
 
@@ -530,14 +549,15 @@ impl Hub {
         sink.push(stream, &canceled);
     }
 
-    /// A synced watcher found no room from `next` on.
-    fn fall_behind(&mut self, slot: u32, next: i64) {
+    /// A synced watcher goes on from `next` by reading history, because it found no room there or the
+    /// store jumped.
+    fn fall_behind(&mut self, slot: u32, next: i64, is_blocked: bool) {
         self.groups.remove_synced(slot, &mut self.watchers);
         let watcher = self.watchers.get_mut(slot);
         watcher.next = next;
         let id = watcher.stream;
         let state = self.streams.get_mut(&id).expect("a watcher's stream is open");
-        state.is_blocked = true;
+        state.is_blocked |= is_blocked;
         state.behind.insert(next, slot);
         self.turns.rank(id, state);
     }

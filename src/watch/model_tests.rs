@@ -150,6 +150,11 @@ impl ModelFeed {
         }
     }
 
+    /// The store has got to where it stands without telling what happened behind `from`.
+    pub(super) fn on_jump(&mut self, store: &ModelStore, from: i64) {
+        self.notices.push_back(Notice::Jumped { from, current: store.current() });
+    }
+
     /// Does what the shard asks; a slice covers `slice_revisions`.
     pub(super) fn on_order(&mut self, store: &ModelStore, order: Order, slice_revisions: i64) {
         let (current, compacted) = (store.current(), store.compacted);

@@ -72,8 +72,8 @@ struct Follower {
     position: Option<i64>,
     /// Parts of a response whose last part has not come.
     parts: Vec<mvccpb::Event>,
-    /// Its watcher began in the past, after everything last came to rest.
-    from_past: bool,
+    /// Its watcher began in the past, or the store jumped, after everything last came to rest.
+    may_be_behind: bool,
     /// On a stream, or waiting to be put on one.
     is_on_stream: bool,
 }
@@ -119,6 +119,7 @@ struct Counts {
     progress: usize,
     refusals: usize,
     settled: usize,
+    jumps: usize,
 }
 
 struct World {
@@ -133,6 +134,7 @@ struct World {
     followers_max: usize,
     ring_orders_max: usize,
     compaction_percent: usize,
+    jump_percent: usize,
     slice_revisions_max: usize,
     value_bytes_max: usize,
     explicit_id_next: i64,
@@ -163,6 +165,7 @@ impl World {
             followers_max: 1 + random.below(40),
             ring_orders_max: 1 + random.below(8),
             compaction_percent: random.below(4),
+            jump_percent: [0, 10, 50][random.below(3)],
             slice_revisions_max: 1 + random.below(60),
             value_bytes_max: 1 + random.below(80),
             explicit_id_next: 1_000,
@@ -180,6 +183,7 @@ impl World {
             89..90 => self.open(),
             90..95 => self.follow(),
             95..97 => self.cancel(),
+            97 if self.random.percent(self.jump_percent) => self.jump(),
             97 => self.ask_progress(),
             98 => self.progress_due(),
             99 if self.random.percent(20) => self.disconnect(),
@@ -193,7 +197,32 @@ impl World {
 
     fn write(&mut self) {
         let before = self.store.current();
-        for _ in 0..1 + self.random.below(4) {
+        let count = 1 + self.random.below(4);
+        self.write_revisions(count);
+        for shard in &mut self.shards {
+            shard.feed.on_applied(&self.store, before);
+        }
+    }
+
+    /// The member takes another one's checkpoint, in which history may be compacted up to any revision.
+    fn jump(&mut self) {
+        self.counts.jumps += 1;
+        let before = self.store.current();
+        let count = self.random.below(30);
+        self.write_revisions(count);
+        if self.random.percent(30) {
+            self.compact();
+        }
+        for shard in &mut self.shards {
+            shard.feed.on_jump(&self.store, before);
+        }
+        for follower in &mut self.followers {
+            follower.may_be_behind = true;
+        }
+    }
+
+    fn write_revisions(&mut self, count: usize) {
+        for _ in 0..count {
             let keys: BTreeSet<Vec<u8>> = (0..1 + self.random.below(4)).map(|_| self.key()).collect();
             let mut writes = Vec::new();
             for key in &keys {
@@ -201,9 +230,6 @@ impl World {
                 writes.push((key.as_slice(), if self.random.percent(25) { None } else { Some(value) }));
             }
             self.store.write(&writes);
-        }
-        for shard in &mut self.shards {
-            shard.feed.on_applied(&self.store, before);
         }
     }
 
@@ -366,7 +392,7 @@ impl World {
                     fragment: self.random.percent(40),
                     position,
                     parts: Vec::new(),
-                    from_past: false,
+                    may_be_behind: false,
                     is_on_stream: false,
                 });
                 self.followers.len() - 1
@@ -380,8 +406,8 @@ impl World {
         let follower_number = follower;
         let follower = &mut self.followers[follower_number];
         follower.is_on_stream = true;
-        follower.from_past = true;
         let start = follower.position.map_or(0, |position| position + 1);
+        follower.may_be_behind |= start != 0;
         if watch_id != 0 {
             assert!(stream.taken.insert(watch_id));
         }
@@ -546,7 +572,7 @@ impl World {
         self.counts.overtaken += 1;
         assert_eq!((header, response.cancel_reason.as_str()), (0, ""));
         let stream = &mut self.streams[at];
-        let Some((number, start)) = stream.followers.remove(&watch_id) else {
+        let Some((number, _)) = stream.followers.remove(&watch_id) else {
             panic!("nobody has id {watch_id}");
         };
         // Reserved unless we have asked to cancel it already, which then is answered all the same.
@@ -557,7 +583,7 @@ impl World {
         let position = follower.position.expect("it was created");
         assert!(response.compact_revision <= self.store.compacted, "a compaction that never was");
         assert!(position + 1 < response.compact_revision, "cancelled though its next change is there");
-        assert!(was_slow || (start != 0 && follower.from_past), "cancelled though it was never behind");
+        assert!(was_slow || follower.may_be_behind, "cancelled though it was never behind");
         // As a client that lists anew and goes on from there.
         follower.position = Some(response.compact_revision - 1);
         self.leave_stream(number);
@@ -673,7 +699,7 @@ impl World {
             }
         }
         for follower in &mut self.followers {
-            follower.from_past = false;
+            follower.may_be_behind = false;
         }
         for shard in &self.shards {
             shard.outboxes.0.values().for_each(|outbox| outbox.was_slow.set(false));
@@ -752,7 +778,7 @@ fn every_delivered_sequence_is_the_history() {
             }
         }
         world.end();
-        let Counts { events, responses, fragments, overtaken, resumed, progress, refusals, settled } =
+        let Counts { events, responses, fragments, overtaken, resumed, progress, refusals, settled, jumps } =
             world.counts;
         total.events += events;
         total.responses += responses;
@@ -762,6 +788,7 @@ fn every_delivered_sequence_is_the_history() {
         total.progress += progress;
         total.refusals += refusals;
         total.settled += settled;
+        total.jumps += jumps;
         if only.is_some() || (seed >= SEEDS_MIN && total.events >= events_goal) {
             break;
         }
@@ -770,7 +797,7 @@ fn every_delivered_sequence_is_the_history() {
     println!("{seed} seeds: {total:?}");
     if only.is_none() {
         // It saw what it is for.
-        let Counts { fragments, overtaken, resumed, progress, refusals, .. } = total;
-        assert!([fragments, overtaken, resumed, progress, refusals].iter().all(|&count| count > 20));
+        let Counts { fragments, overtaken, resumed, progress, refusals, jumps, .. } = total;
+        assert!([fragments, overtaken, resumed, progress, refusals, jumps].iter().all(|&count| count > 20));
     }
 }

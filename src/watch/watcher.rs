@@ -123,6 +123,11 @@ impl Watchers {
         WatcherKey { slot, generation: self.slots[slot as usize].generation }
     }
 
+    /// All of them, by slot.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Watcher)> {
+        (0..).zip(&self.slots).filter_map(|(slot, place)| Some((slot, place.watcher.as_ref()?)))
+    }
+
     pub(super) fn get(&self, slot: u32) -> &Watcher {
         self.slots[slot as usize].watcher.as_ref().expect("whoever names a slot names its watcher")
     }

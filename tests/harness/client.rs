@@ -52,6 +52,7 @@ impl From<h2::Error> for CallError {
 pub struct Client {
     pub(super) sender: SendRequest<Bytes>,
     pub(super) authority: String,
+    pub(super) needs_leader: bool,
 }
 
 impl Client {
@@ -73,9 +74,26 @@ impl Client {
                 // How it ended is told by the calls that were on it.
                 drop(connection.await);
             });
-            Ok(Self { sender, authority: format!("127.0.0.1:{port}") })
+            Ok(Self { sender, authority: format!("127.0.0.1:{port}"), needs_leader: false })
         };
         within_deadline(connect).await
+    }
+
+    /// The same connection for calls that no member without a leader may serve.
+    #[must_use]
+    pub fn requiring_leader(mut self) -> Self {
+        self.needs_leader = true;
+        self
+    }
+
+    pub(super) fn post(&self, method: &str, content_type: &str) -> Request<()> {
+        let mut request = Request::post(format!("http://{}{method}", self.authority))
+            .header("content-type", content_type)
+            .header("te", "trailers");
+        if self.needs_leader {
+            request = request.header("hasleader", "true");
+        }
+        request.body(()).unwrap()
     }
 
     /// A unary call of bytes.
@@ -95,11 +113,7 @@ impl Client {
         body: Bytes,
     ) -> Result<Bytes, CallError> {
         within_deadline(async {
-            let request = Request::post(format!("http://{}{method}", self.authority))
-                .header("content-type", content_type)
-                .header("te", "trailers")
-                .body(())
-                .unwrap();
+            let request = self.post(method, content_type);
             let mut sender = self.sender.clone().ready().await?;
             let (response, mut stream) = sender.send_request(request, false)?;
             // h2 keeps what the window does not take. A server may have answered and reset already;
@@ -131,7 +145,7 @@ impl Client {
         .await
     }
 
-    async fn unary<A: Message + Default>(
+    pub async fn unary<A: Message + Default>(
         &self,
         method: &str,
         request: &impl Message,
@@ -222,8 +236,23 @@ impl Client {
         self.unary("/v3electionpb.Election/Resign", &election::ResignRequest { leader }).await
     }
 
+    pub async fn status(&self) -> Result<pb::StatusResponse, CallError> {
+        self.unary("/etcdserverpb.Maintenance/Status", &pb::StatusRequest::default()).await
+    }
+
     pub async fn member_list(&self) -> Result<pb::MemberListResponse, CallError> {
         self.unary("/etcdserverpb.Cluster/MemberList", &pb::MemberListRequest::default()).await
+    }
+
+    pub async fn member_add(
+        &self,
+        request: &pb::MemberAddRequest,
+    ) -> Result<pb::MemberAddResponse, CallError> {
+        self.unary("/etcdserverpb.Cluster/MemberAdd", request).await
+    }
+
+    pub async fn member_promote(&self, id: u64) -> Result<pb::MemberPromoteResponse, CallError> {
+        self.unary("/etcdserverpb.Cluster/MemberPromote", &pb::MemberPromoteRequest { id }).await
     }
 
     /// A put of a key and a value.

@@ -153,9 +153,14 @@ pub fn free_port() -> u16 {
 #[derive(Clone)]
 pub struct Launch {
     pub binary: PathBuf,
+    pub name: String,
     pub data_dir: PathBuf,
     pub client_port: u16,
     pub peer_port: u16,
+    /// Where other members reach it, when that is not its own port.
+    pub advertised_peer_port: Option<u16>,
+    /// `--initial-cluster`; itself alone unless given.
+    pub initial_cluster: Option<String>,
     pub flags: Vec<String>,
     /// Where its output goes; beside the data directory unless given.
     pub log_path: Option<PathBuf>,
@@ -174,9 +179,12 @@ impl Launch {
     pub fn binary(binary: impl Into<PathBuf>, data_dir: impl Into<PathBuf>) -> Self {
         Self {
             binary: binary.into(),
+            name: "m0".to_owned(),
             data_dir: data_dir.into(),
             client_port: free_port(),
             peer_port: free_port(),
+            advertised_peer_port: None,
+            initial_cluster: None,
             flags: Vec::new(),
             log_path: None,
             memlock_kib: None,
@@ -210,14 +218,17 @@ impl Launch {
         }
         let client_url = format!("http://127.0.0.1:{}", self.client_port);
         let peer_url = format!("http://127.0.0.1:{}", self.peer_port);
+        let advertised = format!("http://127.0.0.1:{}", self.advertised_peer_port.unwrap_or(self.peer_port));
+        let alone = || format!("{}={advertised}", self.name);
+        let initial_cluster = self.initial_cluster.clone().unwrap_or_else(alone);
         command
-            .arg("--name=m0")
+            .arg(format!("--name={}", self.name))
             .arg(format!("--data-dir={}", self.data_dir.display()))
             .arg(format!("--listen-client-urls={client_url}"))
             .arg(format!("--advertise-client-urls={client_url}"))
             .arg(format!("--listen-peer-urls={peer_url}"))
-            .arg(format!("--initial-advertise-peer-urls={peer_url}"))
-            .arg(format!("--initial-cluster=m0={peer_url}"))
+            .arg(format!("--initial-advertise-peer-urls={advertised}"))
+            .arg(format!("--initial-cluster={initial_cluster}"))
             .arg("--logger=zap")
             .args(&self.flags)
             .stdin(Stdio::null());

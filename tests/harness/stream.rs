@@ -8,7 +8,6 @@ use std::marker::PhantomData;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use h2::client::ResponseFuture;
 use h2::{RecvStream, SendStream};
-use http::Request;
 use pinion::pb::etcdserverpb as pb;
 use pinion::pb::v3electionpb as election;
 use prost::Message;
@@ -138,11 +137,7 @@ impl Client {
         method: &str,
     ) -> Result<(Requests<Q>, Answers<A>), CallError> {
         within_deadline(async {
-            let request = Request::post(format!("http://{}{method}", self.authority))
-                .header("content-type", "application/grpc")
-                .header("te", "trailers")
-                .body(())
-                .unwrap();
+            let request = self.post(method, "application/grpc");
             let mut sender = self.sender.clone().ready().await?;
             let (head, stream) = sender.send_request(request, false)?;
             let answers =

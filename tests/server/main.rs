@@ -11,4 +11,5 @@ mod large_values;
 mod leases;
 mod lock;
 mod startup;
+mod try_cluster;
 mod watching;

@@ -132,8 +132,8 @@ fn watcher_that_does_not_read_costs_bounded_memory_and_nobody_else_time() {
     block_on(TEST_DEADLINE, async {
         let events = env_number("PINION_UNREAD_EVENTS", 200_000);
         let work = WorkDir::new();
-        // Only etcd has a bound in the way.
-        let quota: &[&str] = if server_is_etcd() { &["--quota-backend-bytes=8589934592"] } else { &[] };
+        // The default bound would be in the way of longer runs.
+        let quota: &[&str] = &["--quota-backend-bytes=8589934592"];
         let (server, client) = started(&work, quota).await;
         let lazy = Client::connect_with_window(server.client_port(), 65_535).await.unwrap();
         let (mut requests, mut unread) = lazy.watch().await.unwrap();

@@ -71,7 +71,7 @@ impl<B: Backend> ClientShard<B> {
             place,
         };
         match method {
-            BidiMethod::Watch => self.spawn_watch(account, head.client_deadline_ms, incoming, responder),
+            BidiMethod::Watch => self.spawn_watch(account, head, incoming, responder),
             BidiMethod::LeaseKeepAlive => self.spawn_keep_alive(account, head, incoming, responder),
         }
     }

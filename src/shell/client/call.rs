@@ -17,6 +17,7 @@ use prost::Message as _;
 
 use super::account::{Account, Charge, UPLOAD_OVERHEAD_BYTES, Weight};
 use super::keep_alive::Answers;
+use super::leadership::Wait;
 use super::response::{self, GRPC_ENCODING, Responder};
 use super::services::{self, Call};
 use super::{Backend, ClientShard, gzip, streams};
@@ -28,6 +29,7 @@ use crate::rpc::{Code, Method, Status, convert, status};
 use crate::types::Term;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
 const CLIENT_API_VERSION: HeaderName = HeaderName::from_static("client-api-version");
 
 /// What the request headers say.
@@ -36,6 +38,8 @@ pub(super) struct Head {
     /// When the client stops waiting.
     pub(super) client_deadline_ms: Option<u64>,
     pub(super) gzip: bool,
+    /// The client wants no service from a member that knows no leader.
+    pub(super) needs_leader: bool,
 }
 
 /// Why request headers are answered at once.
@@ -93,7 +97,8 @@ fn read_head<T>(request: &HttpRequest<T>, now_ms: u64) -> Result<Head, Refused> 
     if headers.get(CLIENT_API_VERSION).is_some_and(|value| std::str::from_utf8(value.as_bytes()).is_err()) {
         return Err(status::INVALID_CLIENT_API_VERSION.into());
     }
-    Ok(Head { call, client_deadline_ms, gzip })
+    let needs_leader = headers.get(HAS_LEADER).is_some_and(|value| value.as_bytes() == b"true");
+    Ok(Head { call, client_deadline_ms, gzip, needs_leader })
 }
 
 pub(super) fn framing_status(error: &FramingError) -> Status {
@@ -116,8 +121,8 @@ pub(super) enum Shape {
     Full,
     /// The header says no revision: answers about the membership.
     NoRevision,
-    /// Only the header.
-    HeaderOnly,
+    /// No header either.
+    NoHeader,
 }
 
 /// Who gets an answer.
@@ -145,6 +150,7 @@ pub(super) struct Submitted {
     pub(super) account: Rc<Account>,
     charge: Charge,
     is_client_deadline: bool,
+    wait: Wait,
     /// None: the client has left or was told that it took too long; the work still goes on and is
     /// still counted.
     recipient: Option<Recipient>,
@@ -181,9 +187,13 @@ fn weigh(command: &Command) -> Weight {
         Query::Range(range) if range.range_end.is_empty() || range.count_only => Weight::Point,
         Query::Range(_) | Query::Txn(_) => Weight::Wide,
         Query::RangeSlice(_) => Weight::Point,
-        Query::HashKv(_) | Query::Hash | Query::MemberList | Query::Status | Query::LeaseKeepAlive(_) => {
-            Weight::Light
-        }
+        Query::HashKv(_)
+        | Query::HashCompacted
+        | Query::Hash
+        | Query::MemberList
+        | Query::Status
+        | Query::Alarms { .. }
+        | Query::LeaseKeepAlive(_) => Weight::Light,
         Query::LeaseTimeToLive(request) if !request.keys => Weight::Light,
         Query::LeaseTimeToLive(_) | Query::LeaseLeases => Weight::Wide,
     }
@@ -207,6 +217,9 @@ impl<B: Backend> ClientShard<B> {
         };
         let mut body = request.into_body();
         if let Call::Bidi(method) = head.call {
+            if let Err(status) = self.admit(&head) {
+                return response::send_status(&mut responder, &status);
+            }
             return self.spawn_bidi(account, method, &head, body, responder);
         }
         let mut assembler = Assembler::new(self.receive_bytes_max);
@@ -230,6 +243,17 @@ impl<B: Backend> ClientShard<B> {
         }
         drop(body);
         self.on_body(account, &head, assembler, responder);
+    }
+
+    /// Whether this member, as it stands, serves the call at all.
+    fn admit(&self, head: &Head) -> Result<(), Status> {
+        if self.leadership.is_learner() && !head.call.suits_learner() {
+            return Err(status::NOT_SUPPORTED_FOR_LEARNER);
+        }
+        if head.needs_leader && self.leadership.is_leaderless() {
+            return Err(status::NO_LEADER);
+        }
+        Ok(())
     }
 
     /// Gives a body that comes in pieces a task of its own.
@@ -330,10 +354,12 @@ impl<B: Backend> ClientShard<B> {
         payload: Bytes,
         mut responder: Responder,
     ) {
+        if let Err(status) = self.admit(head) {
+            return response::send_status(&mut responder, &status);
+        }
         let request_bytes = payload.len();
         let command = match head.call {
             Call::Member(method) => convert::command(method, payload, &self.limits),
-            Call::Alarm => alarm(payload),
             Call::Defragment => match decode::<pb::DefragmentRequest>(payload) {
                 Ok(_) => return self.answer_here(account, head, &mut responder, Vec::new()),
                 Err(status) => Err(status),
@@ -357,18 +383,27 @@ impl<B: Backend> ClientShard<B> {
             Call::Recipe(recipe) => return self.spawn_recipe(account, recipe, head, payload, responder),
             Call::Bidi(_) => unreachable!("a stream of requests has a task and is never collected"),
             Call::HealthWatch => match decode::<health::HealthCheckRequest>(payload) {
-                Ok(request) => return self.spawn_health_watch(account, &request, responder),
+                Ok(request) => return self.spawn_health_watch(account, head, &request, responder),
                 Err(status) => Err(status),
             },
         };
         let shape = match head.call {
-            Call::Member(Method::MemberList) => Shape::NoRevision,
-            Call::Alarm => Shape::HeaderOnly,
+            Call::Member(
+                Method::MemberList
+                | Method::MemberAdd
+                | Method::MemberRemove
+                | Method::MemberUpdate
+                | Method::MemberPromote,
+            ) => Shape::NoRevision,
+            Call::Member(Method::MoveLeader) => Shape::NoHeader,
             _ => Shape::Full,
         };
         match command {
+            Ok(Command::Read(Read { linearizable: true, .. })) if self.leadership.is_learner() => {
+                response::send_status(&mut responder, &status::NOT_SUPPORTED_FOR_LEARNER);
+            }
             Ok(Command::Read(Read { linearizable, query: Query::RangeSlice(first) })) => {
-                self.spawn_range_stream(account, head.client_deadline_ms, linearizable, *first, responder);
+                self.spawn_range_stream(account, head, linearizable, *first, responder);
             }
             Ok(command) => {
                 let weight = weigh(&command);
@@ -415,8 +450,13 @@ impl<B: Backend> ClientShard<B> {
     fn submit_now(&self, account: &Rc<Account>, call: Deferred) {
         let Deferred { weight, request_bytes, deadline_ms, is_client_deadline, command, recipient } = call;
         let charge = account.charge(weight, request_bytes);
-        let waiter =
-            Submitted { account: Rc::clone(account), charge, is_client_deadline, recipient: Some(recipient) };
+        let waiter = Submitted {
+            account: Rc::clone(account),
+            charge,
+            is_client_deadline,
+            wait: Wait::of(&command),
+            recipient: Some(recipient),
+        };
         let ticket = self.calls.borrow_mut().insert(deadline_ms, waiter);
         let Err(command) = self.backend.submit(ticket, command) else { return };
         let waiter = self.calls.borrow_mut().take(ticket).expect("the backend did not take the ticket");
@@ -470,9 +510,12 @@ impl<B: Backend> ClientShard<B> {
             }
             (Recipient::Unary { mut responder, gzip, shape }, Ok((term, response))) => {
                 let revision = if shape == Shape::NoRevision { 0 } else { response.revision };
-                let body = if shape == Shape::HeaderOnly { Vec::new() } else { response.body };
-                let head = |out: &mut Vec<u8>| self.headers.put(out, revision, term);
-                response::send_message(&self.templates, account, &mut responder, gzip, head, body);
+                let head = |out: &mut Vec<u8>| {
+                    if shape != Shape::NoHeader {
+                        self.headers.put(out, revision, term);
+                    }
+                };
+                response::send_message(&self.templates, account, &mut responder, gzip, head, response.body);
             }
         }
     }
@@ -484,7 +527,7 @@ impl<B: Backend> ClientShard<B> {
         let mut late = Vec::new();
         self.calls.borrow_mut().expire(now_ms, |mut waiter| match waiter.recipient.take() {
             Some(recipient) => {
-                late.push((Rc::clone(&waiter.account), recipient, waiter.is_client_deadline));
+                late.push((Rc::clone(&waiter.account), recipient, waiter.is_client_deadline, waiter.wait));
                 Some((now_ms + self.config.request_timeout_ms(), waiter))
             }
             None => {
@@ -492,9 +535,9 @@ impl<B: Backend> ClientShard<B> {
                 None
             }
         });
-        for (account, recipient, is_client_deadline) in late {
+        for (account, recipient, is_client_deadline, wait) in late {
             self.counters.count(|counters| counters.timeouts += 1);
-            self.answer(&account, recipient, Err(timeout_status(is_client_deadline)));
+            self.answer(&account, recipient, Err(self.timeout_status(is_client_deadline, wait)));
         }
     }
 
@@ -502,8 +545,17 @@ impl<B: Backend> ClientShard<B> {
     pub(super) fn expire_deferred(&self, account: &Rc<Account>) {
         for call in account.take_expired(self.now_ms()) {
             self.counters.count(|counters| counters.timeouts += 1);
-            self.answer(account, call.recipient, Err(timeout_status(call.is_client_deadline)));
+            let status = self.timeout_status(call.is_client_deadline, Wait::of(&call.command));
+            self.answer(account, call.recipient, Err(status));
         }
+    }
+
+    fn timeout_status(&self, is_client_deadline: bool, wait: Wait) -> Status {
+        if is_client_deadline {
+            return status::CONTEXT_DEADLINE_EXCEEDED;
+        }
+        // It waited for exactly the request timeout.
+        self.leadership.timed_out(wait, self.now_ms().saturating_sub(self.config.request_timeout_ms()))
     }
 
     /// A connection has ended: nobody waits for its answers.
@@ -521,22 +573,8 @@ impl<B: Backend> ClientShard<B> {
     }
 }
 
-fn timeout_status(is_client_deadline: bool) -> Status {
-    if is_client_deadline { status::CONTEXT_DEADLINE_EXCEEDED } else { status::TIMED_OUT }
-}
-
 pub(super) fn decode<M: prost::Message + Default>(payload: Bytes) -> Result<M, Status> {
     M::decode(payload).map_err(|error| Status::undecodable(&error.to_string()))
-}
-
-/// An `Alarm` call. No alarm can be raised yet, so the list is empty; its header is the member's.
-fn alarm(payload: Bytes) -> Result<Command, Status> {
-    let request: pb::AlarmRequest = decode(payload)?;
-    if request.action == pb::alarm_request::AlarmAction::Get as i32 {
-        Ok(Command::Read(Read { linearizable: false, query: Query::Status }))
-    } else {
-        Err(Status::unknown_method("Alarm", "etcdserverpb.Maintenance"))
-    }
 }
 
 /// A call with a task: its place in the account, given back when the task ends.

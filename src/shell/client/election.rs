@@ -130,8 +130,14 @@ impl<B: Backend> Observer<'_, B> {
     /// Waits for a leader if there is none, and sends what it says until it goes.
     async fn follow_next_leader(&mut self) -> Result<(), Ended> {
         // Any failure of the store ends an observer with one text, as in etcd.
-        let found = self.caller.shard.ask(queue::leader(self.name)).await;
-        let (term, response) = found.map_err(|_| status::ELECTION_OBSERVE_CLOSED)?;
+        let found = self.caller.shard.begin_to_ask(queue::leader(self.name));
+        let found = poll_fn(|cx| {
+            if let Poll::Ready(ended) = self.poll_ended(cx) {
+                return Poll::Ready(Err(ended));
+            }
+            found.poll_take(cx).map_err(|_| status::ELECTION_OBSERVE_CLOSED.into())
+        });
+        let (term, response) = found.await?;
         let mut standing = standing(term, &response);
         let kv = match first_key(&response) {
             Some(kv) => kv,

@@ -23,13 +23,14 @@ use h2::{Reason, SendStream};
 use super::account::{Account, Body, Weight};
 use super::bidi::{Incoming, Request};
 use super::call::{Head, Recipient};
+use super::call_end::CallEnd;
 use super::response::{self, Responder};
 use super::signal::Signal;
 use super::streams::Ended;
-use super::{Alarm, Backend, ClientShard};
+use super::{Backend, ClientShard};
 use crate::apply::Response;
 use crate::rpc::framing::{PREFIX_BYTES, put_prefix};
-use crate::rpc::{Status, convert, status};
+use crate::rpc::{Status, convert};
 use crate::types::Term;
 
 /// Requests of one stream that are with the backend or wait for the answer to an earlier one. A client
@@ -113,8 +114,7 @@ impl<B: Backend> ClientShard<B> {
             shard: Rc::clone(self),
             account: Rc::clone(account),
             client_deadline_ms: head.client_deadline_ms,
-            deadline: head.client_deadline_ms.map(|deadline_ms| self.set_alarm(deadline_ms)),
-            stop: self.signal_at_stop(),
+            server_end: self.end_of_stream(head),
             incoming,
             stream,
             answers: Rc::default(),
@@ -140,8 +140,7 @@ struct Renewals<B: Backend> {
     shard: Rc<ClientShard<B>>,
     account: Rc<Account>,
     client_deadline_ms: Option<u64>,
-    deadline: Option<Alarm>,
-    stop: Rc<Signal>,
+    server_end: CallEnd,
     incoming: Incoming,
     stream: SendStream<Body>,
     answers: Rc<Answers>,
@@ -158,11 +157,8 @@ impl<B: Backend> Renewals<B> {
         if self.stream.poll_reset(cx).is_ready() {
             return Poll::Ready(Err(Ended::Gone));
         }
-        if self.deadline.as_ref().is_some_and(|alarm| alarm.poll_fired(cx).is_ready()) {
-            return Poll::Ready(Err(status::CONTEXT_DEADLINE_EXCEEDED.into()));
-        }
-        if self.stop.poll_fired(cx).is_ready() {
-            return Poll::Ready(Err(status::STOPPED.into()));
+        if let Poll::Ready(status) = self.server_end.poll(cx) {
+            return Poll::Ready(Err(status.into()));
         }
         self.gather();
         self.send(cx)?;

@@ -12,7 +12,7 @@
 //!
 //! `connection` runs the turns, `frame_meter` judges the client's frames, `account` bounds what a
 //! connection holds, `slots` knows who waits, `limits` is what `h2` is told, `streams` has the calls
-//! with many answers, `keep_alive` the leases', `recipe` those of several commands, `services` the paths.
+//! with many answers, `leadership` what is told for want of a leader, `keep_alive` the leases', `recipe` those of several commands, `services` the paths.
 //!
 //! Invariants: a call is answered once; a ticket whose waiter left is ignored; what a connection
 //! holds is counted until it is gone; no borrow of a cell is held while the backend or `h2` is called.
@@ -24,6 +24,7 @@ mod ask;
 mod authority;
 mod bidi;
 mod call;
+mod call_end;
 mod connection;
 mod counters;
 mod election;
@@ -31,6 +32,7 @@ mod frame_meter;
 mod gzip;
 mod h2_io;
 mod keep_alive;
+mod leadership;
 mod limits;
 mod listener;
 mod local_watch;
@@ -60,6 +62,7 @@ use call::Submitted;
 pub use counters::Counters;
 use counters::CountersCell;
 use h2_io::SharedBuffers;
+use leadership::Leadership;
 pub use listener::bind;
 use random::Random;
 use response::{Headers, Templates};
@@ -67,7 +70,7 @@ use signal::Signal;
 use slots::Slots;
 use watch::Watches;
 
-use crate::replica::exchange::{Command, Reply};
+use crate::replica::exchange::{Command, Facts, Reply};
 use crate::rpc::Limits;
 use crate::types::limits::{
     GRPC_OVERHEAD_BYTES, LEASE_TTL_MIN_S_DEFAULT, REQUEST_BYTES_MAX_DEFAULT, TXN_OPS_MAX_DEFAULT,
@@ -126,6 +129,8 @@ pub struct ShardConfig {
     pub concurrent_streams_max: Option<u32>,
     /// After this a call is answered that it timed out: 5 s and two election timeouts.
     pub request_timeout: Duration,
+    /// `--election-timeout`
+    pub election_timeout: Duration,
     pub keepalive: Keepalive,
     /// A new connection says which protocol it speaks within this time.
     pub preface_timeout: Duration,
@@ -159,6 +164,7 @@ impl ShardConfig {
             txn_ops_max: TXN_OPS_MAX_DEFAULT,
             concurrent_streams_max: None,
             request_timeout: Duration::from_secs(7),
+            election_timeout: Duration::from_secs(1),
             keepalive: Keepalive {
                 min_time: Duration::from_secs(5),
                 interval: Duration::from_secs(2 * 60 * 60),
@@ -237,6 +243,7 @@ pub struct ClientShard<B: Backend> {
     is_ticking: Cell<bool>,
     clock: Clock,
     now_ms: Cell<u64>,
+    leadership: Leadership,
     counters: CountersCell,
 }
 
@@ -270,6 +277,7 @@ impl<B: Backend> ClientShard<B> {
             is_ticking: Cell::new(false),
             clock: Clock::start(),
             now_ms: Cell::new(0),
+            leadership: Leadership::new(millis(config.election_timeout)),
             counters: CountersCell::default(),
             config,
             backend,
@@ -286,6 +294,11 @@ impl<B: Backend> ClientShard<B> {
         if let Some(waiter) = waiter {
             self.on_answer(waiter, reply.result);
         }
+    }
+
+    /// Who leads, and what this member is.
+    pub fn on_facts(&self, facts: Facts) {
+        self.leadership.on_facts(facts, self.now_ms());
     }
 
     /// Ends a batch of answers and notices. The connections of answers have their turns already, one
@@ -376,6 +389,7 @@ impl<B: Backend> ClientShard<B> {
     /// Moves the clock and gives whatever is due its turn.
     fn on_tick(&self) {
         self.now_ms.set(self.clock.elapsed_ms());
+        self.leadership.on_tick(self.now_ms());
         self.expire_calls();
         self.alarms.borrow_mut().expire(self.now_ms(), |signal| {
             if let Some(signal) = signal.upgrade() {

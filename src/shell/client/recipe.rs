@@ -22,17 +22,17 @@ use prost::Message as _;
 
 use super::account::Account;
 use super::call::{Head, Upload, overloaded};
+use super::call_end::CallEnd;
 use super::local_watch::{LocalWatch, News};
 use super::response::{self, Responder};
 use super::services::Recipe;
-use super::signal::Signal;
 use super::streams::Ended;
-use super::{Alarm, Backend, ClientShard};
+use super::{Backend, ClientShard};
 use crate::apply::{RequestKind, Response};
 use crate::pb::etcdserverpb as pb;
 use crate::replica::exchange::{Command, Query, Read};
+use crate::rpc::Status;
 use crate::rpc::queue::{Contender, Standing, Step, rethrown};
-use crate::rpc::{Status, status};
 use crate::types::{LeaseId, Term};
 use crate::watch::WatchRange;
 
@@ -45,8 +45,7 @@ pub(super) struct Caller<B: Backend> {
     pub(super) account: Rc<Account>,
     pub(super) responder: Responder,
     gzip: bool,
-    deadline: Option<Alarm>,
-    stop: Rc<Signal>,
+    end: CallEnd,
     /// The caller was told that it waited too long; what it began is still followed to its end.
     is_told: bool,
     /// The call's place in the account.
@@ -89,8 +88,10 @@ impl<B: Backend> ClientShard<B> {
             account: Rc::clone(account),
             responder,
             gzip: head.gzip,
-            deadline: head.client_deadline_ms.map(|deadline_ms| self.set_alarm(deadline_ms)),
-            stop: self.signal_at_stop(),
+            end: match recipe {
+                Recipe::Observe => self.end_of_stream(head),
+                _ => self.end_of_unary(head),
+            },
             is_told: false,
             _place: place,
         };
@@ -134,12 +135,10 @@ impl<B: Backend> Caller<B> {
         self.poll_out_of_time(cx)
     }
 
-    /// Whether the caller's deadline or the server's end has come.
+    /// Whether the caller's deadline or the server's end has come, or its patience without a leader is
+    /// over.
     pub(super) fn poll_out_of_time(&self, cx: &mut Context<'_>) -> Poll<Ended> {
-        if self.deadline.as_ref().is_some_and(|alarm| alarm.poll_fired(cx).is_ready()) {
-            return Poll::Ready(Ended::Status(status::CONTEXT_DEADLINE_EXCEEDED));
-        }
-        self.stop.poll_fired(cx).map(|()| Ended::Status(status::STOPPED))
+        self.end.poll(cx).map(Ended::Status)
     }
 
     /// Asks and follows the command to its end. A caller that may not wait for it is told so meanwhile.

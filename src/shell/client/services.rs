@@ -8,8 +8,6 @@ use crate::rpc::{Code, Method, Status};
 pub(super) enum Call {
     /// Answered by the rest of the member.
     Member(Method),
-    /// Answered here: there is no alarm, so there is none to list.
-    Alarm,
     /// Answered here: there is nothing to defragment.
     Defragment,
     HealthCheck,
@@ -42,6 +40,20 @@ pub(super) enum BidiMethod {
     LeaseKeepAlive,
 }
 
+impl Call {
+    /// Whether a member without a vote answers. A range it answers only if it may be stale. Of all
+    /// others it would tell what it has, and nobody could see that this is an hour old.
+    pub(super) fn suits_learner(self) -> bool {
+        match self {
+            Self::Member(Method::Status | Method::Range)
+            | Self::HealthCheck
+            | Self::HealthWatch
+            | Self::HealthList => true,
+            Self::Member(_) | Self::Defragment | Self::Bidi(_) | Self::LeaseGrant | Self::Recipe(_) => false,
+        }
+    }
+}
+
 /// Services whose methods exist in etcd. A method of theirs that is not answered yet is an unknown
 /// method, as it would be in an older etcd.
 const SERVICES: [&str; 9] = [
@@ -62,7 +74,6 @@ pub(super) fn find(path: &str) -> Result<Call, Status> {
         return Ok(Call::Member(method));
     }
     Ok(match path {
-        "/etcdserverpb.Maintenance/Alarm" => Call::Alarm,
         "/etcdserverpb.Maintenance/Defragment" => Call::Defragment,
         "/grpc.health.v1.Health/Check" => Call::HealthCheck,
         "/grpc.health.v1.Health/Watch" => Call::HealthWatch,

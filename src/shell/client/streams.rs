@@ -12,7 +12,8 @@ use h2::{Reason, SendStream};
 use prost::Message as _;
 
 use super::account::{Account, Body, Weight};
-use super::call::{Mailbox, Recipient, Upload};
+use super::call::{Head, Mailbox, Recipient, Upload};
+use super::leadership::LeaderWish;
 use super::response::{self, Responder};
 use super::signal::Signal;
 use super::{Backend, ClientShard};
@@ -22,7 +23,7 @@ use crate::pb::health::{HealthCheckRequest, HealthCheckResponse, HealthListRespo
 use crate::replica::exchange::{Command, Query, RangeSlice, Read};
 use crate::rpc::framing::{PREFIX_BYTES, put_prefix};
 use crate::rpc::range_stream::RangeStream;
-use crate::rpc::{Code, Status, status};
+use crate::rpc::{Code, Status};
 use crate::types::Term;
 
 /// Protobuf: field 1, length-delimited.
@@ -52,12 +53,13 @@ impl<B: Backend> ClientShard<B> {
     pub(super) fn spawn_health_watch(
         self: &Rc<Self>,
         account: &Rc<Account>,
+        head: &Head,
         request: &HealthCheckRequest,
         mut responder: Responder,
     ) {
         let Some(place) = Upload::begin(account) else { return refuse(&mut responder) };
         let message = health_response(request.service.is_empty()).encode_to_vec();
-        let (shard, account) = (Rc::clone(self), Rc::clone(account));
+        let (shard, account, end) = (Rc::clone(self), Rc::clone(account), self.end_of_stream(head));
         glommio::spawn_local(async move {
             let _place = place;
             let Some(mut stream) = response::send_head(&shard.templates, &mut responder) else { return };
@@ -65,13 +67,12 @@ impl<B: Backend> ClientShard<B> {
             if stream.send_data(body, false).is_err() {
                 return;
             }
-            let stop = shard.signal_at_stop();
-            let stopped = poll_fn(|cx| match stream.poll_reset(cx) {
-                Poll::Ready(_) => Poll::Ready(false),
-                Poll::Pending => stop.poll_fired(cx).map(|()| true),
+            let ended = poll_fn(|cx| match stream.poll_reset(cx) {
+                Poll::Ready(_) => Poll::Ready(None),
+                Poll::Pending => end.poll(cx).map(Some),
             });
-            if stopped.await {
-                drop(stream.send_trailers(response::status_trailers(&status::STOPPED)));
+            if let Some(status) = ended.await {
+                drop(stream.send_trailers(response::status_trailers(&status)));
             }
         })
         .detach();
@@ -81,16 +82,18 @@ impl<B: Backend> ClientShard<B> {
     pub(super) fn spawn_range_stream(
         self: &Rc<Self>,
         account: &Rc<Account>,
-        client_deadline_ms: Option<u64>,
+        head: &Head,
         linearizable: bool,
         first: RangeSlice,
         mut responder: Responder,
     ) {
         let Some(place) = Upload::begin(account) else { return refuse(&mut responder) };
         let (shard, account) = (Rc::clone(self), Rc::clone(account));
+        let (client_deadline_ms, leader) = (head.client_deadline_ms, self.leadership.wish(head.needs_leader));
         glommio::spawn_local(async move {
             let _place = place;
-            let mut slices = Slices { shard: &shard, account: &account, client_deadline_ms, linearizable };
+            let (shard, account) = (&shard, &account);
+            let mut slices = Slices { shard, account, client_deadline_ms, leader, linearizable };
             slices.run(first, &mut responder).await;
         })
         .detach();
@@ -117,6 +120,7 @@ struct Slices<'a, B: Backend> {
     shard: &'a Rc<ClientShard<B>>,
     account: &'a Rc<Account>,
     client_deadline_ms: Option<u64>,
+    leader: LeaderWish,
     linearizable: bool,
 }
 
@@ -128,6 +132,9 @@ impl<B: Backend> Slices<'_, B> {
         let answered = poll_fn(|cx| {
             if responder.poll_reset(cx).is_ready() {
                 return Poll::Ready(Err(Ended::Gone));
+            }
+            if let Poll::Ready(status) = self.leader.poll_lost(cx) {
+                return Poll::Ready(Err(Ended::Status(status)));
             }
             mailbox.poll_take(cx).map_err(Ended::Status)
         });
@@ -188,6 +195,9 @@ impl<B: Backend> Slices<'_, B> {
                 if stream.poll_reset(cx).is_ready() {
                     return Poll::Ready(Err(Ended::Gone));
                 }
+                if let Poll::Ready(status) = self.leader.poll_lost(cx) {
+                    return Poll::Ready(Err(Ended::Status(status)));
+                }
                 mailbox.poll_take(cx).map_err(Ended::Status)
             });
             (term, answer) = answered.await?;
@@ -206,7 +216,10 @@ impl<B: Backend> Slices<'_, B> {
         }
         poll_fn(|cx| match stream.poll_reset(cx) {
             Poll::Ready(_) => Poll::Ready(Err(Ended::Gone)),
-            Poll::Pending => has_left.poll_fired(cx).map(Ok),
+            Poll::Pending => match self.leader.poll_lost(cx) {
+                Poll::Ready(status) => Poll::Ready(Err(Ended::Status(status))),
+                Poll::Pending => has_left.poll_fired(cx).map(Ok),
+            },
         })
         .await
     }

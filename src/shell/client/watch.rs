@@ -33,15 +33,14 @@ use h2::Reason;
 
 use super::account::Account;
 use super::bidi::{Incoming, Request};
-use super::call;
+use super::call::{self, Head};
+use super::call_end::CallEnd;
 use super::counters::Counters;
 use super::outbox::{Ending, Outbox, Room};
 use super::response::{self, Headers, Responder};
-use super::signal::Signal;
-use super::{Alarm, Backend, ClientShard, ShardConfig};
+use super::{Backend, ClientShard, ShardConfig};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
-use crate::rpc::status;
 use crate::types::Term;
 use crate::types::limits::GRPC_OVERHEAD_BYTES;
 use crate::watch::{Hub, HubLimits, Notice, Response, Sink, StreamId};
@@ -214,7 +213,7 @@ impl<B: Backend> ClientShard<B> {
     /// News for the watch hub. What it makes the hub say leaves with `flush`.
     pub fn on_watch(&self, term: Term, notice: Notice) {
         let watches = &self.watches;
-        if !matches!(notice, Notice::Batch(_)) {
+        if !matches!(notice, Notice::Batch(_) | Notice::Jumped { .. }) {
             let orders = watches.orders_count.get();
             watches.orders_count.set(orders.checked_sub(1).expect("each notice answers one order"));
         }
@@ -293,23 +292,17 @@ impl<B: Backend> ClientShard<B> {
     pub(super) fn spawn_watch(
         self: &Rc<Self>,
         account: &Rc<Account>,
-        client_deadline_ms: Option<u64>,
+        head: &Head,
         incoming: Incoming,
         mut responder: Responder,
     ) {
-        let (shard, account) = (Rc::clone(self), Rc::clone(account));
+        let (shard, account, end) = (Rc::clone(self), Rc::clone(account), self.end_of_stream(head));
         glommio::spawn_local(async move {
             // At once and not with the first response: some clients wait for it before they ask.
             let Some(stream) = response::send_head(&shard.templates, &mut responder) else { return };
             let open = |id, room: &_| Outbox::of_client(id, room, &account, stream);
             let outbox = shard.watches.open(open);
-            let mut task = WatchTask {
-                stop: shard.signal_at_stop(),
-                deadline: client_deadline_ms.map(|deadline_ms| shard.set_alarm(deadline_ms)),
-                shard: &shard,
-                outbox: &outbox,
-                incoming: Some(incoming),
-            };
+            let mut task = WatchTask { shard: &shard, outbox: &outbox, incoming: Some(incoming), end };
             let ending = poll_fn(|cx| task.poll(cx)).await;
             shard.close_watch(&outbox, &ending);
         })
@@ -323,21 +316,14 @@ struct WatchTask<'a, B: Backend> {
     outbox: &'a Rc<Outbox>,
     /// None: the client sends no more requests.
     incoming: Option<Incoming>,
-    stop: Rc<Signal>,
-    deadline: Option<Alarm>,
+    end: CallEnd,
 }
 
 impl<B: Backend> WatchTask<'_, B> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
         let mut ending = self.outbox.poll_ending(cx);
-        if ending.is_pending() && self.stop.poll_fired(cx).is_ready() {
-            ending = Poll::Ready(Ending::Status(status::STOPPED));
-        }
-        if let Some(deadline) = &self.deadline
-            && ending.is_pending()
-            && deadline.poll_fired(cx).is_ready()
-        {
-            ending = Poll::Ready(Ending::Status(status::CONTEXT_DEADLINE_EXCEEDED));
+        if ending.is_pending() {
+            ending = self.end.poll(cx).map(Ending::Status);
         }
         if ending.is_pending() {
             ending = self.poll_requests(cx);

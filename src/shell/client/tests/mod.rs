@@ -7,6 +7,7 @@ mod abuse;
 mod calls;
 mod fan_out;
 mod feed;
+mod leader;
 mod lease;
 mod lock;
 mod overload;
@@ -149,7 +150,7 @@ impl MapBackend {
                 self.feed.borrow_mut().compact(compaction.revision);
                 (Vec::new(), None)
             }
-            Command::Propose { .. } => (Vec::new(), None),
+            Command::Propose { .. } | Command::Member(_) => (Vec::new(), None),
             Command::Read(Read { query, .. }) => match query {
                 Query::Range(range) => (self.range(&range).encode_to_vec(), None),
                 Query::RangeSlice(slice) => self.slice(&slice),
@@ -206,6 +207,7 @@ impl MapBackend {
                 match message {
                     ToShard::Reply(reply) => shard.on_reply(reply),
                     ToShard::Watch { term, notice } => shard.on_watch(term, notice),
+                    ToShard::Facts(facts) => shard.on_facts(facts),
                 }
             }
             shard.flush();
@@ -226,6 +228,7 @@ fn is_the_models(command: &Command) -> bool {
             }
             _ => false,
         },
+        Command::Member(_) => false,
         Command::Read(Read { query, .. }) => match query {
             Query::Range(range) => range.sort_order != 0,
             Query::Txn(_) | Query::LeaseKeepAlive(_) | Query::LeaseTimeToLive(_) | Query::LeaseLeases => true,

@@ -1,0 +1,233 @@
+//! Alarms: what is wrong with the cluster, agreed on by all members, and what they refuse because of it.
+//!
+//! An alarm is a pair of a member and a kind. `NoSpace` says that the member holds as much as its quota
+//! allows, `Corrupt` that its data differs from that of others; member 0 means "some member, nobody can
+//! say which". Raised and lifted by requests of the log, so every member refuses the same requests.
+//!
+//! Invariant: a request that an alarm refuses changes nothing. What frees space is never refused for
+//! want of it; while data is corrupt nothing that a client asks changes it, nor do leases expire.
+//! Cost: two booleans a request; the alarms of one cluster are few (`ALARMS_MAX`).
+//! Compatibility: which requests each alarm refuses, and what each action answers, is etcd 3.7's. Two
+//! inputs that end an etcd, an action or an alarm that it does not know, are refused here.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use prost::Message as _;
+
+use super::{Machine, Outcome, Rejection, RequestKind};
+use crate::pb::etcdserverpb as pb;
+use crate::pb::etcdserverpb::request_op::Request as Op;
+use crate::pb::peer;
+use crate::types::MemberId;
+
+/// Alarms at once. Members come and go, and an alarm can name any number; a client must not fill memory.
+const ALARMS_MAX: usize = 1_024;
+
+/// What is wrong. The numbers are on the wire and on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AlarmType {
+    NoSpace = 1,
+    Corrupt = 2,
+}
+
+impl AlarmType {
+    /// `None` for `NONE` and for a number of a later version.
+    #[must_use]
+    pub fn from_number(number: i32) -> Option<Self> {
+        match number {
+            1 => Some(Self::NoSpace),
+            2 => Some(Self::Corrupt),
+            _ => None,
+        }
+    }
+
+    /// The number on the wire.
+    #[must_use]
+    pub const fn number(self) -> i32 {
+        self as i32
+    }
+}
+
+/// One alarm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Alarm {
+    pub kind: AlarmType,
+    pub member: MemberId,
+}
+
+impl Alarm {
+    /// The request that raises it.
+    #[must_use]
+    pub fn activation(self) -> pb::AlarmRequest {
+        let action = pb::alarm_request::AlarmAction::Activate as i32;
+        pb::AlarmRequest { action, member_id: self.member.0, alarm: self.kind.number() }
+    }
+}
+
+/// etcd's words in a Status answer, which leave out a 0 as protobuf's text form does.
+impl fmt::Display for Alarm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.member != MemberId(0) {
+            write!(f, "memberID:{} ", self.member.0)?;
+        }
+        f.write_str(match self.kind {
+            AlarmType::NoSpace => "alarm:NOSPACE",
+            AlarmType::Corrupt => "alarm:CORRUPT",
+        })
+    }
+}
+
+/// The alarms that are active.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Alarms {
+    active: BTreeSet<Alarm>,
+    is_corrupt: bool,
+    lacks_space: bool,
+}
+
+impl Alarms {
+    /// By kind, then by member.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Alarm> {
+        self.active.iter().copied()
+    }
+
+    #[must_use]
+    pub fn contains(&self, alarm: Alarm) -> bool {
+        self.active.contains(&alarm)
+    }
+
+    /// Whether a member's data is known to differ.
+    #[must_use]
+    pub fn is_corrupt(&self) -> bool {
+        self.is_corrupt
+    }
+
+    /// Whether a member has reached its quota.
+    #[must_use]
+    pub fn lacks_space(&self) -> bool {
+        self.lacks_space
+    }
+
+    /// Whether a request of this kind may be applied. A transaction is also asked `check_txn`.
+    pub(super) fn check(&self, kind: RequestKind) -> Result<(), Rejection> {
+        use RequestKind as K;
+        let changes_data = match kind {
+            K::Put | K::DeleteRange | K::Txn | K::Compact | K::LeaseGrant | K::LeaseRevoke => true,
+            // Expiry has nobody to refuse: see `Machine::expire_leases`. The others do not touch keys.
+            K::LeaseExpire | K::LeaseCheckpoint | K::PublishMember | K::MemberUpdate | K::Alarm => false,
+        };
+        if self.is_corrupt && changes_data {
+            return Err(Rejection::Corrupt);
+        }
+        if self.lacks_space && matches!(kind, K::Put | K::LeaseGrant) {
+            return Err(Rejection::NoSpace);
+        }
+        Ok(())
+    }
+
+    /// Whether this transaction may be applied; its branches are not decided yet.
+    pub(super) fn check_txn(&self, request: &pb::TxnRequest) -> Result<(), Rejection> {
+        if self.lacks_space && has_put(request) { Err(Rejection::NoSpace) } else { Ok(()) }
+    }
+
+    /// False when there are too many.
+    pub(super) fn activate(&mut self, alarm: Alarm) -> bool {
+        let has_room = self.active.len() < ALARMS_MAX || self.active.contains(&alarm);
+        if has_room {
+            self.active.insert(alarm);
+            self.update();
+        }
+        has_room
+    }
+
+    /// Whether it was active.
+    fn deactivate(&mut self, alarm: Alarm) -> bool {
+        let was_active = self.active.remove(&alarm);
+        self.update();
+        was_active
+    }
+
+    fn update(&mut self) {
+        self.is_corrupt = self.active.iter().any(|alarm| alarm.kind == AlarmType::Corrupt);
+        self.lacks_space = self.active.iter().any(|alarm| alarm.kind == AlarmType::NoSpace);
+    }
+
+    /// As a checkpoint holds them.
+    pub(super) fn to_record(&self) -> peer::Alarms {
+        let record = |alarm: &Alarm| peer::AlarmRecord { member: alarm.member.0, alarm: alarm.kind.number() };
+        peer::Alarms { alarms: self.active.iter().map(record).collect() }
+    }
+
+    /// From a checkpoint.
+    pub(super) fn from_record(record: peer::Alarms) -> Result<Self, String> {
+        let mut alarms = Self::default();
+        for peer::AlarmRecord { member, alarm } in record.alarms {
+            // An alarm that this version cannot heed is state that others act on.
+            let kind = AlarmType::from_number(alarm).ok_or_else(|| format!("alarm {alarm} is unknown"))?;
+            if !alarms.activate(Alarm { kind, member: MemberId(member) }) {
+                return Err(format!("more than {ALARMS_MAX} of them"));
+            }
+        }
+        Ok(alarms)
+    }
+}
+
+/// Whether any branch of it puts, taken or not.
+fn has_put(request: &pb::TxnRequest) -> bool {
+    request.success.iter().chain(&request.failure).any(|op| match &op.request {
+        Some(Op::RequestPut(_)) => true,
+        Some(Op::RequestTxn(nested)) => has_put(nested),
+        _ => false,
+    })
+}
+
+impl Machine {
+    /// The alarms that are active.
+    #[must_use]
+    pub fn alarms(&self) -> &Alarms {
+        &self.alarms
+    }
+
+    pub(super) fn alarm(&mut self, request: &pb::AlarmRequest) -> Outcome {
+        use pb::alarm_request::AlarmAction;
+        let member = MemberId(request.member_id);
+        let kind = AlarmType::from_number(request.alarm);
+        let changed = match AlarmAction::try_from(request.action) {
+            Ok(AlarmAction::Get) => return Ok(self.list_alarms(request.alarm)),
+            Ok(AlarmAction::Activate) => match kind {
+                None if request.alarm == pb::AlarmType::None as i32 => None,
+                None => return Err(Rejection::UnknownAlarm(request.alarm)),
+                Some(kind) => {
+                    let alarm = Alarm { kind, member };
+                    if !self.alarms.activate(alarm) {
+                        return Err(Rejection::TooManyAlarms(ALARMS_MAX));
+                    }
+                    Some(alarm)
+                }
+            },
+            Ok(AlarmAction::Deactivate) => {
+                kind.map(|kind| Alarm { kind, member }).filter(|alarm| self.alarms.deactivate(*alarm))
+            }
+            Err(_) => return Err(Rejection::UnknownAlarmAction(request.action)),
+        };
+        Ok(self.alarm_response(changed.into_iter()))
+    }
+
+    /// `AlarmResponse` with the alarms of this kind, or with all for 0.
+    pub(super) fn list_alarms(&self, kind: i32) -> super::Response {
+        let is_asked = |alarm: &Alarm| kind == pb::AlarmType::None as i32 || alarm.kind.number() == kind;
+        self.alarm_response(self.alarms.iter().filter(is_asked))
+    }
+
+    fn alarm_response(&self, alarms: impl Iterator<Item = Alarm>) -> super::Response {
+        let message =
+            |alarm: Alarm| pb::AlarmMember { member_id: alarm.member.0, alarm: alarm.kind.number() };
+        let answer = pb::AlarmResponse { header: None, alarms: alarms.map(message).collect() };
+        self.response(answer.encode_to_vec())
+    }
+}
+
+#[cfg(test)]
+#[path = "alarm_tests.rs"]
+mod tests;

@@ -1,0 +1,71 @@
+//! `--feature-gates`: what is tried before it is for everyone, as etcd calls it.
+//!
+//! Syntax and names are etcd 3.7's: `Name=true,Other=false`, the last of two equal names wins. A gate
+//! whose other position asks for something this version lacks is refused by name; one that only
+//! chooses between ways inside etcd is taken and has no effect.
+
+use super::parse::{Refused, Settings};
+use super::value;
+
+const FLAG: &str = "feature-gates";
+
+/// The gates that this version acts on, with etcd's defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FeatureGates {
+    /// Compare data with the other members before serving.
+    pub initial_corrupt_check: bool,
+    /// The leader compares what a compaction left, every `--compact-hash-check-time`.
+    pub compact_hash_check: bool,
+}
+
+/// What a gate means here.
+enum Gate {
+    Used(fn(&mut FeatureGates) -> &mut bool),
+    /// Either position is granted: there is nothing to choose.
+    Harmless,
+    /// Only this position is granted.
+    Only(bool),
+}
+
+const GATES: [(&str, Gate); 11] = [
+    ("InitialCorruptCheck", Gate::Used(|gates| &mut gates.initial_corrupt_check)),
+    ("CompactHashCheck", Gate::Used(|gates| &mut gates.compact_hash_check)),
+    // Nothing is defragmented, so the service never stops for it.
+    ("StopGRPCServiceOnDefrag", Gate::Harmless),
+    ("TxnModeWriteWithSharedBuffer", Gate::Harmless),
+    // What a lease has left is remembered whatever is asked.
+    ("LeaseCheckpoint", Gate::Harmless),
+    ("LeaseCheckpointPersist", Gate::Harmless),
+    ("SetMemberLocalAddr", Gate::Only(false)),
+    ("FastLeaseKeepAlive", Gate::Only(true)),
+    ("PriorityRequest", Gate::Only(false)),
+    // Some of all alpha gates are not granted.
+    ("AllAlpha", Gate::Only(false)),
+    ("AllBeta", Gate::Only(true)),
+];
+
+impl FeatureGates {
+    pub(super) fn read(settings: &Settings) -> Result<Self, Refused> {
+        let mut gates = Self::default();
+        for part in settings.text(FLAG).split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let invalid = |reason: String| settings.invalid(FLAG, &reason);
+            let Some((name, position)) = part.split_once('=') else {
+                return Err(invalid(format!("missing bool value for {part}")));
+            };
+            let (name, position) = (name.trim(), position.trim());
+            let Some(is_open) = value::parse_bool(position) else {
+                return Err(invalid(format!("invalid value of {name}={position}")));
+            };
+            match GATES.iter().find(|(known, _)| *known == name) {
+                None => return Err(invalid(format!("unrecognized feature gate: {name}"))),
+                Some((_, Gate::Used(field))) => *field(&mut gates) = is_open,
+                Some((_, Gate::Harmless)) => {}
+                Some((_, Gate::Only(granted))) if *granted == is_open => {}
+                Some((_, Gate::Only(_))) => {
+                    return Err(invalid(format!("{name}={is_open} is not supported by Pinion yet")));
+                }
+            }
+        }
+        Ok(gates)
+    }
+}

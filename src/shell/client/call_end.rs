@@ -1,0 +1,47 @@
+//! What may end a call from the server's side while it waits: its deadline, the server's stop, and, if
+//! the client wants a leader, the lack of one.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use super::call::Head;
+use super::leadership::LeaderWish;
+use super::signal::Signal;
+use super::{Alarm, Backend, ClientShard};
+use crate::rpc::{Status, status};
+
+/// See the module.
+pub(super) struct CallEnd {
+    deadline: Option<Alarm>,
+    stop: Rc<Signal>,
+    leader: LeaderWish,
+}
+
+impl<B: Backend> ClientShard<B> {
+    /// What ends a stream.
+    pub(super) fn end_of_stream(&self, head: &Head) -> CallEnd {
+        CallEnd { leader: self.leadership.wish(head.needs_leader), ..self.end_of_unary(head) }
+    }
+
+    /// What ends a call with one answer: whether there is a leader was asked when it came.
+    pub(super) fn end_of_unary(&self, head: &Head) -> CallEnd {
+        CallEnd {
+            deadline: head.client_deadline_ms.map(|deadline_ms| self.set_alarm(deadline_ms)),
+            stop: self.signal_at_stop(),
+            leader: self.leadership.wish(false),
+        }
+    }
+}
+
+impl CallEnd {
+    /// What the client is told, when the call is to end.
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Status> {
+        if self.deadline.as_ref().is_some_and(|alarm| alarm.poll_fired(cx).is_ready()) {
+            return Poll::Ready(status::CONTEXT_DEADLINE_EXCEEDED);
+        }
+        if self.stop.poll_fired(cx).is_ready() {
+            return Poll::Ready(status::STOPPED);
+        }
+        self.leader.poll_lost(cx)
+    }
+}

@@ -1,0 +1,403 @@
+//! The connections that this member dials: one for each lane of each peer, kept up.
+//!
+//! A link dials at once, then after growing pauses; a peer that dials us has just started, so its
+//! links try again at once. What is sent while a link is down is dropped: raft repeats what matters,
+//! and what must not be repeated is better lost.
+//!
+//! A peer is *alive* while one of the two control connections is open, ours to it or its to us. When
+//! either ends, the other is dialed anew: a process that has gone answers with a refused connection
+//! within a round trip, and one that has not is up again as soon.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use futures_lite::future;
+use glommio::net::TcpStream;
+
+use super::call::{CallError, Calls};
+use super::connection::{Connection, End, FrameReader};
+use super::events::PeerEvent;
+use super::wake::{Broadcast, Wake};
+use super::{About, Transport};
+use crate::config::Url;
+use crate::peer::{FrameKind, HANDSHAKE_BYTES_MAX, Lane, Refusal, RefusalCode};
+use crate::types::MemberId;
+
+/// The lanes that are kept up, in the order of `Peer::links`.
+const LANES: [Lane; 3] = [Lane::Control, Lane::Append, Lane::Call];
+
+/// A connection that lived shorter does not make the next attempt immediate.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// Callers in a hurry cause no more than one attempt in this time.
+const RETRY_MIN: Duration = Duration::from_millis(10);
+
+/// Why there is no connection.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum DialError {
+    #[error("{authority}: {reason}")]
+    Failed { authority: String, reason: String },
+    #[error("it refuses: {0}")]
+    Refused(Refusal),
+    #[error("it has no address")]
+    NoAddress,
+    #[error("this member is stopping")]
+    Stopping,
+}
+
+/// A connection that was accepted.
+pub(super) struct Opened {
+    pub connection: Rc<Connection>,
+    pub reader: FrameReader,
+    pub release: String,
+}
+
+/// Another member, as this one reaches it.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub member: MemberId,
+    pub urls: RefCell<Vec<Url>>,
+    /// Told by the member list; else by itself, in its Hello.
+    pub is_listed: Cell<bool>,
+    pub is_gone: Cell<bool>,
+    links: [Rc<Link>; LANES.len()],
+    pub calls: Calls,
+    is_alive: Cell<bool>,
+    up_since: Cell<Option<Instant>>,
+    /// `Unreachable` waits to be taken.
+    pub is_unreachable_told: Cell<bool>,
+    refused: Cell<Option<RefusalCode>>,
+}
+
+/// One lane to one peer.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    connection: RefCell<Option<Rc<Connection>>>,
+    /// Ends a pause.
+    poke: Wake,
+    /// After every attempt.
+    tried: Broadcast,
+    failure: RefCell<Option<DialError>>,
+    failed_at: Cell<Option<Instant>>,
+}
+
+impl Link {
+    /// The open connection.
+    pub(super) fn connection(&self) -> Option<Rc<Connection>> {
+        self.connection.borrow().as_ref().filter(|connection| connection.is_open()).cloned()
+    }
+
+    /// The same; dials now if there is none, and fails with that attempt, or with one just made.
+    pub(super) async fn connected(&self) -> Result<Rc<Connection>, CallError> {
+        loop {
+            if let Some(connection) = self.connection() {
+                return Ok(connection);
+            }
+            let failed_now = self.failed_at.get().is_some_and(|at| at.elapsed() < RETRY_MIN);
+            if !failed_now {
+                self.poke.ring();
+                self.tried.rung().await;
+            }
+            if let Some(error) = self.failure.borrow().clone() {
+                return Err(error.into());
+            }
+        }
+    }
+}
+
+impl Peer {
+    pub(super) fn new(member: MemberId, urls: Vec<Url>, is_listed: bool) -> Self {
+        Self {
+            member,
+            urls: RefCell::new(urls),
+            is_listed: Cell::new(is_listed),
+            is_gone: Cell::new(false),
+            links: Default::default(),
+            calls: Calls::default(),
+            is_alive: Cell::new(false),
+            up_since: Cell::new(None),
+            is_unreachable_told: Cell::new(false),
+            refused: Cell::new(None),
+        }
+    }
+
+    pub(super) fn link(&self, lane: Lane) -> &Rc<Link> {
+        let slot = LANES.iter().position(|kept| *kept == lane);
+        &self.links[slot.expect("a stream has no link")]
+    }
+
+    /// Tries every link now.
+    pub(super) fn poke(&self) {
+        self.links.iter().for_each(|link| link.poke.ring());
+    }
+
+    /// Its control connection has arrived.
+    pub(super) fn on_heard(&self) {
+        self.is_alive.set(true);
+        self.poke();
+    }
+
+    /// When our control connection to it was accepted, if it is open.
+    pub(super) fn up_since(&self) -> Option<Instant> {
+        self.up_since.get()
+    }
+
+    /// Ends its links for good.
+    pub(super) fn retire(&self, refusal: &Refusal) {
+        self.is_gone.set(true);
+        self.is_alive.set(false);
+        for link in &self.links {
+            if let Some(connection) = link.connection() {
+                connection.leave(refusal.clone());
+            }
+            link.failure.replace(Some(DialError::NoAddress));
+            link.tried.ring();
+            link.poke.ring();
+        }
+    }
+}
+
+/// Pauses between attempts: doubling, with jitter, so that members do not dial in step.
+#[derive(Debug)]
+struct Backoff {
+    next: Duration,
+    min: Duration,
+    max: Duration,
+    random: u64,
+}
+
+impl Backoff {
+    fn pause(&mut self) -> Duration {
+        // xorshift64: only to spread attempts.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let share = u32::try_from(self.random >> 56).expect("eight bits");
+        let pause = self.next;
+        self.next = (self.next * 2).min(self.max);
+        // Between half and all of it.
+        pause / 2 + pause * share / 510
+    }
+
+    fn reset(&mut self) {
+        self.next = self.min;
+    }
+}
+
+impl Transport {
+    /// Starts a peer's links.
+    pub(super) fn start_links(self: &Rc<Self>, peer: &Rc<Peer>) {
+        for lane in LANES {
+            let (transport, peer) = (Rc::clone(self), Rc::clone(peer));
+            self.spawn(async move { transport.keep_up(&peer, lane).await });
+        }
+    }
+
+    /// Keeps one lane connected until the peer is gone or the transport stops.
+    async fn keep_up(self: &Rc<Self>, peer: &Rc<Peer>, lane: Lane) {
+        let link = Rc::clone(peer.link(lane));
+        let (min, max) = (self.config.backoff_min, self.config.backoff_max);
+        let seed = self.config.incarnation ^ peer.member.0.rotate_left(u32::from(lane as u8));
+        let mut backoff = Backoff { next: min, min, max, random: seed | 1 };
+        while !self.is_stopping() && !peer.is_gone.get() {
+            let urls = peer.urls.borrow().clone();
+            match self.dial(&urls, peer.member, lane).await {
+                Ok(_) if self.is_stopping() || peer.is_gone.get() => return,
+                Ok(opened) => {
+                    let since = opened.connection.opened;
+                    self.carry(peer, lane, opened).await;
+                    if SETTLED <= since.elapsed() {
+                        backoff.reset();
+                    } else if !self.is_stopping() && !peer.is_gone.get() {
+                        // No poke ends this pause: two members that accept each other's connections
+                        // and then do not like them would go round without one.
+                        glommio::timer::sleep(backoff.pause()).await;
+                    }
+                }
+                Err(error) => {
+                    self.on_dial_error(peer, lane, &error);
+                    let is_refused = matches!(error, DialError::Refused(_));
+                    link.failure.replace(Some(error));
+                    link.failed_at.set(Some(Instant::now()));
+                    link.tried.ring();
+                    let pause = backoff.pause();
+                    let rested = async {
+                        glommio::timer::sleep(if is_refused { max } else { pause }).await;
+                        false
+                    };
+                    let poked = async {
+                        link.poke.rung().await;
+                        true
+                    };
+                    if !self.is_stopping() && !peer.is_gone.get() && future::or(poked, rested).await {
+                        backoff.reset();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Carries a connection that was accepted to its end.
+    async fn carry(self: &Rc<Self>, peer: &Rc<Peer>, lane: Lane, opened: Opened) {
+        let (connection, reader) = (opened.connection, opened.reader);
+        let link = peer.link(lane);
+        link.failure.replace(None);
+        link.failed_at.set(None);
+        link.connection.replace(Some(Rc::clone(&connection)));
+        peer.refused.set(None);
+        if lane == Lane::Control {
+            peer.is_alive.set(true);
+            peer.up_since.set(Some(connection.opened));
+            self.events.tell(PeerEvent::Up(peer.member));
+            tracing::info!(
+                peer = %peer.member, address = %connection.remote, release = opened.release,
+                "connected to peer"
+            );
+        }
+        link.tried.ring();
+        let carried = self.register(&connection);
+        let end = if lane == Lane::Call {
+            connection.run(self.read_answers(&peer.calls, reader)).await
+        } else {
+            connection.run(read_nothing(reader)).await
+        };
+        drop(carried);
+        link.connection.replace(None);
+        if lane == Lane::Call {
+            Self::end_calls(&peer.calls, &end);
+        }
+        if lane == Lane::Control {
+            peer.up_since.set(None);
+            if !matches!(end, End::Local(_)) {
+                self.on_lost(peer, &end);
+            }
+        }
+        let is_expected = matches!(&end, End::Local(_)) || lane != Lane::Control;
+        if !is_expected && let Some(left_out) = self.quiet.ask((peer.member, About::End), Instant::now()) {
+            tracing::warn!(peer = %peer.member, reason = %end, left_out, "connection to peer ended");
+        }
+    }
+
+    /// A control connection with a peer has ended, in either direction, and not because we wanted it.
+    pub(super) fn on_lost(&self, peer: &Peer, end: &End) {
+        if peer.is_alive.replace(false) {
+            let reset = *end == End::Cut;
+            self.events.tell(PeerEvent::Down { member: peer.member, reset });
+        }
+        // The other direction may look well still. A new connection tells.
+        let link = peer.link(Lane::Control);
+        if let Some(connection) = link.connection() {
+            peer.up_since.set(None);
+            connection.leave(Refusal::new(RefusalCode::Replaced, "the other direction has ended"));
+        }
+        link.poke.ring();
+    }
+
+    fn on_dial_error(&self, peer: &Peer, lane: Lane, error: &DialError) {
+        if let DialError::Refused(refusal) = error
+            && peer.refused.replace(Some(refusal.code)) != Some(refusal.code)
+        {
+            self.events.tell(PeerEvent::Refused { by: peer.member, refusal: refusal.clone() });
+        }
+        // The lanes fail alike; one speaks for all.
+        if lane == Lane::Control {
+            self.tell_unreachable(peer);
+            if let Some(left_out) = self.quiet.ask((peer.member, About::Dial), Instant::now()) {
+                tracing::warn!(peer = %peer.member, %error, left_out, "cannot connect to peer");
+            }
+        }
+    }
+
+    /// Opens a connection to whoever of `urls` answers first.
+    pub(super) async fn dial(&self, urls: &[Url], to: MemberId, lane: Lane) -> Result<Opened, DialError> {
+        let mut error = DialError::NoAddress;
+        for url in urls {
+            let failed = |reason: io::Error| DialError::Failed {
+                authority: url.authority(),
+                reason: reason.to_string(),
+            };
+            let found = within(self.config.dial_timeout, self.resolver.resolve(url)).await;
+            let addresses = match found {
+                Ok(addresses) => addresses,
+                Err(reason) => {
+                    error = failed(reason);
+                    continue;
+                }
+            };
+            for address in addresses {
+                if self.is_stopping() {
+                    return Err(DialError::Stopping);
+                }
+                match self.dial_address(address, to, lane).await {
+                    Ok(opened) => return Ok(opened),
+                    Err(DialError::Failed { reason, .. }) => error = failed(io::Error::other(reason)),
+                    Err(refused) => error = refused,
+                }
+            }
+        }
+        Err(error)
+    }
+
+    async fn dial_address(&self, address: SocketAddr, to: MemberId, lane: Lane) -> Result<Opened, DialError> {
+        let failed = |reason: String| DialError::Failed { authority: address.to_string(), reason };
+        let stream = TcpStream::connect_timeout(address, self.config.dial_timeout).await;
+        let stream = stream.map_err(|error| failed(io::Error::from(error).to_string()))?;
+        let connection = Connection::new(stream, &self.scratch, self.patience(lane));
+        let connection = connection.map_err(|error| failed(error.to_string()))?;
+        let mut reader = FrameReader::new(&connection, HANDSHAKE_BYTES_MAX);
+        connection.queue_message(FrameKind::Hello, &self.identity().hello(to, lane));
+        let work = async {
+            connection.flush().await?;
+            reader.next().await.map_err(io::Error::other)
+        };
+        let frame = within(self.config.handshake_timeout, work).await;
+        let frame = frame.map_err(|error| failed(error.to_string()))?;
+        match frame.kind {
+            FrameKind::Welcome => {
+                let welcome = self.identity().check_welcome(to, frame.payload);
+                let welcome = welcome.map_err(DialError::Refused)?;
+                Ok(Opened { connection, reader, release: welcome.release })
+            }
+            FrameKind::Refusal => Err(DialError::Refused(Refusal::from_wire(frame.payload))),
+            kind => Err(failed(format!("{kind:?} frame instead of a Welcome"))),
+        }
+    }
+}
+
+/// On lanes without answers only the end is news.
+async fn read_nothing(mut reader: FrameReader) -> End {
+    match reader.next().await {
+        Ok(frame) => End::Malformed(format!("{:?} frame on a lane without answers", frame.kind)),
+        Err(end) => end,
+    }
+}
+
+/// What `work` comes to, in time.
+pub(super) async fn within<T>(timeout: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let late = async {
+        glommio::timer::sleep(timeout).await;
+        Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))
+    };
+    future::or(work, late).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_their_bound_and_are_never_alike() {
+        let (min, max) = (Duration::from_millis(20), Duration::from_secs(1));
+        let mut backoff = Backoff { next: min, min, max, random: 7 };
+        let pauses: Vec<Duration> = (0..20).map(|_| backoff.pause()).collect();
+        assert!(pauses[0] <= min);
+        assert!(pauses.iter().all(|pause| min / 2 <= *pause && *pause <= max));
+        assert!(pauses[10..].iter().all(|pause| max / 2 <= *pause));
+        assert_ne!(pauses[18], pauses[19]);
+        backoff.reset();
+        assert!(backoff.pause() <= min);
+    }
+}

@@ -1,0 +1,55 @@
+//! A member that holds as much as it may: what adds is refused everywhere until space was made.
+
+use std::time::Duration;
+
+use pinion::pb::etcdserverpb as pb;
+
+use crate::cluster::Cluster;
+use crate::harness::{TEST_DEADLINE, block_on, server_is_etcd, skip};
+use crate::{DEACTIVATE, NO_SPACE, alarm, refusal, status};
+
+const QUOTA: i64 = 3_000_000;
+
+#[test]
+fn a_full_member_stops_what_adds_until_space_was_made_and_the_alarm_is_lifted() {
+    if server_is_etcd() {
+        return skip("etcd counts pages of its file");
+    }
+    block_on(TEST_DEADLINE, async {
+        let cluster = Cluster::start(&[&format!("--quota-backend-bytes={QUOTA}")]).await;
+        let client = cluster.connect(0).await;
+        assert_eq!(status(&client).await.db_size_quota, QUOTA);
+        let value = "x".repeat(50_000);
+        let mut written = 0;
+        let refused = loop {
+            match client.put_kv("fat", &value).await {
+                Ok(_) => written += 1,
+                Err(error) => break refusal::<()>(Err(error)),
+            }
+            assert!(written < 1_000, "50 MB in 3 MB");
+        };
+        assert_eq!(refused, (8, "etcdserver: mvcc: database space exceeded".to_owned()));
+        assert!(30 < written, "refused after {written} puts");
+        // Each member has reached it and says so.
+        let alarms = cluster.wait_alarms(3).await;
+        assert!(alarms.iter().all(|alarm| alarm.alarm == NO_SPACE));
+        let current =
+            client.range(&pb::RangeRequest { key: "fat".into(), ..Default::default() }).await.unwrap();
+        let revision = current.header.unwrap().revision;
+
+        client.delete(&pb::DeleteRangeRequest { key: "fat".into(), ..Default::default() }).await.unwrap();
+        client.compact(&pb::CompactionRequest { revision: revision + 1, physical: true }).await.unwrap();
+        for slot in 0..3 {
+            let client = cluster.connect(slot).await;
+            while QUOTA <= status(&client).await.db_size {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        assert_eq!(refusal(client.put_kv("thin", "x").await).0, 8, "it is not lifted by itself");
+        for alarmed in alarms {
+            alarm(&client, DEACTIVATE, NO_SPACE, alarmed.member_id).await.unwrap();
+        }
+        client.put_kv("thin", "x").await.unwrap();
+        assert_eq!(cluster.wait_alarms(0).await, []);
+    });
+}

@@ -1,0 +1,331 @@
+//! Three members of the real binary, one of which falls behind the log that the others keep, so that it
+//! must take a checkpoint.
+//!
+//! A leader keeps 64 MiB of applied log, so a round writes somewhat more than that in large values and
+//! compacts most of it away: the log is gone, the state stays small.
+//! `PINION_CATCH_UP_KILLS` (3) kills of the member that catches up; `PINION_CATCH_UP_SEED` (the process
+//! id) chooses their moments.
+#![allow(unreachable_pub, reason = "a test binary has no other crate to reach")]
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use pinion::pb::etcdserverpb as pb;
+use prost::Message as _;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio::time::Instant;
+
+use harness::client::Client;
+use harness::{Launch, Server, TEST_DEADLINE, WorkDir, block_on, env_number};
+
+/// Everything a test waits for has happened by then.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What a round writes: more than the leader keeps of its log.
+const ROUND_PUTS: u64 = 72;
+const VALUE_BYTES: usize = 1_000_000;
+
+/// Kept of each round when the rest is compacted.
+const KEYS: u64 = 6;
+
+struct Cluster {
+    launches: Vec<Launch>,
+    servers: Vec<Option<Server>>,
+    _work: WorkDir,
+}
+
+impl Cluster {
+    async fn start(flags: &[&str]) -> Self {
+        let work = WorkDir::new();
+        let mut launches: Vec<Launch> = (0..3)
+            .map(|number| {
+                let mut launch = Launch::new(work.join(&format!("m{number}")));
+                launch.name = format!("m{number}");
+                flags.iter().fold(launch, |launch, flag| launch.flag(*flag))
+            })
+            .collect();
+        let members = launches
+            .iter()
+            .map(|launch| format!("{}=http://127.0.0.1:{}", launch.name, launch.peer_port))
+            .collect::<Vec<_>>()
+            .join(",");
+        launches.iter_mut().for_each(|launch| launch.initial_cluster = Some(members.clone()));
+        let mut servers: Vec<Server> = launches.iter().map(Launch::spawn).collect();
+        for server in &mut servers {
+            server.wait_ready().await.unwrap();
+        }
+        Self { launches, servers: servers.into_iter().map(Some).collect(), _work: work }
+    }
+
+    fn server(&mut self, member: usize) -> &mut Server {
+        self.servers[member].as_mut().expect("it runs")
+    }
+
+    async fn client(&mut self, member: usize) -> Client {
+        self.server(member).connect().await
+    }
+
+    /// A member that follows, and one that leads.
+    async fn follower_and_leader(&mut self) -> (usize, usize) {
+        let status = status(&self.client(0).await).await;
+        for member in 0..3 {
+            let client = self.client(member).await;
+            if status.leader == self::status(&client).await.header.unwrap().member_id {
+                return ((member + 1) % 3, member);
+            }
+        }
+        panic!("nobody leads");
+    }
+
+    /// Every member's HashKV at the newest revision, once all have it.
+    async fn assert_equal(&mut self) {
+        let mut revision = 0;
+        for member in 0..3 {
+            revision = revision.max(revision_of(&self.client(member).await).await);
+        }
+        let mut hashes = Vec::new();
+        for member in 0..3 {
+            let client = self.client(member).await;
+            until(|| async { revision_of(&client).await >= revision }).await;
+            let request = pb::HashKvRequest { revision };
+            let answer =
+                client.call("/etcdserverpb.Maintenance/HashKV", request.encode_to_vec().into()).await;
+            let answer = pb::HashKvResponse::decode(answer.unwrap()).unwrap();
+            hashes.push((answer.hash, answer.compact_revision));
+        }
+        assert!(hashes.iter().all(|hash| *hash == hashes[0]), "at {revision}: {hashes:?}");
+    }
+}
+
+async fn status(client: &Client) -> pb::StatusResponse {
+    pb::StatusResponse::decode(client.call("/etcdserverpb.Maintenance/Status", Bytes::new()).await.unwrap())
+        .unwrap()
+}
+
+async fn revision_of(client: &Client) -> i64 {
+    // Serializable: this member's own.
+    let request = pb::RangeRequest { key: "none".into(), serializable: true, ..Default::default() };
+    client.range(&request).await.unwrap().header.unwrap().revision
+}
+
+async fn until<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F) {
+    let deadline = Instant::now() + DEADLINE;
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "it does not come about");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// More log than a leader keeps, most of it compacted away again; returns the last revision.
+async fn write_round(client: &Client, round: u64) -> i64 {
+    let tasks: Vec<_> = (0..4_u64)
+        .map(|task| {
+            let client = client.clone();
+            tokio::task::spawn_local(async move {
+                let mut last = 0;
+                for number in (task..ROUND_PUTS).step_by(4) {
+                    let request = pb::PutRequest {
+                        key: format!("k{}", number % KEYS).into(),
+                        value: vec![u8::try_from(round % 251).unwrap(); VALUE_BYTES].into(),
+                        ..Default::default()
+                    };
+                    last = client.put(&request).await.unwrap().header.unwrap().revision.max(last);
+                }
+                last
+            })
+        })
+        .collect();
+    let mut last = 0;
+    for task in tasks {
+        last = task.await.unwrap().max(last);
+    }
+    last
+}
+
+async fn compact(client: &Client, revision: i64) {
+    client.compact(&pb::CompactionRequest { revision, physical: false }).await.unwrap();
+}
+
+/// Checkpoints come often enough that the one to send is young.
+const FLAGS: [&str; 2] = ["--snapshot-count=200", "--checkpoint-bytes=16777216"];
+
+const INSTALLING: &str = "installing the leader's checkpoint";
+
+/// What the log says on the way, in this order.
+const PHASES: [&str; 4] =
+    ["data directory open", "receiving a checkpoint", "checkpoint received", INSTALLING];
+
+/// A start that does not come to its phase by then does not come to it at all.
+const PHASE_DEADLINE: Duration = Duration::from_secs(2);
+
+#[test]
+fn a_member_that_was_away_takes_a_checkpoint_and_is_killed_at_any_moment_of_it_without_harm() {
+    let kills = env_number("PINION_CATCH_UP_KILLS", 3);
+    let seed = env_number("PINION_CATCH_UP_SEED", u64::from(std::process::id()));
+    println!(
+        "replay: PINION_CATCH_UP_SEED={seed} PINION_CATCH_UP_KILLS={kills} cargo test --test catch_up away"
+    );
+    let mut rng = StdRng::seed_from_u64(seed);
+    block_on(Duration::from_secs(60 + 10 * kills), async {
+        let mut cluster = Cluster::start(&FLAGS).await;
+        let (away, leader) = cluster.follower_and_leader().await;
+        let client = cluster.client(leader).await;
+        cluster.server(away).kill();
+        let revision = write_round(&client, 0).await;
+        compact(&client, revision - i64::try_from(KEYS).unwrap()).await;
+        let mut installed = 0;
+        for _ in 0..kills {
+            let mut server = cluster.launches[away].spawn();
+            let phase = PHASES[rng.random_range(0..PHASES.len())];
+            let deadline = Instant::now() + PHASE_DEADLINE;
+            // Not every start comes to every phase: one that has installed needs no second time.
+            while !server.output().contains(phase) && Instant::now() < deadline {
+                assert!(server.is_running(), "it ended by itself:\n{}", server.output());
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            tokio::time::sleep(Duration::from_micros(rng.random_range(0..60_000))).await;
+            server.kill();
+            let output = server.output();
+            let reached = PHASES.iter().rev().find(|phase| output.contains(**phase));
+            println!("killed after {:?}", reached.unwrap_or(&"nothing"));
+            // So that the next one needs a checkpoint again.
+            if output.contains(INSTALLING) {
+                installed += 1;
+                let revision = write_round(&client, installed).await;
+                compact(&client, revision - i64::try_from(KEYS).unwrap()).await;
+            }
+        }
+        let started = Instant::now();
+        cluster.servers[away] = Some(cluster.launches[away].start().await);
+        println!("caught up {:?} after its start; {installed} installed before", started.elapsed());
+        cluster.assert_equal().await;
+        // Once more, from what is on its disk.
+        cluster.server(away).kill();
+        cluster.servers[away] = Some(cluster.launches[away].start().await);
+        cluster.assert_equal().await;
+    });
+}
+
+#[test]
+fn watchers_of_a_member_that_was_frozen_get_every_change_once_though_it_took_a_checkpoint() {
+    block_on(TEST_DEADLINE, async {
+        let mut cluster = Cluster::start(&FLAGS).await;
+        let (frozen, leader) = cluster.follower_and_leader().await;
+        let client = cluster.client(leader).await;
+        let (mut requests, mut answers) = cluster.client(frozen).await.watch().await.unwrap();
+        let (key, range_end) = ("s/".into(), "s0".into());
+        requests.create(pb::WatchCreateRequest { key, range_end, ..Default::default() }).unwrap();
+        assert!(answers.next().await.unwrap().unwrap().created);
+        let mut expected = Vec::new();
+        for number in 0..20 {
+            let put = client.put_kv(&format!("s/{number}"), "before").await.unwrap();
+            expected.push(put.header.unwrap().revision);
+        }
+        cluster.server(frozen).signal("STOP");
+        for round in 0..2 {
+            for number in 0..20 {
+                let put = client.put_kv(&format!("s/{number}"), "away").await.unwrap();
+                expected.push(put.header.unwrap().revision);
+            }
+            write_round(&client, round).await;
+        }
+        cluster.server(frozen).signal("CONT");
+        // The others' log has gone on by 144 MB: whatever this member is told now is in its checkpoint.
+        for number in 0..20 {
+            let put = client.put_kv(&format!("s/{number}"), "after").await.unwrap();
+            expected.push(put.header.unwrap().revision);
+        }
+        let mut found = Vec::new();
+        while found.len() < expected.len() {
+            let answer = answers.next().await.unwrap().unwrap();
+            assert!(!answer.canceled, "{answer:?}");
+            found.extend(answer.events.iter().map(|event| event.kv.as_ref().unwrap().mod_revision));
+        }
+        assert_eq!(found, expected);
+        let output = cluster.server(frozen).output();
+        assert!(output.contains(INSTALLING), "it caught up by its log:\n{output}");
+        cluster.assert_equal().await;
+    });
+}
+
+#[test]
+fn a_member_whose_data_was_wiped_is_stopped_with_what_to_do() {
+    block_on(DEADLINE, async {
+        let mut cluster = Cluster::start(&FLAGS).await;
+        let (wiped, leader) = cluster.follower_and_leader().await;
+        let client = cluster.client(leader).await;
+        for number in 0..20 {
+            client.put_kv(&format!("k{number}"), "v").await.unwrap();
+        }
+        let revision = revision_of(&client).await;
+        let own = cluster.client(wiped).await;
+        until(|| async { revision <= revision_of(&own).await }).await;
+        cluster.server(wiped).kill();
+        std::fs::remove_dir_all(&cluster.launches[wiped].data_dir).unwrap();
+        let mut server = cluster.launches[wiped].spawn();
+        let exit = server.wait_exit().await;
+        assert_eq!(exit.status.code(), Some(1), "{}", exit.output);
+        exit.assert_says(&[
+            "has already been bootstrapped",
+            "its data was lost",
+            "Remove it from the cluster",
+        ]);
+        // The others go on.
+        client.put_kv("k", "v").await.unwrap();
+    });
+}
+
+#[test]
+fn puts_go_on_and_the_leaders_memory_stays_flat_while_a_checkpoint_is_streamed() {
+    let megabytes = env_number("PINION_CATCH_UP_MB", 128);
+    block_on(Duration::from_secs(60 + megabytes / 4), async {
+        let mut cluster = Cluster::start(&FLAGS).await;
+        let (away, leader) = cluster.follower_and_leader().await;
+        let client = cluster.client(leader).await;
+        cluster.server(away).kill();
+        for number in 0..megabytes {
+            let (key, value) = (format!("large/{number}").into(), vec![7; VALUE_BYTES].into());
+            client.put(&pb::PutRequest { key, value, ..Default::default() }).await.unwrap();
+        }
+        let checkpoints = |output: &str| output.matches("checkpoint written").count();
+        // One after the last put, which an idle member writes by itself.
+        let written = checkpoints(&cluster.server(leader).output());
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while checkpoints(&cluster.server(leader).output()) == written && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let quiet = put_until(&client, Instant::now() + Duration::from_secs(1), || false).await;
+        let before = cluster.server(leader).resident_bytes();
+        cluster.servers[away] = Some(cluster.launches[away].spawn());
+        let server = cluster.servers[away].as_ref().unwrap();
+        let (mut peak, leader) = (before, cluster.servers[leader].as_ref().unwrap());
+        let busy = put_until(&client, Instant::now() + DEADLINE, || {
+            peak = peak.max(leader.resident_bytes());
+            server.output().contains(INSTALLING)
+        })
+        .await;
+        println!("puts without a transfer: {quiet}\nputs with one of {megabytes} MB: {busy}");
+        println!("leader's memory: {} MB, at most {} MB more", before >> 20, (peak - before) >> 20);
+        assert!(peak - before < megabytes * 500_000, "it grew with the checkpoint: {before} to {peak}");
+        cluster.servers[away].as_mut().unwrap().wait_ready().await.unwrap();
+        cluster.assert_equal().await;
+    });
+}
+
+/// Small puts, one at a time, until `is_over` (asked now and then); how long they took.
+async fn put_until(client: &Client, deadline: Instant, mut is_over: impl FnMut() -> bool) -> String {
+    let mut took = Vec::new();
+    while Instant::now() < deadline && (took.len() % 16 != 15 || !is_over()) {
+        let started = Instant::now();
+        client.put_kv("small", "value").await.unwrap();
+        took.push(started.elapsed());
+    }
+    took.sort_unstable();
+    let at = |part: usize| took[(took.len() - 1) * part / 1000];
+    format!("{} puts, p50 {:?}, p99 {:?}, longest {:?}", took.len(), at(500), at(990), at(1000))
+}

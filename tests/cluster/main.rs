@@ -1,0 +1,174 @@
+//! Clusters of the real binary under load, with members killed, frozen, cut off and restarted; every
+//! history is judged (`check.rs`), every member must hold the same in the end.
+//!
+//! `PINION_CLUSTER_ROUNDS` (3) faults of each test, chosen by `PINION_CLUSTER_SEED` (the process id).
+//! The seed repeats the choices, not the interleaving. `PINION_CLUSTER_FAULT=CutLeader` strikes with
+//! that one alone, `PINION_CLUSTER_MEMBERS` (3) is the clusters' size. With `PINION_TEST_BIN=/usr/bin/etcd` etcd is judged.
+#![allow(unreachable_pub, reason = "a test binary has no other crate to reach")]
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod check;
+mod check_tests;
+mod failover;
+mod faults;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod history;
+mod load;
+mod members;
+mod network;
+mod rolling;
+#[allow(unsafe_code, reason = "ptrace; see the module")]
+mod stall;
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use failover::{Blow, measure};
+use faults::Fault;
+use harness::{block_on, env_number, server_is_etcd};
+use load::{Load, Record};
+use members::Cluster;
+
+/// Times of elections that let a test see many of them.
+const FAST: [&str; 2] = ["--heartbeat-interval=30", "--election-timeout=300"];
+
+/// Faults on one cluster, after which a new one starts: a history is judged as a whole.
+const ROUNDS_PER_CLUSTER: u64 = 10;
+
+#[expect(clippy::disallowed_methods, reason = "which fault strikes is asked of the test's runner")]
+fn chosen_fault() -> Option<Fault> {
+    let name = std::env::var("PINION_CLUSTER_FAULT").ok()?;
+    let known = Fault::ALL.into_iter().find(|fault| format!("{fault:?}") == name);
+    Some(known.unwrap_or_else(|| panic!("{name} is none of {:?}", Fault::ALL)))
+}
+
+/// Any odd number from 3 on.
+fn members_count() -> usize {
+    usize::try_from(env_number("PINION_CLUSTER_MEMBERS", 3)).unwrap()
+}
+
+fn seeded(test: &str, rounds_default: u64) -> (u64, u64, StdRng) {
+    let rounds = env_number("PINION_CLUSTER_ROUNDS", rounds_default);
+    let seed = env_number("PINION_CLUSTER_SEED", u64::from(std::process::id()));
+    println!(
+        "replay: PINION_CLUSTER_SEED={seed} PINION_CLUSTER_ROUNDS={rounds} cargo test --test cluster {test}"
+    );
+    (rounds, seed, StdRng::seed_from_u64(seed))
+}
+
+/// Nothing acknowledged is missing, every answer was right, and all members hold the same.
+async fn judge(cluster: &mut Cluster, record: &Record) {
+    let revision = cluster.settle().await;
+    cluster.assert_equal_hashes(revision).await;
+    let events = cluster.events(0, revision).await;
+    for member in 1..cluster.count() {
+        assert!(cluster.events(member, revision).await == events, "m{member} tells another history than m0");
+    }
+    let tally =
+        check::check(&record.ops, &events).unwrap_or_else(|why| panic!("{why}\n{}", cluster.all_output()));
+    cluster.assert_running();
+    println!("{} calls: {tally:?}; errors: {:?}", record.ops.len(), record.errors);
+}
+
+#[test]
+fn whatever_fails_no_acknowledged_write_is_lost_and_every_answer_is_linearizable() {
+    let (rounds, seed, mut rng) = seeded("whatever", 4);
+    block_on(Duration::from_secs(60 + 20 * rounds), async {
+        let mut left = rounds;
+        let mut deck: Vec<Fault> = Vec::new();
+        while left > 0 {
+            let here = left.min(ROUNDS_PER_CLUSTER);
+            left -= here;
+            let mut cluster = Cluster::start(members_count(), true, &FAST).await;
+            let load = Load::start(&cluster, 3, Duration::from_millis(10), seed ^ left);
+            for _ in 0..here {
+                if deck.is_empty() {
+                    deck = Fault::ALL.to_vec();
+                }
+                let drawn = deck.swap_remove(rng.random_range(0..deck.len()));
+                let fault = chosen_fault().unwrap_or(drawn);
+                let began = tokio::time::Instant::now();
+                fault.strike(&mut cluster, &load, &mut rng).await;
+                println!("{fault:?}: {:?}, {} calls so far", began.elapsed(), load.calls());
+            }
+            let record = load.finish().await;
+            judge(&mut cluster, &record).await;
+        }
+    });
+}
+
+#[test]
+fn writes_are_accepted_soon_after_the_leader_or_a_follower_is_gone() {
+    let (rounds, ..) = seeded("soon_after", 1);
+    block_on(Duration::from_secs(60 + 30 * rounds), async {
+        let mut cluster = Cluster::start(members_count(), false, &[]).await;
+        println!(
+            "{rounds} rounds, time to the next accepted write in ms (through any living member, through all)"
+        );
+        for (blow, most) in [(Blow::KillLeader, 500), (Blow::FreezeLeader, 2_000), (Blow::KillFollower, 300)]
+        {
+            let outage = measure(&mut cluster, blow, rounds).await;
+            let ms = |micros: u64| micros as f64 / 1_000.0;
+            let (any, all) = (&outage.any, &outage.all);
+            println!(
+                "{blow:?}: p50 {:.1} ({:.1}), p99 {:.1} ({:.1}), max {:.1} ({:.1})",
+                ms(any.value_at_quantile(0.5)),
+                ms(all.value_at_quantile(0.5)),
+                ms(any.value_at_quantile(0.99)),
+                ms(all.value_at_quantile(0.99)),
+                ms(any.max()),
+                ms(all.max())
+            );
+            // A loaded machine in the debug profile is slow, not wrong; a lost message or a tie that
+            // nothing breaks costs another election timeout, and shows.
+            assert!(
+                server_is_etcd() || ms(any.value_at_quantile(0.5)) < 2.0 * f64::from(most),
+                "{blow:?} takes too long"
+            );
+        }
+        let revision = cluster.settle().await;
+        cluster.assert_equal_hashes(revision).await;
+    });
+}
+
+#[test]
+fn a_rolling_restart_costs_a_call_at_most_one_retry() {
+    let (rounds, ..) = seeded("rolling", 1);
+    block_on(Duration::from_secs(60 + 30 * rounds), async {
+        let mut cluster = Cluster::start(3, false, &[]).await;
+        for _ in 0..rounds {
+            let felt = rolling::restart(&mut cluster, 6).await;
+            println!("{felt:?}");
+            let retried_twice = felt.attempts.range(3..).next();
+            assert!(server_is_etcd() || retried_twice.is_none(), "{felt:?}\n{}", cluster.all_output());
+        }
+        let revision = cluster.settle().await;
+        cluster.assert_equal_hashes(revision).await;
+    });
+}
+
+#[test]
+fn a_follower_that_was_away_comes_back_by_the_log_while_the_leader_still_has_it() {
+    let puts = env_number("PINION_CLUSTER_MISSED", 2_000);
+    block_on(Duration::from_secs(60 + puts / 100), async {
+        let mut cluster = Cluster::start(3, false, &[]).await;
+        let leader = cluster.leader().await;
+        let away = (leader + 1) % 3;
+        cluster.kill(away);
+        let client = cluster.server(leader).connect().await;
+        for number in 0..puts {
+            client.put_kv(&format!("k{}", number % 100), &format!("v{number}")).await.unwrap();
+        }
+        cluster.spawn(away);
+        let began = tokio::time::Instant::now();
+        let revision = cluster.settle().await;
+        println!("{puts} entries behind: equal after {:?}", began.elapsed());
+        assert_eq!(revision, i64::try_from(puts).unwrap() + 1);
+        cluster.assert_equal_hashes(revision).await;
+        let output = cluster.output(away);
+        assert!(!output.contains("installing"), "the log was there, and a checkpoint came:\n{output}");
+    });
+}

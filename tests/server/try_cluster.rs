@@ -1,0 +1,122 @@
+//! The README's one command for a cluster on one machine: `tuning/cluster.sh`.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::harness::client::Client;
+use crate::harness::{TEST_DEADLINE, WorkDir, block_on, server_binary, server_is_etcd};
+
+/// Three members that must elect somebody, in a debug build on a busy machine.
+const READY_DEADLINE: Duration = Duration::from_secs(40);
+const EXIT_DEADLINE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(5);
+
+/// The script while it runs. Asked to stop when dropped, which stops its members.
+struct Script {
+    child: Child,
+    output: PathBuf,
+}
+
+impl Script {
+    fn start(work: &WorkDir, port: u16) -> Self {
+        let output = work.join("output");
+        let child = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tuning/cluster.sh"))
+            .arg("--dir")
+            .arg(work.join("trial"))
+            .args(["--port", &port.to_string(), "--", "--initial-cluster-token=trial"])
+            .env("PINION", server_binary())
+            .stdin(Stdio::null())
+            .stdout(fs::OpenOptions::new().create(true).write(true).truncate(true).open(&output).unwrap())
+            .spawn()
+            .unwrap();
+        Self { child, output }
+    }
+
+    /// All it has said, once `words` are among it.
+    async fn wait_for(&self, words: &str) -> String {
+        let deadline = Instant::now() + READY_DEADLINE;
+        loop {
+            let output = fs::read_to_string(&self.output).unwrap();
+            if output.contains(words) {
+                return output;
+            }
+            assert!(Instant::now() < deadline, "no {words:?} in {output}");
+            sleep(POLL).await;
+        }
+    }
+
+    async fn stop(&mut self) -> ExitStatus {
+        signal("TERM", self.child.id());
+        let deadline = Instant::now() + EXIT_DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the script does not end");
+            sleep(POLL).await;
+        }
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            signal("TERM", self.child.id());
+            drop(self.child.wait());
+        }
+    }
+}
+
+fn signal(name: &str, pid: u32) {
+    Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", name, &pid.to_string()]).status().unwrap();
+}
+
+/// A port from which the script's six are free. Below those that `free_port` gives: the script binds late,
+/// and another test may not be given one of the six meanwhile.
+fn base_port() -> u16 {
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let start = std::process::id().wrapping_mul(31);
+    let candidates = (0..100).map(|step| 4_000 + u16::try_from((start + step) % 180).unwrap() * 32);
+    let mut free = candidates.filter(|base| [0, 1, 10, 11, 20, 21].iter().all(|step| is_free(base + step)));
+    free.next().expect("there are six free ports below 10,000")
+}
+
+/// Puts on one member and gets on another; again with the first one killed and, after that, with the
+/// script started anew on the same directory.
+#[test]
+fn the_script_of_the_readme_starts_a_cluster_that_outlives_a_member_and_a_restart() {
+    if server_is_etcd() {
+        return;
+    }
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let port = base_port();
+        let mut script = Script::start(&work, port);
+        let told = script.wait_for("stops all that this script started").await;
+        assert!(told.contains("3 members serve"), "{told}");
+        let line = told.lines().find(|line| line.trim_start().starts_with("m1 ")).unwrap();
+        let first_pid: u32 = line.rsplit(' ').next().unwrap().parse().unwrap();
+        let second = Client::connect(port + 10).await.unwrap();
+        let third = Client::connect(port + 20).await.unwrap();
+        second.put_kv("greeting", "hello").await.unwrap();
+        assert_eq!(third.get("greeting").await.unwrap().as_deref(), Some(&b"hello"[..]));
+        signal("KILL", first_pid);
+        script.wait_for("m1.sh starts it again").await;
+        // A request that was on its way to a killed leader may be refused, so it is asked again.
+        let deadline = Instant::now() + READY_DEADLINE;
+        while let Err(error) = second.put_kv("greeting", "again").await {
+            assert!(Instant::now() < deadline, "two of three members accept no write: {error}");
+        }
+        assert!(script.stop().await.success());
+        let mut script = Script::start(&work, port);
+        script.wait_for("stops all that this script started").await;
+        let first = Client::connect(port).await.unwrap();
+        assert_eq!(first.get("greeting").await.unwrap().as_deref(), Some(&b"again"[..]));
+        assert!(script.stop().await.success());
+    });
+}
