@@ -16,7 +16,7 @@ use prost::Message as _;
 use crate::{below, bytes, number, one_in};
 
 /// Every method that becomes a command.
-pub const METHODS: [Method; 13] = [
+pub const METHODS: [Method; 19] = [
     Method::Put,
     Method::Txn,
     Method::DeleteRange,
@@ -30,10 +30,16 @@ pub const METHODS: [Method; 13] = [
     Method::LeaseRevoke,
     Method::LeaseTimeToLive,
     Method::LeaseLeases,
+    Method::MemberAdd,
+    Method::MemberRemove,
+    Method::MemberUpdate,
+    Method::MemberPromote,
+    Method::MoveLeader,
+    Method::Alarm,
 ];
 
 /// Every kind of request in the log.
-pub const KINDS: [RequestKind; 9] = [
+pub const KINDS: [RequestKind; 11] = [
     RequestKind::Put,
     RequestKind::Txn,
     RequestKind::DeleteRange,
@@ -43,6 +49,8 @@ pub const KINDS: [RequestKind; 9] = [
     RequestKind::LeaseRevoke,
     RequestKind::LeaseExpire,
     RequestKind::LeaseCheckpoint,
+    RequestKind::MemberUpdate,
+    RequestKind::Alarm,
 ];
 
 /// Levels of transactions inside transactions that are built; deeper ones come as raw bytes.
@@ -163,6 +171,26 @@ fn compact(input: &mut Unstructured<'_>) -> pb::CompactionRequest {
     pb::CompactionRequest { revision: number(input), physical: one_in(input, 2) }
 }
 
+fn member(input: &mut Unstructured<'_>) -> u64 {
+    5 + u64::try_from(below(input, 4)).unwrap_or(0)
+}
+
+fn urls(input: &mut Unstructured<'_>) -> Vec<String> {
+    let url = ["http://a:1", "http://b:1", "https://c:1", "nonsense"];
+    (0..below(input, 3)).map(|_| url[below(input, url.len())].to_owned()).collect()
+}
+
+fn member_update(input: &mut Unstructured<'_>) -> pb::MemberUpdateRequest {
+    pb::MemberUpdateRequest { id: member(input), peer_ur_ls: urls(input) }
+}
+
+/// Lifting an alarm as often as raising it, or everything else would be refused for ever.
+fn alarm(input: &mut Unstructured<'_>) -> pb::AlarmRequest {
+    let action = [0, 1, 2, 2, 2, 7][below(input, 6)];
+    let alarm = [0, 1, 2, 9][below(input, 4)];
+    pb::AlarmRequest { action, member_id: member(input), alarm }
+}
+
 /// The body of a call.
 pub fn call_body(input: &mut Unstructured<'_>, method: Method) -> Vec<u8> {
     match method {
@@ -177,6 +205,14 @@ pub fn call_body(input: &mut Unstructured<'_>, method: Method) -> Vec<u8> {
         Method::LeaseTimeToLive => {
             pb::LeaseTimeToLiveRequest { id: number(input), keys: one_in(input, 2) }.encode_to_vec()
         }
+        Method::MemberAdd => {
+            pb::MemberAddRequest { peer_ur_ls: urls(input), is_learner: one_in(input, 2) }.encode_to_vec()
+        }
+        Method::MemberRemove => pb::MemberRemoveRequest { id: member(input) }.encode_to_vec(),
+        Method::MemberUpdate => member_update(input).encode_to_vec(),
+        Method::MemberPromote => pb::MemberPromoteRequest { id: member(input) }.encode_to_vec(),
+        Method::MoveLeader => pb::MoveLeaderRequest { target_id: member(input) }.encode_to_vec(),
+        Method::Alarm => alarm(input).encode_to_vec(),
         Method::Status | Method::Hash | Method::LeaseLeases => Vec::new(),
     }
 }
@@ -194,6 +230,8 @@ pub fn request_body(input: &mut Unstructured<'_>, kind: RequestKind) -> Vec<u8> 
             client_urls: vec![String::from_utf8_lossy(bytes(input, 10)).into_owned(); below(input, 3)],
         }
         .encode_to_vec(),
+        RequestKind::MemberUpdate => member_update(input).encode_to_vec(),
+        RequestKind::Alarm => alarm(input).encode_to_vec(),
         RequestKind::LeaseGrant => {
             let ttl = [60, 2, 0, -1, i64::MAX][below(input, 5)];
             pb::LeaseGrantRequest { id: lease(input), ttl }.encode_to_vec()
