@@ -31,7 +31,8 @@ impl ElectionTimer {
 }
 
 /// SplitMix64's finaliser: every input bit changes about half of the output bits.
-fn mix(input: u64) -> u64 {
+#[must_use]
+pub fn mix(input: u64) -> u64 {
     let mut word = input.wrapping_add(0x9e37_79b9_7f4a_7c15);
     word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

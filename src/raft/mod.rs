@@ -28,6 +28,7 @@ mod snapshot;
 pub(crate) mod tests;
 
 pub use conf_change::{ConfChange, ConfChangeKind, ConfChangeUndecodable};
+pub use election::mix;
 pub use entry::{Entry, EntryKind, HardState};
 pub use library_log::{LogLevel, LogSink};
 pub use log::Retention;

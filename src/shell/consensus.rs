@@ -551,7 +551,7 @@ impl Consensus {
         }
         self.replica.node_mut().forget_leader(member);
         let spread = CANDIDACY_SPREAD.as_micros();
-        let drawn = u128::from(mix(self.entropy ^ self.ticks ^ self.replica.id().0)) % spread;
+        let drawn = u128::from(raft::mix(self.entropy ^ self.ticks ^ self.replica.id().0)) % spread;
         let delay = Duration::from_micros(u64::try_from(drawn).expect("below the spread"));
         self.candidacy = Some(Instant::now() + delay);
         let bell = self.ports.bell.clone();
@@ -876,14 +876,6 @@ fn ask_leader(
         bell.ring();
     })
     .detach();
-}
-
-/// SplitMix64's finaliser.
-fn mix(input: u64) -> u64 {
-    let mut word = input.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
 }
 
 /// As the log writes it.
