@@ -369,7 +369,7 @@ pub(super) static FLAGS: &[Flag] = &[
         Text,
         "auto",
         "The core of each role, such as shards=2,3;raft=0;log=0;store=1. auto: from the cores the process \
-        may use; the plan is printed at start.",
+        may use; not pinned if another member on this machine has claimed them. The plan is printed at start.",
     ),
     used(
         Group::Pinion,

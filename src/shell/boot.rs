@@ -147,9 +147,10 @@ pub(super) fn run(config: &Config) -> Result<Ended, BootError> {
     let allowed =
         core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect::<Vec<Core>>();
     let process = &config.process;
-    let plan = placement::plan(&process.placement, &allowed)?;
-    let executors = placement::executors(&plan);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), placement = %plan, executors = executors.len(), "placement plan");
+    let placed = placement::place(&process.placement, &allowed)?;
+    let (plan, pinned) = (&placed.plan, placed.pinned);
+    let executors = placement::executors(plan);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), placement = %plan, pinned, executors = executors.len(), "placement plan");
     host::check(executors.len() as u64)?;
     for &address in &process.listen_client {
         host::check_address_free("--listen-client-urls", address)?;
@@ -176,11 +177,12 @@ pub(super) fn run(config: &Config) -> Result<Ended, BootError> {
     // Whoever spins on a core that others need only delays them.
     let spin = |core: Core, is_executor: bool| {
         let is_shared = if is_executor { core == plan.log } else { executors.contains_key(&core) };
-        if is_shared { Duration::ZERO } else { process.spin_before_park }
+        if is_shared || !pinned { Duration::ZERO } else { process.spin_before_park }
     };
     let Start { identity, machine, recovered, wal, sync_mode: _, last } = start;
-    let log = log_writer::start(wal, plan.log, spin(plan.log, false), Arc::clone(&log_events))
-        .map_err(|source| BootError::Thread { what: "the log writer", source })?;
+    let log =
+        log_writer::start(wal, pinned.then_some(plan.log), spin(plan.log, false), Arc::clone(&log_events))
+            .map_err(|source| BootError::Thread { what: "the log writer", source })?;
 
     // Before the executors, which are pinned.
     let helpers =
@@ -248,7 +250,7 @@ pub(super) fn run(config: &Config) -> Result<Ended, BootError> {
             orders: orders.clone(),
             events: events.clone(),
         };
-        let builder = LocalExecutorBuilder::new(Pin::Fixed(core))
+        let builder = LocalExecutorBuilder::new(if pinned { Pin::Fixed(core) } else { Pin::Unbound })
             .spin_before_park(spin(core, true))
             .preempt_timer(PREEMPT_TIMER)
             .io_memory(IO_MEMORY)

@@ -81,20 +81,22 @@ impl LogHandle {
     }
 }
 
-/// Starts the log thread on `core`. It reports to `events`, whose bell wakes raft.
+/// Starts the log thread, on `core` if it is to stay on one. It reports to `events`, whose bell wakes raft.
 ///
 /// # Errors
 /// When the thread cannot be started.
 pub(super) fn start<S: Storage + Send + 'static>(
     wal: Wal<S>,
-    core: Core,
+    core: Option<Core>,
     spin: Duration,
     events: Arc<SharedRing<LogEvent>>,
 ) -> io::Result<LogHandle> {
     let commands = Arc::new(SegQueue::new());
     let inbox = Arc::clone(&commands);
     let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
-        if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
+        if let Some(core) = core
+            && !core_affinity::set_for_current(core_affinity::CoreId { id: core })
+        {
             tracing::warn!(core, "the log writer could not be pinned to its core");
         }
         LogWriter { wal, events, is_out_of_space: false, has_unmarked: false }.run(&inbox, spin);
