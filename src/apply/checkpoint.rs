@@ -11,6 +11,7 @@
 //! |---|---|---|---|
 //! | 1 | 1 | 1 | membership: `pinion.peer.v1.Membership` |
 //! | 4 | 1 | ≤ 1 | the alarms, if there are any: `pinion.peer.v1.Alarms` |
+//! | 5 | 1 | ≤ 1 | which groups have been applied, if any: `pinion.peer.v1.Sessions` |
 //! | 3 | 1 | ≥ 0 | the next leases in the order of their ids: `pinion.peer.v1.Leases` |
 //! | 2 | 1 | ≥ 1 | the next block of the key space, `mvcc`'s own bytes |
 //!
@@ -23,7 +24,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::{Alarms, Machine};
+use super::{Alarms, Machine, Sessions};
 use crate::lease::{Lease, Table};
 use crate::membership::Cluster;
 use crate::mvcc;
@@ -36,6 +37,7 @@ const MEMBERSHIP: u8 = 1;
 const KEY_SPACE: u8 = 2;
 const LEASES: u8 = 3;
 const ALARMS: u8 = 4;
+const SESSIONS: u8 = 5;
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 6;
 
@@ -49,6 +51,7 @@ pub struct Checkpoint {
     membership: Option<Vec<u8>>,
     /// Absent without alarms, so that a version without them reads what has none.
     alarms: Option<Vec<u8>>,
+    sessions: Option<Vec<u8>>,
     /// As they were at the beginning, in the order of their ids. What is small is copied: 32 bytes a
     /// lease, against its keys, which are not.
     leases: std::vec::IntoIter<LeaseRecord>,
@@ -69,6 +72,8 @@ pub enum RestoreError {
     Leases(String),
     #[error("the alarms: {0}")]
     Alarms(String),
+    #[error("the sessions: {0}")]
+    Sessions(String),
     #[error("the stream ends early")]
     Truncated,
     #[error("bytes follow the end of the stream")]
@@ -93,6 +98,7 @@ impl Machine {
         Checkpoint {
             membership: Some(self.cluster.encode()),
             alarms: (self.alarms.iter().len() != 0).then(|| self.alarms.to_record().encode_to_vec()),
+            sessions: (!self.sessions.is_empty()).then(|| self.sessions.to_record().encode_to_vec()),
             leases: leases.into_iter(),
             key_space: self.store.begin_checkpoint(),
             done: false,
@@ -106,6 +112,9 @@ impl Machine {
             put_section(out, MEMBERSHIP, |out| out.extend_from_slice(&membership));
             if let Some(alarms) = checkpoint.alarms.take() {
                 put_section(out, ALARMS, |out| out.extend_from_slice(&alarms));
+            }
+            if let Some(sessions) = checkpoint.sessions.take() {
+                put_section(out, SESSIONS, |out| out.extend_from_slice(&sessions));
             }
             return false;
         }
@@ -148,6 +157,7 @@ pub struct Restore {
     pending: Vec<u8>,
     cluster: Option<Cluster>,
     alarms: Option<Alarms>,
+    sessions: Option<Sessions>,
     leases: Table,
     /// Id of the last lease.
     last_lease: Option<LeaseId>,
@@ -200,13 +210,14 @@ impl Restore {
         if self.ended {
             return Err(RestoreError::Trailing);
         }
-        if version != VERSION || !matches!(tag, END | MEMBERSHIP | LEASES | ALARMS | KEY_SPACE) {
+        if version != VERSION || !matches!(tag, END | MEMBERSHIP | LEASES | ALARMS | SESSIONS | KEY_SPACE) {
             return Err(RestoreError::Unknown { tag, version });
         }
         let in_place = match tag {
             MEMBERSHIP => self.cluster.is_none() && self.key_space.is_none(),
             LEASES => self.cluster.is_some() && self.key_space.is_none(),
             ALARMS => self.cluster.is_some() && self.alarms.is_none() && self.key_space.is_none(),
+            SESSIONS => self.cluster.is_some() && self.sessions.is_none() && self.key_space.is_none(),
             KEY_SPACE => self.cluster.is_some(),
             _ => self.key_space.is_some(),
         };
@@ -224,6 +235,11 @@ impl Restore {
                 let record =
                     peer::Alarms::decode(payload).map_err(|error| RestoreError::Alarms(error.to_string()))?;
                 self.alarms = Some(Alarms::from_record(record).map_err(RestoreError::Alarms)?);
+            }
+            SESSIONS => {
+                let record = peer::Sessions::decode(payload)
+                    .map_err(|error| RestoreError::Sessions(error.to_string()))?;
+                self.sessions = Some(Sessions::from_record(&record).map_err(RestoreError::Sessions)?);
             }
             LEASES => {
                 let leases =
@@ -268,7 +284,8 @@ impl Restore {
             }
             leases.move_key(kv.key, LeaseId(0), id);
         }
-        Ok(Machine::with(key_space.finish()?, cluster, leases, self.alarms.unwrap_or_default()))
+        let (alarms, sessions) = (self.alarms.unwrap_or_default(), self.sessions.unwrap_or_default());
+        Ok(Machine::with(key_space.finish()?, cluster, leases, alarms, sessions))
     }
 }
 

@@ -17,7 +17,7 @@ use super::encode::Encode as _;
 use super::lease::{Moves, check_lease};
 use super::request::EntryId;
 use super::view::check_readable;
-use super::{Alarms, Outcome, Rejection, Request, RequestKind, Response, range, txn, write};
+use super::{Alarms, Group, Outcome, Rejection, Request, RequestKind, Response, Sessions, range, txn, write};
 use crate::lease::{Change, Table};
 use crate::membership::{Cluster, MemberChange};
 use crate::mvcc::{HashCursor, HashKv, HashOvertaken, Store};
@@ -67,6 +67,7 @@ pub struct Machine {
     pub(super) cluster: Cluster,
     pub(super) leases: Table,
     pub(super) alarms: Alarms,
+    pub(super) sessions: Sessions,
     /// Not yet taken by whoever applies.
     pub(super) lease_changes: Vec<Change>,
 }
@@ -75,11 +76,17 @@ impl Machine {
     /// Without leases or alarms; so no key of `store` has a lease.
     #[must_use]
     pub fn new(store: Store, cluster: Cluster) -> Self {
-        Self::with(store, cluster, Table::new(), Alarms::default())
+        Self::with(store, cluster, Table::new(), Alarms::default(), Sessions::default())
     }
 
-    pub(super) fn with(store: Store, cluster: Cluster, leases: Table, alarms: Alarms) -> Self {
-        Self { store, cluster, leases, alarms, lease_changes: Vec::new() }
+    pub(super) fn with(
+        store: Store,
+        cluster: Cluster,
+        leases: Table,
+        alarms: Alarms,
+        sessions: Sessions,
+    ) -> Self {
+        Self { store, cluster, leases, alarms, sessions, lease_changes: Vec::new() }
     }
 
     #[must_use]
@@ -106,7 +113,21 @@ impl Machine {
         self.cluster.reduce_to(own)
     }
 
-    /// Applies the next request of the log, which stands in the entry `at`.
+    /// Which groups have been applied.
+    #[must_use]
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// The requests of the next group of the log that are to be applied: all, or none if it was applied
+    /// before or overtaken.
+    #[must_use]
+    pub fn admit(&mut self, group: Group) -> Vec<Request> {
+        let is_new = group.id.is_none_or(|id| self.sessions.admit(id));
+        if is_new { group.requests } else { Vec::new() }
+    }
+
+    /// Applies the next request of a group that was admitted, which stands in the entry `at`.
     pub fn apply(&mut self, request: &Request, at: EntryId) -> Applied {
         let body = &request.body;
         if REQUEST_BYTES_MAX < body.len() {

@@ -15,10 +15,12 @@ pub mod machine;
 pub mod rejection;
 pub mod request;
 pub mod response;
+pub mod session;
 
 pub use alarm::{Alarm, AlarmType, Alarms};
 pub use checkpoint::{Checkpoint, Restore, RestoreError};
 pub use machine::{Applied, Machine, StatusFacts};
 pub use rejection::Rejection;
-pub use request::{EntryId, Origin, Request, RequestKind};
+pub use request::{EntryId, Group, GroupId, Origin, Request, RequestKind};
 pub use response::{Outcome, Response};
+pub use session::Sessions;

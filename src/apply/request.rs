@@ -1,14 +1,16 @@
 //! A request as it travels through the log, and the group of them that is one entry.
 //!
-//! An entry's data is a `pinion.peer.v1.Group`: a format number and the requests that were waiting
-//! when the previous sync finished. A group is written by hand in one pass (it grows while requests
-//! arrive) and read by prost; the bodies of a decoded group are slices of the entry's own bytes.
+//! An entry's data is a `pinion.peer.v1.Group`: a format number, the group's name, and the requests that
+//! were waiting when the previous sync finished. A group is written by hand in one pass (it grows while
+//! requests arrive) and read by prost; the bodies of a decoded group are slices of the entry's own bytes.
+//! The name makes it possible to propose a group again without applying it twice: see `session`.
 //!
 //! Invariants: an empty entry is an empty group, which is how every term begins. What this version
 //! does not know is an error that names it, never skipped: a member that ignored a request that
 //! others apply would hold other data than they do.
 //! Cost: encode one copy of each body; decode none.
-//! Compatibility: `FORMAT` and the kinds' numbers are on disk.
+//! Compatibility: `FORMAT` and the kinds' numbers are on disk. Format 1, whose groups had no name and whose
+//! requests each had their member, is still read.
 
 use bytes::{Buf as _, BufMut, Bytes, BytesMut};
 use prost::Message as _;
@@ -20,7 +22,26 @@ use crate::pb::peer as pb;
 use crate::types::{LogIndex, MemberId, Term, Ticket};
 
 /// The group's version. It rises when an older reader would misread.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+
+/// Names a group among all that were ever proposed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupId {
+    /// Whose clients made the requests.
+    pub member: MemberId,
+    /// The member's start; grows from one to the next.
+    pub incarnation: u64,
+    /// Grows from group to group of one start. From 1.
+    pub number: u64,
+}
+
+/// What an entry holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Group {
+    /// Absent in format 1, and of an empty entry.
+    pub id: Option<GroupId>,
+    pub requests: Vec<Request>,
+}
 
 /// Who waits for the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,24 +135,23 @@ pub enum GroupError {
 mod tag {
     pub(super) const GROUP_FORMAT: u32 = 1;
     pub(super) const GROUP_REQUESTS: u32 = 2;
-    pub(super) const ORIGIN_MEMBER: u32 = 1;
+    pub(super) const GROUP_MEMBER: u32 = 3;
+    pub(super) const GROUP_INCARNATION: u32 = 4;
+    pub(super) const GROUP_NUMBER: u32 = 5;
     pub(super) const TICKET: u32 = 2;
     pub(super) const KIND: u32 = 3;
     pub(super) const BODY: u32 = 4;
 }
 
-/// Two fixed64 fields, each with its one-byte key.
-const ORIGIN_BYTES: usize = 2 * (1 + 8);
+/// A fixed64 field with its one-byte key.
+const FIXED_BYTES: usize = 1 + 8;
 
-/// Bytes that open every group.
-#[must_use]
-pub fn group_head_bytes() -> usize {
-    key_len(tag::GROUP_FORMAT) + encoded_len_varint(u64::from(FORMAT))
-}
+/// Bytes that open every group: the format, and three fixed64 fields.
+pub const GROUP_HEAD_BYTES: usize = 2 + 3 * FIXED_BYTES;
 
 fn fields_bytes(kind: RequestKind, body_bytes: usize) -> usize {
     let kind_bytes = key_len(tag::KIND) + encoded_len_varint(u64::from(kind.number()));
-    ORIGIN_BYTES + kind_bytes + key_len(tag::BODY) + encoded_len_varint(body_bytes as u64) + body_bytes
+    FIXED_BYTES + kind_bytes + key_len(tag::BODY) + encoded_len_varint(body_bytes as u64) + body_bytes
 }
 
 /// Bytes that a request adds to a group.
@@ -142,19 +162,25 @@ pub fn request_bytes(kind: RequestKind, body_bytes: usize) -> usize {
 }
 
 /// Opens a group.
-pub fn put_group_head(buffer: &mut BytesMut) {
+pub fn put_group_head(buffer: &mut BytesMut, id: GroupId) {
     encode_key(tag::GROUP_FORMAT, WireType::Varint, buffer);
     encode_varint(u64::from(FORMAT), buffer);
+    for (tag, number) in [
+        (tag::GROUP_MEMBER, id.member.0),
+        (tag::GROUP_INCARNATION, id.incarnation),
+        (tag::GROUP_NUMBER, id.number),
+    ] {
+        encode_key(tag, WireType::SixtyFourBit, buffer);
+        buffer.put_u64_le(number);
+    }
 }
 
-/// Adds a request to an opened group.
-pub fn put_request(buffer: &mut BytesMut, origin: Origin, kind: RequestKind, body: &[u8]) {
+/// Adds a request of the group's member to an opened group.
+pub fn put_request(buffer: &mut BytesMut, ticket: Ticket, kind: RequestKind, body: &[u8]) {
     encode_key(tag::GROUP_REQUESTS, WireType::LengthDelimited, buffer);
     encode_varint(fields_bytes(kind, body.len()) as u64, buffer);
-    encode_key(tag::ORIGIN_MEMBER, WireType::SixtyFourBit, buffer);
-    buffer.put_u64_le(origin.member.0);
     encode_key(tag::TICKET, WireType::SixtyFourBit, buffer);
-    buffer.put_u64_le(origin.ticket.0);
+    buffer.put_u64_le(ticket.0);
     encode_key(tag::KIND, WireType::Varint, buffer);
     encode_varint(u64::from(kind.number()), buffer);
     encode_key(tag::BODY, WireType::LengthDelimited, buffer);
@@ -162,58 +188,73 @@ pub fn put_request(buffer: &mut BytesMut, origin: Origin, kind: RequestKind, bod
     buffer.put_slice(body);
 }
 
-/// Who waits for the first request of a group that this code wrote; `None` when the bytes look otherwise.
-/// Reads no further, so it costs the same however long the group is.
+/// The name of a group that this code wrote; `None` when the bytes look otherwise. Reads no further, so it
+/// costs the same however long the group is.
 #[must_use]
-pub fn first_origin(mut data: &[u8]) -> Option<Origin> {
-    let mut expect = |tag: u32, wire: WireType| {
-        let (number, found) = decode_key(&mut data).ok()?;
-        ((number, found) == (tag, wire)).then_some(())?;
-        match wire {
-            WireType::SixtyFourBit => data.try_get_u64_le().ok(),
-            _ => decode_varint(&mut data).ok(),
-        }
+pub fn group_id(mut data: &[u8]) -> Option<GroupId> {
+    if decode_key(&mut data).ok()? != (tag::GROUP_FORMAT, WireType::Varint) {
+        return None;
+    }
+    (decode_varint(&mut data).ok()? == u64::from(FORMAT)).then_some(())?;
+    let mut fixed = |tag: u32| {
+        (decode_key(&mut data).ok()? == (tag, WireType::SixtyFourBit)).then_some(())?;
+        data.try_get_u64_le().ok()
     };
-    expect(tag::GROUP_FORMAT, WireType::Varint).filter(|format| *format == u64::from(FORMAT))?;
-    expect(tag::GROUP_REQUESTS, WireType::LengthDelimited)?;
-    let member = MemberId(expect(tag::ORIGIN_MEMBER, WireType::SixtyFourBit)?);
-    let ticket = Ticket(expect(tag::TICKET, WireType::SixtyFourBit)?);
-    Some(Origin { member, ticket })
+    let member = MemberId(fixed(tag::GROUP_MEMBER)?);
+    let incarnation = fixed(tag::GROUP_INCARNATION)?;
+    Some(GroupId { member, incarnation, number: fixed(tag::GROUP_NUMBER)? })
 }
 
-/// An entry's data for these requests.
+/// A copy of a group that this code wrote, under another number.
+///
+/// # Panics
+/// When the bytes are no such group.
 #[must_use]
-pub fn encode_group(requests: &[Request]) -> Bytes {
-    if requests.is_empty() {
-        return Bytes::new();
-    }
+pub fn renumbered(data: &[u8], number: u64) -> Bytes {
+    let id = group_id(data).expect("this code wrote the group");
+    let mut buffer = BytesMut::with_capacity(data.len());
+    put_group_head(&mut buffer, GroupId { number, ..id });
+    buffer.extend_from_slice(&data[GROUP_HEAD_BYTES..]);
+    buffer.freeze()
+}
+
+/// An entry's data for these requests, which are all of the group's member.
+#[must_use]
+pub fn encode_group(id: GroupId, requests: &[Request]) -> Bytes {
     let bytes: usize = requests.iter().map(|request| request_bytes(request.kind, request.body.len())).sum();
-    let mut buffer = BytesMut::with_capacity(group_head_bytes() + bytes);
-    put_group_head(&mut buffer);
+    let mut buffer = BytesMut::with_capacity(GROUP_HEAD_BYTES + bytes);
+    put_group_head(&mut buffer, id);
     for request in requests {
-        put_request(&mut buffer, request.origin, request.kind, &request.body);
+        assert!(request.origin.member == id.member, "a group's requests are its member's");
+        put_request(&mut buffer, request.origin.ticket, request.kind, &request.body);
     }
     buffer.freeze()
 }
 
-/// The requests of an entry. Their bodies share `data`.
+/// What an entry holds. The bodies share `data`.
 ///
 /// # Errors
 /// When the bytes are no group, or one that only a later version can apply.
-pub fn decode_group(data: Bytes) -> Result<Vec<Request>, GroupError> {
+pub fn decode_group(data: Bytes) -> Result<Group, GroupError> {
     if data.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Group::default());
     }
     let group = pb::Group::decode(data).map_err(|error| GroupError::Undecodable(error.to_string()))?;
-    if group.format != FORMAT {
-        return Err(GroupError::Format(group.format));
-    }
+    let id = match group.format {
+        1 => None,
+        FORMAT => Some(GroupId {
+            member: MemberId(group.member),
+            incarnation: group.incarnation,
+            number: group.number,
+        }),
+        later => return Err(GroupError::Format(later)),
+    };
     let requests = group.requests.into_iter().map(|request| {
         let kind = RequestKind::from_number(request.kind).ok_or(GroupError::Kind(request.kind))?;
-        let origin = Origin { member: MemberId(request.origin_member), ticket: Ticket(request.ticket) };
-        Ok(Request { origin, kind, body: request.body })
+        let member = id.map_or(MemberId(request.origin_member), |id| id.member);
+        Ok(Request { origin: Origin { member, ticket: Ticket(request.ticket) }, kind, body: request.body })
     });
-    requests.collect()
+    Ok(Group { id, requests: requests.collect::<Result<_, GroupError>>()? })
 }
 
 #[cfg(test)]
@@ -242,49 +283,62 @@ mod tests {
         Request { origin, kind, body: Bytes::copy_from_slice(body) }
     }
 
+    fn id(member: u64) -> GroupId {
+        GroupId { member: MemberId(member), incarnation: 5, number: 300 }
+    }
+
     #[test]
     fn group_decodes_to_the_requests_it_was_made_of_in_exactly_the_bytes_foretold() {
         for seed in 0..200 {
             let mut random = StdRng::seed_from_u64(seed);
             let count = random.random_range(1..20);
+            let member = if random.random_bool(0.2) { 0 } else { random.random() };
+            let id =
+                GroupId { member: MemberId(member), incarnation: random.random(), number: random.random() };
             let requests: Vec<Request> = (0..count)
                 .map(|_| {
                     let mut body = vec![0; random.random_range(0..300)];
                     random.fill_bytes(&mut body);
-                    let small = random.random_bool(0.2);
-                    let (member, ticket) = if small { (0, 0) } else { (random.random(), random.random()) };
+                    let ticket = if random.random_bool(0.2) { 0 } else { random.random() };
                     request(member, ticket, KINDS[random.random_range(0..KINDS.len())], &body)
                 })
                 .collect();
-            let data = encode_group(&requests);
+            let data = encode_group(id, &requests);
             let foretold: usize = requests.iter().map(|r| request_bytes(r.kind, r.body.len())).sum();
-            assert_eq!(data.len(), group_head_bytes() + foretold, "seed {seed}");
-            assert_eq!(first_origin(&data), Some(requests[0].origin), "seed {seed}");
-            assert_eq!(decode_group(data), Ok(requests), "seed {seed}");
+            assert_eq!(data.len(), GROUP_HEAD_BYTES + foretold, "seed {seed}");
+            assert_eq!(group_id(&data), Some(id), "seed {seed}");
+            let again = renumbered(&data, 7);
+            assert_eq!(
+                decode_group(data),
+                Ok(Group { id: Some(id), requests: requests.clone() }),
+                "seed {seed}"
+            );
+            let id = Some(GroupId { number: 7, ..id });
+            assert_eq!(decode_group(again), Ok(Group { id, requests }), "seed {seed}");
         }
     }
 
     #[test]
     fn decoded_bodies_are_slices_of_the_entry() {
-        let data = encode_group(&[request(1, 2, RequestKind::Put, b"some body")]);
+        let data = encode_group(id(1), &[request(1, 2, RequestKind::Put, b"some body")]);
         let range = data.as_ptr_range();
         let decoded = decode_group(data.clone()).unwrap();
-        assert!(range.contains(&decoded[0].body.as_ptr()));
+        assert!(range.contains(&decoded.requests[0].body.as_ptr()));
     }
 
     #[test]
     fn empty_entry_is_an_empty_group() {
-        assert_eq!(decode_group(Bytes::new()), Ok(Vec::new()));
-        assert_eq!(encode_group(&[]), Bytes::new());
+        assert_eq!(decode_group(Bytes::new()), Ok(Group::default()));
     }
 
     #[test]
     fn unknown_format_and_unknown_kind_are_named_not_skipped() {
         let known = pb::Request { kind: 1, ..Default::default() };
-        let later = pb::Group { format: 2, requests: vec![known.clone()] }.encode_to_vec();
-        assert_eq!(decode_group(later.into()), Err(GroupError::Format(2)));
+        let group = |format, requests| pb::Group { format, requests, ..Default::default() }.encode_to_vec();
+        let later = group(FORMAT + 1, vec![known.clone()]);
+        assert_eq!(decode_group(later.into()), Err(GroupError::Format(FORMAT + 1)));
         let unknown = pb::Request { kind: 77, ..Default::default() };
-        let group = pb::Group { format: FORMAT, requests: vec![known, unknown] }.encode_to_vec();
+        let group = group(FORMAT, vec![known, unknown]);
         let error = decode_group(group.into()).unwrap_err();
         assert_eq!(error, GroupError::Kind(77));
         assert_eq!(
@@ -299,31 +353,35 @@ mod tests {
         assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
         assert!(KINDS.iter().all(|kind| RequestKind::from_number(kind.number()) == Some(*kind)));
         assert!([0, 1_000].iter().all(|number| RequestKind::from_number(*number).is_none()));
+        let requests = vec![request(7, 1, RequestKind::Put, b"ab"), request(7, 300, RequestKind::Alarm, b"")];
+        let golden: &[u8] = b"\x08\x02\x19\x07\0\0\0\0\0\0\0!\x05\0\0\0\0\0\0\0),\x01\0\0\0\0\0\0\x12\x0f\x11\x01\0\0\0\0\0\0\0\x18\x01\"\x02ab\x12\x0d\x11,\x01\0\0\0\0\0\0\x18\x0b\"\0";
+        assert_eq!(encode_group(id(7), &requests), golden, "raise FORMAT and keep the old bytes readable");
+        assert_eq!(decode_group(Bytes::from_static(golden)), Ok(Group { id: Some(id(7)), requests }));
+
         let requests =
-            [request(7, 1, RequestKind::Put, b"ab"), request(u64::MAX, 300, RequestKind::Alarm, b"")];
+            vec![request(7, 1, RequestKind::Put, b"ab"), request(u64::MAX, 300, RequestKind::Alarm, b"")];
         let golden: &[u8] = b"\x08\x01\x12\x18\x09\x07\x00\x00\x00\x00\x00\x00\x00\x11\x01\x00\x00\x00\x00\x00\x00\x00\x18\x01\"\x02ab\x12\x16\x09\xff\xff\xff\xff\xff\xff\xff\xff\x11,\x01\x00\x00\x00\x00\x00\x00\x18\x0b\"\x00";
-        assert_eq!(encode_group(&requests), golden, "raise FORMAT and keep the old bytes readable");
-        assert_eq!(decode_group(Bytes::from_static(golden)), Ok(requests.to_vec()));
+        assert_eq!(decode_group(Bytes::from_static(golden)), Ok(Group { id: None, requests }), "format 1");
+        assert_eq!(group_id(golden), None);
     }
 
     #[test]
     fn every_cut_and_every_flip_of_a_group_is_an_answer_not_a_panic() {
-        let whole = encode_group(&[
-            request(7, 1, RequestKind::Put, b"abc"),
-            request(7, 2, RequestKind::Txn, &[0xff; 40]),
-        ]);
+        let requests =
+            [request(7, 1, RequestKind::Put, b"abc"), request(7, 2, RequestKind::Txn, &[0xff; 40])];
+        let whole = encode_group(id(7), &requests);
         for cut in 1..whole.len() {
             // A cut between two fields of the group leaves a shorter group; anywhere else, none.
-            if let Ok(requests) = decode_group(whole.slice(..cut)) {
-                assert!(requests.len() < 2, "cut at {cut}");
+            if let Ok(group) = decode_group(whole.slice(..cut)) {
+                assert!(group.requests.len() < 2, "cut at {cut}");
             }
-            let _answered = first_origin(&whole[..cut]);
+            let _answered = group_id(&whole[..cut]);
         }
         for offset in 0..whole.len() {
             for bit in 0..8 {
                 let mut bytes = whole.to_vec();
                 bytes[offset] ^= 1 << bit;
-                let _answered = first_origin(&bytes);
+                let _answered = group_id(&bytes);
                 drop(decode_group(bytes.into()));
             }
         }

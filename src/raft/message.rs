@@ -6,10 +6,8 @@
 //! checked for everything that can be checked without knowing the receiver's state, because raft-rs
 //! trusts its peers and panics where they err. `Node::step` checks the rest.
 //!
-//! What the network may do: lose, delay, reorder and repeat messages, with one exception. A `Propose`,
-//! by which a follower hands requests to the leader, must not arrive twice, or its requests would be
-//! applied twice, which no later check could tell from two requests of a client. So a transport that
-//! is in doubt whether a message arrived drops it.
+//! What the network may do: lose, delay, reorder and repeat messages. A `Propose`, by which a follower hands
+//! requests to the leader, is no exception: its groups are applied once (`apply::session`).
 //!
 //! Invariants of a decoded message: kind known and meant for the network; a term where the kind has
 //! one and none where it has none; entries contiguous, terms rising and none above the message's.

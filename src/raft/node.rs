@@ -38,8 +38,8 @@ const READ_ROUNDS_MAX: usize = 1_024;
 #[derive(Debug, Clone)]
 pub struct Config {
     pub id: MemberId,
-    /// A number that differs at every start of the member, from the shell's entropy. It seeds the
-    /// spread of election timeouts and tells this start's reads from those of an earlier one.
+    /// A number that grows from start to start of the member. It seeds the spread of election timeouts and
+    /// tells this start's requests and reads from those of an earlier one.
     pub incarnation: u64,
     /// Ticks without a leader before an election: the timeout lies in `[this, 2 * this)`.
     pub election_ticks: usize,
@@ -184,6 +184,8 @@ pub enum StepError {
     AckPastLast { from: MemberId, index: LogIndex, last: LogIndex },
     #[error("vote for a candidacy that is not durable yet, so nobody can have been asked")]
     VoteTooEarly,
+    #[error("{from} proposes something else than its own requests")]
+    NotAProposal { from: MemberId },
     #[error("raft does not take the message: {0}")]
     Refused(String),
 }
@@ -356,8 +358,7 @@ impl Node {
         result
     }
 
-    /// A `Propose` message of another member, or one of this member's that was not sent: it is appended,
-    /// or passed on to the leader as this member knows it.
+    /// A `Propose` message of another member: it is appended.
     ///
     /// # Errors
     /// When it certainly went nowhere.

@@ -2,7 +2,6 @@
 
 pub mod exchange;
 pub mod hash_check;
-mod passed_on;
 mod proposals;
 mod reads;
 #[expect(clippy::module_inception, reason = "the role's state is the module's subject")]

@@ -6,15 +6,16 @@
 //! timer and no count makes a group leave. `GROUP_BYTES_MAX` closes one, and so does a request that comes
 //! long after the first one, when there is no leader or the disk stands still; then the next one opens.
 //!
-//! Invariants: groups leave in the order their requests arrived. A group holds at least one request,
-//! and more than `GROUP_BYTES_MAX` only when a single request does.
+//! Invariants: groups leave in the order their requests arrived, which is the order of their numbers. A
+//! group holds at least one request, and more than `GROUP_BYTES_MAX` only when a single request does.
 //! Cost: one copy of each body; a group's memory is at most a quarter larger than its bytes.
 
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::apply::request::{self, Origin, RequestKind};
+use crate::apply::request::{self, GroupId, RequestKind};
+use crate::types::{MemberId, Ticket};
 
 /// 1 MiB: a group of this size is some thousand puts and a few milliseconds of disk, so a larger one
 /// would gain nothing and hold up whatever waits behind it.
@@ -27,13 +28,19 @@ const GROUP_BYTES_EXPECTED: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) data: Bytes,
+    /// Its place among all groups of this start of the member.
+    pub(super) number: u64,
     /// When its first request arrived.
-    opened_tick: u64,
+    pub(super) opened_tick: u64,
 }
 
 /// Requests that are in no log yet.
 #[derive(Debug)]
 pub(super) struct Proposals {
+    member: MemberId,
+    incarnation: u64,
+    /// Of the group that was opened last.
+    last_number: u64,
     /// The group that takes the next request; empty when none waits.
     open: BytesMut,
     opened_tick: u64,
@@ -47,8 +54,11 @@ pub(super) struct Proposals {
 
 impl Proposals {
     /// A group that waits is refused as a whole, so it stays open for `open_ticks_max` at most.
-    pub(super) fn new(open_ticks_max: u64) -> Self {
+    pub(super) fn new(member: MemberId, incarnation: u64, open_ticks_max: u64) -> Self {
         Self {
+            member,
+            incarnation,
+            last_number: 0,
             open_ticks_max,
             open: BytesMut::new(),
             opened_tick: 0,
@@ -67,21 +77,43 @@ impl Proposals {
         self.waiting_bytes() == 0
     }
 
-    pub(super) fn push(&mut self, origin: Origin, kind: RequestKind, body: &[u8], tick: u64) {
+    pub(super) fn push(&mut self, ticket: Ticket, kind: RequestKind, body: &[u8], tick: u64) {
         let bytes = request::request_bytes(kind, body.len());
         let is_over =
             GROUP_BYTES_MAX < self.open.len() + bytes || self.opened_tick + self.open_ticks_max < tick;
-        if !self.open.is_empty() && is_over {
+        if is_over {
+            self.set_aside();
+        }
+        if self.open.is_empty() {
+            self.opened_tick = tick;
+            self.open.reserve((request::GROUP_HEAD_BYTES + bytes).max(self.expected_bytes));
+            let id = self.next_id();
+            request::put_group_head(&mut self.open, id);
+        }
+        request::put_request(&mut self.open, ticket, kind, body);
+    }
+
+    /// Takes a group that was overtaken, under a new number and behind all others.
+    pub(super) fn push_again(&mut self, data: &[u8], opened_tick: u64) {
+        self.set_aside();
+        let number = self.next_id().number;
+        let data = request::renumbered(data, number);
+        self.full_bytes += data.len();
+        self.full.push_back(Group { data, number, opened_tick });
+    }
+
+    fn next_id(&mut self) -> GroupId {
+        self.last_number += 1;
+        GroupId { member: self.member, incarnation: self.incarnation, number: self.last_number }
+    }
+
+    /// Closes the open group, if there is one.
+    fn set_aside(&mut self) {
+        if !self.open.is_empty() {
             let group = self.close();
             self.full_bytes += group.data.len();
             self.full.push_back(group);
         }
-        if self.open.is_empty() {
-            self.opened_tick = tick;
-            self.open.reserve((request::group_head_bytes() + bytes).max(self.expected_bytes));
-            request::put_group_head(&mut self.open);
-        }
-        request::put_request(&mut self.open, origin, kind, body);
     }
 
     fn close(&mut self) -> Group {
@@ -91,7 +123,7 @@ impl Proposals {
         // The log keeps the group for a while: what it does not use goes back, at the price of a copy.
         let roomy = used / 4 < reserved - used;
         let data = if roomy { Bytes::copy_from_slice(&open) } else { open.freeze() };
-        Group { data, opened_tick: self.opened_tick }
+        Group { data, number: self.last_number, opened_tick: self.opened_tick }
     }
 
     /// The oldest group, with the bytes it must not exceed: `None` when nothing waits or it does not
@@ -110,21 +142,18 @@ impl Proposals {
         }
     }
 
-    /// Puts back what the log did not take, to the front.
-    pub(super) fn put_back(&mut self, group: Group) {
-        self.full_bytes += group.data.len();
-        self.full.push_front(group);
-    }
-
     /// Takes out the groups whose first request arrived before `tick`: their callers are gone.
     pub(super) fn take_older_than(&mut self, tick: u64) -> Vec<Bytes> {
         let mut taken = Vec::new();
-        while self.full.front().is_some_and(|group| group.opened_tick < tick) {
-            let group = self.full.pop_front().expect("it was there a line above");
-            self.full_bytes -= group.data.len();
-            taken.push(group.data);
-        }
-        if self.full.is_empty() && !self.open.is_empty() && self.opened_tick < tick {
+        self.full.retain(|group| {
+            let is_old = group.opened_tick < tick;
+            if is_old {
+                self.full_bytes -= group.data.len();
+                taken.push(group.data.clone());
+            }
+            !is_old
+        });
+        if !self.open.is_empty() && self.opened_tick < tick {
             taken.push(self.close().data);
         }
         taken
@@ -135,20 +164,18 @@ impl Proposals {
 mod tests {
     use super::*;
     use crate::apply::request::decode_group;
-    use crate::types::{MemberId, Ticket};
 
     fn push(proposals: &mut Proposals, ticket: u64, bytes: usize, tick: u64) {
-        let origin = Origin { member: MemberId(1), ticket: Ticket(ticket) };
-        proposals.push(origin, RequestKind::Put, &vec![7; bytes], tick);
+        proposals.push(Ticket(ticket), RequestKind::Put, &vec![7; bytes], tick);
     }
 
     fn tickets(data: Bytes) -> Vec<u64> {
-        decode_group(data).unwrap().iter().map(|request| request.origin.ticket.0).collect()
+        decode_group(data).unwrap().requests.iter().map(|request| request.origin.ticket.0).collect()
     }
 
     #[test]
     fn everything_that_waits_is_one_group_in_the_order_it_came() {
-        let mut proposals = Proposals::new(5);
+        let mut proposals = Proposals::new(MemberId(1), 9, 5);
         for ticket in 0..1_000 {
             push(&mut proposals, ticket, 10, 0);
         }
@@ -160,7 +187,7 @@ mod tests {
 
     #[test]
     fn group_closes_at_its_byte_bound_and_a_larger_request_is_a_group_of_its_own() {
-        let mut proposals = Proposals::new(5);
+        let mut proposals = Proposals::new(MemberId(1), 9, 5);
         push(&mut proposals, 0, 10, 0);
         push(&mut proposals, 1, GROUP_BYTES_MAX + 5, 0);
         for ticket in 2..5 {
@@ -176,22 +203,31 @@ mod tests {
     }
 
     #[test]
-    fn group_that_was_put_back_leaves_first_and_keeps_its_age() {
-        let mut proposals = Proposals::new(5);
+    fn overtaken_group_goes_behind_all_others_under_a_new_number_and_keeps_its_age() {
+        let mut proposals = Proposals::new(MemberId(1), 9, 5);
         push(&mut proposals, 0, 10, 3);
-        let group = proposals.take(usize::MAX, true).unwrap();
+        let overtaken = proposals.take(usize::MAX, true).unwrap();
         push(&mut proposals, 1, 10, 8);
-        proposals.put_back(group);
-        assert!(proposals.take_older_than(3).is_empty());
-        let old = proposals.take_older_than(8);
+        proposals.push_again(&overtaken.data, overtaken.opened_tick);
+        push(&mut proposals, 2, 10, 8);
+        let mut seen = Vec::new();
+        let mut others = Proposals::new(MemberId(1), 9, 5);
+        while let Some(group) = proposals.take(usize::MAX, true) {
+            let id = request::group_id(&group.data).unwrap();
+            assert_eq!(id, GroupId { member: MemberId(1), incarnation: 9, number: group.number });
+            others.push_again(&group.data, group.opened_tick);
+            seen.push((group.number, tickets(group.data)));
+        }
+        assert_eq!(seen, [(2, vec![1]), (3, vec![0]), (4, vec![2])]);
+        assert_eq!(proposals.waiting_bytes(), 0);
+        let old = others.take_older_than(8);
         assert_eq!(old.into_iter().map(tickets).collect::<Vec<_>>(), [[0]]);
-        assert_eq!(tickets(proposals.take(0, true).unwrap().data), [1]);
-        assert!(proposals.is_empty());
+        assert_eq!(tickets(others.take(0, true).unwrap().data), [1]);
     }
 
     #[test]
     fn group_keeps_no_more_than_a_quarter_of_unused_memory() {
-        let mut proposals = Proposals::new(5);
+        let mut proposals = Proposals::new(MemberId(1), 9, 5);
         for round in 0..50_usize {
             for ticket in 0..(round * 37 % 400) as u64 + 1 {
                 push(&mut proposals, ticket, 100, 0);

@@ -8,6 +8,9 @@
 //! that arrives meanwhile becomes the next one. With depth 1 a group is exactly what arrived during
 //! the previous sync. A follower forwards what it has whenever it is asked for a `Ready`.
 //!
+//! A request has one outcome, however often leaders and connections change: what has none yet is
+//! proposed again (`under_way`), and applied once (`apply::session`).
+//!
 //! Backpressure: refused with "too many requests" when more entries than `apply_gap_max` are
 //! committed and not applied, or more bytes than `backlog_bytes_max` wait or are not applied, or more
 //! reads than `reads_max` wait. These bound the memory that clients can make a member hold.
@@ -15,16 +18,15 @@
 use bytes::Bytes;
 
 use super::exchange::Refusal;
-use super::passed_on::PassedOn;
 use super::proposals::Proposals;
 use super::reads::Reads;
-use super::under_way::UnderWay;
-use crate::apply::request::{self, Origin, RequestKind};
+use super::under_way::{Given, UnderWay};
+use crate::apply::request::{self, RequestKind};
 use crate::raft::{
     self, CheckpointMeta, ConfChange, ConfChangeRefused, EntryKind, Message, MessageKind, Node, ProposeError,
     Recovered, Role, StartError, Status, StepError,
 };
-use crate::types::{LogIndex, MemberId, Ticket, limits};
+use crate::types::{LogIndex, MemberId, Term, Ticket, limits};
 
 /// A group stays open for this part of the request timeout at most, which is how much too early some of
 /// its requests may be refused: a tick or so.
@@ -41,6 +43,9 @@ pub struct Config {
     pub append_bytes_max: usize,
     /// Bytes of requests that wait or are not applied, above which new ones are refused.
     pub backlog_bytes_max: usize,
+    /// Bytes of groups that a follower has given to the leader and that are not committed; what is above
+    /// waits. All members together stay below what a leader takes (`raft::Config::uncommitted_bytes_max`).
+    pub forwarded_bytes_max: usize,
     /// Entries committed and not applied, above which new requests are refused.
     pub apply_gap_max: u64,
     /// Linearizable reads that wait, above which new ones are refused.
@@ -61,6 +66,7 @@ impl Config {
             pipeline_depth: 1,
             append_bytes_max: 4 << 20,
             backlog_bytes_max: 64 << 20,
+            forwarded_bytes_max: 8 << 20,
             apply_gap_max: limits::APPLY_GAP_MAX,
             reads_max: 100_000,
             read_retry_ticks: 5,
@@ -102,8 +108,13 @@ pub struct Replica<R> {
     node: Node,
     config: Config,
     proposals: Proposals,
-    passed_on: PassedOn,
     under_way: UnderWay,
+    /// Nothing is proposed before this tick: something could not be sent.
+    paused_until: u64,
+    /// Who gets proposals: the leader of this term.
+    leader: Option<(MemberId, Term)>,
+    /// When it was first heard of.
+    leader_tick: u64,
     reads: Reads<R>,
     space: Space,
     stopped: bool,
@@ -122,12 +133,15 @@ impl<R> Replica<R> {
         if config.pipeline_depth == 0 {
             return Err(StartError::Config("the pipeline is at least one append deep".to_owned()));
         }
+        let (id, incarnation) = (config.raft.id, config.raft.incarnation);
         Ok(Self {
             node: Node::new(&config.raft, recovered)?,
-            proposals: Proposals::new(config.request_timeout_ticks / GROUPS_PER_TIMEOUT),
-            passed_on: PassedOn::new(config.backlog_bytes_max),
+            proposals: Proposals::new(id, incarnation, config.request_timeout_ticks / GROUPS_PER_TIMEOUT),
+            under_way: UnderWay::new(id, incarnation, config.raft.election_ticks as u64),
             config,
-            under_way: UnderWay::default(),
+            paused_until: 0,
+            leader: None,
+            leader_tick: 0,
             reads: Reads::new(),
             space: Space::Ample,
             stopped: false,
@@ -164,13 +178,21 @@ impl<R> Replica<R> {
             return Err(Refusal::TooManyRequests);
         }
         let backlog_bytes =
-            self.proposals.waiting_bytes() + self.under_way.forwarded_bytes() + self.node.unapplied_bytes();
+            self.proposals.waiting_bytes() + self.forwarded_bytes() + self.node.unapplied_bytes();
         if self.config.backlog_bytes_max < backlog_bytes + body.len() {
             return Err(Refusal::TooManyRequests);
         }
-        let origin = Origin { member: self.node.id(), ticket };
-        self.proposals.push(origin, kind, body, self.tick);
+        self.proposals.push(ticket, kind, body, self.tick);
         Ok(())
+    }
+
+    /// Bytes of groups that are under way and not in this member's own log, as far as it knows.
+    fn forwarded_bytes(&self) -> usize {
+        if self.leads() { 0 } else { self.under_way.bytes() }
+    }
+
+    fn leads(&self) -> bool {
+        self.node.leadership().role == Role::Leader
     }
 
     /// A linearizable read. It comes back in `Ready::reads`, or refused.
@@ -199,24 +221,32 @@ impl<R> Replica<R> {
     pub fn on_tick(&mut self) {
         self.tick += 1;
         self.node.tick();
-        // What a member keeps that handed leadership over is on its way again long before this.
-        let patience = (self.config.raft.election_ticks as u64 / 2).max(1);
-        for group in self.under_way.take_lost(self.tick, patience) {
-            self.refuse_group(group, Refusal::LostWithLeader);
+        if !self.leads() {
+            self.under_way.on_tick(self.tick);
         }
         let Some(oldest) = self.tick.checked_sub(self.config.request_timeout_ticks) else { return };
         for group in self.proposals.take_older_than(oldest) {
             self.refuse_group(group, Refusal::NotProposed);
         }
-        for message in self.passed_on.take_older_than(oldest) {
-            self.refuse_message(&message, Refusal::NotProposed);
-        }
-        for group in self.under_way.take_older_than(oldest) {
-            self.refuse_group(group, Refusal::TimedOut);
+        for given in self.under_way.take_older_than(oldest) {
+            let refusal = self.refusal_of(&given);
+            self.refuse_group(given.data, refusal);
         }
         let mut expired = Vec::new();
         self.reads.expire(oldest, &mut expired);
         self.refused_reads.extend(expired.into_iter().map(|read| (read, Refusal::TimedOut)));
+    }
+
+    /// Why a group has no outcome in time. That a leader was lost meanwhile is said as etcd says it.
+    fn refusal_of(&self, given: &Given) -> Refusal {
+        let lost_tick = self.leader_tick.saturating_sub(2 * self.config.raft.election_ticks as u64);
+        if !given.was_sent {
+            Refusal::NotProposed
+        } else if (lost_tick..self.leader_tick).contains(&given.opened_tick) {
+            Refusal::LostWithLeader
+        } else {
+            Refusal::TimedOut
+        }
     }
 
     /// A message from another member.
@@ -228,22 +258,41 @@ impl<R> Replica<R> {
             return self.node.step(message);
         }
         self.node.check_recipient(&message)?;
-        self.keep_proposal(message);
+        let is_senders = |data: &Bytes| request::group_id(data).is_some_and(|id| id.member == message.from());
+        if !message.entry_data().all(|(kind, data)| kind == EntryKind::Normal && is_senders(&data)) {
+            return Err(StepError::NotAProposal { from: message.from() });
+        }
+        // What is dropped here its sender proposes again: to a new leader, or after a while.
+        if self.leads() {
+            let _dropped = self.node.pass_on(&message);
+        }
         Ok(())
     }
 
     /// A message could not be sent: no byte of it has left. A proposal is tried again, not at once; raft
     /// itself repeats what else matters.
-    pub fn on_unsent(&mut self, message: Message) {
+    pub fn on_unsent(&mut self, message: &Message) {
         if message.kind() == MessageKind::Propose {
-            self.passed_on.pause(self.tick);
-            self.keep_proposal(message);
+            self.paused_until = self.tick + 1;
+            for id in message.entry_data().filter_map(|(_, data)| request::group_id(&data)) {
+                self.under_way.on_unsent(id.number);
+            }
         }
     }
 
-    fn keep_proposal(&mut self, message: Message) {
-        if let Some(message) = self.passed_on.push(message, self.tick) {
-            self.refuse_message(&message, Refusal::TooManyRequests);
+    /// A new connection to this member: what was sent to it before may be lost.
+    pub fn on_reconnected(&mut self, member: MemberId) {
+        if self.node.leadership().leader == Some(member) {
+            self.paused_until = 0;
+            self.under_way.send_again();
+        }
+    }
+
+    /// Another member's checkpoint has taken the place of the state, in which `number` is the last group
+    /// of this start that was applied. Of the groups up to there nobody knows the outcome.
+    pub fn on_installed(&mut self, number: u64) {
+        for given in self.under_way.on_passed(number) {
+            self.refuse_group(given.data, Refusal::TimedOut);
         }
     }
 
@@ -294,8 +343,8 @@ impl<R> Replica<R> {
         for group in self.proposals.take_older_than(u64::MAX) {
             self.refuse_group(group, Refusal::Stopped);
         }
-        for message in self.passed_on.take_older_than(u64::MAX) {
-            self.refuse_message(&message, Refusal::Stopped);
+        for given in self.under_way.take_never_sent() {
+            self.refuse_group(given.data, Refusal::Stopped);
         }
         let mut waiting = Vec::new();
         self.reads.expire(u64::MAX, &mut waiting);
@@ -314,13 +363,11 @@ impl<R> Replica<R> {
             }
             if ready.leadership.is_some() {
                 self.reads.on_leader_change();
-                self.passed_on.resume();
             }
-            for entry in &ready.committed {
-                self.under_way.on_committed(&entry.data);
-            }
-            if let Some(last) = ready.committed.last() {
-                self.under_way.on_term(last.term, self.tick);
+            for id in ready.committed.iter().filter_map(|entry| request::group_id(&entry.data)) {
+                for overtaken in self.under_way.on_committed(id, self.tick) {
+                    self.proposals.push_again(&overtaken.data, overtaken.opened_tick);
+                }
             }
         }
         let mut reads = Vec::new();
@@ -340,47 +387,63 @@ impl<R> Replica<R> {
         (!idle).then_some(ready)
     }
 
-    fn propose_waiting(&mut self) {
-        self.propose_passed_on();
-        if self.proposals.is_empty() || !self.passed_on.is_empty() {
-            return;
-        }
+    /// Another leader has nothing of what the last one was given, as far as anybody knows.
+    fn look_for_leader(&mut self) {
         let leadership = self.node.leadership();
-        // What waits for a leader stays in the open group; taking it out would only cut it up.
-        if leadership.leader.is_none() || self.node.is_transferring() {
+        let leader = leadership.leader.map(|leader| (leader, leadership.term));
+        if leader != self.leader {
+            self.leader = leader;
+            self.paused_until = 0;
+            self.under_way.send_again();
+            if leader.is_some() {
+                self.leader_tick = self.tick;
+            }
+        }
+    }
+
+    fn propose_waiting(&mut self) {
+        self.look_for_leader();
+        if self.tick < self.paused_until
+            || (self.under_way.next_unsent().is_none() && self.proposals.is_empty())
+        {
             return;
         }
-        let leads = leadership.role == Role::Leader;
+        // What waits for a leader stays in the open group; taking it out would only cut it up.
+        if self.leader.is_none() || self.node.is_transferring() {
+            return;
+        }
+        let leads = self.leads();
         // A follower forwards: its own appends are the leader's, and need not hold up anything.
         if leads && self.config.pipeline_depth <= self.node.appends_in_flight() {
             return;
         }
         let mut bytes_left = self.config.append_bytes_max;
         let mut first = true;
-        while let Some(group) = self.proposals.take(bytes_left, first) {
-            bytes_left = bytes_left.saturating_sub(group.data.len());
-            first = false;
-            match self.node.propose(group.data.clone()) {
-                Ok(()) => self.under_way.push(leadership.term, self.tick, !leads, group.data),
-                Err(ProposeError::NotMember) => self.refuse_group(group.data, Refusal::Stopped),
-                // What waits may still find room, until its callers give up.
-                Err(ProposeError::NoLeader | ProposeError::Transferring | ProposeError::Full) => {
-                    self.proposals.put_back(group);
+        loop {
+            if self.under_way.next_unsent().is_none() {
+                let is_full = !leads && self.config.forwarded_bytes_max <= self.under_way.bytes();
+                if self.stopped || is_full {
                     return;
                 }
+                let Some(group) = self.proposals.take(bytes_left, first) else { return };
+                self.under_way.push(group);
             }
-        }
-    }
-
-    fn propose_passed_on(&mut self) {
-        while let Some((message, came)) = self.passed_on.take(self.tick) {
-            match self.node.pass_on(&message) {
-                Ok(()) => {}
-                Err(ProposeError::NotMember) => self.refuse_message(&message, Refusal::Stopped),
-                // Until a leader is found, or its log has room.
-                Err(ProposeError::NoLeader | ProposeError::Transferring | ProposeError::Full) => {
-                    return self.passed_on.put_back(message, came);
+            let Some(data) = self.under_way.next_unsent() else { return };
+            if !first && bytes_left < data.len() {
+                return;
+            }
+            let data = data.clone();
+            bytes_left = bytes_left.saturating_sub(data.len());
+            first = false;
+            match self.node.propose(data) {
+                Ok(()) => self.under_way.on_sent(self.tick),
+                Err(ProposeError::NotMember) => {
+                    let given = self.under_way.take_unsent().expect("it was just proposed");
+                    let refusal = if given.was_sent { Refusal::TimedOut } else { Refusal::Stopped };
+                    self.refuse_group(given.data, refusal);
                 }
+                // What waits may still find room, until its callers give up.
+                Err(ProposeError::NoLeader | ProposeError::Transferring | ProposeError::Full) => return,
             }
         }
     }
@@ -409,22 +472,9 @@ impl<R> Replica<R> {
     }
 
     fn refuse_group(&mut self, group: Bytes, refusal: Refusal) {
-        let requests = request::decode_group(group).expect("this member wrote the group");
-        self.refused_requests.extend(requests.into_iter().map(|request| (request.origin.ticket, refusal)));
-    }
-
-    /// Others' requests are refused by who took them from their clients, when their time is over.
-    fn refuse_message(&mut self, message: &Message, refusal: Refusal) {
-        if message.from() == self.node.id() {
-            for (kind, data) in message.entry_data() {
-                if kind == EntryKind::Normal
-                    && let Ok(requests) = request::decode_group(data)
-                {
-                    let tickets = requests.into_iter().map(|request| request.origin.ticket);
-                    self.refused_requests.extend(tickets.map(|ticket| (ticket, refusal)));
-                }
-            }
-        }
+        let group = request::decode_group(group).expect("this member wrote the group");
+        self.refused_requests
+            .extend(group.requests.into_iter().map(|request| (request.origin.ticket, refusal)));
     }
 
     /// Ticks after which whatever waits is given up.
@@ -442,6 +492,12 @@ impl<R> Replica<R> {
     #[must_use]
     pub fn id(&self) -> MemberId {
         self.node.id()
+    }
+
+    /// The number of this start of the member.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.config.raft.incarnation
     }
 
     /// The consensus state, for leadership transfer, connection events and inspection.

@@ -5,10 +5,10 @@ use prost::Message as _;
 
 use super::exchange::Refusal;
 use super::{Config, Ready, Replica, Space};
-use crate::apply::request::{RequestKind, decode_group};
+use crate::apply::request::{GroupId, Origin, Request, RequestKind, decode_group, encode_group, group_id};
 use crate::pb::peer as pb;
 use crate::raft::tests::Disk;
-use crate::raft::{self, CheckpointMeta, EntryKind, Message, MessageKind};
+use crate::raft::{self, CheckpointMeta, EntryKind, Message, MessageKind, StepError};
 use crate::types::{LogIndex, MemberId, Ticket};
 
 const ME: MemberId = MemberId(1);
@@ -16,6 +16,8 @@ const ME: MemberId = MemberId(1);
 struct Role {
     replica: Replica<u64>,
     disk: Disk,
+    /// Proposals on their way.
+    sent: Vec<Message>,
 }
 
 impl Role {
@@ -23,7 +25,7 @@ impl Role {
         let disk = Disk::new(CheckpointMeta::bootstrap((1..=voters).map(MemberId)));
         let mut config = Config::new(raft::Config::new(ME, 0));
         adjust(&mut config);
-        Self { replica: Replica::new(config, disk.recover()).unwrap(), disk }
+        Self { replica: Replica::new(config, disk.recover()).unwrap(), disk, sent: Vec::new() }
     }
 
     /// Leads, with its term's first entry applied.
@@ -74,9 +76,11 @@ impl Role {
 fn appended(ready: &Ready<u64>) -> Vec<Vec<u64>> {
     let entries = ready.raft.iter().flat_map(|raft| &raft.entries);
     let groups = entries.filter(|entry| entry.kind == EntryKind::Normal && !entry.data.is_empty());
-    groups
-        .map(|entry| decode_group(entry.data.clone()).unwrap().iter().map(|r| r.origin.ticket.0).collect())
-        .collect()
+    groups.map(|entry| tickets(entry.data.clone())).collect()
+}
+
+fn tickets(data: Bytes) -> Vec<u64> {
+    decode_group(data).unwrap().requests.iter().map(|request| request.origin.ticket.0).collect()
 }
 
 #[test]
@@ -174,47 +178,154 @@ fn heartbeat(from: MemberId, term: u64) -> Message {
     message(&pb::RaftMessage { format: 1, kind, from: from.0, to: ME.0, term, ..Default::default() })
 }
 
-/// What another member passes on.
+/// What another member proposes.
 fn passed_on(from: MemberId, ticket: u64) -> Message {
-    let mut other = Role::leading(|_| {});
-    other.put(ticket).unwrap();
-    let data = other.next().unwrap().raft.unwrap().entries.remove(0).data;
-    propose(from, data)
+    let request = Request {
+        origin: Origin { member: from, ticket: Ticket(ticket) },
+        kind: RequestKind::Put,
+        body: Bytes::from_static(b"some request"),
+    };
+    propose(from, encode_group(GroupId { member: from, incarnation: 1, number: 1 }, &[request]))
+}
+
+impl Role {
+    /// To whom proposals go now, with their tickets.
+    fn proposed(&mut self) -> Vec<(MemberId, Vec<u64>)> {
+        let mut sent = Vec::new();
+        while let Some(ready) = self.next() {
+            let messages = ready.raft.into_iter().flat_map(|raft| raft.messages);
+            for message in messages.filter(|message| message.kind() == MessageKind::Propose) {
+                for (_, data) in message.entry_data() {
+                    sent.push((message.to(), tickets(data)));
+                }
+                self.sent.push(message);
+            }
+            self.sync();
+        }
+        sent
+    }
 }
 
 #[test]
-fn proposal_passed_on_to_a_member_that_knows_no_leader_waits_for_one() {
+fn follower_gives_what_has_no_outcome_to_each_new_leader_and_over_each_new_connection() {
+    let (b, c) = (MemberId(2), MemberId(3));
     let mut role = Role::new(3, |_| {});
-    role.replica.on_message(passed_on(MemberId(2), 77)).unwrap();
-    assert!(role.next().is_none());
-    role.replica.on_message(heartbeat(MemberId(3), 5)).unwrap();
-    let mut sent = Vec::new();
-    while let Some(ready) = role.next() {
-        sent.extend(ready.raft.into_iter().flat_map(|raft| raft.messages));
-        role.sync();
-    }
-    let proposals: Vec<_> = sent.iter().filter(|message| message.kind() == MessageKind::Propose).collect();
-    assert_eq!(proposals.len(), 1);
-    assert_eq!((proposals[0].to(), proposals[0].from()), (MemberId(3), MemberId(2)));
-
-    // Nobody can be reached: it is tried again in the next tick, and given up in time.
-    role.replica.on_unsent(proposals[0].clone());
-    assert!(role.next().is_none());
+    role.put(1).unwrap();
+    assert_eq!(role.proposed(), [], "nobody leads");
+    role.replica.on_message(heartbeat(c, 5)).unwrap();
+    assert_eq!(role.proposed(), [(c, vec![1])]);
+    role.put(2).unwrap();
+    assert_eq!(role.proposed(), [(c, vec![2])]);
+    role.replica.on_message(heartbeat(b, 6)).unwrap();
+    assert_eq!(role.proposed(), [(b, vec![1]), (b, vec![2])]);
+    role.replica.on_reconnected(c);
+    assert_eq!(role.proposed(), [], "it does not lead");
+    role.replica.on_reconnected(b);
+    assert_eq!(role.proposed(), [(b, vec![1]), (b, vec![2])]);
+    let last = role.sent.pop().unwrap();
+    role.replica.on_unsent(&last);
+    assert_eq!(role.proposed(), [], "not at once, or it would spin");
     role.replica.on_tick();
-    assert_eq!(role.next().unwrap().raft.unwrap().messages.len(), 1);
-}
-
-#[test]
-fn own_proposal_that_could_not_be_sent_is_refused_in_time_and_what_is_no_group_is_dropped() {
-    let mut role = Role::new(3, |config| config.request_timeout_ticks = 4);
-    for message in [passed_on(ME, 7), passed_on(MemberId(2), 8), propose(ME, "nonsense".into())] {
-        role.replica.on_unsent(message);
-    }
-    for _ in 0..5 {
-        assert!(role.next().is_none());
+    assert_eq!(role.proposed(), [(b, vec![2])]);
+    for _ in 0..10 {
+        role.replica.on_message(heartbeat(b, 6)).unwrap();
         role.replica.on_tick();
     }
-    assert_eq!(role.next().unwrap().refused_requests, [(Ticket(7), Refusal::NotProposed)]);
+    assert_eq!(role.proposed(), [(b, vec![1]), (b, vec![2])], "nothing came of it for long");
+}
+
+#[test]
+fn leader_takes_what_members_propose_for_themselves_and_nothing_else() {
+    let (b, c) = (MemberId(2), MemberId(3));
+    let mut role = Role::leading(|_| {});
+    role.replica.on_message(passed_on(b, 7)).unwrap();
+    assert_eq!(appended(&role.next().unwrap()), [[7]]);
+    let mut foreign = passed_on(b, 8);
+    let data = foreign.entry_data().next().unwrap().1;
+    foreign = propose(c, data);
+    for message in [foreign, propose(b, "nonsense".into())] {
+        assert!(matches!(role.replica.on_message(message), Err(StepError::NotAProposal { .. })));
+    }
+    let mut follower = Role::new(3, |_| {});
+    follower.replica.on_message(heartbeat(c, 5)).unwrap();
+    follower.replica.on_message(passed_on(b, 7)).unwrap();
+    assert_eq!(follower.proposed(), [], "its own member gives it to the leader");
+}
+
+#[test]
+fn callers_are_told_in_time_whether_their_request_may_still_come() {
+    let c = MemberId(3);
+    let mut role = Role::new(3, |config| config.request_timeout_ticks = 30);
+    let pass = |role: &mut Role, ticks| {
+        let mut refused = Vec::new();
+        for _ in 0..ticks {
+            role.replica.on_message(heartbeat(c, 5)).unwrap();
+            role.replica.on_tick();
+            while let Some(ready) = role.next() {
+                role.sync();
+                refused.extend(ready.refused_requests);
+            }
+        }
+        refused
+    };
+    role.put(1).unwrap();
+    for _ in 0..3 {
+        role.replica.on_tick();
+        assert!(role.next().is_none());
+    }
+    assert!(pass(&mut role, 10).is_empty());
+    role.put(2).unwrap();
+    assert_eq!(role.proposed(), [(c, vec![2])]);
+    role.put(3).unwrap();
+    let ready = role.next().unwrap();
+    role.replica.on_unsent(&ready.raft.unwrap().messages[0]);
+    // Another leader came while the first request waited; none while the second did.
+    assert_eq!(pass(&mut role, 18), [(Ticket(1), Refusal::LostWithLeader)]);
+    assert_eq!(pass(&mut role, 13), [(Ticket(2), Refusal::TimedOut), (Ticket(3), Refusal::TimedOut)]);
+}
+
+#[test]
+fn what_was_overtaken_is_proposed_again_under_another_number() {
+    let c = MemberId(3);
+    let mut role = Role::new(3, |_| {});
+    role.replica.on_message(heartbeat(c, 5)).unwrap();
+    role.proposed();
+    role.put(1).unwrap();
+    role.proposed();
+    role.put(2).unwrap();
+    role.proposed();
+    let second = role.sent.pop().unwrap().entry_data().next().unwrap().1;
+    let kind = MessageKind::Append as u32;
+    let entry =
+        pb::RaftEntry { index: 2, term: 5, kind: u32::from(EntryKind::Normal.number()), data: second };
+    role.replica
+        .on_message(message(&pb::RaftMessage {
+            format: 1,
+            kind,
+            from: c.0,
+            to: ME.0,
+            term: 5,
+            log_term: 1,
+            index: 1,
+            commit: 2,
+            entries: vec![entry],
+            ..Default::default()
+        }))
+        .unwrap();
+    assert_eq!(role.proposed(), [(c, vec![1])]);
+    let again = role.sent.pop().unwrap().entry_data().next().unwrap().1;
+    assert_eq!(group_id(&again).unwrap().number, 3);
+}
+
+#[test]
+fn follower_gives_the_leader_no_more_than_it_may_and_the_rest_waits() {
+    let mut role = Role::new(3, |config| config.forwarded_bytes_max = 1);
+    role.replica.on_message(heartbeat(MemberId(3), 5)).unwrap();
+    role.put(1).unwrap();
+    assert_eq!(role.proposed(), [(MemberId(3), vec![1])]);
+    role.put(2).unwrap();
+    role.put(3).unwrap();
+    assert_eq!(role.proposed(), []);
 }
 
 #[test]

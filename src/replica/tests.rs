@@ -16,6 +16,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::exchange::Refusal;
 use super::{Config, Ready, Replica};
+use crate::apply::Sessions;
 use crate::apply::request::{RequestKind, decode_group};
 use crate::raft::tests::{Disk, runs};
 use crate::raft::{
@@ -33,8 +34,10 @@ enum Bug {
     ReadsWithoutRound,
     /// The disk loses what it said was synced.
     DiskLies,
-    /// A proposal that was sent is taken for one that was not.
-    RepeatsProposals,
+    /// A group that is in the log twice is applied twice.
+    AppliesCopies,
+    /// The log of one life of a member is taken for that of the next.
+    SameIncarnation,
 }
 
 /// What a member's state machine holds.
@@ -44,6 +47,7 @@ struct State {
     term: Term,
     voters: BTreeSet<MemberId>,
     learners: BTreeSet<MemberId>,
+    sessions: Sessions,
     tickets: Vec<(MemberId, Ticket)>,
 }
 
@@ -54,6 +58,7 @@ impl State {
             term: meta.term,
             voters: meta.voters.iter().copied().collect(),
             learners: meta.learners.iter().copied().collect(),
+            sessions: Sessions::default(),
             tickets: Vec::new(),
         }
     }
@@ -128,6 +133,9 @@ struct Cluster {
     cut: BTreeSet<(MemberId, MemberId)>,
     pipeline_depth: usize,
     next_ticket: u64,
+    starts: u64,
+    /// Groups that came again and were passed over.
+    copies: u64,
     // What was seen, for the checks.
     leaders: BTreeMap<Term, MemberId>,
     /// Term of the entry before, and data, of every entry ever appended anywhere.
@@ -164,6 +172,8 @@ impl Cluster {
             cut: BTreeSet::new(),
             pipeline_depth,
             next_ticket: 1,
+            starts: 0,
+            copies: 0,
             leaders: BTreeMap::new(),
             appended: BTreeMap::new(),
             applied: BTreeMap::new(),
@@ -200,7 +210,9 @@ impl Cluster {
     }
 
     fn start(&mut self, id: MemberId) {
-        let mut raft = raft::Config::new(id, self.random.random());
+        self.starts += 1;
+        let is_told_apart = self.bug != Bug::SameIncarnation;
+        let mut raft = raft::Config::new(id, if is_told_apart { self.starts } else { 1 });
         raft.retention = Retention { entries_max: 5, bytes_max: 1 << 20 };
         raft.message_bytes_max = 2_000;
         raft.committed_bytes_max = 2_000;
@@ -317,8 +329,16 @@ impl Cluster {
                 }
             }
             990..996 if self.stormy => self.save(id),
+            // A new connection to the leader, which is told whether or not the last one was worse.
+            996..997 if self.stormy => {
+                if let Some(replica) = &mut self.members.get_mut(&id).unwrap().replica
+                    && let Some(leader) = replica.status().leader
+                {
+                    replica.on_reconnected(leader);
+                }
+            }
             // News that the leader's process has ended, true or not.
-            996..1000 if self.stormy => {
+            997..1000 if self.stormy => {
                 if let Some(replica) = &mut self.members.get_mut(&id).unwrap().replica {
                     if let Some(leader) = replica.status().leader {
                         replica.node_mut().forget_leader(leader);
@@ -362,6 +382,7 @@ impl Cluster {
             let content = member.fetched.take().expect("fetched before its message was stepped");
             assert_eq!(content.meta(), meta);
             member.saved = content.clone();
+            replica.on_installed(content.sessions.last_number(id, replica.incarnation()));
             member.state = content;
             member.to_apply.retain(|entry| meta.index < entry.index);
         }
@@ -394,7 +415,11 @@ impl Cluster {
                     member.state.change(&change);
                 }
             } else {
-                for request in decode_group(entry.data).unwrap() {
+                let group = decode_group(entry.data).unwrap();
+                let is_new = group.id.is_none_or(|id| member.state.sessions.admit(id));
+                self.copies += u64::from(!is_new);
+                let is_admitted = is_new || self.bug == Bug::AppliesCopies;
+                for request in group.requests.into_iter().filter(|_| is_admitted) {
                     let origin = request.origin;
                     member.state.tickets.push((origin.member, origin.ticket));
                     if origin.member == id {
@@ -466,11 +491,10 @@ impl Cluster {
         for message in &ready.messages {
             // A transport knows of some messages that they were not sent, for want of a connection.
             let is_unsent = self.stormy && self.random.random_ratio(1, 10);
-            if !is_unsent {
+            if is_unsent {
+                self.members.get_mut(&id).unwrap().replica.as_mut().unwrap().on_unsent(message);
+            } else {
                 self.send(message);
-            }
-            if is_unsent || (self.bug == Bug::RepeatsProposals && self.stormy) {
-                self.members.get_mut(&id).unwrap().replica.as_mut().unwrap().on_unsent(message.clone());
             }
         }
         let member = self.members.get_mut(&id).unwrap();
@@ -528,8 +552,7 @@ impl Cluster {
             (message.kind() == MessageKind::Snapshot).then(|| self.members[&message.from()].saved.clone());
         let copies = match self.random.random_range(0..100) {
             0..8 if self.stormy => 0,
-            // A transport may lose a forwarded proposal, but never repeat it; see `Message`.
-            8..16 if self.stormy && message.kind() != MessageKind::Propose => 2,
+            8..16 if self.stormy => 2,
             _ => 1,
         };
         for _ in 0..copies {
@@ -665,6 +688,7 @@ struct Outcome {
     acknowledged: usize,
     refused: usize,
     reads_released: u64,
+    copies: u64,
     trace: u64,
 }
 
@@ -674,26 +698,30 @@ fn run(seed: u64, size: u64, rounds: u64, bug: Bug) -> Result<Outcome, String> {
         cluster.round()?;
     }
     cluster.calm()?;
-    let Cluster { acknowledged, refused, reads_released, trace, .. } = cluster;
-    Ok(Outcome { acknowledged: acknowledged.len(), refused: refused.len(), reads_released, trace })
+    let Cluster { acknowledged, refused, reads_released, copies, trace, .. } = cluster;
+    Ok(Outcome { acknowledged: acknowledged.len(), refused: refused.len(), reads_released, copies, trace })
 }
 
 #[test]
 fn clusters_stay_consistent_through_loss_partitions_crashes_and_membership_changes() {
-    let (mut acknowledged, mut refused, mut reads) = (0, 0, 0);
+    let (mut acknowledged, mut refused, mut reads, mut copies) = (0, 0, 0, 0);
     for seed in 0..runs(30) {
         let size = [1, 3, 3, 3, 5][usize::try_from(seed % 5).unwrap()];
         match run(seed, size, 300, Bug::None) {
             Ok(outcome) => {
                 acknowledged += outcome.acknowledged;
                 refused += outcome.refused;
+                copies += outcome.copies;
                 // A sole voter's reads prove nothing about rounds.
                 reads += if size == 1 { 0 } else { outcome.reads_released };
             }
             Err(fault) => panic!("run({seed}, {size}, 300, Bug::None): {fault}"),
         }
     }
-    println!("{acknowledged} requests acknowledged, {refused} refused, {reads} reads released");
+    println!(
+        "{acknowledged} requests acknowledged, {refused} refused, {reads} reads released, {copies} copies"
+    );
+    assert!(100 < copies, "next to nothing was proposed again");
     assert!(1_000 < acknowledged, "the storm let next to nothing through");
     assert!(300 < reads, "the storm let next to nothing through");
 }
@@ -706,7 +734,13 @@ fn same_seed_gives_the_same_run() {
 /// The harness above must see the bugs it exists for. Asserts of the code under test count as seen.
 #[test]
 fn planted_bugs_are_seen() {
-    for bug in [Bug::DurableBeforeSync, Bug::ReadsWithoutRound, Bug::DiskLies, Bug::RepeatsProposals] {
+    for bug in [
+        Bug::DurableBeforeSync,
+        Bug::ReadsWithoutRound,
+        Bug::DiskLies,
+        Bug::AppliesCopies,
+        Bug::SameIncarnation,
+    ] {
         let seen = (0..60).find(|&seed| {
             let result = std::panic::catch_unwind(|| run(seed, 3, 300, bug));
             // That nothing moves any more is no sign that the right check saw it.

@@ -164,8 +164,13 @@ pub(super) fn run(config: &Config) -> Result<Ended, BootError> {
         .map_err(|source| BootError::Thread { what: "the SIGBUS handler", source })?;
     // Nothing but a signal can come before a thread of ours runs.
     let start = recovery::open(config, &data_dir, &|| inbox.try_recv().is_ok())?;
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let known = start.machine.sessions().last_incarnation(start.identity.member);
+    let floor = u64::try_from(since.as_micros()).unwrap_or(0).max(known + 1);
+    let incarnation = data_dir.begin_incarnation(floor)?;
     tracing::info!(
         data_dir = %process.data_dir.display(),
+        incarnation,
         cluster = %start.identity.cluster,
         member = %start.identity.member,
         wal_sync = start.sync_mode.as_str(),
@@ -193,7 +198,7 @@ pub(super) fn run(config: &Config) -> Result<Ended, BootError> {
     let position =
         Position { member: identity.member, checkpoint: recovered.checkpoint.clone(), recovered: last };
     let mut raft_seat = Some(RaftSeat {
-        config: replica_config(config, &identity)?,
+        config: replica_config(config, &identity, incarnation),
         transfers: (
             Place { dir: data_dir.checkpoints(), cluster: identity.cluster, member: identity.member },
             recovered.checkpoint.index,
@@ -209,7 +214,7 @@ pub(super) fn run(config: &Config) -> Result<Ended, BootError> {
         strict: config.cluster.strict_reconfig_check,
         election_ticks: u64::from(config.cluster.election_ms / config.cluster.heartbeat_ms),
         entropy: entropy()?,
-        peers: peer_config(config, &identity),
+        peers: peer_config(config, &identity, incarnation),
         listen: process.listen_peer.clone(),
         tick: Duration::from_millis(u64::from(config.cluster.heartbeat_ms)),
         hash_checks: HashCheckConfig {
@@ -380,8 +385,8 @@ fn entropy() -> Result<u64, BootError> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-fn replica_config(config: &Config, identity: &Identity) -> Result<replica::Config, BootError> {
-    let mut raft = raft::Config::new(identity.member, entropy()?);
+fn replica_config(config: &Config, identity: &Identity, incarnation: u64) -> replica::Config {
+    let mut raft = raft::Config::new(identity.member, incarnation);
     let cluster = &config.cluster;
     raft.election_ticks = (cluster.election_ms / cluster.heartbeat_ms) as usize;
     raft.pre_vote = cluster.pre_vote;
@@ -390,7 +395,7 @@ fn replica_config(config: &Config, identity: &Identity) -> Result<replica::Confi
     replica.request_timeout_ticks =
         u64::try_from(request_timeout).expect("seconds") / u64::from(cluster.heartbeat_ms);
     replica.read_retry_ticks = u64::from(500_u32.div_ceil(cluster.heartbeat_ms));
-    Ok(replica)
+    replica
 }
 
 /// etcd's: 5 s and two election timeouts.
@@ -426,11 +431,7 @@ fn shard_config(config: &Config, identity: &Identity, generation: u32, lease_see
     shard
 }
 
-fn peer_config(config: &Config, identity: &Identity) -> PeerConfig {
-    // Larger at each start, as long as the clock is not set back; then a peer that still holds the old
-    // connections refuses the new ones until it has let go of those.
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let incarnation = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+fn peer_config(config: &Config, identity: &Identity, incarnation: u64) -> PeerConfig {
     let mut peers = PeerConfig::new(identity.cluster, identity.member, incarnation);
     peers.peer_urls.clone_from(&config.process.initial_advertise_peer_urls);
     peers

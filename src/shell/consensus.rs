@@ -455,6 +455,7 @@ impl Consensus {
                     tracing::debug!(%member, "peer connected");
                     self.on_touch();
                 }
+                PeerEvent::Reconnected(member) => self.replica.on_reconnected(member),
                 PeerEvent::Down { member, reset } => {
                     self.on_down(member, reset);
                     self.on_touch();
@@ -733,7 +734,7 @@ impl Consensus {
             if message.kind() == MessageKind::Snapshot {
                 self.transfers.send(&self.transport, message);
             } else if !self.transport.send(&message) {
-                self.replica.on_unsent(message);
+                self.replica.on_unsent(&message);
             }
         }
         let installed = ready.checkpoint.map(|meta| self.install(meta));
@@ -777,11 +778,13 @@ impl Consensus {
         }
     }
 
-    /// A leader's checkpoint takes the place of state and log; returns its index. This member's requests
-    /// that are inside were applied without a word to it: their callers time out.
+    /// A leader's checkpoint takes the place of state and log; returns its index. Of this member's requests
+    /// that are inside nobody heard the outcome.
     fn install(&mut self, meta: CheckpointMeta) -> u64 {
         let Arrived { machine } = self.transfers.take_arrived(&meta);
         tracing::info!(index = meta.index.0, term = meta.term.0, "installing the leader's checkpoint");
+        let (own, incarnation) = (self.replica.id(), self.replica.incarnation());
+        self.replica.on_installed(machine.sessions().last_number(own, incarnation));
         // What this member published may be in the checkpoint, where nobody sees it being applied.
         self.published_tick.set(None);
         self.log.send(LogCommand::Reset { after: meta.index.0, after_term: meta.term.0 });

@@ -4,6 +4,7 @@
 //! <data-dir>/            0700, created with its parents
 //!   LOCK                 held with an exclusive flock for the life of the process
 //!   IDENTITY             text, last line its own CRC-32: cluster, member, sync mode, state
+//!   INCARNATION          the same with the number of the last start, which only grows
 //!   wal/                 segments (elsewhere with --wal-dir)
 //!   checkpoint/          <index>.checkpoint, and *.tmp while one is written
 //! ```
@@ -17,10 +18,12 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::str::Lines;
 
 use crate::types::{ClusterId, MemberId};
 
 const IDENTITY_TITLE: &str = "pinion data directory, format 1";
+const INCARNATION_TITLE: &str = "pinion incarnation, format 1";
 
 /// How the log reaches the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +73,10 @@ pub(super) enum DataDirError {
         "{path} is damaged at offset {offset}: {problem}. Restore the directory from a backup; starting without this file could lose acknowledged writes"
     )]
     Identity { path: PathBuf, offset: usize, problem: &'static str },
+    #[error(
+        "{path} is damaged at offset {offset}: {problem}. If this machine's clock is right, delete the file: the next number is then taken from the clock"
+    )]
+    Incarnation { path: PathBuf, offset: usize, problem: &'static str },
     #[error(
         "{path} holds a log or a checkpoint but no IDENTITY file: part of it was deleted. Restore the directory from a backup, or choose an empty one"
     )]
@@ -190,16 +197,40 @@ impl DataDir {
         }
     }
 
-    /// Replaces IDENTITY durably: written aside, synced, renamed, directory synced.
+    /// Replaces IDENTITY durably.
     ///
     /// # Errors
     /// [`DataDirError::Io`].
     pub(super) fn write_identity(&self, identity: &Identity) -> Result<(), DataDirError> {
-        let (path, aside) = (self.identity_path(), self.root.join("IDENTITY.tmp"));
+        self.replace("IDENTITY", &format_identity(identity))
+    }
+
+    /// The number of this start of the member, durable before anybody hears it: more than any before, and
+    /// at least `floor`, so that it grows even if the file was deleted.
+    ///
+    /// # Errors
+    /// [`DataDirError`] when the last one is damaged, or cannot be replaced.
+    pub(super) fn begin_incarnation(&self, floor: u64) -> Result<u64, DataDirError> {
+        let path = self.root.join("INCARNATION");
+        let last = match fs::read(&path) {
+            Ok(bytes) => parse_incarnation(&bytes)
+                .map_err(|(offset, problem)| DataDirError::Incarnation { path, offset, problem })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(source) => return Err(DataDirError::Io { action: "cannot read", path, source }),
+        };
+        let incarnation = floor.max(last.saturating_add(1));
+        let text = format!("{INCARNATION_TITLE}\nincarnation {incarnation:016x}\n");
+        self.replace("INCARNATION", &with_crc(text))?;
+        Ok(incarnation)
+    }
+
+    /// Replaces a file durably: written aside, synced, renamed, directory synced.
+    fn replace(&self, name: &str, text: &str) -> Result<(), DataDirError> {
+        let (path, aside) = (self.root.join(name), self.root.join(format!("{name}.tmp")));
         let write = || -> io::Result<()> {
             let mut file =
                 OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&aside)?;
-            file.write_all(format_identity(identity).as_bytes())?;
+            file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&aside, &path)?;
             sync_dir(&self.root)
@@ -233,11 +264,16 @@ fn format_identity(identity: &Identity) -> String {
         identity.measured_sync.as_str(),
         if identity.is_ready { "ready" } else { "bootstrapping" },
     );
-    let crc = crc32fast::hash(text.as_bytes());
-    format!("{text}crc32 {crc:08x}\n")
+    with_crc(text)
 }
 
-fn parse_identity(bytes: &[u8]) -> Result<Identity, (usize, &'static str)> {
+fn with_crc(text: String) -> String {
+    let crc = crc32fast::hash(text.as_bytes());
+    text + &format!("crc32 {crc:08x}\n")
+}
+
+/// The lines behind the title of a file whose last line is its own checksum.
+fn checked_lines<'a>(bytes: &'a [u8], title: &str) -> Result<Lines<'a>, (usize, &'static str)> {
     // The CRC line has a fixed length, so any change in the file moves or breaks it.
     const CRC_LINE_BYTES: usize = "crc32 01234567\n".len();
     let split = bytes.len().checked_sub(CRC_LINE_BYTES).ok_or((0, "the file is too short"))?;
@@ -247,16 +283,29 @@ fn parse_identity(bytes: &[u8]) -> Result<Identity, (usize, &'static str)> {
     }
     let text = str::from_utf8(text).map_err(|error| (error.valid_up_to(), "not UTF-8"))?;
     let mut lines = text.lines();
-    if lines.next() != Some(IDENTITY_TITLE) {
+    if lines.next() != Some(title) {
         return Err((0, "written by another version, or not by Pinion"));
     }
-    let mut value = |name: &'static str| {
-        lines
-            .next()
-            .and_then(|line| line.strip_prefix(name)?.strip_prefix(' '))
-            .ok_or((0, "a line is missing"))
-    };
-    let number = |text| u64::from_str_radix(text, 16).map_err(|_error| (0, "not a number"));
+    Ok(lines)
+}
+
+/// The value of the next line, which has to be of this name.
+fn value<'a>(lines: &mut Lines<'a>, name: &str) -> Result<&'a str, (usize, &'static str)> {
+    let line = lines.next().and_then(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.ok_or((0, "a line is missing"))
+}
+
+fn number(text: &str) -> Result<u64, (usize, &'static str)> {
+    u64::from_str_radix(text, 16).map_err(|_error| (0, "not a number"))
+}
+
+fn parse_incarnation(bytes: &[u8]) -> Result<u64, (usize, &'static str)> {
+    number(value(&mut checked_lines(bytes, INCARNATION_TITLE)?, "incarnation")?)
+}
+
+fn parse_identity(bytes: &[u8]) -> Result<Identity, (usize, &'static str)> {
+    let mut lines = checked_lines(bytes, IDENTITY_TITLE)?;
+    let mut value = |name| value(&mut lines, name);
     let cluster = ClusterId(number(value("cluster")?)?);
     let member = MemberId(number(value("member")?)?);
     let measured_sync = match value("wal-sync")? {
@@ -297,6 +346,26 @@ mod tests {
             }
             assert!(parse_identity(&text[..position]).is_err());
         }
+    }
+
+    #[test]
+    fn incarnation_grows_from_start_to_start_even_if_the_clock_goes_back_and_damage_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(&dir.path().join("data"), None).unwrap();
+        let begun: Vec<u64> =
+            [500, 700, 3, 3, 702, 900].iter().map(|now| data.begin_incarnation(*now).unwrap()).collect();
+        assert_eq!(begun, [500, 700, 701, 702, 703, 900]);
+        let path = dir.path().join("data/INCARNATION");
+        let text = fs::read(&path).unwrap();
+        for position in 0..text.len() {
+            let mut damaged = text.clone();
+            damaged[position] ^= 1;
+            assert!(parse_incarnation(&damaged).is_err(), "byte {position}");
+        }
+        fs::write(&path, "nonsense").unwrap();
+        assert!(matches!(data.begin_incarnation(901), Err(DataDirError::Incarnation { .. })));
+        fs::remove_file(&path).unwrap();
+        assert_eq!(data.begin_incarnation(902).unwrap(), 902);
     }
 
     #[test]

@@ -73,9 +73,9 @@ fn apply(machine: &mut Machine, entry: &Entry) -> Result<(), String> {
     match entry.kind {
         EntryKind::Normal if entry.data.is_empty() => {}
         EntryKind::Normal => {
-            let requests = decode_group(entry.data.clone()).map_err(|error: GroupError| error.to_string())?;
+            let group = decode_group(entry.data.clone()).map_err(|error: GroupError| error.to_string())?;
             let at = EntryId { index: entry.index, term: entry.term };
-            for request in &requests {
+            for request in &machine.admit(group) {
                 // Whoever asked is gone.
                 drop(machine.apply(request, at));
             }

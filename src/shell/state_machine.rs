@@ -324,9 +324,9 @@ impl StateMachine {
             // A term's first entry.
             EntryKind::Normal if entry.data.is_empty() => {}
             EntryKind::Normal => match decode_group(entry.data.clone()) {
-                Ok(requests) => {
+                Ok(group) => {
                     let at = EntryId { index: entry.index, term: entry.term };
-                    for request in &requests {
+                    for request in &self.machine.admit(group) {
                         if request.kind == RequestKind::Compact {
                             // What it makes unreadable must have left.
                             self.collect_changes();

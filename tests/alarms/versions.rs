@@ -17,7 +17,7 @@ const STATE_UNKNOWN: i32 = 70;
 
 fn group(format: u32, kind: u32) -> Bytes {
     let request = peer::Request { kind, ..Default::default() };
-    peer::Group { format, requests: vec![request] }.encode_to_vec().into()
+    peer::Group { format, requests: vec![request], ..Default::default() }.encode_to_vec().into()
 }
 
 /// A removal, written by a release whose changes have format 2.
@@ -37,7 +37,7 @@ fn an_entry_of_a_later_release_stops_the_member_by_name_and_is_not_skipped() {
     let normal = EntryKind::Normal.number();
     let cases = [
         (normal, group(1, 77), "request of kind 77, which this version does not know"),
-        (normal, group(2, 1), "group of requests of format 2, this version reads format 1"),
+        (normal, group(3, 1), "group of requests of format 3, this version reads format 2"),
         (EntryKind::ConfChange.number(), later_change(), "format 2, this version reads 1"),
     ];
     block_on(TEST_DEADLINE, async {

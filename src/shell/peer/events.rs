@@ -22,6 +22,8 @@ pub(in crate::shell) enum PeerEvent {
     Message(Message),
     /// Messages to it get through from now on.
     Up(MemberId),
+    /// A new connection carries appends and requests to it: what was given to the last one may be lost.
+    Reconnected(MemberId),
     /// They no longer do, or it no longer talks to us; also of one that talked to us and never was
     /// up. `reset`: its kernel closed the connection and it said nothing, so the process has most
     /// likely ended. A redial is under way; another `Up` follows if it was not so.

@@ -257,6 +257,9 @@ impl Transport {
                 "connected to peer"
             );
         }
+        if lane == Lane::Append {
+            self.events.tell(PeerEvent::Reconnected(peer.member));
+        }
         link.tried.ring();
         let carried = self.register(&connection);
         let end = if lane == Lane::Call {

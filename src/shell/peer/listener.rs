@@ -341,8 +341,7 @@ impl Transport {
             return Some(format!("is for member {}", message.to()));
         }
         // These are passed on with the name of who sent them first.
-        let is_passed_on =
-            matches!(kind, MessageKind::Propose | MessageKind::ReadIndex | MessageKind::TransferLeader);
+        let is_passed_on = matches!(kind, MessageKind::ReadIndex | MessageKind::TransferLeader);
         if message.from() != from && !is_passed_on {
             return Some(format!("is from member {}", message.from()));
         }

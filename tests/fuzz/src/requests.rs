@@ -54,11 +54,14 @@ pub fn machine() -> Machine {
     Machine::new(Store::new(), cluster())
 }
 
+/// Whose requests they are.
+pub const MEMBER: MemberId = MemberId(7);
+
 /// The entry that every request stands in.
 pub const AT: EntryId = EntryId { index: LogIndex(9), term: Term(3) };
 
 pub fn request(kind: RequestKind, body: impl Into<Bytes>) -> Request {
-    Request { origin: Origin { member: MemberId(7), ticket: Ticket(1) }, kind, body: body.into() }
+    Request { origin: Origin { member: MEMBER, ticket: Ticket(1) }, kind, body: body.into() }
 }
 
 /// The machine's whole state as bytes.
@@ -119,10 +122,12 @@ fn raw_call(rest: &[u8]) {
 }
 
 fn raw_group(rest: &[u8]) {
-    let Ok(requests) = decode_group(Bytes::copy_from_slice(rest)) else { return };
-    assert_eq!(decode_group(encode_group(&requests)).as_ref(), Ok(&requests));
+    let Ok(group) = decode_group(Bytes::copy_from_slice(rest)) else { return };
+    if let Some(id) = group.id {
+        assert_eq!(decode_group(encode_group(id, &group.requests)).as_ref(), Ok(&group));
+    }
     let mut twins = Twins::new(Limits::default());
-    for request in requests {
+    for request in group.requests {
         drop(twins.apply(request.kind, request.body));
     }
     twins.end();

@@ -1,7 +1,7 @@
 //! The corpora to start from, made by code: the same bytes at every call.
 
 use pinion::apply::RequestKind;
-use pinion::apply::request::encode_group;
+use pinion::apply::request::{GroupId, encode_group};
 use pinion::checkpoint::format::{Encoder, Header};
 use pinion::pb::etcdserverpb as pb;
 use pinion::types::{ClusterId, LogIndex, MemberId, Term};
@@ -82,10 +82,14 @@ fn requests() -> Vec<Vec<u8>> {
     for (method, body) in (0_u8..).zip([put.encode_to_vec(), txn.encode_to_vec(), range.encode_to_vec()]) {
         inputs.push([&[0, method], body.as_slice()].concat());
     }
-    let group = encode_group(&[
-        requests::request(RequestKind::Put, put.encode_to_vec()),
-        requests::request(RequestKind::Txn, txn.encode_to_vec()),
-    ]);
+    let id = GroupId { member: requests::MEMBER, incarnation: 1, number: 1 };
+    let group = encode_group(
+        id,
+        &[
+            requests::request(RequestKind::Put, put.encode_to_vec()),
+            requests::request(RequestKind::Txn, txn.encode_to_vec()),
+        ],
+    );
     inputs.push(with_mode(1, &group));
     inputs
 }
