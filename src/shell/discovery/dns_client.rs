@@ -195,3 +195,7 @@ fn random() -> io::Result<u16> {
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(u16::from_le_bytes(bytes))
 }
+
+#[cfg(test)]
+#[path = "dns_client_tests.rs"]
+mod tests;

@@ -482,3 +482,7 @@ impl AsyncWrite for SocketHandle {
         Poll::Ready(self.0.borrow().stream.shutdown(std::net::Shutdown::Write))
     }
 }
+
+#[cfg(test)]
+#[path = "grpc_tests.rs"]
+mod tests;

@@ -122,6 +122,7 @@ impl<'a> Visit<'a> {
         let mut client = self.connect(endpoint)?;
         self.authenticate(&mut client).map_err(error)?;
         let mut watch: Option<Stream> = None;
+        let mut is_registered = false;
         loop {
             let look = self.look(&mut client).map_err(error)?;
             match self.registry.judge(look.size.as_deref(), &look.members)? {
@@ -134,15 +135,22 @@ impl<'a> Visit<'a> {
                     );
                     return Ok(members);
                 }
+                // Nobody deletes it that fast: this service does not keep what it acknowledges.
+                Step::Register if is_registered => {
+                    return Err(Trouble::Passing("what was registered does not stay there".to_owned()));
+                }
                 Step::Register => {
-                    self.register(&mut client).map_err(error)?;
-                    tracing::info!(
-                        key = self.registry.own_key(),
-                        value = self.registry.value(),
-                        "registered with the discovery service"
-                    );
+                    is_registered = true;
+                    if self.register(&mut client).map_err(error)? {
+                        tracing::info!(
+                            key = self.registry.own_key(),
+                            value = self.registry.value(),
+                            "registered with the discovery service"
+                        );
+                    }
                 }
                 Step::Wait(progress) => {
+                    is_registered = false;
                     self.tell(progress);
                     let watch = match &mut watch {
                         Some(watch) => watch,
@@ -217,8 +225,8 @@ impl<'a> Visit<'a> {
         Ok(Look { size, members: next()?.kvs, revision })
     }
 
-    /// Unless the key exists: then the next look tells whose it is.
-    fn register(&self, client: &mut Client<'_>) -> Result<(), CallError> {
+    /// False: the key is there already, and the next look tells whose it is.
+    fn register(&self, client: &mut Client<'_>) -> Result<bool, CallError> {
         let key = self.registry.own_key();
         let is_absent = Compare {
             result: compare::CompareResult::Equal.into(),
@@ -234,7 +242,7 @@ impl<'a> Visit<'a> {
         };
         let put = RequestOp { request: Some(request_op::Request::RequestPut(put)) };
         let request = TxnRequest { compare: vec![is_absent], success: vec![put], ..Default::default() };
-        client.unary::<TxnResponse>(TXN, &request).map(|_| ())
+        client.unary::<TxnResponse>(TXN, &request).map(|answer| answer.succeeded)
     }
 
     fn watch(&self, client: &mut Client<'_>, start_revision: i64) -> Result<Stream, CallError> {
