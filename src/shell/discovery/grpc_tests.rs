@@ -80,7 +80,7 @@ fn failure(address: SocketAddr) -> String {
 #[test]
 fn service_that_is_silent_closes_or_speaks_otherwise_fails_in_time() {
     let begun = Instant::now();
-    let silent = raw(|stream| std::mem::forget(stream));
+    let silent = raw(std::mem::forget);
     assert_eq!(failure(silent), "no answer in time");
     assert!(Instant::now() < begun + Duration::from_secs(3), "half a second was allowed");
     assert!(!failure(raw(drop)).is_empty());
@@ -128,7 +128,7 @@ fn status_of_the_service_is_read_whatever_it_sent_before() {
 
 #[test]
 fn signal_ends_a_wait_and_so_does_a_ping_without_answer() {
-    let silent = raw(|stream| std::mem::forget(stream));
+    let silent = raw(std::mem::forget);
     let stop = Stop::new(&|| true);
     let mut client = Client::connect(silent, "x:1", patience(100), &stop).unwrap();
     let answer: Result<RangeResponse, CallError> = client.unary(PATH, &RangeRequest::default());
