@@ -31,22 +31,24 @@ fn service(service: &str, srv: &SrvDiscovery) -> String {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SrvError {
     #[error(
-        "no SRV records: neither {http} nor {https} has any. Add one for each member to the zone, such as \
-         `{http}. 300 IN SRV 0 0 2380 m1.example.com.`, or check --discovery-srv and --discovery-srv-name"
+        "no SRV records: neither {plain} nor {https} has any. Add one for each member to the zone, such as \
+         `{plain}. 300 IN SRV 0 0 2380 m1.example.com.`, or check --discovery-srv and --discovery-srv-name"
     )]
-    None { http: String, https: String },
+    None { plain: String, https: String },
     #[error(
         "{https} has records (the first leads to {target}), which mean members that are reached by https; that \
-         is not supported yet. Remove them, and list the members as {http}"
+         is not supported yet. Remove them, and list the members as {plain}"
     )]
-    Https { https: String, http: String, target: String },
-    #[error("{http} has a record with the target {target:?} and port {port}, which is no peer URL: {reason}")]
-    Target { http: String, target: String, port: u16, reason: String },
+    Https { https: String, plain: String, target: String },
     #[error(
-        "cannot find local etcd member {name:?} in SRV records: {http} lists {listed}, and none leads to \
+        "{plain} has a record with the target {target:?} and port {port}, which is no peer URL: {reason}"
+    )]
+    Target { plain: String, target: String, port: u16, reason: String },
+    #[error(
+        "cannot find local etcd member {name:?} in SRV records: {plain} lists {listed}, and none leads to \
          --initial-advertise-peer-urls={own}. Add a record for it, or advertise the URL that is listed{unresolved}"
     )]
-    NotListed { name: String, http: String, listed: String, own: String, unresolved: String },
+    NotListed { name: String, plain: String, listed: String, own: String, unresolved: String },
 }
 
 /// The members that these records list: the entries that `is_own` recognises under `name`, the others
@@ -57,23 +59,23 @@ pub enum SrvError {
 pub fn members(
     srv: &SrvDiscovery,
     https: &[SrvRecord],
-    http: &[SrvRecord],
+    plain: &[SrvRecord],
     name: &str,
     mut is_own: impl FnMut(&Url) -> bool,
 ) -> Result<MemberUrls, SrvError> {
-    let (https_name, http_name) = (https_service(srv), http_service(srv));
+    let (https_name, plain_name) = (https_service(srv), http_service(srv));
     // A target that is the root says that there is decidedly no such service (RFC 2782).
     let is_service = |record: &&SrvRecord| !record.target.is_empty();
     if let Some(record) = https.iter().find(is_service) {
         let target = record.target.clone();
-        return Err(SrvError::Https { https: https_name, http: http_name, target });
+        return Err(SrvError::Https { https: https_name, plain: plain_name, target });
     }
-    let mut records: Vec<&SrvRecord> = http.iter().filter(is_service).collect();
+    let mut records: Vec<&SrvRecord> = plain.iter().filter(is_service).collect();
     records.sort();
     let (mut own, mut urls) = (Vec::new(), Vec::new());
     for SrvRecord { target, port, .. } in records {
         let url = Url::parse(&format!("http://{target}:{port}")).map_err(|error| SrvError::Target {
-            http: http_name.clone(),
+            plain: plain_name.clone(),
             target: target.clone(),
             port: *port,
             reason: error.to_string(),
@@ -84,7 +86,7 @@ pub fn members(
         if is_own(&url) { own.push(url) } else { urls.push(url) }
     }
     if own.is_empty() && urls.is_empty() {
-        return Err(SrvError::None { http: http_name, https: https_name });
+        return Err(SrvError::None { plain: plain_name, https: https_name });
     }
     let numbers = (0..).map(|number: u32| number.to_string()).filter(|number| number != name);
     let mut members: MemberUrls = numbers.zip(urls).map(|(name, url)| (name, vec![url])).collect();
@@ -107,8 +109,8 @@ mod tests {
         SrvRecord { priority, target: target.to_owned(), port }
     }
 
-    fn listed(http: &[SrvRecord], name: &str, own: &str) -> Vec<(String, String)> {
-        let members = members(&srv("x", ""), &[], http, name, |url| url.to_string() == own).unwrap();
+    fn listed(plain: &[SrvRecord], name: &str, own: &str) -> Vec<(String, String)> {
+        let members = members(&srv("x", ""), &[], plain, name, |url| url.to_string() == own).unwrap();
         let join = |urls: Vec<Url>| urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         members.into_iter().map(|(name, urls)| (name, join(urls))).collect()
     }
@@ -158,8 +160,8 @@ mod tests {
 
     #[test]
     fn nothing_https_and_targets_without_a_port_are_refused_with_what_to_do() {
-        let refused = |https: &[SrvRecord], http: &[SrvRecord]| {
-            members(&srv("x.y", ""), https, http, "me", |_| false).unwrap_err().to_string()
+        let refused = |https: &[SrvRecord], plain: &[SrvRecord]| {
+            members(&srv("x.y", ""), https, plain, "me", |_| false).unwrap_err().to_string()
         };
         for nothing in [refused(&[], &[]), refused(&[record(0, "", 0)], &[record(0, "", 0)])] {
             assert!(nothing.contains("_etcd-server._tcp.x.y") && nothing.contains("Add one for each member"));

@@ -231,12 +231,12 @@ impl Launch {
             .arg(format!("--advertise-client-urls={client_url}"))
             .arg(format!("--listen-peer-urls={peer_url}"))
             .arg(format!("--initial-advertise-peer-urls={advertised}"))
-            .arg("--logger=zap")
-            .args(&self.flags)
-            .stdin(Stdio::null());
+            .arg("--logger=zap");
         if !self.discovers {
             command.arg(format!("--initial-cluster={initial_cluster}"));
         }
+        // Behind all others: the last of two equal flags counts.
+        command.args(&self.flags).stdin(Stdio::null());
         if self.forbid_io_uring {
             seccomp::forbid_io_uring(&mut command);
         }

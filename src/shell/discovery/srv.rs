@@ -100,7 +100,7 @@ fn attempt(
             false => format!(" (no address is known of {})", unresolved.join(",")),
         };
         let (name, own) = (name.to_owned(), text(own));
-        return Err(SrvError::NotListed { name, http: http_service, listed, own, unresolved }.into());
+        return Err(SrvError::NotListed { name, plain: http_service, listed, own, unresolved }.into());
     }
     let listed: Vec<String> = members.iter().map(|(name, urls)| format!("{name}={}", text(urls))).collect();
     tracing::info!(service = http_service, members = listed.join(","), "members found in DNS");
