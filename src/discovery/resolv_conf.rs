@@ -145,6 +145,7 @@ mod tests {
     fn name_is_tried_as_it_is_first_only_if_it_has_the_dots_for_it() {
         let conf = |ndots| ResolvConf { search: vec!["x.y".to_owned()], ndots, ..ResolvConf::default() };
         assert_eq!(conf(1).candidates("_s._tcp.a"), ["_s._tcp.a", "_s._tcp.a.x.y"]);
+        assert_eq!(conf(2).candidates("_s._tcp.a"), ["_s._tcp.a", "_s._tcp.a.x.y"], "as many as it takes");
         assert_eq!(conf(5).candidates("_s._tcp.a"), ["_s._tcp.a.x.y", "_s._tcp.a"]);
         assert_eq!(conf(5).candidates("_s._tcp.a."), ["_s._tcp.a"]);
     }

@@ -51,7 +51,7 @@ pub enum SrvError {
     NotListed { name: String, plain: String, listed: String, own: String, unresolved: String },
 }
 
-/// The members that these records list: the entries that `is_own` recognises under `name`, the others
+/// The members that the records of both services list, `plain` being those without TLS: the entries that `is_own` recognises under `name`, the others
 /// under numbers in the order of priority, target and port.
 ///
 /// # Errors
