@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod checkpoint;
 pub mod config;
+pub mod discovery;
 pub mod lease;
 pub mod membership;
 pub mod mvcc;

@@ -32,11 +32,12 @@ fn is_made(name: &str) -> bool {
 }
 
 /// Concepts that have a directory in `src/`.
-const CONCEPTS: [&str; 15] = [
+const CONCEPTS: [&str; 16] = [
     "apply",
     "auth",
     "checkpoint",
     "config",
+    "discovery",
     "lease",
     "membership",
     "mvcc",
@@ -51,11 +52,12 @@ const CONCEPTS: [&str; 15] = [
 ];
 
 /// Directories of `src/` whose code is a function of what is passed in.
-const CORES: [&str; 13] = [
+const CORES: [&str; 14] = [
     "apply",
     "auth",
     "checkpoint",
     "config",
+    "discovery",
     "lease",
     "membership",
     "mvcc",

@@ -6,6 +6,7 @@
 //! Invariant of every value that `read` returns: `election_ms >= 5 * heartbeat_ms`, both above zero.
 //! Compatibility: names, defaults, bounds and most texts are etcd's.
 
+use super::discovery::{InitialCluster, MemberUrls};
 use super::parse::{Refused, Settings};
 use super::process::ProcessConfig;
 use super::url::Url;
@@ -26,8 +27,7 @@ pub const LEARNERS_MAX_LIMIT: u32 = 1_000;
 /// The same on all members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterConfig {
-    /// The first members, name by name, each with its peer URLs. Read only while no data exists.
-    pub initial_cluster: Vec<(String, Vec<Url>)>,
+    pub initial_cluster: InitialCluster,
     pub initial_cluster_state: InitialClusterState,
     /// Goes into member and cluster ids.
     pub initial_cluster_token: String,
@@ -56,13 +56,23 @@ pub enum InitialClusterState {
     Existing,
 }
 
+/// Who begins a cluster, wherever that was read.
+#[derive(Debug, Clone, Copy)]
+pub struct FirstMembers<'a> {
+    pub members: &'a MemberUrls,
+    /// Goes into member and cluster ids.
+    pub token: &'a str,
+    /// What to blame when they are wrong.
+    pub source: &'a str,
+}
+
 /// What a member that has no data yet begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bootstrap {
     pub state: InitialClusterState,
     /// The peer URLs of each member that is listed.
     pub members: Vec<Vec<String>>,
-    /// This member's, sorted as etcd sorts them before hashing.
+    /// This member's as they are listed, sorted as etcd sorts them before hashing.
     pub peer_urls: Vec<String>,
     /// Those of the others, to ask them.
     pub others: Vec<Url>,
@@ -71,13 +81,8 @@ pub struct Bootstrap {
 
 impl ClusterConfig {
     pub(super) fn read(settings: &Settings, process: &ProcessConfig) -> Result<Self, Refused> {
-        let initial_cluster = if settings.text("initial-cluster").is_empty() {
-            vec![(process.name.clone(), process.initial_advertise_peer_urls.clone())]
-        } else {
-            parse_initial_cluster(settings)?
-        };
         Ok(Self {
-            initial_cluster,
+            initial_cluster: InitialCluster::read(settings, process)?,
             initial_cluster_state: settings.word(
                 "initial-cluster-state",
                 &[("new", InitialClusterState::New), ("existing", InitialClusterState::Existing)],
@@ -111,18 +116,38 @@ impl ClusterConfig {
         Ok(())
     }
 
-    /// How to begin, for a member whose data directory is empty. With data the flags behind this are
-    /// ignored, so it is not part of `validate`.
-    pub fn bootstrap(&self, process: &ProcessConfig) -> Result<Bootstrap, Refused> {
+    /// Refuses what cannot begin with an empty data directory, before anybody is asked. With data these
+    /// flags are ignored, so it is not part of `validate`.
+    pub fn check_empty(&self) -> Result<(), Refused> {
         if self.force_new_cluster {
             return Err(Refused::contradiction(
                 "--force-new-cluster goes on with the data that a member has, but the data directory is empty",
             ));
         }
+        let is_existing = self.initial_cluster_state == InitialClusterState::Existing;
+        if is_existing && matches!(self.initial_cluster, InitialCluster::Service(_)) {
+            return Err(Refused::contradiction(
+                "discovery URL should not be set when joining existing initial cluster: a discovery service knows \
+                 only who began a cluster; list the members with --initial-cluster",
+            ));
+        }
+        Ok(())
+    }
+
+    /// How to begin, for a member whose data directory is empty, with the members that were `found`.
+    /// `same` tells whether two lists of URLs lead to the same place, when they are not the same texts.
+    pub fn bootstrap(
+        &self,
+        process: &ProcessConfig,
+        found: FirstMembers<'_>,
+        same: impl FnOnce(&[String], &[String]) -> bool,
+    ) -> Result<Bootstrap, Refused> {
+        self.check_empty()?;
+        let FirstMembers { members: initial, token, source } = found;
         let name = &process.name;
-        let Some((_, listed)) = self.initial_cluster.iter().find(|(member, _)| member == name) else {
+        let Some((_, listed)) = initial.iter().find(|(member, _)| member == name) else {
             return Err(Refused::contradiction(format!(
-                "couldn't find local name {name:?} in the initial cluster configuration"
+                "couldn't find local name {name:?} in the initial cluster configuration ({source})"
             )));
         };
         let mut listed: Vec<String> = listed.iter().map(ToString::to_string).collect();
@@ -130,53 +155,59 @@ impl ClusterConfig {
             process.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
         listed.sort();
         own.sort();
-        if let Some(url) = listed.iter().find(|url| !own.contains(url)) {
+        if listed != own && !same(&listed, &own) {
+            if let Some(url) = listed.iter().find(|url| !own.contains(url)) {
+                return Err(Refused::contradiction(format!(
+                    "{source} has {name}={url} but missing from --initial-advertise-peer-urls={}",
+                    own.join(",")
+                )));
+            }
+            let url = own.iter().find(|url| !listed.contains(url));
             return Err(Refused::contradiction(format!(
-                "--initial-cluster has {name}={url} but missing from --initial-advertise-peer-urls={}",
-                own.join(",")
-            )));
-        }
-        if let Some(url) = own.iter().find(|url| !listed.contains(url)) {
-            return Err(Refused::contradiction(format!(
-                "--initial-advertise-peer-urls has {url} but missing from --initial-cluster={name}={}",
+                "--initial-advertise-peer-urls has {} but missing from {source}={name}={}",
+                url.expect("lists without repetition that differ have a difference"),
                 listed.join(&format!(",{name}="))
             )));
         }
         let urls = |urls: &[Url]| urls.iter().map(ToString::to_string).collect();
-        let members = self.initial_cluster.iter().map(|(_, listed)| urls(listed)).collect();
-        let others = self.initial_cluster.iter().filter(|(member, _)| member != name);
+        let members = initial.iter().map(|(_, listed)| urls(listed)).collect();
+        let others = initial.iter().filter(|(member, _)| member != name);
         let others: Vec<Url> = others.flat_map(|(_, listed)| listed.clone()).collect();
         if self.initial_cluster_state == InitialClusterState::Existing && others.is_empty() {
-            return Err(Refused::contradiction(
-                "--initial-cluster-state=existing joins a cluster that runs, but --initial-cluster lists no other \
-                 member to ask",
-            ));
+            return Err(Refused::contradiction(format!(
+                "--initial-cluster-state=existing joins a cluster that runs, but {source} lists no other member to ask"
+            )));
         }
         Ok(Bootstrap {
             state: self.initial_cluster_state,
             members,
-            peer_urls: own,
+            peer_urls: listed,
             others,
-            token: self.initial_cluster_token.clone(),
+            token: token.to_owned(),
         })
     }
 }
 
 /// Reads `name=url,name=url2`; a name may repeat and then has several URLs. No URL may be listed
 /// twice, since two members cannot share one.
-fn parse_initial_cluster(settings: &Settings) -> Result<Vec<(String, Vec<Url>)>, Refused> {
+pub(super) fn parse_initial_cluster(settings: &Settings) -> Result<MemberUrls, Refused> {
     let flag = "initial-cluster";
-    let mut members: Vec<(String, Vec<Url>)> = Vec::new();
-    for part in settings.text(flag).split(',') {
+    parse_members(settings.text(flag)).map_err(|reason| settings.invalid(flag, &reason))
+}
+
+/// The same for any text, such as what a member has registered with a discovery service.
+pub fn parse_members(text: &str) -> Result<MemberUrls, String> {
+    let mut members = MemberUrls::new();
+    for part in text.split(',') {
         let Some((name, url)) = part.trim().split_once('=') else {
-            return Err(settings.invalid(flag, &format!("{part:?} is not name=url")));
+            return Err(format!("{part:?} is not name=url"));
         };
         if name.is_empty() {
-            return Err(settings.invalid(flag, &format!("{part:?} has no member name")));
+            return Err(format!("{part:?} has no member name"));
         }
-        let url = Url::parse(url).map_err(|error| settings.invalid(flag, &error.to_string()))?;
+        let url = Url::parse(url).map_err(|error| error.to_string())?;
         if members.iter().any(|(_, urls)| urls.contains(&url)) {
-            return Err(settings.invalid(flag, &format!("{url} is listed twice")));
+            return Err(format!("{url} is listed twice"));
         }
         match members.iter_mut().find(|(member, _)| member == name) {
             Some((_, urls)) => urls.push(url),

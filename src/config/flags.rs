@@ -451,22 +451,97 @@ pub(super) static FLAGS: &[Flag] = &[
         for ever: destroy their data directories, and add new members. Needs data; choose the member whose \
         raft index is highest. Give it for one start only: given again, it removes whoever was added since.",
     ),
-    missing("discovery-srv", Text, ""),
-    missing("discovery-srv-name", Text, ""),
-    missing("discovery-endpoints", Text, ""),
-    missing("discovery-token", Text, ""),
-    missing("discovery-dial-timeout", Duration, "2s"),
-    missing("discovery-request-timeout", Duration, "5s"),
-    missing("discovery-keepalive-time", Duration, "2s"),
-    missing("discovery-keepalive-timeout", Duration, "6s"),
+    used(
+        Group::Clustering,
+        "discovery-srv",
+        Text,
+        "",
+        "Instead of --initial-cluster: the domain whose SRV records _etcd-server._tcp.<domain> list the peer \
+        URLs of all members. This one is the record that leads to its --initial-advertise-peer-urls. All \
+        members must find the same records. Those of _etcd-server-ssl._tcp mean https and are refused so \
+        far. Ignored once data exists.",
+    ),
+    used(
+        Group::Clustering,
+        "discovery-srv-name",
+        Text,
+        "",
+        "Asks for _etcd-server-<text>._tcp.<domain> instead, so that a domain can have several clusters.",
+    ),
+    used(
+        Group::Clustering,
+        "discovery-endpoints",
+        Text,
+        "",
+        "Instead of --initial-cluster: addresses, host:port,… of an etcd or Pinion that runs already, through \
+        which the members of a new cluster find each other. First `etcdctl put \
+        /_etcd/registry/<token>/_config/size 3` there; then the first 3 that register begin together, and \
+        each waits for them. Ignored once data exists.",
+    ),
+    used(
+        Group::Clustering,
+        "discovery-token",
+        Text,
+        "",
+        "Names this cluster in the discovery service, and takes the place of --initial-cluster-token. A new \
+        one for each cluster.",
+    ),
+    used(
+        Group::Clustering,
+        "discovery-dial-timeout",
+        Duration,
+        "2s",
+        "How long a connection to the discovery service may take.",
+    ),
+    used(
+        Group::Clustering,
+        "discovery-request-timeout",
+        Duration,
+        "5s",
+        "How long the discovery service may take to answer a request. Waiting for members is no request and \
+        has no end.",
+    ),
+    used(
+        Group::Clustering,
+        "discovery-keepalive-time",
+        Duration,
+        "2s",
+        "A connection to the discovery service that is silent for so long is pinged, but not before 10 s, \
+        since servers end connections that ping more often; 0: never.",
+    ),
+    used(
+        Group::Clustering,
+        "discovery-keepalive-timeout",
+        Duration,
+        "6s",
+        "A connection to the discovery service is given up when a ping is unanswered for so long.",
+    ),
+    used(
+        Group::Clustering,
+        "discovery-user",
+        Text,
+        "",
+        "Who to be with a discovery service that has auth enabled: user, or user:password.",
+    ),
+    used(
+        Group::Clustering,
+        "discovery-password",
+        Text,
+        "",
+        "The password of that user. Arguments can be seen by others on this host, a variable cannot.",
+    ),
+    used(
+        Group::Clustering,
+        "discovery-fallback",
+        Text,
+        "exit",
+        "What to do when discovery fails. There is nothing but exit.",
+    ),
     missing("discovery-insecure-transport", Bool, "true"),
     missing("discovery-insecure-skip-tls-verify", Bool, "false"),
     missing("discovery-cert", Text, ""),
     missing("discovery-key", Text, ""),
     missing("discovery-cacert", Text, ""),
-    missing("discovery-user", Text, ""),
-    missing("discovery-password", Text, ""),
-    missing("discovery-fallback", Text, "exit"),
     // The mode alone asks for nothing: without a retention there is no auto-compaction.
     missing_but("auto-compaction-mode", Text, "periodic", &["revision"]),
     missing_but("auto-compaction-retention", Text, "0", &["0s", "0m", "0h"]),

@@ -10,6 +10,7 @@
 //! is silently ignored would be an open door.
 
 mod cluster;
+mod discovery;
 mod features;
 mod flags;
 mod help;
@@ -23,9 +24,10 @@ mod value;
 mod tests;
 
 pub use cluster::{
-    Bootstrap, ClusterConfig, ELECTION_MS_MAX, InitialClusterState, LEARNERS_MAX_LIMIT,
-    REQUEST_BYTES_MAX_LIMIT, TXN_OPS_MAX_LIMIT,
+    Bootstrap, ClusterConfig, ELECTION_MS_MAX, FirstMembers, InitialClusterState, LEARNERS_MAX_LIMIT,
+    REQUEST_BYTES_MAX_LIMIT, TXN_OPS_MAX_LIMIT, parse_members,
 };
+pub use discovery::{Credentials, InitialCluster, MemberUrls, ServiceDiscovery, SrvDiscovery};
 pub use features::FeatureGates;
 pub use help::ETCD_API_VERSION;
 pub use parse::Refused;

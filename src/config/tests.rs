@@ -26,6 +26,19 @@ fn refused(args: &[&str]) -> Refused {
     }
 }
 
+fn listed(config: &Config) -> &MemberUrls {
+    match &config.cluster.initial_cluster {
+        InitialCluster::Listed(members) => members,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn bootstrap(config: &Config) -> Result<Bootstrap, Refused> {
+    let token = &config.cluster.initial_cluster_token;
+    let found = FirstMembers { members: listed(config), token, source: "--initial-cluster" };
+    config.cluster.bootstrap(&config.process, found, |_, _| false)
+}
+
 #[test]
 fn without_flags_a_single_member_has_etcds_defaults() {
     let Config { cluster, process } = run(&[]);
@@ -42,7 +55,7 @@ fn without_flags_a_single_member_has_etcds_defaults() {
     assert_eq!(process.wal_sync, WalSync::Auto);
     assert_eq!((cluster.heartbeat_ms, cluster.election_ms, cluster.pre_vote), (100, 1_000, true));
     assert_eq!((cluster.txn_ops_max, cluster.request_bytes_max), (128, 1_572_864));
-    let bootstrap = cluster.bootstrap(&process).unwrap();
+    let bootstrap = bootstrap(&Config { cluster, process }).unwrap();
     assert_eq!(bootstrap.peer_urls, ["http://localhost:2380"]);
     assert_eq!(bootstrap.token, "etcd-cluster");
 }
@@ -181,14 +194,12 @@ fn bootstrap_wants_own_name_and_exactly_own_urls_in_the_initial_cluster() {
         (&["--initial-cluster-state=existing"], "lists no other member to ask"),
         (&["--force-new-cluster"], "the data directory is empty"),
     ] {
-        let Config { cluster, process } = run(args);
-        let refused = cluster.bootstrap(&process).unwrap_err();
+        let refused = bootstrap(&run(args)).unwrap_err();
         assert!(refused.message.contains(message), "{args:?}: {refused}");
     }
-    let Config { cluster, process } =
-        run(&["--name=a", "--initial-advertise-peer-urls=http://y:2,http://x:1"]);
-    assert_eq!(cluster.initial_cluster[0].0, "a");
-    assert_eq!(cluster.bootstrap(&process).unwrap().peer_urls, ["http://x:1", "http://y:2"]);
+    let config = run(&["--name=a", "--initial-advertise-peer-urls=http://y:2,http://x:1"]);
+    assert_eq!(listed(&config)[0].0, "a");
+    assert_eq!(bootstrap(&config).unwrap().peer_urls, ["http://x:1", "http://y:2"]);
 }
 
 #[test]
@@ -197,13 +208,13 @@ fn members_of_a_new_cluster_are_those_of_the_flag_and_this_one_is_among_them() {
         "--initial-cluster=default=http://localhost:2380,b=http://b:2380",
         "--initial-cluster-token=t",
     ]);
-    let bootstrap = config.cluster.bootstrap(&config.process).unwrap();
+    let bootstrap = super::tests::bootstrap(&config).unwrap();
     assert_eq!(bootstrap.members, [["http://localhost:2380"], ["http://b:2380"]]);
     assert_eq!(bootstrap.peer_urls, ["http://localhost:2380"]);
     let others: Vec<String> = bootstrap.others.iter().map(ToString::to_string).collect();
     assert_eq!((bootstrap.state, others), (InitialClusterState::New, vec!["http://b:2380".to_owned()]));
     let stranger = run(&["--initial-cluster=a=http://a:2380,b=http://b:2380"]);
-    assert!(stranger.cluster.bootstrap(&stranger.process).is_err());
+    assert!(super::tests::bootstrap(&stranger).is_err());
 }
 
 #[test]
@@ -392,4 +403,113 @@ fn quota_is_etcds_default_for_zero_and_none_when_negative() {
     assert_eq!(quota(&["--quota-backend-bytes=8589934592"]), 8_589_934_592);
     assert_eq!(quota(&["--quota-backend-bytes=-1"]), -1);
     assert!(refused(&["--quota-backend-bytes=2GiB"]).message.contains("--quota-backend-bytes"));
+}
+
+/// What discovery by a service needs.
+const SERVICE: [&str; 2] = ["--discovery-endpoints=10.0.0.1:2379,http://d:1", "--discovery-token=t"];
+
+fn with_service(more: &[&'static str]) -> Vec<&'static str> {
+    [&SERVICE, more].concat()
+}
+
+#[test]
+fn members_are_found_in_one_way_only() {
+    let srv = "--discovery-srv=example.com";
+    for args in [
+        &[srv, SERVICE[0], SERVICE[1]][..],
+        &[srv, "--initial-cluster=default=http://localhost:2380"],
+        &[SERVICE[0], SERVICE[1], "--initial-cluster=default=http://localhost:2380"],
+    ] {
+        let refused = refused(args);
+        assert!(refused.exit_code == 1 && refused.message.contains("multiple discovery"), "{refused}");
+    }
+    for one in SERVICE {
+        assert!(refused(&[one]).message.contains("both --discovery-endpoints and --discovery-token"));
+    }
+    let variables = [("ETCD_DISCOVERY_SRV", "example.com"), ("ETCD_DISCOVERY_SRV_NAME", "b")];
+    let Parsed::Run { config, .. } = parse_line(&[], &variables) else { panic!("refused") };
+    let (domain, service_suffix) = ("example.com".to_owned(), "b".to_owned());
+    assert_eq!(config.cluster.initial_cluster, InitialCluster::Srv(SrvDiscovery { domain, service_suffix }));
+}
+
+#[test]
+fn domain_and_its_suffix_can_always_be_asked_for() {
+    let long = format!("--discovery-srv={}a", "a.".repeat(120));
+    let suffix = format!("--discovery-srv-name={}", "b".repeat(47));
+    for (args, message) in [
+        (&["--discovery-srv=a..b"][..], "expected a domain name"),
+        (&["--discovery-srv=."], "expected a domain name"),
+        (&["--discovery-srv=a b"], "expected a domain name"),
+        (&[&long], "expected a domain name"),
+        (&["--discovery-srv=a", "--discovery-srv-name=b.c"], "at most 46"),
+        (&["--discovery-srv=a", &suffix], "at most 46"),
+        (&["--discovery-srv-name=b"], "no --discovery-srv names a domain"),
+    ] {
+        assert!(refused(args).message.contains(message), "{args:?}");
+    }
+    run(&["--discovery-srv=example.com."]);
+}
+
+#[test]
+fn discovery_service_is_read_with_its_defaults_and_its_user() {
+    let service = |args: &[&'static str]| match run(&with_service(args)).cluster.initial_cluster {
+        InitialCluster::Service(service) => *service,
+        other => panic!("{other:?}"),
+    };
+    let read = service(&[]);
+    let seconds = Duration::from_secs;
+    assert_eq!((read.dial_timeout, read.request_timeout), (seconds(2), seconds(5)));
+    assert_eq!((read.keepalive_time, read.keepalive_timeout), (Some(seconds(2)), seconds(6)));
+    assert_eq!(read.endpoints.iter().map(Url::authority).collect::<Vec<_>>(), ["10.0.0.1:2379", "d:1"]);
+    assert_eq!((read.token.as_str(), read.credentials), ("t", None));
+    assert_eq!(service(&["--discovery-keepalive-time=0"]).keepalive_time, None);
+    let pair = |args: &[&'static str]| {
+        let credentials = service(args).credentials.unwrap();
+        assert!(!format!("{credentials:?}").contains("secret"), "a password is not printed");
+        (credentials.user, credentials.password)
+    };
+    let wanted = |user: &str| (user.to_owned(), "se:cret".to_owned());
+    assert_eq!(pair(&["--discovery-user=u:se:cret"]), wanted("u"));
+    assert_eq!(pair(&["--discovery-user=u:v", "--discovery-password=se:cret"]), wanted("u:v"));
+}
+
+#[test]
+fn bad_discovery_flags_are_refused_and_no_password_is_shown() {
+    for (args, message) in [
+        (&["--discovery-endpoints=a:1,", "--discovery-token=t"][..], "must not contain empty endpoints"),
+        (&["--discovery-endpoints=https://a:1", "--discovery-token=t"], "https is not supported yet"),
+        (&["--discovery-endpoints=a", "--discovery-token=t"], "host:port"),
+        (&["--discovery-endpoints=a:1", "--discovery-token=a/../b"], "part of a key"),
+        (&["--discovery-endpoints=a:1", "--discovery-token=/a"], "part of a key"),
+        (&["--discovery-dial-timeout=0"], "must be greater than 0"),
+        (&["--discovery-request-timeout=x"], "is not a duration"),
+        (&["--discovery-password=hidden"], "no --discovery-user"),
+        (&["--discovery-user=u"], "ETCD_DISCOVERY_PASSWORD"),
+        (&["--discovery-user=:hidden"], "ETCD_DISCOVERY_PASSWORD"),
+        (&["--discovery-fallback=proxy"], "expected one of exit"),
+        (&["--discovery-insecure-transport=false"], "not supported by Pinion yet"),
+    ] {
+        let refused = refused(args);
+        assert!(refused.message.contains(message), "{args:?}: {refused}");
+        assert!(!refused.message.contains("hidden"), "{refused}");
+    }
+    let existing = run(&with_service(&["--initial-cluster-state=existing"]));
+    let refused = existing.cluster.check_empty().unwrap_err();
+    assert!(refused.message.contains("discovery URL should not be set when joining"), "{refused}");
+    assert!(run(&["--discovery-srv=a", "--initial-cluster-state=existing"]).cluster.check_empty().is_ok());
+}
+
+#[test]
+fn listed_urls_that_lead_to_the_advertised_ones_are_this_member() {
+    let config = run(&["--initial-advertise-peer-urls=http://10.0.0.1:1"]);
+    let members = vec![("default".to_owned(), Url::parse_list("http://m1.example.com:1").unwrap())];
+    let plan = |is_same: bool| {
+        let found = FirstMembers { members: &members, token: "t", source: "--discovery-srv=example.com" };
+        config.cluster.bootstrap(&config.process, found, |_, _| is_same)
+    };
+    // The id follows from what all members read, not from what this one advertises.
+    assert_eq!(plan(true).unwrap().peer_urls, ["http://m1.example.com:1"]);
+    assert!(
+        plan(false).unwrap_err().message.starts_with("--discovery-srv=example.com has default=http://m1")
+    );
 }

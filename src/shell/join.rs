@@ -9,7 +9,6 @@
 //! Bounds: `DIAL_TIMEOUT` and `ANSWER_TIMEOUT` an address, `ANSWER_BYTES_MAX` an answer; a join gives up
 //! after `PATIENCE`.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use crossbeam::channel;
 use prost::Message as _;
 
+use super::addresses::Addresses;
 use super::consensus::CALL_MEMBERS;
 use crate::config::{Bootstrap, Url};
 use crate::membership::{Cluster, Mismatch, find_joining};
@@ -36,6 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The same while somebody answers and the lists differ: a member that lags may not know of the change yet.
 const MISMATCH_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long names may be looked up in all, as in etcd.
+pub(super) const RESOLVE_PATIENCE: Duration = Duration::from_secs(30);
 
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -75,7 +78,7 @@ pub(super) fn join(
     is_interrupted: &dyn Fn() -> bool,
 ) -> Result<(MemberId, Cluster), JoinError> {
     let started = Instant::now();
-    let mut resolved = Resolved::default();
+    let mut resolved = Addresses::until(started + RESOLVE_PATIENCE);
     loop {
         let (mut mismatched, mut failures) = (None, Vec::new());
         for (url, answer) in ask_all(&plan.others) {
@@ -254,32 +257,6 @@ impl Asking {
                 Err(error) => return Err(error),
             }
         }
-    }
-}
-
-/// Where names lead, each looked up once.
-#[derive(Debug, Default)]
-struct Resolved {
-    addresses: BTreeMap<String, BTreeSet<SocketAddr>>,
-}
-
-impl Resolved {
-    /// Whether two lists of URLs are the same, if not letter by letter, then by their addresses.
-    fn are_same(&mut self, a: &[String], b: &[String]) -> bool {
-        let as_set = |urls: &[String]| urls.iter().cloned().collect::<BTreeSet<String>>();
-        as_set(a) == as_set(b) || (a.len() == b.len() && self.all(a) == self.all(b))
-    }
-
-    fn all(&mut self, urls: &[String]) -> BTreeSet<BTreeSet<SocketAddr>> {
-        let of = |text: &String| {
-            let found = self.addresses.entry(text.clone()).or_insert_with(|| {
-                let url = Url::parse(text).ok();
-                let found = url.and_then(|url| url.authority().to_socket_addrs().ok());
-                found.into_iter().flatten().collect()
-            });
-            found.clone()
-        };
-        urls.iter().map(of).collect()
     }
 }
 

@@ -8,6 +8,7 @@
     reason = "this is where the world is touched"
 )]
 
+mod addresses;
 mod boot;
 mod checkpoint_file;
 mod checkpoint_transfer;
@@ -15,6 +16,7 @@ pub mod client;
 mod client_role;
 mod consensus;
 mod data_dir;
+mod discovery;
 mod force_new;
 mod hash_checks;
 mod helpers;

@@ -5,18 +5,20 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pinion_wal::{self as wal, Storage, Wal, WalError};
 
+use super::addresses::Addresses;
 use super::checkpoint_file::{self, LoadError};
 use super::data_dir::{DataDir, DataDirError, Identity, SyncMode};
+use super::discovery::{self, DiscoveryError};
 use super::force_new::{self, ForceError};
 use super::join::{self, JoinError};
 use crate::apply::Machine;
 use crate::apply::checkpoint::Restore;
 use crate::checkpoint::format::Header;
-use crate::config::{Config, InitialClusterState, ProcessConfig, Refused, WalSync};
+use crate::config::{Config, InitialCluster, InitialClusterState, Refused, WalSync};
 use crate::membership::{Cluster, member_id};
 use crate::mvcc::Store;
 use crate::raft::{CheckpointMeta, Entry, EntryKind, HardState, Recovered};
@@ -24,6 +26,9 @@ use crate::types::{LogIndex, MemberId, Term};
 
 /// Bytes of a checkpoint block that the first checkpoint is made of.
 const BLOCK_BYTES: usize = 256 << 10;
+
+/// How long a restart may look names up, only to compare what it was given with what it knows.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The log on whichever storage.
 pub(super) type AnyWal = Wal<Box<dyn Storage + Send>>;
@@ -35,6 +40,8 @@ pub(super) enum RecoveryError {
     DataDir(#[from] DataDirError),
     #[error("{0}")]
     Config(Refused),
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
     #[error(transparent)]
     Join(#[from] JoinError),
     #[error(transparent)]
@@ -125,7 +132,7 @@ pub(super) fn open(
         write_checkpoint(data_dir, &header, &mut machine)?;
     }
     if !is_new {
-        tell_differences(&config.process, &machine, identity.member);
+        tell_differences(config, &machine, identity.member);
     }
     Ok(Start { identity, machine, recovered, wal, sync_mode, last })
 }
@@ -137,7 +144,14 @@ fn bootstrap(
     data_dir: &DataDir,
     is_interrupted: &dyn Fn() -> bool,
 ) -> Result<Identity, RecoveryError> {
-    let plan = config.cluster.bootstrap(&config.process).map_err(RecoveryError::Config)?;
+    config.cluster.check_empty().map_err(RecoveryError::Config)?;
+    let found = discovery::find(config, is_interrupted)?;
+    let mut addresses = Addresses::until(Instant::now() + join::RESOLVE_PATIENCE);
+    let same = |a: &[String], b: &[String]| addresses.are_same(a, b);
+    let plan = config
+        .cluster
+        .bootstrap(&config.process, found.first_members(), same)
+        .map_err(RecoveryError::Config)?;
     let (member, cluster, meta) = match plan.state {
         InitialClusterState::New => {
             let cluster = Cluster::bootstrap(plan.members.iter().map(Vec::as_slice), &plan.token);
@@ -173,12 +187,17 @@ fn bootstrap(
 
 /// The flags that named this member when its data was made are not read any more. Where they say
 /// something else now, the operator may have the wrong directory.
-fn tell_differences(process: &ProcessConfig, machine: &Machine, own: MemberId) {
+fn tell_differences(config: &Config, machine: &Machine, own: MemberId) {
+    if !matches!(config.cluster.initial_cluster, InitialCluster::Listed(_)) {
+        tracing::info!("discovery flags are ignored, since this member has data and knows its cluster");
+    }
     let Some(member) = machine.cluster().member(own) else { return };
     let mut given: Vec<String> =
-        process.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
+        config.process.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
     given.sort_unstable();
-    if given != member.peer_urls {
+    // Listed by name and advertised by number, say.
+    let mut addresses = Addresses::until(Instant::now() + ADDRESS_PATIENCE);
+    if !addresses.are_same(&given, &member.peer_urls) {
         tracing::warn!(
             member = %own, known = ?member.peer_urls, given = ?given,
             "--initial-advertise-peer-urls is ignored, since this data belongs to a member that others reach elsewhere; \

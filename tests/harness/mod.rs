@@ -161,6 +161,8 @@ pub struct Launch {
     pub advertised_peer_port: Option<u16>,
     /// `--initial-cluster`; itself alone unless given.
     pub initial_cluster: Option<String>,
+    /// It finds the members itself, so `--initial-cluster` is left out.
+    pub discovers: bool,
     pub flags: Vec<String>,
     /// Where its output goes; beside the data directory unless given.
     pub log_path: Option<PathBuf>,
@@ -185,6 +187,7 @@ impl Launch {
             peer_port: free_port(),
             advertised_peer_port: None,
             initial_cluster: None,
+            discovers: false,
             flags: Vec::new(),
             log_path: None,
             memlock_kib: None,
@@ -228,10 +231,12 @@ impl Launch {
             .arg(format!("--advertise-client-urls={client_url}"))
             .arg(format!("--listen-peer-urls={peer_url}"))
             .arg(format!("--initial-advertise-peer-urls={advertised}"))
-            .arg(format!("--initial-cluster={initial_cluster}"))
-            .arg("--logger=zap")
-            .args(&self.flags)
-            .stdin(Stdio::null());
+            .arg("--logger=zap");
+        if !self.discovers {
+            command.arg(format!("--initial-cluster={initial_cluster}"));
+        }
+        // Behind all others: the last of two equal flags counts.
+        command.args(&self.flags).stdin(Stdio::null());
         if self.forbid_io_uring {
             seccomp::forbid_io_uring(&mut command);
         }

@@ -1,0 +1,95 @@
+//! Finding out who begins a cluster, for a process whose data directory is empty: before anything else
+//! runs, with blocking sockets, and up to a signal.
+
+mod dns_client;
+mod grpc;
+mod service;
+mod srv;
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use crate::config::{Config, FirstMembers, InitialCluster, MemberUrls};
+
+/// Sleeps are cut into pieces of this length, so that a signal is noticed.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// Why it is not known who begins the cluster.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DiscoveryError {
+    #[error(transparent)]
+    Srv(#[from] srv::FindError),
+    #[error(transparent)]
+    Service(#[from] service::ServiceError),
+}
+
+/// The members that begin the cluster.
+pub(super) struct Found {
+    members: MemberUrls,
+    token: String,
+    source: String,
+}
+
+impl Found {
+    pub(super) fn first_members(&self) -> FirstMembers<'_> {
+        FirstMembers { members: &self.members, token: &self.token, source: &self.source }
+    }
+}
+
+/// Whether a signal has told the process to stop. It is heard once and remembered.
+pub(super) struct Stop<'a> {
+    listen: &'a dyn Fn() -> bool,
+    is_told: Cell<bool>,
+}
+
+impl<'a> Stop<'a> {
+    pub(super) fn new(listen: &'a dyn Fn() -> bool) -> Self {
+        Self { listen, is_told: Cell::new(false) }
+    }
+
+    fn is_told(&self) -> bool {
+        if !self.is_told.get() && (self.listen)() {
+            self.is_told.set(true);
+        }
+        self.is_told.get()
+    }
+
+    /// False: told to stop before the time was over.
+    fn sleep(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        loop {
+            if self.is_told() {
+                return false;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            std::thread::sleep(left.min(SLICE));
+        }
+    }
+}
+
+/// Asks whoever is configured to know.
+///
+/// # Errors
+/// [`DiscoveryError`], whose text says what to do.
+pub(super) fn find(config: &Config, is_interrupted: &dyn Fn() -> bool) -> Result<Found, DiscoveryError> {
+    let stop = Stop::new(is_interrupted);
+    let (name, urls) = (&config.process.name, &config.process.initial_advertise_peer_urls);
+    let token = config.cluster.initial_cluster_token.clone();
+    match &config.cluster.initial_cluster {
+        InitialCluster::Listed(members) => {
+            Ok(Found { members: members.clone(), token, source: "--initial-cluster".to_owned() })
+        }
+        InitialCluster::Srv(discovery) => {
+            let members = srv::find(discovery, name, urls, &stop)?;
+            Ok(Found { members, token, source: format!("--discovery-srv={}", discovery.domain) })
+        }
+        InitialCluster::Service(discovery) => {
+            let members = service::find(discovery, name, urls, &stop)?;
+            let token = discovery.token.clone();
+            Ok(Found { members, token, source: "the discovery service".to_owned() })
+        }
+    }
+}
