@@ -7,7 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::client::{self, Backend, ClientShard, ShardConfig};
+use super::client::{Backend, ClientShard, ShardConfig};
+use super::listen;
 use super::mesh::Sender;
 use super::wiring::ShardPorts;
 use crate::replica::exchange::{Command, Read, ToRaft, ToShard, ToStore};
@@ -101,7 +102,7 @@ pub(super) async fn run(
     let shard = ClientShard::new(config, Rc::new(Rings { shard, to_raft, to_store }));
     let serving = Rc::new(Cell::new(addresses.len()));
     for address in addresses {
-        let listener = client::bind(address).map_err(|error| (address, error))?;
+        let listener = listen::bind(address).map_err(|error| (address, error))?;
         let (shard, serving, bell) = (Rc::clone(&shard), Rc::clone(&serving), bell.clone());
         glommio::spawn_local(async move {
             shard.serve(listener).await;

@@ -24,6 +24,7 @@ mod host;
 mod join;
 mod lease_clock;
 mod lease_forward;
+mod listen;
 mod log_writer;
 mod logging;
 mod member_calls;

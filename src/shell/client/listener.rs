@@ -1,8 +1,6 @@
 //! Accepting connections.
 
 use std::future::poll_fn;
-use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,14 +12,6 @@ use super::{Backend, ClientShard};
 
 /// After a failed accept, most likely for want of file descriptors: those that end make room.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
-/// Binds one shard's listener. All shards bind the same address; the kernel spreads connections.
-///
-/// Sharing an address also works between processes of one user, so whoever starts the member first
-/// binds `address` once without sharing, to hear that it is taken.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).map_err(io::Error::from)
-}
 
 /// Takes in connections until the shard stops.
 pub(super) async fn accept_until_stopped<B: Backend>(shard: &Rc<ClientShard<B>>, listener: &TcpListener) {

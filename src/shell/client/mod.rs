@@ -63,7 +63,6 @@ pub use counters::Counters;
 use counters::CountersCell;
 use h2_io::SharedBuffers;
 use leadership::Leadership;
-pub use listener::bind;
 use random::Random;
 use response::{Headers, Templates};
 use signal::Signal;

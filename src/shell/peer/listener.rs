@@ -27,6 +27,7 @@ use crate::config::Url;
 use crate::peer::handshake::Acquaintance;
 use crate::peer::{FrameKind, Greeting, HANDSHAKE_BYTES_MAX, Lane, Refusal, RefusalCode, lane_of};
 use crate::raft::{Message, MessageKind};
+use crate::shell::listen;
 use crate::types::MemberId;
 
 /// Members that may be connected: those of the list, and a few that are to be added.
@@ -76,7 +77,7 @@ impl Transport {
     /// Listens on one address more. Answers the address, whose port the kernel has chosen if it was 0.
     pub(in crate::shell) fn listen(self: &Rc<Self>, address: SocketAddr) -> io::Result<SocketAddr> {
         assert_ne!(self.config.member, MemberId(0), "who listens has an identity");
-        let listener = TcpListener::bind(address).map_err(io::Error::from)?;
+        let listener = listen::bind(address)?;
         let bound = listener.local_addr().map_err(io::Error::from)?;
         let transport = Rc::clone(self);
         self.spawn(async move {
