@@ -74,8 +74,8 @@ fn three_members_of_a_domain_begin_one_cluster_and_restart_without_the_records()
     });
 }
 
-/// The installed etcd drops what it finds without TLS (`if httpCerr != nil`, mended in 3.5), so it is given
-/// the list that the records spell out.
+/// The installed etcd (3.4) drops what it finds in records without TLS, so it is given the list that the
+/// records spell out.
 #[test]
 fn etcd_with_the_listed_urls_has_the_ids_that_pinion_derives_from_the_records() {
     block_on(TEST_DEADLINE, async {
