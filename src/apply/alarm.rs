@@ -13,6 +13,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use bytes::Bytes;
 use prost::Message as _;
 
 use super::{Machine, Outcome, Rejection, RequestKind};
@@ -180,6 +181,56 @@ fn has_put(request: &pb::TxnRequest) -> bool {
         Some(Op::RequestTxn(nested)) => has_put(nested),
         _ => false,
     })
+}
+
+/// What a put adds beyond its key and value.
+const PUT_BYTES: u64 = 256;
+
+/// What a lease adds.
+const LEASE_BYTES: u64 = 64;
+
+/// Space that a request of so many bytes could need at most, without a look into it.
+#[must_use]
+pub fn cost_bytes_max(kind: RequestKind, body_bytes: usize) -> u64 {
+    let body_bytes = body_bytes as u64;
+    match kind {
+        RequestKind::Put => PUT_BYTES + body_bytes,
+        // No operation is encoded in less than six bytes.
+        RequestKind::Txn => body_bytes / 6 * PUT_BYTES + body_bytes,
+        RequestKind::LeaseGrant => LEASE_BYTES,
+        _ => 0,
+    }
+}
+
+/// Space that this request would need against the quota, whatever it replaces. None: it adds nothing, or
+/// cannot be read.
+#[must_use]
+pub fn cost_bytes(kind: RequestKind, body: &Bytes) -> Option<u64> {
+    match kind {
+        RequestKind::Put => pb::PutRequest::decode(body.clone()).ok().map(|put| put_bytes(&put)),
+        RequestKind::Txn => {
+            pb::TxnRequest::decode(body.clone()).ok().filter(has_put).map(|txn| txn_bytes(&txn))
+        }
+        RequestKind::LeaseGrant => Some(LEASE_BYTES),
+        _ => None,
+    }
+}
+
+fn put_bytes(put: &pb::PutRequest) -> u64 {
+    PUT_BYTES + put.key.len() as u64 + put.value.len() as u64
+}
+
+/// That of the larger branch.
+fn txn_bytes(txn: &pb::TxnRequest) -> u64 {
+    let branch = |ops: &[pb::RequestOp]| -> u64 {
+        let op_bytes = |op: &pb::RequestOp| match &op.request {
+            Some(Op::RequestPut(put)) => put_bytes(put),
+            Some(Op::RequestTxn(nested)) => txn_bytes(nested),
+            _ => 0,
+        };
+        ops.iter().map(op_bytes).sum()
+    };
+    branch(&txn.success).max(branch(&txn.failure))
 }
 
 impl Machine {

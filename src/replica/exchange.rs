@@ -108,7 +108,7 @@ pub enum Refusal {
     Stopped,
     /// More is committed than applied, by too much.
     TooManyRequests,
-    /// The disk has no room for the log.
+    /// The disk has no room for the log, or the request would not fit the quota.
     NoSpace,
     /// No answer within the request timeout.
     TimedOut,

@@ -34,6 +34,7 @@ use super::mesh::SharedRing;
 use super::peer::{PeerConfig, Transport};
 use super::placement::{self, Core, PlanError, Role};
 use super::pulse::{self, Patient, Pulse};
+use super::quota::Quota;
 use super::recovery::{self, RecoveryError, Start};
 use super::state_machine::{Position, StateMachine, Upkeep};
 use super::wiring::{Ports, Wiring};
@@ -197,6 +198,8 @@ pub(super) fn run(config: &Config) -> Result<Ended, BootError> {
     let raft_orders = RaftOrders::default();
     let position =
         Position { member: identity.member, checkpoint: recovered.checkpoint.clone(), recovered: last };
+    let quota_bytes = u64::try_from(process.quota_bytes).unwrap_or(u64::MAX);
+    let quota = Arc::new(Quota::new(quota_bytes, wiring.bell(Role::Store)));
     let mut raft_seat = Some(RaftSeat {
         config: replica_config(config, &identity, incarnation),
         transfers: (
@@ -221,6 +224,7 @@ pub(super) fn run(config: &Config) -> Result<Ended, BootError> {
             period: process.corrupt_check_interval.unwrap_or_default(),
             compact_period: process.compact_hash_check_interval.unwrap_or_default(),
         },
+        quota: Arc::clone(&quota),
     });
     let mut store_seat = Some(StoreSeat {
         machine,
@@ -230,10 +234,10 @@ pub(super) fn run(config: &Config) -> Result<Ended, BootError> {
             checkpoint_bytes: process.checkpoint_bytes,
             compaction_batch: process.compaction_batch_revisions as usize,
             compaction_sleep: process.compaction_sleep,
-            quota_bytes: u64::try_from(process.quota_bytes).unwrap_or(u64::MAX),
             election_timeout: Duration::from_millis(u64::from(config.cluster.election_ms)),
         },
         quota_bytes: process.quota_bytes,
+        quota,
         dir: data_dir.checkpoints(),
         helpers,
         orders: orders.clone(),
@@ -464,6 +468,7 @@ struct RaftSeat {
     peers: PeerConfig,
     listen: Vec<SocketAddr>,
     hash_checks: HashCheckConfig,
+    quota: Arc<Quota>,
 }
 
 /// What the store role starts from.
@@ -473,6 +478,7 @@ struct StoreSeat {
     upkeep: Upkeep,
     /// As Status tells it.
     quota_bytes: i64,
+    quota: Arc<Quota>,
     dir: std::path::PathBuf,
     helpers: Helpers,
     orders: Orders,
@@ -530,6 +536,7 @@ impl Executor {
                 peers,
                 listen,
                 hash_checks,
+                quota,
             } = seat;
             let open = opener(&self.orders, &self.wiring);
             tasks.push(glommio::spawn_local(async move {
@@ -560,6 +567,7 @@ impl Executor {
                             election_ticks,
                             entropy,
                             hash_checks,
+                            quota,
                             on_compared: Box::new(move |verdict| match verdict {
                                 Ok(()) => open(),
                                 Err(reason) => tell(&compared, Event::DataDiffers(reason)),
@@ -604,7 +612,7 @@ fn start_store(
     ports: super::wiring::StorePorts,
     wiring: &Wiring,
 ) -> io::Result<StateMachine> {
-    let StoreSeat { machine, position, upkeep, quota_bytes, dir, helpers, orders, compare } = seat;
+    let StoreSeat { machine, position, upkeep, quota_bytes, quota, dir, helpers, orders, compare } = seat;
     let bell = wiring.bell(Role::Store);
     let events = SharedRing::new(4, Arc::clone(&bell));
     let report = Arc::clone(&events);
@@ -627,5 +635,16 @@ fn start_store(
             raft.ring();
         }
     };
-    Ok(StateMachine::new(machine, ports, position, upkeep, facts, writer, events, helpers, on_published))
+    Ok(StateMachine::new(
+        machine,
+        ports,
+        position,
+        upkeep,
+        facts,
+        quota,
+        writer,
+        events,
+        helpers,
+        on_published,
+    ))
 }

@@ -25,6 +25,7 @@ use super::log_writer::{LogCommand, LogEvent, LogHandle};
 use super::member_calls::{LeaderAnswer, MemberCalls, Standing, Told, refusal_number, refusal_of};
 use super::mesh::{Doorbell, SharedRing};
 use super::peer::{self, IncomingCall, PeerEvent, Reply as CallReply, Transport};
+use super::quota::Quota;
 use super::wiring::RaftPorts;
 use super::{
     PUBLISH_TICKET, lease_number, passed_on_number, passed_on_ticket, raft_number, raft_ticket, shard_of,
@@ -85,6 +86,7 @@ pub(super) struct Seat {
     /// Differs between members and starts.
     pub entropy: u64,
     pub hash_checks: HashCheckConfig,
+    pub quota: Arc<Quota>,
     /// This member's data was compared with the others' (`RaftOrders::compare`): it may serve, or why not.
     pub on_compared: Box<dyn Fn(Result<(), String>)>,
     pub on_handed_over: Box<dyn Fn()>,
@@ -141,6 +143,7 @@ pub(super) struct Consensus {
     candidacy: Option<Instant>,
     entropy: u64,
     checks: HashChecks,
+    quota: Arc<Quota>,
     on_compared: Box<dyn Fn(Result<(), String>)>,
     hand_over: HandOver,
     on_handed_over: Box<dyn Fn()>,
@@ -201,6 +204,7 @@ impl Consensus {
             candidacy: None,
             entropy: seat.entropy,
             checks,
+            quota: seat.quota,
             on_compared: seat.on_compared,
             hand_over: HandOver::NotAsked,
             on_handed_over: seat.on_handed_over,
@@ -307,7 +311,11 @@ impl Consensus {
             while let Some(message) = self.ports.inbox[slot].take() {
                 match message {
                     ToRaft::Propose { ticket, kind, body } => {
-                        if let Err(refusal) = self.replica.on_request(ticket, kind, &body) {
+                        let taken = match self.quota.admits(kind, &body) {
+                            true => self.replica.on_request(ticket, kind, &body),
+                            false => Err(Refusal::NoSpace),
+                        };
+                        if let Err(refusal) = taken {
                             self.refuse(ticket, refusal);
                         }
                     }

@@ -32,6 +32,7 @@ mod mesh;
 mod peer;
 mod placement;
 mod pulse;
+mod quota;
 mod recovery;
 mod state_machine;
 mod watch_feed;

@@ -16,6 +16,7 @@ use super::checkpoint_file::{self, CheckpointWriter};
 use super::helpers::Helpers;
 use super::lease_clock::LeaseClock;
 use super::mesh::SharedRing;
+use super::quota::Quota;
 use super::watch_feed::WatchFeed;
 use super::wiring::StorePorts;
 use super::{
@@ -64,8 +65,6 @@ pub(super) struct Upkeep {
     pub compaction_batch: usize,
     /// Pause after each compaction slice.
     pub compaction_sleep: Duration,
-    /// Bytes held from which on the NOSPACE alarm is raised; `u64::MAX` is never.
-    pub quota_bytes: u64,
     /// A new leader gives every lease so much more time (`--election-timeout`).
     pub election_timeout: Duration,
 }
@@ -122,6 +121,7 @@ pub(super) struct StateMachine {
     hashing: VecDeque<(Ticket, HashRead)>,
     watch: WatchFeed,
     leases: LeaseClock,
+    quota: Arc<Quota>,
     writer: CheckpointWriter,
     checkpoint_events: Arc<SharedRing<checkpoint_file::Event>>,
     checkpointing: Option<Checkpointing>,
@@ -153,6 +153,7 @@ impl StateMachine {
         position: Position,
         upkeep: Upkeep,
         facts: StatusFacts,
+        quota: Arc<Quota>,
         writer: CheckpointWriter,
         checkpoint_events: Arc<SharedRing<checkpoint_file::Event>>,
         helpers: Helpers,
@@ -175,6 +176,7 @@ impl StateMachine {
             hashing: VecDeque::new(),
             watch,
             leases: LeaseClock::new(upkeep.election_timeout),
+            quota,
             writer,
             checkpoint_events,
             checkpointing: None,
@@ -519,10 +521,14 @@ impl StateMachine {
         compaction || hash || checkpoint || watch
     }
 
-    /// Raises the NOSPACE alarm when the key space has reached its quota. What refuses requests is the
-    /// alarm, so that all members refuse alike; a few more may come before it.
+    /// Raises the NOSPACE alarm when the key space has reached its quota, or a request was refused that
+    /// would have taken it there. All members refuse alike because of the alarm; a few more may come
+    /// before it.
     fn watch_quota(&mut self) {
-        if self.machine.store().bytes_held() < self.upkeep.quota_bytes || !self.is_published {
+        let held_bytes = self.machine.store().bytes_held();
+        self.quota.on_held(held_bytes);
+        let is_reached = self.quota.take_exceeded() || self.quota.quota_bytes() <= held_bytes;
+        if !is_reached || !self.is_published {
             return;
         }
         let alarm = Alarm { kind: AlarmType::NoSpace, member: self.position.member };
@@ -531,9 +537,9 @@ impl StateMachine {
         }
         self.quota_after = Some(Instant::now() + QUOTA_RETRY);
         tracing::error!(
-            bytes = self.machine.store().bytes_held(),
-            quota = self.upkeep.quota_bytes,
-            "the key space has reached --quota-backend-bytes; raising the NOSPACE alarm. Delete keys, compact, then disarm it"
+            bytes = held_bytes,
+            quota = self.quota.quota_bytes(),
+            "the key space has reached --quota-backend-bytes, or a request would take it there; raising the NOSPACE alarm. Delete keys, compact, then disarm it"
         );
         let body = alarm.activation().encode_to_vec().into();
         let (ticket, kind) = (raft_ticket(0), RequestKind::Alarm);

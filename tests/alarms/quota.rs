@@ -53,3 +53,25 @@ fn a_full_member_stops_what_adds_until_space_was_made_and_the_alarm_is_lifted() 
         assert_eq!(cluster.wait_alarms(0).await, []);
     });
 }
+
+#[test]
+fn a_value_that_would_not_fit_is_refused_before_it_is_written() {
+    block_on(TEST_DEADLINE, async {
+        let cluster = Cluster::start(&[&format!("--quota-backend-bytes={QUOTA}")]).await;
+        let follower = cluster.connect(2).await;
+        let value = "x".repeat(1_500_000);
+        follower.put_kv("first", &value).await.unwrap();
+        let refused = refusal(follower.put_kv("second", &value).await);
+        assert_eq!(refused, (8, "etcdserver: mvcc: database space exceeded".to_owned()));
+        // Only the member that was asked knows, so its alarm is the one that tells.
+        let id = status(&follower).await.header.unwrap().member_id;
+        cluster.wait_alarms(1).await.iter().for_each(|alarm| assert_eq!(alarm.member_id, id));
+        let all = pb::RangeRequest {
+            key: "a".into(),
+            range_end: "z".into(),
+            count_only: true,
+            ..Default::default()
+        };
+        assert_eq!(follower.range(&all).await.unwrap().count, 1);
+    });
+}

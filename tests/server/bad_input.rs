@@ -289,3 +289,27 @@ fn request_frames(stream_id: u32) -> Vec<u8> {
     frames.extend_from_slice(&frame(0, 0x1, stream_id, &body));
     frames
 }
+
+#[test]
+fn frames_that_the_http2_library_warns_of_do_not_fill_the_log() {
+    if server_is_etcd() {
+        return;
+    }
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let (mut server, client) = started(&work).await;
+        let quiet = server.output().len();
+        let mut stream = TcpStream::connect(("127.0.0.1", server.client_port())).await.unwrap();
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        // Answers to pings that nobody sent, then a ping: what came before it has been read when it is
+        // answered.
+        stream.write_all(&b"\0\0\x08\x06\x01\0\0\0\0unasked!".repeat(2_000)).await.unwrap();
+        stream.write_all(b"\0\0\x08\x06\0\0\0\0\0answer!!").await.unwrap();
+        let mut received = Vec::new();
+        while !received.windows(8).any(|bytes| bytes == b"answer!!") {
+            assert_ne!(stream.read_buf(&mut received).await.unwrap(), 0, "the connection ended");
+        }
+        assert_unhurt(&mut server, &client).await;
+        assert_eq!(server.output().len(), quiet, "{}", server.output());
+    });
+}

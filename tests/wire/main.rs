@@ -1,5 +1,6 @@
 //! The same seeded stream of requests to a real etcd and to the binary under test, every answer
-//! compared field by field; `watch.rs` does so with watches, leases, locks and elections.
+//! compared field by field; `watch.rs` does so with watches, leases, locks and elections, and
+//! `etcdctl.rs` with what the command line tool prints.
 //!
 //! The etcd is the installed one (`PINION_ETCD_BIN` names another); without one the test says that it
 //! was skipped. Identities and terms are masked; where the installed etcd (Debian has 3.4) and the
@@ -12,6 +13,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod compare;
+mod etcdctl;
 mod generate;
 #[path = "../harness/mod.rs"]
 mod harness;

@@ -31,10 +31,12 @@ const RESET_STREAMS_MAX: usize = 256;
 /// How long it remembers them: a slow client's round trip.
 const RESET_STREAM_TIME: Duration = Duration::from_secs(1);
 
-/// Streams that the client opened and reset before we took them (rapid reset, CVE-2023-44487). A
-/// turn takes all streams at once, so honest cancellations hardly ever meet; the default of 20 would
-/// be met by a client that cancels a batch.
-const PENDING_ACCEPT_RESET_STREAMS_MAX: usize = 128;
+/// Streams that the client opened and reset before we took them (rapid reset, CVE-2023-44487). A client
+/// that gives up a batch of calls, because its own caller went away or because this core was busy past
+/// their deadlines, sends them so, and ending the connection would fail all its other calls and make
+/// the load worse. As many as the frame meter lets pass in a second, which bounds how fast they come;
+/// one held is its headers.
+const PENDING_ACCEPT_RESET_STREAMS_MAX: usize = super::frame_meter::CONTROL_FRAMES_PER_S_MAX as usize;
 
 /// Streams that we had to reset because of the client's frames ("MadeYouReset", CVE-2025-8671).
 /// `h2` counts them over the connection's life and never forgets, so the default of 1,024 ends a

@@ -38,9 +38,9 @@ mod listener;
 mod local_watch;
 mod lock;
 mod outbox;
-mod random;
 mod recipe;
 mod response;
+mod serial;
 mod services;
 mod signal;
 mod slots;
@@ -63,8 +63,8 @@ pub use counters::Counters;
 use counters::CountersCell;
 use h2_io::SharedBuffers;
 use leadership::Leadership;
-use random::Random;
 use response::{Headers, Templates};
+use serial::Serial;
 use signal::Signal;
 use slots::Slots;
 use watch::Watches;
@@ -224,7 +224,7 @@ pub struct ClientShard<B: Backend> {
     buffers: Rc<SharedBuffers>,
     ledger: Rc<Ledger>,
     /// Names leases whose clients leave that to the server.
-    lease_ids: Random,
+    lease_ids: Serial,
     /// What the shard asks for itself is counted here.
     own: Rc<Account>,
     calls: RefCell<Slots<Submitted>>,
@@ -261,7 +261,7 @@ impl<B: Backend> ClientShard<B> {
             headers: Headers::new(config.cluster, config.member),
             templates: Templates::new(),
             buffers: SharedBuffers::new(),
-            lease_ids: Random::new(config.lease_seed, config.shard),
+            lease_ids: Serial::new(config.lease_seed, config.shard),
             own: Account::new(u64::MAX, Rc::clone(&ledger)),
             ledger,
             calls: RefCell::new(Slots::new(config.shard, config.first_generation)),

@@ -76,6 +76,21 @@ fn each_flood_of_control_frames_ends_its_connection_only() {
     flood_once(&server, &[open_stream(), frame(raw::DATA, 0, 1, &[]).repeat(3_000)].concat());
 }
 
+#[test]
+fn a_batch_that_is_called_and_given_up_in_one_go_costs_the_connection_nothing() {
+    let server = Server::start(quick());
+    let mut raw = Raw::open(&server);
+    let mut batch = Vec::new();
+    for n in 0..1_000_u32 {
+        batch.extend(frame(raw::HEADERS, raw::END_HEADERS, 2 * n + 1, &request_headers(PUT)));
+        batch.extend(frame(raw::RST_STREAM, 0, 2 * n + 1, &[0, 0, 0, 8]));
+    }
+    batch.extend(frame(raw::PING, 0, 0, b"served??"));
+    raw.send(&batch);
+    let pong = raw.receive_kind(raw::PING).expect("the connection goes on");
+    assert_eq!(pong.payload, b"served??");
+}
+
 fn flood_once(server: &Server, bytes: &[u8]) {
     let mut raw = Raw::open(server);
     others_are_served_during(server, || {
