@@ -14,12 +14,16 @@ mod faults;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod history;
+mod lease_check;
+mod lease_check_tests;
+mod lease_load;
 mod load;
 mod members;
 mod network;
 mod rolling;
 #[allow(unsafe_code, reason = "ptrace; see the module")]
 mod stall;
+mod watchers;
 
 use std::time::Duration;
 
@@ -29,11 +33,12 @@ use rand::{RngExt as _, SeedableRng as _};
 use failover::{Blow, measure};
 use faults::Fault;
 use harness::{block_on, env_number, server_is_etcd};
-use load::{Load, Record};
+use load::{LEASE_SLACK, Load, Record};
 use members::Cluster;
 
 /// Times of elections that let a test see many of them.
-const FAST: [&str; 2] = ["--heartbeat-interval=30", "--election-timeout=300"];
+const FAST: [&str; 3] =
+    ["--heartbeat-interval=30", "--election-timeout=300", "--watch-progress-notify-interval=200ms"];
 
 /// Faults on one cluster, after which a new one starts: a history is judged as a whole.
 const ROUNDS_PER_CLUSTER: u64 = 10;
@@ -63,14 +68,24 @@ fn seeded(test: &str, rounds_default: u64) -> (u64, u64, StdRng) {
 async fn judge(cluster: &mut Cluster, record: &Record) {
     let revision = cluster.settle().await;
     cluster.assert_equal_hashes(revision).await;
-    let events = cluster.events(0, revision).await;
-    for member in 1..cluster.count() {
-        assert!(cluster.events(member, revision).await == events, "m{member} tells another history than m0");
+    assert_eq!(record.told.whole_to(), revision, "the watchers of everything were not told all");
+    let events: Vec<_> = record.told.events().into_iter().map(members::event).collect();
+    let from = record.compacting + 1;
+    let tail = &events[events.partition_point(|event| event.revision < from)..];
+    for member in 0..cluster.count() {
+        let told = cluster.events(member, from, revision).await;
+        assert!(told == tail, "m{member} tells another history than the watchers were told");
     }
-    let tally =
-        check::check(&record.ops, &events).unwrap_or_else(|why| panic!("{why}\n{}", cluster.all_output()));
+    let output = cluster.all_output();
+    let tally = check::check(&record.ops, &events).unwrap_or_else(|why| panic!("{why}\n{output}"));
+    let moments = record.told.moments();
+    let seen =
+        lease_check::Seen { events: &events, moments: &moments, healed: record.healed, slack: LEASE_SLACK };
+    let leases = lease_check::check(&record.ops, &seen).unwrap_or_else(|why| panic!("{why}\n{output}"));
+    let watched = record.told.judge().unwrap_or_else(|why| panic!("{why}\n{output}"));
     cluster.assert_running();
     println!("{} calls: {tally:?}; errors: {:?}", record.ops.len(), record.errors);
+    println!("leases: {leases:?}; watchers: {watched:?}");
 }
 
 #[test]
@@ -94,7 +109,7 @@ fn whatever_fails_no_acknowledged_write_is_lost_and_every_answer_is_linearizable
                 fault.strike(&mut cluster, &load, &mut rng).await;
                 println!("{fault:?}: {:?}, {} calls so far", began.elapsed(), load.calls());
             }
-            let record = load.finish().await;
+            let record = load.finish(&cluster).await;
             judge(&mut cluster, &record).await;
         }
     });

@@ -213,10 +213,10 @@ impl Cluster {
         assert!(hashes.iter().all(|hash| *hash == hashes[0]), "at {revision} the hashes are {hashes:x?}");
     }
 
-    /// All that happened up to `revision`, as a member tells it.
-    pub async fn events(&self, member: usize, revision: i64) -> Vec<Event> {
+    /// All that happened in `from..=revision`, as a member tells it.
+    pub async fn events(&self, member: usize, from: i64, revision: i64) -> Vec<Event> {
         let mut events: Vec<Event> = Vec::new();
-        if revision == 1 {
+        if revision < from {
             return events;
         }
         let client = self.server(member).connect().await;
@@ -224,7 +224,7 @@ impl Cluster {
         let request = pb::WatchCreateRequest {
             key: Bytes::from_static(&[0]),
             range_end: Bytes::from_static(&[0]),
-            start_revision: 1,
+            start_revision: from,
             ..Default::default()
         };
         requests.create(request).unwrap();
@@ -238,7 +238,8 @@ impl Cluster {
     }
 }
 
-fn event(event: pinion::pb::mvccpb::Event) -> Event {
+/// A change as the checker knows it.
+pub fn event(event: pinion::pb::mvccpb::Event) -> Event {
     let is_delete = event.r#type() == pinion::pb::mvccpb::event::EventType::Delete;
     let kv = event.kv.expect("an event has a key");
     let key = String::from_utf8(kv.key.to_vec()).unwrap();

@@ -12,6 +12,7 @@ pub mod client;
 #[allow(unsafe_code, reason = "prctl between fork and exec; see the module")]
 pub mod seccomp;
 pub mod stream;
+pub mod watch_judge;
 
 use std::cell::Cell;
 use std::ffi::OsString;
