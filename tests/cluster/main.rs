@@ -9,6 +9,10 @@
 
 mod check;
 mod check_tests;
+#[allow(dead_code, reason = "shared with the power-cut test, which uses all of it")]
+#[path = "../powercut/disk.rs"]
+mod disk;
+mod disk_faults;
 mod failover;
 mod faults;
 #[path = "../harness/mod.rs"]
@@ -19,6 +23,9 @@ mod lease_check_tests;
 mod lease_load;
 mod load;
 mod members;
+#[allow(dead_code, reason = "shared with the power-cut test, which uses all of it")]
+#[path = "../powercut/mount.rs"]
+mod mount;
 mod network;
 mod rolling;
 #[allow(unsafe_code, reason = "ptrace; see the module")]
@@ -32,7 +39,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use failover::{Blow, measure};
 use faults::Fault;
-use harness::{block_on, env_number, server_is_etcd};
+use harness::{TEST_DEADLINE, block_on, env_number, server_is_etcd};
 use load::{LEASE_SLACK, Load, Record};
 use members::Cluster;
 
