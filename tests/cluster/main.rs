@@ -9,6 +9,7 @@
 
 mod check;
 mod check_tests;
+mod clocks;
 #[allow(dead_code, reason = "shared with the power-cut test, which uses all of it")]
 #[path = "../powercut/disk.rs"]
 mod disk;
@@ -20,6 +21,7 @@ mod harness;
 mod history;
 mod lease_check;
 mod lease_check_tests;
+mod lease_faults;
 mod lease_load;
 mod load;
 mod members;

@@ -163,6 +163,8 @@ pub struct Launch {
     /// `--initial-cluster`; itself alone unless given.
     pub initial_cluster: Option<String>,
     pub flags: Vec<String>,
+    /// Variables that it sees beside the runner's.
+    pub env: Vec<(String, String)>,
     /// Where its output goes; beside the data directory unless given.
     pub log_path: Option<PathBuf>,
     /// Soft and hard limit of locked memory in KiB.
@@ -187,6 +189,7 @@ impl Launch {
             advertised_peer_port: None,
             initial_cluster: None,
             flags: Vec::new(),
+            env: Vec::new(),
             log_path: None,
             memlock_kib: None,
             forbid_io_uring: false,
@@ -232,6 +235,7 @@ impl Launch {
             .arg(format!("--initial-cluster={initial_cluster}"))
             .arg("--logger=zap")
             .args(&self.flags)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         if self.forbid_io_uring {
             seccomp::forbid_io_uring(&mut command);
