@@ -180,6 +180,8 @@ pub enum StepError {
     /// help to elect a leader that lacks what was acknowledged.
     #[error("the leader knows {commit:?} as stored here, but this log ends at {last:?}: entries were lost")]
     LogLost { commit: LogIndex, last: LogIndex },
+    #[error("{from} speaks as the leader of {term:?}, which is led by {leader}")]
+    TwoLeaders { from: MemberId, leader: MemberId, term: Term },
     #[error("{from} acknowledges {index:?}, but the log ends at {last:?}")]
     AckPastLast { from: MemberId, index: LogIndex, last: LogIndex },
     #[error("vote for a candidacy that is not durable yet, so nobody can have been asked")]
@@ -422,6 +424,13 @@ impl Node {
         );
         if message.from == self.id.0 && !passed_on {
             return Err(StepError::FromSelf);
+        }
+        // A term has one leader. raft-rs would follow whoever spoke last, and take his entries.
+        let is_leaders =
+            matches!(kind, MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot);
+        let leader = raft.leader_id;
+        if is_leaders && raft.term == message.term && ![::raft::INVALID_ID, message.from].contains(&leader) {
+            return Err(StepError::TwoLeaders { from, leader: MemberId(leader), term: Term(message.term) });
         }
         // An older term is ignored by raft-rs before it looks at anything else.
         if raft.term <= message.term {

@@ -433,6 +433,26 @@ fn leader_that_knows_more_stored_here_than_there_is_says_that_the_log_was_lost()
     assert_eq!(node.step(Message(heartbeat)), Err(lost));
 }
 
+#[test]
+fn second_leader_of_a_term_is_refused_and_its_entries_are_not_taken() {
+    let disk = Disk::new(three());
+    let mut node = node(&disk, 0);
+    node.step(append(4, (1, 1), 2, 1)).unwrap();
+    let of_another = |term: u64| {
+        let mut message = append(term, (1, 1), 1, 2);
+        message.0.from = 3;
+        message
+    };
+    let both = StepError::TwoLeaders { from: MemberId(3), leader: MemberId(2), term: Term(4) };
+    assert_eq!(node.step(of_another(4)), Err(both));
+    let status = node.status();
+    assert_eq!((status.leader, status.term), (Some(MemberId(2)), Term(4)));
+    assert_eq!(node.take_ready().unwrap().entries.len(), 2, "the leader's own");
+    // In a later term it may well lead.
+    node.step(of_another(5)).unwrap();
+    assert_eq!(node.status().leader, Some(MemberId(3)));
+}
+
 fn entry(index: u64, term: u64) -> Entry {
     let data = Bytes::from(format!("{index}.{term}"));
     Entry { index: LogIndex(index), term: Term(term), kind: EntryKind::Normal, data }

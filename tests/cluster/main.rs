@@ -19,6 +19,7 @@ mod faults;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod history;
+mod hostile_peers;
 mod lease_check;
 mod lease_check_tests;
 mod lease_faults;
