@@ -11,7 +11,7 @@
 //! as compacted when somebody had asked for that, and must be once it was answered.
 //!
 //! Keys of leases are written by calls like others, and go by themselves: what that may be is the business
-//! of `lease_check.rs`.
+//! of `lease_check.rs`. So do the keys of locks.
 //!
 //! What it cannot see: a call that was refused and happened all the same counts as one whose outcome is
 //! unknown.
@@ -19,7 +19,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::history::{Answer, Call, Event, Found, LEASED, Moment, Op};
+use super::history::{Answer, Call, Event, Found, LEASED, LOCKED, Moment, Op, is_workers};
 
 /// What a history held, when nothing was wrong with it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -132,9 +132,11 @@ impl Store {
     }
 }
 
-/// Whether a revision only takes keys away that hang on leases.
-fn is_end_of_lease(events: &[Event]) -> bool {
-    events.iter().all(|event| event.found.is_none() && event.key.starts_with(LEASED))
+/// Whether a revision is nobody's call: it only takes keys away that hang on leases, or it is about locks.
+fn is_servers(events: &[Event]) -> bool {
+    let is_locks = |event: &Event| event.key.starts_with(LOCKED);
+    let ends_lease = |event: &Event| event.found.is_none() && event.key.starts_with(LEASED);
+    events.iter().all(is_locks) || events.iter().all(ends_lease)
 }
 
 /// Whose work each revision is. Leases end without a call.
@@ -183,7 +185,7 @@ fn owners(ops: &[Op], store: &Store) -> Result<Owners, String> {
         }
     }
     for (revision, events) in &store.revisions {
-        if is_end_of_lease(events) {
+        if is_servers(events) {
             match owners.by_revision.get(revision) {
                 Some(number) => {
                     return Err(format!("revision {revision} ends a lease and is {}", ops[*number]));
@@ -248,7 +250,7 @@ fn effect_fits(op: &Op, revision: i64, events: &[Event], store: &Store) -> Resul
         }
         Call::Delete { key } => [(key.as_str(), None)].into(),
         Call::DeleteAll => {
-            let present = store.keys.keys().filter(|key| !key.starts_with(LEASED));
+            let present = store.keys.keys().filter(|key| is_workers(key));
             let present = present.filter(|key| store.at(key, revision - 1).is_some());
             present.map(|key| (key.as_str(), None)).collect()
         }

@@ -117,6 +117,14 @@ pub enum Answer {
 /// Leased keys begin so, and no others do: they may go without anybody's call.
 pub const LEASED: &str = "lease/";
 
+/// The lock's name; the keys under it come and go by the server's hand.
+pub const LOCKED: &str = "lock";
+
+/// Whether a worker writes this key, by calls that are noted.
+pub fn is_workers(key: &str) -> bool {
+    !key.starts_with(LEASED) && !key.starts_with(LOCKED)
+}
+
 /// A key of a lease.
 pub fn leased_key(lease: i64, number: u32) -> String {
     format!("{LEASED}{lease}/{number}")

@@ -4,8 +4,8 @@
 //! the history as unknown, whatever the error says: the checker looks for what became of it. Then the
 //! client goes on, on a new connection if the old one is gone.
 //!
-//! Beside these workers there are a client that compacts, clients that hold leases (`lease_load.rs`), and
-//! watchers on every member (`watchers.rs`).
+//! Beside these workers there are a client that compacts, clients that hold leases (`lease_load.rs`) or take
+//! turns under a lock (`lock_load.rs`), and watchers on every member (`watchers.rs`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use crate::harness::client::{CallError, Client};
 use crate::history::{Answer, Call, LEASED, Moment, Op};
 use crate::lease_load::{Holder, TTL_S};
+use crate::lock_load::{Contender, Hold};
 use crate::members::{Cluster, found};
 use crate::watchers::{Told, Watchers};
 
@@ -51,6 +52,7 @@ const KEYS: u32 = 10;
 pub struct Load {
     tasks: Vec<JoinHandle<()>>,
     watchers: Watchers,
+    holds: Rc<RefCell<Vec<Hold>>>,
     shared: Rc<Shared>,
 }
 
@@ -142,6 +144,8 @@ pub struct Record {
     /// How often each error came.
     pub errors: BTreeMap<String, u64>,
     pub told: Rc<Told>,
+    /// Every turn under the lock.
+    pub holds: Vec<Hold>,
     /// From when on nothing failed any more.
     pub healed: Moment,
     /// No compaction beyond this revision was asked for.
@@ -187,7 +191,13 @@ impl Load {
             let holder = Holder { member, ports, shared, rng: rng(number) };
             tasks.push(tokio::task::spawn_local(holder.run()));
         }
-        Self { tasks, watchers, shared }
+        let holds = Rc::new(RefCell::default());
+        for (number, member) in (600..).zip(0..cluster.count()) {
+            let (ports, shared, holds) = (Rc::clone(&ports), Rc::clone(&shared), Rc::clone(&holds));
+            let contender = Contender { member, ports, shared, holds, rng: rng(number) };
+            tasks.push(tokio::task::spawn_local(contender.run()));
+        }
+        Self { tasks, watchers, holds, shared }
     }
 
     /// Calls noted so far.
@@ -237,6 +247,7 @@ impl Load {
             ops: self.shared.ops.take(),
             errors: self.shared.errors.take(),
             told: Rc::clone(&self.shared.told),
+            holds: self.holds.take(),
             healed,
             compacting: self.shared.compacting(),
         }

@@ -1,5 +1,6 @@
 //! Clusters of the real binary under load, with members killed, frozen, cut off and restarted; every
-//! history is judged (`check.rs`), every member must hold the same in the end.
+//! history is judged (`check.rs`, `lease_check.rs`, the harness's judge of watchers), every member must hold
+//! the same in the end.
 //!
 //! `PINION_CLUSTER_ROUNDS` (3) faults of each test, chosen by `PINION_CLUSTER_SEED` (the process id).
 //! The seed repeats the choices, not the interleaving. `PINION_CLUSTER_FAULT=CutLeader` strikes with
@@ -25,6 +26,7 @@ mod lease_check_tests;
 mod lease_faults;
 mod lease_load;
 mod load;
+mod lock_load;
 mod members;
 #[allow(dead_code, reason = "shared with the power-cut test, which uses all of it")]
 #[path = "../powercut/mount.rs"]
@@ -93,9 +95,10 @@ async fn judge(cluster: &mut Cluster, record: &Record) {
         lease_check::Seen { events: &events, moments: &moments, healed: record.healed, slack: LEASE_SLACK };
     let leases = lease_check::check(&record.ops, &seen).unwrap_or_else(|why| panic!("{why}\n{output}"));
     let watched = record.told.judge().unwrap_or_else(|why| panic!("{why}\n{output}"));
+    let turns = lock_load::check(&record.holds).unwrap_or_else(|why| panic!("{why}\n{output}"));
     cluster.assert_running();
     println!("{} calls: {tally:?}; errors: {:?}", record.ops.len(), record.errors);
-    println!("leases: {leases:?}; watchers: {watched:?}");
+    println!("leases: {leases:?}; watchers: {watched:?}; turns under the lock: {turns}");
 }
 
 #[test]
