@@ -452,6 +452,10 @@ impl Node {
                 _ => {}
             }
         }
+        // raft-rs refuses the vote in its own term, and panics over sending none. Members have no priorities.
+        if kind == MessageType::MsgRequestPreVote && raft.term == 0 && message.priority < raft.priority {
+            return Err(StepError::Refused("a candidate of low priority".to_owned()));
+        }
         // A follower would send it on, and raft-rs panics over a message sent on twice. Who lost the
         // leadership meanwhile need not hand it over.
         if kind == MessageType::MsgTransferLeader && raft.state != StateRole::Leader {

@@ -453,6 +453,15 @@ fn second_leader_of_a_term_is_refused_and_its_entries_are_not_taken() {
     assert_eq!(node.status().leader, Some(MemberId(3)));
 }
 
+#[test]
+fn candidate_of_low_priority_does_not_stop_a_member_that_knows_no_term() {
+    let mut node = node(&Disk::new(CheckpointMeta::joining()), 0);
+    let mut ask = eraftpb::Message::default();
+    ask.set_msg_type(eraftpb::MessageType::MsgRequestPreVote);
+    (ask.from, ask.to, ask.term, ask.index, ask.log_term, ask.priority) = (2, 1, 1, 1, 1, -1);
+    assert!(matches!(node.step(Message(ask)), Err(StepError::Refused(_))));
+}
+
 fn entry(index: u64, term: u64) -> Entry {
     let data = Bytes::from(format!("{index}.{term}"));
     Entry { index: LogIndex(index), term: Term(term), kind: EntryKind::Normal, data }

