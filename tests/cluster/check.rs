@@ -165,8 +165,8 @@ fn owners(ops: &[Op], store: &Store) -> Result<Owners, String> {
             | Call::PutAll { value, .. }
             | Call::PutLeased { value, .. }
             | Call::Cas { value, .. } => {
-                if by_value.insert(value, number).is_some() {
-                    return Err(format!("the test wrote {value} twice"));
+                if let Some(earlier) = by_value.insert(value, number) {
+                    return Err(format!("the test wrote {value} twice: {} and {op}", ops[earlier]));
                 }
             }
             Call::Delete { key } if op.answer.is_none() => {
