@@ -457,6 +457,11 @@ impl Server {
         self.memory("VmRSS:")
     }
 
+    /// What of it is the process's own, without the pages of mapped files.
+    pub fn resident_bytes_own(&self) -> u64 {
+        self.memory("RssAnon:")
+    }
+
     fn memory(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("Linux reports memory");
