@@ -56,6 +56,8 @@ pub enum FrameError {
     Version(u8),
     #[error("frame header fails its checksum")]
     HeaderChecksum,
+    #[error("frame does not belong here: sent again, out of order, on another connection, or damaged")]
+    Seal,
     #[error("frame of kind {0}, which this version does not know")]
     Kind(u8),
     #[error("frame header sets bytes that have no meaning yet")]
@@ -71,6 +73,54 @@ pub enum FrameError {
 pub struct Frame {
     pub kind: FrameKind,
     pub payload: Bytes,
+}
+
+/// What binds the frames of one direction of one connection to their places.
+#[derive(Debug, Clone)]
+pub struct Seal {
+    hello: u64,
+    welcome: u64,
+    /// The highest bit tells the acceptor's frames from the dialer's.
+    number: u64,
+}
+
+impl Seal {
+    /// The seals of the dialer's frames and of the acceptor's, from the sessions that they named; none
+    /// if one of them named none.
+    #[must_use]
+    pub fn pair(hello: u64, welcome: u64) -> Option<(Self, Self)> {
+        let dialer = Self { hello, welcome, number: 0 };
+        let acceptor = Self { number: 1 << 63, ..dialer };
+        (hello != 0 && welcome != 0).then_some((dialer, acceptor))
+    }
+
+    /// Seals the whole frames that `put_frame` has appended, in their order.
+    ///
+    /// # Panics
+    /// When the bytes are no whole frames.
+    pub fn close(&mut self, mut frames: &mut [u8]) {
+        while let Some(header) = frames.first_chunk_mut::<FRAME_HEADER_BYTES>() {
+            let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
+            let checksum = self.checksum(&header[..12]);
+            header[12..].copy_from_slice(&checksum.to_le_bytes());
+            self.number += 1;
+            let length = usize::try_from(length).expect("a usize has 32 bits at least");
+            frames = &mut frames[FRAME_HEADER_BYTES + length..];
+        }
+        assert!(frames.is_empty(), "a frame is appended whole");
+    }
+
+    /// Of the header of the next frame.
+    fn checksum(&self, header: &[u8]) -> u32 {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(header);
+        let mut place = [0; 24];
+        place[..8].copy_from_slice(&self.hello.to_le_bytes());
+        place[8..16].copy_from_slice(&self.welcome.to_le_bytes());
+        place[16..].copy_from_slice(&self.number.to_le_bytes());
+        hasher.update(&place);
+        hasher.finalize()
+    }
 }
 
 /// Appends a frame whose payload `write` appends.
@@ -113,18 +163,29 @@ pub struct FrameDecoder {
     has_preface: bool,
     /// Of the frame whose payload is not complete; its bytes have left the buffer.
     header: Option<Header>,
+    /// Of the frames to come.
+    seal: Option<Seal>,
 }
 
 impl FrameDecoder {
     /// Expects a preface, then frames of at most `payload_bytes_max`.
     #[must_use]
     pub fn new(payload_bytes_max: usize) -> Self {
-        Self { buffer: BytesMut::new(), payload_bytes_max, has_preface: false, header: None }
+        Self { buffer: BytesMut::new(), payload_bytes_max, has_preface: false, header: None, seal: None }
     }
 
     /// The bound for frames to come. A stranger gets a small one.
     pub fn set_payload_bytes_max(&mut self, payload_bytes_max: usize) {
         self.payload_bytes_max = payload_bytes_max;
+    }
+
+    /// Frames to come are sealed. Called between two frames.
+    ///
+    /// # Panics
+    /// When a frame has begun.
+    pub fn set_seal(&mut self, seal: Option<Seal>) {
+        assert!(self.header.is_none(), "a seal is for whole frames");
+        self.seal = seal;
     }
 
     /// Takes what the socket had.
@@ -202,8 +263,11 @@ impl FrameDecoder {
     fn take_header(&mut self) -> Result<Option<Header>, FrameError> {
         let Some(bytes) = self.buffer.first_chunk::<FRAME_HEADER_BYTES>() else { return Ok(None) };
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        if crc32fast::hash(&bytes[..12]) != word(12) {
-            return Err(FrameError::HeaderChecksum);
+        match &mut self.seal {
+            None if crc32fast::hash(&bytes[..12]) != word(12) => return Err(FrameError::HeaderChecksum),
+            Some(seal) if seal.checksum(&bytes[..12]) != word(12) => return Err(FrameError::Seal),
+            None => {}
+            Some(seal) => seal.number += 1,
         }
         if bytes[5..8] != [0; 3] {
             return Err(FrameError::Reserved);

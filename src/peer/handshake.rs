@@ -132,6 +132,8 @@ pub struct Greeting {
     pub to: MemberId,
     pub lane: Lane,
     pub release: String,
+    /// The dialer's name for this connection.
+    pub session: u64,
     versions: (u32, u32),
 }
 
@@ -144,7 +146,7 @@ pub struct Acquaintance {
 }
 
 impl Identity {
-    /// The Hello to `to`.
+    /// The Hello to `to`, for a connection without a name.
     #[must_use]
     pub fn hello(&self, to: MemberId, lane: Lane) -> pb::Hello {
         pb::Hello {
@@ -157,10 +159,11 @@ impl Identity {
             incarnation: self.incarnation,
             release: release().to_owned(),
             peer_urls: self.peer_urls.clone(),
+            session: 0,
         }
     }
 
-    /// Whether the sender of `hello` may talk to this process.
+    /// Whether the sender of `hello` may talk to this process. The answer names no session.
     ///
     /// # Errors
     /// The refusal to answer with.
@@ -223,6 +226,7 @@ impl Identity {
             member: self.member.0,
             incarnation: self.incarnation,
             release: release().to_owned(),
+            session: 0,
         })
     }
 
@@ -295,6 +299,7 @@ impl Greeting {
             to: MemberId(hello.to),
             lane,
             release: shortened(hello.release),
+            session: hello.session,
             versions,
         })
     }

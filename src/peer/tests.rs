@@ -68,6 +68,49 @@ fn a_cut_stream_gives_whole_frames_only_and_knows_that_it_is_cut() {
 }
 
 #[test]
+fn sealed_frames_count_once_in_order_on_their_connection_and_in_their_direction() {
+    let sealed = |hello: u64, welcome: u64, is_dialer: bool| {
+        let (dialer, acceptor) = Seal::pair(hello, welcome).unwrap();
+        let mut seal = if is_dialer { dialer } else { acceptor };
+        let mut frames = Vec::new();
+        for payload in [&b"first"[..], b"the second", b""] {
+            let mut bytes = BytesMut::new();
+            put_frame(&mut bytes, FrameKind::RaftMessage, |buffer| buffer.extend_from_slice(payload));
+            seal.close(&mut bytes);
+            frames.push(bytes.freeze());
+        }
+        frames
+    };
+    // As the acceptor of connection 7, 8 reads them.
+    let read = |frames: &[&Bytes]| {
+        let mut decoder = FrameDecoder::new(BYTES_MAX);
+        decoder.push(&PREFACE);
+        assert_eq!(decoder.take(), Ok(None));
+        decoder.set_seal(Seal::pair(7, 8).map(|(dialer, _)| dialer));
+        frames.iter().for_each(|frame| decoder.push(frame));
+        let mut count = 0;
+        loop {
+            match decoder.take() {
+                Ok(Some(_)) => count += 1,
+                Ok(None) => return (count, None),
+                Err(error) => return (count, Some(error)),
+            }
+        }
+    };
+    let right = sealed(7, 8, true);
+    let wrong = (0, Some(FrameError::Seal));
+    assert_eq!(read(&[&right[0], &right[1], &right[2]]), (3, None));
+    assert_eq!(read(&[&right[0], &right[0]]), (1, Some(FrameError::Seal)), "again");
+    assert_eq!(read(&[&right[1]]), wrong, "the first is missing");
+    assert_eq!(read(&[&right[0], &right[2], &right[1]]), (1, Some(FrameError::Seal)), "overtaken");
+    assert_eq!(read(&[&sealed(7, 9, true)[0]]), wrong, "another connection to this acceptor");
+    assert_eq!(read(&[&sealed(6, 8, true)[0]]), wrong, "another connection of this dialer");
+    assert_eq!(read(&[&sealed(7, 8, false)[0]]), wrong, "the acceptor's own");
+    assert_eq!(read(&[&stream(&[b"first"]).split_off(PREFACE.len()).into()]), wrong, "no seal");
+    assert!(Seal::pair(0, 8).is_none() && Seal::pair(7, 0).is_none(), "both must name one");
+}
+
+#[test]
 fn every_flipped_bit_is_an_error_and_no_frame_before_it_is_lost() {
     let bytes = stream(&[b"first", b"the second"]);
     let second = PREFACE.len() + FRAME_HEADER_BYTES + 5;

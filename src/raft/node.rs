@@ -180,6 +180,8 @@ pub enum StepError {
     /// help to elect a leader that lacks what was acknowledged.
     #[error("the leader knows {commit:?} as stored here, but this log ends at {last:?}: entries were lost")]
     LogLost { commit: LogIndex, last: LogIndex },
+    #[error("{from} speaks as the leader of {term:?}, which is led by {leader}")]
+    TwoLeaders { from: MemberId, leader: MemberId, term: Term },
     #[error("{from} acknowledges {index:?}, but the log ends at {last:?}")]
     AckPastLast { from: MemberId, index: LogIndex, last: LogIndex },
     #[error("vote for a candidacy that is not durable yet, so nobody can have been asked")]
@@ -424,6 +426,13 @@ impl Node {
         if message.from == self.id.0 && !passed_on {
             return Err(StepError::FromSelf);
         }
+        // A term has one leader. raft-rs would follow whoever spoke last, and take his entries.
+        let is_leaders =
+            matches!(kind, MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot);
+        let leader = raft.leader_id;
+        if is_leaders && raft.term == message.term && ![::raft::INVALID_ID, message.from].contains(&leader) {
+            return Err(StepError::TwoLeaders { from, leader: MemberId(leader), term: Term(message.term) });
+        }
         // An older term is ignored by raft-rs before it looks at anything else.
         if raft.term <= message.term {
             match kind {
@@ -443,6 +452,10 @@ impl Node {
                 MessageType::MsgTimeoutNow if !self.may_campaign() => return Ok(()),
                 _ => {}
             }
+        }
+        // raft-rs refuses the vote in its own term, and panics over sending none. Members have no priorities.
+        if kind == MessageType::MsgRequestPreVote && raft.term == 0 && message.priority < raft.priority {
+            return Err(StepError::Refused("a candidate of low priority".to_owned()));
         }
         // A follower would send it on, and raft-rs panics over a message sent on twice. Who lost the
         // leadership meanwhile need not hand it over.

@@ -433,6 +433,76 @@ fn leader_that_knows_more_stored_here_than_there_is_says_that_the_log_was_lost()
     assert_eq!(node.step(Message(heartbeat)), Err(lost));
 }
 
+#[test]
+fn second_leader_of_a_term_is_refused_and_its_entries_are_not_taken() {
+    let disk = Disk::new(three());
+    let mut node = node(&disk, 0);
+    node.step(append(4, (1, 1), 2, 1)).unwrap();
+    let of_another = |term: u64| {
+        let mut message = append(term, (1, 1), 1, 2);
+        message.0.from = 3;
+        message
+    };
+    let both = StepError::TwoLeaders { from: MemberId(3), leader: MemberId(2), term: Term(4) };
+    assert_eq!(node.step(of_another(4)), Err(both));
+    let status = node.status();
+    assert_eq!((status.leader, status.term), (Some(MemberId(2)), Term(4)));
+    assert_eq!(node.take_ready().unwrap().entries.len(), 2, "the leader's own");
+    // In a later term it may well lead.
+    node.step(of_another(5)).unwrap();
+    assert_eq!(node.status().leader, Some(MemberId(3)));
+}
+
+#[test]
+fn candidate_of_low_priority_does_not_stop_a_member_that_knows_no_term() {
+    let mut node = node(&Disk::new(CheckpointMeta::joining()), 0);
+    let mut ask = eraftpb::Message::default();
+    ask.set_msg_type(eraftpb::MessageType::MsgRequestPreVote);
+    (ask.from, ask.to, ask.term, ask.index, ask.log_term, ask.priority) = (2, 1, 1, 1, 1, -1);
+    assert!(matches!(node.step(Message(ask)), Err(StepError::Refused(_))));
+}
+
+#[test]
+fn leader_knows_a_successor_in_every_tick_but_the_one_that_counts_whom_it_heard() {
+    let mut disk = Disk::new(three());
+    let mut node = node(&disk, 0);
+    node.campaign();
+    // Both others say yes to whatever they are asked.
+    let mut answer = |node: &mut Node| {
+        for message in settle(node, &mut disk).1 {
+            let kind = match message.kind() {
+                MessageKind::RequestPreVote => eraftpb::MessageType::MsgRequestPreVoteResponse,
+                MessageKind::RequestVote => eraftpb::MessageType::MsgRequestVoteResponse,
+                MessageKind::Heartbeat => eraftpb::MessageType::MsgHeartbeatResponse,
+                MessageKind::Append => eraftpb::MessageType::MsgAppendResponse,
+                _ => continue,
+            };
+            let mut yes = eraftpb::Message::default();
+            yes.set_msg_type(kind);
+            (yes.from, yes.to, yes.term) = (message.0.to, message.0.from, message.0.term);
+            yes.index = message.0.index + message.0.get_entries().len() as u64;
+            node.step(Message(yes)).unwrap();
+        }
+    };
+    for _ in 0..4 {
+        answer(&mut node);
+    }
+    assert_eq!(node.leadership().role, Role::Leader);
+    let unknown: Vec<usize> = (0..50)
+        .filter(|_| {
+            node.tick();
+            let is_unknown = node.successor().is_none();
+            answer(&mut node);
+            assert!(node.successor().is_some(), "they have just answered");
+            is_unknown
+        })
+        .collect();
+    assert!(
+        (4..=5).contains(&unknown.len()) && unknown.windows(2).all(|pair| pair[0] + 10 <= pair[1]),
+        "{unknown:?}"
+    );
+}
+
 fn entry(index: u64, term: u64) -> Entry {
     let data = Bytes::from(format!("{index}.{term}"));
     Entry { index: LogIndex(index), term: Term(term), kind: EntryKind::Normal, data }

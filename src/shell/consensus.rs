@@ -292,9 +292,11 @@ impl Consensus {
         }
         // A leader whose disk stalls commits nothing and deposes nobody, because its heartbeats need
         // no disk. It gives way to a member whose disk works.
+        // Asked at every tick: raft forgets once in an election timeout whom it has heard of, and in that
+        // tick knows no successor.
         if let Some((_, since)) = self.unsynced.front()
             && since + self.election_ticks <= self.ticks
-            && (self.ticks - since).is_multiple_of(self.election_ticks)
+            && !self.replica.node().is_transferring()
             && let Some(successor) = self.replica.node().successor()
         {
             tracing::warn!(

@@ -27,6 +27,7 @@ fn history(seed: u64, count: u64) -> History {
     let mut state: BTreeMap<String, Found> = BTreeMap::new();
     let mut older = (1, state.clone());
     let mut revision = 1;
+    let mut compacted = 1;
     let mut ops = Vec::new();
     for number in 0..count {
         let at = 1_000 + 10 * number;
@@ -44,7 +45,7 @@ fn history(seed: u64, count: u64) -> History {
             events.push(Event { revision, key: name.to_owned(), found: Some(found) });
         };
         let is_lost = rng.random_ratio(1, 100);
-        let (call, answer) = match rng.random_range(0..10) {
+        let (call, answer) = match rng.random_range(0..13) {
             0..3 => {
                 if !is_lost {
                     revision += 1;
@@ -53,12 +54,12 @@ fn history(seed: u64, count: u64) -> History {
                 (Call::Put { key: name, value }, Answer::Written { revision })
             }
             3 => {
-                let keys = [key(0), key(KEYS - 1)];
+                let keys = vec![key(0), key(KEYS - 1)];
                 if !is_lost {
                     revision += 1;
                     keys.iter().for_each(|key| put(&mut state, key, revision, &value));
                 }
-                (Call::PutPair { keys, value }, Answer::Written { revision })
+                (Call::PutAll { keys, value }, Answer::Written { revision })
             }
             4..6 => {
                 let found = state.get(&name).cloned();
@@ -91,6 +92,25 @@ fn history(seed: u64, count: u64) -> History {
             7 => {
                 let (revision, found) = older.clone();
                 (Call::Read { serializable: true }, Answer::Read { revision, found })
+            }
+            8 | 9 => {
+                let (at, found) = older.clone();
+                let is_there = compacted <= at;
+                let answer = if is_there { Answer::Read { revision, found } } else { Answer::Compacted };
+                (Call::ReadAt { revision: at }, answer)
+            }
+            10 if number % 7 == 0 => {
+                let wanted = rng.random_range(1..=older.0 + 3);
+                let answer = match wanted {
+                    _ if revision < wanted => Answer::Future,
+                    _ if wanted <= compacted => Answer::Compacted,
+                    _ if is_lost => Answer::Compacted,
+                    _ => {
+                        compacted = wanted;
+                        Answer::Compacts { revision }
+                    }
+                };
+                (Call::Compact { revision: wanted }, answer)
             }
             _ => (Call::Read { serializable: false }, Answer::Read { revision, found: state.clone() }),
         };
@@ -133,7 +153,7 @@ fn histories_of_a_working_store_are_taken() {
 #[test]
 fn each_planted_fault_is_named() {
     type Fault = fn(&mut History);
-    let faults: [(&str, &str, Fault); 15] = [
+    let faults: [(&str, &str, Fault); 21] = [
         ("a linearizable read tells an older state", "stale", |history| {
             let old = history.ops[..500].iter().rfind(|op| is_read_of(op, false)).unwrap().answer.clone();
             history.find(|op| is_read_of(op, false)).answer = old;
@@ -202,7 +222,8 @@ fn each_planted_fault_is_named() {
             // The second key's later states would not add up; the history ends here.
             history.events.truncate(both.unwrap() + 1);
             let last = history.events.last().unwrap().revision;
-            history.ops.retain(|op| op.answer.as_ref().is_none_or(|answer| answer.revision() <= last));
+            let is_kept = |op: &Op| op.answer.as_ref().and_then(Answer::revision).is_none_or(|at| at <= last);
+            history.ops.retain(is_kept);
         }),
         ("a compare that did not hold succeeds", "the compare holds for", |history| {
             let op = history.find(|op| {
@@ -211,6 +232,54 @@ fn each_planted_fault_is_named() {
             });
             let Call::Cas { expected, .. } = &mut op.call else { unreachable!() };
             *expected -= 1;
+        }),
+        ("a read of the past tells the present", "the answer has", |history| {
+            let is_read = |op: &&Op| op.answer.is_some() && op.call == Call::Read { serializable: false };
+            let now = history.ops.iter().rfind(is_read).unwrap().answer.clone();
+            let Some(Answer::Read { found: now, .. }) = now else { unreachable!() };
+            let past = history.find(|op| is_past(op) && matches!(op.answer, Some(Answer::Read { .. })));
+            let Some(Answer::Read { found, .. }) = &mut past.answer else { unreachable!() };
+            *found = now;
+        }),
+        ("a read of the past tells a part of it", "the answer has None", |history| {
+            let past = history.find(|op| {
+                is_past(op) && matches!(&op.answer, Some(Answer::Read { found, .. }) if !found.is_empty())
+            });
+            let Some(Answer::Read { found, .. }) = &mut past.answer else { unreachable!() };
+            found.pop_first();
+        }),
+        ("what nobody had asked to be compacted is gone", "nobody asked", |history| {
+            let newest = history.events.last().unwrap().revision;
+            let past = history.find(is_past);
+            past.call = Call::ReadAt { revision: newest };
+            past.answer = Some(Answer::Compacted);
+        }),
+        ("what was compacted is still read", "not compacted", |history| {
+            // Revision 1 is compacted early in every history.
+            let past = history.find(|op| is_past(op) && matches!(op.answer, Some(Answer::Read { .. })));
+            past.call = Call::ReadAt { revision: 1 };
+            let Some(Answer::Read { found, .. }) = &mut past.answer else { unreachable!() };
+            found.clear();
+        }),
+        ("what was written is to come", "stale", |history| {
+            let past = history.find(is_past);
+            past.call = Call::ReadAt { revision: 5 };
+            past.answer = Some(Answer::Future);
+        }),
+        ("keys of a lease are taken away by a call", "ends a lease and is", |history| {
+            let key = super::history::leased_key(1, 1);
+            let made = history.events.last().unwrap().revision + 1;
+            let found = Found { value: "leased".to_owned(), created: made, modified: made, version: 1 };
+            history.events.push(Event { revision: made, key: key.clone(), found: Some(found) });
+            history.events.push(Event { revision: made + 1, key: key.clone(), found: None });
+            let mut op = history.ops.last().unwrap().clone();
+            (op.invoked, op.completed) = (op.invoked + 1_000, Some(op.invoked + 1_100));
+            let put = Call::PutLeased { lease: 1, key: key.clone(), value: "leased".to_owned() };
+            (op.call, op.answer) = (put, Some(Answer::Written { revision: made }));
+            history.ops.push(op.clone());
+            (op.invoked, op.completed) = (op.invoked + 1_000, Some(op.invoked + 1_100));
+            (op.call, op.answer) = (Call::Delete { key }, Some(Answer::Written { revision: made + 1 }));
+            history.ops.push(op);
         }),
         ("a write is ordered before one that was answered when it was asked", "stale", |history| {
             let op = history.find(|op| matches!(op.answer, Some(Answer::Written { .. })));
@@ -226,6 +295,10 @@ fn each_planted_fault_is_named() {
             assert!(said.contains(word), "{what}, seed {seed}: {said}");
         }
     }
+}
+
+fn is_past(op: &Op) -> bool {
+    op.answer.is_some() && matches!(op.call, Call::ReadAt { .. })
 }
 
 fn is_read_of(op: &Op, serializable: bool) -> bool {

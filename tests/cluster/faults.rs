@@ -36,6 +36,10 @@ pub enum Fault {
     Delay,
     /// Connections break in the midst of messages.
     Flaky,
+    /// Something between members sends frames again, late, or out of order.
+    Repeat,
+    /// Something between members says again whole connections of before.
+    Replay,
     /// One follower is reached by a slow line.
     SlowFollower,
     /// The leader's disk answers no more, its process goes on.
@@ -43,7 +47,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::KillLeader,
         Self::FreezeLeader,
         Self::KillFollower,
@@ -57,6 +61,8 @@ impl Fault {
         Self::ResetLeader,
         Self::Delay,
         Self::Flaky,
+        Self::Repeat,
+        Self::Replay,
         Self::SlowFollower,
         Self::StallLeaderDisk,
     ];
@@ -122,6 +128,17 @@ impl Fault {
             Self::Flaky => {
                 for member in 0..count {
                     cluster.network().set_around(member, count, Link::Flaky { probability: 0.02 });
+                }
+            }
+            Self::Repeat => {
+                for member in 0..count {
+                    cluster.network().set_around(member, count, Link::Repeat { probability: 0.02 });
+                }
+            }
+            Self::Replay => {
+                for _ in 0..3 {
+                    cluster.network().replay();
+                    tokio::time::sleep(lasts / 3).await;
                 }
             }
             Self::SlowFollower => {

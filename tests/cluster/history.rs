@@ -29,9 +29,9 @@ pub enum Call {
         key: String,
         value: String,
     },
-    /// Both keys get the value, or neither.
-    PutPair {
-        keys: [String; 2],
+    /// All keys get the value, or none.
+    PutAll {
+        keys: Vec<String>,
         value: String,
     },
     /// If the key has not changed since `expected` (its revision, 0: absent), put; else get.
@@ -43,9 +43,34 @@ pub enum Call {
     Delete {
         key: String,
     },
+    /// All of the workers' keys, by one request.
+    DeleteAll,
     /// All keys, by one read.
     Read {
         serializable: bool,
+    },
+    /// All keys as they were.
+    ReadAt {
+        revision: i64,
+    },
+    Compact {
+        revision: i64,
+    },
+    /// Leases are granted once under one id, and each has keys of its own.
+    Grant {
+        lease: i64,
+        ttl_s: u64,
+    },
+    KeepAlive {
+        lease: i64,
+    },
+    PutLeased {
+        lease: i64,
+        key: String,
+        value: String,
+    },
+    Revoke {
+        lease: i64,
     },
 }
 
@@ -69,6 +94,45 @@ pub enum Answer {
         revision: i64,
         found: BTreeMap<String, Found>,
     },
+    /// The revision that was to be read or compacted is compacted.
+    Compacted,
+    /// The revision that was to be read or compacted is to come.
+    Future,
+    /// Compacted, as asked.
+    Compacts {
+        revision: i64,
+    },
+    Granted {
+        revision: i64,
+    },
+    /// The lease lives for its whole time again. A keep-alive reads no key, so its revision says nothing.
+    Alive,
+    Revoked {
+        revision: i64,
+    },
+    /// There is no such lease.
+    NoLease,
+}
+
+/// Leased keys begin so, and no others do: they may go without anybody's call.
+pub const LEASED: &str = "lease/";
+
+/// The lock's name; the keys under it come and go by the server's hand.
+pub const LOCKED: &str = "lock";
+
+/// Whether a worker writes this key, by calls that are noted.
+pub fn is_workers(key: &str) -> bool {
+    !key.starts_with(LEASED) && !key.starts_with(LOCKED)
+}
+
+/// A key of a lease.
+pub fn leased_key(lease: i64, number: u32) -> String {
+    format!("{LEASED}{lease}/{number}")
+}
+
+/// Whose key it is.
+pub fn lease_of(key: &str) -> Option<i64> {
+    key.strip_prefix(LEASED)?.split('/').next()?.parse().ok()
 }
 
 /// A key's state in an answer.
@@ -90,12 +154,17 @@ pub struct Event {
 }
 
 impl Answer {
-    pub fn revision(&self) -> i64 {
+    /// The store's revision when the call took place, if the answer tells it.
+    pub fn revision(&self) -> Option<i64> {
         match self {
             Self::Written { revision }
             | Self::Unequal { revision, .. }
             | Self::NothingDeleted { revision }
-            | Self::Read { revision, .. } => *revision,
+            | Self::Read { revision, .. }
+            | Self::Compacts { revision }
+            | Self::Granted { revision }
+            | Self::Revoked { revision } => Some(*revision),
+            Self::Compacted | Self::Future | Self::Alive | Self::NoLease => None,
         }
     }
 }

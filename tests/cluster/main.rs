@@ -1,5 +1,6 @@
 //! Clusters of the real binary under load, with members killed, frozen, cut off and restarted; every
-//! history is judged (`check.rs`), every member must hold the same in the end.
+//! history is judged (`check.rs`, `lease_check.rs`, the harness's judge of watchers), every member must hold
+//! the same in the end.
 //!
 //! `PINION_CLUSTER_ROUNDS` (3) faults of each test, chosen by `PINION_CLUSTER_SEED` (the process id).
 //! The seed repeats the choices, not the interleaving. `PINION_CLUSTER_FAULT=CutLeader` strikes with
@@ -9,17 +10,32 @@
 
 mod check;
 mod check_tests;
+mod clocks;
+#[allow(dead_code, reason = "shared with the power-cut test, which uses all of it")]
+#[path = "../powercut/disk.rs"]
+mod disk;
+mod disk_faults;
 mod failover;
 mod faults;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod history;
+mod hostile_peers;
+mod lease_check;
+mod lease_check_tests;
+mod lease_faults;
+mod lease_load;
 mod load;
+mod lock_load;
 mod members;
+#[allow(dead_code, reason = "shared with the power-cut test, which uses all of it")]
+#[path = "../powercut/mount.rs"]
+mod mount;
 mod network;
 mod rolling;
 #[allow(unsafe_code, reason = "ptrace; see the module")]
 mod stall;
+mod watchers;
 
 use std::time::Duration;
 
@@ -28,12 +44,13 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use failover::{Blow, measure};
 use faults::Fault;
-use harness::{block_on, env_number, server_is_etcd};
-use load::{Load, Record};
+use harness::{TEST_DEADLINE, block_on, env_number, server_is_etcd};
+use load::{LEASE_SLACK, Load, Record};
 use members::Cluster;
 
 /// Times of elections that let a test see many of them.
-const FAST: [&str; 2] = ["--heartbeat-interval=30", "--election-timeout=300"];
+const FAST: [&str; 3] =
+    ["--heartbeat-interval=30", "--election-timeout=300", "--watch-progress-notify-interval=200ms"];
 
 /// Faults on one cluster, after which a new one starts: a history is judged as a whole.
 const ROUNDS_PER_CLUSTER: u64 = 10;
@@ -63,14 +80,25 @@ fn seeded(test: &str, rounds_default: u64) -> (u64, u64, StdRng) {
 async fn judge(cluster: &mut Cluster, record: &Record) {
     let revision = cluster.settle().await;
     cluster.assert_equal_hashes(revision).await;
-    let events = cluster.events(0, revision).await;
-    for member in 1..cluster.count() {
-        assert!(cluster.events(member, revision).await == events, "m{member} tells another history than m0");
+    assert_eq!(record.told.whole_to(), revision, "the watchers of everything were not told all");
+    let events: Vec<_> = record.told.events().into_iter().map(members::event).collect();
+    let from = record.compacting + 1;
+    let tail = &events[events.partition_point(|event| event.revision < from)..];
+    for member in 0..cluster.count() {
+        let told = cluster.events(member, from, revision).await;
+        assert!(told == tail, "m{member} tells another history than the watchers were told");
     }
-    let tally =
-        check::check(&record.ops, &events).unwrap_or_else(|why| panic!("{why}\n{}", cluster.all_output()));
+    let output = cluster.all_output();
+    let tally = check::check(&record.ops, &events).unwrap_or_else(|why| panic!("{why}\n{output}"));
+    let moments = record.told.moments();
+    let seen =
+        lease_check::Seen { events: &events, moments: &moments, healed: record.healed, slack: LEASE_SLACK };
+    let leases = lease_check::check(&record.ops, &seen).unwrap_or_else(|why| panic!("{why}\n{output}"));
+    let watched = record.told.judge().unwrap_or_else(|why| panic!("{why}\n{output}"));
+    let turns = lock_load::check(&record.holds).unwrap_or_else(|why| panic!("{why}\n{output}"));
     cluster.assert_running();
     println!("{} calls: {tally:?}; errors: {:?}", record.ops.len(), record.errors);
+    println!("leases: {leases:?}; watchers: {watched:?}; turns under the lock: {turns}");
 }
 
 #[test]
@@ -94,7 +122,7 @@ fn whatever_fails_no_acknowledged_write_is_lost_and_every_answer_is_linearizable
                 fault.strike(&mut cluster, &load, &mut rng).await;
                 println!("{fault:?}: {:?}, {} calls so far", began.elapsed(), load.calls());
             }
-            let record = load.finish().await;
+            let record = load.finish(&cluster).await;
             judge(&mut cluster, &record).await;
         }
     });

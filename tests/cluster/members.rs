@@ -8,7 +8,7 @@ use prost::Message;
 use tokio::time::Instant;
 
 use crate::harness::client::{CallError, Client};
-use crate::harness::{Launch, Server, WorkDir, free_port, server_is_etcd};
+use crate::harness::{Exit, Launch, Server, WorkDir, free_port, server_is_etcd};
 use crate::history::{Event, Found};
 use crate::network::Network;
 
@@ -35,6 +35,16 @@ pub struct Cluster {
 impl Cluster {
     /// Starts `count` members with the flags and waits until all serve.
     pub async fn start(count: usize, with_proxies: bool, flags: &[&str]) -> Self {
+        Self::start_with(count, with_proxies, flags, |_member, _launch| {}).await
+    }
+
+    /// The same with something changed in how each member is started.
+    pub async fn start_with(
+        count: usize,
+        with_proxies: bool,
+        flags: &[&str],
+        mut change: impl FnMut(usize, &mut Launch),
+    ) -> Self {
         let work = WorkDir::new();
         let mut launches: Vec<Launch> = (0..count)
             .map(|member| {
@@ -42,6 +52,7 @@ impl Cluster {
                 launch.name = format!("m{member}");
                 launch.advertised_peer_port = with_proxies.then(free_port);
                 launch.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+                change(member, &mut launch);
                 launch
             })
             .collect();
@@ -161,6 +172,28 @@ impl Cluster {
         }
     }
 
+    /// Makes a member the leader.
+    pub async fn lead(&self, member: usize) {
+        let deadline = Instant::now() + AGREE_DEADLINE;
+        loop {
+            let leader = self.leader().await;
+            if leader == member {
+                return;
+            }
+            let request = pb::MoveLeaderRequest { target_id: self.ids[member] };
+            let method = "/etcdserverpb.Maintenance/MoveLeader";
+            let moved = self.probe::<pb::MoveLeaderResponse>(leader, method, &request).await;
+            assert!(Instant::now() < deadline, "m{member} does not lead: {moved:?}\n{}", self.all_output());
+        }
+    }
+
+    /// Waits until a member that was started has ended by itself.
+    pub async fn wait_exit(&mut self, member: usize) -> Exit {
+        let exit = self.servers[member].as_mut().expect("the member was started").wait_exit().await;
+        self.servers[member] = None;
+        exit
+    }
+
     /// The ends of all members' logs, for a report.
     pub fn all_output(&self) -> String {
         let tail = |member| {
@@ -213,10 +246,10 @@ impl Cluster {
         assert!(hashes.iter().all(|hash| *hash == hashes[0]), "at {revision} the hashes are {hashes:x?}");
     }
 
-    /// All that happened up to `revision`, as a member tells it.
-    pub async fn events(&self, member: usize, revision: i64) -> Vec<Event> {
+    /// All that happened in `from..=revision`, as a member tells it.
+    pub async fn events(&self, member: usize, from: i64, revision: i64) -> Vec<Event> {
         let mut events: Vec<Event> = Vec::new();
-        if revision == 1 {
+        if revision < from {
             return events;
         }
         let client = self.server(member).connect().await;
@@ -224,7 +257,7 @@ impl Cluster {
         let request = pb::WatchCreateRequest {
             key: Bytes::from_static(&[0]),
             range_end: Bytes::from_static(&[0]),
-            start_revision: 1,
+            start_revision: from,
             ..Default::default()
         };
         requests.create(request).unwrap();
@@ -238,7 +271,8 @@ impl Cluster {
     }
 }
 
-fn event(event: pinion::pb::mvccpb::Event) -> Event {
+/// A change as the checker knows it.
+pub fn event(event: pinion::pb::mvccpb::Event) -> Event {
     let is_delete = event.r#type() == pinion::pb::mvccpb::event::EventType::Delete;
     let kv = event.kv.expect("an event has a key");
     let key = String::from_utf8(kv.key.to_vec()).unwrap();

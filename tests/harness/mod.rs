@@ -12,6 +12,7 @@ pub mod client;
 #[allow(unsafe_code, reason = "prctl between fork and exec; see the module")]
 pub mod seccomp;
 pub mod stream;
+pub mod watch_judge;
 
 use std::cell::Cell;
 use std::ffi::OsString;
@@ -164,6 +165,8 @@ pub struct Launch {
     /// It finds the members itself, so `--initial-cluster` is left out.
     pub discovers: bool,
     pub flags: Vec<String>,
+    /// Variables that it sees beside the runner's.
+    pub env: Vec<(String, String)>,
     /// Where its output goes; beside the data directory unless given.
     pub log_path: Option<PathBuf>,
     /// Soft and hard limit of locked memory in KiB.
@@ -189,6 +192,7 @@ impl Launch {
             initial_cluster: None,
             discovers: false,
             flags: Vec::new(),
+            env: Vec::new(),
             log_path: None,
             memlock_kib: None,
             forbid_io_uring: false,
@@ -236,7 +240,8 @@ impl Launch {
             command.arg(format!("--initial-cluster={initial_cluster}"));
         }
         // Behind all others: the last of two equal flags counts.
-        command.args(&self.flags).stdin(Stdio::null());
+        command.args(&self.flags).envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null());
         if self.forbid_io_uring {
             seccomp::forbid_io_uring(&mut command);
         }
@@ -455,6 +460,11 @@ impl Server {
     /// The resident memory now, in bytes.
     pub fn resident_bytes(&self) -> u64 {
         self.memory("VmRSS:")
+    }
+
+    /// What of it is the process's own, without the pages of mapped files.
+    pub fn resident_bytes_own(&self) -> u64 {
+        self.memory("RssAnon:")
     }
 
     fn memory(&self, field: &str) -> u64 {

@@ -6,18 +6,20 @@ use crate::group::{
 };
 use crate::harness::{TEST_DEADLINE, WorkDir, block_on, free_port};
 
-fn nodes(work: &WorkDir, names: &[&str]) -> Vec<Node> {
-    names.iter().map(|name| Node::new(work, name)).collect()
+/// These members, of which the first `started` serve a load as a new cluster.
+async fn under_load(work: &WorkDir, names: &[&str], started: usize) -> (Vec<Node>, Load) {
+    let mut nodes: Vec<Node> = names.iter().map(|name| Node::new(work, name)).collect();
+    start_new(&mut nodes[..started]).await;
+    let load = Load::start(&nodes[..started]);
+    load.goes_on(20).await;
+    (nodes, load)
 }
 
 #[test]
 fn cluster_grows_from_one_to_five_and_shrinks_to_three_and_keeps_every_acknowledged_write() {
     block_on(TEST_DEADLINE, async {
         let work = WorkDir::new();
-        let mut nodes = nodes(&work, &["a", "b", "c", "d", "e"]);
-        start_new(&mut nodes[..1]).await;
-        let load = Load::start(&nodes);
-        load.goes_on(20).await;
+        let (mut nodes, load) = under_load(&work, &["a", "b", "c", "d", "e"], 1).await;
         for slot in 1..5 {
             let (members, rest) = nodes.split_at_mut(slot);
             let url = rest[0].peer_url();
@@ -57,10 +59,7 @@ fn cluster_grows_from_one_to_five_and_shrinks_to_three_and_keeps_every_acknowled
 fn dead_member_is_replaced_and_its_lost_data_cannot_be_begun_anew() {
     block_on(TEST_DEADLINE, async {
         let work = WorkDir::new();
-        let mut nodes = nodes(&work, &["a", "b", "c"]);
-        start_new(&mut nodes).await;
-        let load = Load::start(&nodes);
-        load.goes_on(20).await;
+        let (mut nodes, load) = under_load(&work, &["a", "b", "c"], 3).await;
         let old = id_of(&nodes[2]).await;
         nodes[2].server = None;
         std::fs::remove_dir_all(&nodes[2].launch.data_dir).unwrap();
@@ -91,10 +90,7 @@ fn dead_member_is_replaced_and_its_lost_data_cannot_be_begun_anew() {
 fn learner_is_promoted_by_any_member_once_it_has_the_log() {
     block_on(TEST_DEADLINE, async {
         let work = WorkDir::new();
-        let mut nodes = nodes(&work, &["a", "b", "c"]);
-        start_new(&mut nodes[..2]).await;
-        let load = Load::start(&nodes[..2]);
-        load.goes_on(20).await;
+        let (mut nodes, load) = under_load(&work, &["a", "b", "c"], 2).await;
         let leads = leader(&nodes).await;
         let follower = nodes[1 - leads].client().await;
         let url = nodes[2].peer_url();
@@ -132,10 +128,7 @@ fn learner_is_promoted_by_any_member_once_it_has_the_log() {
 fn leadership_moves_on_the_leaders_word_and_a_member_moves_to_another_address() {
     block_on(TEST_DEADLINE, async {
         let work = WorkDir::new();
-        let mut nodes = nodes(&work, &["a", "b", "c"]);
-        start_new(&mut nodes).await;
-        let load = Load::start(&nodes);
-        load.goes_on(20).await;
+        let (mut nodes, load) = under_load(&work, &["a", "b", "c"], 3).await;
         let leads = leader(&nodes).await;
         let next = (leads + 1) % 3;
         let (leader_client, next_client) = (nodes[leads].client().await, nodes[next].client().await);
@@ -171,8 +164,7 @@ fn leadership_moves_on_the_leaders_word_and_a_member_moves_to_another_address() 
 fn member_that_was_removed_while_it_was_down_ends_by_itself_when_it_comes_back() {
     block_on(TEST_DEADLINE, async {
         let work = WorkDir::new();
-        let mut nodes = nodes(&work, &["a", "b", "c"]);
-        start_new(&mut nodes).await;
+        let (mut nodes, _load) = under_load(&work, &["a", "b", "c"], 3).await;
         let id = id_of(&nodes[2]).await;
         nodes[2].server = None;
         let asked = nodes[0].client().await;

@@ -24,6 +24,7 @@ mod harness;
 #[path = "../crash/ledger.rs"]
 mod ledger;
 mod load;
+#[allow(dead_code, reason = "shared with the cluster's test, whose devices stall and fail")]
 mod mount;
 
 use std::fmt::Write as _;

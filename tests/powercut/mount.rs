@@ -1,4 +1,5 @@
-//! The recorded disk as a mounted file system: what the kernel asks is done to [`Disk`] and noted.
+//! The recorded disk as a mounted file system: what the kernel asks is done to [`Disk`] and noted. Its
+//! device can stall and fail, which the cluster's tests use.
 //!
 //! One thread serves it, so the order noted is the order in which it happened. Reads come from the
 //! kernel's own page cache wherever it has the page, as on a real disk: stores through a shared map
@@ -43,10 +44,42 @@ impl Recorder {
     }
 }
 
+/// How the disk's device does, for whoever has it mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    Works,
+    /// Takes nothing and answers nothing.
+    Stalls,
+    /// Every write that must last and every sync is an I/O error.
+    Fails,
+}
+
+/// Switches the device while it is mounted.
+#[derive(Debug)]
+struct Switch {
+    device: std::sync::Mutex<Device>,
+    switched: std::sync::Condvar,
+}
+
+impl Switch {
+    /// Waits while the device stalls; `false`: it fails.
+    fn take(&self) -> bool {
+        let device = self.device.lock().expect("its other holder would have ended the test");
+        let stalls = |device: &mut Device| *device == Device::Stalls;
+        *self.switched.wait_while(device, stalls).expect("as above") == Device::Works
+    }
+
+    fn set(&self, device: Device) {
+        *self.device.lock().expect("as above") = device;
+        self.switched.notify_all();
+    }
+}
+
 /// A mounted, recorded disk; unmounted when dropped.
 pub struct Mounted {
     session: Option<BackgroundSession>,
     recorder: Shared,
+    switch: Arc<Switch>,
     base: Node,
     at: PathBuf,
 }
@@ -57,8 +90,15 @@ impl Mounted {
         let recorder = Recorder { disk: Disk::new(&base), ops: Vec::new() };
         let recorder = Arc::new(std::sync::Mutex::new(recorder));
         let options = [MountOption::FSName("pinion-powercut".to_owned()), MountOption::NoAtime];
-        let session = fuser::spawn_mount2(Mount(Arc::clone(&recorder)), at, &options)?;
-        Ok(Self { session: Some(session), recorder, base, at: at.to_owned() })
+        let switch = Arc::new(Switch { device: Device::Works.into(), switched: std::sync::Condvar::new() });
+        let mount = Mount(Arc::clone(&recorder), Arc::clone(&switch));
+        let session = fuser::spawn_mount2(mount, at, &options)?;
+        Ok(Self { session: Some(session), recorder, switch, base, at: at.to_owned() })
+    }
+
+    /// How the device does from now on.
+    pub fn set(&self, device: Device) {
+        self.switch.set(device);
     }
 
     /// A handle that tells how many operations there were so far.
@@ -76,6 +116,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
+        self.set(Device::Works);
         if let Some(session) = self.session.take() {
             // Lazy, since a failed test may have left the disk busy. Then the session finds nothing to
             // unmount.
@@ -102,7 +143,7 @@ fn lock(shared: &Shared) -> std::sync::MutexGuard<'_, Recorder> {
     shared.lock().expect("its other holder would have ended the test")
 }
 
-struct Mount(Shared);
+struct Mount(Shared, Arc<Switch>);
 
 fn attributes(disk: &Disk, ino: Ino) -> Option<FileAttr> {
     let is_dir = disk.is_dir(ino);
@@ -282,6 +323,9 @@ impl Filesystem for Mount {
         _lock_owner: Option<u64>,
         reply: ReplyWrite,
     ) {
+        if !self.1.take() && flags & libc::O_DSYNC != 0 {
+            return reply.error(libc::EIO);
+        }
         let mut recorder = lock(&self.0);
         let offset = offset(at);
         recorder.note(Op::Write { ino, offset, data: Data::new(data) });
@@ -296,11 +340,17 @@ impl Filesystem for Mount {
     }
 
     fn fsync(&mut self, _req: &Request<'_>, ino: u64, _fh: u64, _datasync: bool, reply: ReplyEmpty) {
+        if !self.1.take() {
+            return reply.error(libc::EIO);
+        }
         lock(&self.0).note(Op::SyncFile { ino, range: None });
         reply.ok();
     }
 
     fn fsyncdir(&mut self, _req: &Request<'_>, ino: u64, _fh: u64, _datasync: bool, reply: ReplyEmpty) {
+        if !self.1.take() {
+            return reply.error(libc::EIO);
+        }
         lock(&self.0).note(Op::SyncDir { dir: ino });
         reply.ok();
     }

@@ -2,7 +2,7 @@
 
 use pinion::pb::mvccpb::{Event, KeyValue};
 
-use crate::check::{History, Interest, Life, Rule, Told, check};
+use crate::harness::watch_judge::{History, Interest, Life, Rule, Told, check};
 
 fn put(key: &str, create_revision: i64, mod_revision: i64, version: i64) -> Event {
     let kv = KeyValue {

@@ -12,9 +12,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::watch;
 
-use crate::check::{History, Interest, Life, Rule, Told, Violation, check, is_delete, revision_of};
 use crate::harness::client::Client;
 use crate::harness::stream::{Answers, Requests};
+use crate::harness::watch_judge::{
+    History, Interest, Life, Rule, Told, Violation, check, is_delete, revision_of,
+};
 use crate::harness::{Launch, WorkDir, server_is_etcd};
 
 const KEYS: u32 = 50;

@@ -27,7 +27,7 @@ use super::socket;
 use super::wake::{Broadcast, Wake};
 use crate::peer::frame::put_message;
 use crate::peer::{
-    FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameKind, PREFACE, Refusal, RefusalCode,
+    FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameKind, PREFACE, Refusal, RefusalCode, Seal,
 };
 
 /// Bytes of one read.
@@ -95,6 +95,8 @@ pub(super) struct Connection {
     pub remote: SocketAddr,
     pub opened: Instant,
     outbox: RefCell<BytesMut>,
+    /// Of the frames that are appended from now on.
+    seal: RefCell<Option<Seal>>,
     /// An empty buffer that takes the outbox's place while it is written.
     spare: RefCell<BytesMut>,
     /// Bytes on their way to the socket.
@@ -118,6 +120,7 @@ impl Connection {
             remote,
             opened: Instant::now(),
             outbox: RefCell::new(BytesMut::from(&PREFACE[..])),
+            seal: RefCell::default(),
             spare: RefCell::default(),
             writing_bytes: Cell::new(0),
             writer: Wake::default(),
@@ -126,6 +129,18 @@ impl Connection {
             scratch: Rc::clone(scratch),
             patience,
         }))
+    }
+
+    /// Frames that are appended from now on are sealed.
+    pub(super) fn set_seal(&self, seal: Option<Seal>) {
+        self.seal.replace(seal);
+    }
+
+    /// Seals what was appended at `start`.
+    fn close_seal(&self, outbox: &mut BytesMut, start: usize) {
+        if let Some(seal) = &mut *self.seal.borrow_mut() {
+            seal.close(&mut outbox[start..]);
+        }
     }
 
     /// Whether frames still get through, as far as is known.
@@ -152,6 +167,7 @@ impl Connection {
             outbox.truncate(start);
             return false;
         }
+        self.close_seal(&mut outbox, start);
         drop(outbox);
         self.writer.ring();
         true
@@ -191,7 +207,12 @@ impl Connection {
 
     fn leave_with(&self, kind: FrameKind, refusal: Refusal) {
         if self.is_open() {
-            put_message(&mut self.outbox.borrow_mut(), kind, &refusal.to_wire());
+            {
+                let mut outbox = self.outbox.borrow_mut();
+                let start = outbox.len();
+                put_message(&mut outbox, kind, &refusal.to_wire());
+                self.close_seal(&mut outbox, start);
+            }
             self.set_end(End::Local(refusal));
         }
     }
@@ -324,6 +345,11 @@ impl FrameReader {
     /// The bound for frames to come.
     pub(super) fn set_payload_bytes_max(&mut self, payload_bytes_max: usize) {
         self.decoder.set_payload_bytes_max(payload_bytes_max);
+    }
+
+    /// Frames to come are sealed.
+    pub(super) fn set_seal(&mut self, seal: Option<Seal>) {
+        self.decoder.set_seal(seal);
     }
 
     /// The next frame. Cancel-safe: what has arrived is kept.

@@ -23,7 +23,8 @@ use super::events::PeerEvent;
 use super::wake::{Broadcast, Wake};
 use super::{About, Transport};
 use crate::config::Url;
-use crate::peer::{FrameKind, HANDSHAKE_BYTES_MAX, Lane, Refusal, RefusalCode};
+use crate::pb::peer::Hello as HelloWire;
+use crate::peer::{FrameKind, HANDSHAKE_BYTES_MAX, Lane, Refusal, RefusalCode, Seal};
 use crate::types::MemberId;
 
 /// The lanes that are kept up, in the order of `Peer::links`.
@@ -351,7 +352,9 @@ impl Transport {
         let connection = Connection::new(stream, &self.scratch, self.patience(lane));
         let connection = connection.map_err(|error| failed(error.to_string()))?;
         let mut reader = FrameReader::new(&connection, HANDSHAKE_BYTES_MAX);
-        connection.queue_message(FrameKind::Hello, &self.identity().hello(to, lane));
+        let session = self.next_session();
+        let hello = HelloWire { session, ..self.identity().hello(to, lane) };
+        connection.queue_message(FrameKind::Hello, &hello);
         let work = async {
             connection.flush().await?;
             reader.next().await.map_err(io::Error::other)
@@ -362,6 +365,9 @@ impl Transport {
             FrameKind::Welcome => {
                 let welcome = self.identity().check_welcome(to, frame.payload);
                 let welcome = welcome.map_err(DialError::Refused)?;
+                let (ours, theirs) = Seal::pair(session, welcome.session).unzip();
+                connection.set_seal(ours);
+                reader.set_seal(theirs);
                 Ok(Opened { connection, reader, release: welcome.release })
             }
             FrameKind::Refusal => Err(DialError::Refused(Refusal::from_wire(frame.payload))),

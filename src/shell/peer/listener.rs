@@ -25,7 +25,7 @@ use super::link::within;
 use super::{About, Transport};
 use crate::config::Url;
 use crate::peer::handshake::Acquaintance;
-use crate::peer::{FrameKind, Greeting, HANDSHAKE_BYTES_MAX, Lane, Refusal, RefusalCode, lane_of};
+use crate::peer::{FrameKind, Greeting, HANDSHAKE_BYTES_MAX, Lane, Refusal, RefusalCode, Seal, lane_of};
 use crate::raft::{Message, MessageKind};
 use crate::shell::listen;
 use crate::types::MemberId;
@@ -143,7 +143,7 @@ impl Transport {
             }
             Ok(Ok(frame)) => match Greeting::read(frame.payload) {
                 Err(refusal) => refusal,
-                Ok(greeting) => match self.judge(&greeting, connection) {
+                Ok(greeting) => match self.judge(&greeting, connection, &mut reader) {
                     Ok(()) => return Some((greeting, reader)),
                     Err(refusal) => {
                         self.log_refusal(connection, Some(greeting.from.member), &refusal.reason);
@@ -170,7 +170,12 @@ impl Transport {
     }
 
     /// Answers the Hello with a Welcome, if everything is as it should be.
-    fn judge(&self, greeting: &Greeting, connection: &Connection) -> Result<(), Refusal> {
+    fn judge(
+        &self,
+        greeting: &Greeting,
+        connection: &Connection,
+        reader: &mut FrameReader,
+    ) -> Result<(), Refusal> {
         if self.is_stopping() {
             return Err(Refusal::new(RefusalCode::Stopping, "this member is stopping"));
         }
@@ -181,7 +186,7 @@ impl Transport {
             is_removed: self.removed.borrow().contains(&from),
             incarnation: visitor.map(|visitor| visitor.incarnation),
         };
-        let welcome = self.identity().welcome(greeting, known)?;
+        let mut welcome = self.identity().welcome(greeting, known)?;
         let is_crowded = if from == MemberId(0) {
             STRANGERS_MAX <= self.strangers.get()
         } else if let Some(visitor) = visitor {
@@ -193,7 +198,11 @@ impl Transport {
         if is_crowded {
             return Err(Refusal::new(RefusalCode::Busy, "too many connections"));
         }
+        welcome.session = self.next_session();
         connection.queue_message(FrameKind::Welcome, &welcome);
+        let (theirs, ours) = Seal::pair(greeting.session, welcome.session).unzip();
+        connection.set_seal(ours);
+        reader.set_seal(theirs);
         Ok(())
     }
 

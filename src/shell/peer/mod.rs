@@ -46,7 +46,7 @@ use super::mesh::Doorbell;
 use crate::config::Url;
 use crate::peer::frame::put_frame;
 use crate::peer::{FrameKind, Identity, Lane, Refusal, RefusalCode, lane_of};
-use crate::raft::Message;
+use crate::raft::{Message, mix};
 use crate::types::{ClusterId, MemberId};
 
 /// How long connections may take to say goodbye at the end.
@@ -346,6 +346,11 @@ impl Transport {
     fn next_id(&self) -> u64 {
         self.last_id.set(self.last_id.get() + 1);
         self.last_id.get()
+    }
+
+    /// A name for a connection, which no other connection of this member has had: incarnations differ.
+    fn next_session(&self) -> u64 {
+        mix(self.config.incarnation).wrapping_add(self.next_id()).max(1)
     }
 
     fn register(&self, connection: &Rc<Connection>) -> Registered<'_> {

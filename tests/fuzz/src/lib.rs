@@ -9,6 +9,7 @@ pub mod framing;
 pub mod key_range;
 pub mod memory;
 pub mod message;
+pub mod peer;
 pub mod requests;
 pub mod seed;
 pub mod wal;
@@ -72,6 +73,11 @@ mod tests {
     #[test]
     fn requests_property_holds_on_its_seeds() {
         hold(requests::run, "requests");
+    }
+
+    #[test]
+    fn peer_property_holds_on_its_seeds() {
+        hold(peer::run, "peer");
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub fn corpora() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     vec![
         ("wal", recipes(8)),
         ("framing", framing()),
+        ("peer", recipes(4)),
         ("requests", requests()),
         ("key_range", recipes(1)),
         ("checkpoint", checkpoint()),
