@@ -58,6 +58,17 @@ fn a_process_that_dies_is_news_and_one_that_stops_is_none() {
 }
 
 #[test]
+fn a_new_connection_for_appends_is_told_since_the_last_one_may_have_lost_some() {
+    run(async || {
+        let (a, _b) = pair().await;
+        while a.transport.take_event().is_some() {}
+        let ours = a.transport.peer(MemberId(2)).unwrap().link(Lane::Append).connection().unwrap();
+        ours.close(connection::End::Local(Refusal::new(RefusalCode::Unknown, "torn")));
+        assert!(matches!(a.event().await, PeerEvent::Reconnected(MemberId(2))));
+    });
+}
+
+#[test]
 fn a_control_connection_that_breaks_in_either_direction_is_told_and_comes_back() {
     run(async || {
         let (a, b) = pair().await;
