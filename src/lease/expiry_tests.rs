@@ -149,6 +149,36 @@ fn a_note_that_went_nowhere_is_made_again_and_one_overtaken_by_a_keep_alive_is_n
 }
 
 #[test]
+fn leaders_that_each_lead_for_half_of_a_leases_time_do_not_keep_it_alive() {
+    for ttl_s in [6_u64, 10, 60, 3_600] {
+        let ttl_ms = ttl_s * 1_000;
+        let (mut remaining_s, mut now_ms, mut tenures) = (0, 0, 0);
+        let ended = 'life: loop {
+            let mut table = Table::new();
+            table.insert(LeaseId(7), Lease::new(ttl_s, remaining_s, LogIndex(1)));
+            let mut expiry = Expiry::new();
+            expiry.become_leader(now_ms, &table, 1_000);
+            tenures += 1;
+            let until = now_ms + ttl_ms / 2;
+            while now_ms < until {
+                now_ms += 50;
+                for (id, left_s) in notes(&mut expiry, now_ms) {
+                    remaining_s = left_s;
+                    expiry.on_change(now_ms, set(id, left_s));
+                    expiry.on_noted([LeaseId(id)].into_iter());
+                }
+                if !take_all(&mut expiry, now_ms).is_empty() {
+                    break 'life now_ms;
+                }
+            }
+            assert!(tenures < 20, "{ttl_s} s: {remaining_s} s left after {now_ms} ms");
+        };
+        println!("a lease of {ttl_s} s ended after {ended} ms and {tenures} leaders");
+        assert!((ttl_ms..=4 * ttl_ms).contains(&ended), "{ended} ms");
+    }
+}
+
+#[test]
 fn a_new_leader_gives_what_the_log_says_and_the_extension() {
     let mut table = Table::new();
     table.insert(LeaseId(1), Lease::new(60, 0, LogIndex(1)));

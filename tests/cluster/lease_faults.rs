@@ -12,9 +12,8 @@ use crate::{FAST, TEST_DEADLINE};
 
 const TTL: Duration = Duration::from_secs(4);
 
-/// How long each leader leads: half of a lease's life, after which it notes in the log how much is left, and
-/// time for the note. Leaders that lead for less leave none, and a lease lives on as long as they do.
-const TENURE: Duration = Duration::from_secs(3);
+/// How long each leader leads. After two fifths of a lease's life it notes in the log how much is left.
+const TENURE: Duration = Duration::from_secs(2);
 
 /// A leader's looking, the way through the log, an election, a loaded machine.
 const SLACK: Duration = Duration::from_secs(2);
