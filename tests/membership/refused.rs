@@ -38,6 +38,21 @@ fn joining_is_refused_where_the_lists_differ_or_nobody_answers() {
 }
 
 #[test]
+fn two_members_cannot_begin_under_one_name_or_one_address() {
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let (a, b) = (Node::new(&work, "a"), Node::new(&work, "b"));
+        let second = b.with("new", &[&a, &b]).flag("--name=a").start_refused().await;
+        second.assert_says(&["--initial-cluster has a=", &b.peer_url(), "--initial-advertise-peer-urls"]);
+        let shared = format!("--initial-cluster=a={0},b={0}", b.peer_url());
+        b.with("new", &[]).flag(shared).start_refused().await.assert_says(&["is listed twice"]);
+        let unlisted = b.with("new", &[&a, &b]).flag("--name=c").start_refused().await;
+        unlisted.assert_says(&["couldn't find local name", "in the initial cluster configuration"]);
+        assert!(!b.launch.data_dir.join("IDENTITY").exists());
+    });
+}
+
+#[test]
 fn members_of_two_clusters_refuse_each_other_and_both_say_so() {
     block_on(TEST_DEADLINE, async {
         let work = WorkDir::new();
