@@ -105,6 +105,8 @@ struct Member {
     offered: Option<State>,
     /// The content of the checkpoint that is being installed.
     fetched: Option<State>,
+    /// What the thread that reads the log will answer: when, to which fetch, what.
+    reading: Vec<(u64, u64, Option<Vec<Entry>>)>,
 }
 
 /// Index and term of an entry; the term before it, and its data.
@@ -141,6 +143,8 @@ struct Cluster {
     /// What was acknowledged when a read arrived.
     reads: BTreeMap<u64, LogIndex>,
     reads_released: u64,
+    /// Entries read back from disks for followers.
+    read_back: u64,
     trace: u64,
 }
 
@@ -172,6 +176,7 @@ impl Cluster {
             refused: BTreeSet::new(),
             reads: BTreeMap::new(),
             reads_released: 0,
+            read_back: 0,
             trace: 0,
         };
         let start = CheckpointMeta::bootstrap((1..=size).map(MemberId));
@@ -194,6 +199,7 @@ impl Cluster {
             written: Vec::new(),
             offered: None,
             fetched: None,
+            reading: Vec::new(),
         };
         self.members.insert(id, member);
         self.start(id);
@@ -211,6 +217,7 @@ impl Cluster {
         member.to_apply.clear();
         member.written.clear();
         member.fetched = None;
+        member.reading.clear();
         let mut recovered = member.disk.recover();
         if lies {
             recovered.entries.truncate(recovered.entries.len() / 2);
@@ -222,6 +229,10 @@ impl Cluster {
         let member = self.members.get_mut(&id).unwrap();
         member.replica = None;
         member.disk.crash(&mut self.random);
+    }
+
+    fn node_mut(&mut self, id: MemberId) -> &mut raft::Node {
+        self.members.get_mut(&id).unwrap().replica.as_mut().unwrap().node_mut()
     }
 
     fn pick(&mut self) -> MemberId {
@@ -252,6 +263,7 @@ impl Cluster {
                     replica.on_tick();
                 }
             }
+            self.answer_fetches(id);
             self.run(id)?;
         }
         if self.now.is_multiple_of(20) {
@@ -419,9 +431,49 @@ impl Cluster {
         if member.fetched.is_some() || member.state.index <= member.saved.index {
             return;
         }
+        let meta = member.state.meta();
         member.saved = member.state.clone();
-        member.disk.release(member.state.meta());
-        replica.on_checkpoint(member.state.meta());
+        // Beyond a bound the log keeps nothing for anybody.
+        let is_full = self.random.random_ratio(1, 4);
+        let needed_after = replica.node().log_needed_after().filter(|_| !is_full);
+        let kept = if is_full { 0 } else { self.random.random_range(0..30) };
+        let floor = member.disk.release_some(meta.clone(), kept, needed_after);
+        replica.on_checkpoint(meta);
+        replica.node_mut().on_log_released(floor);
+    }
+
+    /// The member's thread reads the log: at once, late, never, in vain, or it answers with what nobody
+    /// asked for.
+    fn fetch(&mut self, id: MemberId, fetch: &raft::Fetch) {
+        let Self { random, now, stormy, members, .. } = self;
+        let member = members.get_mut(&id).unwrap();
+        let entries = member.disk.read(fetch, random.random_range(1..20));
+        let mut answer = (!entries.is_empty()).then_some(entries);
+        if *stormy {
+            match random.random_range(0..20) {
+                0 => return,
+                1 | 2 => answer = None,
+                3 | 4 => {
+                    let entries = answer.get_or_insert_default();
+                    let slot = random.random_range(0..=entries.len());
+                    entries.truncate(slot);
+                    entries.extend(member.disk.any_version(random));
+                }
+                _ => {}
+            }
+        }
+        let delay = if *stormy { random.random_range(0..8) } else { 0 };
+        member.reading.push((*now + delay, fetch.number, answer));
+    }
+
+    fn answer_fetches(&mut self, id: MemberId) {
+        let now = self.now;
+        let member = self.members.get_mut(&id).unwrap();
+        let Some(replica) = &mut member.replica else { return };
+        for (_, number, entries) in member.reading.extract_if(.., |(due, ..)| *due <= now) {
+            self.read_back += entries.as_ref().map_or(0, |entries| entries.len() as u64);
+            replica.node_mut().on_fetched(number, entries);
+        }
     }
 
     /// Does what the member asks for until it asks for nothing.
@@ -438,6 +490,9 @@ impl Cluster {
             }
             if replica.node().take_checkpoint_wanted() {
                 self.save(id);
+            }
+            while let Some(fetch) = self.node_mut(id).take_fetch() {
+                self.fetch(id, &fetch);
             }
             let member = self.members.get_mut(&id).unwrap();
             let Some(ready) = member.replica.as_mut().unwrap().take_ready() else { break };
@@ -665,6 +720,7 @@ struct Outcome {
     acknowledged: usize,
     refused: usize,
     reads_released: u64,
+    read_back: u64,
     trace: u64,
 }
 
@@ -674,19 +730,21 @@ fn run(seed: u64, size: u64, rounds: u64, bug: Bug) -> Result<Outcome, String> {
         cluster.round()?;
     }
     cluster.calm()?;
-    let Cluster { acknowledged, refused, reads_released, trace, .. } = cluster;
-    Ok(Outcome { acknowledged: acknowledged.len(), refused: refused.len(), reads_released, trace })
+    let Cluster { acknowledged, refused, reads_released, read_back, trace, .. } = cluster;
+    let (acknowledged, refused) = (acknowledged.len(), refused.len());
+    Ok(Outcome { acknowledged, refused, reads_released, read_back, trace })
 }
 
 #[test]
 fn clusters_stay_consistent_through_loss_partitions_crashes_and_membership_changes() {
-    let (mut acknowledged, mut refused, mut reads) = (0, 0, 0);
+    let (mut acknowledged, mut refused, mut reads, mut read_back) = (0, 0, 0, 0);
     for seed in 0..runs(30) {
         let size = [1, 3, 3, 3, 5][usize::try_from(seed % 5).unwrap()];
         match run(seed, size, 300, Bug::None) {
             Ok(outcome) => {
                 acknowledged += outcome.acknowledged;
                 refused += outcome.refused;
+                read_back += outcome.read_back;
                 // A sole voter's reads prove nothing about rounds.
                 reads += if size == 1 { 0 } else { outcome.reads_released };
             }
@@ -694,6 +752,8 @@ fn clusters_stay_consistent_through_loss_partitions_crashes_and_membership_chang
         }
     }
     println!("{acknowledged} requests acknowledged, {refused} refused, {reads} reads released");
+    println!("{read_back} entries read back from the disk for followers");
+    assert!(1_000 < read_back, "followers caught up by other ways");
     assert!(1_000 < acknowledged, "the storm let next to nothing through");
     assert!(300 < reads, "the storm let next to nothing through");
 }
