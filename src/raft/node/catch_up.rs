@@ -58,6 +58,8 @@ struct Place {
     last: u64,
     bytes_max: u64,
     contexts: Vec<GetEntriesContext>,
+    /// The tick of the first wish.
+    since: u64,
     /// Number and tick of the fetch that is out.
     asked: Option<(u64, u64)>,
 }
@@ -99,7 +101,7 @@ impl Node {
         if self.catch_up.places.is_empty() {
             return None;
         }
-        let Self { raw, catch_up, .. } = self;
+        let Self { raw, catch_up, election_ticks, .. } = self;
         let raft = &raw.raft;
         if raft.state != StateRole::Leader {
             catch_up.places.clear();
@@ -119,9 +121,13 @@ impl Node {
             return None;
         }
         let takes = |first: u64| at(first).any(|(_, progress)| progress.ins.count() < UNANSWERED_MAX);
-        let (first, place) =
-            catch_up.places.iter_mut().find(|(first, place)| place.asked.is_none() && takes(**first))?;
-        let first = *first;
+        // What was lost on its way is never answered. One more, and the follower rejects it and says where
+        // it stands; without that it would wait for ever.
+        let is_overdue = |place: &Place| place.since + *election_ticks <= tick;
+        let is_next = |(first, place): &(&u64, &mut Place)| {
+            place.asked.is_none() && (takes(**first) || is_overdue(place))
+        };
+        let (&first, place) = catch_up.places.iter_mut().find(is_next)?;
         if first <= raft.store().floor() {
             // Gone meanwhile; asked again, raft-rs sends a checkpoint.
             catch_up.places.remove(&first);
@@ -149,6 +155,7 @@ impl Node {
                 last: wanted.last,
                 bytes_max: wanted.bytes_max,
                 contexts: Vec::new(),
+                since: self.catch_up.tick,
                 asked: None,
             });
             if place.contexts.len() < CONTEXTS_MAX {
