@@ -29,12 +29,13 @@ use super::data_dir::{DataDir, DataDirError, Identity};
 use super::hash_checks::HashCheckConfig;
 use super::helpers::Helpers;
 use super::host::{self, HostError};
+use super::log_reader::{self, ReaderHandle};
 use super::log_writer::{self, LogEvent, LogHandle};
 use super::mesh::SharedRing;
 use super::peer::{PeerConfig, Transport};
 use super::placement::{self, Core, PlanError, Role};
 use super::pulse::{self, Patient, Pulse};
-use super::recovery::{self, RecoveryError, Start};
+use super::recovery::{self, RecoveryError, Start, wal_identity};
 use super::state_machine::{Position, StateMachine, Upkeep};
 use super::wiring::{Ports, Wiring};
 use crate::apply::Machine;
@@ -182,6 +183,8 @@ pub(super) fn run(config: &Config) -> Result<Ended, BootError> {
     let log = log_writer::start(wal, plan.log, spin(plan.log, false), Arc::clone(&log_events))
         .map_err(|source| BootError::Thread { what: "the log writer", source })?;
 
+    let log_reader = log_reader::start(data_dir.wal(), wal_identity(&identity), wiring.bell(Role::Raft))
+        .map_err(|source| BootError::Thread { what: "the log reader", source })?;
     // Before the executors, which are pinned.
     let helpers =
         Helpers::start().map_err(|source| BootError::Thread { what: "the helper threads", source })?;
@@ -200,6 +203,7 @@ pub(super) fn run(config: &Config) -> Result<Ended, BootError> {
         recovered,
         log,
         log_events,
+        log_reader,
         publish: publish_body(config, &identity),
         is_published: Arc::clone(&orders.open),
         orders: raft_orders.clone(),
@@ -449,6 +453,7 @@ struct RaftSeat {
     recovered: Recovered,
     log: LogHandle,
     log_events: Arc<SharedRing<LogEvent>>,
+    log_reader: ReaderHandle,
     transfers: (Place, LogIndex, Helpers),
     publish: Bytes,
     is_published: Arc<std::sync::atomic::AtomicBool>,
@@ -515,6 +520,7 @@ impl Executor {
                 recovered,
                 log,
                 log_events,
+                log_reader,
                 transfers,
                 publish,
                 is_published,
@@ -546,6 +552,7 @@ impl Executor {
                             ports,
                             log,
                             log_events,
+                            log_reader,
                             transport,
                             transfers,
                             publish,

@@ -22,6 +22,8 @@ mod host;
 mod join;
 mod lease_clock;
 mod lease_forward;
+mod log_keeping;
+mod log_reader;
 mod log_writer;
 mod logging;
 mod member_calls;

@@ -497,7 +497,7 @@ impl<S: Storage> Wal<S> {
     }
 
     /// The segments that hold the log, oldest first; the last is the open one.
-    pub fn segments(&self) -> impl DoubleEndedIterator<Item = Held> + ExactSizeIterator {
+    pub fn segments(&self) -> impl Iterator<Item = Held> + Clone {
         self.segments.iter().copied()
     }
 
