@@ -435,7 +435,7 @@ impl Cluster {
         member.saved = member.state.clone();
         // Beyond a bound the log keeps nothing for anybody.
         let is_full = self.random.random_ratio(1, 4);
-        let needed_after = replica.node().log_needed_after().filter(|_| !is_full);
+        let needed_after = replica.node().log_needed_after(2).filter(|_| !is_full);
         let kept = if is_full { 0 } else { self.random.random_range(0..30) };
         let floor = member.disk.release_some(meta.clone(), kept, needed_after);
         replica.on_checkpoint(meta);

@@ -81,6 +81,8 @@ pub(super) struct Seat {
     pub orders: RaftOrders,
     /// `--strict-reconfig-check`
     pub strict: bool,
+    /// `--snapshot-catchup-entries`
+    pub catch_up_entries: u64,
     /// `--max-learners`
     pub learners_max: u32,
     pub tick: Duration,
@@ -187,7 +189,7 @@ impl Consensus {
             log,
             log_events,
             log_reader: seat.log_reader,
-            kept: Kept::default(),
+            kept: Kept::new(seat.catch_up_entries),
             transport,
             transfers,
             publish,

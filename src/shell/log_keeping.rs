@@ -1,16 +1,17 @@
 //! How much of the log stays on the disk that a checkpoint has made superfluous for this member.
 //!
 //! Others may need it. A follower that was away for a short time comes back by the log, which costs
-//! nobody a checkpoint: for that the newest [`KEPT_BYTES`] stay, wherever there are followers. And while
-//! one catches up, what it is going to need stays, or a leader that is written to would overtake the
-//! very checkpoint that is on its way: up to a bound, the larger of [`HELD_BYTES_MIN`] and twice the
-//! checkpoint. Behind it a follower has become hopeless, and begins anew.
+//! nobody a checkpoint: for that the newest `--snapshot-catchup-entries` stay, [`KEPT_BYTES`] at most,
+//! wherever there are followers. And while one catches up, or may be on its way back (see
+//! `consensus/catch_up`), what it is going to need stays, or a leader that is written to would overtake
+//! the very checkpoint that it sends: up to a bound, the larger of [`HELD_BYTES_MIN`] and twice the
+//! checkpoint. Whoever needs more begins anew.
 //! A full disk ends all this at once: see `log_writer`.
 
 use pinion_wal::Held;
 
 /// About 250,000 small writes made one at a time, or some seconds of full speed.
-pub(super) const KEPT_BYTES: u64 = 128 << 20;
+const KEPT_BYTES: u64 = 128 << 20;
 
 /// The least that is held for a follower that catches up.
 const HELD_BYTES_MIN: u64 = 1 << 30;
@@ -18,22 +19,20 @@ const HELD_BYTES_MIN: u64 = 1 << 30;
 /// What stays behind a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Keep {
-    /// The newest bytes, for whoever may come back.
-    pub bytes: u64,
+    /// The newest entries, for whoever may come back, up to `bytes_max`.
+    pub entries: u64,
+    pub bytes_max: u64,
     /// What is behind this entry, for who catches up, up to `held_bytes_max`.
     pub held_after: Option<u64>,
     pub held_bytes_max: u64,
 }
 
 impl Keep {
-    /// For a cluster with other members, or without.
+    /// For a member that others may need.
     #[must_use]
-    pub(super) fn new(has_followers: bool, held_after: Option<u64>, checkpoint_bytes: u64) -> Self {
-        if !has_followers {
-            return Self::default();
-        }
+    pub(super) fn new(entries: u64, held_after: Option<u64>, checkpoint_bytes: u64) -> Self {
         let held_bytes_max = HELD_BYTES_MIN.max(2 * checkpoint_bytes);
-        Self { bytes: KEPT_BYTES, held_after, held_bytes_max }
+        Self { entries, bytes_max: KEPT_BYTES, held_after, held_bytes_max }
     }
 
     /// The entry up to which segments may go, of a log of `segments` (oldest first, the last one open)
@@ -49,11 +48,10 @@ impl Keep {
         let fitting = |bytes: u64| usize::try_from(bytes / u64::from(segment_bytes)).unwrap_or(usize::MAX);
         let covered = segments.take_while(|held| held.last_index <= checkpoint);
         let count = covered.clone().count();
-        let wanted = self
-            .held_after
-            .map_or(0, |after| count - covered.clone().take_while(|held| held.last_index <= after).count());
+        let behind = |after: u64| count - covered.clone().take_while(|held| held.last_index <= after).count();
+        let wanted = self.held_after.map_or(0, behind);
         let held = wanted.min(fitting(self.held_bytes_max));
-        let kept = fitting(self.bytes).max(held).min(count);
+        let kept = behind(checkpoint.saturating_sub(self.entries)).min(fitting(self.bytes_max)).max(held);
         let through = covered.take(count - kept).last().map_or(0, |held| held.last_index);
         (through, kept < wanted)
     }
@@ -81,32 +79,34 @@ mod tests {
 
     #[test]
     fn a_lone_member_keeps_nothing_that_its_checkpoint_covers() {
-        assert_eq!(through(Keep::new(false, Some(0), 0), 850), (800, false));
-        assert_eq!(through(Keep::new(false, None, 0), 99), (0, false));
+        assert_eq!(through(Keep::default(), 850), (800, false));
+        assert_eq!(through(Keep::default(), 99), (0, false));
     }
 
     #[test]
-    fn members_with_followers_keep_the_newest_bytes_behind_the_checkpoint() {
-        assert_eq!(through(Keep::new(true, None, 0), 850), (400, false));
-        assert_eq!(through(Keep::new(true, None, 0), 450), (0, false));
+    fn members_with_followers_keep_the_newest_entries_behind_the_checkpoint_up_to_a_bound() {
+        assert_eq!(through(Keep::new(u64::MAX, None, 0), 850), (400, false));
+        assert_eq!(through(Keep::new(u64::MAX, None, 0), 450), (0, false));
+        assert_eq!(through(Keep::new(150, None, 0), 850), (700, false));
+        assert_eq!(through(Keep::new(0, None, 0), 850), (800, false));
     }
 
     #[test]
     fn what_a_follower_needs_that_catches_up_stays_whatever_else_goes() {
-        assert_eq!(through(Keep::new(true, Some(250), 0), 850), (200, false));
-        assert_eq!(through(Keep::new(true, Some(200), 0), 850), (200, false));
-        assert_eq!(through(Keep::new(true, Some(199), 0), 850), (100, false));
-        assert_eq!(through(Keep::new(true, Some(0), 0), 850), (0, false));
+        assert_eq!(through(Keep::new(1_000, Some(250), 0), 850), (200, false));
+        assert_eq!(through(Keep::new(1_000, Some(200), 0), 850), (200, false));
+        assert_eq!(through(Keep::new(1_000, Some(199), 0), 850), (100, false));
+        assert_eq!(through(Keep::new(1_000, Some(0), 0), 850), (0, false));
         // It holds less than is kept anyway.
-        assert_eq!(through(Keep::new(true, Some(840), 0), 850), (400, false));
+        assert_eq!(through(Keep::new(1_000, Some(840), 0), 850), (400, false));
     }
 
     #[test]
     fn holding_ends_at_its_bound_and_says_so() {
-        let bound = |held_bytes_max| Keep { bytes: 0, held_after: Some(0), held_bytes_max };
+        let bound = |held_bytes_max| Keep { held_after: Some(0), held_bytes_max, ..Keep::default() };
         assert_eq!(through(bound(5 * u64::from(SEGMENT_BYTES)), 850), (300, true));
         assert_eq!(through(bound(8 * u64::from(SEGMENT_BYTES)), 850), (0, false));
-        assert_eq!(Keep::new(true, Some(0), 0).held_bytes_max, 1 << 30);
-        assert_eq!(Keep::new(true, Some(0), 5 << 30).held_bytes_max, 10 << 30);
+        assert_eq!(Keep::new(1_000, Some(0), 0).held_bytes_max, 1 << 30);
+        assert_eq!(Keep::new(1_000, Some(0), 5 << 30).held_bytes_max, 10 << 30);
     }
 }

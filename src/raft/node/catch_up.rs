@@ -36,10 +36,6 @@ const FETCH_PATIENCE: u64 = 50;
 /// Failures in a row after which the disk counts as holding nothing that memory does not.
 const FAILURES_MAX: u32 = 3;
 
-/// A follower counts as catching up for so many election timeouts after it was last heard of: one that
-/// is killed on the way and comes back goes on where it was.
-const HELD_ELECTIONS: u64 = 30;
-
 /// Entries for the shell to read from the log on the disk; answered with [`Node::on_fetched`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetch {
@@ -205,16 +201,17 @@ impl Node {
         self.raw.mut_store().on_disk_released(index.0);
     }
 
-    /// While this member leads: the entry behind which followers that catch up may need everything. It is
-    /// never past the newest checkpoint, before which alone the disk may let go of entries.
+    /// While this member leads: the entry behind which followers that were heard of in the last so many
+    /// election timeouts may need everything. It is never past the newest checkpoint, before which alone the
+    /// disk may let go of entries.
     #[must_use]
-    pub fn log_needed_after(&self) -> Option<LogIndex> {
+    pub fn log_needed_after(&self, elections: u64) -> Option<LogIndex> {
         let raft = &self.raw.raft;
         if raft.state != StateRole::Leader {
             return None;
         }
         let (floor, checkpoint) = (raft.store().floor(), raft.store().checkpoint().index.0);
-        let patience = HELD_ELECTIONS * self.election_ticks;
+        let patience = elections * self.election_ticks;
         let needs = raft.prs().iter().filter_map(|(id, progress)| {
             let heard = *self.catch_up.heard.get(&MemberId(*id))?;
             if *id == self.id.0 || heard + patience < self.catch_up.tick {

@@ -9,13 +9,34 @@ use crate::shell::log_keeping::Keep;
 use crate::shell::log_writer::LogCommand;
 use crate::types::LogIndex;
 
+/// A follower that answers is heard of in any two election timeouts.
+const HEARD_ELECTIONS: u64 = 2;
+
+/// One that is restarted comes back in this time, half a minute by default, and finds all that it missed,
+/// however fast the others wrote: up to the bound on what is held.
+const BACK_ELECTIONS: u64 = 30;
+
 /// What the log was last told.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Kept {
+    /// `--snapshot-catchup-entries`
+    entries: u64,
     keep: Keep,
     /// The newest durable checkpoint, and its bytes.
     through: u64,
     checkpoint_bytes: u64,
+}
+
+impl Kept {
+    #[must_use]
+    pub(super) fn new(entries: u64) -> Self {
+        Self { entries, keep: Keep::default(), through: 0, checkpoint_bytes: 0 }
+    }
+
+    /// Election timeouts for which the log waits for a follower that is not heard of.
+    fn patience(&self) -> u64 {
+        if self.entries == 0 { HEARD_ELECTIONS } else { BACK_ELECTIONS }
+    }
 }
 
 impl Consensus {
@@ -47,9 +68,13 @@ impl Consensus {
         let node = self.replica.node();
         let status = node.status();
         let has_followers = 1 < status.voters_count + status.learners_count;
+        if !has_followers {
+            return Keep::default();
+        }
         // Who has all that the checkpoint covers needs nothing that could go.
-        let held_after = node.log_needed_after().filter(|after| *after < node.checkpoint().index);
-        Keep::new(has_followers, held_after.map(|LogIndex(after)| after), self.kept.checkpoint_bytes)
+        let held_after =
+            node.log_needed_after(self.kept.patience()).filter(|after| *after < node.checkpoint().index);
+        Keep::new(self.kept.entries, held_after.map(|LogIndex(after)| after), self.kept.checkpoint_bytes)
     }
 
     /// Has read what followers need and memory does not hold.
