@@ -20,7 +20,7 @@ use bytes::Bytes;
 use pinion_wal as wal;
 use prost::Message as _;
 
-use self::catch_up::Kept;
+use self::catch_up::{Kept, bytes_in_log};
 use super::checkpoint_transfer::Transfers;
 use super::hash_checks::{self, CALL_HASH_KV, HashCheckConfig, HashChecks, Occasion};
 use super::lease_forward::{Answered, Asking, CALL_LEASE, Serving, is_for_leader};
@@ -755,6 +755,7 @@ impl Consensus {
         let installed = ready.checkpoint.map(|meta| self.install(meta));
         if ready.must_sync {
             self.unsynced.push_back((ready.number, self.ticks));
+            self.transfers.load().on_append(bytes_in_log(&ready.entries));
             self.log.send(LogCommand::Append {
                 number: ready.number,
                 hard_state: ready.hard_state.map(hard_state_to_wal),

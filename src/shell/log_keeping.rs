@@ -27,11 +27,17 @@ pub(super) struct Keep {
     pub held_bytes_max: u64,
 }
 
+/// How much is held for a follower that needs a checkpoint of so many bytes.
+#[must_use]
+pub(super) fn held_bytes_max(checkpoint_bytes: u64) -> u64 {
+    HELD_BYTES_MIN.max(checkpoint_bytes.saturating_mul(2))
+}
+
 impl Keep {
     /// For a member that others may need.
     #[must_use]
     pub(super) fn new(entries: u64, held_after: Option<u64>, checkpoint_bytes: u64) -> Self {
-        let held_bytes_max = HELD_BYTES_MIN.max(2 * checkpoint_bytes);
+        let held_bytes_max = held_bytes_max(checkpoint_bytes);
         Self { entries, bytes_max: KEPT_BYTES, held_after, held_bytes_max }
     }
 

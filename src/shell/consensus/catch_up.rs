@@ -2,7 +2,7 @@
 //! what this member takes over from a leader.
 
 use super::Consensus;
-use crate::raft::CheckpointMeta;
+use crate::raft::{CheckpointMeta, Entry};
 use crate::replica::exchange::ToStore;
 use crate::shell::checkpoint_transfer::Arrived;
 use crate::shell::log_keeping::Keep;
@@ -25,6 +25,13 @@ pub(super) struct Kept {
     /// The newest durable checkpoint, and its bytes.
     through: u64,
     checkpoint_bytes: u64,
+}
+
+/// What entries take of the log, a group of sectors at least.
+pub(super) fn bytes_in_log(entries: &[Entry]) -> u64 {
+    const SECTOR_BYTES: u64 = pinion_wal::sector::SECTOR_BYTES as u64;
+    let bytes: u64 = entries.iter().map(|entry| entry.data.len() as u64).sum();
+    bytes.next_multiple_of(SECTOR_BYTES).max(SECTOR_BYTES)
 }
 
 impl Kept {
