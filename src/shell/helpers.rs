@@ -7,8 +7,9 @@ use std::io;
 
 use crossbeam::channel;
 
-/// About a tenth of a core against a thread of normal priority, all of an idle one.
-const BACKGROUND_NICE: libc::c_int = 10;
+/// A quarter of a core against one thread of normal priority, all of an idle one. Less would make a transfer
+/// on a crowded machine so slow that what comes between (a new leader) makes it begin anew.
+const BACKGROUND_NICE: libc::c_int = 5;
 
 /// Lowers the calling thread's priority for good.
 #[expect(unsafe_code, reason = "the priority of one thread, which std does not offer")]

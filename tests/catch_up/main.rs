@@ -256,18 +256,18 @@ fn watchers_of_a_member_that_was_frozen_get_every_change_once_though_it_took_a_c
             let put = client.put_kv(&format!("s/{number}"), "before").await.unwrap();
             expected.push(put.header.unwrap().revision);
         }
+        let started = Instant::now();
         cluster.server(frozen).signal("STOP");
         let (_, opened) = cluster.segments(leader);
-        for round in 0..2 {
-            for number in 0..20 {
-                let put = client.put_kv(&format!("s/{number}"), "away").await.unwrap();
-                expected.push(put.header.unwrap().revision);
-            }
-            write_round(&client, round).await;
+        for number in 0..20 {
+            let put = client.put_kv(&format!("s/{number}"), "away").await.unwrap();
+            expected.push(put.header.unwrap().revision);
         }
+        write_round(&client, 0).await;
         until(|| async { opened <= cluster.segments(leader).0 }).await;
         cluster.server(frozen).signal("CONT");
-        // The others' log has gone on by 144 MB: whatever this member is told now is in its checkpoint.
+        let thawed = Instant::now();
+        // What the others wrote is gone from their logs: whatever this member is told now is in its checkpoint.
         for number in 0..20 {
             let put = client.put_kv(&format!("s/{number}"), "after").await.unwrap();
             expected.push(put.header.unwrap().revision);
@@ -278,6 +278,7 @@ fn watchers_of_a_member_that_was_frozen_get_every_change_once_though_it_took_a_c
             assert!(!answer.canceled, "{answer:?}");
             found.extend(answer.events.iter().map(|event| event.kv.as_ref().unwrap().mod_revision));
         }
+        println!("frozen for {:?}, up to date {:?} later", thawed - started, thawed.elapsed());
         assert_eq!(found, expected);
         let output = cluster.server(frozen).output();
         assert!(output.contains(INSTALLING), "it caught up by its log:\n{output}");

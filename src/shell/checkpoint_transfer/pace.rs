@@ -1,10 +1,10 @@
 //! How fast a checkpoint is streamed while clients write.
 //!
 //! Reading, sending, checking and writing a database costs cores, disk and network that the leader and its
-//! followers need for every put. So while something is written the stream rests after each piece
-//! [`REST`] times as long as the piece took; what a piece costs the receiver shows in that too, since the
-//! stream waits for its window. It never falls below [`RATE_MIN`] for that, and it does not rest at all
-//! while nobody writes, or when it is late: the log that is held for the follower is bounded, so the stream's
+//! followers need for every put. So while something is written the stream makes [`RATE_BUSY`] at most, and
+//! rests after each piece [`REST`] times as long as the piece took; what a piece costs the receiver shows
+//! in that too, since the stream waits for its window. It never falls below [`RATE_MIN`] for that, and it
+//! does not rest at all while nobody writes, or when it is late: the log that is held for the follower is bounded, so the stream's
 //! part of the way must be done before the log has used up half of that bound. The other half is for
 //! the log that follows.
 
@@ -15,6 +15,9 @@ use crate::shell::log_keeping::held_bytes_max;
 
 /// Rest after a piece, by the time that the piece took.
 const REST: u32 = 4;
+
+/// Bytes a second that a stream makes at most while its members are busy.
+const RATE_BUSY: u64 = 32 << 20;
 
 /// Bytes a second that a stream makes however busy its members are, as far as they can.
 const RATE_MIN: u64 = 16 << 20;
@@ -65,8 +68,9 @@ impl<'a> Pace<'a> {
         if !is_busy || self.is_late(offset) {
             return Duration::ZERO;
         }
-        let slowest = Duration::from_nanos(piece_bytes * 1_000_000_000 / RATE_MIN);
-        (took * REST).min(slowest.saturating_sub(took))
+        let at_rate =
+            |rate: u64| Duration::from_nanos(piece_bytes * 1_000_000_000 / rate).saturating_sub(took);
+        (took * REST).clamp(at_rate(RATE_BUSY), at_rate(RATE_MIN))
     }
 
     /// Whether the log has used more of its time than the stream has of its way.
@@ -91,8 +95,9 @@ mod tests {
         let mut pace = Pace::new(&load, 1024 * MIB);
         assert_eq!(pace.rest(now, PIECE, MS, MIB), Duration::ZERO);
         load.on_append(512);
-        assert_eq!(pace.rest(now, PIECE, MS, MIB), 4 * MS);
-        assert_eq!(pace.rest(now + BUSY / 2, PIECE, MS, MIB), 4 * MS);
+        // 32 MiB a second are 128 pieces, one each 7.8 ms.
+        assert_eq!(pace.rest(now, PIECE, MS, MIB), Duration::from_nanos(6_812_500));
+        assert_eq!(pace.rest(now + BUSY / 2, PIECE, 2 * MS, MIB), 8 * MS);
         assert_eq!(pace.rest(now + BUSY, PIECE, MS, MIB), Duration::ZERO);
     }
 
@@ -113,6 +118,6 @@ mod tests {
         // Half of 1 GiB is for the way: a tenth of it is used.
         load.on_append(52 * MIB);
         assert_eq!(pace.rest(now, PIECE, MS, 9 * MIB), Duration::ZERO);
-        assert_eq!(pace.rest(now, PIECE, MS, 11 * MIB), 4 * MS);
+        assert_eq!(pace.rest(now, PIECE, 2 * MS, 11 * MIB), 8 * MS);
     }
 }
