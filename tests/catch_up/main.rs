@@ -371,7 +371,8 @@ fn a_member_that_missed_more_than_memory_holds_comes_back_by_the_log_on_the_disk
 fn a_member_catches_up_with_a_large_database_while_the_leader_is_written_to_at_full_speed() {
     let megabytes = env_number("PINION_CATCH_UP_MB", 128);
     block_on(Duration::from_secs(120 + megabytes / 2), async {
-        let mut cluster = Cluster::start(&FLAGS).await;
+        // Compactions do not keep up with the writers, so the database grows.
+        let mut cluster = Cluster::start(&[&FLAGS[..], &["--quota-backend-bytes=-1"]].concat()).await;
         let (away, leader) = cluster.follower_and_leader().await;
         let client = cluster.client(leader).await;
         cluster.server(away).kill();
@@ -383,8 +384,15 @@ fn a_member_catches_up_with_a_large_database_while_the_leader_is_written_to_at_f
                 tokio::task::spawn_local(write_until(client, writer, stop, written))
             })
             .collect();
-        let before = cluster.server(leader).resident_bytes();
+        // What writing alone costs in memory, for comparison.
+        let mut before = cluster.server(leader).resident_bytes();
+        let alone = Instant::now() + Duration::from_secs(env_number("PINION_CATCH_UP_ALONE_S", 1));
+        while Instant::now() < alone {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            before = before.max(cluster.server(leader).resident_bytes());
+        }
         let mut peak = before;
+        let database = status(&client).await.db_size;
         let (started, already) = (Instant::now(), written.get());
         cluster.servers[away] = Some(cluster.launches[away].spawn());
         // It has come up when it holds what the others held a moment ago, not only some day.
@@ -401,6 +409,7 @@ fn a_member_catches_up_with_a_large_database_while_the_leader_is_written_to_at_f
             }
         }
         let (took, meanwhile) = (started.elapsed(), written.get() - already);
+        let database = (status(&client).await.db_size - database) >> 20;
         stop.set(true);
         for writer in writers {
             writer.await.unwrap();
@@ -409,7 +418,8 @@ fn a_member_catches_up_with_a_large_database_while_the_leader_is_written_to_at_f
         let installed = output.matches(INSTALLING).count();
         println!(
             "{megabytes} MB and {} MB written meanwhile ({:.1} MB/s): caught up {took:?} after its start, \
-             with {installed} checkpoint(s); leader's memory {} MB, at most {} MB more",
+             with {installed} checkpoint(s); leader's memory {} MB before, at most {} MB more, of which \
+             the database {database}",
             meanwhile >> 20,
             (meanwhile >> 20) as f64 / took.as_secs_f64(),
             before >> 20,
