@@ -315,7 +315,7 @@ fn a_member_whose_data_was_wiped_is_stopped_with_what_to_do() {
 
 #[test]
 fn puts_go_on_and_the_leaders_memory_stays_flat_while_a_checkpoint_is_streamed() {
-    let megabytes = env_number("PINION_CATCH_UP_MB", 128);
+    let megabytes = env_number("PINION_CATCH_UP_MB", 80);
     block_on(Duration::from_secs(60 + megabytes / 4), async {
         let mut cluster = Cluster::start(&FLAGS).await;
         let (away, leader) = cluster.follower_and_leader().await;
@@ -369,7 +369,7 @@ fn a_member_that_missed_more_than_memory_holds_comes_back_by_the_log_on_the_disk
 /// would keep behind its next checkpoint if nobody were catching up.
 #[test]
 fn a_member_catches_up_with_a_large_database_while_the_leader_is_written_to_at_full_speed() {
-    let megabytes = env_number("PINION_CATCH_UP_MB", 128);
+    let megabytes = env_number("PINION_CATCH_UP_MB", 80);
     block_on(Duration::from_secs(120 + megabytes / 2), async {
         // Compactions do not keep up with the writers, so the database grows.
         let mut cluster = Cluster::start(&[&FLAGS[..], &["--quota-backend-bytes=-1"]].concat()).await;

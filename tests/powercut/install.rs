@@ -240,11 +240,11 @@ fn a_follower_whose_power_fails_while_it_installs_a_checkpoint_recovers_the_old_
     if server_is_etcd() {
         return skip("the files are ours");
     }
-    let images = env_number("PINION_POWERCUT_IMAGES", 40) / 2;
+    let images = env_number("PINION_POWERCUT_IMAGES", 40) / 4;
     let seed = env_number("PINION_POWERCUT_SEED", u64::from(std::process::id()));
     println!(
         "replay: PINION_POWERCUT_SEED={seed} PINION_POWERCUT_IMAGES={} cargo test --test powercut installs",
-        2 * images
+        4 * images
     );
     let mut rng = StdRng::seed_from_u64(seed);
     let (work, memory) = (WorkDir::new(), work_dir());

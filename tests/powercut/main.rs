@@ -7,6 +7,8 @@
 //! recycled and released segments, and a life that begins on such an image, with the log's other sync
 //! mode, whose recovery is cut in turn.
 //!
+//! `install` does the same to a follower that takes its leader's checkpoint.
+//!
 //! `PINION_POWERCUT_IMAGES` (40) images, half in each sync mode. `PINION_POWERCUT_OPS` (3000) calls in
 //! the long load. `PINION_POWERCUT_SEED` (the process id) chooses calls, moments and fates; the server's
 //! threads race as they like, so a seed repeats the choices and not the recording. An image that fails is
