@@ -166,6 +166,16 @@ pub(super) static FLAGS: &[Flag] = &[
     ),
     used(
         Group::Member,
+        "snapshot-catchup-entries",
+        Number,
+        "250000",
+        "Log entries kept behind a checkpoint for members that were away, so that they come back by the \
+        log: at most 128 MiB of them, and none without other members. For half a minute (30 election \
+        timeouts) after a member was last heard of the log keeps all that it misses, up to 1 GiB or twice \
+        the checkpoint. 0: neither, only what a member needs that is catching up.",
+    ),
+    used(
+        Group::Member,
         "heartbeat-interval",
         Number,
         "100",
@@ -411,7 +421,6 @@ pub(super) static FLAGS: &[Flag] = &[
     used(Group::Other, "help", Bool, "false", "Print this and exit."),
     missing("config-file", Text, ""),
     // Member
-    missing("snapshot-catchup-entries", Number, "5000"),
     missing("max-snapshots", Number, "5"),
     missing("max-wals", Number, "5"),
     missing("initial-election-tick-advance", Bool, "true"),

@@ -1,25 +1,30 @@
-//! The tail of the log in memory: the storage that raft-rs reads.
+//! The log as raft-rs sees it: its tail in memory, and before that what the disk still holds.
 //!
-//! Holds every entry that is not applied yet, plus, where there are followers, some applied ones so
-//! that a follower that fell behind catches up without a checkpoint. A lone member keeps no applied
-//! entry. Writing to the disk is the shell's: an entry is put here when a `Ready` hands it out, and
-//! raft-rs is told apart when it is durable.
+//! In memory is every entry that is not applied yet, plus, where there are followers, some applied ones.
+//! Older ones are on the disk until the shell says that it let go of them (`on_disk_released`). raft-rs
+//! gets those in two steps: it is told "later" and the wish is noted (`take_wanted`); when the shell has
+//! read them, they are laid out (`lay_out`) for the one call in which raft-rs asks again. What is older
+//! than the disk holds comes from a checkpoint. A lone member keeps no applied entry in memory.
+//! Writing to the disk is the shell's: an entry is put here when a `Ready` hands it out, and raft-rs is
+//! told apart when it is durable.
 //!
 //! Invariants: the entries are contiguous from `dropped.index + 1`, terms never fall, and
-//! dropped <= applied <= last. An entry leaves at the front only when it is applied.
+//! floor <= dropped <= applied <= last. An entry leaves memory only when it is applied, so what is read
+//! back from the disk is durable and will never be replaced.
 //! Cost: append and drop O(1) an entry; an entry's data is shared, never copied.
 
-use std::cell::Cell;
-use std::collections::VecDeque;
+use std::cell::{Cell, RefCell};
+use std::collections::{VecDeque, vec_deque};
 
 use ::raft::eraftpb::{self, ConfState};
 use ::raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
 use super::snapshot::CheckpointMeta;
-use crate::types::MemberId;
+use super::terms::Terms;
+use crate::types::{LogIndex, MemberId, Term};
 
-/// How much of the applied log stays for followers that lag. What a follower needs beyond it comes
-/// from a checkpoint. Both bounds hold.
+/// How much of the applied log stays in memory for followers that lag. What a follower needs beyond it
+/// comes from the disk. Both bounds hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     pub entries_max: usize,
@@ -29,14 +34,36 @@ pub struct Retention {
 /// Counted for each entry besides its data: the struct here and about as much around it.
 const ENTRY_OVERHEAD_BYTES: usize = 2 * size_of::<eraftpb::Entry>();
 
+/// Wishes that are noted between two looks at them. raft-rs repeats what it still needs.
+const WANTED_MAX: usize = 64;
+
+/// Entries that raft-rs asked for and only the disk holds.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) first: u64,
+    /// The last one it would take, of those that memory does not hold.
+    pub(super) last: u64,
+    pub(super) bytes_max: u64,
+    /// Tells raft-rs for whom it was.
+    pub(super) context: GetEntriesContext,
+}
+
 fn entry_bytes(entry: &eraftpb::Entry) -> usize {
     entry.data.len() + ENTRY_OVERHEAD_BYTES
 }
 
 /// The log's tail in memory.
 pub(super) struct Log {
-    /// Index and term of the entry before the first one held.
+    /// Index and term of the entry before the first one in memory.
     dropped: (u64, u64),
+    /// Of the entries up to `dropped` that can be read from the disk, and of the one before them.
+    terms: Terms,
+    /// The disk holds what is behind this entry.
+    disk_floor: u64,
+    /// raft-rs asks through `&self`.
+    wanted: RefCell<Vec<Wanted>>,
+    /// What was read from the disk, while raft-rs takes it.
+    laid_out: VecDeque<eraftpb::Entry>,
     entries: VecDeque<eraftpb::Entry>,
     /// Moves only in `on_applied` and `install`.
     applied: u64,
@@ -68,6 +95,10 @@ impl Log {
         let initial = RaftState::new(hard_state, checkpoint.conf_state());
         let mut log = Self {
             dropped,
+            terms: Terms::new(dropped.0, dropped.1),
+            disk_floor: dropped.0,
+            wanted: RefCell::default(),
+            laid_out: VecDeque::new(),
             entries,
             applied: dropped.0,
             retained_bytes: 0,
@@ -87,9 +118,43 @@ impl Log {
         self.dropped.0 + self.entries.len() as u64
     }
 
-    /// Index and term of the entry before the first one held.
+    /// Index and term of the entry before the first one in memory.
     pub(super) fn dropped(&self) -> (u64, u64) {
         self.dropped
+    }
+
+    /// The entry before the first one that can be sent.
+    pub(super) fn floor(&self) -> u64 {
+        self.terms.floor()
+    }
+
+    /// What raft-rs asked for since the last call.
+    pub(super) fn take_wanted(&self) -> Vec<Wanted> {
+        self.wanted.take()
+    }
+
+    /// The terms of entries that only the disk holds.
+    pub(super) fn terms(&self, first: u64, last: u64) -> Vec<(LogIndex, Term)> {
+        self.terms.runs(first, last)
+    }
+
+    /// Whether these are entries of this log that memory does not hold, from `first` on.
+    pub(super) fn is_of_disk(&self, first: u64, entries: &[eraftpb::Entry]) -> bool {
+        let is_next = |(index, entry): (u64, &eraftpb::Entry)| {
+            entry.index == index && index <= self.dropped.0 && self.terms.get(index) == Some(entry.term)
+        };
+        !entries.is_empty() && self.floor() < first && (first..).zip(entries).all(is_next)
+    }
+
+    /// Shows raft-rs entries that were read from the disk; none takes them away again.
+    pub(super) fn lay_out(&mut self, entries: Vec<eraftpb::Entry>) {
+        self.laid_out = entries.into();
+    }
+
+    /// The disk has let go of everything up to `index`, or cannot give it.
+    pub(super) fn on_disk_released(&mut self, index: u64) {
+        self.disk_floor = self.disk_floor.max(index);
+        self.terms.forget_before(self.disk_floor.min(self.dropped.0));
     }
 
     pub(super) fn applied(&self) -> u64 {
@@ -159,7 +224,9 @@ impl Log {
             let entry = self.entries.pop_front().expect("applied entries are held until dropped");
             self.retained_bytes -= entry_bytes(&entry);
             self.dropped = (entry.index, entry.term);
+            self.terms.push(entry.index, entry.term);
         }
+        self.terms.forget_before(self.disk_floor.min(self.dropped.0));
     }
 
     pub(super) fn on_conf_change(&mut self, conf: &ConfState) {
@@ -179,6 +246,9 @@ impl Log {
     pub(super) fn install(&mut self, meta: CheckpointMeta) {
         assert!(self.applied <= meta.index.0, "checkpoint {:?} before applied {}", meta.index, self.applied);
         self.dropped = (meta.index.0, meta.term.0);
+        self.terms = Terms::new(meta.index.0, meta.term.0);
+        self.disk_floor = meta.index.0;
+        self.wanted.get_mut().clear();
         self.applied = meta.index.0;
         self.entries.clear();
         self.retained_bytes = 0;
@@ -189,8 +259,10 @@ impl Log {
 
     /// Walks the whole log; for tests and simulators after every step.
     pub(super) fn check_invariants(&self) {
+        assert!(self.floor() <= self.dropped.0);
         assert!(self.dropped.0 <= self.applied);
         assert!(self.applied <= self.last());
+        assert_eq!(self.terms.get(self.dropped.0), Some(self.dropped.1));
         let (mut previous, mut retained, mut unapplied) = (self.dropped, 0, 0);
         for entry in &self.entries {
             assert_eq!(entry.index, previous.0 + 1);
@@ -203,6 +275,18 @@ impl Log {
     }
 }
 
+/// As many as fit. The bound is on what is sent; at least one always goes, or nothing ever would.
+fn first_of(entries: vec_deque::Iter<'_, eraftpb::Entry>, bytes_max: u64) -> Vec<eraftpb::Entry> {
+    let mut bytes = 0;
+    let fitting = entries.clone().take_while(|entry| {
+        let first = bytes == 0;
+        bytes += entry_bytes(entry) as u64;
+        first || bytes <= bytes_max
+    });
+    let count = fitting.count();
+    entries.take(count).cloned().collect()
+}
+
 impl Storage for Log {
     fn initial_state(&self) -> ::raft::Result<RaftState> {
         Ok(self.initial.clone())
@@ -213,30 +297,34 @@ impl Storage for Log {
         low: u64,
         high: u64,
         max_size: impl Into<Option<u64>>,
-        _context: GetEntriesContext,
+        context: GetEntriesContext,
     ) -> ::raft::Result<Vec<eraftpb::Entry>> {
-        if low <= self.dropped.0 {
-            return Err(StorageError::Compacted.into());
-        }
         assert!(high <= self.last() + 1, "entries up to {high} asked, last is {}", self.last());
         let bytes_max = max_size.into().unwrap_or(u64::MAX);
-        let wanted = self.entries.range(self.slot(low)..self.slot(high));
-        // The bound is on what is sent; at least one entry always goes, or nothing ever would.
-        let mut bytes = 0;
-        let fitting = wanted.clone().take_while(|entry| {
-            let first = bytes == 0;
-            bytes += entry_bytes(entry) as u64;
-            first || bytes <= bytes_max
-        });
-        let count = fitting.count();
-        Ok(wanted.take(count).cloned().collect())
+        if self.dropped.0 < low {
+            let wanted = self.entries.range(self.slot(low)..self.slot(high));
+            return Ok(first_of(wanted, bytes_max));
+        }
+        // What raft-rs must have at once is not applied, and so in memory.
+        if low <= self.floor() || !context.can_async() {
+            return Err(StorageError::Compacted.into());
+        }
+        let from = self.laid_out.partition_point(|entry| entry.index < low);
+        if self.laid_out.get(from).is_some_and(|entry| entry.index == low) {
+            let to = self.laid_out.partition_point(|entry| entry.index < high);
+            return Ok(first_of(self.laid_out.range(from..to), bytes_max));
+        }
+        let mut wanted = self.wanted.borrow_mut();
+        if wanted.len() < WANTED_MAX {
+            let last = self.dropped.0.min(high - 1);
+            wanted.push(Wanted { first: low, last, bytes_max, context });
+        }
+        Err(StorageError::LogTemporarilyUnavailable.into())
     }
 
     fn term(&self, index: u64) -> ::raft::Result<u64> {
-        if index == self.dropped.0 {
-            Ok(self.dropped.1)
-        } else if index < self.dropped.0 {
-            Err(StorageError::Compacted.into())
+        if index <= self.dropped.0 {
+            self.terms.get(index).ok_or_else(|| StorageError::Compacted.into())
         } else if self.last() < index {
             Err(StorageError::Unavailable.into())
         } else {
@@ -245,19 +333,19 @@ impl Storage for Log {
     }
 
     fn first_index(&self) -> ::raft::Result<u64> {
-        Ok(self.dropped.0 + 1)
+        Ok(self.floor() + 1)
     }
 
     fn last_index(&self) -> ::raft::Result<u64> {
         Ok(self.last())
     }
 
-    /// The checkpoint to send to a follower that needs dropped entries. One that ends before the
-    /// first entry held would leave a gap behind it, and one that does not know the follower would be
+    /// The checkpoint to send to a follower that needs entries which are gone. One that ends before the
+    /// first entry there is would leave a gap behind it, and one that does not know the follower would be
     /// refused by it; so the follower waits for a newer one.
     fn snapshot(&self, request_index: u64, to: u64) -> ::raft::Result<eraftpb::Snapshot> {
         let index = self.checkpoint.index.0;
-        if index < self.dropped.0 || index < request_index || !self.checkpoint.contains(MemberId(to)) {
+        if index < self.floor() || index < request_index || !self.checkpoint.contains(MemberId(to)) {
             self.checkpoint_wanted.set(true);
             return Err(StorageError::SnapshotTemporarilyUnavailable.into());
         }

@@ -1,7 +1,8 @@
 //! Consensus: raft-rs, told in our words.
 //!
 //! `node` drives raft-rs as a plain state machine: events come in as calls, effects go out as one
-//! ordered `Ready`. `log` is the storage raft-rs reads: the tail of the log in memory. `message` is
+//! ordered `Ready`. `log` is the storage raft-rs reads: the tail of the log in memory, and what the disk
+//! holds before that, read by the shell when a follower needs it (`node/catch_up`). `message` is
 //! the only way bytes of another member become something raft-rs sees: its own protobuf code never
 //! parses what came from outside. `conf_change`, `read_index` and `snapshot` are the three payloads
 //! that travel inside.
@@ -24,6 +25,7 @@ mod read_index;
 mod ready;
 mod recovery;
 mod snapshot;
+mod terms;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -33,7 +35,9 @@ pub use entry::{Entry, EntryKind, HardState};
 pub use library_log::{LogLevel, LogSink};
 pub use log::Retention;
 pub use message::{Message, MessageError, MessageKind};
-pub use node::{ConfChangeRefused, Config, Node, ProposeError, ReadIndexError, Role, Status, StepError};
+pub use node::{
+    ConfChangeRefused, Config, Fetch, Node, ProposeError, ReadIndexError, Role, Status, StepError,
+};
 pub use ready::{Leadership, ReadState, Ready};
 pub use recovery::{Recovered, StartError};
 pub use snapshot::CheckpointMeta;

@@ -11,13 +11,17 @@
 //! every move. raft-rs panics where a peer or a disk errs, so everything from outside is checked
 //! first: the disk's content in `recovery`, messages in `message` and `Node::step`.
 
+mod catch_up;
+
 use std::collections::VecDeque;
 use std::mem;
 
 use ::raft::eraftpb::{self, MessageType};
-use ::raft::{RawNode, SnapshotStatus, StateRole, Storage as _};
+use ::raft::{RawNode, StateRole, Storage as _};
 use bytes::Bytes;
 
+use self::catch_up::CatchUp;
+pub use self::catch_up::Fetch;
 use super::conf_change::ConfChange;
 use super::election::ElectionTimer;
 use super::entry::{Entry, EntryKind, HardState};
@@ -60,6 +64,9 @@ pub struct Config {
     pub uncommitted_bytes_max: u64,
     /// Bytes of committed entries in one `Ready`; one entry always fits. Bounds a replay's slices.
     pub committed_bytes_max: u64,
+    /// Bytes in memory that are not applied, above which a member takes no more entries from its leader
+    /// until it has applied what is committed of them.
+    pub unapplied_bytes_max: usize,
     /// Applied entries kept in memory for followers that lag.
     pub retention: Retention,
     /// Where raft-rs's own log lines go, and up to which level.
@@ -81,6 +88,7 @@ impl Config {
             messages_in_flight_max: 256,
             uncommitted_bytes_max: 64 << 20,
             committed_bytes_max: 4 << 20,
+            unapplied_bytes_max: 128 << 20,
             retention: Retention { entries_max: 5_000, bytes_max: 64 << 20 },
             log: None,
         }
@@ -216,6 +224,9 @@ pub struct Node {
     id: MemberId,
     incarnation: u64,
     timer: ElectionTimer,
+    election_ticks: u64,
+    unapplied_bytes_max: usize,
+    catch_up: CatchUp,
     /// The last one handed out.
     hard_state: HardState,
     /// In the order of their numbers.
@@ -255,6 +266,9 @@ impl Node {
             id: config.id,
             incarnation: config.incarnation,
             timer: ElectionTimer::new(config.incarnation ^ config.id.0, config.election_ticks),
+            election_ticks: config.election_ticks as u64,
+            unapplied_bytes_max: config.unapplied_bytes_max,
+            catch_up: CatchUp::default(),
             hard_state,
             in_flight: VecDeque::new(),
             released: Vec::new(),
@@ -273,6 +287,7 @@ impl Node {
 
     /// One unit of time has passed.
     pub fn tick(&mut self) {
+        self.tick_catch_up();
         if self.may_campaign() || self.raw.raft.state == StateRole::Leader {
             let before = self.raw.raft.state;
             self.raw.tick();
@@ -450,6 +465,10 @@ impl Node {
                     return Err(StepError::VoteTooEarly);
                 }
                 MessageType::MsgTimeoutNow if !self.may_campaign() => return Ok(()),
+                // As if it were lost: the leader finds out at the next one.
+                MessageType::MsgAppend if !message.entries.is_empty() && self.is_behind_applying() => {
+                    return Ok(());
+                }
                 _ => {}
             }
         }
@@ -511,13 +530,6 @@ impl Node {
     /// The peer's connection is gone: what was sent last may be lost.
     pub fn on_unreachable(&mut self, peer: MemberId) {
         self.raw.report_unreachable(peer.0);
-        self.after_event();
-    }
-
-    /// A `Snapshot` message's checkpoint reached the peer, or did not.
-    pub fn on_checkpoint_sent(&mut self, peer: MemberId, arrived: bool) {
-        let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
-        self.raw.report_snapshot(peer.0, status);
         self.after_event();
     }
 
@@ -724,26 +736,6 @@ impl Node {
         }
         let term = raft.term;
         raft.become_follower(term, ::raft::INVALID_ID);
-    }
-
-    /// A checkpoint of this member's state machine is durable.
-    ///
-    /// # Panics
-    /// When it ends past what is applied.
-    pub fn on_checkpoint(&mut self, meta: CheckpointMeta) {
-        self.raw.mut_store().on_checkpoint(meta);
-    }
-
-    /// Whether a follower needs entries that only a newer checkpoint can bring. Asking clears it.
-    #[must_use]
-    pub fn take_checkpoint_wanted(&self) -> bool {
-        self.raw.store().take_checkpoint_wanted()
-    }
-
-    /// The newest durable checkpoint, or the one the member started from.
-    #[must_use]
-    pub fn checkpoint(&self) -> &CheckpointMeta {
-        self.raw.store().checkpoint()
     }
 
     /// `Ready`s with entries that are not durable yet.

@@ -79,9 +79,53 @@ impl Disk {
 
     /// A checkpoint of this member is durable: what was written first goes, as far as it is covered.
     pub(crate) fn release(&mut self, meta: CheckpointMeta) {
-        let covered = self.entries.iter().take_while(|entry| entry.index <= meta.index).count();
+        let covered = self.covered(meta.index);
         self.entries.drain(..covered);
         self.checkpoint = meta;
+    }
+
+    /// A checkpoint is durable, and the log keeps some of what it covers: the last `kept` entries that
+    /// were written, none that `needed_after` may need. Returns the entry behind which all is there.
+    pub(crate) fn release_some(
+        &mut self,
+        meta: CheckpointMeta,
+        kept: usize,
+        needed_after: Option<LogIndex>,
+    ) -> LogIndex {
+        let needed_after = needed_after.unwrap_or(meta.index).min(meta.index);
+        let released = self.covered(needed_after).min(self.covered(meta.index).saturating_sub(kept));
+        let floor = self.entries.drain(..released).map(|entry| entry.index).max();
+        self.checkpoint = meta;
+        floor.unwrap_or_default()
+    }
+
+    fn covered(&self, index: LogIndex) -> usize {
+        self.entries.iter().take_while(|entry| entry.index <= index).count()
+    }
+
+    /// Reads as the log on the disk is read: forwards, by index and term.
+    pub(crate) fn read(&self, fetch: &Fetch, count_max: usize) -> Vec<Entry> {
+        let mut next = fetch.first;
+        let mut read = Vec::new();
+        for entry in &self.entries {
+            let behind = fetch.terms.partition_point(|(from, _)| *from <= next);
+            if entry.index == next && next <= fetch.last && entry.term == fetch.terms[behind - 1].1 {
+                read.push(entry.clone());
+                next.0 += 1;
+                if read.len() == count_max {
+                    break;
+                }
+            }
+        }
+        read
+    }
+
+    /// A version of an entry, perhaps one that was replaced.
+    pub(crate) fn any_version(&self, random: &mut impl Rng) -> Option<Entry> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        Some(self.entries[random.random_range(0..self.entries.len())].clone())
     }
 
     pub(crate) fn recover(&self) -> Recovered {

@@ -161,8 +161,8 @@ pub enum ToRaft {
     Answer(Reply),
     /// The state machine stands here.
     Applied { index: LogIndex },
-    /// A checkpoint of the state machine is durable.
-    Checkpointed { meta: CheckpointMeta },
+    /// A checkpoint of the state machine is durable, in a file of so many bytes.
+    Checkpointed { meta: CheckpointMeta, bytes: u64 },
 }
 
 /// What the store is told.

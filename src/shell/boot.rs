@@ -29,13 +29,14 @@ use super::data_dir::{DataDir, DataDirError, Identity};
 use super::hash_checks::HashCheckConfig;
 use super::helpers::Helpers;
 use super::host::{self, HostError};
+use super::log_reader::{self, ReaderHandle};
 use super::log_writer::{self, LogEvent, LogHandle};
 use super::mesh::SharedRing;
 use super::peer::{PeerConfig, Transport};
 use super::placement::{self, Core, PlanError, Role};
 use super::pulse::{self, Patient, Pulse};
 use super::quota::Quota;
-use super::recovery::{self, RecoveryError, Start};
+use super::recovery::{self, RecoveryError, Start, wal_identity};
 use super::state_machine::{Position, StateMachine, Upkeep};
 use super::wiring::{Ports, Wiring};
 use crate::apply::Machine;
@@ -190,6 +191,8 @@ pub(super) fn run(config: &Config) -> Result<Ended, BootError> {
         log_writer::start(wal, pinned.then_some(plan.log), spin(plan.log, false), Arc::clone(&log_events))
             .map_err(|source| BootError::Thread { what: "the log writer", source })?;
 
+    let log_reader = log_reader::start(data_dir.wal(), wal_identity(&identity), wiring.bell(Role::Raft))
+        .map_err(|source| BootError::Thread { what: "the log reader", source })?;
     // Before the executors, which are pinned.
     let helpers =
         Helpers::start().map_err(|source| BootError::Thread { what: "the helper threads", source })?;
@@ -210,10 +213,12 @@ pub(super) fn run(config: &Config) -> Result<Ended, BootError> {
         recovered,
         log,
         log_events,
+        log_reader,
         publish: publish_body(config, &identity),
         is_published: Arc::clone(&orders.open),
         orders: raft_orders.clone(),
         learners_max: config.cluster.learners_max,
+        catch_up_entries: process.catch_up_entries,
         strict: config.cluster.strict_reconfig_check,
         election_ticks: u64::from(config.cluster.election_ms / config.cluster.heartbeat_ms),
         entropy: entropy()?,
@@ -456,10 +461,12 @@ struct RaftSeat {
     recovered: Recovered,
     log: LogHandle,
     log_events: Arc<SharedRing<LogEvent>>,
+    log_reader: ReaderHandle,
     transfers: (Place, LogIndex, Helpers),
     publish: Bytes,
     is_published: Arc<std::sync::atomic::AtomicBool>,
     orders: RaftOrders,
+    catch_up_entries: u64,
     strict: bool,
     learners_max: u32,
     tick: Duration,
@@ -524,10 +531,12 @@ impl Executor {
                 recovered,
                 log,
                 log_events,
+                log_reader,
                 transfers,
                 publish,
                 is_published,
                 orders,
+                catch_up_entries,
                 strict,
                 learners_max,
                 tick,
@@ -556,11 +565,13 @@ impl Executor {
                             ports,
                             log,
                             log_events,
+                            log_reader,
                             transport,
                             transfers,
                             publish,
                             is_published,
                             orders,
+                            catch_up_entries,
                             strict,
                             learners_max,
                             tick,

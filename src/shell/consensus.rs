@@ -7,6 +7,8 @@
 //! sync while this member does; committed entries and the reads released behind them leave on one ring
 //! to the store, in this order, so the store answers a read when it comes to it.
 
+mod catch_up;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -18,9 +20,11 @@ use bytes::Bytes;
 use pinion_wal as wal;
 use prost::Message as _;
 
-use super::checkpoint_transfer::{Arrived, Transfers};
+use self::catch_up::{Kept, bytes_in_log};
+use super::checkpoint_transfer::Transfers;
 use super::hash_checks::{self, CALL_HASH_KV, HashCheckConfig, HashChecks, Occasion};
 use super::lease_forward::{Answered, Asking, CALL_LEASE, Serving, is_for_leader};
+use super::log_reader::ReaderHandle;
 use super::log_writer::{LogCommand, LogEvent, LogHandle};
 use super::member_calls::{LeaderAnswer, MemberCalls, Standing, Told, refusal_number, refusal_of};
 use super::mesh::{Doorbell, SharedRing};
@@ -35,7 +39,7 @@ use crate::config::Url;
 use crate::membership::{Cluster, MemberChange, Touch};
 use crate::pb::peer as pb;
 use crate::peer::{Refusal as Refused, RefusalCode};
-use crate::raft::{self, CheckpointMeta, Entry, HardState, MessageKind};
+use crate::raft::{self, Entry, HardState, MessageKind};
 use crate::replica::exchange::{Answer, Facts, Query, Refusal, Reply, ToRaft, ToShard, ToStore};
 use crate::replica::{Ready, Replica, Space};
 use crate::types::{LogIndex, MemberId, Ticket};
@@ -68,6 +72,7 @@ pub(super) struct Seat {
     pub ports: RaftPorts,
     pub log: LogHandle,
     pub log_events: Arc<SharedRing<LogEvent>>,
+    pub log_reader: ReaderHandle,
     pub transport: Rc<Transport>,
     pub transfers: Transfers,
     /// This member's `PublishMember`.
@@ -77,6 +82,8 @@ pub(super) struct Seat {
     pub orders: RaftOrders,
     /// `--strict-reconfig-check`
     pub strict: bool,
+    /// `--snapshot-catchup-entries`
+    pub catch_up_entries: u64,
     /// `--max-learners`
     pub learners_max: u32,
     pub tick: Duration,
@@ -112,6 +119,9 @@ pub(super) struct Consensus {
     ports: RaftPorts,
     log: LogHandle,
     log_events: Arc<SharedRing<LogEvent>>,
+    log_reader: ReaderHandle,
+    /// What the log was last told to keep.
+    kept: Kept,
     transport: Rc<Transport>,
     transfers: Transfers,
     publish: Bytes,
@@ -181,6 +191,8 @@ impl Consensus {
             ports,
             log,
             log_events,
+            log_reader: seat.log_reader,
+            kept: Kept::new(seat.catch_up_entries),
             transport,
             transfers,
             publish,
@@ -239,7 +251,9 @@ impl Consensus {
             self.compare_data();
             self.hand_over();
             let is_log_closed = self.take_log_events();
+            self.take_fetched();
             self.carry_out();
+            self.fetch();
             let is_waiting_for_room = self.ring();
             if is_log_closed {
                 break;
@@ -265,6 +279,7 @@ impl Consensus {
                 .wait(|| {
                     ticks.get() > 0
                         || !log_events.is_empty()
+                        || self.log_reader.has_answer()
                         || transport.has_event()
                         || transfers.has_event()
                         || !leader_answers.borrow().is_empty()
@@ -285,6 +300,7 @@ impl Consensus {
     fn on_tick(&mut self) {
         self.ticks += 1;
         self.replica.on_tick();
+        self.keep_log();
         if let Some(oldest) = self.ticks.checked_sub(self.replica.request_timeout_ticks()) {
             for ticket in self.lease_questions.expire(oldest) {
                 self.refuse(ticket, Refusal::NoLeader);
@@ -334,10 +350,7 @@ impl Consensus {
                         self.transfers.on_applied(index);
                         self.replica.on_applied(index);
                     }
-                    ToRaft::Checkpointed { meta } => {
-                        self.log.send(LogCommand::Release { through: meta.index.0 });
-                        self.replica.on_checkpoint(meta);
-                    }
+                    ToRaft::Checkpointed { meta, bytes } => self.on_checkpointed(meta, bytes),
                 }
             }
         }
@@ -715,6 +728,9 @@ impl Consensus {
                 }
                 LogEvent::OutOfSpace => self.replica.on_space(Space::Exhausted),
                 LogEvent::SpaceReturned => self.replica.on_space(Space::Ample),
+                LogEvent::Released { through } => {
+                    self.replica.node_mut().on_log_released(LogIndex(through));
+                }
                 LogEvent::Stopped => return true,
             }
         }
@@ -750,6 +766,7 @@ impl Consensus {
         let installed = ready.checkpoint.map(|meta| self.install(meta));
         if ready.must_sync {
             self.unsynced.push_back((ready.number, self.ticks));
+            self.transfers.load().on_append(bytes_in_log(&ready.entries));
             self.log.send(LogCommand::Append {
                 number: ready.number,
                 hard_state: ready.hard_state.map(hard_state_to_wal),
@@ -758,7 +775,7 @@ impl Consensus {
         }
         if let Some(through) = installed {
             // Behind the append that makes the reset speak for itself.
-            self.log.send(LogCommand::Release { through });
+            self.release_log(through);
         }
         self.facts.committed = self.replica.status().committed;
         if let Some(leadership) = ready.leadership {
@@ -786,21 +803,6 @@ impl Consensus {
         if self.replica.node().take_checkpoint_wanted() {
             self.ports.to_store.send_always(ToStore::CheckpointWanted);
         }
-    }
-
-    /// A leader's checkpoint takes the place of state and log; returns its index. Of this member's requests
-    /// that are inside nobody heard the outcome.
-    fn install(&mut self, meta: CheckpointMeta) -> u64 {
-        let Arrived { machine } = self.transfers.take_arrived(&meta);
-        tracing::info!(index = meta.index.0, term = meta.term.0, "installing the leader's checkpoint");
-        let (own, incarnation) = (self.replica.id(), self.replica.incarnation());
-        self.replica.on_installed(machine.sessions().last_number(own, incarnation));
-        // What this member published may be in the checkpoint, where nobody sees it being applied.
-        self.published_tick.set(None);
-        self.log.send(LogCommand::Reset { after: meta.index.0, after_term: meta.term.0 });
-        let index = meta.index.0;
-        self.ports.to_store.send_always(ToStore::Install { meta, machine });
-        index
     }
 
     /// A connection came or went.

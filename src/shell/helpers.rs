@@ -7,6 +7,20 @@ use std::io;
 
 use crossbeam::channel;
 
+/// A quarter of a core against one thread of normal priority, all of an idle one. Less would make a transfer
+/// on a crowded machine so slow that what comes between (a new leader) makes it begin anew.
+const BACKGROUND_NICE: libc::c_int = 5;
+
+/// Lowers the calling thread's priority for good.
+#[expect(unsafe_code, reason = "the priority of one thread, which std does not offer")]
+fn give_way() {
+    // SAFETY: a system call without memory. On Linux 0 names the calling thread, not its process.
+    let answer = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, BACKGROUND_NICE) };
+    if answer != 0 {
+        tracing::debug!(error = %io::Error::last_os_error(), "a helper thread keeps its priority");
+    }
+}
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// Starts helper threads. Clones share the parent.
@@ -37,6 +51,15 @@ impl Helpers {
     pub(super) fn run(&self, name: &'static str, job: impl FnOnce() + Send + 'static) {
         let sent = self.jobs.send((name, Box::new(job)));
         assert!(sent.is_ok(), "the parent lives as long as its senders");
+    }
+
+    /// Like `run`, for long work that nobody waits for at once: it gives way to whatever else wants the
+    /// core.
+    pub(super) fn run_in_background(&self, name: &'static str, job: impl FnOnce() + Send + 'static) {
+        self.run(name, move || {
+            give_way();
+            job();
+        });
     }
 
     /// Drops something large elsewhere.

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use crossbeam::queue::SegQueue;
 use pinion_wal::{Entry, HardState, Storage, Wal, WalError};
 
+use super::log_keeping::Keep;
 use super::mesh::SharedRing;
 use super::placement::Core;
 
@@ -43,8 +44,9 @@ pub(super) enum LogCommand {
     Append { number: u64, hard_state: Option<HardState>, entries: Vec<Entry> },
     /// A leader's checkpoint has taken the place of everything: the next entry is the one behind it.
     Reset { after: u64, after_term: u64 },
-    /// A checkpoint through this index is durable: segments before it may be used again.
-    Release { through: u64 },
+    /// A checkpoint through this index is durable: segments before it may be used again, save what is to
+    /// be kept for others. Sent again when that changes.
+    Release { through: u64, keep: Keep },
     /// Finish what is queued and end the thread.
     Stop,
 }
@@ -58,6 +60,8 @@ pub(super) enum LogEvent {
     OutOfSpace,
     /// There is room again.
     SpaceReturned,
+    /// Entries up to this one may be gone from the disk.
+    Released { through: u64 },
     /// The thread has ended; everything queued before is on the disk.
     Stopped,
 }
@@ -99,7 +103,17 @@ pub(super) fn start<S: Storage + Send + 'static>(
         {
             tracing::warn!(core, "the log writer could not be pinned to its core");
         }
-        LogWriter { wal, events, is_out_of_space: false, has_unmarked: false }.run(&inbox, spin);
+        let state = LogWriter {
+            wal,
+            events,
+            covered: 0,
+            keep: Keep::default(),
+            floor: 0,
+            has_given_up: false,
+            is_out_of_space: false,
+            has_unmarked: false,
+        };
+        state.run(&inbox, spin);
     })?;
     Ok(LogHandle { commands, thread: thread.thread().clone() })
 }
@@ -107,6 +121,13 @@ pub(super) fn start<S: Storage + Send + 'static>(
 struct LogWriter<S: Storage> {
     wal: Wal<S>,
     events: Arc<SharedRing<LogEvent>>,
+    /// The newest checkpoint covers all up to here.
+    covered: u64,
+    keep: Keep,
+    /// Raft knows that what precedes this entry is gone.
+    floor: u64,
+    /// A follower lost what was held for it, and it was said.
+    has_given_up: bool,
     is_out_of_space: bool,
     /// Synced since the last mark.
     has_unmarked: bool,
@@ -124,7 +145,11 @@ impl<S: Storage> LogWriter<S> {
                         appended = Some(number);
                     }
                     LogCommand::Reset { after, after_term } => self.wal.reset(after, after_term),
-                    LogCommand::Release { through } => self.release(through),
+                    LogCommand::Release { through, keep } => {
+                        self.covered = self.covered.max(through);
+                        self.keep = keep;
+                        self.release();
+                    }
                     LogCommand::Stop => is_stopping = true,
                 }
             }
@@ -166,6 +191,7 @@ impl<S: Storage> LogWriter<S> {
             match self.wal.append(hard_state, entries) {
                 Ok(()) => return,
                 // Rare, since room is asked for ahead: only what was accepted before the disk was full.
+                Err(WalError::NoSpace { .. }) if self.give_up_keeping() => {}
                 Err(WalError::NoSpace { .. }) => {
                     self.on_space(false);
                     std::thread::sleep(SPACE_RETRY);
@@ -178,11 +204,27 @@ impl<S: Storage> LogWriter<S> {
     /// Looks ahead for the next segment, so that a full disk is known while what is on its way still
     /// fits the open one.
     fn check_room(&mut self) {
-        match self.wal.secure_room(ROOM_BYTES) {
-            Ok(()) => self.on_space(true),
-            Err(WalError::NoSpace { .. }) => self.on_space(false),
-            Err(error) => fail("preparing the next log segment", &error),
+        loop {
+            match self.wal.secure_room(ROOM_BYTES) {
+                Ok(()) => return self.on_space(true),
+                Err(WalError::NoSpace { .. }) if self.give_up_keeping() => {}
+                Err(WalError::NoSpace { .. }) => return self.on_space(false),
+                Err(error) => fail("preparing the next log segment", &error),
+            }
         }
+    }
+
+    /// On a full disk this member's own writes count for more than what others may need of its log.
+    /// Whether anything was let go.
+    fn give_up_keeping(&mut self) -> bool {
+        let before = self.wal.segments_count();
+        self.keep = Keep::default();
+        self.release();
+        let released = before - self.wal.segments_count();
+        if 0 < released {
+            tracing::warn!(segments = released, "the disk is full: the log kept for followers is given up");
+        }
+        0 < released
     }
 
     fn on_space(&mut self, has_room: bool) {
@@ -219,9 +261,23 @@ impl<S: Storage> LogWriter<S> {
         }
     }
 
-    fn release(&mut self, through: u64) {
+    fn release(&mut self) {
+        let segment_bytes = self.wal.storage().segment_bytes();
+        let (through, gives_up) = self.keep.release_through(self.wal.segments(), segment_bytes, self.covered);
+        if gives_up && !self.has_given_up {
+            tracing::warn!(
+                megabytes = self.keep.held_bytes_max >> 20,
+                "a follower that catches up needs more of the log than is held for it: it will begin anew, with a checkpoint"
+            );
+        }
+        self.has_given_up = gives_up;
         if let Err(error) = self.wal.release(through) {
             fail("releasing old log segments", &error);
+        }
+        let floor = self.wal.segments().next().map_or(0, |oldest| oldest.start_index);
+        if self.floor < floor {
+            self.floor = floor;
+            self.report(LogEvent::Released { through: floor });
         }
     }
 

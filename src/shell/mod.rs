@@ -25,6 +25,8 @@ mod join;
 mod lease_clock;
 mod lease_forward;
 mod listen;
+mod log_keeping;
+mod log_reader;
 mod log_writer;
 mod logging;
 mod member_calls;

@@ -244,7 +244,7 @@ fn open_storage(data_dir: &DataDir, mode: SyncMode) -> Result<Box<dyn Storage + 
     })
 }
 
-fn wal_identity(identity: &Identity) -> wal::Identity {
+pub(super) fn wal_identity(identity: &Identity) -> wal::Identity {
     wal::Identity { cluster_id: identity.cluster.0, member_id: identity.member.0 }
 }
 
@@ -306,7 +306,7 @@ fn load_checkpoint(data_dir: &DataDir, identity: &Identity) -> Result<(Header, M
     Ok((header, machine))
 }
 
-fn entry_from_wal(entry: wal::Entry) -> Result<Entry, RecoveryError> {
+pub(super) fn entry_from_wal(entry: wal::Entry) -> Result<Entry, RecoveryError> {
     let wal::Entry { index, term, kind, data } = entry;
     let kind = EntryKind::from_number(kind).ok_or(RecoveryError::EntryKind { index, kind })?;
     Ok(Entry { index: LogIndex(index), term: Term(term), kind, data })

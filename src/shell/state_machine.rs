@@ -697,7 +697,7 @@ impl StateMachine {
                 self.checkpointed = header.index;
                 let Header { index, term, voters, learners, .. } = header;
                 let meta = CheckpointMeta { index, term, voters, learners };
-                self.ports.to_raft.send_always(ToRaft::Checkpointed { meta });
+                self.ports.to_raft.send_always(ToRaft::Checkpointed { meta, bytes });
             }
             checkpoint_file::Event::Failed { index, error } => {
                 tracing::error!(

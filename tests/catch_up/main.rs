@@ -11,6 +11,8 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -82,6 +84,35 @@ impl Cluster {
         panic!("nobody leads");
     }
 
+    /// Segments of a member's log: the oldest, and the one that is prepared behind the open one.
+    fn segments(&self, member: usize) -> (u32, u32) {
+        let names = std::fs::read_dir(self.launches[member].data_dir.join("wal")).unwrap();
+        let numbers: Vec<u32> = names
+            .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_suffix(".wal").map(str::to_owned))
+            .filter_map(|number| u32::from_str_radix(&number, 16).ok())
+            .collect();
+        (*numbers.iter().min().unwrap(), *numbers.iter().max().unwrap())
+    }
+
+    /// More log than the leader holds in memory, gone from its disk when this returns: a member that was
+    /// away meanwhile needs a checkpoint.
+    async fn leave_behind(&self, client: &Client, leader: usize, round: u64) {
+        let (_, before) = self.segments(leader);
+        let revision = write_round(client, round).await;
+        compact(client, revision - i64::try_from(KEYS).unwrap()).await;
+        until(|| async { before <= self.segments(leader).0 }).await;
+    }
+
+    /// A database of so many megabytes, whose log is gone from the leader's disk when this returns.
+    async fn fill(&self, client: &Client, leader: usize, megabytes: u64) {
+        let (_, before) = self.segments(leader);
+        for number in 0..megabytes {
+            let (key, value) = (format!("large/{number}").into(), vec![7; VALUE_BYTES].into());
+            client.put(&pb::PutRequest { key, value, ..Default::default() }).await.unwrap();
+        }
+        until(|| async { before <= self.segments(leader).0 }).await;
+    }
+
     /// Every member's HashKV at the newest revision, once all have it.
     async fn assert_equal(&mut self) {
         let mut revision = 0;
@@ -151,8 +182,9 @@ async fn compact(client: &Client, revision: i64) {
     client.compact(&pb::CompactionRequest { revision, physical: false }).await.unwrap();
 }
 
-/// Checkpoints come often enough that the one to send is young.
-const FLAGS: [&str; 2] = ["--snapshot-count=200", "--checkpoint-bytes=16777216"];
+/// Checkpoints come often enough that the one to send is young, and nothing is kept behind them.
+const FLAGS: [&str; 3] =
+    ["--snapshot-count=200", "--checkpoint-bytes=16777216", "--snapshot-catchup-entries=0"];
 
 const INSTALLING: &str = "installing the leader's checkpoint";
 
@@ -176,8 +208,7 @@ fn a_member_that_was_away_takes_a_checkpoint_and_is_killed_at_any_moment_of_it_w
         let (away, leader) = cluster.follower_and_leader().await;
         let client = cluster.client(leader).await;
         cluster.server(away).kill();
-        let revision = write_round(&client, 0).await;
-        compact(&client, revision - i64::try_from(KEYS).unwrap()).await;
+        cluster.leave_behind(&client, leader, 0).await;
         let mut installed = 0;
         for _ in 0..kills {
             let mut server = cluster.launches[away].spawn();
@@ -196,8 +227,7 @@ fn a_member_that_was_away_takes_a_checkpoint_and_is_killed_at_any_moment_of_it_w
             // So that the next one needs a checkpoint again.
             if output.contains(INSTALLING) {
                 installed += 1;
-                let revision = write_round(&client, installed).await;
-                compact(&client, revision - i64::try_from(KEYS).unwrap()).await;
+                cluster.leave_behind(&client, leader, installed).await;
             }
         }
         let started = Instant::now();
@@ -226,16 +256,18 @@ fn watchers_of_a_member_that_was_frozen_get_every_change_once_though_it_took_a_c
             let put = client.put_kv(&format!("s/{number}"), "before").await.unwrap();
             expected.push(put.header.unwrap().revision);
         }
+        let started = Instant::now();
         cluster.server(frozen).signal("STOP");
-        for round in 0..2 {
-            for number in 0..20 {
-                let put = client.put_kv(&format!("s/{number}"), "away").await.unwrap();
-                expected.push(put.header.unwrap().revision);
-            }
-            write_round(&client, round).await;
+        let (_, opened) = cluster.segments(leader);
+        for number in 0..20 {
+            let put = client.put_kv(&format!("s/{number}"), "away").await.unwrap();
+            expected.push(put.header.unwrap().revision);
         }
+        write_round(&client, 0).await;
+        until(|| async { opened <= cluster.segments(leader).0 }).await;
         cluster.server(frozen).signal("CONT");
-        // The others' log has gone on by 144 MB: whatever this member is told now is in its checkpoint.
+        let thawed = Instant::now();
+        // What the others wrote is gone from their logs: whatever this member is told now is in its checkpoint.
         for number in 0..20 {
             let put = client.put_kv(&format!("s/{number}"), "after").await.unwrap();
             expected.push(put.header.unwrap().revision);
@@ -246,6 +278,7 @@ fn watchers_of_a_member_that_was_frozen_get_every_change_once_though_it_took_a_c
             assert!(!answer.canceled, "{answer:?}");
             found.extend(answer.events.iter().map(|event| event.kv.as_ref().unwrap().mod_revision));
         }
+        println!("frozen for {:?}, up to date {:?} later", thawed - started, thawed.elapsed());
         assert_eq!(found, expected);
         let output = cluster.server(frozen).output();
         assert!(output.contains(INSTALLING), "it caught up by its log:\n{output}");
@@ -282,16 +315,13 @@ fn a_member_whose_data_was_wiped_is_stopped_with_what_to_do() {
 
 #[test]
 fn puts_go_on_and_the_leaders_memory_stays_flat_while_a_checkpoint_is_streamed() {
-    let megabytes = env_number("PINION_CATCH_UP_MB", 128);
+    let megabytes = env_number("PINION_CATCH_UP_MB", 80);
     block_on(Duration::from_secs(60 + megabytes / 4), async {
         let mut cluster = Cluster::start(&FLAGS).await;
         let (away, leader) = cluster.follower_and_leader().await;
         let client = cluster.client(leader).await;
         cluster.server(away).kill();
-        for number in 0..megabytes {
-            let (key, value) = (format!("large/{number}").into(), vec![7; VALUE_BYTES].into());
-            client.put(&pb::PutRequest { key, value, ..Default::default() }).await.unwrap();
-        }
+        cluster.fill(&client, leader, megabytes).await;
         let checkpoints = |output: &str| output.matches("checkpoint written").count();
         // One after the last put, which an idle member writes by itself.
         let written = checkpoints(&cluster.server(leader).output());
@@ -315,6 +345,112 @@ fn puts_go_on_and_the_leaders_memory_stays_flat_while_a_checkpoint_is_streamed()
         cluster.servers[away].as_mut().unwrap().wait_ready().await.unwrap();
         cluster.assert_equal().await;
     });
+}
+
+/// The log that a leader keeps behind its checkpoint is more than it holds in memory.
+#[test]
+fn a_member_that_missed_more_than_memory_holds_comes_back_by_the_log_on_the_disk() {
+    block_on(DEADLINE, async {
+        let mut cluster = Cluster::start(&FLAGS[..2]).await;
+        let (away, leader) = cluster.follower_and_leader().await;
+        let client = cluster.client(leader).await;
+        cluster.server(away).kill();
+        write_round(&client, 0).await;
+        let started = Instant::now();
+        cluster.servers[away] = Some(cluster.launches[away].start().await);
+        cluster.assert_equal().await;
+        println!("{ROUND_PUTS} MB behind: equal {:?} after its start", started.elapsed());
+        let output = cluster.server(away).output();
+        assert!(!output.contains(INSTALLING), "the log was there, and a checkpoint came:\n{output}");
+    });
+}
+
+/// The database is streamed while the leader writes more than it holds in memory, and more than the log
+/// would keep behind its next checkpoint if nobody were catching up.
+#[test]
+fn a_member_catches_up_with_a_large_database_while_the_leader_is_written_to_at_full_speed() {
+    let megabytes = env_number("PINION_CATCH_UP_MB", 80);
+    block_on(Duration::from_secs(120 + megabytes / 2), async {
+        // Compactions do not keep up with the writers, so the database grows.
+        let mut cluster = Cluster::start(&[&FLAGS[..], &["--quota-backend-bytes=-1"]].concat()).await;
+        let (away, leader) = cluster.follower_and_leader().await;
+        let client = cluster.client(leader).await;
+        cluster.server(away).kill();
+        cluster.fill(&client, leader, megabytes).await;
+        let (stop, written) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(0_u64)));
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let (client, stop, written) = (client.clone(), Rc::clone(&stop), Rc::clone(&written));
+                tokio::task::spawn_local(write_until(client, writer, stop, written))
+            })
+            .collect();
+        // What writing alone costs in memory, for comparison.
+        let mut before = cluster.server(leader).resident_bytes();
+        let alone = Instant::now() + Duration::from_secs(env_number("PINION_CATCH_UP_ALONE_S", 1));
+        while Instant::now() < alone {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            before = before.max(cluster.server(leader).resident_bytes());
+        }
+        let mut peak = before;
+        let database = status(&client).await.db_size;
+        let (started, already) = (Instant::now(), written.get());
+        cluster.servers[away] = Some(cluster.launches[away].spawn());
+        // It has come up when it holds what the others held a moment ago, not only some day.
+        let mut lag = i64::MAX;
+        while lag > LAG_MAX {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            peak = peak.max(cluster.server(leader).resident_bytes());
+            let newest = revision_of(&client).await;
+            let port = cluster.launches[away].client_port;
+            let Ok(own) = Client::connect(port).await else { continue };
+            let request = pb::RangeRequest { key: "none".into(), serializable: true, ..Default::default() };
+            if let Ok(answer) = own.range(&request).await {
+                lag = newest - answer.header.unwrap().revision;
+            }
+        }
+        let (took, meanwhile) = (started.elapsed(), written.get() - already);
+        let database = (status(&client).await.db_size - database) >> 20;
+        stop.set(true);
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        let output = cluster.server(away).output();
+        let installed = output.matches(INSTALLING).count();
+        println!(
+            "{megabytes} MB and {} MB written meanwhile ({:.1} MB/s): caught up {took:?} after its start, \
+             with {installed} checkpoint(s); leader's memory {} MB before, at most {} MB more, of which \
+             the database {database}",
+            meanwhile >> 20,
+            (meanwhile >> 20) as f64 / took.as_secs_f64(),
+            before >> 20,
+            (peak - before) >> 20
+        );
+        assert_eq!(installed, 1, "a leader that is written to overtook its own checkpoint:\n{output}");
+        cluster.servers[away].as_mut().unwrap().wait_ready().await.unwrap();
+        cluster.assert_equal().await;
+    });
+}
+
+/// Calls under way while a member catches up, and what each writes.
+const WRITERS: u64 = 16;
+const WRITE_BYTES: usize = 16 << 10;
+
+/// Revisions that a member which has caught up may lack: what is on its way.
+const LAG_MAX: i64 = 500;
+
+/// Puts as fast as they are answered; the oldest revisions are compacted away now and then.
+async fn write_until(client: Client, writer: u64, stop: Rc<Cell<bool>>, written: Rc<Cell<u64>>) {
+    let mut round = 0_u64;
+    while !stop.get() {
+        round += 1;
+        let key = format!("busy/{writer}/{}", round % 16).into();
+        let value = vec![u8::try_from(round % 251).unwrap(); WRITE_BYTES].into();
+        let put = client.put(&pb::PutRequest { key, value, ..Default::default() }).await.unwrap();
+        written.set(written.get() + WRITE_BYTES as u64);
+        if writer == 0 && round.is_multiple_of(64) {
+            compact(&client, put.header.unwrap().revision - 512.min(put.header.unwrap().revision - 1)).await;
+        }
+    }
 }
 
 /// Small puts, one at a time, until `is_over` (asked now and then); how long they took.

@@ -178,25 +178,49 @@ fn a_rolling_restart_costs_a_call_at_most_one_retry() {
     });
 }
 
+/// What a member says when a checkpoint has taken the place of its state and log.
+const INSTALLING: &str = "installing the leader's checkpoint";
+
 #[test]
 fn a_follower_that_was_away_comes_back_by_the_log_while_the_leader_still_has_it() {
     let puts = env_number("PINION_CLUSTER_MISSED", 2_000);
     block_on(Duration::from_secs(60 + puts / 100), async {
-        let mut cluster = Cluster::start(3, false, &[]).await;
-        let leader = cluster.leader().await;
-        let away = (leader + 1) % 3;
-        cluster.kill(away);
-        let client = cluster.server(leader).connect().await;
-        for number in 0..puts {
-            client.put_kv(&format!("k{}", number % 100), &format!("v{number}")).await.unwrap();
-        }
-        cluster.spawn(away);
-        let began = tokio::time::Instant::now();
-        let revision = cluster.settle().await;
-        println!("{puts} entries behind: equal after {:?}", began.elapsed());
-        assert_eq!(revision, i64::try_from(puts).unwrap() + 1);
-        cluster.assert_equal_hashes(revision).await;
-        let output = cluster.output(away);
-        assert!(!output.contains("installing"), "the log was there, and a checkpoint came:\n{output}");
+        let output = miss(puts, 0, &[]).await;
+        assert!(!output.contains(INSTALLING), "the log was there, and a checkpoint came:\n{output}");
     });
+}
+
+/// Segments of the log go whole, and the leader holds 64 MiB and 5,000 entries in memory; fewer writes are
+/// made larger so that they come to more than that.
+#[test]
+fn a_follower_that_was_away_comes_back_by_a_checkpoint_when_the_log_is_gone() {
+    let puts = env_number("PINION_CLUSTER_MISSED", 2_000);
+    let padding = if puts < 100_000 { 76_000_000 / usize::try_from(puts).unwrap() } else { 0 };
+    let flags = ["--snapshot-catchup-entries=0", "--snapshot-count=1000", "--checkpoint-bytes=1048576"];
+    block_on(Duration::from_secs(60 + puts / 100), async {
+        let output = miss(puts, padding, &flags).await;
+        assert!(server_is_etcd() || output.contains(INSTALLING), "no checkpoint came:\n{output}");
+    });
+}
+
+/// A follower misses so many writes, one at a time, and comes back; what it says meanwhile.
+async fn miss(puts: u64, padding: usize, flags: &[&str]) -> String {
+    let mut cluster = Cluster::start(3, false, flags).await;
+    let leader = cluster.leader().await;
+    let away = (leader + 1) % 3;
+    cluster.kill(away);
+    let client = cluster.server(leader).connect().await;
+    let began = tokio::time::Instant::now();
+    for number in 0..puts {
+        let value = format!("v{number}{}", "=".repeat(padding));
+        client.put_kv(&format!("k{}", number % 100), &value).await.unwrap();
+    }
+    let wrote = began.elapsed();
+    cluster.spawn(away);
+    let began = tokio::time::Instant::now();
+    let revision = cluster.settle().await;
+    println!("{puts} writes behind, made in {wrote:?}: equal {:?} after its start", began.elapsed());
+    assert_eq!(revision, i64::try_from(puts).unwrap() + 1);
+    cluster.assert_equal_hashes(revision).await;
+    cluster.output(away)
 }

@@ -7,6 +7,8 @@
 //! recycled and released segments, and a life that begins on such an image, with the log's other sync
 //! mode, whose recovery is cut in turn.
 //!
+//! `install` does the same to a follower that takes its leader's checkpoint.
+//!
 //! `PINION_POWERCUT_IMAGES` (40) images, half in each sync mode. `PINION_POWERCUT_OPS` (3000) calls in
 //! the long load. `PINION_POWERCUT_SEED` (the process id) chooses calls, moments and fates; the server's
 //! threads race as they like, so a seed repeats the choices and not the recording. An image that fails is
@@ -20,6 +22,7 @@ mod disk;
 mod disk_tests;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod install;
 #[allow(dead_code, reason = "shared with the crash test, which uses all of it")]
 #[path = "../crash/ledger.rs"]
 mod ledger;
@@ -122,21 +125,21 @@ impl Life {
             self.history.acknowledged_count(),
         )
     }
+}
 
-    /// A moment of this life. Syncs and changes of names are equally likely to be near, however many
-    /// writes lie between them. Half of the moments have bytes on their way that the very next operation
-    /// would have synced; a quarter lie beside such an edge, a quarter somewhere before it.
-    fn moment(&self, rng: &mut StdRng) -> usize {
-        let ops = &self.recording.ops;
-        let edges: Vec<usize> = (0..ops.len()).filter(|at| ops[*at].is_edge()).collect();
-        let place = rng.random_range(0..edges.len());
-        let edge = edges[place];
-        let in_flight = |at: &&usize| 0 < **at && ops[**at].is_sync() && !ops[**at - 1].is_edge();
-        match rng.random_range(0..4) {
-            0 => rng.random_range(if place == 0 { 0 } else { edges[place - 1] }..=edge),
-            1 => edge + usize::from(rng.random_bool(0.5)),
-            _ => *edges[place..].iter().find(in_flight).unwrap_or(&edge),
-        }
+/// A moment of a recording. Syncs and changes of names are equally likely to be near, however many
+/// writes lie between them. Half of the moments have bytes on their way that the very next operation
+/// would have synced; a quarter lie beside such an edge, a quarter somewhere before it.
+fn moment(recording: &Recording, rng: &mut StdRng) -> usize {
+    let ops = &recording.ops;
+    let edges: Vec<usize> = (0..ops.len()).filter(|at| ops[*at].is_edge()).collect();
+    let place = rng.random_range(0..edges.len());
+    let edge = edges[place];
+    let in_flight = |at: &&usize| 0 < **at && ops[**at].is_sync() && !ops[**at - 1].is_edge();
+    match rng.random_range(0..4) {
+        0 => rng.random_range(if place == 0 { 0 } else { edges[place - 1] }..=edge),
+        1 => edge + usize::from(rng.random_bool(0.5)),
+        _ => *edges[place..].iter().find(in_flight).unwrap_or(&edge),
     }
 }
 
@@ -155,7 +158,7 @@ impl<'a> Cut<'a> {
     }
 
     fn random(life: &'a Life, rng: &mut StdRng) -> Self {
-        let position = life.moment(rng);
+        let position = moment(&life.recording, rng);
         Self::new(life, position, usize::MAX, Fate::random(rng), rng)
     }
 

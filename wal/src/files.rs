@@ -11,6 +11,7 @@
 
 #![expect(clippy::disallowed_types, reason = "the map feature is where the log touches files")]
 
+use crate::reader::SegmentFiles;
 use crate::segment::{PAGE_BYTES, SegmentSeq};
 use crate::storage::{Directory, Housekeeping, Prepared, Storage};
 use crate::{direct, map};
@@ -322,6 +323,37 @@ impl<M: Medium> Directory for FileDirectory<M> {
 
     fn sync_directory(&mut self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
+    }
+}
+
+/// The segments of a directory that a [`FileStorage`] of this process writes. Reads past the page cache:
+/// what a follower asks for is old, and reading it ahead would bring large folios into files that are
+/// recycled (see `map.rs`). The kernel writes dirty pages of the part that is read out first; readers ask
+/// for what is durable, so there are next to none.
+#[derive(Debug)]
+pub struct SharedFiles {
+    path: PathBuf,
+}
+
+impl SharedFiles {
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+}
+
+impl SegmentFiles for SharedFiles {
+    fn list(&mut self) -> io::Result<Vec<SegmentSeq>> {
+        let mut segments = Vec::new();
+        for found in fs::read_dir(&self.path)? {
+            segments.extend(found?.file_name().to_str().and_then(SegmentSeq::parse));
+        }
+        segments.sort_unstable();
+        Ok(segments)
+    }
+
+    fn read(&mut self, seq: SegmentSeq, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        read_past_cache(&self.path.join(seq.file_name()), offset, len)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod error;
 pub mod memory;
+pub mod reader;
 mod record;
 mod recover;
 pub mod scan;
@@ -20,10 +21,11 @@ pub mod map;
 pub mod probe;
 
 pub use error::{Note, WalError};
+pub use reader::LogReader;
 pub use record::{ENTRY_BYTES_MAX, Entry, HardState, Point};
 pub use segment::{SEGMENT_BYTES, SegmentSeq};
 pub use storage::Storage;
-pub use writer::{Counters, Recovered, Wal};
+pub use writer::{Counters, Held, Recovered, Wal};
 
 /// Whose log it is: in each segment's header and under every checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

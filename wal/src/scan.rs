@@ -53,6 +53,8 @@ pub struct TornTail {
 pub struct ScannedSegment {
     pub seq: SegmentSeq,
     pub segment_bytes: u32,
+    /// The last entry before it; 0 in the first one scanned, whatever precedes that.
+    pub start_index: u64,
     /// Highest entry index in it or, if it has none, before it.
     pub last_index: u64,
 }
@@ -117,7 +119,7 @@ enum Walk {
     Ended(u32),
 }
 
-enum Step {
+pub(crate) enum Step {
     Group {
         records: Vec<Record>,
         sectors: u32,
@@ -168,6 +170,7 @@ impl Scan {
         self.segments.push(ScannedSegment {
             seq,
             segment_bytes: header.segment_bytes,
+            start_index: self.last().index,
             last_index: self.last().index,
         });
         match self.walk(seq, writing, image)? {
@@ -399,7 +402,17 @@ pub fn first_group_bytes(identity: Identity, seq: SegmentSeq, sector: &[u8]) -> 
 }
 
 fn read_group(writing: Writing, image: &[u8], at: u32) -> Result<Step, &'static str> {
-    let from = at as usize * SECTOR_BYTES;
+    read_group_in(writing, 0, image, at)
+}
+
+/// The group at sector `at` of a segment of which `image` holds the part that begins at sector `base`.
+pub(crate) fn read_group_in(
+    writing: Writing,
+    base: u32,
+    image: &[u8],
+    at: u32,
+) -> Result<Step, &'static str> {
+    let from = (at - base) as usize * SECTOR_BYTES;
     let first = match writing.classify(at, &image[from..from + SECTOR_BYTES]) {
         Sector::Blank => return Ok(Step::Absent),
         Sector::Damaged => return Err("the group's first sector was written and has changed since"),
@@ -408,7 +421,7 @@ fn read_group(writing: Writing, image: &[u8], at: u32) -> Result<Step, &'static 
         }
         Sector::Written(stamp) => stamp,
     };
-    let room = sector_count(image) - at;
+    let room = sector_count(image) - (at - base);
     if first.left >= room {
         return Err("the group says it is longer than its segment");
     }

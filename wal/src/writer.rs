@@ -34,11 +34,14 @@ pub struct Recovered {
 }
 
 /// A segment that holds part of the log.
-#[derive(Debug, Clone, Copy)]
-struct Held {
-    seq: SegmentSeq,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    pub seq: SegmentSeq,
+    /// The last entry before it: what comes later is in it or in a later one. Not told by the oldest
+    /// segment of a log that was opened (0), nor lowered by a reset; the caller's checkpoint says more.
+    pub start_index: u64,
     /// Highest entry index ever put in it; never lowered, so releasing is never early.
-    last_index: u64,
+    pub last_index: u64,
 }
 
 /// Counters since the log was opened, for metrics.
@@ -114,7 +117,7 @@ impl<S: Storage> Wal<S> {
         let mut wal = Self {
             storage,
             identity,
-            segments: VecDeque::from([Held { seq, last_index: after }]),
+            segments: VecDeque::from([Held { seq, start_index: after, last_index: after }]),
             sectors: sector_count(segment_bytes),
             tail,
             durable: tail,
@@ -160,7 +163,11 @@ impl<S: Storage> Wal<S> {
             identity,
             segments: segments
                 .iter()
-                .map(|held| Held { seq: held.seq, last_index: held.last_index })
+                .map(|held| Held {
+                    seq: held.seq,
+                    start_index: held.start_index,
+                    last_index: held.last_index,
+                })
                 .collect(),
             sectors: sector_count(segment_bytes),
             tail: tail.sector,
@@ -378,7 +385,8 @@ impl<S: Storage> Wal<S> {
             self.poisoned = true;
             WalError::Io { operation: "opening the next log segment", source }
         })?;
-        self.segments.push_back(Held { seq: next, last_index: self.last.index });
+        let start_index = self.written.index;
+        self.segments.push_back(Held { seq: next, start_index, last_index: self.last.index });
         self.tail = DATA_SECTOR;
         self.durable = DATA_SECTOR;
         self.marked = DATA_SECTOR;
@@ -486,6 +494,11 @@ impl<S: Storage> Wal<S> {
     #[must_use]
     pub fn segments_count(&self) -> usize {
         self.segments.len()
+    }
+
+    /// The segments that hold the log, oldest first; the last is the open one.
+    pub fn segments(&self) -> impl Iterator<Item = Held> + Clone {
+        self.segments.iter().copied()
     }
 
     pub fn storage(&mut self) -> &mut S {

@@ -16,11 +16,13 @@
 //! One stream to a peer and one incoming stream at a time; the newest incoming one wins, since whoever
 //! leads now began it last. A stream that breaks is resumed where it broke, for `KEPT` long, when the
 //! same file comes again.
+//! While clients write, a stream rests between its pieces (`pace`); its helper threads have low priority.
 //! Cost on the executor: the copies of the transport. Disk, checksums and the machine's making are
 //! helper threads' work. Memory: some pieces on either side, and the machine at the receiver.
 
 mod begin;
 mod incoming;
+mod pace;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -38,6 +40,8 @@ use futures_lite::future;
 
 use self::begin::Begin;
 use self::incoming::{Fault, Incoming};
+pub(super) use self::pace::Load;
+use self::pace::Pace;
 use self::source::{Source, SourceError};
 use super::checkpoint_file;
 use super::helpers::Helpers;
@@ -97,6 +101,7 @@ pub(super) struct Transfers {
     place: Rc<Place>,
     helpers: Helpers,
     bell: Doorbell,
+    load: Rc<Load>,
     outgoing: BTreeMap<MemberId, Outgoing>,
     /// Transfers begun so far.
     number: u64,
@@ -136,12 +141,18 @@ impl Transfers {
             place,
             helpers,
             bell,
+            load: Rc::default(),
             outgoing: BTreeMap::new(),
             number: 0,
             sent: Rc::default(),
             receiver,
             _receiving: glommio::spawn_local(async move { receiving.run().await }),
         }
+    }
+
+    /// What the streams' pace is told.
+    pub(super) fn load(&self) -> &Load {
+        &self.load
     }
 
     /// Sends the content that `message`, a Snapshot message, stands for. `take_sent` tells how that
@@ -170,6 +181,7 @@ impl Transfers {
             let transfer = Transfer {
                 place: Rc::clone(&self.place),
                 helpers: self.helpers.clone(),
+                load: Rc::clone(&self.load),
                 peer,
                 meta: meta.clone(),
             };
@@ -252,6 +264,7 @@ const SUPERSEDED: &str = "a newer stream took its place";
 struct Transfer {
     place: Rc<Place>,
     helpers: Helpers,
+    load: Rc<Load>,
     peer: MemberId,
     meta: CheckpointMeta,
 }
@@ -297,8 +310,17 @@ impl Transfer {
         let (peer, index) = (self.peer, self.meta.index.0);
         tracing::info!(%peer, index, bytes, offset, "sending a checkpoint");
         source.start_at(offset);
+        let mut pace = Pace::new(&self.load, bytes);
+        let mut began = Instant::now();
         while let Some(piece) = source.next().await? {
+            let piece_bytes = piece.len() as u64;
             writer.write(piece).await?;
+            let now = Instant::now();
+            let rest = pace.rest(now, piece_bytes, now - began, writer.offset());
+            if !rest.is_zero() {
+                glommio::timer::sleep(rest).await;
+            }
+            began = Instant::now();
         }
         writer.finish(FINISH_PATIENCE).await?;
         tracing::info!(%peer, index, seconds = started.elapsed().as_secs_f64(), "checkpoint sent");
@@ -511,7 +533,7 @@ impl Receiver {
         self.files.set(self.files.get() + 1);
         let number = self.files.get();
         let taker = Taker { inbox, give, end: RingsAtEnd(Arc::clone(&self.shared)) };
-        self.helpers.run("checkpoint-take", move || {
+        self.helpers.run_in_background("checkpoint-take", move || {
             let incoming = match partial {
                 Some(partial) => Ok(partial),
                 None => Incoming::create(&dir, number, begin, own).map(Box::new),

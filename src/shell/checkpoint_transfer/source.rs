@@ -60,7 +60,7 @@ impl Source {
         let shared = Arc::<SharedBell>::default();
         let (path, meta) = (checkpoint_file::path_of(dir, meta.index), meta.clone());
         let reader = Reader { path, from, give, _end: RingsAtEnd(Arc::clone(&shared)) };
-        helpers.run("checkpoint-read", move || reader.run(&meta));
+        helpers.run_in_background("checkpoint-read", move || reader.run(&meta));
         Self { pieces, start, bell: Doorbell::new(shared) }
     }
 
