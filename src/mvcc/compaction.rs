@@ -100,6 +100,12 @@ impl Store {
         self.compaction.done < self.compacted
     }
 
+    /// The revision up to which compacted history is removed.
+    #[must_use]
+    pub fn removed_through(&self) -> i64 {
+        self.compaction.done
+    }
+
     fn walk(&mut self, to: i64, mut seq: u64, steps: &mut usize) {
         let done = self.compaction.done;
         while 0 < *steps {

@@ -114,9 +114,8 @@ pub(super) struct StateMachine {
     applied_term: Term,
     /// What raft was last told.
     reported: LogIndex,
-    /// Callers of a physical compaction.
-    compacting: Vec<(Ticket, Response)>,
-    is_compacting: bool,
+    /// Callers of physical compactions, with the revision that each waits for.
+    compacting: VecDeque<(Ticket, Response, i64)>,
     compact_after: Option<Instant>,
     hashing: VecDeque<(Ticket, HashRead)>,
     watch: WatchFeed,
@@ -170,8 +169,7 @@ impl StateMachine {
             applied,
             applied_term,
             reported: applied,
-            compacting: Vec::new(),
-            is_compacting: true,
+            compacting: VecDeque::new(),
             compact_after: None,
             hashing: VecDeque::new(),
             watch,
@@ -344,8 +342,6 @@ impl StateMachine {
                                 Some(number) => self.leases.on_applied(number, entry.term),
                                 None => self.answer_request(request.origin.ticket, applied),
                             }
-                        } else if matches!(applied, Applied::AfterCompaction(_)) {
-                            self.is_compacting = true;
                         }
                     }
                 }
@@ -383,10 +379,8 @@ impl StateMachine {
         self.applied = meta.index;
         self.applied_term = meta.term;
         self.facts.applied = meta.index;
-        self.is_compacting = true;
         self.log_entries = 0;
         self.log_bytes = 0;
-        // Who waits for a physical compaction waits on: it is not known how far this state's has come.
         for (ticket, _) in std::mem::take(&mut self.hashing) {
             self.refuse(ticket, Refusal::LeaderChanged);
         }
@@ -429,8 +423,8 @@ impl StateMachine {
             }
             Applied::Now(outcome) => self.answer(ticket, outcome),
             Applied::AfterCompaction(response) => {
-                self.is_compacting = true;
-                self.compacting.push((ticket, response));
+                let revision = self.machine.store().compact_revision();
+                self.compacting.push_back((ticket, response, revision));
             }
         }
     }
@@ -546,25 +540,28 @@ impl StateMachine {
         self.ports.to_raft.send_always(ToRaft::Propose { ticket, kind, body });
     }
 
+    /// Removes what compactions made unreadable, whether or not anybody waits for that.
     fn compact(&mut self) -> bool {
-        if !self.is_compacting || self.compact_after.is_some_and(|end| Instant::now() < end) {
+        let is_done = !self.machine.store().is_compacting() && self.compacting.is_empty();
+        if is_done || self.compact_after.is_some_and(|end| Instant::now() < end) {
             return false;
         }
         self.compact_after = None;
-        if !self.machine.work_slice(self.upkeep.compaction_batch) {
-            if !self.upkeep.compaction_sleep.is_zero() {
-                self.compact_after = Some(Instant::now() + self.upkeep.compaction_sleep);
-                return false;
-            }
+        let is_paused = self.machine.work_slice(self.upkeep.compaction_batch);
+        let removed = self.machine.store().removed_through();
+        while let Some((ticket, response, _)) =
+            self.compacting.pop_front_if(|(_, _, revision)| *revision <= removed)
+        {
+            self.answer(ticket, Ok(response));
+        }
+        if is_paused {
+            // What is left is held back by a running checkpoint.
+            return false;
+        }
+        if self.upkeep.compaction_sleep.is_zero() {
             return true;
         }
-        // A running checkpoint holds old data back: what is left is done after it.
-        if self.checkpointing.is_none() {
-            self.is_compacting = false;
-            for (ticket, response) in std::mem::take(&mut self.compacting) {
-                self.answer(ticket, Ok(response));
-            }
-        }
+        self.compact_after = Some(Instant::now() + self.upkeep.compaction_sleep);
         false
     }
 
@@ -643,12 +640,16 @@ impl StateMachine {
     /// A checkpoint costs as much as the state is large, so it waits until the log has grown by half
     /// of that: writing it never more than triples the bytes written, and a restart replays at most
     /// that much. Below that, `--snapshot-count` entries are enough.
+    ///
+    /// It also waits for compactions to end, which it would hold back, until there is twice as much log: so
+    /// checkpoints that follow each other under load do not starve them.
     fn is_checkpoint_due(&self) -> bool {
         let half_of_state = self.machine.store().bytes_in_use() / 2;
-        let has_entries = self.upkeep.checkpoint_entries <= self.log_entries;
-        let has_bytes = self.upkeep.checkpoint_bytes <= self.log_bytes;
+        let factor = if self.machine.store().is_compacting() { 2 } else { 1 };
+        let has_entries = self.upkeep.checkpoint_entries.saturating_mul(factor) <= self.log_entries;
+        let has_bytes = self.upkeep.checkpoint_bytes.saturating_mul(factor) <= self.log_bytes;
         (has_entries || has_bytes)
-            && half_of_state <= self.log_bytes
+            && half_of_state.saturating_mul(factor) <= self.log_bytes
             && self.checkpoint_after.is_none_or(|end| end <= Instant::now())
     }
 
