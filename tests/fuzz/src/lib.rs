@@ -5,6 +5,7 @@
 //! claim also runs under plain `cargo test`, on the seeds.
 
 pub mod checkpoint;
+pub mod discovery;
 pub mod framing;
 pub mod key_range;
 pub mod memory;
@@ -68,6 +69,11 @@ mod tests {
     #[test]
     fn framing_property_holds_on_its_seeds() {
         hold(framing::run, "framing");
+    }
+
+    #[test]
+    fn discovery_property_holds_on_its_seeds() {
+        hold(discovery::run, "discovery");
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub fn corpora() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("wal", recipes(8)),
         ("framing", framing()),
         ("peer", recipes(4)),
+        ("discovery", recipes(3)),
         ("requests", requests()),
         ("key_range", recipes(1)),
         ("checkpoint", checkpoint()),
