@@ -20,11 +20,12 @@
 //! Both checksums, because a wrong length would otherwise be believed until that many bytes had come.
 //! A frame that fails a check ends its connection: on a stream nothing after it can be trusted.
 //!
-//! TCP carries every byte once and in order, but not everything between two members is TCP's alone. A
-//! `Propose` that came twice would be two requests. So what follows the Welcome is *sealed*: its header's
-//! checksum covers which connection it belongs to and its number there. A frame that comes again,
-//! out of order, or on another connection than it was written for ends that connection. Names of
-//! connections are no secret; the seal keeps out accidents, not enemies.
+//! TCP carries every byte once and in order, but not everything between two members is TCP's alone. Raft and
+//! the requests in its log stand repetition (`apply::session`); calls need not, and nobody should have to
+//! think about it. So what follows the Welcome is *sealed*: its header's checksum covers which connection it
+//! belongs to and its number there. A frame that comes again, out of order, or on another connection than
+//! it was written for ends that connection. Names of connections are no secret; the seal keeps out
+//! accidents, not enemies.
 //!
 //! Invariants: a decoder holds at most one frame that is not complete, and allocates for it as its
 //! bytes arrive, never on the word of its length.
