@@ -385,11 +385,11 @@ fn a_member_catches_up_with_a_large_database_while_the_leader_is_written_to_at_f
             })
             .collect();
         // What writing alone costs in memory, for comparison.
-        let mut before = cluster.server(leader).resident_bytes();
+        let mut before = cluster.server(leader).resident_bytes_own();
         let alone = Instant::now() + Duration::from_secs(env_number("PINION_CATCH_UP_ALONE_S", 1));
         while Instant::now() < alone {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            before = before.max(cluster.server(leader).resident_bytes());
+            before = before.max(cluster.server(leader).resident_bytes_own());
         }
         let mut peak = before;
         let database = status(&client).await.db_size;
@@ -399,7 +399,7 @@ fn a_member_catches_up_with_a_large_database_while_the_leader_is_written_to_at_f
         let mut lag = i64::MAX;
         while lag > LAG_MAX {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            peak = peak.max(cluster.server(leader).resident_bytes());
+            peak = peak.max(cluster.server(leader).resident_bytes_own());
             let newest = revision_of(&client).await;
             let port = cluster.launches[away].client_port;
             let Ok(own) = Client::connect(port).await else { continue };

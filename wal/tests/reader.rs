@@ -1,5 +1,7 @@
 //! Reading a log back while it is written: what is answered is the log's, whatever happens to its files.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 use bytes::Bytes;
 use common::*;

@@ -221,6 +221,8 @@ impl Node {
                 ProgressState::Snapshot => progress.matched.max(progress.pending_snapshot),
                 ProgressState::Probe | ProgressState::Replicate => progress.matched,
             };
+            // One that was sent a checkpoint and has not answered yet goes on behind that.
+            let has = if has < floor { has.max(progress.next_idx - 1) } else { has };
             // One that the log cannot help gets this checkpoint or a newer one.
             Some(if has < floor { checkpoint } else { has.min(checkpoint) })
         });
