@@ -1,11 +1,12 @@
 //! Numbers for what clients leave to the server to name.
 //!
-//! A shard counts from a place that was drawn for it (`SplitMix64` [Steele, Lea and Flood 2014]), so it
-//! gives no number twice, and what it named first sorts first, as with etcd. Two shards or two lives of
-//! the process that name n things together meet with a chance of n / 2^63. The numbers need not be
-//! secret: whoever may revoke a lease may also list them all.
+//! A shard counts from a place that was drawn for it, so it gives no number twice, and what it named first
+//! sorts first, as with etcd. Two shards or two lives of the process that name n things together meet with
+//! a chance of n / 2^63. The numbers need not be secret: whoever may revoke a lease may also list them all.
 
 use std::cell::Cell;
+
+use crate::raft::mix;
 
 /// A shard's generator.
 pub(super) struct Serial(Cell<u64>);
@@ -26,12 +27,6 @@ impl Serial {
             }
         }
     }
-}
-
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]
