@@ -68,7 +68,7 @@ pub(super) fn find(name: &str) -> Option<&'static Flag> {
 }
 
 /// What `--low-latency` puts in the place of other flags' defaults. The pulse bounds how long an idle
-/// executor can oversleep by 10 ms (`shell/pulse.rs`), so a shorter tick would promise what the runtime
+/// executor can oversleep by 10 ms (`shell/runtime/pulse.rs`), so a shorter tick would promise what the runtime
 /// does not keep; etcd's ratio of ten ticks to an election stays.
 pub(super) static LOW_LATENCY: &[(&str, &str)] =
     &[("heartbeat-interval", "10"), ("election-timeout", "100"), ("spin-before-park", "200us")];

@@ -1,44 +1,23 @@
 //! The shell: everything that touches a clock, a file, a socket, a thread or the runtime.
 //!
-//! `boot` opens the data directory and starts the roles; `consensus`, `state_machine`, `client` and
-//! `log_writer` are the roles' loops; `mesh` and `wiring` join them; `placement` says where they run.
+//! One folder a role: `client/`, `raft/`, `log/` and `store/`. `boot/` opens the data directory and starts
+//! them; `runtime/` joins them and says where they run; `net/` and `peer/` are their sockets; `discovery/`
+//! finds the first members.
 #![expect(
     clippy::disallowed_types,
     clippy::disallowed_methods,
     reason = "this is where the world is touched"
 )]
 
-mod addresses;
 mod boot;
-mod checkpoint_file;
-mod checkpoint_transfer;
 pub mod client;
-mod client_role;
-mod consensus;
-mod data_dir;
 mod discovery;
-mod force_new;
-mod hash_checks;
-mod helpers;
-mod host;
-mod join;
-mod lease_clock;
-mod lease_forward;
-mod listen;
-mod log_keeping;
-mod log_reader;
-mod log_writer;
-mod logging;
-mod member_calls;
-mod mesh;
+mod log;
+mod net;
 mod peer;
-mod placement;
-mod pulse;
-mod quota;
-mod recovery;
-mod state_machine;
-mod watch_feed;
-mod wiring;
+mod raft;
+mod runtime;
+mod store;
 
 use std::process::ExitCode;
 
@@ -125,14 +104,14 @@ pub fn run(config: &Config, warnings: &[String]) -> ExitCode {
         LogLevel::Error => tracing::Level::ERROR,
     };
     let format = match log.format {
-        LogFormat::Json => logging::Format::Json,
-        LogFormat::Console => logging::Format::Console,
+        LogFormat::Json => boot::logging::Format::Json,
+        LogFormat::Console => boot::logging::Format::Console,
     };
     let output = match log.output {
-        LogOutput::Stderr => logging::Output::Stderr,
-        LogOutput::Stdout => logging::Output::Stdout,
+        LogOutput::Stderr => boot::logging::Output::Stderr,
+        LogOutput::Stdout => boot::logging::Output::Stdout,
     };
-    logging::start(level, format, output);
+    boot::logging::start(level, format, output);
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -177,18 +156,18 @@ mod tests {
     fn tickets_of_the_roles_themselves_are_told_from_all_others() {
         for number in [0, 1, (1 << TICKET_BITS) - 1] {
             assert_eq!(lease_number(lease_ticket(number)), Some(number));
-            assert!(placement::SHARDS_MAX <= shard_of(lease_ticket(number)));
+            assert!(runtime::placement::SHARDS_MAX <= shard_of(lease_ticket(number)));
             assert_eq!(lease_number(passed_on_ticket(number)), None);
             assert_eq!(passed_on_number(passed_on_ticket(number)), Some(number));
             assert_eq!(passed_on_number(lease_ticket(number)), None);
-            assert!(placement::SHARDS_MAX <= shard_of(passed_on_ticket(number)));
+            assert!(runtime::placement::SHARDS_MAX <= shard_of(passed_on_ticket(number)));
         }
         assert_eq!((lease_number(PUBLISH_TICKET), passed_on_number(PUBLISH_TICKET)), (None, None));
 
         for number in [0, 1, (1 << TICKET_BITS) - 1] {
             assert_eq!(raft_number(raft_ticket(number)), Some(number));
             assert_eq!(lease_number(raft_ticket(number)), None);
-            assert!(placement::SHARDS_MAX <= shard_of(raft_ticket(number)));
+            assert!(runtime::placement::SHARDS_MAX <= shard_of(raft_ticket(number)));
         }
         assert_eq!(lease_number(PUBLISH_TICKET), None);
         assert_eq!(raft_number(PUBLISH_TICKET), None);

@@ -40,6 +40,7 @@ mod lock;
 mod outbox;
 mod recipe;
 mod response;
+pub(in crate::shell) mod role;
 mod serial;
 mod services;
 mod signal;

@@ -20,7 +20,7 @@ use crate::pb::etcdserverpb::{
     TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse, compare, request_op,
     response_op, watch_request,
 };
-use crate::shell::addresses::Addresses;
+use crate::shell::net::addresses::Addresses;
 
 /// The first wait when no endpoint serves, ...
 const BACKOFF_MIN: Duration = Duration::from_millis(250);

@@ -12,7 +12,7 @@ use super::call::IncomingCall;
 use super::wake::Wake;
 use crate::peer::{Lane, Refusal};
 use crate::raft::Message;
-use crate::shell::mesh::Doorbell;
+use crate::shell::runtime::mesh::Doorbell;
 use crate::types::MemberId;
 
 /// What happened. Within a lane messages keep their order; what is urgent comes first.

@@ -27,7 +27,7 @@ use crate::config::Url;
 use crate::peer::handshake::Acquaintance;
 use crate::peer::{FrameKind, Greeting, HANDSHAKE_BYTES_MAX, Lane, Refusal, RefusalCode, Seal, lane_of};
 use crate::raft::{Message, MessageKind};
-use crate::shell::listen;
+use crate::shell::net::listen;
 use crate::types::MemberId;
 
 /// Members that may be connected: those of the list, and a few that are to be added.

@@ -42,11 +42,11 @@ use self::listener::Visitor;
 use self::quiet::Quiet;
 use self::resolve::Resolver;
 use self::wake::Broadcast;
-use super::mesh::Doorbell;
 use crate::config::Url;
 use crate::peer::frame::put_frame;
 use crate::peer::{FrameKind, Identity, Lane, Refusal, RefusalCode, lane_of};
 use crate::raft::{Message, mix};
+use crate::shell::runtime::mesh::Doorbell;
 use crate::types::{ClusterId, MemberId};
 
 /// How long connections may take to say goodbye at the end.

@@ -1,0 +1,104 @@
+//! `--force-new-cluster`: a member's data becomes that of a cluster of its own.
+//!
+//! For when a majority is lost for good. Every entry of the log is applied, whether it was known to be
+//! committed or not: whoever waited for one that was not has no answer, and one that was may be known to
+//! this member only as a line of its log. (etcd drops what it does not know to be committed, and can lose
+//! acknowledged writes by it.) Then the other members are removed for ever, and a checkpoint says so.
+//!
+//! Crash-safe because there is one step: the checkpoint's rename. Before it the old cluster is in force,
+//! after it the new one, whose checkpoint ends where the log ends; so the log has nothing more to say.
+
+use crate::apply::request::{EntryId, GroupError, decode_group};
+use crate::apply::{Machine, Rejection};
+use crate::checkpoint::format::Header;
+use crate::membership::{ChangeUndecodable, MemberChange};
+use crate::raft::{CheckpointMeta, Entry, EntryKind, Recovered, StartError};
+use crate::types::{LogIndex, MemberId};
+
+/// Why no new cluster can be made of the data.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::shell) enum ForceError {
+    #[error("--force-new-cluster: the log cannot be continued: {0}")]
+    Log(#[from] StartError),
+    #[error("--force-new-cluster: log entry {index} cannot be applied: {problem}")]
+    Entry { index: u64, problem: String },
+    #[error(
+        "--force-new-cluster: this member was added to a cluster and never received its data; choose another one"
+    )]
+    NoData,
+    #[error("--force-new-cluster: this member was removed from its cluster; choose another one ({0})")]
+    NotMember(Rejection),
+}
+
+/// Applies the whole log to `machine` and leaves `own` as the only member. `recovered` is then what that
+/// state starts from. Nothing is on the disk until the caller writes the checkpoint.
+///
+/// # Errors
+/// [`ForceError`].
+pub(in crate::shell) fn reduce(
+    machine: &mut Machine,
+    recovered: &mut Recovered,
+    own: MemberId,
+) -> Result<(), ForceError> {
+    let tail = recovered.tail()?;
+    let known = recovered.hard_state.map_or(recovered.checkpoint.index, |state| state.commit);
+    let uncertain = tail.iter().filter(|entry| known < entry.index).count();
+    for entry in &tail {
+        apply(machine, entry).map_err(|problem| ForceError::Entry { index: entry.index.0, problem })?;
+    }
+    let checkpoint = &mut recovered.checkpoint;
+    if let Some(last) = tail.last() {
+        (checkpoint.index, checkpoint.term) = (last.index, last.term);
+    }
+    if checkpoint.index == LogIndex(0) {
+        return Err(ForceError::NoData);
+    }
+    let members = machine.cluster().members().len();
+    machine.reduce_cluster_to(own).map_err(ForceError::NotMember)?;
+    checkpoint.voters = vec![own];
+    checkpoint.learners = Vec::new();
+    recovered.entries = Vec::new();
+    tracing::warn!(
+        index = checkpoint.index.0,
+        revision = machine.store().current_revision(),
+        uncertain_entries = uncertain,
+        removed_members = members - 1,
+        "--force-new-cluster: this member goes on as a cluster of its own; the other members are removed for ever. \
+         Start it without the flag from now on"
+    );
+    Ok(())
+}
+
+fn apply(machine: &mut Machine, entry: &Entry) -> Result<(), String> {
+    match entry.kind {
+        EntryKind::Normal if entry.data.is_empty() => {}
+        EntryKind::Normal => {
+            let group = decode_group(entry.data.clone()).map_err(|error: GroupError| error.to_string())?;
+            let at = EntryId { index: entry.index, term: entry.term };
+            for request in &machine.admit(group) {
+                // Whoever asked is gone.
+                drop(machine.apply(request, at));
+            }
+            // The clock of leases starts from the state as a whole.
+            drop(machine.take_lease_changes());
+        }
+        EntryKind::ConfChange => {
+            let change = MemberChange::decode(entry.data.clone())
+                .map_err(|error: ChangeUndecodable| error.to_string())?;
+            drop(machine.change_members(&change));
+        }
+    }
+    Ok(())
+}
+
+/// What the checkpoint of `meta` says of itself.
+pub(in crate::shell) fn header(machine: &Machine, own: MemberId, meta: &CheckpointMeta) -> Header {
+    Header {
+        cluster: machine.cluster().id(),
+        member: own,
+        index: meta.index,
+        term: meta.term,
+        voters: meta.voters.clone(),
+        learners: meta.learners.clone(),
+    }
+}

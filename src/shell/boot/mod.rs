@@ -1,0 +1,673 @@
+//! Starting and stopping a member.
+//!
+//! Order of a start: look at the host, lock the data directory, read checkpoint and log, start the
+//! log thread, then one executor a core with its roles. Raft replays what was committed, this
+//! member publishes itself through the log, and only then clients are let in.
+//! Order of a stop: clients first (no new ones, calls under way may finish), then raft, which closes
+//! the log; the process ends when the log says that everything in it is on the disk.
+
+pub(in crate::shell) mod data_dir;
+pub(in crate::shell) mod force_new;
+pub(in crate::shell) mod host;
+pub(in crate::shell) mod join;
+pub(in crate::shell) mod logging;
+pub(in crate::shell) mod recovery;
+
+use std::io::{self, Read as _};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use crossbeam::channel::{self, RecvTimeoutError};
+use glommio::{LocalExecutorBuilder, Placement as Pin};
+use prost::Message as _;
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::iterator::Signals;
+
+use crate::apply::Machine;
+use crate::apply::machine::StatusFacts;
+use crate::config::Config;
+use crate::pb::peer;
+use crate::raft::{self, Recovered, StartError};
+use crate::replica::{self, Replica};
+use crate::shell::EXIT_DATA_DIFFERS;
+use crate::shell::client::role::Orders;
+use crate::shell::client::{Keepalive, ShardConfig};
+use crate::shell::log::reader::ReaderHandle;
+use crate::shell::log::writer::{LogEvent, LogHandle};
+use crate::shell::peer::{PeerConfig, Transport};
+use crate::shell::raft::checkpoint_transfer::{Place, Transfers};
+use crate::shell::raft::hash_checks::HashCheckConfig;
+use crate::shell::raft::{Consensus, RaftOrders, Seat};
+use crate::shell::runtime::helpers::Helpers;
+use crate::shell::runtime::mesh::SharedRing;
+use crate::shell::runtime::placement::{self, Core, PlanError, Role};
+use crate::shell::runtime::pulse::{self, Patient, Pulse};
+use crate::shell::runtime::wiring::{Ports, Wiring};
+use crate::shell::store::checkpoint_file::CheckpointWriter;
+use crate::shell::store::quota::Quota;
+use crate::shell::store::{Position, StateMachine, Upkeep};
+use crate::types::{LogIndex, Term};
+use data_dir::{DataDir, DataDirError, Identity};
+use host::HostError;
+use recovery::{RecoveryError, Start, wal_identity};
+
+/// Completions of the log that may wait for raft; more than its commands in flight.
+const LOG_EVENTS_MAX: usize = 256;
+
+/// Tasks that never rest for this long are interrupted to look at the rings. Roles rest after every
+/// batch, so it hardly fires, and it should not: see `pulse.rs`. The runtime's default is 100 ms, which a
+/// message from another core could wait; 1, 10 and 100 ms measured alike at 10 k puts/s.
+const PREEMPT_TIMER: Duration = Duration::from_millis(10);
+
+/// Rings of io_uring: sockets in flight a turn.
+const RING_DEPTH: usize = 1024;
+
+/// No file goes through the runtime, so its registered buffers are the smallest there are.
+const IO_MEMORY: usize = 64 << 10;
+
+/// How long each half of a stop may take.
+const STOP_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Why a member does not start.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::shell) enum BootError {
+    #[error(transparent)]
+    Placement(#[from] PlanError),
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    #[error("what the data directory holds is no log that can be continued: {0}")]
+    Raft(#[from] StartError),
+    #[error("cannot start {what}: {source}")]
+    Thread { what: &'static str, source: io::Error },
+    #[error("cannot start an executor on core {core}: {reason}")]
+    Executor { core: Core, reason: String },
+    #[error("cannot listen on {address} (--listen-client-urls): {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("cannot listen on {address} (--listen-peer-urls): {source}")]
+    ListenPeer { address: SocketAddr, source: io::Error },
+    #[error(
+        "this member was removed from its cluster and cannot come back; add a new member and start it with an empty --data-dir"
+    )]
+    Removed,
+    /// The sentence is whole.
+    #[error("{0}")]
+    DataDiffers(String),
+    #[error("stopped before it was ready")]
+    Interrupted,
+}
+
+impl BootError {
+    /// What the process ends with.
+    pub(in crate::shell) fn exit_code(&self) -> u8 {
+        if matches!(self, Self::DataDiffers(_)) { EXIT_DATA_DIFFERS } else { 1 }
+    }
+}
+
+/// What the roles tell the main thread.
+enum Event {
+    Serving,
+    ExecutorFailed(Core, String),
+    ListenFailed(SocketAddr, io::Error),
+    ShardEnded,
+    HandedOver,
+    /// The cluster has removed this member.
+    Removed,
+    PeerListenFailed(SocketAddr, io::Error),
+    /// This member's data is not what the others have.
+    DataDiffers(String),
+    RaftRefused(StartError),
+    RaftEnded,
+    Signal(i32),
+}
+
+type Events = channel::Sender<Event>;
+
+fn tell(events: &Events, event: Event) {
+    // The main thread is gone only when the process is ending anyway.
+    events.send(event).ok();
+}
+
+/// Why a member stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::shell) enum Ended {
+    /// A signal told it to.
+    Told,
+    /// Its cluster removed it.
+    Removed,
+}
+
+/// Runs a member until a signal stops it, or its cluster removes it.
+///
+/// # Errors
+/// [`BootError`], before any client was let in.
+pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
+    let started = Instant::now();
+    abort_on_panic();
+    let (events, inbox) = channel::unbounded();
+    forward_signals(events.clone())?;
+
+    let allowed =
+        core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect::<Vec<Core>>();
+    let process = &config.process;
+    let placed = placement::place(&process.placement, &allowed)?;
+    let (plan, pinned) = (&placed.plan, placed.pinned);
+    let executors = placement::executors(plan);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), placement = %plan, pinned, executors = executors.len(), "placement plan");
+    host::check(executors.len() as u64)?;
+    for &address in &process.listen_client {
+        host::check_address_free("--listen-client-urls", address)?;
+    }
+    for &address in &process.listen_peer {
+        host::check_address_free("--listen-peer-urls", address)?;
+    }
+
+    let data_dir = DataDir::open(&process.data_dir, process.wal_dir.as_deref())?;
+    pinion_wal::map::install_sigbus_handler()
+        .map_err(|source| BootError::Thread { what: "the SIGBUS handler", source })?;
+    // Nothing but a signal can come before a thread of ours runs.
+    let start = recovery::open(config, &data_dir, &|| inbox.try_recv().is_ok())?;
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let known = start.machine.sessions().last_incarnation(start.identity.member);
+    let floor = u64::try_from(since.as_micros()).unwrap_or(0).max(known + 1);
+    let incarnation = data_dir.begin_incarnation(floor)?;
+    tracing::info!(
+        data_dir = %process.data_dir.display(),
+        incarnation,
+        cluster = %start.identity.cluster,
+        member = %start.identity.member,
+        wal_sync = start.sync_mode.as_str(),
+        "data directory open"
+    );
+
+    let wiring = Wiring::new(executors.values().map(Vec::as_slice));
+    let log_events = SharedRing::new(LOG_EVENTS_MAX, wiring.bell(Role::Raft));
+    // Whoever spins on a core that others need only delays them.
+    let spin = |core: Core, is_executor: bool| {
+        let is_shared = if is_executor { core == plan.log } else { executors.contains_key(&core) };
+        if is_shared || !pinned { Duration::ZERO } else { process.spin_before_park }
+    };
+    let Start { identity, machine, recovered, wal, sync_mode: _, last } = start;
+    let log = crate::shell::log::writer::start(
+        wal,
+        pinned.then_some(plan.log),
+        spin(plan.log, false),
+        Arc::clone(&log_events),
+    )
+    .map_err(|source| BootError::Thread { what: "the log writer", source })?;
+
+    let log_reader =
+        crate::shell::log::reader::start(data_dir.wal(), wal_identity(&identity), wiring.bell(Role::Raft))
+            .map_err(|source| BootError::Thread { what: "the log reader", source })?;
+    // Before the executors, which are pinned.
+    let helpers =
+        Helpers::start().map_err(|source| BootError::Thread { what: "the helper threads", source })?;
+
+    let orders = Orders::default();
+    let raft_orders = RaftOrders::default();
+    let position =
+        Position { member: identity.member, checkpoint: recovered.checkpoint.clone(), recovered: last };
+    let quota_bytes = u64::try_from(process.quota_bytes).unwrap_or(u64::MAX);
+    let quota = Arc::new(Quota::new(quota_bytes, wiring.bell(Role::Store)));
+    let mut raft_seat = Some(RaftSeat {
+        config: replica_config(config, &identity, incarnation),
+        transfers: (
+            Place { dir: data_dir.checkpoints(), cluster: identity.cluster, member: identity.member },
+            recovered.checkpoint.index,
+            helpers.clone(),
+        ),
+        recovered,
+        log,
+        log_events,
+        log_reader,
+        publish: publish_body(config, &identity),
+        is_published: Arc::clone(&orders.open),
+        orders: raft_orders.clone(),
+        learners_max: config.cluster.learners_max,
+        catch_up_entries: process.catch_up_entries,
+        strict: config.cluster.strict_reconfig_check,
+        election_ticks: u64::from(config.cluster.election_ms / config.cluster.heartbeat_ms),
+        entropy: entropy()?,
+        peers: peer_config(config, &identity, incarnation),
+        listen: process.listen_peer.clone(),
+        tick: Duration::from_millis(u64::from(config.cluster.heartbeat_ms)),
+        hash_checks: HashCheckConfig {
+            period: process.corrupt_check_interval.unwrap_or_default(),
+            compact_period: process.compact_hash_check_interval.unwrap_or_default(),
+        },
+        quota: Arc::clone(&quota),
+    });
+    let mut store_seat = Some(StoreSeat {
+        machine,
+        position,
+        upkeep: Upkeep {
+            checkpoint_entries: process.checkpoint_entries,
+            checkpoint_bytes: process.checkpoint_bytes,
+            compaction_batch: process.compaction_batch_revisions as usize,
+            compaction_sleep: process.compaction_sleep,
+            election_timeout: Duration::from_millis(u64::from(config.cluster.election_ms)),
+        },
+        quota_bytes: process.quota_bytes,
+        quota,
+        dir: data_dir.checkpoints(),
+        helpers,
+        orders: orders.clone(),
+        compare: process.features.initial_corrupt_check.then(|| Arc::clone(&raft_orders.compare)),
+    });
+    let mut threads = Vec::new();
+    let generation = u32::try_from(entropy()? >> 32).expect("a shifted u64 fits");
+    let lease_seed = entropy()?;
+    for (&core, roles) in &executors {
+        let pulse = Arc::<Pulse>::default();
+        let executor = Executor {
+            pulse: Arc::clone(&pulse),
+            roles: roles.clone(),
+            wiring: wiring.clone(),
+            raft: roles.contains(&Role::Raft).then(|| raft_seat.take().expect("one raft role")),
+            store: roles.contains(&Role::Store).then(|| store_seat.take().expect("one store role")),
+            shard_config: shard_config(config, &identity, generation, lease_seed),
+            addresses: process.listen_client.clone(),
+            orders: orders.clone(),
+            events: events.clone(),
+        };
+        let builder = LocalExecutorBuilder::new(if pinned { Pin::Fixed(core) } else { Pin::Unbound })
+            .spin_before_park(spin(core, true))
+            .preempt_timer(PREEMPT_TIMER)
+            .io_memory(IO_MEMORY)
+            .ring_depth(RING_DEPTH);
+        let events = events.clone();
+        let thread = std::thread::Builder::new()
+            .name(format!("core-{core}"))
+            .spawn(move || match builder.make() {
+                Ok(local) => local.run(executor.run()),
+                Err(error) => tell(&events, Event::ExecutorFailed(core, error.to_string())),
+            })
+            .map_err(|source| BootError::Thread { what: "an executor", source })?;
+        threads.push(Patient { pulse, thread });
+    }
+
+    pulse::start(threads).map_err(|source| BootError::Thread { what: "the pulse", source })?;
+    let shards = plan.shards.len();
+    let signal = wait_until_serving(&inbox, shards)?;
+    if signal.is_none() {
+        let addresses = process.listen_client.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        tracing::info!(
+            address = addresses,
+            name = process.name,
+            seconds = started.elapsed().as_secs_f64(),
+            "ready to serve client requests"
+        );
+    }
+    let signal = signal.or_else(|| wait_for_signal(&inbox));
+    tracing::info!(signal, "stopping");
+    let ended = if signal.is_some() { Ended::Told } else { Ended::Removed };
+    let ring = |role| wiring.bell(role).ring();
+    raft_orders.hand_over.store(true, Ordering::Release);
+    ring(Role::Raft);
+    wait_for(&inbox, 1, |event| matches!(event, Event::HandedOver));
+    orders.stop.store(true, Ordering::Release);
+    (0..shards).for_each(|shard| ring(Role::Shard(shard)));
+    wait_for(&inbox, shards, |event| matches!(event, Event::ShardEnded));
+    raft_orders.stop.store(true, Ordering::Release);
+    ring(Role::Raft);
+    if wait_for(&inbox, 1, |event| matches!(event, Event::RaftEnded)) {
+        tracing::info!("stopped");
+    } else {
+        tracing::warn!("the log did not end in time; everything acknowledged is on the disk all the same");
+    }
+    Ok(ended)
+}
+
+/// A panic is a broken invariant: no thread may go on without the one that had it.
+fn abort_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::abort();
+    }));
+}
+
+fn forward_signals(events: Events) -> Result<(), BootError> {
+    let thread = |source| BootError::Thread { what: "signal handling", source };
+    // A file size limit would end the process without a word; with a handler the write fails instead.
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(thread)?;
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(thread)?;
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for signal in signals.forever() {
+                tell(&events, Event::Signal(signal));
+            }
+        })
+        .map(|_handle| ())
+        .map_err(thread)
+}
+
+/// The signal that came instead, if one did.
+fn wait_until_serving(inbox: &channel::Receiver<Event>, shards: usize) -> Result<Option<i32>, BootError> {
+    let mut serving = 0;
+    while serving < shards {
+        match inbox.recv() {
+            Ok(Event::Serving) => serving += 1,
+            Ok(Event::ExecutorFailed(core, reason)) => return Err(BootError::Executor { core, reason }),
+            Ok(Event::ListenFailed(address, source)) => return Err(BootError::Listen { address, source }),
+            Ok(Event::PeerListenFailed(address, source)) => {
+                return Err(BootError::ListenPeer { address, source });
+            }
+            Ok(Event::Removed) => return Err(BootError::Removed),
+            Ok(Event::RaftRefused(error)) => return Err(BootError::Raft(error)),
+            Ok(Event::DataDiffers(reason)) => return Err(BootError::DataDiffers(reason)),
+            Ok(Event::Signal(signal)) => return Ok(Some(signal)),
+            Ok(Event::ShardEnded | Event::HandedOver | Event::RaftEnded) | Err(_) => {
+                return Err(BootError::Interrupted);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// None: the member was removed instead.
+fn wait_for_signal(inbox: &channel::Receiver<Event>) -> Option<i32> {
+    loop {
+        match inbox.recv().expect("this thread has a sender too") {
+            Event::Signal(signal) => return Some(signal),
+            Event::Removed => return None,
+            _ => {}
+        }
+    }
+}
+
+/// Whether so many events came within the patience; a second signal ends the patience.
+fn wait_for(inbox: &channel::Receiver<Event>, mut count: usize, is_wanted: impl Fn(&Event) -> bool) -> bool {
+    let deadline = Instant::now() + STOP_PATIENCE;
+    while count > 0 {
+        match inbox.recv_deadline(deadline) {
+            Ok(event) if is_wanted(&event) => count -= 1,
+            Ok(Event::Signal(_)) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                return false;
+            }
+            Ok(_) => {}
+        }
+    }
+    true
+}
+
+fn entropy() -> Result<u64, BootError> {
+    let mut bytes = [0; 8];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        .map_err(|source| BootError::Thread { what: "the source of randomness", source })?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+fn replica_config(config: &Config, identity: &Identity, incarnation: u64) -> replica::Config {
+    let mut raft = raft::Config::new(identity.member, incarnation);
+    let cluster = &config.cluster;
+    raft.election_ticks = (cluster.election_ms / cluster.heartbeat_ms) as usize;
+    raft.pre_vote = cluster.pre_vote;
+    let mut replica = replica::Config::new(raft);
+    let request_timeout = request_timeout(config).as_millis();
+    replica.request_timeout_ticks =
+        u64::try_from(request_timeout).expect("seconds") / u64::from(cluster.heartbeat_ms);
+    replica.read_retry_ticks = u64::from(500_u32.div_ceil(cluster.heartbeat_ms));
+    replica
+}
+
+/// etcd's: 5 s and two election timeouts.
+fn request_timeout(config: &Config) -> Duration {
+    Duration::from_secs(5) + 2 * Duration::from_millis(u64::from(config.cluster.election_ms))
+}
+
+/// etcd's: 1.5 election timeouts, in ticks rounded down and in seconds rounded up.
+fn lease_ttl_min_s(config: &Config) -> i64 {
+    let cluster = &config.cluster;
+    let ticks = 3 * (cluster.election_ms / cluster.heartbeat_ms) / 2;
+    i64::from((ticks * cluster.heartbeat_ms).div_ceil(1000))
+}
+
+fn shard_config(config: &Config, identity: &Identity, generation: u32, lease_seed: u64) -> ShardConfig {
+    let mut shard = ShardConfig::new(0, identity.cluster, identity.member);
+    let (cluster, process) = (&config.cluster, &config.process);
+    shard.first_generation = generation;
+    shard.lease_seed = lease_seed;
+    shard.lease_ttl_min_s = lease_ttl_min_s(config);
+    shard.request_bytes_max = cluster.request_bytes_max;
+    shard.txn_ops_max = cluster.txn_ops_max;
+    shard.concurrent_streams_max =
+        (process.max_concurrent_streams != u32::MAX).then_some(process.max_concurrent_streams);
+    shard.request_timeout = request_timeout(config);
+    shard.election_timeout = Duration::from_millis(u64::from(cluster.election_ms));
+    shard.keepalive = Keepalive {
+        min_time: process.keepalive.client_min_time,
+        interval: process.keepalive.server_interval.unwrap_or(Duration::MAX),
+        timeout: process.keepalive.server_timeout,
+    };
+    shard.watch_progress_interval = process.watch_progress_interval;
+    shard
+}
+
+fn peer_config(config: &Config, identity: &Identity, incarnation: u64) -> PeerConfig {
+    let mut peers = PeerConfig::new(identity.cluster, identity.member, incarnation);
+    peers.peer_urls.clone_from(&config.process.initial_advertise_peer_urls);
+    peers
+}
+
+fn publish_body(config: &Config, identity: &Identity) -> Bytes {
+    let message = peer::PublishMember {
+        id: identity.member.0,
+        name: config.process.name.clone(),
+        client_urls: config.process.advertise_client_urls.iter().map(ToString::to_string).collect(),
+    };
+    message.encode_to_vec().into()
+}
+
+/// What the raft role starts from.
+struct RaftSeat {
+    config: replica::Config,
+    recovered: Recovered,
+    log: LogHandle,
+    log_events: Arc<SharedRing<LogEvent>>,
+    log_reader: ReaderHandle,
+    transfers: (Place, LogIndex, Helpers),
+    publish: Bytes,
+    is_published: Arc<std::sync::atomic::AtomicBool>,
+    orders: RaftOrders,
+    catch_up_entries: u64,
+    strict: bool,
+    learners_max: u32,
+    tick: Duration,
+    election_ticks: u64,
+    entropy: u64,
+    peers: PeerConfig,
+    listen: Vec<SocketAddr>,
+    hash_checks: HashCheckConfig,
+    quota: Arc<Quota>,
+}
+
+/// What the store role starts from.
+struct StoreSeat {
+    machine: Machine,
+    position: Position,
+    upkeep: Upkeep,
+    /// As Status tells it.
+    quota_bytes: i64,
+    quota: Arc<Quota>,
+    dir: std::path::PathBuf,
+    helpers: Helpers,
+    orders: Orders,
+    /// Raft's order to compare data first, if clients are let in only after that.
+    compare: Option<Arc<AtomicBool>>,
+}
+
+/// One executor's roles and what they start from. Built on the main thread, run on the core.
+struct Executor {
+    pulse: Arc<Pulse>,
+    roles: Vec<Role>,
+    wiring: Wiring,
+    raft: Option<RaftSeat>,
+    store: Option<StoreSeat>,
+    shard_config: ShardConfig,
+    addresses: Vec<SocketAddr>,
+    orders: Orders,
+    events: Events,
+}
+
+impl Executor {
+    async fn run(self) {
+        let Ports { shards, raft, store } = self.wiring.ports(&self.roles);
+        let mut tasks = Vec::new();
+        glommio::spawn_local(self.pulse.feel()).detach();
+        for (shard, ports) in shards {
+            let mut config = self.shard_config.clone();
+            config.shard = u16::try_from(shard).expect("bounded by placement::SHARDS_MAX");
+            let (addresses, orders) = (self.addresses.clone(), self.orders.clone());
+            let events = self.events.clone();
+            tasks.push(glommio::spawn_local(async move {
+                let on_serving = || tell(&events, Event::Serving);
+                match crate::shell::client::role::run(config, ports, addresses, orders, on_serving).await {
+                    Ok(()) => tell(&events, Event::ShardEnded),
+                    Err((address, error)) => tell(&events, Event::ListenFailed(address, error)),
+                }
+            }));
+        }
+        if let (Some(seat), Some(ports)) = (self.raft, raft) {
+            let events = self.events.clone();
+            let RaftSeat {
+                config,
+                recovered,
+                log,
+                log_events,
+                log_reader,
+                transfers,
+                publish,
+                is_published,
+                orders,
+                catch_up_entries,
+                strict,
+                learners_max,
+                tick,
+                election_ticks,
+                entropy,
+                peers,
+                listen,
+                hash_checks,
+                quota,
+            } = seat;
+            let open = opener(&self.orders, &self.wiring);
+            tasks.push(glommio::spawn_local(async move {
+                match Replica::new(config, recovered) {
+                    Ok(replica) => {
+                        let transport = Transport::new(peers, ports.bell.clone());
+                        for address in listen {
+                            if let Err(error) = transport.listen(address) {
+                                return tell(&events, Event::PeerListenFailed(address, error));
+                            }
+                        }
+                        let (place, applied, helpers) = transfers;
+                        let transfers = Transfers::new(place, applied, helpers, ports.bell.clone());
+                        let (told, removed, compared) = (events.clone(), events.clone(), events.clone());
+                        let seat = Seat {
+                            replica,
+                            ports,
+                            log,
+                            log_events,
+                            log_reader,
+                            transport,
+                            transfers,
+                            publish,
+                            is_published,
+                            orders,
+                            catch_up_entries,
+                            strict,
+                            learners_max,
+                            tick,
+                            election_ticks,
+                            entropy,
+                            hash_checks,
+                            quota,
+                            on_compared: Box::new(move |verdict| match verdict {
+                                Ok(()) => open(),
+                                Err(reason) => tell(&compared, Event::DataDiffers(reason)),
+                            }),
+                            on_handed_over: Box::new(move || tell(&told, Event::HandedOver)),
+                            on_removed: Box::new(move || tell(&removed, Event::Removed)),
+                        };
+                        Consensus::new(seat).run().await;
+                        tell(&events, Event::RaftEnded);
+                    }
+                    Err(error) => tell(&events, Event::RaftRefused(error)),
+                }
+            }));
+        }
+        if let (Some(seat), Some(ports)) = (self.store, store) {
+            let store = start_store(seat, ports, &self.wiring);
+            match store {
+                Ok(store) => tasks.push(glommio::spawn_local(store.run())),
+                Err(source) => {
+                    tracing::error!(error = %source, "cannot start the checkpoint writer");
+                    tell(&self.events, Event::ShardEnded);
+                }
+            }
+        }
+        for task in tasks {
+            task.await;
+        }
+    }
+}
+
+/// What lets clients in.
+fn opener(orders: &Orders, wiring: &Wiring) -> impl Fn() + 'static {
+    let (open, shards) = (Arc::clone(&orders.open), wiring.shard_bells());
+    move || {
+        open.store(true, Ordering::Release);
+        shards.iter().for_each(|bell| bell.ring());
+    }
+}
+
+fn start_store(
+    seat: StoreSeat,
+    ports: crate::shell::runtime::wiring::StorePorts,
+    wiring: &Wiring,
+) -> io::Result<StateMachine> {
+    let StoreSeat { machine, position, upkeep, quota_bytes, quota, dir, helpers, orders, compare } = seat;
+    let bell = wiring.bell(Role::Store);
+    let events = SharedRing::new(4, Arc::clone(&bell));
+    let report = Arc::clone(&events);
+    let writer = CheckpointWriter::start(dir, bell, move |event| {
+        // One checkpoint is under way at a time, so its end always finds room.
+        assert!(report.send(event).is_ok(), "one checkpoint at a time");
+    })?;
+    let facts = StatusFacts {
+        term: Term::default(),
+        committed: LogIndex::default(),
+        applied: position.checkpoint.index,
+        quota_bytes,
+        ..StatusFacts::default()
+    };
+    let (open, raft) = (opener(&orders, wiring), wiring.bell(Role::Raft));
+    let on_published = move || match &compare {
+        None => open(),
+        Some(compare) => {
+            compare.store(true, Ordering::Release);
+            raft.ring();
+        }
+    };
+    Ok(StateMachine::new(
+        machine,
+        ports,
+        position,
+        upkeep,
+        facts,
+        quota,
+        writer,
+        events,
+        helpers,
+        on_published,
+    ))
+}

@@ -1,0 +1,321 @@
+//! From a data directory to a member that can start: identity, checkpoint, log.
+//!
+//! Nothing is repaired here but what is known to be no loss (a torn tail, left-over files); anything
+//! else stops the start with the file, the offset and what to do.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use pinion_wal::{self as wal, Storage, Wal, WalError};
+
+use crate::apply::Machine;
+use crate::apply::checkpoint::Restore;
+use crate::checkpoint::format::Header;
+use crate::config::{Config, InitialCluster, InitialClusterState, Refused, WalSync};
+use crate::membership::{Cluster, member_id};
+use crate::mvcc::Store;
+use crate::raft::{CheckpointMeta, Entry, EntryKind, HardState, Recovered};
+use crate::shell::boot::data_dir::{DataDir, DataDirError, Identity, SyncMode};
+use crate::shell::boot::force_new::{self, ForceError};
+use crate::shell::boot::join::{self, JoinError};
+use crate::shell::discovery::{self, DiscoveryError};
+use crate::shell::net::addresses::Addresses;
+use crate::shell::store::checkpoint_file::{self, LoadError};
+use crate::types::{LogIndex, MemberId, Term};
+
+/// Bytes of a checkpoint block that the first checkpoint is made of.
+const BLOCK_BYTES: usize = 256 << 10;
+
+/// How long a restart may look names up, only to compare what it was given with what it knows.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The log on whichever storage.
+pub(in crate::shell) type AnyWal = Wal<Box<dyn Storage + Send>>;
+
+/// Why a member cannot start from its data directory.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::shell) enum RecoveryError {
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error("{0}")]
+    Config(Refused),
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    #[error(transparent)]
+    Force(#[from] ForceError),
+    #[error(transparent)]
+    Checkpoint(#[from] LoadError),
+    #[error(
+        "{path} has no checkpoint, yet every member begins with one: part of the data directory was deleted; restore it from a backup"
+    )]
+    CheckpointMissing { path: PathBuf },
+    #[error(
+        "the checkpoint in {path} belongs to member {found} of cluster {found_cluster}, this data directory to member {own} of cluster {own_cluster}: files of two directories were mixed"
+    )]
+    CheckpointForeign {
+        path: PathBuf,
+        found: MemberId,
+        found_cluster: String,
+        own: MemberId,
+        own_cluster: String,
+    },
+    #[error("{0}")]
+    Log(#[from] WalError),
+    #[error(
+        "log entry {index} is of kind {kind}, which this version does not know; start a newer version of Pinion"
+    )]
+    EntryKind { index: u64, kind: u8 },
+    #[error("{action} {path}: {source}")]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+}
+
+/// Everything the roles start from.
+pub(in crate::shell) struct Start {
+    pub identity: Identity,
+    pub machine: Machine,
+    pub recovered: Recovered,
+    pub wal: AnyWal,
+    pub sync_mode: SyncMode,
+    /// Last entry that was in the log.
+    pub last: LogIndex,
+}
+
+/// Opens a member's data, creating it first where there is none. `is_interrupted` is asked while others
+/// are waited for.
+///
+/// # Errors
+/// [`RecoveryError`], whose text says what to do.
+pub(in crate::shell) fn open(
+    config: &Config,
+    data_dir: &DataDir,
+    is_interrupted: &dyn Fn() -> bool,
+) -> Result<Start, RecoveryError> {
+    let (identity, is_new) = match data_dir.identity()? {
+        Some(identity) if identity.is_ready => (identity, false),
+        _ => (bootstrap(config, data_dir, is_interrupted)?, true),
+    };
+    let sync_mode = match config.process.wal_sync {
+        WalSync::Auto => identity.measured_sync,
+        WalSync::Mmap => SyncMode::Mmap,
+        WalSync::Direct => SyncMode::Direct,
+    };
+    let (header, mut machine) = load_checkpoint(data_dir, &identity)?;
+    let opened = Instant::now();
+    let storage = open_storage(data_dir, sync_mode)?;
+    let (wal, found) = Wal::open(storage, wal_identity(&identity), header.index.0, header.term.0)?;
+    for note in &found.notes {
+        tracing::warn!("{note}");
+    }
+    let entries = found.entries.into_iter().map(entry_from_wal).collect::<Result<Vec<Entry>, _>>()?;
+    let last = entries.last().map_or(header.index, |entry| entry.index);
+    tracing::info!(
+        checkpoint_index = header.index.0,
+        last_index = last.0,
+        entries = entries.len(),
+        seconds = opened.elapsed().as_secs_f64(),
+        "log read"
+    );
+    let checkpoint = CheckpointMeta {
+        index: header.index,
+        term: header.term,
+        voters: header.voters,
+        learners: header.learners,
+    };
+    let hard_state = found.hard_state.map(hard_state_from_wal);
+    let mut recovered = Recovered { hard_state, checkpoint, entries };
+    if config.cluster.force_new_cluster {
+        force_new::reduce(&mut machine, &mut recovered, identity.member)?;
+        let header = force_new::header(&machine, identity.member, &recovered.checkpoint);
+        write_checkpoint(data_dir, &header, &mut machine)?;
+    }
+    if !is_new {
+        tell_differences(config, &machine, identity.member);
+    }
+    Ok(Start { identity, machine, recovered, wal, sync_mode, last })
+}
+
+/// Makes the data of a new cluster. Until its last line nothing is acknowledged, and a directory left
+/// in the middle is begun anew.
+fn bootstrap(
+    config: &Config,
+    data_dir: &DataDir,
+    is_interrupted: &dyn Fn() -> bool,
+) -> Result<Identity, RecoveryError> {
+    config.cluster.check_empty().map_err(RecoveryError::Config)?;
+    let found = discovery::find(config, is_interrupted)?;
+    let mut addresses = Addresses::until(Instant::now() + join::RESOLVE_PATIENCE);
+    let same = |a: &[String], b: &[String]| addresses.are_same(a, b);
+    let plan = config
+        .cluster
+        .bootstrap(&config.process, found.first_members(), same)
+        .map_err(RecoveryError::Config)?;
+    let (member, cluster, meta) = match plan.state {
+        InitialClusterState::New => {
+            let cluster = Cluster::bootstrap(plan.members.iter().map(Vec::as_slice), &plan.token);
+            let member = member_id(&plan.peer_urls, &plan.token);
+            assert!(cluster.member(member).is_some(), "the configuration lists this member");
+            join::check_new(&plan.others, cluster.id(), member)?;
+            let meta = CheckpointMeta::bootstrap(cluster.voters());
+            (member, cluster, meta)
+        }
+        InitialClusterState::Existing => {
+            let (member, cluster) = join::join(&plan, is_interrupted)?;
+            (member, cluster, CheckpointMeta::joining())
+        }
+    };
+    let mut identity =
+        Identity { cluster: cluster.id(), member, measured_sync: SyncMode::Mmap, is_ready: false };
+    data_dir.write_identity(&identity)?;
+    data_dir.reset_contents()?;
+    if config.process.wal_sync == WalSync::Auto {
+        identity.measured_sync = measure(data_dir)?;
+    }
+    let mut machine = Machine::new(Store::new(), cluster);
+    let header = force_new::header(&machine, member, &meta);
+    write_checkpoint(data_dir, &header, &mut machine)?;
+    let storage = open_storage(data_dir, identity.measured_sync)?;
+    Wal::create(storage, wal_identity(&identity), header.index.0, header.term.0)?;
+    identity.is_ready = true;
+    data_dir.write_identity(&identity)?;
+    let is_joining = plan.state == InitialClusterState::Existing;
+    tracing::info!(cluster = %identity.cluster, member = %identity.member, is_joining, "new member");
+    Ok(identity)
+}
+
+/// The flags that named this member when its data was made are not read any more. Where they say
+/// something else now, the operator may have the wrong directory.
+fn tell_differences(config: &Config, machine: &Machine, own: MemberId) {
+    if !matches!(config.cluster.initial_cluster, InitialCluster::Listed(_)) {
+        tracing::info!("discovery flags are ignored, since this member has data and knows its cluster");
+    }
+    let Some(member) = machine.cluster().member(own) else { return };
+    let mut given: Vec<String> =
+        config.process.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
+    given.sort_unstable();
+    // Listed by name and advertised by number, say.
+    let mut addresses = Addresses::until(Instant::now() + ADDRESS_PATIENCE);
+    if !addresses.are_same(&given, &member.peer_urls) {
+        tracing::warn!(
+            member = %own, known = ?member.peer_urls, given = ?given,
+            "--initial-advertise-peer-urls is ignored, since this data belongs to a member that others reach elsewhere; \
+             `etcdctl member update` tells them a new address. Is this the right --data-dir?"
+        );
+    }
+}
+
+fn measure(data_dir: &DataDir) -> Result<SyncMode, RecoveryError> {
+    let probe = wal::probe::probe(data_dir.wal()).map_err(|source| RecoveryError::Io {
+        action: "cannot measure the disk under",
+        path: data_dir.wal().to_owned(),
+        source,
+    })?;
+    let mode = match probe.choice {
+        wal::probe::Choice::Mmap => SyncMode::Mmap,
+        wal::probe::Choice::Direct => SyncMode::Direct,
+    };
+    tracing::info!(
+        small_mmap_us = probe.small.mmap_us,
+        small_direct_us = probe.small.direct_us,
+        large_mmap_us = probe.large.mmap_us,
+        large_direct_us = probe.large.direct_us,
+        chosen = mode.as_str(),
+        "measured how fast this disk syncs the log; --wal-sync overrides the choice"
+    );
+    Ok(mode)
+}
+
+fn open_storage(data_dir: &DataDir, mode: SyncMode) -> Result<Box<dyn Storage + Send>, RecoveryError> {
+    let dir = data_dir.wal();
+    let opened: io::Result<Box<dyn Storage + Send>> = match mode {
+        SyncMode::Mmap => {
+            wal::map::MapStorage::open(dir, wal::SEGMENT_BYTES).map(|storage| Box::new(storage) as _)
+        }
+        SyncMode::Direct => {
+            wal::direct::DirectStorage::open(dir, wal::SEGMENT_BYTES).map(|storage| Box::new(storage) as _)
+        }
+    };
+    opened.map_err(|source| RecoveryError::Io {
+        action: "cannot open the log in",
+        path: dir.to_owned(),
+        source,
+    })
+}
+
+pub(in crate::shell) fn wal_identity(identity: &Identity) -> wal::Identity {
+    wal::Identity { cluster_id: identity.cluster.0, member_id: identity.member.0 }
+}
+
+/// Writes the whole state as the newest checkpoint.
+fn write_checkpoint(data_dir: &DataDir, header: &Header, machine: &mut Machine) -> Result<(), RecoveryError> {
+    let mut checkpoint = machine.begin_checkpoint();
+    let mut is_last = false;
+    let blocks = std::iter::from_fn(|| {
+        if is_last {
+            return None;
+        }
+        let mut block = Vec::new();
+        is_last = machine.checkpoint_slice(&mut checkpoint, BLOCK_BYTES, &mut block);
+        Some(block)
+    });
+    let path = data_dir.checkpoints();
+    let written = checkpoint_file::write_whole(&path, header, blocks);
+    machine.end_checkpoint(checkpoint);
+    written.map_err(|source| RecoveryError::Io { action: "cannot write a checkpoint to", path, source })
+}
+
+fn load_checkpoint(data_dir: &DataDir, identity: &Identity) -> Result<(Header, Machine), RecoveryError> {
+    let path = data_dir.checkpoints();
+    checkpoint_file::remove_unfinished(&path).map_err(|source| RecoveryError::Io {
+        action: "cannot tidy",
+        path: path.clone(),
+        source,
+    })?;
+    let checkpoints = path.clone();
+    let started = Instant::now();
+    let mut restore = Restore::new();
+    let header =
+        checkpoint_file::load_newest(&path, |block| restore.feed(block).map_err(|error| error.to_string()))?
+            .ok_or_else(|| RecoveryError::CheckpointMissing { path: path.clone() })?;
+    if header.cluster != identity.cluster || header.member != identity.member {
+        return Err(RecoveryError::CheckpointForeign {
+            path,
+            found: header.member,
+            found_cluster: header.cluster.to_string(),
+            own: identity.member,
+            own_cluster: identity.cluster.to_string(),
+        });
+    }
+    let machine =
+        restore.finish().map_err(|error| LoadError::Block { path, offset: 0, problem: error.to_string() })?;
+    // Where a checkpoint of another member arrived and was not installed before the end.
+    checkpoint_file::remove_older(&checkpoints, header.index).map_err(|source| RecoveryError::Io {
+        action: "cannot tidy",
+        path: checkpoints,
+        source,
+    })?;
+    tracing::info!(
+        index = header.index.0,
+        revision = machine.store().current_revision(),
+        keys = machine.store().keys_count(),
+        seconds = started.elapsed().as_secs_f64(),
+        "checkpoint loaded"
+    );
+    Ok((header, machine))
+}
+
+pub(in crate::shell) fn entry_from_wal(entry: wal::Entry) -> Result<Entry, RecoveryError> {
+    let wal::Entry { index, term, kind, data } = entry;
+    let kind = EntryKind::from_number(kind).ok_or(RecoveryError::EntryKind { index, kind })?;
+    Ok(Entry { index: LogIndex(index), term: Term(term), kind, data })
+}
+
+fn hard_state_from_wal(state: wal::HardState) -> HardState {
+    HardState {
+        term: Term(state.term),
+        vote: (state.vote != 0).then_some(MemberId(state.vote)),
+        commit: LogIndex(state.commit),
+    }
+}

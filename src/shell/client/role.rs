@@ -1,0 +1,139 @@
+//! The client role's executor: a client shard on its rings.
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::replica::exchange::{Command, Read, ToRaft, ToShard, ToStore};
+use crate::shell::client::{Backend, ClientShard, ShardConfig};
+use crate::shell::net::listen;
+use crate::shell::runtime::mesh::Sender;
+use crate::shell::runtime::wiring::ShardPorts;
+use crate::types::Ticket;
+use crate::watch;
+
+/// The rest of the member, over rings.
+struct Rings {
+    shard: u16,
+    to_raft: Sender<ToRaft>,
+    to_store: Sender<ToStore>,
+}
+
+impl Backend for Rings {
+    fn submit(&self, ticket: Ticket, command: Command) -> Result<(), Command> {
+        match command {
+            Command::Propose { kind, body } => {
+                self.to_raft.try_send(ToRaft::Propose { ticket, kind, body }).map_err(
+                    |message| match message {
+                        ToRaft::Propose { kind, body, .. } => Command::Propose { kind, body },
+                        _ => unreachable!("a ring gives back what it was given"),
+                    },
+                )?;
+                self.to_raft.ring();
+            }
+            Command::Member(call) => {
+                self.to_raft.try_send(ToRaft::Member { ticket, call }).map_err(|message| match message {
+                    ToRaft::Member { call, .. } => Command::Member(call),
+                    _ => unreachable!("a ring gives back what it was given"),
+                })?;
+                self.to_raft.ring();
+            }
+            Command::Read(Read { linearizable: true, query }) => {
+                self.to_raft.try_send(ToRaft::Read { ticket, query }).map_err(|message| match message {
+                    ToRaft::Read { query, .. } => Command::Read(Read { linearizable: true, query }),
+                    _ => unreachable!("a ring gives back what it was given"),
+                })?;
+                self.to_raft.ring();
+            }
+            Command::Read(Read { linearizable: false, query }) => {
+                self.to_store.try_send(ToStore::Read { ticket, query }).map_err(|message| match message {
+                    ToStore::Read { query, .. } => Command::Read(Read { linearizable: false, query }),
+                    _ => unreachable!("a ring gives back what it was given"),
+                })?;
+                self.to_store.ring();
+            }
+        }
+        Ok(())
+    }
+
+    fn order(&self, order: watch::Order) -> Result<(), watch::Order> {
+        let shard = self.shard;
+        self.to_store.try_send(ToStore::Watch { shard, order }).map_err(|message| match message {
+            ToStore::Watch { order, .. } => order,
+            _ => unreachable!("a ring gives back what it was given"),
+        })?;
+        self.to_store.ring();
+        Ok(())
+    }
+}
+
+/// What the process tells the shard. Each flag comes with a ring of the role's bell.
+#[derive(Debug, Clone, Default)]
+pub(in crate::shell) struct Orders {
+    /// This member is published: clients may come.
+    pub open: Arc<AtomicBool>,
+    /// No more clients; finish what is under way.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// Serves clients on `addresses` from `orders.open` until `orders.stop`. `on_serving` is called
+/// when all addresses are bound.
+///
+/// # Errors
+/// When an address cannot be bound.
+pub(in crate::shell) async fn run(
+    config: ShardConfig,
+    ports: ShardPorts,
+    addresses: Vec<SocketAddr>,
+    orders: Orders,
+    on_serving: impl FnOnce(),
+) -> Result<(), (SocketAddr, io::Error)> {
+    let ShardPorts { bell, to_raft, to_store, inbox } = ports;
+    let (open, stop) = (&orders.open, &orders.stop);
+    // Rings that are about something else let nobody in.
+    bell.wait(|| open.load(Ordering::Acquire) || stop.load(Ordering::Acquire)).await;
+    if stop.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    let shard = config.shard;
+    let shard = ClientShard::new(config, Rc::new(Rings { shard, to_raft, to_store }));
+    let serving = Rc::new(Cell::new(addresses.len()));
+    for address in addresses {
+        let listener = listen::bind(address).map_err(|error| (address, error))?;
+        let (shard, serving, bell) = (Rc::clone(&shard), Rc::clone(&serving), bell.clone());
+        glommio::spawn_local(async move {
+            shard.serve(listener).await;
+            serving.set(serving.get() - 1);
+            bell.ring();
+        })
+        .detach();
+    }
+    on_serving();
+    let mut is_stopping = false;
+    while serving.get() > 0 {
+        for ring in &inbox {
+            while let Some(message) = ring.take() {
+                match message {
+                    ToShard::Reply(reply) => shard.on_reply(reply),
+                    ToShard::Watch { term, notice } => shard.on_watch(term, notice),
+                    ToShard::Facts(facts) => shard.on_facts(facts),
+                }
+            }
+        }
+        shard.flush();
+        if stop.load(Ordering::Acquire) && !is_stopping {
+            is_stopping = true;
+            shard.stop();
+        }
+        bell.wait_once(|| {
+            serving.get() == 0
+                || (!is_stopping && stop.load(Ordering::Acquire))
+                || inbox.iter().any(|ring| !ring.is_empty())
+        })
+        .await;
+    }
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! Members that fall behind, as the raft role sees it: what the log keeps for them and reads for them, and
+//! what this member takes over from a leader.
+
+use super::Consensus;
+use crate::raft::{CheckpointMeta, Entry};
+use crate::replica::exchange::ToStore;
+use crate::shell::log::keeping::Keep;
+use crate::shell::log::writer::LogCommand;
+use crate::shell::raft::checkpoint_transfer::Arrived;
+use crate::types::LogIndex;
+
+/// A follower that answers is heard of in any two election timeouts.
+const HEARD_ELECTIONS: u64 = 2;
+
+/// One that is restarted comes back in this time, half a minute by default, and finds all that it missed,
+/// however fast the others wrote: up to the bound on what is held.
+const BACK_ELECTIONS: u64 = 30;
+
+/// What the log was last told.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// `--snapshot-catchup-entries`
+    entries: u64,
+    keep: Keep,
+    /// The newest durable checkpoint, and its bytes.
+    through: u64,
+    checkpoint_bytes: u64,
+}
+
+/// What entries take of the log, a group of sectors at least.
+pub(super) fn bytes_in_log(entries: &[Entry]) -> u64 {
+    const SECTOR_BYTES: u64 = pinion_wal::sector::SECTOR_BYTES as u64;
+    let bytes: u64 = entries.iter().map(|entry| entry.data.len() as u64).sum();
+    bytes.next_multiple_of(SECTOR_BYTES).max(SECTOR_BYTES)
+}
+
+impl Kept {
+    #[must_use]
+    pub(super) fn new(entries: u64) -> Self {
+        Self { entries, keep: Keep::default(), through: 0, checkpoint_bytes: 0 }
+    }
+
+    /// Election timeouts for which the log waits for a follower that is not heard of.
+    fn patience(&self) -> u64 {
+        if self.entries == 0 { HEARD_ELECTIONS } else { BACK_ELECTIONS }
+    }
+}
+
+impl Consensus {
+    /// A checkpoint of this member is durable.
+    pub(super) fn on_checkpointed(&mut self, meta: CheckpointMeta, bytes: u64) {
+        // Raft first: what a follower needs that gets this one is behind it.
+        let through = meta.index.0;
+        self.replica.on_checkpoint(meta);
+        self.kept.checkpoint_bytes = bytes;
+        self.release_log(through);
+    }
+
+    /// Lets the log go up to a checkpoint, save what others may need.
+    pub(super) fn release_log(&mut self, through: u64) {
+        self.kept.through = through;
+        self.kept.keep = self.to_keep();
+        self.log.send(LogCommand::Release { through, keep: self.kept.keep });
+    }
+
+    /// Followers come, go on and go.
+    pub(super) fn keep_log(&mut self) {
+        let keep = self.to_keep();
+        if keep != self.kept.keep && 0 < self.kept.through {
+            self.release_log(self.kept.through);
+        }
+    }
+
+    fn to_keep(&self) -> Keep {
+        let node = self.replica.node();
+        let status = node.status();
+        let has_followers = 1 < status.voters_count + status.learners_count;
+        if !has_followers {
+            return Keep::default();
+        }
+        // Who has all that the checkpoint covers needs nothing that could go.
+        let held_after =
+            node.log_needed_after(self.kept.patience()).filter(|after| *after < node.checkpoint().index);
+        Keep::new(self.kept.entries, held_after.map(|LogIndex(after)| after), self.kept.checkpoint_bytes)
+    }
+
+    /// Has read what followers need and memory does not hold.
+    pub(super) fn fetch(&mut self) {
+        while let Some(fetch) = self.replica.node_mut().take_fetch() {
+            self.log_reader.send(fetch);
+        }
+    }
+
+    /// Gives raft what was read.
+    pub(super) fn take_fetched(&mut self) {
+        while let Some(fetched) = self.log_reader.take() {
+            self.replica.node_mut().on_fetched(fetched.number, fetched.entries);
+        }
+    }
+
+    /// A leader's checkpoint takes the place of state and log; returns its index. Of this member's requests
+    /// that are inside nobody heard the outcome.
+    pub(super) fn install(&mut self, meta: CheckpointMeta) -> u64 {
+        let Arrived { machine } = self.transfers.take_arrived(&meta);
+        tracing::info!(index = meta.index.0, term = meta.term.0, "installing the leader's checkpoint");
+        let (own, incarnation) = (self.replica.id(), self.replica.incarnation());
+        self.replica.on_installed(machine.sessions().last_number(own, incarnation));
+        // What this member published may be in the checkpoint, where nobody sees it being applied.
+        self.published_tick.set(None);
+        self.log.send(LogCommand::Reset { after: meta.index.0, after_term: meta.term.0 });
+        let index = meta.index.0;
+        self.ports.to_store.send_always(ToStore::Install { meta, machine });
+        index
+    }
+}

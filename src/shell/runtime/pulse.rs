@@ -1,0 +1,105 @@
+//! Wakes every executor from outside, many times a second.
+//!
+//! glommio 0.9 can put an executor to sleep that still has tasks to run: when its preempt timer fires
+//! between its look at the rings and its look at the task queues (the thread lost its core just
+//! there), `run_task_queues` answers that nothing ran, which is taken for "there is nothing to run",
+//! and the executor sleeps until the next completion. Nothing inside can help, since what would is
+//! among the tasks that do not run. On a loaded machine this was met about once in a thousand starts.
+//!
+//! Two ways, since the first needs a task that has run: a waker, once there is one; before that, a
+//! signal, which ends the thread's wait in the kernel.
+//! Cost: one wake-up of each executor a pulse.
+
+#![expect(unsafe_code, reason = "a signal to one thread, which std does not offer")]
+
+use std::future::poll_fn;
+use std::io;
+use std::os::unix::thread::JoinHandleExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use signal_hook::consts::SIGURG;
+
+/// Longest stall of an executor that was put to sleep by mistake.
+const PULSE: Duration = Duration::from_millis(10);
+
+/// What one executor is woken by.
+#[derive(Debug, Default)]
+pub(in crate::shell) struct Pulse {
+    waker: AtomicWaker,
+    has_waker: AtomicBool,
+}
+
+impl Pulse {
+    /// Runs on the executor and never ends. Being woken is all it is for.
+    pub(in crate::shell) async fn feel(self: Arc<Self>) {
+        poll_fn(|cx| {
+            self.waker.register(cx.waker());
+            self.has_waker.store(true, Ordering::Release);
+            Poll::<()>::Pending
+        })
+        .await;
+    }
+}
+
+/// An executor's thread and its pulse.
+pub(in crate::shell) struct Patient {
+    pub pulse: Arc<Pulse>,
+    pub thread: JoinHandle<()>,
+}
+
+impl Patient {
+    fn wake(&self) {
+        if self.pulse.has_waker.load(Ordering::Acquire) {
+            self.pulse.waker.wake();
+        } else {
+            // SAFETY: the handle is neither joined nor dropped, so the thread's id stays its own even
+            // when the thread has ended; then the call answers an error, which is as good.
+            unsafe { libc::pthread_kill(self.thread.as_pthread_t(), SIGURG) };
+        }
+    }
+}
+
+/// Starts the pulse, for the life of the process.
+///
+/// # Errors
+/// When the thread cannot be started or the signal not be handled.
+pub(in crate::shell) fn start(executors: Vec<Patient>) -> io::Result<()> {
+    // Without a handler the signal is ignored before it wakes anybody.
+    signal_hook::flag::register(SIGURG, Arc::default())?;
+    let pulse = move || {
+        loop {
+            std::thread::sleep(PULSE);
+            executors.iter().for_each(Patient::wake);
+        }
+    };
+    std::thread::Builder::new().name("pulse".to_owned()).spawn(pulse).map(|_handle| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_waits_in_the_kernel_is_woken_before_it_has_a_waker() {
+        let (asleep, is_asleep) = mpsc::channel();
+        let (woken, is_woken) = mpsc::channel();
+        let thread = std::thread::Builder::new().spawn(move || {
+            asleep.send(()).unwrap();
+            // SAFETY: no descriptors, so no memory is touched; without end but for a signal.
+            let answer = unsafe { libc::poll(std::ptr::null_mut(), 0, -1) };
+            woken.send((answer, io::Error::last_os_error().kind())).unwrap();
+        });
+        is_asleep.recv().unwrap();
+        start(vec![Patient { pulse: Arc::default(), thread: thread.unwrap() }]).unwrap();
+        // Many pulses: the thread may not have been in the kernel at the first.
+        let answer = is_woken.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!(answer, (-1, io::ErrorKind::Interrupted));
+    }
+}

@@ -1,0 +1,455 @@
+//! Checkpoint files: written by a thread of their own, read once at start.
+//!
+//! The store hands over blocks through a short bounded channel; a full channel slows the checkpoint,
+//! never the store. Writes bypass the page cache where the file system allows it, so that half a
+//! gigabyte of checkpoint neither evicts the log's pages nor gathers into one long flush in front of
+//! the log's next sync.
+//!
+//! Power cut at any line: until the rename is durable the old checkpoint and the whole log behind it
+//! are there; the log is released only after [`Event::Written`], which comes after the directory
+//! sync. Left-over `*.tmp` files are removed at start.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crossbeam::channel::{self, TrySendError};
+
+use crate::checkpoint::format::{
+    Decoder, Encoder, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FormatError, Frame, Header,
+};
+use crate::shell::boot::data_dir::sync_dir;
+use crate::shell::runtime::mesh::SharedBell;
+use crate::types::LogIndex;
+
+/// Blocks that may wait for the disk. Two: one is being written while the next is made.
+const BLOCKS_WAITING_MAX: usize = 2;
+
+/// Bytes written at once; a multiple of every device's block.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// Bytes of a block that fit one frame beside its tag.
+const BLOCK_BYTES_MAX: usize = FRAME_BYTES_MAX as usize - 1;
+
+/// What O_DIRECT asks of addresses, lengths and offsets.
+const ALIGNMENT: usize = 4096;
+
+const SUFFIX: &str = "checkpoint";
+
+/// Of a checkpoint that another member is sending.
+pub(in crate::shell) const INCOMING_SUFFIX: &str = "incoming";
+
+/// Why a checkpoint could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::shell) enum LoadError {
+    #[error("cannot read checkpoint {path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error(
+        "checkpoint {path} is damaged: {source}. The log before it is gone, so starting without it would lose acknowledged writes: restore the data directory from a backup"
+    )]
+    Format { path: PathBuf, source: FormatError },
+    #[error("checkpoint {path} is damaged in the block at offset {offset}: {problem}")]
+    Block { path: PathBuf, offset: u64, problem: String },
+}
+
+/// What the writing thread reports.
+#[derive(Debug)]
+pub(in crate::shell) enum Event {
+    /// The checkpoint at this index is durable under its name; older ones are gone.
+    Written { header: Header, bytes: u64 },
+    /// It could not be written; nothing is lost, the log stays. `error` says why.
+    Failed { index: LogIndex, error: io::Error },
+    /// It was given up on request; nothing is left of it.
+    Abandoned,
+}
+
+enum Command {
+    Begin(Header),
+    Block(Vec<u8>),
+    Finish,
+    Abandon,
+}
+
+/// The store's handle to the writing thread.
+#[derive(Debug)]
+pub(in crate::shell) struct CheckpointWriter {
+    commands: channel::Sender<Command>,
+}
+
+impl CheckpointWriter {
+    /// Starts the thread. It rings `room` whenever it took a block, and tells `report` how each
+    /// checkpoint ended.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub(in crate::shell) fn start(
+        dir: PathBuf,
+        room: Arc<SharedBell>,
+        report: impl Fn(Event) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (commands, inbox) = channel::bounded(BLOCKS_WAITING_MAX);
+        std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
+            while let Ok(command) = inbox.recv() {
+                let Command::Begin(header) = command else { continue };
+                let next = || {
+                    let command = inbox.recv().ok();
+                    room.ring();
+                    command
+                };
+                match write(&dir, &header, next) {
+                    Ok(Some(bytes)) => report(Event::Written { header, bytes }),
+                    Ok(None) => report(Event::Abandoned),
+                    Err(error) => report(Event::Failed { index: header.index, error }),
+                }
+            }
+        })?;
+        Ok(Self { commands })
+    }
+
+    /// Begins a checkpoint. False while the thread has no room: try again when rung.
+    #[must_use]
+    pub(in crate::shell) fn begin(&self, header: Header) -> bool {
+        self.send(Command::Begin(header)).is_ok()
+    }
+
+    /// Hands over a block of the state machine's stream, of any size.
+    ///
+    /// # Errors
+    /// Gives the block back while the thread has no room.
+    pub(in crate::shell) fn block(&self, block: Vec<u8>) -> Result<(), Vec<u8>> {
+        self.send(Command::Block(block)).map_err(|command| match command {
+            Command::Block(block) => block,
+            Command::Begin(_) | Command::Finish | Command::Abandon => {
+                unreachable!("the command comes back as it was sent")
+            }
+        })
+    }
+
+    /// Ends the checkpoint. False while the thread has no room.
+    #[must_use]
+    pub(in crate::shell) fn finish(&self) -> bool {
+        self.send(Command::Finish).is_ok()
+    }
+
+    /// Gives the checkpoint up. False while the thread has no room.
+    #[must_use]
+    pub(in crate::shell) fn abandon(&self) -> bool {
+        self.send(Command::Abandon).is_ok()
+    }
+
+    fn send(&self, command: Command) -> Result<(), Command> {
+        self.commands.try_send(command).map_err(|error| match error {
+            TrySendError::Full(command) => command,
+            TrySendError::Disconnected(_) => unreachable!("the thread lives as long as its sender"),
+        })
+    }
+}
+
+/// Where the checkpoint at `index` lies.
+pub(in crate::shell) fn path_of(dir: &Path, index: LogIndex) -> PathBuf {
+    dir.join(format!("{:016x}.{SUFFIX}", index.0))
+}
+
+/// Writes one checkpoint. `None`: it was abandoned, or the process is stopping.
+fn write(dir: &Path, header: &Header, mut next: impl FnMut() -> Option<Command>) -> io::Result<Option<u64>> {
+    let path = path_of(dir, header.index);
+    let aside = path.with_extension("tmp");
+    let mut result = Output::create(&aside);
+    let mut encoder = None;
+    let mut frames = Vec::with_capacity(WRITE_BYTES * 2);
+    if result.is_ok() {
+        encoder = Some(Encoder::new(header, &mut frames));
+    }
+    // After an error the blocks are still taken, or the store would wait for ever.
+    loop {
+        match next() {
+            None | Some(Command::Abandon) => {
+                drop(result);
+                fs::remove_file(&aside).ok();
+                return Ok(None);
+            }
+            Some(Command::Begin(_)) => unreachable!("the store finishes one checkpoint before the next"),
+            Some(Command::Finish) => break,
+            Some(Command::Block(block)) => {
+                if let (Ok(output), Some(encoder)) = (&mut result, &mut encoder) {
+                    // A block is as large as the largest value, so it may be more than a frame; the state
+                    // machine's stream may be cut anywhere.
+                    let mut written = Ok(());
+                    for part in block.chunks(BLOCK_BYTES_MAX) {
+                        encoder.block(part, &mut frames);
+                        written = written.and_then(|()| output.write(&frames));
+                        frames.clear();
+                    }
+                    if let Err(error) = written {
+                        result = Err(error);
+                    }
+                }
+            }
+        }
+    }
+    let written = result.and_then(|mut output| {
+        encoder.take().expect("made together with the output").finish(&mut frames);
+        output.write(&frames)?;
+        let bytes = output.finish()?;
+        fs::rename(&aside, &path)?;
+        sync_dir(dir)?;
+        Ok(bytes)
+    });
+    if written.is_err() {
+        // Room on a full disk matters more than a second error message.
+        fs::remove_file(&aside).ok();
+    } else {
+        remove_older(dir, header.index)?;
+    }
+    written.map(Some)
+}
+
+/// Removes the checkpoints before the one at `index`, which is durable.
+///
+/// # Errors
+/// What the file system answered.
+pub(in crate::shell) fn remove_older(dir: &Path, index: LogIndex) -> io::Result<()> {
+    for (path, old) in list(dir)? {
+        if old < index {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// A file written in aligned pieces, past the page cache where the file system takes that.
+pub(in crate::shell) struct Output {
+    file: File,
+    buffer: Vec<u8>,
+    /// Where the aligned part of `buffer` starts.
+    start: usize,
+    filled: usize,
+    bytes: u64,
+}
+
+impl Output {
+    pub(in crate::shell) fn create(path: &Path) -> io::Result<Self> {
+        let open = |flags| {
+            OpenOptions::new()
+                .create(true)
+                .truncate(true)
+                .write(true)
+                .mode(0o600)
+                .custom_flags(flags)
+                .open(path)
+        };
+        let file = match open(libc::O_DIRECT) {
+            // tmpfs and some others have no O_DIRECT.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => open(0)?,
+            opened => opened?,
+        };
+        let buffer = vec![0; WRITE_BYTES + ALIGNMENT];
+        let start = buffer.as_ptr().align_offset(ALIGNMENT);
+        assert!(start < ALIGNMENT, "a byte pointer can always be aligned");
+        Ok(Self { file, buffer, start, filled: 0, bytes: 0 })
+    }
+
+    pub(in crate::shell) fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        self.bytes += bytes.len() as u64;
+        while !bytes.is_empty() {
+            let part = bytes.len().min(WRITE_BYTES - self.filled);
+            let at = self.start + self.filled;
+            self.buffer[at..at + part].copy_from_slice(&bytes[..part]);
+            self.filled += part;
+            bytes = &bytes[part..];
+            if self.filled == WRITE_BYTES {
+                self.file.write_all(&self.buffer[self.start..self.start + WRITE_BYTES])?;
+                self.filled = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the rest, cuts the padding off, and makes contents and length durable.
+    pub(in crate::shell) fn finish(mut self) -> io::Result<u64> {
+        let padded = self.filled.next_multiple_of(ALIGNMENT);
+        self.buffer[self.start + self.filled..self.start + padded].fill(0);
+        self.file.write_all(&self.buffer[self.start..self.start + padded])?;
+        self.file.set_len(self.bytes)?;
+        self.file.sync_all()?;
+        Ok(self.bytes)
+    }
+}
+
+fn list(dir: &Path) -> io::Result<Vec<(PathBuf, LogIndex)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let is_checkpoint = path.extension().is_some_and(|extension| extension == SUFFIX);
+        let index = path.file_stem().and_then(|stem| u64::from_str_radix(stem.to_str()?, 16).ok());
+        if let (true, Some(index)) = (is_checkpoint, index) {
+            found.push((path, LogIndex(index)));
+        }
+    }
+    Ok(found)
+}
+
+/// Removes what an interrupted checkpoint left behind, one of this member's own or another's that was
+/// on its way.
+///
+/// # Errors
+/// What the file system answered.
+pub(in crate::shell) fn remove_unfinished(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "tmp" || extension == INCOMING_SUFFIX) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a checkpoint on the calling thread, before a member runs. One of the same index is replaced.
+///
+/// # Errors
+/// What the file system answered.
+pub(in crate::shell) fn write_whole(
+    dir: &Path,
+    header: &Header,
+    blocks: impl IntoIterator<Item = Vec<u8>>,
+) -> io::Result<()> {
+    let mut commands = blocks.into_iter().map(Command::Block).chain([Command::Finish]);
+    write(dir, header, || commands.next()).map(|_bytes| ())
+}
+
+/// Reads the newest checkpoint and hands every block of it to `on_block`. `None`: there is none.
+///
+/// # Errors
+/// [`LoadError`] naming file and offset; a damaged checkpoint is never skipped in favour of an
+/// older one, since the log between the two is gone.
+pub(in crate::shell) fn load_newest(
+    dir: &Path,
+    mut on_block: impl FnMut(&[u8]) -> Result<(), String>,
+) -> Result<Option<Header>, LoadError> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| LoadError::Io { path, source }
+    };
+    let newest = list(dir).map_err(io(dir))?.into_iter().max_by_key(|(_path, index)| *index);
+    let Some((path, index)) = newest else { return Ok(None) };
+    let format = |source| LoadError::Format { path: path.clone(), source };
+    let mut input = BufReader::with_capacity(WRITE_BYTES, File::open(&path).map_err(io(&path))?);
+    let mut decoder = Decoder::default();
+    let (mut header, mut payload) = (None, Vec::new());
+    loop {
+        let mut head = [0; FRAME_HEADER_BYTES];
+        let truncated = FormatError::Truncated { offset: decoder.offset() };
+        match read_full(&mut input, &mut head).map_err(io(&path))? {
+            0 => break,
+            FRAME_HEADER_BYTES => {}
+            _ => return Err(format(truncated)),
+        }
+        payload.resize(decoder.payload_bytes(head).map_err(format)?, 0);
+        if read_full(&mut input, &mut payload).map_err(io(&path))? < payload.len() {
+            return Err(format(truncated));
+        }
+        let offset = decoder.offset();
+        match decoder.frame(head, &payload).map_err(format)? {
+            Frame::Header(found) => header = Some(found),
+            Frame::Block(block) => {
+                on_block(block).map_err(|problem| LoadError::Block { path: path.clone(), offset, problem })?
+            }
+            Frame::Trailer => {}
+        }
+    }
+    decoder.finish().map_err(format)?;
+    let header = header.expect("a whole checkpoint starts with its header");
+    if header.index == index {
+        Ok(Some(header))
+    } else {
+        Err(LoadError::Block { path, offset: 0, problem: "its name is not the index it holds".to_owned() })
+    }
+}
+
+/// Reads until `buffer` is full or the input ends; answers how much came.
+fn read_full(input: &mut impl io::Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match input.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{ClusterId, MemberId, Term};
+
+    fn header(index: u64) -> Header {
+        Header {
+            cluster: ClusterId(1),
+            member: MemberId(2),
+            index: LogIndex(index),
+            term: Term(3),
+            voters: vec![MemberId(2)],
+            learners: Vec::new(),
+        }
+    }
+
+    fn blocks() -> Vec<Vec<u8>> {
+        vec![b"small".to_vec(), vec![3; 700_000], vec![4; 1 << 20], vec![5; 4096]]
+    }
+
+    #[test]
+    fn a_newer_checkpoint_replaces_the_older_one_and_reads_back_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        write_whole(dir.path(), &header(5), vec![b"old".to_vec()]).unwrap();
+        write_whole(dir.path(), &header(9), blocks()).unwrap();
+        let mut read = Vec::new();
+        let found = load_newest(dir.path(), |block| {
+            read.push(block.to_vec());
+            Ok(())
+        });
+        assert_eq!(found.unwrap(), Some(header(9)));
+        assert_eq!(read, blocks());
+        assert_eq!(list(dir.path()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_block_larger_than_a_frame_is_cut_and_comes_back_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let block: Vec<u8> = (0..3_500_000_u32).map(|number| u8::try_from(number % 251).unwrap()).collect();
+        write_whole(dir.path(), &header(9), vec![block.clone(), b"small".to_vec()]).unwrap();
+        let mut read = Vec::new();
+        load_newest(dir.path(), |part| {
+            read.extend_from_slice(part);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(read, [&block[..], b"small"].concat());
+    }
+
+    #[test]
+    fn a_damaged_newest_checkpoint_is_refused_with_its_name_not_skipped() {
+        let dir = tempfile::tempdir().unwrap();
+        write_whole(dir.path(), &header(9), blocks()).unwrap();
+        let path = path_of(dir.path(), LogIndex(9));
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[800_000] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let error = load_newest(dir.path(), |_block| Ok(())).unwrap_err().to_string();
+        assert!(error.contains("0000000000000009.checkpoint") && error.contains("offset"), "{error}");
+    }
+
+    #[test]
+    fn an_interrupted_checkpoint_leaves_the_older_one_in_force() {
+        let dir = tempfile::tempdir().unwrap();
+        write_whole(dir.path(), &header(5), blocks()).unwrap();
+        fs::write(path_of(dir.path(), LogIndex(9)).with_extension("tmp"), b"half").unwrap();
+        remove_unfinished(dir.path()).unwrap();
+        assert_eq!(load_newest(dir.path(), |_block| Ok(())).unwrap(), Some(header(5)));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

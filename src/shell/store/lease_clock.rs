@@ -1,0 +1,359 @@
+//! The store role's work for leases: it tells the leader's memory what time it is, sends its requests
+//! to raft, and gives keep-alives their answers.
+//!
+//! Decides nothing; `lease::Keeper` does. Leads from the moment the first entry of its own term is
+//! applied, since only then does the table hold what earlier leaders logged; no keep-alive is
+//! confirmed before that. A question that comes while this member does not lead is given back: the
+//! raft role asks whoever does.
+//!
+//! A turn takes its messages before time passes for leases, so a keep-alive that has arrived counts.
+//! A tick is late by a few turns at most when the messages never end. There are ticks only while
+//! this member leads and there are leases.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use prost::Message as _;
+
+use crate::apply::{Machine, RequestKind, Response};
+use crate::lease::keeper::{Answer, KeepAlive};
+use crate::lease::{Keeper, Proposal};
+use crate::pb::etcdserverpb as pb;
+use crate::replica::exchange::{Query, Refusal, ToRaft};
+use crate::shell::lease_ticket;
+use crate::shell::runtime::mesh::{Doorbell, Sender};
+use crate::types::{LeaseId, LogIndex, Term, Ticket};
+
+/// How late a lease may be found due, beside its way through the log.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Turns that a tick waits for a turn that takes all messages there are.
+const TURNS_MAX: u32 = 16;
+
+/// What a caller is told.
+pub(in crate::shell) type Told = (Ticket, Result<Response, Refusal>);
+
+/// See the module.
+pub(in crate::shell) struct LeaseClock {
+    keeper: Keeper,
+    started: Instant,
+    /// What a new leader adds to every lease: an election timeout.
+    extension: Duration,
+    /// Set by the ticker.
+    has_ticked: Rc<Cell<bool>>,
+    wants_ticks: Rc<Cell<bool>>,
+    is_ticking: Rc<Cell<bool>>,
+    turns_waited: u32,
+    /// The keeper may have requests.
+    may_propose: bool,
+    answers: Vec<Answer>,
+    /// Questions for whoever leads now.
+    unserved: Vec<(Ticket, Query)>,
+}
+
+impl LeaseClock {
+    #[must_use]
+    pub(in crate::shell) fn new(extension: Duration) -> Self {
+        Self {
+            keeper: Keeper::new(),
+            started: Instant::now(),
+            extension,
+            has_ticked: Rc::default(),
+            wants_ticks: Rc::default(),
+            is_ticking: Rc::default(),
+            turns_waited: 0,
+            may_propose: false,
+            answers: Vec::new(),
+            unserved: Vec::new(),
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).expect("no process lives for 2^64 ms")
+    }
+
+    /// Whether time is to pass for leases: part of what the role sleeps on.
+    pub(in crate::shell) fn has_ticked(&self) -> bool {
+        self.has_ticked.get()
+    }
+
+    /// Leadership may have moved. `leads` is the term in which this member leads, if it does.
+    pub(in crate::shell) fn on_leadership(&mut self, leads: Option<Term>) {
+        if self.keeper.term().is_some() && self.keeper.term() != leads {
+            let waiting = self.keeper.step_down();
+            self.unserved.extend(waiting.into_iter().map(|(id, ticket)| (ticket, Query::LeaseKeepAlive(id))));
+        }
+    }
+
+    /// A request of an entry of term `term` was applied.
+    pub(in crate::shell) fn on_request(&mut self, machine: &mut Machine, term: Term) {
+        let is_own = self.keeper.term() == Some(term);
+        // Asked first: nearly every request is not about leases, and the clock costs more than that.
+        let changes = machine.take_lease_changes();
+        if changes.as_slice().is_empty() || !is_own {
+            return;
+        }
+        let now_ms = self.now_ms();
+        for change in changes {
+            self.keeper.on_change(now_ms, change, &mut self.answers);
+        }
+        self.may_propose = true;
+    }
+
+    /// An entry of term `term` was applied as a whole; `leads` as in `on_leadership`.
+    pub(in crate::shell) fn on_entry(&mut self, machine: &Machine, term: Term, leads: Option<Term>) {
+        if leads == Some(term) && self.keeper.term() != leads {
+            let extend_ms = u64::try_from(self.extension.as_millis()).unwrap_or(u64::MAX);
+            self.keeper.lead(self.now_ms(), term, machine.leases(), extend_ms);
+            self.may_propose = true;
+        }
+    }
+
+    /// The request with this number was applied in an entry of term `term`, its changes told.
+    pub(in crate::shell) fn on_applied(&mut self, number: u64, term: Term) {
+        if self.keeper.term() == Some(term) {
+            self.keeper.on_applied(number);
+            self.may_propose = true;
+        }
+    }
+
+    /// Raft did not take the request with this number.
+    pub(in crate::shell) fn on_refused(&mut self, number: u64) {
+        self.keeper.on_refused(number);
+    }
+
+    /// A keep-alive, confirmed: this member was the leader after it came. None: it waits, or is not
+    /// for this member.
+    pub(in crate::shell) fn keep_alive(
+        &mut self,
+        machine: &Machine,
+        id: LeaseId,
+        ticket: Ticket,
+    ) -> Option<Told> {
+        match self.keeper.keep_alive(self.now_ms(), id, ticket) {
+            None => {
+                self.unserved.push((ticket, Query::LeaseKeepAlive(id)));
+                None
+            }
+            Some(KeepAlive::Now { ttl_s }) => Some((ticket, Ok(machine.lease_keep_alive(id, ttl_s)))),
+            Some(KeepAlive::Refused) => Some((ticket, Err(Refusal::TooManyRequests))),
+            Some(KeepAlive::Later) => {
+                self.may_propose = true;
+                None
+            }
+        }
+    }
+
+    /// The time a lease has left; only the leader knows. None: it is not for this member.
+    pub(in crate::shell) fn time_to_live(
+        &mut self,
+        machine: &Machine,
+        request: &pb::LeaseTimeToLiveRequest,
+        ticket: Ticket,
+    ) -> Option<Response> {
+        if self.keeper.term().is_none() {
+            self.unserved.push((ticket, Query::LeaseTimeToLive(*request)));
+            return None;
+        }
+        let remaining_ms = self.keeper.remaining_ms(LeaseId(request.id), self.now_ms());
+        Some(machine.lease_time_to_live(request, remaining_ms.unwrap_or(0)))
+    }
+
+    /// The questions for whoever leads now.
+    pub(in crate::shell) fn take_unserved(&mut self) -> Vec<(Ticket, Query)> {
+        std::mem::take(&mut self.unserved)
+    }
+
+    /// All leases: the soonest due first where that is known, else in the order of their ids.
+    pub(in crate::shell) fn leases(&self, machine: &Machine) -> Response {
+        match self.keeper.by_remaining() {
+            Some(ids) => machine.lease_leases(ids.into_iter()),
+            None => machine.lease_leases(machine.leases().iter().map(|(id, _)| id)),
+        }
+    }
+
+    /// A turn of the role, after its messages. `is_behind`: more messages may be waiting. Returns
+    /// whether another turn is wanted at once.
+    pub(in crate::shell) fn turn(
+        &mut self,
+        machine: &Machine,
+        applied: LogIndex,
+        is_behind: bool,
+        to_raft: &Sender<ToRaft>,
+        bell: &Doorbell,
+    ) -> bool {
+        if self.has_ticked.get() {
+            self.turns_waited += 1;
+            if !is_behind || TURNS_MAX <= self.turns_waited {
+                self.turns_waited = 0;
+                self.has_ticked.set(false);
+                self.keeper.on_tick();
+                self.may_propose = true;
+            }
+        }
+        if self.may_propose {
+            let now_ms = self.now_ms();
+            // It would be ignored, and asked for again without an end.
+            self.keeper.hold(machine.alarms().is_corrupt());
+            while let Some((number, proposal)) = self.keeper.propose(now_ms, machine.leases(), applied) {
+                let (kind, body) = match proposal {
+                    Proposal::Expire(message) => (RequestKind::LeaseExpire, message.encode_to_vec()),
+                    Proposal::Checkpoint(message) => (RequestKind::LeaseCheckpoint, message.encode_to_vec()),
+                };
+                let ticket = lease_ticket(number);
+                to_raft.send_always(ToRaft::Propose { ticket, kind, body: body.into() });
+            }
+            self.may_propose = self.keeper.has_work();
+            self.keep_ticking(bell);
+        }
+        self.may_propose
+    }
+
+    /// The answers that came about since the last call.
+    pub(in crate::shell) fn take_told(&mut self, machine: &Machine) -> Vec<Told> {
+        let answers = self.answers.drain(..);
+        answers
+            .map(|Answer { ticket, id, ttl_s }| (ticket, Ok(machine.lease_keep_alive(id, ttl_s))))
+            .collect()
+    }
+
+    fn keep_ticking(&mut self, bell: &Doorbell) {
+        self.wants_ticks.set(self.keeper.needs_ticks());
+        if !self.wants_ticks.get() || self.is_ticking.replace(true) {
+            return;
+        }
+        let (has_ticked, wants_ticks) = (Rc::clone(&self.has_ticked), Rc::clone(&self.wants_ticks));
+        let (is_ticking, bell) = (Rc::clone(&self.is_ticking), bell.clone());
+        glommio::spawn_local(async move {
+            while wants_ticks.get() {
+                glommio::timer::sleep(TICK).await;
+                has_ticked.set(true);
+                bell.ring();
+            }
+            is_ticking.set(false);
+        })
+        .detach();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::apply::{EntryId, Origin, Request};
+    use crate::membership::Cluster;
+    use crate::mvcc::Store;
+    use crate::pb::peer;
+    use crate::shell::lease_number;
+    use crate::shell::runtime::mesh::{self, Receiver};
+    use crate::types::MemberId;
+
+    /// A store role of nothing but leases, and raft's end of its ring.
+    struct Role {
+        machine: Machine,
+        clock: LeaseClock,
+        bell: Doorbell,
+        to_raft: Sender<ToRaft>,
+        raft: Receiver<ToRaft>,
+        index: u64,
+    }
+
+    const TERM: Term = Term(4);
+
+    impl Role {
+        fn leading() -> Self {
+            let voter = peer::MemberRecord { id: 7, ..Default::default() };
+            let record = peer::Membership { cluster_id: 5, members: vec![voter], removed: vec![] };
+            let cluster = Cluster::decode(record.encode_to_vec().into()).unwrap();
+            let bell = Doorbell::new(Arc::default());
+            let (to_raft, raft) = mesh::local(16, &bell);
+            let machine = Machine::new(Store::new(), cluster);
+            let mut clock = LeaseClock::new(Duration::ZERO);
+            clock.on_leadership(Some(TERM));
+            clock.on_entry(&machine, TERM, Some(TERM));
+            Self { machine, clock, bell, to_raft, raft, index: 1 }
+        }
+
+        fn apply(&mut self, kind: RequestKind, body: bytes::Bytes) {
+            self.index += 1;
+            let at = EntryId { index: LogIndex(self.index), term: TERM };
+            let origin = Origin { member: MemberId(7), ticket: Ticket(0) };
+            let _answer = self.machine.apply(&Request { origin, kind, body }, at);
+            self.clock.on_request(&mut self.machine, TERM);
+        }
+
+        fn turn(&mut self) {
+            let applied = LogIndex(self.index);
+            while self.clock.turn(&self.machine, applied, false, &self.to_raft, &self.bell) {}
+        }
+
+        /// Turns, each begun by a tick, until the role proposes something.
+        async fn next_proposal(&mut self) -> (u64, RequestKind, bytes::Bytes) {
+            loop {
+                self.turn();
+                if let Some(ToRaft::Propose { ticket, kind, body }) = self.raft.take() {
+                    return (lease_number(ticket).unwrap(), kind, body);
+                }
+                self.bell.wait_once(|| self.clock.has_ticked()).await;
+            }
+        }
+    }
+
+    #[test]
+    fn a_lease_is_expired_by_the_clock_asked_for_again_when_refused_and_then_nothing_ticks() {
+        glommio::LocalExecutorBuilder::default().make().unwrap().run(async {
+            let mut role = Role::leading();
+            let granted = Instant::now();
+            role.apply(
+                RequestKind::LeaseGrant,
+                pb::LeaseGrantRequest { id: 9, ttl: 1 }.encode_to_vec().into(),
+            );
+            let (number, kind, body) = role.next_proposal().await;
+            assert!(Duration::from_secs(1) <= granted.elapsed(), "early: {:?}", granted.elapsed());
+            assert_eq!(kind, RequestKind::LeaseExpire);
+            let expected = peer::LeaseExpire { term: TERM.0, ids: vec![9], through: 2 };
+            assert_eq!(peer::LeaseExpire::decode(&*body).unwrap(), expected);
+            assert!(role.clock.keep_alive(&role.machine, LeaseId(9), Ticket(1)).is_none(), "it waits");
+
+            role.clock.on_refused(number);
+            let (again, kind, body) = role.next_proposal().await;
+            assert!(number < again);
+            role.apply(kind, body);
+            role.clock.on_applied(again, TERM);
+            let told = role.clock.take_told(&role.machine);
+            assert_eq!(told, [(Ticket(1), Ok(role.machine.lease_keep_alive(LeaseId(9), 0)))]);
+
+            while role.clock.is_ticking.get() {
+                role.turn();
+                glommio::executor().yield_if_needed().await;
+                role.bell.wait_once(|| role.clock.has_ticked() || !role.clock.is_ticking.get()).await;
+            }
+            assert!(role.raft.take().is_none());
+        });
+    }
+
+    #[test]
+    fn a_member_that_does_not_lead_answers_for_no_lease_and_gives_the_question_back() {
+        let mut role = Role::leading();
+        role.apply(RequestKind::LeaseGrant, pb::LeaseGrantRequest { id: 9, ttl: 60 }.encode_to_vec().into());
+        let request = pb::LeaseTimeToLiveRequest { id: 9, keys: false };
+        let answer = role.clock.time_to_live(&role.machine, &request, Ticket(0)).unwrap();
+        let answer = pb::LeaseTimeToLiveResponse::decode(&*answer.body).unwrap();
+        assert!((58..=60).contains(&answer.ttl), "{}", answer.ttl);
+        // Leadership of a term counts from its first entry on.
+        role.clock.on_leadership(Some(Term(5)));
+        assert_eq!(role.clock.time_to_live(&role.machine, &request, Ticket(3)), None);
+        assert_eq!(role.clock.keep_alive(&role.machine, LeaseId(9), Ticket(1)), None);
+        role.clock.on_entry(&role.machine, TERM, Some(Term(5)));
+        let asked = role.clock.time_to_live(&role.machine, &request, Ticket(4));
+        assert_eq!(asked, None, "an entry of the term before");
+        let unserved = role.clock.take_unserved();
+        assert_eq!(unserved.iter().map(|(ticket, _)| ticket.0).collect::<Vec<_>>(), [3, 1, 4]);
+        assert!(matches!(unserved[1].1, Query::LeaseKeepAlive(LeaseId(9))));
+        role.clock.on_entry(&role.machine, Term(5), Some(Term(5)));
+        let (_, kept) = role.clock.keep_alive(&role.machine, LeaseId(9), Ticket(2)).unwrap();
+        assert_eq!(kept, Ok(role.machine.lease_keep_alive(LeaseId(9), 60)));
+    }
+}

@@ -1,0 +1,733 @@
+//! The store role's executor: applies what is committed, answers reads, and does the long work in
+//! slices between them.
+//!
+//! Long work is compaction, hashing, checkpoints and the history that watchers ask for. A turn does one slice of each, about a
+//! millisecond together, then looks at its rings again; so nothing a client asks waits for more.
+
+pub(in crate::shell) mod checkpoint_file;
+pub(in crate::shell) mod lease_clock;
+pub(in crate::shell) mod quota;
+pub(in crate::shell) mod watch_feed;
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use prost::Message as _;
+
+use crate::apply::machine::{Applied, HashRead, StatusFacts};
+use crate::apply::request::decode_group;
+use crate::apply::{Alarm, AlarmType, EntryId, Machine, Outcome, RequestKind, Response};
+use crate::checkpoint::format::Header;
+use crate::membership::MemberChange;
+use crate::raft::{CheckpointMeta, Entry, EntryKind};
+use crate::replica::exchange::{Answer, Facts, Query, Refusal, Reply, ToRaft, ToShard, ToStore};
+use crate::rpc::status;
+use crate::shell::runtime::helpers::Helpers;
+use crate::shell::runtime::mesh::SharedRing;
+use crate::shell::runtime::wiring::StorePorts;
+use crate::shell::{
+    EXIT_STATE_UNKNOWN, PUBLISH_TICKET, lease_number, passed_on_number, raft_number, raft_ticket, shard_of,
+};
+use crate::types::{LogIndex, MemberId, Term, Ticket};
+use checkpoint_file::CheckpointWriter;
+use lease_clock::LeaseClock;
+use quota::Quota;
+use watch_feed::WatchFeed;
+
+/// Bytes of checkpoint made in one turn: a tenth of a millisecond or so of copying.
+const CHECKPOINT_SLICE_BYTES: usize = 256 << 10;
+
+/// Records hashed in one turn.
+const HASH_SLICE_RECORDS: usize = 1_000;
+
+/// Messages taken from the rings before long work gets its turn.
+const MESSAGES_PER_TURN: usize = 256;
+
+/// How long a failed checkpoint is left alone.
+const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
+
+/// How often the store looks whether it is idle.
+const IDLE_TICK: Duration = Duration::from_secs(1);
+
+/// Log that is worth a checkpoint when nothing else is to be done: half a second of replay at most
+/// is left for a restart that follows a burst of writes.
+const IDLE_CHECKPOINT_BYTES: u64 = 8 << 20;
+
+/// How long a NOSPACE alarm that was asked for may be on its way.
+const QUOTA_RETRY: Duration = Duration::from_secs(1);
+
+/// When the store does its long work.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::shell) struct Upkeep {
+    /// Entries between checkpoints at least (`--snapshot-count`).
+    pub checkpoint_entries: u64,
+    /// Bytes of log after which a checkpoint is due whatever the entries (`--checkpoint-bytes`).
+    pub checkpoint_bytes: u64,
+    /// Records a compaction slice may look at.
+    pub compaction_batch: usize,
+    /// Pause after each compaction slice.
+    pub compaction_sleep: Duration,
+    /// A new leader gives every lease so much more time (`--election-timeout`).
+    pub election_timeout: Duration,
+}
+
+/// Where this member stands when its store starts.
+#[derive(Debug, Clone)]
+pub(in crate::shell) struct Position {
+    pub member: MemberId,
+    /// What the loaded checkpoint covers.
+    pub checkpoint: CheckpointMeta,
+    /// Last entry that was in the log at start: whoever asked for it is gone.
+    pub recovered: LogIndex,
+}
+
+/// A checkpoint on its way to the disk.
+struct Checkpointing {
+    header: Header,
+    state: apply_checkpoint::Stage,
+}
+
+mod apply_checkpoint {
+    use crate::apply::checkpoint::Checkpoint;
+
+    pub(in crate::shell) enum Stage {
+        /// The thread has not taken the header yet.
+        Begin(Checkpoint),
+        /// Slices are made; one may wait for the thread.
+        Slices { checkpoint: Checkpoint, waiting: Option<Vec<u8>>, is_last: bool },
+        /// All slices are handed over.
+        Finish,
+        /// The thread syncs and renames.
+        Wait,
+        /// The state it is of is gone.
+        Abandon,
+    }
+}
+use apply_checkpoint::Stage;
+
+/// The store role.
+pub(in crate::shell) struct StateMachine {
+    machine: Machine,
+    ports: StorePorts,
+    position: Position,
+    upkeep: Upkeep,
+    facts: StatusFacts,
+    applied: LogIndex,
+    applied_term: Term,
+    /// What raft was last told.
+    reported: LogIndex,
+    /// Callers of physical compactions, with the revision that each waits for.
+    compacting: VecDeque<(Ticket, Response, i64)>,
+    compact_after: Option<Instant>,
+    hashing: VecDeque<(Ticket, HashRead)>,
+    watch: WatchFeed,
+    leases: LeaseClock,
+    quota: Arc<Quota>,
+    writer: CheckpointWriter,
+    checkpoint_events: Arc<SharedRing<checkpoint_file::Event>>,
+    checkpointing: Option<Checkpointing>,
+    checkpoint_after: Option<Instant>,
+    /// Since the last checkpoint began.
+    log_entries: u64,
+    log_bytes: u64,
+    /// Where the log stood at the last idle tick.
+    idle_at: LogIndex,
+    /// The leader's checkpoint that took the state's place last.
+    installed: LogIndex,
+    /// The newest durable checkpoint.
+    checkpointed: LogIndex,
+    helpers: Helpers,
+    /// When a NOSPACE alarm may be asked for again.
+    quota_after: Option<Instant>,
+    is_published: bool,
+    on_published: Box<dyn Fn()>,
+}
+
+impl StateMachine {
+    /// `on_published` is called once this member's own record is applied: everything that was
+    /// acknowledged before this start is readable then.
+    #[expect(clippy::too_many_arguments, reason = "the role's parts, each named by its type")]
+    #[must_use]
+    pub(in crate::shell) fn new(
+        machine: Machine,
+        ports: StorePorts,
+        position: Position,
+        upkeep: Upkeep,
+        facts: StatusFacts,
+        quota: Arc<Quota>,
+        writer: CheckpointWriter,
+        checkpoint_events: Arc<SharedRing<checkpoint_file::Event>>,
+        helpers: Helpers,
+        on_published: impl Fn() + 'static,
+    ) -> Self {
+        let (applied, applied_term) = (position.checkpoint.index, position.checkpoint.term);
+        let watch = WatchFeed::new(ports.to_shards.len(), machine.store());
+        Self {
+            machine,
+            ports,
+            position,
+            upkeep,
+            facts,
+            applied,
+            applied_term,
+            reported: applied,
+            compacting: VecDeque::new(),
+            compact_after: None,
+            hashing: VecDeque::new(),
+            watch,
+            leases: LeaseClock::new(upkeep.election_timeout),
+            quota,
+            writer,
+            checkpoint_events,
+            checkpointing: None,
+            checkpoint_after: None,
+            log_entries: 0,
+            log_bytes: 0,
+            idle_at: applied,
+            installed: LogIndex::default(),
+            checkpointed: applied,
+            helpers,
+            quota_after: None,
+            is_published: false,
+            on_published: Box::new(on_published),
+        }
+    }
+
+    /// Runs for the life of the process.
+    pub(in crate::shell) async fn run(mut self) {
+        self.tell_members();
+        let idle_tick = Rc::new(Cell::new(false));
+        let (ticked, bell) = (Rc::clone(&idle_tick), self.ports.bell.clone());
+        glommio::spawn_local(async move {
+            loop {
+                glommio::timer::sleep(IDLE_TICK).await;
+                ticked.set(true);
+                bell.ring();
+            }
+        })
+        .detach();
+        loop {
+            let is_behind = self.take_messages();
+            if idle_tick.take() {
+                self.on_idle_tick();
+            }
+            self.watch_quota();
+            let has_work = self.work() | self.lease_turn(is_behind);
+            if self.reported < self.applied {
+                self.reported = self.applied;
+                self.ports.to_raft.send_always(ToRaft::Applied { index: self.applied });
+            }
+            let is_waiting_for_room = self.ring();
+            if is_behind || has_work || is_waiting_for_room {
+                glommio::executor().yield_now().await;
+                continue;
+            }
+            let (inbox, events, leases) = (&self.ports.inbox, &self.checkpoint_events, &self.leases);
+            let is_ready =
+                || !events.is_empty() || leases.has_ticked() || inbox.iter().any(|ring| !ring.is_empty());
+            // A pause of background work ends by itself; everything else rings.
+            let pause = [self.compact_after, self.checkpoint_after].into_iter().flatten().min();
+            match (pause, &self.checkpointing) {
+                (Some(end), None) => {
+                    let bell = self.ports.bell.clone();
+                    let timer = glommio::spawn_local(async move {
+                        glommio::timer::sleep(end.saturating_duration_since(Instant::now())).await;
+                        bell.ring();
+                    });
+                    self.ports.bell.wait(|| is_ready() || end <= Instant::now()).await;
+                    timer.cancel().await;
+                }
+                // The checkpoint thread rings when it has room again.
+                _ => self.ports.bell.wait_once(is_ready).await,
+            }
+        }
+    }
+
+    /// Whether more may be waiting.
+    fn take_messages(&mut self) -> bool {
+        let mut left = MESSAGES_PER_TURN;
+        for slot in 0..self.ports.inbox.len() {
+            while let Some(message) = self.ports.inbox[slot].take() {
+                match message {
+                    ToStore::Committed { entries, facts } => {
+                        self.on_facts(facts);
+                        for entry in entries {
+                            self.apply(&entry);
+                        }
+                        // Before the next message: what that one is told must not be ahead of this.
+                        self.collect_changes();
+                    }
+                    ToStore::Confirmed { reads } => {
+                        for (ticket, query) in reads {
+                            self.read(ticket, &query);
+                        }
+                    }
+                    ToStore::Read { ticket, query } => self.read(ticket, &query),
+                    ToStore::LeaseAnswers { answers } => {
+                        let revision = self.machine.store().current_revision();
+                        for (ticket, body) in answers {
+                            self.answer(ticket, Ok(Response { revision, body, resume: None }));
+                        }
+                    }
+                    ToStore::Watch { shard, order } => {
+                        let term = self.facts.term;
+                        self.watch.on_order(shard, order, self.machine.store(), &self.ports.to_shards, term);
+                    }
+                    ToStore::Leadership { facts } => {
+                        self.on_facts(facts);
+                        self.leases.on_leadership(self.leads());
+                        self.give_back_lease_questions();
+                    }
+                    ToStore::Refused { ticket } => {
+                        let number = lease_number(ticket).expect("the store's own requests are about leases");
+                        self.leases.on_refused(number);
+                    }
+                    ToStore::CheckpointWanted => {
+                        // One that holds all there is may be on its way to raft; one that failed rests.
+                        let is_newer = self.checkpointed < self.applied;
+                        let may_try = self.checkpoint_after.is_none_or(|end| end <= Instant::now());
+                        if self.checkpointing.is_none() && is_newer && may_try {
+                            self.begin_checkpoint();
+                        }
+                    }
+                    ToStore::Install { meta, machine } => self.install(&meta, machine),
+                }
+                left -= 1;
+                if left == 0 {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    fn on_facts(&mut self, facts: Facts) {
+        if facts.leader.is_some() {
+            self.facts.errors.clear();
+        } else if self.facts.errors.is_empty() {
+            self.facts.errors.push(status::NO_LEADER.message.into());
+        }
+        self.facts.leader = facts.leader.unwrap_or_default();
+        self.facts.term = facts.term;
+        self.facts.committed = facts.committed;
+        self.facts.is_learner = facts.is_learner;
+        self.facts.errors =
+            facts.leader.is_none().then(|| status::NO_LEADER.message.into()).into_iter().collect();
+    }
+
+    /// The term in which this member leads, if it does.
+    fn leads(&self) -> Option<Term> {
+        (self.facts.leader == self.position.member).then_some(self.facts.term)
+    }
+
+    fn apply(&mut self, entry: &Entry) {
+        assert_eq!(self.applied.0 + 1, entry.index.0, "entries are applied in index order, without a gap");
+        match entry.kind {
+            // A term's first entry.
+            EntryKind::Normal if entry.data.is_empty() => {}
+            EntryKind::Normal => match decode_group(entry.data.clone()) {
+                Ok(group) => {
+                    let at = EntryId { index: entry.index, term: entry.term };
+                    for request in &self.machine.admit(group) {
+                        if request.kind == RequestKind::Compact {
+                            // What it makes unreadable must have left.
+                            self.collect_changes();
+                        }
+                        let applied = self.machine.apply(request, at);
+                        self.leases.on_request(&mut self.machine, entry.term);
+                        if matches!(request.kind, RequestKind::PublishMember | RequestKind::MemberUpdate) {
+                            self.tell_members();
+                        }
+                        let is_ours = request.origin.member == self.position.member;
+                        if is_ours && self.position.recovered < entry.index {
+                            match lease_number(request.origin.ticket) {
+                                Some(number) => self.leases.on_applied(number, entry.term),
+                                None => self.answer_request(request.origin.ticket, applied),
+                            }
+                        }
+                    }
+                }
+                Err(error) => stop(entry, &error.to_string()),
+            },
+            EntryKind::ConfChange => self.change_members(entry),
+        }
+        self.leases.on_entry(&self.machine, entry.term, self.leads());
+        self.applied = entry.index;
+        self.applied_term = entry.term;
+        self.facts.applied = entry.index;
+        self.log_entries += 1;
+        self.log_bytes += entry.data.len() as u64;
+    }
+
+    /// The leader's checkpoint takes the place of the state: this member had fallen behind the log that
+    /// others keep. What was under way on the old state ends.
+    fn install(&mut self, meta: &CheckpointMeta, machine: Box<Machine>) {
+        assert!(self.applied < meta.index, "a checkpoint is installed to get ahead");
+        // A checkpoint that the thread knows nothing of yet ends here; one it is writing is given up, and
+        // one that it has whole is harmless: it is older than the one installed.
+        self.checkpointing = match self.checkpointing.take() {
+            None | Some(Checkpointing { state: Stage::Begin(_), .. }) => None,
+            Some(Checkpointing { header, state: Stage::Slices { .. } | Stage::Abandon }) => {
+                Some(Checkpointing { header, state: Stage::Abandon })
+            }
+            waiting => waiting,
+        };
+        // What a million keys held is not given back on this core.
+        self.helpers.discard(std::mem::replace(&mut self.machine, *machine));
+        // Who leads installs nothing, whatever this role has heard so far.
+        self.leases.on_leadership(None);
+        self.installed = meta.index;
+        self.checkpointed = self.checkpointed.max(meta.index);
+        self.applied = meta.index;
+        self.applied_term = meta.term;
+        self.facts.applied = meta.index;
+        self.log_entries = 0;
+        self.log_bytes = 0;
+        for (ticket, _) in std::mem::take(&mut self.hashing) {
+            self.refuse(ticket, Refusal::LeaderChanged);
+        }
+        self.watch.jump(self.machine.store(), &self.ports.to_shards, self.facts.term);
+        self.tell_members();
+    }
+
+    fn change_members(&mut self, entry: &Entry) {
+        let change = match MemberChange::decode(entry.data.clone()) {
+            Ok(change) => change,
+            Err(error) => stop(entry, &error.to_string()),
+        };
+        let outcome = self.machine.change_members(&change);
+        tracing::info!(index = entry.index.0, kind = ?change.kind, refused = outcome.is_err(), "membership change");
+        let accepted = outcome.is_ok();
+        self.ports.to_raft.send_always(ToRaft::Verdict { index: entry.index, accepted });
+        self.tell_members();
+        if change.origin.member == self.position.member && self.position.recovered < entry.index {
+            self.answer(change.origin.ticket, outcome);
+        }
+    }
+
+    /// Tells raft who the members are.
+    fn tell_members(&self) {
+        let cluster = Box::new(self.machine.cluster().clone());
+        self.ports.to_raft.send_always(ToRaft::Members { cluster });
+    }
+
+    fn collect_changes(&mut self) {
+        self.watch.collect(self.machine.store(), &self.ports.to_shards, self.facts.term);
+    }
+
+    fn answer_request(&mut self, ticket: Ticket, applied: Applied) {
+        match applied {
+            Applied::Now(_) if ticket == PUBLISH_TICKET => {
+                if !self.is_published {
+                    self.is_published = true;
+                    (self.on_published)();
+                }
+            }
+            Applied::Now(outcome) => self.answer(ticket, outcome),
+            Applied::AfterCompaction(response) => {
+                let revision = self.machine.store().compact_revision();
+                self.compacting.push_back((ticket, response, revision));
+            }
+        }
+    }
+
+    fn read(&mut self, ticket: Ticket, query: &Query) {
+        match query {
+            Query::HashKv(request) => match self.machine.begin_hash(request) {
+                Ok(cursor) => self.hashing.push_back((ticket, cursor)),
+                Err(rejection) => self.answer(ticket, Err(rejection)),
+            },
+            Query::HashCompacted => match self.machine.begin_compacted_hash() {
+                Ok(cursor) => self.hashing.push_back((ticket, cursor)),
+                Err(rejection) => self.answer(ticket, Err(rejection)),
+            },
+            Query::LeaseKeepAlive(id) => match self.leases.keep_alive(&self.machine, *id, ticket) {
+                Some((ticket, result)) => self.tell(ticket, result.map(Ok)),
+                None => self.give_back_lease_questions(),
+            },
+            Query::LeaseTimeToLive(request) => {
+                match self.leases.time_to_live(&self.machine, request, ticket) {
+                    Some(response) => self.answer(ticket, Ok(response)),
+                    None => self.give_back_lease_questions(),
+                }
+            }
+            Query::LeaseLeases => self.answer(ticket, Ok(self.leases.leases(&self.machine))),
+            _ => self.answer(ticket, self.machine.read(query, &self.facts)),
+        }
+    }
+
+    /// This member does not lead: what it was asked about leases is for whoever does.
+    fn give_back_lease_questions(&mut self) {
+        for (ticket, query) in self.leases.take_unserved() {
+            let message = match passed_on_number(ticket) {
+                None => ToRaft::Read { ticket, query },
+                // The member that passed it on finds the new leader itself.
+                Some(_) => ToRaft::LeaseAnswer { ticket, result: Err(Refusal::NotLeader) },
+            };
+            self.ports.to_raft.send_always(message);
+        }
+    }
+
+    /// Lets time pass for leases; whether that wants another turn at once.
+    fn lease_turn(&mut self, is_behind: bool) -> bool {
+        let StorePorts { to_raft, bell, .. } = &self.ports;
+        let wants_turn = self.leases.turn(&self.machine, self.applied, is_behind, to_raft, bell);
+        for (ticket, result) in self.leases.take_told(&self.machine) {
+            self.tell(ticket, result.map(Ok));
+        }
+        wants_turn
+    }
+
+    fn answer(&self, ticket: Ticket, outcome: Outcome) {
+        self.tell(ticket, Ok(outcome));
+    }
+
+    fn tell(&self, ticket: Ticket, result: Result<Outcome, Refusal>) {
+        if passed_on_number(ticket).is_some() {
+            let result = result.map(|outcome| outcome.expect("a question about a lease is not rejected"));
+            return self.ports.to_raft.send_always(ToRaft::LeaseAnswer { ticket, result });
+        }
+        let result = result.map(|outcome| Answer { term: self.facts.term, outcome });
+        let reply = Reply { ticket, result };
+        if raft_number(ticket).is_some() {
+            self.ports.to_raft.send_always(ToRaft::Answer(reply));
+        } else if let Some(sender) = self.ports.to_shards.get(shard_of(ticket)) {
+            sender.send_always(ToShard::Reply(reply));
+        }
+    }
+
+    fn refuse(&self, ticket: Ticket, refusal: Refusal) {
+        self.tell(ticket, Err(refusal));
+    }
+
+    fn ring(&self) -> bool {
+        let mut is_waiting = self.ports.to_raft.ring();
+        for sender in &self.ports.to_shards {
+            is_waiting |= sender.ring();
+        }
+        is_waiting
+    }
+
+    /// One slice of each long work. Whether any of it wants another turn at once.
+    fn work(&mut self) -> bool {
+        let compaction = self.compact();
+        let hash = self.hash();
+        let checkpoint = self.checkpoint();
+        let watch = self.watch.work(self.machine.store(), &self.ports.to_shards, self.facts.term);
+        compaction || hash || checkpoint || watch
+    }
+
+    /// Raises the NOSPACE alarm when the key space has reached its quota, or a request was refused that
+    /// would have taken it there. All members refuse alike because of the alarm; a few more may come
+    /// before it.
+    fn watch_quota(&mut self) {
+        let held_bytes = self.machine.store().bytes_held();
+        self.quota.on_held(held_bytes);
+        let is_reached = self.quota.take_exceeded() || self.quota.quota_bytes() <= held_bytes;
+        if !is_reached || !self.is_published {
+            return;
+        }
+        let alarm = Alarm { kind: AlarmType::NoSpace, member: self.position.member };
+        if self.machine.alarms().contains(alarm) || self.quota_after.is_some_and(|end| Instant::now() < end) {
+            return;
+        }
+        self.quota_after = Some(Instant::now() + QUOTA_RETRY);
+        tracing::error!(
+            bytes = held_bytes,
+            quota = self.quota.quota_bytes(),
+            "the key space has reached --quota-backend-bytes, or a request would take it there; raising the NOSPACE alarm. Delete keys, compact, then disarm it"
+        );
+        let body = alarm.activation().encode_to_vec().into();
+        let (ticket, kind) = (raft_ticket(0), RequestKind::Alarm);
+        self.ports.to_raft.send_always(ToRaft::Propose { ticket, kind, body });
+    }
+
+    /// Removes what compactions made unreadable, whether or not anybody waits for that.
+    fn compact(&mut self) -> bool {
+        let is_done = !self.machine.store().is_compacting() && self.compacting.is_empty();
+        if is_done || self.compact_after.is_some_and(|end| Instant::now() < end) {
+            return false;
+        }
+        self.compact_after = None;
+        let is_paused = self.machine.work_slice(self.upkeep.compaction_batch);
+        let removed = self.machine.store().removed_through();
+        while let Some((ticket, response, _)) =
+            self.compacting.pop_front_if(|(_, _, revision)| *revision <= removed)
+        {
+            self.answer(ticket, Ok(response));
+        }
+        if is_paused {
+            // What is left is held back by a running checkpoint.
+            return false;
+        }
+        if self.upkeep.compaction_sleep.is_zero() {
+            return true;
+        }
+        self.compact_after = Some(Instant::now() + self.upkeep.compaction_sleep);
+        false
+    }
+
+    fn hash(&mut self) -> bool {
+        let Some((ticket, cursor)) = self.hashing.front_mut() else { return false };
+        if let Some(outcome) = self.machine.hash_slice(cursor, HASH_SLICE_RECORDS) {
+            let ticket = *ticket;
+            self.hashing.pop_front();
+            self.answer(ticket, outcome);
+        }
+        !self.hashing.is_empty()
+    }
+
+    fn checkpoint(&mut self) -> bool {
+        while let Some(event) = self.checkpoint_events.take() {
+            self.on_checkpoint_event(event);
+        }
+        let Some(Checkpointing { header, state }) = self.checkpointing.take() else {
+            if self.is_checkpoint_due() {
+                self.begin_checkpoint();
+                return true;
+            }
+            return false;
+        };
+        let (state, wants_turn) = match state {
+            Stage::Begin(checkpoint) => {
+                if self.writer.begin(header.clone()) {
+                    (Stage::Slices { checkpoint, waiting: None, is_last: false }, true)
+                } else {
+                    (Stage::Begin(checkpoint), false)
+                }
+            }
+            Stage::Slices { mut checkpoint, waiting, is_last } => {
+                let (block, is_last) = match waiting {
+                    Some(block) => (block, is_last),
+                    None => {
+                        let mut block =
+                            Vec::with_capacity(CHECKPOINT_SLICE_BYTES + (CHECKPOINT_SLICE_BYTES >> 3));
+                        let is_last = self.machine.checkpoint_slice(
+                            &mut checkpoint,
+                            CHECKPOINT_SLICE_BYTES,
+                            &mut block,
+                        );
+                        (block, is_last)
+                    }
+                };
+                match self.writer.block(block) {
+                    Err(block) => (Stage::Slices { checkpoint, waiting: Some(block), is_last }, false),
+                    Ok(()) if is_last => {
+                        self.machine.end_checkpoint(checkpoint);
+                        (Stage::Finish, true)
+                    }
+                    Ok(()) => (Stage::Slices { checkpoint, waiting: None, is_last }, true),
+                }
+            }
+            Stage::Finish => {
+                if self.writer.finish() {
+                    (Stage::Wait, false)
+                } else {
+                    (Stage::Finish, false)
+                }
+            }
+            Stage::Wait => (Stage::Wait, false),
+            Stage::Abandon => {
+                if self.writer.abandon() {
+                    (Stage::Wait, false)
+                } else {
+                    (Stage::Abandon, false)
+                }
+            }
+        };
+        self.checkpointing = Some(Checkpointing { header, state });
+        wants_turn
+    }
+
+    /// A checkpoint costs as much as the state is large, so it waits until the log has grown by half
+    /// of that: writing it never more than triples the bytes written, and a restart replays at most
+    /// that much. Below that, `--snapshot-count` entries are enough.
+    ///
+    /// It also waits for compactions to end, which it would hold back, until there is twice as much log: so
+    /// checkpoints that follow each other under load do not starve them.
+    fn is_checkpoint_due(&self) -> bool {
+        let half_of_state = self.machine.store().bytes_in_use() / 2;
+        let factor = if self.machine.store().is_compacting() { 2 } else { 1 };
+        let has_entries = self.upkeep.checkpoint_entries.saturating_mul(factor) <= self.log_entries;
+        let has_bytes = self.upkeep.checkpoint_bytes.saturating_mul(factor) <= self.log_bytes;
+        (has_entries || has_bytes)
+            && half_of_state.saturating_mul(factor) <= self.log_bytes
+            && self.checkpoint_after.is_none_or(|end| end <= Instant::now())
+    }
+
+    /// Nothing was applied for a whole tick: time for the checkpoint that is not due yet.
+    fn on_idle_tick(&mut self) {
+        let is_idle = self.idle_at == self.applied;
+        self.idle_at = self.applied;
+        let is_worth_it =
+            (self.machine.store().bytes_in_use() / 16).max(IDLE_CHECKPOINT_BYTES) <= self.log_bytes;
+        if is_idle && is_worth_it && self.checkpointing.is_none() && self.checkpoint_after.is_none() {
+            self.begin_checkpoint();
+        }
+    }
+
+    fn begin_checkpoint(&mut self) {
+        let cluster = self.machine.cluster();
+        let header = Header {
+            cluster: cluster.id(),
+            member: self.position.member,
+            index: self.applied,
+            term: self.applied_term,
+            voters: cluster.voters().collect(),
+            learners: cluster.learners().collect(),
+        };
+        tracing::debug!(index = header.index.0, "checkpoint begins");
+        self.checkpoint_after = None;
+        self.log_entries = 0;
+        self.log_bytes = 0;
+        let state = Stage::Begin(self.machine.begin_checkpoint());
+        self.checkpointing = Some(Checkpointing { header, state });
+    }
+
+    fn on_checkpoint_event(&mut self, event: checkpoint_file::Event) {
+        self.checkpointing = None;
+        match event {
+            checkpoint_file::Event::Abandoned => {}
+            // An installed one overtook it.
+            checkpoint_file::Event::Written { header, .. } if header.index < self.installed => {}
+            checkpoint_file::Event::Written { header, bytes } => {
+                tracing::info!(
+                    index = header.index.0,
+                    bytes,
+                    revision = self.machine.store().current_revision(),
+                    "checkpoint written; the log before it is free"
+                );
+                self.checkpointed = header.index;
+                let Header { index, term, voters, learners, .. } = header;
+                let meta = CheckpointMeta { index, term, voters, learners };
+                self.ports.to_raft.send_always(ToRaft::Checkpointed { meta, bytes });
+            }
+            checkpoint_file::Event::Failed { index, error } => {
+                tracing::error!(
+                    index = index.0,
+                    %error,
+                    "checkpoint not written; nothing is lost, the log grows until one succeeds"
+                );
+                // Due again at once, but not before the pause.
+                self.log_entries = self.upkeep.checkpoint_entries;
+                self.log_bytes = self.log_bytes.max(self.machine.store().bytes_in_use() / 2);
+                self.checkpoint_after = Some(Instant::now() + CHECKPOINT_RETRY);
+            }
+        }
+    }
+}
+
+/// The log holds something this version cannot apply: going on would make the member differ.
+fn stop(entry: &Entry, problem: &str) -> ! {
+    tracing::error!(
+        index = entry.index.0,
+        term = entry.term.0,
+        problem,
+        "a committed entry cannot be applied; the process ends before its state differs from the other members'. \
+         Start a version that knows it"
+    );
+    std::process::exit(EXIT_STATE_UNKNOWN);
+}
