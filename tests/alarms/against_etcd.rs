@@ -6,11 +6,11 @@
 //! after which 3.4 refuses nothing until its next start. Headers of alarm answers,
 //! which 3.4 leaves out, are masked.
 
-use pinion::pb::etcdserverpb as pb;
-use pinion::pb::etcdserverpb::request_op::Request as Op;
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::pb::etcdserverpb::request_op::Request as Op;
+use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, installed};
 
-use crate::harness::client::{CallError, Client};
-use crate::harness::{Launch, TEST_DEADLINE, WorkDir, block_on, installed};
 use crate::{ACTIVATE, CORRUPT, DEACTIVATE, GET, NO_SPACE, alarm, status};
 
 /// An answer without what differs between two servers.

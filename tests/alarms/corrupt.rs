@@ -1,10 +1,10 @@
 //! A member whose data differs is found, named, and stops nothing but writes.
 
-use pinion::pb::etcdserverpb as pb;
-use pinion::pb::etcdserverpb::request_op::Request as Op;
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::pb::etcdserverpb::request_op::Request as Op;
+use pinion_kit::{TEST_DEADLINE, block_on, server_is_etcd, skip};
 
 use crate::cluster::Cluster;
-use crate::harness::{TEST_DEADLINE, block_on, server_is_etcd, skip};
 use crate::{ACTIVATE, CORRUPT, DEACTIVATE, GET, alarm, forge, refusal, status};
 
 const CORRUPT_CLUSTER: &str = "etcdserver: corrupt cluster";

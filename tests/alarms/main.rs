@@ -10,16 +10,13 @@ mod against_etcd;
 mod cluster;
 mod corrupt;
 mod forge;
-#[path = "../harness/mod.rs"]
-mod harness;
 mod quota;
 mod versions;
 
 use bytes::Bytes;
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::etcdserverpb as pb;
 use prost::Message;
-
-use harness::client::{CallError, Client};
 
 pub const GET: i32 = 0;
 pub const ACTIVATE: i32 = 1;

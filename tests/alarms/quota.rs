@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::{TEST_DEADLINE, block_on, server_is_etcd, skip};
 
 use crate::cluster::Cluster;
-use crate::harness::{TEST_DEADLINE, block_on, server_is_etcd, skip};
 use crate::{DEACTIVATE, NO_SPACE, alarm, refusal, status};
 
 const QUOTA: i64 = 3_000_000;

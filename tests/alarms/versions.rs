@@ -5,12 +5,12 @@ use pinion::membership::{MemberChange, MemberChangeKind};
 use pinion::pb::peer;
 use pinion::raft::EntryKind;
 use pinion::types::{MemberId, Ticket};
+use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, server_is_etcd, skip};
 use pinion_wal::map::MapStorage;
 use pinion_wal::{Entry, Identity, SEGMENT_BYTES, Wal};
 use prost::Message as _;
 
 use crate::forge;
-use crate::harness::{Launch, TEST_DEADLINE, WorkDir, block_on, server_is_etcd, skip};
 
 /// Exit code of a member that meets an entry it cannot apply.
 const STATE_UNKNOWN: i32 = 70;

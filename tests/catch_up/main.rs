@@ -8,22 +8,18 @@
 #![allow(unreachable_pub, reason = "a test binary has no other crate to reach")]
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-#[path = "../harness/mod.rs"]
-mod harness;
-
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::client::Client;
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::{Launch, Server, TEST_DEADLINE, WorkDir, block_on, env_number};
 use prost::Message as _;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
-
-use harness::client::Client;
-use harness::{Launch, Server, TEST_DEADLINE, WorkDir, block_on, env_number};
 
 /// Everything a test waits for has happened by then.
 const DEADLINE: Duration = Duration::from_secs(60);

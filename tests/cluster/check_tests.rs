@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use pinion_kit::env_number;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::check::check;
 use super::history::{Answer, Call, Event, Found, Op};
-use crate::harness::env_number;
 
 const KEYS: usize = 8;
 

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::{WorkDir, block_on, skip};
+use pinion_kit::{WorkDir, block_on, skip};
+
 use crate::load::Load;
 use crate::members::Cluster;
 use crate::{FAST, TEST_DEADLINE, judge};

@@ -8,11 +8,11 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use pinion_kit::client::Client;
+use pinion_kit::{WorkDir, block_on, server_is_etcd, skip};
 use tokio::time::Instant;
 
 use crate::disk::Node;
-use crate::harness::client::Client;
-use crate::harness::{WorkDir, block_on, server_is_etcd, skip};
 use crate::load::Load;
 use crate::members::Cluster;
 use crate::mount::{Device, Mounted};

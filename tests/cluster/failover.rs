@@ -8,9 +8,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use pinion_kit::client::{CallError, Client};
 use tokio::time::Instant;
 
-use crate::harness::client::{CallError, Client};
 use crate::members::Cluster;
 
 /// Between the beginnings of two probes through one member.

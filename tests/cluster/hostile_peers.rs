@@ -13,6 +13,8 @@ use pinion::peer::frame::{put_frame, put_message};
 use pinion::peer::{FRAME_HEADER_BYTES, FrameDecoder, FrameKind, Identity, Lane, PREFACE, Refusal, Seal};
 use pinion::raft::MessageKind;
 use pinion::types::{ClusterId, MemberId};
+use pinion_kit::client::Client;
+use pinion_kit::{block_on, server_is_etcd, skip};
 use prost::Message as _;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -20,8 +22,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::harness::client::Client;
-use crate::harness::{block_on, server_is_etcd, skip};
 use crate::members::Cluster;
 use crate::{FAST, TEST_DEADLINE};
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::block_on;
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::etcdserverpb as pb;
 use tokio::time::Instant;
 
-use crate::harness::block_on;
-use crate::harness::client::{CallError, Client};
 use crate::members::Cluster;
 use crate::{FAST, TEST_DEADLINE};
 

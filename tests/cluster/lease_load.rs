@@ -7,11 +7,11 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::etcdserverpb as pb;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
-use crate::harness::client::{CallError, Client};
 use crate::history::{Answer, Call, leased_key};
 use crate::load::{CALL_DEADLINE, RECONNECT, Shared, put_request, revision};
 

@@ -14,13 +14,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pb::compare::{CompareResult, CompareTarget, TargetUnion};
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::etcdserverpb as pb;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::harness::client::{CallError, Client};
 use crate::history::{Answer, Call, LEASED, Moment, Op};
 use crate::lease_load::{Holder, TTL_S};
 use crate::lock_load::{Contender, Hold};
@@ -444,7 +444,7 @@ async fn ask(client: &Client, call: &Call) -> Result<Answer, CallError> {
                 Ok(answer) => answer,
                 Err(error) => return of_the_past(error),
             };
-            let name = |kv: &pinion::pb::mvccpb::KeyValue| String::from_utf8(kv.key.to_vec()).unwrap();
+            let name = |kv: &pinion_kit::pb::mvccpb::KeyValue| String::from_utf8(kv.key.to_vec()).unwrap();
             let revision = revision(answer.header);
             let found = answer.kvs.iter().map(|kv| (name(kv), found(kv))).collect();
             Ok(Answer::Read { revision, found })

@@ -8,12 +8,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use pinion::pb::etcdserverpb as pb;
-use pinion::pb::v3lockpb::LockRequest;
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::pb::v3lockpb::LockRequest;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
-use crate::harness::client::{CallError, Client};
 use crate::history::{LOCKED, Moment};
 use crate::load::{CALL_DEADLINE, RECONNECT, Shared};
 

@@ -1,5 +1,5 @@
 //! Clusters of the real binary under load, with members killed, frozen, cut off and restarted; every
-//! history is judged (`check.rs`, `lease_check.rs`, the harness's judge of watchers), every member must hold
+//! history is judged (`check.rs`, `lease_check.rs`, the kit's judge of watchers), every member must hold
 //! the same in the end.
 //!
 //! `PINION_CLUSTER_ROUNDS` (3) faults of each test, chosen by `PINION_CLUSTER_SEED` (the process id).
@@ -17,8 +17,6 @@ mod disk;
 mod disk_faults;
 mod failover;
 mod faults;
-#[path = "../harness/mod.rs"]
-mod harness;
 mod history;
 mod hostile_peers;
 mod lease_check;
@@ -39,12 +37,12 @@ mod watchers;
 
 use std::time::Duration;
 
+use pinion_kit::{TEST_DEADLINE, block_on, env_number, server_is_etcd};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use failover::{Blow, measure};
 use faults::Fault;
-use harness::{TEST_DEADLINE, block_on, env_number, server_is_etcd};
 use load::{LEASE_SLACK, Load, Record};
 use members::Cluster;
 

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::{Exit, Launch, Server, WorkDir, free_port, server_is_etcd};
 use prost::Message;
 use tokio::time::Instant;
 
-use crate::harness::client::{CallError, Client};
-use crate::harness::{Exit, Launch, Server, WorkDir, free_port, server_is_etcd};
 use crate::history::{Event, Found};
 use crate::network::Network;
 
@@ -272,15 +272,15 @@ impl Cluster {
 }
 
 /// A change as the checker knows it.
-pub fn event(event: pinion::pb::mvccpb::Event) -> Event {
-    let is_delete = event.r#type() == pinion::pb::mvccpb::event::EventType::Delete;
+pub fn event(event: pinion_kit::pb::mvccpb::Event) -> Event {
+    let is_delete = event.r#type() == pinion_kit::pb::mvccpb::event::EventType::Delete;
     let kv = event.kv.expect("an event has a key");
     let key = String::from_utf8(kv.key.to_vec()).unwrap();
     Event { revision: kv.mod_revision, key, found: (!is_delete).then(|| found(&kv)) }
 }
 
 /// A key's state as an answer tells it.
-pub fn found(kv: &pinion::pb::mvccpb::KeyValue) -> Found {
+pub fn found(kv: &pinion_kit::pb::mvccpb::KeyValue) -> Found {
     Found {
         value: String::from_utf8(kv.value.to_vec()).unwrap(),
         created: kv.create_revision,

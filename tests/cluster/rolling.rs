@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use pinion_kit::client::{CallError, Client};
 use tokio::time::Instant;
 
-use crate::harness::client::{CallError, Client};
 use crate::members::Cluster;
 
 /// Longer than a member lets a request wait.

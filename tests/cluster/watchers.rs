@@ -4,7 +4,7 @@
 //! what is compacted later, and when each revision was first heard of; two that tell a revision
 //! differently are a divergence at once. The others watch all sorts of ranges, come from the past, ask how
 //! far they are, and when their stream breaks or falls silent go on where they stopped, on any member.
-//! What each was told is judged by the harness's judge.
+//! What each was told is judged by the kit's judge.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -12,17 +12,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pinion::pb::etcdserverpb as pb;
-use pinion::pb::mvccpb::Event;
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::pb::mvccpb::Event;
+use pinion_kit::server_is_etcd;
+use pinion_kit::stream::{Answers, Requests};
+use pinion_kit::watch_judge::{self, History, Interest, Life, Told as Heard, Violation, revision_of};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::harness::client::{CallError, Client};
-use crate::harness::server_is_etcd;
-use crate::harness::stream::{Answers, Requests};
-use crate::harness::watch_judge::{self, History, Interest, Life, Told as Heard, Violation, revision_of};
 use crate::history::Moment;
 use crate::load::{CALL_DEADLINE, RECONNECT, Shared};
 

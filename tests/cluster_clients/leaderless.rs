@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::{TEST_DEADLINE, block_on};
 use tokio::time::Instant;
 
-use crate::harness::{TEST_DEADLINE, block_on};
 use crate::members::{Members, refusal};
 
 /// A fifth of etcd's, so that the test need not wait for its 7 s.

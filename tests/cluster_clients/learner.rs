@@ -1,9 +1,9 @@
 //! What a member without a vote says.
 
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::client::Client;
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::{TEST_DEADLINE, block_on};
 
-use crate::harness::client::Client;
-use crate::harness::{TEST_DEADLINE, block_on};
 use crate::members::{Members, refusal};
 
 #[test]

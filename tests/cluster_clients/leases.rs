@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::{TEST_DEADLINE, block_on};
 use tokio::time::Instant;
 
-use crate::harness::client::{CallError, Client};
-use crate::harness::{TEST_DEADLINE, block_on};
 use crate::members::Members;
 
 async fn grant(client: &Client, id: i64, ttl: i64) {

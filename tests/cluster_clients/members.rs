@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::{Launch, Server, WorkDir};
 use tokio::time::Instant;
-
-use crate::harness::client::{CallError, Client};
-use crate::harness::{Launch, Server, WorkDir};
 
 /// A cluster that has a quorum has a leader by then.
 const LEADER_DEADLINE: Duration = Duration::from_secs(20);

@@ -1,10 +1,10 @@
 //! Watch, Lock and Election through members that do not lead.
 
-use pinion::pb::etcdserverpb as pb;
-use pinion::pb::v3electionpb as election;
-use pinion::pb::v3lockpb as lock;
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::pb::v3electionpb as election;
+use pinion_kit::pb::v3lockpb as lock;
+use pinion_kit::{TEST_DEADLINE, block_on};
 
-use crate::harness::{TEST_DEADLINE, block_on};
 use crate::members::Members;
 
 #[test]

@@ -3,11 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::{TEST_DEADLINE, block_on};
 use tokio::time::Instant;
 
-use crate::harness::client::{CallError, Client};
-use crate::harness::{TEST_DEADLINE, block_on};
 use crate::members::Members;
 
 /// A proposal that is lost on its way to the leader is told after 5.4 s; nothing else takes that long.

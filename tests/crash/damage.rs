@@ -8,10 +8,9 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pinion_kit::{Launch, WorkDir, block_on, env_number, server_is_etcd, skip};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-
-use crate::harness::{Launch, WorkDir, block_on, env_number, server_is_etcd, skip};
 
 const KEYS: u64 = 300;
 

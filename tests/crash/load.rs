@@ -3,13 +3,13 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::Server;
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::etcdserverpb as pb;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::task::JoinHandle;
 
-use crate::harness::Server;
-use crate::harness::client::{CallError, Client};
 use crate::ledger::{Content, KeyState, Ledger, key_name, pair_names, register_name, value};
 
 pub type Shared = Rc<RefCell<Ledger>>;

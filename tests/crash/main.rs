@@ -10,18 +10,16 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod damage;
-#[path = "../harness/mod.rs"]
-mod harness;
 mod ledger;
 mod load;
 
 use std::rc::Rc;
 use std::time::Duration;
 
+use pinion_kit::{Launch, WorkDir, block_on, env_number, server_is_etcd};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use harness::{Launch, WorkDir, block_on, env_number, server_is_etcd};
 use ledger::Ledger;
 
 /// Rounds on one data directory, after which checking every key each time would only cost.

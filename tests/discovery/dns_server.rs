@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::harness::{WorkDir, skip};
+use pinion_kit::{WorkDir, skip};
 
 const SRV: u16 = 33;
 const A: u16 = 1;

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::client::Client;
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::{Launch, Server, WorkDir};
 use tokio::time::Instant;
-
-use crate::harness::client::Client;
-use crate::harness::{Launch, Server, WorkDir};
 
 /// What a log says, it says by then.
 const LOG_DEADLINE: Duration = Duration::from_secs(20);

@@ -3,9 +3,6 @@
 #![allow(unreachable_pub, reason = "a test binary has no other crate to reach")]
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-#[path = "../harness/mod.rs"]
-mod harness;
-
 mod dns_server;
 mod group;
 mod service;

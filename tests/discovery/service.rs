@@ -4,11 +4,11 @@
 use std::path::PathBuf;
 
 use pinion::membership::{cluster_id, member_id};
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::client::Client;
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::{Launch, Server, TEST_DEADLINE, WorkDir, block_on, free_port, installed, server_binary};
 
 use crate::group::{check_one_cluster, identities, member, start, until_it_says};
-use crate::harness::client::Client;
-use crate::harness::{Launch, Server, TEST_DEADLINE, WorkDir, block_on, free_port, installed, server_binary};
 
 /// A service in which tokens have this size.
 async fn service(work: &WorkDir, binary: PathBuf, tokens: &[(&str, &str)]) -> (Launch, Server) {
@@ -180,8 +180,8 @@ async fn enable_auth(client: &Client) {
         let grant = pb::AuthUserGrantRoleRequest { user: role.to_owned(), role: role.to_owned() };
         client.unary::<pb::AuthUserGrantRoleResponse>(&call("UserGrantRole"), &grant).await.unwrap();
     }
-    let permission = pinion::pb::authpb::Permission {
-        perm_type: pinion::pb::authpb::permission::Type::Readwrite.into(),
+    let permission = pinion_kit::pb::authpb::Permission {
+        perm_type: pinion_kit::pb::authpb::permission::Type::Readwrite.into(),
         key: "/_etcd/registry/t/".into(),
         range_end: "/_etcd/registry/t0".into(),
     };

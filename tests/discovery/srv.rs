@@ -3,11 +3,11 @@
 use std::net::Ipv4Addr;
 
 use pinion::membership::{cluster_id, member_id};
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, installed, server_binary};
 
 use crate::dns_server::{DnsServer, Zone, client_of};
 use crate::group::{check_one_cluster, identities, member, start, until_it_says};
-use crate::harness::{Launch, TEST_DEADLINE, WorkDir, block_on, installed, server_binary};
 
 const SERVICE: &str = "_etcd-server._tcp.pinion.test";
 

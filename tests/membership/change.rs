@@ -1,10 +1,11 @@
 //! Changes that are made while the cluster serves.
 
+use pinion_kit::{TEST_DEADLINE, WorkDir, block_on, free_port};
+
 use crate::group::{
     Load, Node, add, eventually, id_of, join, leader, list, move_leader, no, promote, remove, start_new,
     status, update,
 };
-use crate::harness::{TEST_DEADLINE, WorkDir, block_on, free_port};
 
 /// These members, of which the first `started` serve a load as a new cluster.
 async fn under_load(work: &WorkDir, names: &[&str], started: usize) -> (Vec<Node>, Load) {
@@ -107,7 +108,7 @@ fn learner_is_promoted_by_any_member_once_it_has_the_log() {
         // A learner answers no linearizable read, so it is not waited for as the others are.
         rest[0].server = Some(launch.spawn());
         let learner = eventually(async || {
-            let client = crate::harness::client::Client::connect(rest[0].launch.client_port).await?;
+            let client = pinion_kit::client::Client::connect(rest[0].launch.client_port).await?;
             status(&client).await.map(|status| (status, client))
         })
         .await;

@@ -1,7 +1,8 @@
 //! A majority is lost for good: one member goes on alone, with all that was acknowledged.
 
+use pinion_kit::{TEST_DEADLINE, WorkDir, block_on};
+
 use crate::group::{Load, Node, REMOVED, add, eventually, join, list, start_new};
-use crate::harness::{TEST_DEADLINE, WorkDir, block_on};
 
 #[test]
 fn last_member_goes_on_alone_with_every_acknowledged_write_and_grows_again() {

@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::{Exit, Launch, Server, WorkDir};
 use tokio::time::Instant;
-
-use crate::harness::client::{CallError, Client};
-use crate::harness::{Exit, Launch, Server, WorkDir};
 
 /// What a cluster has to do is done by then.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -2,8 +2,9 @@
 
 use std::fs;
 
+use pinion_kit::{TEST_DEADLINE, WorkDir, block_on};
+
 use crate::group::{Node, add, eventually, leader, list, start_new};
-use crate::harness::{TEST_DEADLINE, WorkDir, block_on};
 
 #[test]
 fn joining_is_refused_where_the_lists_differ_or_nobody_answers() {

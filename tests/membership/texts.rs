@@ -1,10 +1,10 @@
 //! The same calls about members on a real etcd and on pinion: codes, texts and fields compared.
 
-use crate::group::{Node, add, list, move_leader, promote, remove, update};
-use crate::harness::client::{CallError, Client};
-use crate::harness::{Launch, TEST_DEADLINE, WorkDir, block_on, installed, server_is_etcd};
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, installed, server_is_etcd};
 
-use pinion::pb::etcdserverpb as pb;
+use crate::group::{Node, add, list, move_leader, promote, remove, update};
 
 /// A member as both sides must tell it: without ids, and with ports by their part in the play.
 fn member(member: &pb::Member, node: &Node) -> String {

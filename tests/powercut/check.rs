@@ -8,11 +8,11 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
 use std::path::Path;
 
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::Launch;
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::etcdserverpb as pb;
 
 use crate::disk::{Content, Node};
-use crate::harness::Launch;
-use crate::harness::client::{CallError, Client};
 use crate::ledger::{self, Ledger};
 
 /// Makes the image's files. What is zero stays a hole.

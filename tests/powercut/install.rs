@@ -12,14 +12,14 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::client::Client;
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::{Launch, Server, WorkDir, block_on, env_number, server_is_etcd, skip};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
 use crate::disk::{Fate, Node, Op, Recording};
-use crate::harness::client::Client;
-use crate::harness::{Launch, Server, WorkDir, block_on, env_number, server_is_etcd, skip};
 use crate::mount::{Mounted, Position};
 use crate::{check, data_dir, moment, work_dir};
 

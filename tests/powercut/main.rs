@@ -20,8 +20,6 @@ mod check;
 mod disk;
 #[cfg(test)]
 mod disk_tests;
-#[path = "../harness/mod.rs"]
-mod harness;
 mod install;
 #[allow(dead_code, reason = "shared with the crash test, which uses all of it")]
 #[path = "../crash/ledger.rs"]
@@ -35,12 +33,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pinion_kit::{Launch, WorkDir, block_on, env_number, server_is_etcd, skip};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
 use disk::{Bytes, Fate, NameFate, Node, Op, Recording};
-use harness::{Launch, WorkDir, block_on, env_number, server_is_etcd, skip};
 use ledger::Ledger;
 use load::History;
 use mount::Mounted;

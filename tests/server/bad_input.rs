@@ -4,13 +4,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::{Launch, Server, TEST_DEADLINE, WorkDir, block_on, server_is_etcd};
 use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-
-use crate::harness::client::{CallError, Client};
-use crate::harness::{Launch, Server, TEST_DEADLINE, WorkDir, block_on, server_is_etcd};
 
 const PUT: &str = "/etcdserverpb.KV/Put";
 const GRPC: &str = "application/grpc";

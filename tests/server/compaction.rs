@@ -4,10 +4,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use pinion::pb::etcdserverpb as pb;
-
-use crate::harness::client::Client;
-use crate::harness::{Launch, WorkDir, block_on};
+use pinion_kit::client::Client;
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::{Launch, WorkDir, block_on};
 
 const VALUE_BYTES: usize = 16 << 10;
 const WRITERS: u64 = 16;

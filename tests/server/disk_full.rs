@@ -7,11 +7,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::{Launch, WorkDir, block_on, server_is_etcd, skip};
 use tokio::time::Instant;
-
-use crate::harness::client::{CallError, Client};
-use crate::harness::{Launch, WorkDir, block_on, server_is_etcd, skip};
 
 /// Room for several log segments and a few checkpoints of what the test writes.
 const DISK_MIB: u64 = 640;

@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, installed, server_is_etcd};
 use tokio::time::Instant;
-
-use crate::harness::{Launch, TEST_DEADLINE, WorkDir, block_on, installed, server_is_etcd};
 
 /// A command that goes on has printed what it must print by then.
 const PRINT_DEADLINE: Duration = Duration::from_secs(15);

@@ -5,10 +5,9 @@ use std::fs;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::{Launch, WorkDir, block_on, server_is_etcd, skip};
 use tokio::time::Instant;
-
-use crate::harness::{Launch, WorkDir, block_on, server_is_etcd, skip};
 
 const KEYS: u8 = 6;
 const WRITES: u8 = 24;

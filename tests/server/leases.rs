@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::stream::Answers;
+use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, server_is_etcd, skip};
 use tokio::time::Instant;
-
-use crate::harness::client::{CallError, Client};
-use crate::harness::stream::Answers;
-use crate::harness::{Launch, TEST_DEADLINE, WorkDir, block_on, server_is_etcd, skip};
 
 async fn grant(client: &Client, ttl: i64, id: i64) -> pb::LeaseGrantResponse {
     client.lease_grant(&pb::LeaseGrantRequest { ttl, id }).await.expect("a lease is granted")

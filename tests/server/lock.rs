@@ -1,18 +1,17 @@
 //! `Lock` and `Election` where callers wait for each other, lose their leases and leave.
 //!
-//! Holds for etcd too, where it can be tried with the server binary of the harness.
+//! Holds for etcd too, where it can be tried with `PINION_TEST_BIN`.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
 use http::Request;
-use pinion::pb::{etcdserverpb as pb, v3electionpb as election, v3lockpb as lock};
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::{etcdserverpb as pb, v3electionpb as election, v3lockpb as lock};
+use pinion_kit::{Launch, Server, TEST_DEADLINE, WorkDir, block_on, server_is_etcd};
 use prost::Message;
 use tokio::task::JoinHandle;
-
-use crate::harness::client::{CallError, Client};
-use crate::harness::{Launch, Server, TEST_DEADLINE, WorkDir, block_on, server_is_etcd};
 
 async fn started(work: &WorkDir, leases: impl IntoIterator<Item = i64>) -> (Server, Client) {
     let server = Launch::new(work.join("data")).start().await;

@@ -6,8 +6,6 @@ mod bad_input;
 mod compaction;
 mod disk_full;
 mod etcdctl;
-#[path = "../harness/mod.rs"]
-mod harness;
 mod large_values;
 mod leases;
 mod lock;

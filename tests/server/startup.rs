@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::harness::{Launch, TEST_DEADLINE, WorkDir, block_on, free_port, server_is_etcd, skip};
+use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, free_port, server_is_etcd, skip};
 
 #[test]
 fn a_stopped_member_ends_cleanly_and_comes_back_with_its_data() {

@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use pinion_kit::client::Client;
+use pinion_kit::{TEST_DEADLINE, WorkDir, block_on, server_binary, server_is_etcd};
 use tokio::time::{Instant, sleep};
-
-use crate::harness::client::Client;
-use crate::harness::{TEST_DEADLINE, WorkDir, block_on, server_binary, server_is_etcd};
 
 /// Three members that must elect somebody, in a debug build on a busy machine.
 const READY_DEADLINE: Duration = Duration::from_secs(40);

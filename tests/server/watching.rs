@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::client::Client;
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::stream::Answers;
+use pinion_kit::{Launch, Server, TEST_DEADLINE, WorkDir, block_on, env_number, server_is_etcd};
 use tokio::time::Instant;
-
-use crate::harness::client::Client;
-use crate::harness::stream::Answers;
-use crate::harness::{Launch, Server, TEST_DEADLINE, WorkDir, block_on, env_number, server_is_etcd};
 
 async fn started(work: &WorkDir, flags: &[&str]) -> (Server, Client) {
     let mut launch = Launch::new(work.join("data"));

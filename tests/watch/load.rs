@@ -6,18 +6,17 @@ use std::fmt;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use pinion::pb::etcdserverpb as pb;
-use pinion::pb::mvccpb::{Event, KeyValue};
+use pinion_kit::client::Client;
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::pb::mvccpb::{Event, KeyValue};
+use pinion_kit::stream::{Answers, Requests};
+use pinion_kit::watch_judge::{
+    History, Interest, Life, Rule, Told, Violation, check, is_delete, revision_of,
+};
+use pinion_kit::{Launch, WorkDir, server_is_etcd};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::watch;
-
-use crate::harness::client::Client;
-use crate::harness::stream::{Answers, Requests};
-use crate::harness::watch_judge::{
-    History, Interest, Life, Rule, Told, Violation, check, is_delete, revision_of,
-};
-use crate::harness::{Launch, WorkDir, server_is_etcd};
 
 const KEYS: u32 = 50;
 const WRITERS: u64 = 4;

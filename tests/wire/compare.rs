@@ -17,8 +17,8 @@
 
 use std::cmp::Ordering;
 
-use pinion::pb::etcdserverpb as pb;
-use pinion::pb::mvccpb::KeyValue;
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::pb::mvccpb::KeyValue;
 
 use crate::generate::Request;
 

@@ -9,7 +9,8 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use crate::harness::{TEST_DEADLINE, WorkDir, block_on, installed};
+use pinion_kit::{TEST_DEADLINE, WorkDir, block_on, installed};
+
 use crate::{Pair, reference_binary};
 
 /// Those whose output is text and says nothing about the machine.

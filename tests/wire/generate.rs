@@ -4,7 +4,7 @@
 //! so both sides get the same stream.
 
 use bytes::Bytes;
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::pb::etcdserverpb as pb;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 

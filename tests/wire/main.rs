@@ -15,8 +15,6 @@
 mod compare;
 mod etcdctl;
 mod generate;
-#[path = "../harness/mod.rs"]
-mod harness;
 mod watch;
 mod watch_log;
 mod watch_play;
@@ -26,12 +24,12 @@ mod watch_side;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::{Launch, Server, WorkDir, block_on, env_number, installed};
 
 use compare::{Answer, compare};
 use generate::{Generator, Request};
-use harness::client::{CallError, Client};
-use harness::{Launch, Server, WorkDir, block_on, env_number, installed};
 
 /// Historical states compared at the end of each stream.
 const HISTORY_SAMPLES: i64 = 40;
@@ -185,7 +183,7 @@ fn answers_are_those_of_a_real_etcd() {
 #[test]
 fn planted_difference_is_seen() {
     let Some(reference) = reference_binary() else { return };
-    block_on(harness::TEST_DEADLINE, async {
+    block_on(pinion_kit::TEST_DEADLINE, async {
         let mut planted = false;
         let spoil = |number: u64, answer: &mut Answer| {
             if let (Answer::Range(range), false, true) = (answer, planted, number > 20)

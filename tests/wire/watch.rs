@@ -7,9 +7,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::{Launch, Server, TEST_DEADLINE, WorkDir, block_on, env_number, server_is_etcd};
 
-use crate::harness::{Launch, Server, TEST_DEADLINE, WorkDir, block_on, env_number, server_is_etcd};
 use crate::reference_binary;
 use crate::watch_log::{self, Entry};
 use crate::watch_play::{Player, Tally};

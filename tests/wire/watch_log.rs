@@ -24,8 +24,8 @@
 
 use std::collections::BTreeMap;
 
-use pinion::pb::etcdserverpb as pb;
-use pinion::pb::mvccpb::Event;
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::pb::mvccpb::Event;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Entry {

@@ -3,7 +3,7 @@
 //! A step is a function of the seed and of what the reference answered, so both servers get the same.
 
 use bytes::Bytes;
-use pinion::pb::etcdserverpb as pb;
+use pinion_kit::pb::etcdserverpb as pb;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 

@@ -7,14 +7,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pinion::pb::etcdserverpb as pb;
-use pinion::pb::mvccpb::KeyValue;
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::pb::mvccpb::KeyValue;
+use pinion_kit::stream::Requests;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::compare::Answer;
-use crate::harness::client::{CallError, Client};
-use crate::harness::stream::Requests;
 use crate::watch_log::{Control, Logs};
 
 /// Far above the 100 ms after which etcd looks after watchers that are behind.

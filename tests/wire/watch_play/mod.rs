@@ -13,17 +13,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use pinion::pb::etcdserverpb as pb;
-use pinion::pb::mvccpb::Event;
-use pinion::pb::v3electionpb as election;
-use pinion::pb::v3lockpb as lock;
 use pinion::types::key_range::KeyRange;
+use pinion_kit::client::Client;
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::pb::mvccpb::Event;
+use pinion_kit::pb::v3electionpb as election;
+use pinion_kit::pb::v3lockpb as lock;
+use pinion_kit::{Launch, Server, WorkDir};
 
 use crate::ask;
 use crate::compare::{self, Answer};
 use crate::generate::Request;
-use crate::harness::client::Client;
-use crate::harness::{Launch, Server, WorkDir};
 use crate::watch_log::{self, Control, Entry, Logs, is_canceled, is_event, mod_revision};
 use crate::watch_script::{Step, World};
 use crate::watch_side::{NO_ANSWER, Said, Stream, Translation, header, said};

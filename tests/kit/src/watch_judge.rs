@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::pb::mvccpb::{Event, KeyValue};
 use bytes::Bytes;
-use pinion::pb::mvccpb::{Event, KeyValue};
 
 /// All changes, in the order of their revisions and of the changes within one.
 #[derive(Default)]

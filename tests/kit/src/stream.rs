@@ -5,14 +5,14 @@
 
 use std::marker::PhantomData;
 
+use crate::pb::etcdserverpb as pb;
+use crate::pb::v3electionpb as election;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use h2::client::ResponseFuture;
 use h2::{RecvStream, SendStream};
-use pinion::pb::etcdserverpb as pb;
-use pinion::pb::v3electionpb as election;
 use prost::Message;
 
-use super::client::{CallError, Client, status, within_deadline};
+use crate::client::{CallError, Client, status, within_deadline};
 
 /// The sending half. The call is reset when both halves are dropped.
 pub struct Requests<Q> {

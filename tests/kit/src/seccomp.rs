@@ -8,7 +8,7 @@ use std::process::Command;
 const IO_URING_SETUP: u32 = 425;
 
 /// Makes `io_uring_setup` fail with EPERM in the child; everything else is allowed.
-pub fn forbid_io_uring(command: &mut Command) {
+pub(crate) fn forbid_io_uring(command: &mut Command) {
     // Load the system call's number; if it is io_uring_setup go on, else skip one; EPERM; allow.
     let errno = u32::try_from(libc::EPERM).unwrap();
     let mut program = [

@@ -8,12 +8,12 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
+use crate::pb::etcdserverpb as pb;
+use crate::pb::v3electionpb as election;
+use crate::pb::v3lockpb as lock;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use h2::client::SendRequest;
 use http::{HeaderMap, Request};
-use pinion::pb::etcdserverpb as pb;
-use pinion::pb::v3electionpb as election;
-use pinion::pb::v3lockpb as lock;
 use prost::Message;
 use tokio::net::TcpStream;
 

@@ -1,0 +1,26 @@
+//! What the tests of the real binary are made of: members on loopback, a client, judges.
+//!
+//! The binary is `pinion` as cargo built it, or the one that `PINION_TEST_BIN` names. Since the flags
+//! are etcd's, `PINION_TEST_BIN=/usr/bin/etcd` runs most tests against etcd itself, which is how the
+//! tests were proven before they judged anything.
+//!
+//! Every wait has a deadline. A process is stopped by its own id, also when its test panics; its
+//! directory and log are then kept and named.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+pub mod client;
+pub mod pb;
+pub mod stream;
+pub mod watch_judge;
+
+mod launch;
+mod runner;
+#[allow(unsafe_code, reason = "prctl between fork and exec; see the module")]
+mod seccomp;
+mod server;
+mod work_dir;
+
+pub use launch::{Launch, free_port, server_binary, server_is_etcd};
+pub use runner::{TEST_DEADLINE, block_on, env_number, installed, skip};
+pub use server::{Exit, Server};
+pub use work_dir::WorkDir;
