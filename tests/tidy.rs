@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the top level holds, and nothing else.
-const TOP_LEVEL: [&str; 16] = [
+const TOP_LEVEL: [&str; 17] = [
     ".ci",
     ".clippy.toml",
     ".gitignore",
@@ -19,6 +19,7 @@ const TOP_LEVEL: [&str; 16] = [
     "build.rs",
     "deny.toml",
     "proto",
+    "rust-toolchain.toml",
     "rustfmt.toml",
     "src",
     "tests",
