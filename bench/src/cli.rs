@@ -95,7 +95,7 @@ struct TargetArgs {
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     deadline: Duration,
     /// Client threads; each has its own connections
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = parse_count)]
     threads: usize,
     /// Cores for the client threads, in turn: 1 or 0,2-3 (default: not pinned)
     #[arg(long, default_value = "", value_parser = parse_cpus)]
@@ -122,13 +122,13 @@ struct RunArgs {
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     rate: Option<u64>,
     /// How long to measure
-    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    #[arg(long, default_value = "10s", value_parser = parse_window)]
     duration: Duration,
     /// How long to load the server before measuring
     #[arg(long, default_value = "1s", value_parser = parse_duration)]
     warmup: Duration,
     /// Keys a page asks for
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     page_keys: u64,
     /// Share of gets in the mixed scenario
     #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u32).range(0..=100))]
@@ -153,16 +153,16 @@ struct FillArgs {
 #[derive(Debug, Args)]
 struct SelfCheckArgs {
     /// TCP connections
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = parse_count)]
     connections: usize,
     /// Requests in flight on each connection
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, value_parser = parse_count)]
     in_flight: usize,
     /// How long to measure
-    #[arg(long, default_value = "3s", value_parser = parse_duration)]
+    #[arg(long, default_value = "3s", value_parser = parse_window)]
     duration: Duration,
     /// Client threads
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = parse_count)]
     threads: usize,
     /// Cores for the client threads, in turn
     #[arg(long, default_value = "", value_parser = parse_cpus)]
@@ -263,8 +263,8 @@ fn run_scenario(args: &RunArgs) -> Result<bool, AnyError> {
     print!("{}", host.lines());
     let pace = args.rate.map_or("closed loop".to_owned(), |rate| format!("{rate} /s open loop"));
     println!(
-        "{:?}, {pace}, {} x {} in flight, {} keys of {} B, values of {} B",
-        args.scenario,
+        "{}, {pace}, {} x {} in flight, {} keys of {} B, values of {} B",
+        args.scenario.name(),
         plan.connections,
         plan.in_flight,
         plan.space.keys,
@@ -388,6 +388,20 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     if is_sane { Ok(Duration::from_secs_f64(seconds)) } else { Err(wrong()) }
 }
 
+/// A duration in which something can be measured.
+pub(crate) fn parse_window(text: &str) -> Result<Duration, String> {
+    let window = parse_duration(text)?;
+    if window.is_zero() { Err("nothing can be measured in no time".to_owned()) } else { Ok(window) }
+}
+
+/// A count of connections, threads or requests: one at least.
+pub(crate) fn parse_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=1_000_000) => Ok(count),
+        _ => Err(format!("{text:?} is not a number from 1 to 1000000")),
+    }
+}
+
 /// `host:port,host:port`; one at least.
 fn parse_endpoints(text: &str) -> Result<Vec<Endpoint>, AnyError> {
     Ok(text.split(',').map(|part| Endpoint::parse(part.trim())).collect::<Result<_, _>>()?)
@@ -427,6 +441,8 @@ mod tests {
         for wrong in ["", "10", "s", "-1s", "1h", "nans", "1e9s"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }
+        assert!(parse_window("0s").is_err() && parse_window("1ms").is_ok());
+        assert!(parse_count("0").is_err() && parse_count("1") == Ok(1));
         assert_eq!(parse_cpus("0,2-3"), Ok(Cpus(vec![0, 2, 3])));
         assert_eq!(parse_cpus(""), Ok(Cpus(vec![])));
         for wrong in ["a", "3-2", "1-", "5000"] {

@@ -74,7 +74,7 @@ pub(crate) struct CompareOptions {
     #[arg(long, default_value = "", value_parser = cli::parse_cpus)]
     pub client_cpus: Cpus,
     /// Client threads
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = cli::parse_count)]
     pub threads: usize,
     /// Never sleep while waiting for replies
     #[arg(long)]
@@ -83,7 +83,7 @@ pub(crate) struct CompareOptions {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: u32,
     /// How long each scenario is measured
-    #[arg(long, default_value = "3s", value_parser = cli::parse_duration)]
+    #[arg(long, default_value = "3s", value_parser = cli::parse_window)]
     pub duration: Duration,
     /// How long it is loaded before
     #[arg(long, default_value = "1s", value_parser = cli::parse_duration)]

@@ -10,6 +10,7 @@
 //! that no put in there waits for is a fault.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -54,6 +55,17 @@ pub(crate) struct FanOut {
     pub seed: u64,
     /// How long after the last put the last event may come.
     pub drain: Duration,
+}
+
+impl fmt::Display for FanOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys = self.shape.space(self.keys, self.value_bytes).keys;
+        write!(f, "fan-out: {}; puts of {} B to {keys} keys, ", self.shape, self.value_bytes)?;
+        match self.pace {
+            Pace::InFlight(puts) => write!(f, "{puts} in flight"),
+            Pace::Rate(rate) => write!(f, "{rate} /s"),
+        }
+    }
 }
 
 /// A put that is not over.

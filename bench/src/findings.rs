@@ -39,6 +39,19 @@ impl Unit {
     }
 }
 
+/// The beginning of a message that makes no sense, for people.
+pub(crate) fn shown(message: &[u8]) -> String {
+    const BYTES_MAX: usize = 32;
+    let mut text = format!("{} bytes:", message.len());
+    for byte in message.iter().take(BYTES_MAX) {
+        write!(text, " {byte:02x}").expect("a String takes every write");
+    }
+    if BYTES_MAX < message.len() {
+        text.push_str(" ...");
+    }
+    text
+}
+
 /// One figure.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Reading {

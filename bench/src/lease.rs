@@ -5,6 +5,7 @@
 //! which a watcher brings.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -18,6 +19,7 @@ use crate::client::{ClientError, Window, nanos};
 use crate::findings::{Faults, Findings, Unit, times};
 use crate::http2::Method;
 use crate::messages;
+use crate::protobuf::Malformed;
 use crate::report::ratio;
 use crate::stage::{self, Timing};
 use crate::streams::{Script, StreamRef, Streams};
@@ -57,12 +59,20 @@ struct Replies {
     faults: Faults,
 }
 
+/// An answer about a lease, for people.
+fn told(reply: &Result<(i64, i64), Malformed>) -> String {
+    match reply {
+        Ok((id, ttl_s)) => format!("lease {id}, TTL {ttl_s} s"),
+        Err(Malformed) => "a message that cannot be read".to_owned(),
+    }
+}
+
 impl Replies {
     fn on_grant(&mut self, call: u64, message: &[u8]) {
         let slot = usize::try_from(call).ok().and_then(|call| self.ids.get_mut(call));
         match (slot, messages::read_lease(message)) {
             (Some(slot), Ok((id, ttl_s))) if id != 0 && ttl_s == self.wanted_ttl_s => *slot = id,
-            (_, reply) => self.faults.add("wrong grant", || format!("{reply:?}")),
+            (_, reply) => self.faults.add("wrong grant", || told(&reply)),
         }
     }
 
@@ -128,6 +138,16 @@ pub(crate) struct KeepAlive {
     pub in_flight: usize,
 }
 
+impl fmt::Display for KeepAlive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { leases, streams, connections, in_flight } = self;
+        write!(
+            f,
+            "keep-alives of {leases} leases, {streams} streams x {in_flight} in flight, {connections} connections"
+        )
+    }
+}
+
 /// A stream's keep-alives that are not answered: lease and time of sending, in the order of both.
 #[derive(Debug)]
 struct Lane {
@@ -159,9 +179,10 @@ impl Script for KeepAlivePlay {
         let sent_ns = match (asked, reply) {
             (Some((id, sent_ns)), Ok((answered, LONG_TTL_S))) if id == answered => sent_ns,
             _ => {
-                self.replies
-                    .faults
-                    .add("wrong keep-alive", || format!("asked {asked:?}, id and TTL are {reply:?}"));
+                self.replies.faults.add("wrong keep-alive", || {
+                    let asked = asked.map_or("nothing".to_owned(), |(id, _)| format!("lease {id}"));
+                    format!("asked for {asked}, answered: {}", told(&reply))
+                });
                 return;
             }
         };
@@ -276,6 +297,13 @@ pub(crate) struct Expiry {
     pub limit: Duration,
 }
 
+impl fmt::Display for Expiry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { leases, ttl_s, limit } = self;
+        write!(f, "{leases} leases of {ttl_s} s end together, the last key within {limit:?}")
+    }
+}
+
 /// A lease's last renewal, and whether its key is gone.
 #[derive(Debug, Clone, Copy, Default)]
 struct Life {
@@ -333,7 +361,7 @@ impl ExpiryPlay {
     fn on_renewed(&mut self, message: &[u8], now_ns: u64) {
         let reply = messages::read_lease(message);
         let Some(life) = self.lives.get_mut(self.renewed) else {
-            self.replies.faults.add("keep-alive answered twice", || format!("{reply:?}"));
+            self.replies.faults.add("keep-alive answered twice", || told(&reply));
             return;
         };
         let id = self.replies.ids[self.renewed];
@@ -343,7 +371,9 @@ impl ExpiryPlay {
             return;
         }
         if reply != Ok((id, self.replies.wanted_ttl_s)) {
-            self.replies.faults.add("wrong keep-alive", || format!("lease {id}, id and TTL are {reply:?}"));
+            self.replies
+                .faults
+                .add("wrong keep-alive", || format!("asked for lease {id}, answered: {}", told(&reply)));
         }
         life.confirmed_ns = life.sent_ns;
         life.replied_ns = now_ns;

@@ -55,7 +55,7 @@ pub(crate) enum WatchCommand {
         #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(8..=65_536))]
         value_bytes: u32,
     },
-    /// Watchers of distinct keys to which nothing happens: the server's memory for each (needs --server-pid)
+    /// Watchers of distinct keys to which nothing happens: the server's memory for each, given its --server-pid
     Idle {
         #[command(flatten)]
         target: StreamTarget,
@@ -145,7 +145,7 @@ pub(crate) struct StreamTarget {
     #[arg(long)]
     server_pid: Option<u32>,
     /// How long to measure
-    #[arg(long, default_value = "5s", value_parser = cli::parse_duration)]
+    #[arg(long, default_value = "5s", value_parser = cli::parse_window)]
     duration: Duration,
     /// How long to load the server before measuring
     #[arg(long, default_value = "1s", value_parser = cli::parse_duration)]
@@ -165,14 +165,14 @@ pub(crate) struct StreamTarget {
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct ShapeArgs {
     /// Watchers over all streams
-    #[arg(long, default_value_t = 1000)]
-    watchers: usize,
-    /// Streams over all connections
-    #[arg(long, default_value_t = 1000)]
-    streams: usize,
-    /// TCP connections
-    #[arg(long, default_value_t = 10)]
-    connections: usize,
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    watchers: u32,
+    /// Streams over all connections (default: one a watcher, at most 1000)
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    streams: Option<u32>,
+    /// TCP connections (default: one a stream, at most 10)
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    connections: Option<u32>,
 }
 
 /// Puts that go on beside.
@@ -201,9 +201,8 @@ impl SidePutArgs {
 
 impl ShapeArgs {
     fn shape(self, scope: Scope) -> Result<Shape, String> {
-        let Self { watchers, streams, connections } = self;
-        let shape = Shape { watchers, streams, connections, scope };
-        shape.validate().map(|()| shape)
+        let count = |count: u32| usize::try_from(count).expect("32 bits fit");
+        Shape::new(count(self.watchers), self.streams.map(count), self.connections.map(count), scope)
     }
 }
 
@@ -217,7 +216,11 @@ struct StreamReport<'a> {
 
 impl StreamTarget {
     fn subject(&self) -> Result<Subject, AnyError> {
-        Ok(Subject { endpoint: Endpoint::parse(&self.endpoint)?, pid: self.server_pid.map(Pid) })
+        let pid = self.server_pid.map(Pid);
+        if let Some(Err(error)) = pid.map(Pid::cpu_time) {
+            return Err(format!("--server-pid {}: {error}", self.server_pid.unwrap_or_default()).into());
+        }
+        Ok(Subject { endpoint: Endpoint::parse(&self.endpoint)?, pid })
     }
 
     fn bench(&self) -> Bench {
@@ -251,17 +254,19 @@ pub(crate) fn run_watch(command: WatchCommand) -> Result<bool, AnyError> {
             let fan_out = FanOut { shape, pace, keys, value_bytes, seed, drain };
             let core = target.bench().streams_core();
             let findings = fan_out.run(&target.subject()?, core, target.timing())?;
-            target.tell(&format!("{fan_out:?}"), &findings)
+            target.tell(&fan_out.to_string(), &findings)
         }
         WatchCommand::Idle { target, shape } => {
             let shape = shape.shape(Scope::DistinctKeys)?;
             let findings = watch::idle(&shape, &target.subject()?, &target.bench())?;
-            target.tell(&format!("idle {shape:?}"), &findings)
+            let unseen =
+                if target.server_pid.is_none() { "; memory is not seen without --server-pid" } else { "" };
+            target.tell(&format!("idle: {shape}{unseen}"), &findings)
         }
         WatchCommand::Slow { target, shape, puts } => {
             let (shape, puts) = (shape.shape(Scope::Prefix)?, puts.puts());
             let findings = watch::slow(&shape, &puts, &target.subject()?, &target.bench(), target.timing())?;
-            target.tell(&format!("slow {shape:?} {puts:?}"), &findings)
+            target.tell(&format!("slow readers: {shape}; {puts}"), &findings)
         }
         WatchCommand::CatchUp { target, watchers, connections, history, limit, puts } => {
             let (watchers, connections) = (usize::try_from(watchers)?, usize::try_from(connections)?);
@@ -269,7 +274,7 @@ pub(crate) fn run_watch(command: WatchCommand) -> Result<bool, AnyError> {
             let (puts, subject) = (puts.puts(), target.subject()?);
             let findings =
                 catch_up_after(&catch_up, history, &puts, &subject, &target.bench(), target.timing())?;
-            target.tell(&format!("{catch_up:?} {puts:?}"), &findings)
+            target.tell(&format!("{catch_up}; {history} puts to catch up with; {puts}"), &findings)
         }
     }
 }
@@ -316,13 +321,13 @@ pub(crate) fn run_lease(command: LeaseCommand) -> Result<bool, AnyError> {
                 in_flight: usize::try_from(in_flight)?,
             };
             let findings = keep_alive.run(&target.subject()?, &target.bench(), target.timing())?;
-            target.tell(&format!("{keep_alive:?}"), &findings)
+            target.tell(&keep_alive.to_string(), &findings)
         }
         LeaseCommand::Expiry { target, leases, ttl, limit, puts } => {
             let expiry = Expiry { leases: usize::try_from(leases)?, ttl_s: ttl, limit };
             let puts = puts.puts();
             let findings = expiry.run(&puts, &target.subject()?, &target.bench(), target.timing())?;
-            target.tell(&format!("{expiry:?} {puts:?}"), &findings)
+            target.tell(&format!("{expiry}; {puts}"), &findings)
         }
     }
 }

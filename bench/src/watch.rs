@@ -4,6 +4,7 @@
 //! The puts beside them are `client::run`'s, on a schedule that waits for nobody, so that their latencies
 //! mean what they mean everywhere else.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -54,6 +55,13 @@ impl Bench {
 pub(crate) struct SidePuts {
     pub rate_per_s: u64,
     pub space: Space,
+}
+
+impl fmt::Display for SidePuts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Space { keys, value_bytes, .. } = &self.space;
+        write!(f, "{} puts/s of {value_bytes} B to {keys} keys beside", self.rate_per_s)
+    }
 }
 
 impl SidePuts {
@@ -113,7 +121,7 @@ impl Script for Crowd {
     }
 
     fn on_end(&mut self, tag: u64, end: Result<(), (Failure, &str)>, _now_ns: u64) {
-        self.book.faults.add("watch stream ended", || format!("stream {tag}: {end:?}"));
+        self.book.faults.add("watch stream ended", || how_ended(tag, end));
     }
 }
 
@@ -213,6 +221,12 @@ pub(crate) struct CatchUp {
     pub limit: Duration,
 }
 
+impl fmt::Display for CatchUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "catch-up: {}, the last within {:?}", self.shape, self.limit)
+    }
+}
+
 /// Watchers of a history, until each has it.
 #[derive(Debug)]
 struct Latecomers {
@@ -241,7 +255,7 @@ impl Script for Latecomers {
     }
 
     fn on_end(&mut self, tag: u64, end: Result<(), (Failure, &str)>, _now_ns: u64) {
-        self.book.faults.add("watch stream ended", || format!("stream {tag}: {end:?}"));
+        self.book.faults.add("watch stream ended", || how_ended(tag, end));
     }
 }
 
@@ -333,6 +347,15 @@ impl CatchUp {
         }
         let end_ns = if missing == 0 { late.last_arrival_ns } else { clock.now_ns() };
         Ok((late, end_ns - start_ns, sys::thread_cpu_ns() - cpu_start_ns))
+    }
+}
+
+/// The end of a stream that should have lasted, for people.
+fn how_ended(stream: u64, end: Result<(), (Failure, &str)>) -> String {
+    match end {
+        Ok(()) => format!("stream {stream}: the server ended it with OK"),
+        Err((failure, "")) => format!("stream {stream}: {}", failure.name()),
+        Err((failure, text)) => format!("stream {stream}: {}: {text}", failure.name()),
     }
 }
 

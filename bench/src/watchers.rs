@@ -5,6 +5,7 @@
 //! split, repeated or reordered). What breaks one is a fault, and the run is not clean.
 //! Cost: a watcher is sixteen bytes here, whatever it costs the server.
 
+use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::client::{ClientError, nanos};
-use crate::findings::Faults;
+use crate::findings::{Faults, shown};
 use crate::http2::Method;
 use crate::messages::{self, Event, WatchResponse};
 use crate::streams::{Script, StreamRef, Streams};
@@ -21,6 +22,9 @@ use crate::workload::{PREFIX, PREFIX_END, Space};
 
 /// How long a crowd may take to be created.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(120);
+
+const STREAMS_DEFAULT_MAX: usize = 1000;
+const CONNECTIONS_DEFAULT_MAX: usize = 10;
 
 /// What the watchers watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
@@ -44,17 +48,32 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    /// Why the shape cannot be, if it cannot.
-    pub(crate) fn validate(&self) -> Result<(), String> {
-        let is_ordered = 0 < self.connections
-            && self.connections <= self.streams
-            && self.streams <= self.watchers
-            && self.watchers <= 10_000_000;
-        if is_ordered {
-            Ok(())
-        } else {
-            Err("want 1 <= --connections <= --streams <= --watchers <= 10000000".to_owned())
+    /// So many watchers, on as many streams and connections as were asked for. Where nothing was: a stream for
+    /// each watcher up to 1,000, on ten connections at most.
+    ///
+    /// # Errors
+    /// When a stream would have no watcher, or a connection no stream.
+    pub(crate) fn new(
+        watchers: usize,
+        streams: Option<usize>,
+        connections: Option<usize>,
+        scope: Scope,
+    ) -> Result<Self, String> {
+        let streams = streams.unwrap_or(watchers.min(STREAMS_DEFAULT_MAX).max(connections.unwrap_or(1)));
+        let connections = connections.unwrap_or(streams.min(CONNECTIONS_DEFAULT_MAX));
+        if watchers < streams {
+            return Err(format!(
+                "{watchers} watchers cannot fill {streams} streams, each of which has one at least: \
+                 raise --watchers, or lower --streams or --connections"
+            ));
         }
+        if streams < connections {
+            return Err(format!(
+                "{streams} streams cannot fill {connections} connections, each of which has one at least: \
+                 raise --streams or lower --connections"
+            ));
+        }
+        Ok(Self { watchers, streams, connections, scope })
     }
 
     /// The keys that are put.
@@ -70,6 +89,18 @@ impl Shape {
     /// How many watchers see each put.
     pub(crate) fn watchers_per_put(&self) -> usize {
         if self.scope == Scope::DistinctKeys { 1 } else { self.watchers }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let watched = match self.scope {
+            Scope::OneKey => "one key",
+            Scope::Prefix => "all keys",
+            Scope::DistinctKeys => "a key each",
+        };
+        let Self { watchers, streams, connections, .. } = self;
+        write!(f, "{watchers} watchers of {watched}, {streams} streams, {connections} connections")
     }
 }
 
@@ -110,7 +141,7 @@ impl Book {
         mut on_event: impl FnMut(&mut Faults, usize, &Event<'_>),
     ) {
         let Ok(mut response) = WatchResponse::read(message) else {
-            self.faults.add("malformed WatchResponse", || format!("{message:?}"));
+            self.faults.add("malformed WatchResponse", || shown(message));
             return;
         };
         let head = response.head;
@@ -146,7 +177,7 @@ impl Book {
                 Ok(Some(event)) => event,
                 Ok(None) => break,
                 Err(_) => {
-                    self.faults.add("malformed event", || format!("{message:?}"));
+                    self.faults.add("malformed event", || shown(message));
                     break;
                 }
             };
@@ -239,6 +270,28 @@ pub(crate) fn create(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fewer_watchers_need_fewer_streams_without_saying_so() {
+        let shape = |watchers, streams, connections| {
+            Shape::new(watchers, streams, connections, Scope::OneKey)
+                .map(|shape| (shape.watchers, shape.streams, shape.connections))
+        };
+        assert_eq!(shape(1000, None, None), Ok((1000, 1000, 10)));
+        assert_eq!(shape(5, None, None), Ok((5, 5, 5)));
+        assert_eq!(shape(100_000, None, None), Ok((100_000, 1000, 10)));
+        assert_eq!(shape(1000, Some(4), None), Ok((1000, 4, 4)));
+        assert_eq!(shape(5000, None, Some(2000)), Ok((5000, 2000, 2000)));
+        assert!(shape(100, Some(200), None).unwrap_err().contains("100 watchers cannot fill 200 streams"));
+        assert!(shape(100, None, Some(200)).unwrap_err().contains("100 watchers cannot fill 200 streams"));
+        assert!(shape(100, Some(5), Some(6)).unwrap_err().contains("5 streams cannot fill 6 connections"));
+    }
+
+    #[test]
+    fn shapes_are_told_in_words() {
+        let shape = Shape::new(1000, None, None, Scope::DistinctKeys).unwrap();
+        assert_eq!(shape.to_string(), "1000 watchers of a key each, 1000 streams, 10 connections");
+    }
     use crate::protobuf::{put_length, put_varint};
 
     /// A WatchResponse with these events' revisions.

@@ -41,6 +41,12 @@ pub(crate) enum Scenario {
 }
 
 impl Scenario {
+    /// As it is asked for on the command line.
+    pub(crate) fn name(self) -> String {
+        let value = clap::ValueEnum::to_possible_value(&self);
+        value.expect("no scenario is hidden").get_name().to_owned()
+    }
+
     /// Whether the keys have to be there beforehand.
     pub(crate) fn reads(self) -> bool {
         !matches!(self, Self::Put | Self::Txn | Self::LeaseGrant)

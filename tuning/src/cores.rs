@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::check::Finding;
 use crate::host::Host;
 
-/// Reads Linux's list form, `0-2,5`. Empty text is an empty list.
+/// Reads Linux's list form, `0-2,5`. White space around is left out, and empty text is an empty list.
 pub(crate) fn parse_list(text: &str) -> Option<BTreeSet<u32>> {
     let mut cores = BTreeSet::new();
     for part in text.trim().split(',').filter(|part| !part.is_empty()) {
@@ -22,6 +22,40 @@ pub(crate) fn parse_list(text: &str) -> Option<BTreeSet<u32>> {
 
 fn listed(cores: &BTreeSet<u32>) -> String {
     cores.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// Whether Pinion may pin a thread to each of the cores that were named. It refuses a `--placement` with one
+/// that it may not use.
+pub(crate) fn named(host: &Host, named: &BTreeSet<u32>) -> Finding {
+    let name = "cores";
+    let list = |text: Option<String>| text.as_deref().and_then(parse_list);
+    let allowed = host.read("/proc/self/status").and_then(|text| {
+        text.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).map(ToOwned::to_owned)
+    });
+    let online = list(host.read("/sys/devices/system/cpu/online"));
+    // The mask may name cores that the machine does not have.
+    let usable = match (list(allowed), online.clone()) {
+        (Some(allowed), Some(online)) => allowed.intersection(&online).copied().collect(),
+        (Some(cores), None) | (None, Some(cores)) => cores,
+        (None, None) => return Finding::unknown(name, "the kernel does not tell which there are"),
+    };
+    let absent: BTreeSet<u32> = named.difference(online.as_ref().unwrap_or(&usable)).copied().collect();
+    let forbidden: BTreeSet<u32> = named.difference(&usable).copied().collect();
+    if !absent.is_empty() {
+        Finding::fail(
+            name,
+            format!("--cores names {}, and this machine has {}", listed(&absent), listed(&usable)),
+            "--placement with a core that is not there is refused: name ones that are",
+        )
+    } else if !forbidden.is_empty() {
+        Finding::fail(
+            name,
+            format!("--cores names {}, and processes here may use {}", listed(&forbidden), listed(&usable)),
+            "--placement with such a core is refused: widen CPUAffinity, the cpuset or taskset, or name others",
+        )
+    } else {
+        Finding::pass(name, format!("{} may be used", listed(&usable)))
+    }
 }
 
 /// Frequency governors other than `performance`.

@@ -38,6 +38,21 @@ pub(crate) fn mount_of(host: &Host, path: &Path) -> Option<Mount> {
         .max_by_key(|mount| mount.point.components().count())
 }
 
+/// Whether the data directory is one, or can be made where it is to be.
+pub(crate) fn directory(path: &Path) -> Finding {
+    let name = "data directory";
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    match absolute.ancestors().find(|part| part.symlink_metadata().is_ok()) {
+        Some(found) if !found.is_dir() => Finding::fail(
+            name,
+            format!("{} is not a directory", found.display()),
+            "name another --data-dir: this one cannot be made",
+        ),
+        Some(found) if found == absolute => Finding::pass(name, absolute.display().to_string()),
+        _ => Finding::pass(name, format!("{} will be made at the first start", absolute.display())),
+    }
+}
+
 /// Types that are known to keep what a sync promised, and to have been tested under a log.
 pub(crate) fn file_system(mount: Option<&Mount>) -> Finding {
     let name = "file system";

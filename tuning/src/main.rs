@@ -8,6 +8,8 @@ mod cores;
 mod disk;
 mod host;
 
+use std::collections::BTreeSet;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -23,6 +25,10 @@ struct Arguments {
     command: Command,
 }
 
+/// A list of cores. A type of its own, since clap would read a set as an option given many times.
+#[derive(Clone)]
+struct Cores(BTreeSet<u32>);
+
 #[derive(Subcommand)]
 enum Command {
     /// Look at kernel, limits, cores and disk; ends with 1 if Pinion could not start or not be durable
@@ -31,35 +37,40 @@ enum Command {
         #[arg(long, default_value = "default.etcd")]
         data_dir: PathBuf,
         /// Cores that roles are pinned to, such as 0-2,5; interrupts should not be served there
-        #[arg(long, default_value = "")]
-        cores: String,
+        #[arg(long, default_value = "", value_parser = read_cores)]
+        cores: Cores,
     },
 }
 
 fn main() -> ExitCode {
-    let Command::Check { data_dir, cores } = Arguments::parse().command;
-    let Some(cores) = cores::parse_list(&cores) else {
-        eprintln!("--cores={cores}: expected core numbers and ranges such as 0-2,5");
-        return ExitCode::from(2);
-    };
+    let Command::Check { data_dir, cores: Cores(cores) } = Arguments::parse().command;
     let findings = check::all(&Host::this(), &data_dir, &cores);
-    for finding in &findings {
-        print(finding);
-    }
     let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
-    println!(
-        "\n{} pass, {} warn, {} fail, {} unknown",
+    let mut text: String = findings.iter().map(lines).collect();
+    text.push_str(&format!(
+        "\n{} pass, {} warn, {} fail, {} unknown\n",
         count(Verdict::Pass),
         count(Verdict::Warn),
         count(Verdict::Fail),
         count(Verdict::Unknown)
-    );
+    ));
+    match io::stdout().write_all(text.as_bytes()) {
+        // The reader has seen enough, as `head` has.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return ExitCode::from(2),
+        _ => {}
+    }
     if count(Verdict::Fail) > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn print(finding: &Finding) {
-    println!("{:7} {:22} {}", finding.verdict.word(), finding.name, finding.found);
+fn read_cores(text: &str) -> Result<Cores, String> {
+    let cores = cores::parse_list(text);
+    cores.map(Cores).ok_or_else(|| "expected core numbers and ranges such as 0-2,5".to_owned())
+}
+
+fn lines(finding: &Finding) -> String {
+    let mut text = format!("{:7} {:22} {}\n", finding.verdict.word(), finding.name, finding.found);
     if !finding.advice.is_empty() {
-        println!("{:30} {}", "", finding.advice);
+        text.push_str(&format!("{:30} {}\n", "", finding.advice));
     }
+    text
 }

@@ -126,6 +126,37 @@ fn interrupt_on_a_pinned_core_is_a_warning() {
 }
 
 #[test]
+fn core_that_is_not_there_or_not_allowed_fails() {
+    let (_dir, host) = Described::new(
+        "cores",
+        &[
+            ("sys/devices/system/cpu/online", "0-3\n"),
+            ("proc/self/status", "Name:\tx\nCpus_allowed_list:\t0-1,64-95\n"),
+        ],
+    );
+    let found = |list: &str| cores::named(&host, &cores::parse_list(list).unwrap());
+    assert_eq!((found("").verdict, found("0-1").verdict), (Verdict::Pass, Verdict::Pass));
+    let absent = found("1,5");
+    assert_eq!(
+        (absent.verdict, absent.found.contains("names 5,")),
+        (Verdict::Fail, true),
+        "{}",
+        absent.found
+    );
+    let forbidden = found("0-2");
+    assert_eq!(forbidden.verdict, Verdict::Fail);
+    assert!(forbidden.found.contains("names 2, and processes here may use 0,1"), "{}", forbidden.found);
+}
+
+#[test]
+fn data_directory_below_a_file_fails() {
+    let (dir, _host) = Described::new("directory", &[("file", "")]);
+    let verdict = |path: &str| disk::directory(&dir.0.join(path)).verdict;
+    assert_eq!((verdict("new/data"), verdict("")), (Verdict::Pass, Verdict::Pass));
+    assert_eq!((verdict("file"), verdict("file/data")), (Verdict::Fail, Verdict::Fail));
+}
+
+#[test]
 fn core_lists_are_read_as_linux_prints_them() {
     let list = |text: &str| cores::parse_list(text).map(|cores| cores.into_iter().collect::<Vec<_>>());
     assert_eq!(list("0-2,5\n"), Some(vec![0, 1, 2, 5]));
