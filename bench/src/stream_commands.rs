@@ -1,5 +1,6 @@
 //! `watch` and `lease` on the command line: each scenario of streams against any endpoint.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -218,7 +219,11 @@ impl StreamTarget {
     fn subject(&self) -> Result<Subject, AnyError> {
         let pid = self.server_pid.map(Pid);
         if let Some(Err(error)) = pid.map(Pid::cpu_time) {
-            return Err(format!("--server-pid {}: {error}", self.server_pid.unwrap_or_default()).into());
+            let reason = match error.kind() {
+                io::ErrorKind::NotFound => "there is no such process".to_owned(),
+                _ => error.to_string(),
+            };
+            return Err(format!("--server-pid {}: {reason}", self.server_pid.unwrap_or_default()).into());
         }
         Ok(Subject { endpoint: Endpoint::parse(&self.endpoint)?, pid })
     }

@@ -39,12 +39,13 @@ pub(crate) fn named(host: &Host, named: &BTreeSet<u32>) -> Finding {
         (Some(cores), None) | (None, Some(cores)) => cores,
         (None, None) => return Finding::unknown(name, "the kernel does not tell which there are"),
     };
-    let absent: BTreeSet<u32> = named.difference(online.as_ref().unwrap_or(&usable)).copied().collect();
+    let present = online.as_ref().unwrap_or(&usable);
+    let absent: BTreeSet<u32> = named.difference(present).copied().collect();
     let forbidden: BTreeSet<u32> = named.difference(&usable).copied().collect();
     if !absent.is_empty() {
         Finding::fail(
             name,
-            format!("--cores names {}, and this machine has {}", listed(&absent), listed(&usable)),
+            format!("--cores names {}, and this machine has {}", listed(&absent), listed(present)),
             "--placement with a core that is not there is refused: name ones that are",
         )
     } else if !forbidden.is_empty() {
