@@ -32,9 +32,6 @@ const EXIT_STATE_UNKNOWN: i32 = 70;
 /// Exit code when the log lacks what this member once acknowledged to its leader (`EX_DATAERR`).
 const EXIT_LOG_LOST: i32 = 65;
 
-/// Exit code of a member that was removed from its cluster (`EX_NOPERM`): starting it again is of no use.
-const EXIT_REMOVED: u8 = 77;
-
 /// Exit code when this member's data differs from that of the others (`EX_DATAERR`, too).
 const EXIT_DATA_DIFFERS: u8 = 65;
 
@@ -117,11 +114,10 @@ pub fn run(config: &Config, warnings: &[String]) -> ExitCode {
     }
     match boot::run(config) {
         Ok(Ended::Told) => ExitCode::SUCCESS,
+        // As etcd: a supervisor that restarts what failed must not restart this for ever.
         Ok(Ended::Removed) | Err(BootError::Removed) => {
-            let error = BootError::Removed;
-            tracing::error!(%error, "removed");
-            eprintln!("pinion: {error}");
-            ExitCode::from(EXIT_REMOVED)
+            tracing::error!("{}; the process ends", BootError::Removed);
+            ExitCode::SUCCESS
         }
         Err(error) => {
             let code = error.exit_code();

@@ -13,8 +13,8 @@ use tokio::time::Instant;
 /// What a cluster has to do is done by then.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Exit code of a member that was removed.
-pub const REMOVED: i32 = 77;
+/// Exit code of a member that was removed, as etcd's: a unit with `Restart=on-failure` leaves it alone.
+pub const REMOVED: i32 = 0;
 
 /// One member: how it is started, and its process while it runs.
 pub struct Node {
@@ -66,6 +66,8 @@ impl Node {
         self.server = None;
         assert_eq!(exit.status.code(), Some(REMOVED), "{}", exit.output);
         exit.assert_says(&["removed from"]);
+        let last = exit.output.lines().last().unwrap_or_default();
+        assert!(last.contains("was removed from its cluster"), "the last line does not say why: {last}");
         exit
     }
 }
