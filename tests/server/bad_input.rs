@@ -89,6 +89,13 @@ fn unknown_method_or_service_is_unimplemented() {
             (12, "unknown method Frobnicate for service etcdserverpb.KV".to_owned())
         );
         assert_eq!(status(call("/no.Such/Method").await), (12, "unknown service no.Such".to_owned()));
+        // A method that etcd has: the client is told that it is not its own mistake.
+        if !server_is_etcd() {
+            for method in ["/etcdserverpb.Auth/AuthEnable", "/etcdserverpb.Maintenance/Snapshot"] {
+                let told = format!("{} is not supported by Pinion yet", &method[1..]);
+                assert_eq!(status(call(method).await), (12, told));
+            }
+        }
         // gRPC servers of etcd 3.4's time answered 8.
         let nonsense = status(call("/nonsense").await).0;
         assert!(nonsense == 12 || (nonsense == 8 && server_is_etcd()), "{nonsense}");

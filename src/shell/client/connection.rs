@@ -38,9 +38,9 @@ const HTTP1_HEAD_BYTES_MAX: usize = 8 * 1024;
 /// The gateway, health and metrics pages are not there yet.
 const HTTP1_ANSWER: &[u8] = b"HTTP/1.1 404 Not Found\r\n\
     Content-Type: text/plain; charset=utf-8\r\n\
-    Content-Length: 19\r\n\
+    Content-Length: 49\r\n\
     Connection: close\r\n\r\n\
-    404 page not found\n";
+    HTTP/1.1 is not supported by Pinion yet, gRPC is\n";
 
 /// How long a connection that ends is listened to, so that the kernel does not throw our last words
 /// away together with bytes of the client that nobody read.
