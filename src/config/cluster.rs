@@ -155,7 +155,10 @@ impl ClusterConfig {
             process.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
         listed.sort();
         own.sort();
-        if listed != own && !same(&listed, &own) {
+        // Who joins is known already by the URLs that `member add` was given. The list has to be those
+        // (`membership::find_joining`), and what this process advertises changes nothing.
+        let begins = self.initial_cluster_state == InitialClusterState::New;
+        if begins && listed != own && !same(&listed, &own) {
             if let Some(url) = listed.iter().find(|url| !own.contains(url)) {
                 return Err(Refused::contradiction(format!(
                     "{source} has {name}={url} but missing from --initial-advertise-peer-urls={}",
@@ -189,7 +192,7 @@ impl ClusterConfig {
 }
 
 /// Reads `name=url,name=url2`; a name may repeat and then has several URLs. No URL may be listed
-/// twice, since two members cannot share one.
+/// twice, since two members cannot share one. Empty parts are passed over.
 pub(super) fn parse_initial_cluster(settings: &Settings) -> Result<MemberUrls, Refused> {
     let flag = "initial-cluster";
     parse_members(settings.text(flag)).map_err(|reason| settings.invalid(flag, &reason))
@@ -198,7 +201,7 @@ pub(super) fn parse_initial_cluster(settings: &Settings) -> Result<MemberUrls, R
 /// The same for any text, such as what a member has registered with a discovery service.
 pub fn parse_members(text: &str) -> Result<MemberUrls, String> {
     let mut members = MemberUrls::new();
-    for part in text.split(',') {
+    for part in text.split(',').filter(|part| !part.trim().is_empty()) {
         let Some((name, url)) = part.trim().split_once('=') else {
             return Err(format!("{part:?} is not name=url"));
         };

@@ -36,6 +36,9 @@ pub(super) enum Support {
     /// Refused by name, unless the value is the default or one of these, which ask for nothing that
     /// is missing.
     Missing { harmless: &'static [&'static str] },
+    /// Any value is taken, or any of these words if there are some, and has no effect: it asks for
+    /// nothing that is missing. Whoever gives another than the default is told so, and why.
+    Moot { words: &'static [&'static str], because: &'static str },
     /// Accepted and without effect, as in etcd.
     Ignored,
     /// Refused: etcd had it until this version.
@@ -67,6 +70,23 @@ pub(super) fn find(name: &str) -> Option<&'static Flag> {
     FLAGS.iter().find(|flag| flag.name == name)
 }
 
+/// What to write today instead of a flag that etcd removed, if anything.
+pub(super) fn successor(removed: &str) -> Option<String> {
+    const GATES: [(&str, &str); 6] = [
+        ("experimental-initial-corrupt-check", "InitialCorruptCheck"),
+        ("experimental-compact-hash-check-enabled", "CompactHashCheck"),
+        ("experimental-enable-lease-checkpoint", "LeaseCheckpoint"),
+        ("experimental-enable-lease-checkpoint-persist", "LeaseCheckpointPersist"),
+        ("experimental-stop-grpc-service-on-defrag", "StopGRPCServiceOnDefrag"),
+        ("experimental-txn-mode-write-with-shared-buffer", "TxnModeWriteWithSharedBuffer"),
+    ];
+    if let Some((_, gate)) = GATES.iter().find(|(flag, _)| *flag == removed) {
+        return Some(format!("--feature-gates={gate}=true"));
+    }
+    let flag = find(removed.strip_prefix("experimental-")?)?;
+    (!matches!(flag.support, Support::Removed { .. })).then(|| format!("--{}", flag.name))
+}
+
 /// What `--low-latency` puts in the place of other flags' defaults. The pulse bounds how long an idle
 /// executor can oversleep by 10 ms (`shell/runtime/pulse.rs`), so a shorter tick would promise what the runtime
 /// does not keep; etcd's ratio of ten ticks to an election stays.
@@ -96,6 +116,20 @@ const fn missing_but(
     Flag { name, group: Group::Other, kind, default, support: Support::Missing { harmless }, help: "" }
 }
 
+const fn moot(name: &'static str, kind: Kind, default: &'static str, because: &'static str) -> Flag {
+    moot_word(name, kind, default, &[], because)
+}
+
+const fn moot_word(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    words: &'static [&'static str],
+    because: &'static str,
+) -> Flag {
+    Flag { name, group: Group::Other, kind, default, support: Support::Moot { words, because }, help: "" }
+}
+
 const fn ignored(name: &'static str, kind: Kind) -> Flag {
     Flag { name, group: Group::Other, kind, default: "", support: Support::Ignored, help: "" }
 }
@@ -110,6 +144,12 @@ const fn removed(name: &'static str, in_version: &'static str) -> Flag {
         help: "",
     }
 }
+
+const NO_BBOLT: &str = "there is no bbolt file";
+const NO_AUTH: &str = "there is no auth yet, and so no password or token";
+const NO_TLS: &str = "nothing is encrypted yet, and the flags that ask for TLS are refused";
+const NO_HTTP: &str = "there is no HTTP/1.1 API yet that it could restrict";
+const NO_TRACING: &str = "nothing is traced; --enable-distributed-tracing is refused";
 
 use Kind::{Bool, Duration, Number, Text, Urls};
 
@@ -162,7 +202,7 @@ pub(super) static FLAGS: &[Flag] = &[
         "10000",
         "Applied log entries after which a checkpoint is due, but not before the log is half as large as \
         the state. One entry holds all requests that arrived while the previous sync ran, so this counts \
-        groups, not requests. Fewer: faster restart, more writing. See also --checkpoint-bytes.",
+        groups, not requests. Fewer: faster restart, more writing. 0: 10000. See also --checkpoint-bytes.",
     ),
     used(
         Group::Member,
@@ -269,7 +309,7 @@ pub(super) static FLAGS: &[Flag] = &[
         "max-concurrent-streams",
         Number,
         "4294967295",
-        "HTTP/2 streams at most on one connection.",
+        "HTTP/2 streams at most on one connection. 0: 4294967295.",
     ),
     used(
         Group::Limits,
@@ -421,17 +461,22 @@ pub(super) static FLAGS: &[Flag] = &[
     used(Group::Other, "help", Bool, "false", "Print this and exit."),
     missing("config-file", Text, ""),
     // Member
-    missing("max-snapshots", Number, "5"),
-    missing("max-wals", Number, "5"),
-    missing("initial-election-tick-advance", Bool, "true"),
+    moot("max-snapshots", Number, "5", "one checkpoint is kept, the newest"),
+    moot(
+        "max-wals",
+        Number,
+        "5",
+        "the log keeps what the checkpoint and other members need, and recycles the rest",
+    ),
+    moot("initial-election-tick-advance", Bool, "true", "no member shortens its first election timeout"),
     missing("listen-client-http-urls", Urls, ""),
     missing("listen-metrics-urls", Urls, ""),
-    missing("backend-bbolt-freelist-type", Text, "map"),
-    missing_but("backend-batch-interval", Duration, "0", &["100ms"]),
-    missing_but("backend-batch-limit", Number, "0", &["10000"]),
-    missing("socket-reuse-address", Bool, "false"),
-    missing("raft-read-timeout", Duration, "5s"),
-    missing("raft-write-timeout", Duration, "5s"),
+    moot("backend-bbolt-freelist-type", Text, "map", NO_BBOLT),
+    moot("backend-batch-interval", Duration, "0", NO_BBOLT),
+    moot("backend-batch-limit", Number, "0", NO_BBOLT),
+    moot("socket-reuse-address", Bool, "false", "every listener has SO_REUSEADDR, as with Go"),
+    moot("raft-read-timeout", Duration, "5s", "connections between members have deadlines of their own"),
+    moot("raft-write-timeout", Duration, "5s", "connections between members have deadlines of their own"),
     missing("memory-mlock", Bool, "false"),
     // Clustering
     used(
@@ -547,14 +592,20 @@ pub(super) static FLAGS: &[Flag] = &[
         "What to do when discovery fails. There is nothing but exit.",
     ),
     missing("discovery-insecure-transport", Bool, "true"),
-    missing("discovery-insecure-skip-tls-verify", Bool, "false"),
+    moot("discovery-insecure-skip-tls-verify", Bool, "false", NO_TLS),
     missing("discovery-cert", Text, ""),
     missing("discovery-key", Text, ""),
     missing("discovery-cacert", Text, ""),
     // The mode alone asks for nothing: without a retention there is no auto-compaction.
     missing_but("auto-compaction-mode", Text, "periodic", &["revision"]),
-    missing_but("auto-compaction-retention", Text, "0", &["0s", "0m", "0h"]),
-    missing_but("v2-deprecation", Text, "write-only", &["not-yet", "write-only-drop-data", "gone"]),
+    missing("auto-compaction-retention", Duration, "0"),
+    moot_word(
+        "v2-deprecation",
+        Text,
+        "write-only",
+        &["not-yet", "write-only", "write-only-drop-data", "gone"],
+        "there is no v2 store",
+    ),
     // Security
     missing("cert-file", Text, ""),
     missing("key-file", Text, ""),
@@ -574,38 +625,39 @@ pub(super) static FLAGS: &[Flag] = &[
     missing("peer-auto-tls", Bool, "false"),
     missing("peer-cert-allowed-cn", Text, ""),
     missing("peer-cert-allowed-hostname", Text, ""),
-    missing("peer-skip-client-san-verification", Bool, "false"),
+    moot("peer-skip-client-san-verification", Bool, "false", NO_TLS),
     missing("peer-crl-file", Text, ""),
-    missing("self-signed-cert-validity", Number, "1"),
-    missing("cipher-suites", Text, ""),
-    missing("tls-min-version", Text, "TLS1.2"),
-    missing("tls-max-version", Text, ""),
-    missing("cors", Text, "*"),
-    missing("host-whitelist", Text, "*"),
+    moot("self-signed-cert-validity", Number, "1", NO_TLS),
+    moot("cipher-suites", Text, "", NO_TLS),
+    moot_word("tls-min-version", Text, "TLS1.2", &["TLS1.2", "TLS1.3"], NO_TLS),
+    moot_word("tls-max-version", Text, "", &["TLS1.2", "TLS1.3"], NO_TLS),
+    moot("cors", Text, "*", NO_HTTP),
+    moot("host-whitelist", Text, "*", NO_HTTP),
     // Auth
     missing("auth-token", Text, "simple"),
-    missing("bcrypt-cost", Number, "10"),
-    missing("auth-token-ttl", Number, "300"),
+    moot("bcrypt-cost", Number, "10", NO_AUTH),
+    moot("auth-token-ttl", Number, "300", NO_AUTH),
     // Monitoring, logging, tracing
     missing("metrics", Text, "basic"),
     missing("enable-pprof", Bool, "false"),
     missing("enable-log-rotation", Bool, "false"),
-    missing(
+    moot(
         "log-rotation-config-json",
         Text,
         r#"{"maxsize":100,"maxage":0,"maxbackups":0,"localtime":false,"compress":false}"#,
+        "no log is rotated; --enable-log-rotation is refused",
     ),
-    missing("warning-apply-duration", Duration, "100ms"),
-    missing("warning-unary-request-duration", Duration, "300ms"),
+    moot("warning-apply-duration", Duration, "100ms", "slow requests are not logged"),
+    moot("warning-unary-request-duration", Duration, "300ms", "slow requests are not logged"),
     missing("enable-distributed-tracing", Bool, "false"),
-    missing("distributed-tracing-address", Text, "localhost:4317"),
-    missing("distributed-tracing-service-name", Text, "etcd"),
-    missing("distributed-tracing-instance-id", Text, ""),
-    missing("distributed-tracing-sampling-rate", Number, "0"),
+    moot("distributed-tracing-address", Text, "localhost:4317", NO_TRACING),
+    moot("distributed-tracing-service-name", Text, "etcd", NO_TRACING),
+    moot("distributed-tracing-instance-id", Text, "", NO_TRACING),
+    moot("distributed-tracing-sampling-rate", Number, "0", NO_TRACING),
     // Features and tuning. There is no gateway yet, so switching it off is granted.
     missing_but("enable-grpc-gateway", Bool, "true", &["false"]),
-    missing("downgrade-check-time", Duration, "5s"),
-    missing("bootstrap-defrag-threshold-megabytes", Number, "0"),
+    moot("downgrade-check-time", Duration, "5s", "a cluster of Pinion has one version and no downgrade"),
+    moot("bootstrap-defrag-threshold-megabytes", Number, "0", "there is nothing to defragment"),
     // Unsafe
     missing("unsafe-no-fsync", Bool, "false"),
     // Accepted and without effect in etcd too

@@ -47,6 +47,8 @@ pub(super) fn help() -> String {
     }
     text.push_str("\nKnown, and refused unless given their default, since not supported yet:\n");
     wrap(&mut text, 2, names(|support| matches!(support, Support::Missing { .. })));
+    text.push_str("\nAccepted without effect, since they ask for nothing that is missing:\n");
+    wrap(&mut text, 2, names(|support| matches!(support, Support::Moot { .. })));
     text.push_str("\nAccepted without effect, as in etcd:\n");
     wrap(&mut text, 2, names(|support| matches!(support, Support::Ignored)));
     text

@@ -68,7 +68,7 @@ fn read(
     args: impl IntoIterator<Item = String>,
     variables: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Parsed, Refused> {
-    let (settings, warnings) = parse::settings(args, variables)?;
+    let (settings, mut warnings) = parse::settings(args, variables)?;
     if settings.boolean("help")? {
         return Ok(Parsed::Print(help::help()));
     }
@@ -78,6 +78,7 @@ fn read(
     let process = ProcessConfig::read(&settings)?;
     let config = Config { cluster: ClusterConfig::read(&settings, &process)?, process };
     config.validate()?;
+    warnings.extend(process::remarks(&settings)?);
     // Its value does not matter, but nonsense is still nonsense.
     settings.boolean("socket-reuse-port")?;
     Ok(Parsed::Run { config: Box::new(config), warnings })

@@ -2,7 +2,8 @@
 //!
 //! `-x=v`, `--x=v`, `-x v`, `--x v`; a boolean alone is true and takes a value only after `=`. The
 //! first argument that is no flag ends the flags, and is then an error, since there are no commands.
-//! The last of two equal flags wins. A flag beats its variable. An empty variable is unset.
+//! The last of two equal flags wins. A flag beats its variable. An empty variable is unset, and an empty
+//! list of URLs leaves what stood before it, as in etcd.
 //!
 //! Owns nothing but the syntax: what a value means is read in `cluster.rs` and `process.rs`.
 
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use super::flags::{self, Flag, Kind, Support};
 use super::url::Url;
-use super::value;
+use super::value::{self, NumberError};
 
 /// Why the process does not start, and with which code it exits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,8 +86,9 @@ pub(super) fn settings(
         };
         // Before its value is looked for: etcd does not know the flag, so it has no arity.
         if let Support::Removed { in_version } = flag.support {
+            let instead = flags::successor(name).map(|now| format!("; use {now}")).unwrap_or_default();
             return Err(Refused::usage(format!(
-                "flag provided but not defined: -{name} (etcd removed it in {in_version})"
+                "flag provided but not defined: -{name} (etcd removed it in {in_version}{instead})"
             )));
         }
         let value = match (value, flag.kind) {
@@ -96,38 +98,25 @@ pub(super) fn settings(
                 args.next().ok_or_else(|| Refused::usage(format!("flag needs an argument: -{name}")))?
             }
         };
+        if flag.kind == Kind::Urls && value.is_empty() && settings.is_given(flag.name) {
+            continue;
+        }
         settings.given.insert(flag.name, (value, Origin::Argument));
     }
     let asks_only = settings.is_given("help") || settings.is_given("version");
     if let Some(stray) = stray.filter(|_| !asks_only) {
         return Err(Refused::contradiction(format!("{stray:?} is not a valid flag")));
     }
-    let warnings = settings.take_variables(variables);
+    let mut warnings = settings.take_variables(variables);
     for (name, (value, _)) in &settings.given {
         let flag = flags::find(name).expect("only names from the table were inserted");
-        check_support(flag, value, &settings.source(name))?;
+        warnings.extend(settings.check_support(flag, value)?);
     }
     // Nonsense is refused where the rest of the configuration is read, after `--help`.
     if settings.boolean("low-latency") == Ok(true) {
         settings.profile = flags::LOW_LATENCY;
     }
     Ok((settings, warnings))
-}
-
-/// Refuses what this version does not do, before anything is done.
-fn check_support(flag: &Flag, value: &str, source: &str) -> Result<(), Refused> {
-    match flag.support {
-        Support::Used | Support::Ignored => Ok(()),
-        Support::Removed { .. } => unreachable!("refused while the arguments were read; no variable sets it"),
-        Support::Missing { harmless } => {
-            let asks_nothing =
-                std::iter::once(&flag.default).chain(harmless).any(|known| same(flag.kind, value, known));
-            if asks_nothing {
-                return Ok(());
-            }
-            Err(Refused::usage(format!("{source}={value}: not supported by Pinion yet")))
-        }
-    }
 }
 
 /// Whether two texts mean the same value, so that `0s` and `0` or `F` and `false` do not differ.
@@ -141,12 +130,56 @@ fn same(kind: Kind, a: &str, b: &str) -> bool {
             (Ok(a), Ok(b)) => a == b,
             _ => false,
         },
-        Kind::Number => a.parse::<i64>().is_ok_and(|a| b.parse() == Ok(a)),
+        Kind::Number => match (value::parse_signed(a), value::parse_signed(b)) {
+            (Ok(a), Ok(b)) => a == b,
+            _ => false,
+        },
         Kind::Text | Kind::Urls => a == b,
     }
 }
 
+/// What a text should have been, if it is not of this kind. URLs and other texts may be anything here.
+fn expected(kind: Kind, text: &str) -> Option<String> {
+    match kind {
+        Kind::Bool if value::parse_bool(text).is_none() => Some("expected true or false".to_owned()),
+        Kind::Number if value::parse_signed(text).is_err() => Some("expected a whole number".to_owned()),
+        // etcd takes a negative one for none.
+        Kind::Duration => value::parse_duration(text.strip_prefix('-').unwrap_or(text)).err(),
+        Kind::Bool | Kind::Number | Kind::Text | Kind::Urls => None,
+    }
+}
+
 impl Settings {
+    /// Refuses what this version does not do, before anything is done; tells what has no effect.
+    fn check_support(&self, flag: &Flag, value: &str) -> Result<Option<String>, Refused> {
+        // An empty text asks for nothing, whatever the default is.
+        let is_empty = value.is_empty() && matches!(flag.kind, Kind::Text | Kind::Urls);
+        let is_default = is_empty || same(flag.kind, value, flag.default);
+        let source = self.source(flag.name);
+        match flag.support {
+            Support::Used | Support::Ignored => Ok(None),
+            Support::Removed { .. } => {
+                unreachable!("refused while the arguments were read; no variable sets it")
+            }
+            Support::Missing { .. } | Support::Moot { .. } if is_default => Ok(None),
+            Support::Missing { harmless } => {
+                if harmless.iter().any(|known| same(flag.kind, value, known)) {
+                    return Ok(None);
+                }
+                Err(Refused::usage(format!("{source}={value}: not supported by Pinion yet")))
+            }
+            Support::Moot { words, because } => {
+                if let Some(reason) = expected(flag.kind, value) {
+                    return Err(self.invalid(flag.name, &reason));
+                }
+                if !words.is_empty() && !words.contains(&value) {
+                    return Err(self.invalid(flag.name, &format!("expected one of {}", words.join(", "))));
+                }
+                Ok(Some(format!("{source}={value} has no effect: {because}")))
+            }
+        }
+    }
+
     fn take_variables(&mut self, variables: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
         let known: BTreeMap<String, &'static Flag> = flags::FLAGS
             .iter()
@@ -173,7 +206,13 @@ impl Settings {
                 Some(flag) => {
                     self.given.insert(flag.name, (value, Origin::Variable));
                 }
-                None => warnings.push(format!("unrecognized environment variable {variable}")),
+                None => {
+                    let name = variable.strip_prefix("ETCD_").unwrap_or_default();
+                    let name = name.to_ascii_lowercase().replace('_', "-");
+                    let instead = flags::find(&name).and_then(|removed| flags::successor(removed.name));
+                    let instead = instead.map(|now| format!("; use {now}")).unwrap_or_default();
+                    warnings.push(format!("unrecognized environment variable {variable}{instead}"));
+                }
             }
         }
         // The environment has no order; a log that people compare should.
@@ -214,10 +253,13 @@ impl Settings {
 
     /// A whole number within `min..=max`.
     pub(super) fn number(&self, name: &str, min: u64, max: u64) -> Result<u64, Refused> {
-        let number: u64 = self
-            .text(name)
-            .parse()
-            .map_err(|_| self.invalid(name, "expected a whole number, not negative"))?;
+        let number = match value::parse_unsigned(self.text(name)) {
+            Ok(number) => number,
+            Err(NumberError::Syntax) => {
+                return Err(self.invalid(name, "expected a whole number, not negative"));
+            }
+            Err(NumberError::TooLarge) => return Err(self.invalid(name, &format!("at most {max}"))),
+        };
         if number < min {
             return Err(self.invalid(name, &format!("at least {min}")));
         }
@@ -238,9 +280,13 @@ impl Settings {
         value::parse_duration(self.text(name)).map_err(|reason| self.invalid(name, &reason))
     }
 
-    /// A list of URLs, not empty.
+    /// A list of URLs, not empty. An empty text stands for the default.
     pub(super) fn urls(&self, name: &str) -> Result<Vec<Url>, Refused> {
-        Url::parse_list(self.text(name)).map_err(|error| self.invalid(name, &error.to_string()))
+        let text = match self.text(name) {
+            "" => flags::find(name).expect("settings are read by names that the table has").default,
+            text => text,
+        };
+        Url::parse_list(text).map_err(|error| self.invalid(name, &error.to_string()))
     }
 
     /// One of a few words.

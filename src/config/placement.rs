@@ -53,7 +53,17 @@ impl Placement {
                 return Err(format!("{role} is placed twice"));
             }
         }
-        let shards: Vec<usize> = shards.ok_or("shards is not placed")?;
+        let roles = [("shards", &shards), ("raft", &raft), ("log", &log), ("store", &store)];
+        let unplaced = roles.iter().filter(|(_, cores)| cores.is_none());
+        let unplaced: Vec<String> = unplaced.map(|(role, _)| format!("{role} is not placed")).collect();
+        if !unplaced.is_empty() {
+            return Err(format!(
+                "{}: every role needs a core, as in shards=2,3;raft=0;log=0;store=1 (shards lists cores, one for \
+                 each client shard, and not how many there are)",
+                unplaced.join(", ")
+            ));
+        }
+        let shards = shards.unwrap_or_default();
         for (slot, core) in shards.iter().enumerate() {
             if shards[..slot].contains(core) {
                 return Err(format!("two client shards on core {core}: they would only take turns"));
@@ -69,10 +79,9 @@ impl Placement {
 }
 
 fn one(role: &str, cores: Option<Vec<usize>>) -> Result<usize, String> {
-    match cores.as_deref() {
-        None => Err(format!("{role} is not placed")),
-        Some([core]) => Ok(*core),
-        Some(cores) => Err(format!("{role} runs on one core, not on {}", cores.len())),
+    match cores.unwrap_or_default()[..] {
+        [core] => Ok(core),
+        ref cores => Err(format!("{role} runs on one core, not on {}", cores.len())),
     }
 }
 
@@ -120,7 +129,12 @@ mod tests {
             ("", "not role=core"),
             ("Auto", "not role=core"),
             ("shards=0;raft=0;log=0", "store is not placed"),
-            ("raft=0;log=0;store=0", "shards is not placed"),
+            ("raft=0;log=0;store=0", "shards is not placed: every role needs a core"),
+            (
+                "shards=9",
+                "raft is not placed, log is not placed, store is not placed: every role needs a core",
+            ),
+            ("shards=9", "shards lists cores, one for each client shard, and not how many there are"),
             ("shards=1,1;raft=0;log=0;store=0", "two client shards on core 1"),
             ("shards=1;raft=0,1;log=0;store=0", "raft runs on one core"),
             ("shards=1;shards=2;raft=0;log=0;store=0", "placed twice"),

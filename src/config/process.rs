@@ -11,6 +11,7 @@ use super::features::FeatureGates;
 use super::parse::{Refused, Settings};
 use super::placement::Placement;
 use super::url::Url;
+use super::value::{self, NumberError};
 
 /// May differ between members.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +113,9 @@ const WATCH_PROGRESS_MIN: Duration = Duration::from_millis(100);
 /// etcd's, for `--quota-backend-bytes=0`.
 const QUOTA_DEFAULT: i64 = 2 << 30;
 
+/// etcd's, for `--snapshot-count=0`.
+const CHECKPOINT_ENTRIES_DEFAULT: u64 = 10_000;
+
 /// A checkpoint writes the whole state: more often than once a MiB of log it would do nothing else.
 const CHECKPOINT_BYTES_MIN: u64 = 1 << 20;
 
@@ -141,14 +145,20 @@ impl ProcessConfig {
             advertise_client_urls: settings.urls("advertise-client-urls")?,
             initial_advertise_peer_urls: settings.urls("initial-advertise-peer-urls")?,
             quota_bytes: quota(settings)?,
-            max_concurrent_streams: settings.number_u32("max-concurrent-streams", 1, u32::MAX)?,
+            max_concurrent_streams: match settings.number_u32("max-concurrent-streams", 0, u32::MAX)? {
+                0 => u32::MAX,
+                streams => streams,
+            },
             keepalive: Keepalive {
                 client_min_time: settings.duration("grpc-keepalive-min-time")?,
                 server_interval: non_zero(settings.duration("grpc-keepalive-interval")?),
                 server_timeout: non_zero(settings.duration("grpc-keepalive-timeout")?)
                     .unwrap_or(Duration::from_secs(20)),
             },
-            checkpoint_entries: settings.number("snapshot-count", 1, u64::MAX)?,
+            checkpoint_entries: match settings.number("snapshot-count", 0, u64::MAX)? {
+                0 => CHECKPOINT_ENTRIES_DEFAULT,
+                entries => entries,
+            },
             checkpoint_bytes: settings.number("checkpoint-bytes", CHECKPOINT_BYTES_MIN, u64::MAX)?,
             catch_up_entries: settings.number("snapshot-catchup-entries", 0, u64::MAX)?,
             compaction_batch_revisions: match settings.number_u32("compaction-batch-limit", 0, u32::MAX)? {
@@ -199,29 +209,64 @@ impl LogConfig {
     fn read(settings: &Settings) -> Result<Self, Refused> {
         settings.word("logger", &[("zap", ())])?;
         Ok(Self {
-            level: settings.word(
-                "log-level",
-                &[
-                    ("debug", LogLevel::Debug),
-                    ("info", LogLevel::Info),
-                    ("warn", LogLevel::Warn),
-                    ("error", LogLevel::Error),
-                    ("panic", LogLevel::Error),
-                    ("fatal", LogLevel::Error),
-                ],
-            )?,
+            level: log_level(settings)?,
             format: settings
                 .word("log-format", &[("json", LogFormat::Json), ("console", LogFormat::Console)])?,
-            output: settings.word(
-                "log-outputs",
-                &[
-                    ("default", LogOutput::Stderr),
-                    ("stderr", LogOutput::Stderr),
-                    ("stdout", LogOutput::Stdout),
-                ],
-            )?,
+            output: log_outputs(settings)?[0],
         })
     }
+}
+
+/// zap reads a level in small letters or in capitals, and an empty one as info.
+fn log_level(settings: &Settings) -> Result<LogLevel, Refused> {
+    let words = [
+        ("debug", LogLevel::Debug),
+        ("info", LogLevel::Info),
+        ("warn", LogLevel::Warn),
+        ("error", LogLevel::Error),
+        ("dpanic", LogLevel::Error),
+        ("panic", LogLevel::Error),
+        ("fatal", LogLevel::Error),
+    ];
+    let text = settings.text("log-level");
+    if text.is_empty() {
+        return Ok(LogLevel::Info);
+    }
+    match words.iter().find(|(word, _)| word.to_ascii_uppercase() == text) {
+        Some((_, level)) => Ok(*level),
+        None => settings.word("log-level", &words),
+    }
+}
+
+/// Where the log is to go: one place or more, each once.
+fn log_outputs(settings: &Settings) -> Result<Vec<LogOutput>, Refused> {
+    let name = "log-outputs";
+    let mut outputs = Vec::new();
+    for word in settings.text(name).split(',') {
+        let output = match word {
+            "default" | "stderr" => LogOutput::Stderr,
+            "stdout" => LogOutput::Stdout,
+            _ => return Err(settings.invalid(name, "expected one of default, stderr, stdout")),
+        };
+        if !outputs.contains(&output) {
+            outputs.push(output);
+        }
+    }
+    Ok(outputs)
+}
+
+/// What is taken, but not as it is written.
+pub(super) fn remarks(settings: &Settings) -> Result<Vec<String>, Refused> {
+    let mut remarks = Vec::new();
+    if settings.number("snapshot-count", 0, u64::MAX)? == 0 {
+        let source = settings.source("snapshot-count");
+        remarks.push(format!("{source}=0 stands for the default, {CHECKPOINT_ENTRIES_DEFAULT}"));
+    }
+    if 1 < log_outputs(settings)?.len() {
+        let (source, text) = (settings.source("log-outputs"), settings.text("log-outputs"));
+        remarks.push(format!("{source}={text}: the log goes to the first of them only"));
+    }
+    Ok(remarks)
 }
 
 fn listeners(settings: &Settings, name: &str) -> Result<Vec<SocketAddr>, Refused> {
@@ -246,10 +291,11 @@ fn spin(settings: &Settings) -> Result<Duration, Refused> {
 
 fn quota(settings: &Settings) -> Result<i64, Refused> {
     let name = "quota-backend-bytes";
-    match settings.text(name).parse() {
+    match value::parse_signed(settings.text(name)) {
         Ok(0) => Ok(QUOTA_DEFAULT),
         Ok(bytes) => Ok(bytes),
-        Err(_) => Err(settings.invalid(name, "expected a whole number")),
+        Err(NumberError::Syntax) => Err(settings.invalid(name, "expected a whole number")),
+        Err(NumberError::TooLarge) => Err(settings.invalid(name, &format!("at most {}", i64::MAX))),
     }
 }
 

@@ -115,8 +115,19 @@ fn bad_command_line_exits_as_etcd_does() {
             2,
             "flag provided but not defined: -experimental-memory-mlock (etcd",
         ),
+        (&["--experimental-watch-progress-notify-interval=5s"], 2, "; use --watch-progress-notify-interval)"),
+        (
+            &["--experimental-initial-corrupt-check=true"],
+            2,
+            "; use --feature-gates=InitialCorruptCheck=true)",
+        ),
+        (&["--enable-v2"], 2, "-enable-v2 (etcd removed it in 3.6)"),
         (&["--max-txn-ops=x"], 2, "invalid value \"x\" for --max-txn-ops: expected a whole number"),
         (&["--max-txn-ops=0"], 2, "at least 1"),
+        (&["--max-txn-ops=+128"], 2, "expected a whole number"),
+        (&["--max-txn-ops=08"], 2, "expected a whole number"),
+        (&["--snapshot-count=99999999999999999999"], 2, "at most 18446744073709551615"),
+        (&["--quota-backend-bytes=8e9"], 2, "expected a whole number"),
         (&["--max-request-bytes=10485761"], 2, "at most 10485760"),
         (&["--pre-vote=maybe"], 2, "invalid value \"maybe\" for --pre-vote: expected true or false"),
         (&["--socket-reuse-port=maybe"], 2, "expected true or false"),
@@ -140,11 +151,20 @@ fn bad_url_is_refused_naming_flag_and_value() {
     let advertise = "--advertise-client-urls=http://localhost:1";
     for (flag, url, reason) in [
         ("--listen-client-urls", "localhost:2379", "URL scheme must be"),
+        (
+            "--listen-client-urls",
+            "127.0.0.1:2379",
+            "\"127.0.0.1:2379\" has none; write http://127.0.0.1:2379",
+        ),
+        ("--listen-client-urls", "http://localhost:99999", "a port is at most 65535"),
+        ("--advertise-client-urls", "http://localhost:99999", "a port is at most 65535"),
+        ("--initial-cluster", "a=http://a:99999", "a port is at most 65535"),
+        ("--initial-cluster", "a=a:2380", "\"a:2380\" has none; write http://a:2380"),
         ("--listen-client-urls", "https://localhost:2379", "https is not supported yet"),
         ("--listen-client-urls", "unix://s:1", "unix is not supported yet"),
         ("--listen-client-urls", "http://example.com:2379", "expected IP in URL for binding"),
         ("--listen-peer-urls", "http://localhost", "host:port"),
-        ("--listen-peer-urls", "", "the list is empty"),
+        ("--listen-peer-urls", ",", "the list is empty"),
         ("--initial-advertise-peer-urls", "http://localhost:1/x", "must not contain a path"),
         ("--initial-cluster", "default", "is not name=url"),
         ("--initial-cluster", "default=http://localhost", "host:port"),
@@ -221,8 +241,9 @@ fn members_of_a_new_cluster_are_those_of_the_flag_and_this_one_is_among_them() {
 fn every_missing_flag_is_refused_by_name_and_accepted_with_its_default() {
     let mut missing_count = 0;
     for flag in flags::FLAGS {
+        // Those that ask for nothing were among them once.
+        missing_count += usize::from(matches!(flag.support, Support::Missing { .. } | Support::Moot { .. }));
         let Support::Missing { harmless } = flag.support else { continue };
-        missing_count += 1;
         for value in std::iter::once(&flag.default).chain(harmless) {
             run(&[&format!("--{}={value}", flag.name)]);
         }
@@ -232,6 +253,148 @@ fn every_missing_flag_is_refused_by_name_and_accepted_with_its_default() {
         assert!(refused.message.contains("not supported by Pinion yet"), "{refused}");
     }
     assert!(missing_count > 60, "{missing_count}");
+}
+
+/// What the charts and units of Bitnami, kubeadm, Kubespray, etcd-operator and many compose files set, as
+/// variables, without asking for anything that is missing. etcd 3.5.30 starts with each of them.
+#[test]
+fn setting_that_asks_for_nothing_missing_starts_with_a_warning_that_names_it() {
+    for (variable, value) in [
+        ("ETCD_MAX_SNAPSHOTS", "10"),
+        ("ETCD_MAX_SNAPSHOTS", "0"),
+        ("ETCD_MAX_WALS", "0"),
+        ("ETCD_MAX_WALS", "0x10"),
+        ("ETCD_INITIAL_ELECTION_TICK_ADVANCE", "false"),
+        ("ETCD_INITIAL_ELECTION_TICK_ADVANCE", "F"),
+        ("ETCD_BACKEND_BBOLT_FREELIST_TYPE", "array"),
+        ("ETCD_BACKEND_BATCH_INTERVAL", "1m30s"),
+        ("ETCD_BACKEND_BATCH_INTERVAL", "-1s"),
+        ("ETCD_BACKEND_BATCH_LIMIT", "-1"),
+        ("ETCD_SOCKET_REUSE_ADDRESS", "true"),
+        ("ETCD_RAFT_READ_TIMEOUT", "10s"),
+        ("ETCD_SNAPSHOT_COUNT", "0"),
+        ("ETCD_LOG_OUTPUTS", "stderr,stdout"),
+        ("ETCD_V2_DEPRECATION", "not-yet"),
+        ("ETCD_SELF_SIGNED_CERT_VALIDITY", "2"),
+        ("ETCD_CIPHER_SUITES", "TLS_AES_128_GCM_SHA256"),
+        ("ETCD_TLS_MIN_VERSION", "TLS1.3"),
+        ("ETCD_PEER_SKIP_CLIENT_SAN_VERIFICATION", "true"),
+        ("ETCD_CORS", "http://localhost:80"),
+        ("ETCD_HOST_WHITELIST", "localhost"),
+        ("ETCD_BCRYPT_COST", "12"),
+        ("ETCD_AUTH_TOKEN_TTL", "3600"),
+        ("ETCD_LOG_ROTATION_CONFIG_JSON", "{\"maxsize\": 10}"),
+        ("ETCD_WARNING_UNARY_REQUEST_DURATION", "1s"),
+        ("ETCD_DISTRIBUTED_TRACING_SERVICE_NAME", "kv"),
+        ("ETCD_DOWNGRADE_CHECK_TIME", "10s"),
+        ("ETCD_BOOTSTRAP_DEFRAG_THRESHOLD_MEGABYTES", "100"),
+    ] {
+        let Parsed::Run { warnings, .. } = parse_line(&[], &[(variable, value)]) else {
+            panic!("{variable}={value} is refused");
+        };
+        assert!(
+            matches!(&warnings[..], [one] if one.starts_with(&format!("{variable}={value}"))),
+            "{warnings:?}"
+        );
+        let flag = variable["ETCD_".len()..].to_ascii_lowercase().replace('_', "-");
+        run(&[&format!("--{flag}={value}")]);
+    }
+}
+
+#[test]
+fn every_moot_flag_takes_its_default_in_silence_and_no_nonsense() {
+    for flag in flags::FLAGS {
+        let Support::Moot { words, .. } = flag.support else { continue };
+        let line = format!("--{}={}", flag.name, flag.default);
+        let Parsed::Run { warnings, .. } = parse_line(&[&line], &[]) else { panic!("{line} is refused") };
+        assert!(warnings.is_empty(), "{warnings:?}");
+        if flag.kind != flags::Kind::Text || !words.is_empty() {
+            let refused = refused(&[&format!("--{}=nonsense", flag.name)]);
+            assert!(refused.exit_code == 2 && refused.message.contains("invalid value"), "{refused}");
+        }
+    }
+}
+
+/// As `--flag=${VARIABLE}` of a compose file gives it.
+#[test]
+fn empty_text_asks_for_nothing() {
+    let ours =
+        ["--metrics=", "--auth-token=", "--listen-metrics-urls=", "--cert-file=", "--tls-min-version="];
+    assert_eq!(run(&ours), run(&["--log-level="]));
+    assert!(refused(&["--max-wals="]).message.contains("expected a whole number"));
+    assert!(refused(&["--client-cert-auth="]).message.contains("not supported"));
+    assert_eq!(run(&["--listen-client-urls=", "--advertise-client-urls="]), run(&[]));
+    let listen = |more: &[&str]| {
+        let both = ["--listen-client-urls=http://127.0.0.1:7", "--advertise-client-urls=http://127.0.0.1:7"];
+        run(&[&both, more].concat()).process.listen_client
+    };
+    assert_eq!(listen(&["--listen-client-urls="]), ["127.0.0.1:7".parse().unwrap()]);
+}
+
+#[test]
+fn numbers_and_levels_are_read_in_every_spelling_that_go_takes() {
+    let process = run(&["--snapshot-count=0x10", "--quota-backend-bytes=-1_000", "--log-level=WARN"]).process;
+    assert_eq!((process.checkpoint_entries, process.quota_bytes), (16, -1_000));
+    assert_eq!(process.log.level, LogLevel::Warn);
+    assert_eq!(run(&["--snapshot-count=0"]).process.checkpoint_entries, 10_000);
+    assert_eq!(run(&["--max-concurrent-streams=0"]).process.max_concurrent_streams, u32::MAX);
+    run(&["--auto-compaction-retention=0h0m", "--log-outputs=stderr,stderr"]);
+    assert!(refused(&["--log-level=Warn"]).message.contains("expected one of debug, info"));
+    assert!(refused(&["--log-outputs=stderr,x"]).message.contains("expected one of default, stderr, stdout"));
+    assert!(refused(&["--auto-compaction-retention=1"]).message.contains("not supported by Pinion yet"));
+}
+
+#[test]
+fn variable_of_a_removed_flag_is_told_with_what_took_its_place() {
+    let variables = [
+        ("ETCD_EXPERIMENTAL_INITIAL_CORRUPT_CHECK", "true"),
+        ("ETCD_EXPERIMENTAL_CORRUPT_CHECK_TIME", "1h"),
+        ("ETCD_ENABLE_V2", "true"),
+    ];
+    let Parsed::Run { warnings, .. } = parse_line(&[], &variables) else { panic!("refused") };
+    assert_eq!(
+        warnings,
+        [
+            "unrecognized environment variable ETCD_ENABLE_V2",
+            "unrecognized environment variable ETCD_EXPERIMENTAL_CORRUPT_CHECK_TIME; use --corrupt-check-time",
+            "unrecognized environment variable ETCD_EXPERIMENTAL_INITIAL_CORRUPT_CHECK; use \
+             --feature-gates=InitialCorruptCheck=true",
+        ]
+    );
+}
+
+#[test]
+fn empty_parts_of_the_initial_cluster_are_passed_over() {
+    let text = "--initial-cluster=,default=http://localhost:2380,, \n ,b=http://b:2380,";
+    let plain = run(&["--initial-cluster=default=http://localhost:2380,b=http://b:2380"]);
+    assert_eq!(run(&[text]), plain);
+    let nobody = bootstrap(&run(&["--initial-cluster=,"])).unwrap_err();
+    assert!(nobody.message.contains("couldn't find local name \"default\""), "{nobody}");
+    for (list, reason) in [
+        ("a=b=http://localhost:1", "URL scheme must be"),
+        ("a=http://a:1,b", "is not name=url"),
+        ("a=http://a:1,b=", "URL scheme must be"),
+        ("a=http://a:1;b=http://b:1", "must not contain a path"),
+        ("a=http://a:1,a=http://a:1", "is listed twice"),
+        ("a=http://a:1/", "must not contain a path"),
+    ] {
+        let refused = refused(&[&format!("--initial-cluster={list}")]);
+        assert!(refused.message.contains(reason), "{list}: {refused}");
+    }
+}
+
+/// `existing` compares the list with the members that there are; what this one advertises is not asked.
+#[test]
+fn joining_member_may_advertise_another_url_than_it_is_listed_with() {
+    let line = [
+        "--initial-advertise-peer-urls=http://elsewhere:2380",
+        "--initial-cluster=default=http://b:1,default=http://a:1,c=http://c:1",
+    ];
+    assert!(
+        bootstrap(&run(&line)).unwrap_err().message.contains("missing from --initial-advertise-peer-urls")
+    );
+    let plan = bootstrap(&run(&[&line[..], &["--initial-cluster-state=existing"]].concat())).unwrap();
+    assert_eq!(plan.peer_urls, ["http://a:1", "http://b:1"]);
 }
 
 #[test]
@@ -340,7 +503,9 @@ fn help_tells_every_flag_that_is_used_and_names_every_other() {
                 assert!(help.contains(&format!("  --{}", flag.name)), "{}", flag.name);
                 assert!(flag.help.len() > 10, "{} has no help", flag.name);
             }
-            Support::Missing { .. } | Support::Ignored => assert!(help.contains(flag.name), "{}", flag.name),
+            Support::Missing { .. } | Support::Moot { .. } | Support::Ignored => {
+                assert!(help.contains(flag.name), "{}", flag.name);
+            }
             Support::Removed { .. } => {}
         }
     }

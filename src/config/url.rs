@@ -26,10 +26,14 @@ pub enum UrlError {
     Empty,
     #[error("URL scheme must be http, https, unix, or unixs: {0}")]
     Scheme(String),
+    #[error("URL scheme must be http, https, unix, or unixs: {0:?} has none; write http://{0}")]
+    NoScheme(String),
     #[error("{scheme} is not supported yet, only http: {url}")]
     SchemeUnsupported { scheme: &'static str, url: String },
     #[error("URL address does not have the form \"host:port\": {0}")]
     HostPort(String),
+    #[error("a port is at most 65535: {0}")]
+    PortTooLarge(String),
     #[error("URL must not contain a path: {0}")]
     Path(String),
     #[error("expected IP in URL for binding ({0})")]
@@ -44,9 +48,10 @@ impl Url {
         let text = text.trim();
         let owned = || text.to_owned();
         let Some((scheme, rest)) = text.split_once("://") else {
-            return Err(UrlError::Scheme(owned()));
+            let is_empty = text.is_empty();
+            return Err(if is_empty { UrlError::Scheme(owned()) } else { UrlError::NoScheme(owned()) });
         };
-        match scheme {
+        match scheme.to_ascii_lowercase().as_str() {
             "http" => {}
             "https" => return Err(UrlError::SchemeUnsupported { scheme: "https", url: owned() }),
             "unix" => return Err(UrlError::SchemeUnsupported { scheme: "unix", url: owned() }),
@@ -61,7 +66,7 @@ impl Url {
         if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) {
             return Err(bad());
         }
-        let port: u16 = port.parse().map_err(|_| bad())?;
+        let port: u16 = port.parse().map_err(|_| UrlError::PortTooLarge(owned()))?;
         if port == 0 {
             return Err(UrlError::PortZero(owned()));
         }
@@ -141,21 +146,23 @@ mod tests {
         {
             assert_eq!(Url::parse(text).unwrap().to_string(), text);
         }
+        assert_eq!(Url::parse("HTTP://localhost:1").unwrap().to_string(), "http://localhost:1");
     }
 
     #[test]
     fn bad_url_is_refused_with_its_reason() {
         type Check = fn(&UrlError) -> bool;
-        let cases: [(&str, Check); 15] = [
+        let cases: [(&str, Check); 16] = [
             ("", |e| matches!(e, UrlError::Scheme(_))),
-            ("localhost:2379", |e| matches!(e, UrlError::Scheme(_))),
+            ("localhost:2379", |e| matches!(e, UrlError::NoScheme(_))),
             ("ftp://localhost:1", |e| matches!(e, UrlError::Scheme(_))),
             ("https://localhost:1", |e| matches!(e, UrlError::SchemeUnsupported { scheme: "https", .. })),
             ("unix://a:1", |e| matches!(e, UrlError::SchemeUnsupported { scheme: "unix", .. })),
             ("http://localhost", |e| matches!(e, UrlError::HostPort(_))),
             ("http://localhost:", |e| matches!(e, UrlError::HostPort(_))),
             ("http://:2379", |e| matches!(e, UrlError::HostPort(_))),
-            ("http://localhost:65536", |e| matches!(e, UrlError::HostPort(_))),
+            ("http://localhost:65536", |e| matches!(e, UrlError::PortTooLarge(_))),
+            ("http://localhost:99999999999999999999", |e| matches!(e, UrlError::PortTooLarge(_))),
             ("http://localhost:+1", |e| matches!(e, UrlError::HostPort(_))),
             ("http://::1:2379", |e| matches!(e, UrlError::HostPort(_))),
             ("http://[::1:2379", |e| matches!(e, UrlError::HostPort(_))),

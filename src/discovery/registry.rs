@@ -211,7 +211,7 @@ impl Registry {
         let mut listed = parse_members(value).map_err(garbage)?;
         let (name, urls) = match (listed.pop(), listed.is_empty()) {
             (Some(member), true) => member,
-            _ => return Err(garbage(format!("{value:?} names several members"))),
+            _ => return Err(garbage(format!("{value:?} does not name one member"))),
         };
         let id = id_of(&urls, &self.token);
         if key != format!("{}{id}", self.members_prefix()) {

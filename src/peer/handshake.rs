@@ -32,7 +32,7 @@ pub const HANDSHAKE_BYTES_MAX: usize = 16 * 1024;
 const TEXT_BYTES_MAX: usize = 512;
 
 /// URLs that a Hello may tell.
-const PEER_URLS_MAX: usize = 16;
+pub const PEER_URLS_MAX: usize = 16;
 
 /// Why a connection is refused or ended. The numbers are on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

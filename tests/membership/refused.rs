@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use pinion_kit::{TEST_DEADLINE, WorkDir, block_on};
+use pinion_kit::{TEST_DEADLINE, WorkDir, block_on, server_is_etcd};
 
 use crate::group::{Node, add, eventually, leader, list, start_new};
 
@@ -35,6 +35,31 @@ fn joining_is_refused_where_the_lists_differ_or_nobody_answers() {
         // None of them has left anything that a right start would stumble over.
         assert_eq!(list(&client).await.unwrap().members.len(), 2);
         assert!(!b.launch.data_dir.join("IDENTITY").exists());
+    });
+}
+
+/// `--initial-cluster-state=existing` compares the list with the members that there are. What the process
+/// advertises is not part of that, and the cluster's own record stays.
+#[test]
+fn joining_member_may_advertise_another_url_than_it_was_added_with() {
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let mut a = [Node::new(&work, "a")];
+        let mut b = Node::new(&work, "b");
+        start_new(&mut a).await;
+        let client = a[0].client().await;
+        add(&client, &b.peer_url(), false).await.unwrap();
+        let list_of_both = format!("--initial-cluster=,a={},,b={},", a[0].peer_url(), b.peer_url());
+        let launch = b.with("existing", &[]).flag(list_of_both);
+        let launch = launch.flag("--initial-advertise-peer-urls=http://127.0.0.1:9");
+        b.server = Some(launch.start().await);
+        let members = eventually(async || list(&client).await).await.members;
+        let own = members.iter().find(|member| member.name == "b").expect("it has said its name");
+        assert_eq!(own.peer_ur_ls, [b.peer_url()]);
+        if !server_is_etcd() {
+            assert!(b.server().output().contains("--initial-advertise-peer-urls is ignored"));
+        }
+        b.client().await.put_kv("k", "v").await.unwrap();
     });
 }
 

@@ -226,6 +226,14 @@ fn bad_flag_is_refused_with_etcds_exit_code_and_without_a_trace_on_disk() {
         for (flag, exit_code, words) in [
             ("--listen-peer-urls=http://example.com:1", None, &["listen-peer-urls", "example.com"][..]),
             ("--listen-peer-urls=localhost:1", Some(2), &["listen-peer-urls", "localhost:1"]),
+            ("--listen-client-urls=http://127.0.0.1:99999", Some(2), &["99999", "a port is at most 65535"]),
+            ("--advertise-client-urls=127.0.0.1:1", Some(2), &["has none; write http://127.0.0.1:1"]),
+            (
+                "--placement=shards=9",
+                Some(2),
+                &["--placement", "raft is not placed", "every role needs a core"],
+            ),
+            ("--placement=shards=1000;raft=0;log=0;store=0", Some(1), &["core 1000 is not one of the cores"]),
             ("--no-such-flag", Some(2), &["flag provided but not defined: -no-such-flag"]),
             ("stray", Some(1), &["is not a valid flag"]),
             ("--election-timeout=60000", Some(1), &["--election-timeout[60000ms] is too long"]),
@@ -241,6 +249,45 @@ fn bad_flag_is_refused_with_etcds_exit_code_and_without_a_trace_on_disk() {
         }
         if !server_is_etcd() {
             assert!(!data_dir.exists(), "a refused command line left a data directory");
+        }
+    });
+}
+
+/// As charts, units and compose files set them. Each asks for nothing that is missing.
+#[test]
+fn member_serves_with_the_settings_of_charts_and_says_which_have_no_effect() {
+    if server_is_etcd() {
+        return skip("etcd acts on most of them");
+    }
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let mut launch = Launch::new(work.join("data"));
+        let settings = [
+            ("ETCD_MAX_SNAPSHOTS", "5_0"),
+            ("ETCD_MAX_WALS", "0"),
+            ("ETCD_BACKEND_BATCH_LIMIT", "5000"),
+            ("ETCD_BACKEND_BATCH_INTERVAL", "1µs"),
+            ("ETCD_BACKEND_BBOLT_FREELIST_TYPE", "array"),
+            ("ETCD_INITIAL_ELECTION_TICK_ADVANCE", "f"),
+            ("ETCD_SOCKET_REUSE_ADDRESS", "TRUE"),
+            ("ETCD_SNAPSHOT_COUNT", "0"),
+            ("ETCD_EXPERIMENTAL_INITIAL_CORRUPT_CHECK", "true"),
+        ];
+        let silent = [
+            ("ETCD_LOG_OUTPUTS", "stderr,stdout"),
+            ("ETCD_AUTO_COMPACTION_RETENTION", ""),
+            ("ETCD_CERT_FILE", ""),
+            ("ETCD_GRPC_KEEPALIVE_INTERVAL", "1h30m"),
+            ("ETCD_AUTO_TLS", "F"),
+            ("ETCD_LOG_LEVEL", "INFO"),
+        ];
+        let both = settings.iter().chain(&silent);
+        launch.env = both.map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let server = launch.start().await;
+        let output = server.output();
+        for (name, _) in settings {
+            let warned = output.lines().any(|line| line.contains("warn") && line.contains(name));
+            assert!(warned, "{name} is not told: {output}");
         }
     });
 }

@@ -28,8 +28,9 @@ use signal_hook::iterator::Signals;
 
 use crate::apply::Machine;
 use crate::apply::machine::StatusFacts;
-use crate::config::Config;
+use crate::config::{Config, Url};
 use crate::pb::peer;
+use crate::peer::PEER_URLS_MAX;
 use crate::raft::{self, Recovered, StartError};
 use crate::replica::{self, Replica};
 use crate::shell::EXIT_DATA_DIFFERS;
@@ -194,6 +195,9 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         if is_shared || !pinned { Duration::ZERO } else { process.spin_before_park }
     };
     let Start { identity, machine, recovered, wal, sync_mode: _, last } = start;
+    let own = machine.cluster().member(identity.member);
+    let known_peer_urls = own.into_iter().flat_map(|own| &own.peer_urls);
+    let known_peer_urls = known_peer_urls.filter_map(|url| Url::parse(url).ok()).collect();
     let log = crate::shell::log::writer::start(
         wal,
         pinned.then_some(plan.log),
@@ -234,7 +238,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         strict: config.cluster.strict_reconfig_check,
         election_ticks: u64::from(config.cluster.election_ms / config.cluster.heartbeat_ms),
         entropy: entropy()?,
-        peers: peer_config(config, &identity, incarnation),
+        peers: peer_config(config, &identity, incarnation, known_peer_urls),
         listen: process.listen_peer.clone(),
         tick: Duration::from_millis(u64::from(config.cluster.heartbeat_ms)),
         hash_checks: HashCheckConfig {
@@ -452,9 +456,17 @@ fn shard_config(config: &Config, identity: &Identity, generation: u32, lease_see
     shard
 }
 
-fn peer_config(config: &Config, identity: &Identity, incarnation: u64) -> PeerConfig {
+/// `known` are the URLs that the cluster has for this member. They come first: the flag names nobody any
+/// more once a member is listed, and may be wrong; or it is newer than this member's data.
+fn peer_config(config: &Config, identity: &Identity, incarnation: u64, known: Vec<Url>) -> PeerConfig {
     let mut peers = PeerConfig::new(identity.cluster, identity.member, incarnation);
-    peers.peer_urls.clone_from(&config.process.initial_advertise_peer_urls);
+    peers.peer_urls = known;
+    for url in &config.process.initial_advertise_peer_urls {
+        if !peers.peer_urls.contains(url) {
+            peers.peer_urls.push(url.clone());
+        }
+    }
+    peers.peer_urls.truncate(PEER_URLS_MAX);
     peers
 }
 

@@ -131,9 +131,8 @@ pub(in crate::shell) fn open(
         let header = force_new::header(&machine, identity.member, &recovered.checkpoint);
         write_checkpoint(data_dir, &header, &mut machine)?;
     }
-    if !is_new {
-        tell_differences(config, &machine, identity.member);
-    }
+    // Also of a member that has just joined, whatever it advertises.
+    tell_differences(config, &machine, identity.member, is_new);
     Ok(Start { identity, machine, recovered, wal, sync_mode, last })
 }
 
@@ -187,8 +186,8 @@ fn bootstrap(
 
 /// The flags that named this member when its data was made are not read any more. Where they say
 /// something else now, the operator may have the wrong directory.
-fn tell_differences(config: &Config, machine: &Machine, own: MemberId) {
-    if !matches!(config.cluster.initial_cluster, InitialCluster::Listed(_)) {
+fn tell_differences(config: &Config, machine: &Machine, own: MemberId, is_new: bool) {
+    if !is_new && !matches!(config.cluster.initial_cluster, InitialCluster::Listed(_)) {
         tracing::info!("discovery flags are ignored, since this member has data and knows its cluster");
     }
     let Some(member) = machine.cluster().member(own) else { return };
