@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use pinion_kit::{WorkDir, block_on, skip};
+use pinion_kit::{Cluster, WorkDir, block_on, skip};
 
 use crate::load::Load;
-use crate::members::Cluster;
 use crate::{FAST, TEST_DEADLINE, judge};
 
 const HOUR_S: i64 = 3_600;
@@ -48,7 +47,7 @@ fn wall_clocks_that_jump_end_no_lease_and_no_leadership_and_lose_nothing() {
         let Some(library) = shim(&work) else { return };
         let files: Vec<PathBuf> = (0..3).map(|member| work.join(&format!("shift{member}"))).collect();
         files.iter().for_each(|file| shift(file, 0));
-        let mut cluster = Cluster::start_with(3, false, &FAST, |member, launch| {
+        let mut cluster = Cluster::start_with(3, &FAST, |member, launch| {
             launch.env.push(("LD_PRELOAD".to_owned(), library.display().to_string()));
             launch.env.push(("CLOCK_SHIFT_FILE".to_owned(), files[member].display().to_string()));
         })

@@ -1,4 +1,4 @@
-//! A member whose disk stalls or fails, on a file system of ours (`tests/powercut/mount.rs`).
+//! A member whose disk stalls or fails, on a file system of ours (`pinion_kit::mount`).
 //!
 //! m0 has such a disk. What is on it lives as long as it is mounted, so the member can be started again.
 
@@ -9,13 +9,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pinion_kit::client::Client;
-use pinion_kit::{WorkDir, block_on, server_is_etcd, skip};
+use pinion_kit::disk::Node;
+use pinion_kit::mount::{Device, Mounted};
+use pinion_kit::{Cluster, WorkDir, block_on, server_is_etcd, skip};
 use tokio::time::Instant;
 
-use crate::disk::Node;
 use crate::load::Load;
-use crate::members::Cluster;
-use crate::mount::{Device, Mounted};
 use crate::{TEST_DEADLINE, judge};
 
 /// Half of etcd's, so that two of them are not for ever.
@@ -54,7 +53,7 @@ fn mounted(work: &WorkDir) -> Option<Mounted> {
 }
 
 async fn start(disk: &Path, sync: &str) -> Cluster {
-    Cluster::start_with(3, false, &FLAGS, |member, launch| {
+    Cluster::start_with(3, &FLAGS, |member, launch| {
         launch.flags.push(format!("--wal-sync={sync}"));
         if member == 0 {
             launch.log_path = Some(disk.with_extension("m0.log"));

@@ -8,10 +8,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use pinion_kit::Cluster;
 use pinion_kit::client::{CallError, Client};
 use tokio::time::Instant;
-
-use crate::members::Cluster;
 
 /// Between the beginnings of two probes through one member.
 const EVERY: Duration = Duration::from_millis(5);

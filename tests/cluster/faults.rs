@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use pinion_kit::Cluster;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
 use crate::load::Load;
-use crate::members::Cluster;
-use crate::network::Link;
+use crate::network::{Link, Network};
 use crate::stall::StalledThread;
 
 /// Something that a cluster survives as long as a majority works.
@@ -69,7 +69,7 @@ impl Fault {
 
     /// Makes it happen to a cluster under load, waits until writes are accepted in spite of it, undoes
     /// it, and waits until every member serves.
-    pub async fn strike(self, cluster: &mut Cluster, load: &Load, rng: &mut StdRng) {
+    pub async fn strike(self, cluster: &mut Cluster, network: &Network, load: &Load, rng: &mut StdRng) {
         let count = cluster.count();
         let leader = cluster.leader().await;
         let follower = (leader + rng.random_range(1..count)) % count;
@@ -99,51 +99,51 @@ impl Fault {
                     cluster.wait_ready(member).await;
                 }
             }
-            Self::CutFollower => cluster.network().set_around(follower, count, Link::Cut),
-            Self::CutLeader => cluster.network().set_around(leader, count, Link::Cut),
+            Self::CutFollower => network.set_around(follower, count, Link::Cut),
+            Self::CutLeader => network.set_around(leader, count, Link::Cut),
             Self::MuteLeader | Self::DeafenLeader => {
                 for other in (0..count).filter(|other| *other != leader) {
                     let (from, to) = if self == Self::MuteLeader { (leader, other) } else { (other, leader) };
-                    cluster.network().set(from, to, Link::Cut);
+                    network.set(from, to, Link::Cut);
                 }
             }
             Self::CutPair => {
-                cluster.network().set(leader, follower, Link::Cut);
-                cluster.network().set(follower, leader, Link::Cut);
+                network.set(leader, follower, Link::Cut);
+                network.set(follower, leader, Link::Cut);
             }
             Self::ResetLeader => {
                 for _ in 0..3 {
-                    cluster.network().set_around(leader, count, Link::Reset);
+                    network.set_around(leader, count, Link::Reset);
                     tokio::time::sleep(lasts / 10).await;
-                    cluster.network().set_around(leader, count, Link::Pass);
+                    network.set_around(leader, count, Link::Pass);
                     tokio::time::sleep(lasts / 5).await;
                 }
             }
             Self::Delay => {
                 for member in 0..count {
                     let most = Duration::from_millis(rng.random_range(1..40));
-                    cluster.network().set_around(member, count, Link::Delay { least: most / 4, most });
+                    network.set_around(member, count, Link::Delay { least: most / 4, most });
                 }
             }
             Self::Flaky => {
                 for member in 0..count {
-                    cluster.network().set_around(member, count, Link::Flaky { probability: 0.02 });
+                    network.set_around(member, count, Link::Flaky { probability: 0.02 });
                 }
             }
             Self::Repeat => {
                 for member in 0..count {
-                    cluster.network().set_around(member, count, Link::Repeat { probability: 0.02 });
+                    network.set_around(member, count, Link::Repeat { probability: 0.02 });
                 }
             }
             Self::Replay => {
                 for _ in 0..3 {
-                    cluster.network().replay();
+                    network.replay();
                     tokio::time::sleep(lasts / 3).await;
                 }
             }
             Self::SlowFollower => {
                 let link = Link::Slow { bytes_per_second: rng.random_range(2_000..50_000) };
-                cluster.network().set_around(follower, count, link);
+                network.set_around(follower, count, link);
             }
             Self::StallLeaderDisk => {
                 // etcd's disk is not on a thread of its own.
@@ -154,10 +154,8 @@ impl Fault {
             }
         }
         load.wait_write().await;
-        if cluster.network.is_some() {
-            tokio::time::sleep(lasts).await;
-            cluster.network().heal();
-        }
+        tokio::time::sleep(lasts).await;
+        network.heal();
         for member in 0..count {
             cluster.wait_ready(member).await;
         }

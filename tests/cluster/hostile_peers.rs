@@ -14,7 +14,7 @@ use pinion::peer::{FRAME_HEADER_BYTES, FrameDecoder, FrameKind, Identity, Lane, 
 use pinion::raft::MessageKind;
 use pinion::types::{ClusterId, MemberId};
 use pinion_kit::client::Client;
-use pinion_kit::{block_on, server_is_etcd, skip};
+use pinion_kit::{Cluster, block_on, server_is_etcd, skip};
 use prost::Message as _;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -22,7 +22,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::members::Cluster;
 use crate::{FAST, TEST_DEADLINE};
 
 /// A connection without a Hello is closed by then: 3 s, a last frame, a loaded machine.
@@ -85,7 +84,7 @@ fn noise_and_a_thousand_silent_connections_on_the_peer_port_harm_nobody() {
         return skip("the conversation between members is ours");
     }
     block_on(TEST_DEADLINE, async {
-        let mut cluster = Cluster::start(3, false, &[]).await;
+        let mut cluster = Cluster::start(3, &[]).await;
         let leader = cluster.leader().await;
         let term = cluster.status(leader).await.unwrap().raft_term;
         let client = cluster.server(leader).connect().await;
@@ -97,10 +96,10 @@ fn noise_and_a_thousand_silent_connections_on_the_peer_port_harm_nobody() {
         let began = Instant::now();
         let mut strangers = Vec::new();
         for member in 0..3 {
-            let port = cluster.launches[member].peer_port;
+            let port = cluster.launch(member).peer_port;
             strangers.extend(nonsense().into_iter().map(|bytes| tokio::spawn(stranger(port, bytes))));
         }
-        let port = cluster.launches[leader].peer_port;
+        let port = cluster.launch(leader).peer_port;
         strangers.extend((0..1_000).map(|_| tokio::spawn(stranger(port, Vec::new()))));
         let count = strangers.len();
         let mut slowest = Duration::ZERO;
@@ -149,7 +148,7 @@ impl Liar {
             incarnation: u64::MAX,
             peer_urls: Vec::new(),
         };
-        let stream = TcpStream::connect(("127.0.0.1", cluster.launches[to].peer_port)).await.unwrap();
+        let stream = TcpStream::connect(("127.0.0.1", cluster.launch(to).peer_port)).await.unwrap();
         let mut liar = Self { stream, decoder: FrameDecoder::new(1 << 20), seal: None };
         let hello = pb::Hello { session: 77, ..identity.hello(MemberId(cluster.ids[to]), lane) };
         let mut bytes = BytesMut::from(&PREFACE[..]);
@@ -230,7 +229,7 @@ fn a_peer_that_lies_about_the_log_is_refused_or_ignored_and_nothing_diverges() {
         return skip("the conversation between members is ours");
     }
     block_on(TEST_DEADLINE, async {
-        let mut cluster = Cluster::start(3, false, &FAST).await;
+        let mut cluster = Cluster::start(3, &FAST).await;
         let leader = cluster.leader().await;
         let (victim, other) = ((leader + 1) % 3, (leader + 2) % 3);
         let client = Client::connect(cluster.client_port(leader)).await.unwrap();

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use pinion_kit::block_on;
 use pinion_kit::client::{CallError, Client};
 use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::{Cluster, block_on};
 use tokio::time::Instant;
 
-use crate::members::Cluster;
 use crate::{FAST, TEST_DEADLINE};
 
 const TTL: Duration = Duration::from_secs(4);
@@ -36,7 +35,7 @@ async fn renew(client: &Client, id: i64) -> Result<i64, CallError> {
 #[test]
 fn a_leader_that_slept_longer_than_a_lease_does_not_end_what_was_renewed_at_the_next() {
     block_on(TEST_DEADLINE, async {
-        let cluster = Cluster::start(3, false, &FAST).await;
+        let cluster = Cluster::start(3, &FAST).await;
         let asleep = cluster.leader().await;
         let client = Client::connect(cluster.client_port((asleep + 1) % 3)).await.unwrap();
         grant(&client, 1, "renewed").await;
@@ -73,7 +72,7 @@ fn a_leader_that_slept_longer_than_a_lease_does_not_end_what_was_renewed_at_the_
 #[test]
 fn leases_end_in_bounded_time_though_no_leader_lives_as_long_as_they_do() {
     block_on(TEST_DEADLINE, async {
-        let cluster = Cluster::start(3, false, &FAST).await;
+        let cluster = Cluster::start(3, &FAST).await;
         let mut leader = cluster.leader().await;
         let client = Client::connect(cluster.client_port((leader + 1) % 3)).await.unwrap();
         grant(&client, 1, "leased").await;

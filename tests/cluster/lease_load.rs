@@ -8,11 +8,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pinion_kit::client::{CallError, Client};
+use pinion_kit::judge::history::{Answer, Call, leased_key};
 use pinion_kit::pb::etcdserverpb as pb;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
-use crate::history::{Answer, Call, leased_key};
 use crate::load::{CALL_DEADLINE, RECONNECT, Shared, put_request, revision};
 
 /// The least that members with the test's election timeout grant.

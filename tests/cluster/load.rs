@@ -14,17 +14,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pb::compare::{CompareResult, CompareTarget, TargetUnion};
+use pinion_kit::Cluster;
 use pinion_kit::client::{CallError, Client};
+use pinion_kit::judge::history::{Answer, Call, Found, LEASED, Moment, Op};
 use pinion_kit::pb::etcdserverpb as pb;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::history::{Answer, Call, LEASED, Moment, Op};
 use crate::lease_load::{Holder, TTL_S};
 use crate::lock_load::{Contender, Hold};
-use crate::members::{Cluster, found};
 use crate::watchers::{Told, Watchers};
 
 /// A client gives up a call after this.
@@ -410,7 +410,7 @@ async fn ask(client: &Client, call: &Call) -> Result<Answer, CallError> {
             else {
                 panic!("a failed compare answers with what its get found");
             };
-            Ok(Answer::Unequal { revision, found: range.kvs.first().map(found) })
+            Ok(Answer::Unequal { revision, found: range.kvs.first().map(Found::from) })
         }
         Call::Delete { key } => {
             let request = pb::DeleteRangeRequest { key: key.clone().into(), ..Default::default() };
@@ -446,7 +446,7 @@ async fn ask(client: &Client, call: &Call) -> Result<Answer, CallError> {
             };
             let name = |kv: &pinion_kit::pb::mvccpb::KeyValue| String::from_utf8(kv.key.to_vec()).unwrap();
             let revision = revision(answer.header);
-            let found = answer.kvs.iter().map(|kv| (name(kv), found(kv))).collect();
+            let found = answer.kvs.iter().map(|kv| (name(kv), Found::from(kv))).collect();
             Ok(Answer::Read { revision, found })
         }
         Call::Compact { .. }

@@ -9,12 +9,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pinion_kit::client::{CallError, Client};
+use pinion_kit::judge::history::{LOCKED, Moment};
 use pinion_kit::pb::etcdserverpb as pb;
 use pinion_kit::pb::v3lockpb::LockRequest;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
-use crate::history::{LOCKED, Moment};
 use crate::load::{CALL_DEADLINE, RECONNECT, Shared};
 
 /// Others are in front, and members fail.

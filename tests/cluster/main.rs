@@ -1,5 +1,5 @@
 //! Clusters of the real binary under load, with members killed, frozen, cut off and restarted; every
-//! history is judged (`check.rs`, `lease_check.rs`, the kit's judge of watchers), every member must hold
+//! history is judged by the kit's judges, every member must hold
 //! the same in the end.
 //!
 //! `PINION_CLUSTER_ROUNDS` (3) faults of each test, chosen by `PINION_CLUSTER_SEED` (the process id).
@@ -8,27 +8,15 @@
 #![allow(unreachable_pub, reason = "a test binary has no other crate to reach")]
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-mod check;
-mod check_tests;
 mod clocks;
-#[allow(dead_code, reason = "shared with the power-cut test, which uses all of it")]
-#[path = "../powercut/disk.rs"]
-mod disk;
 mod disk_faults;
 mod failover;
 mod faults;
-mod history;
 mod hostile_peers;
-mod lease_check;
-mod lease_check_tests;
 mod lease_faults;
 mod lease_load;
 mod load;
 mod lock_load;
-mod members;
-#[allow(dead_code, reason = "shared with the power-cut test, which uses all of it")]
-#[path = "../powercut/mount.rs"]
-mod mount;
 mod network;
 mod rolling;
 #[allow(unsafe_code, reason = "ptrace; see the module")]
@@ -37,14 +25,15 @@ mod watchers;
 
 use std::time::Duration;
 
-use pinion_kit::{TEST_DEADLINE, block_on, env_number, server_is_etcd};
+use pinion_kit::judge::history::Event;
+use pinion_kit::judge::{leases, order};
+use pinion_kit::{Cluster, TEST_DEADLINE, block_on, env_number, server_is_etcd};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use failover::{Blow, measure};
 use faults::Fault;
 use load::{LEASE_SLACK, Load, Record};
-use members::Cluster;
 
 /// Times of elections that let a test see many of them.
 const FAST: [&str; 3] =
@@ -79,7 +68,7 @@ async fn judge(cluster: &mut Cluster, record: &Record) {
     let revision = cluster.settle().await;
     cluster.assert_equal_hashes(revision).await;
     assert_eq!(record.told.whole_to(), revision, "the watchers of everything were not told all");
-    let events: Vec<_> = record.told.events().into_iter().map(members::event).collect();
+    let events: Vec<_> = record.told.events().into_iter().map(Event::from).collect();
     let from = record.compacting + 1;
     let tail = &events[events.partition_point(|event| event.revision < from)..];
     for member in 0..cluster.count() {
@@ -87,11 +76,10 @@ async fn judge(cluster: &mut Cluster, record: &Record) {
         assert!(told == tail, "m{member} tells another history than the watchers were told");
     }
     let output = cluster.all_output();
-    let tally = check::check(&record.ops, &events).unwrap_or_else(|why| panic!("{why}\n{output}"));
+    let tally = order::check(&record.ops, &events).unwrap_or_else(|why| panic!("{why}\n{output}"));
     let moments = record.told.moments();
-    let seen =
-        lease_check::Seen { events: &events, moments: &moments, healed: record.healed, slack: LEASE_SLACK };
-    let leases = lease_check::check(&record.ops, &seen).unwrap_or_else(|why| panic!("{why}\n{output}"));
+    let seen = leases::Seen { events: &events, moments: &moments, healed: record.healed, slack: LEASE_SLACK };
+    let leases = leases::check(&record.ops, &seen).unwrap_or_else(|why| panic!("{why}\n{output}"));
     let watched = record.told.judge().unwrap_or_else(|why| panic!("{why}\n{output}"));
     let turns = lock_load::check(&record.holds).unwrap_or_else(|why| panic!("{why}\n{output}"));
     cluster.assert_running();
@@ -108,7 +96,7 @@ fn whatever_fails_no_acknowledged_write_is_lost_and_every_answer_is_linearizable
         while left > 0 {
             let here = left.min(ROUNDS_PER_CLUSTER);
             left -= here;
-            let mut cluster = Cluster::start(members_count(), true, &FAST).await;
+            let (mut cluster, network) = network::cluster(members_count(), &FAST).await;
             let load = Load::start(&cluster, 3, Duration::from_millis(10), seed ^ left);
             for _ in 0..here {
                 if deck.is_empty() {
@@ -117,7 +105,7 @@ fn whatever_fails_no_acknowledged_write_is_lost_and_every_answer_is_linearizable
                 let drawn = deck.swap_remove(rng.random_range(0..deck.len()));
                 let fault = chosen_fault().unwrap_or(drawn);
                 let began = tokio::time::Instant::now();
-                fault.strike(&mut cluster, &load, &mut rng).await;
+                fault.strike(&mut cluster, &network, &load, &mut rng).await;
                 println!("{fault:?}: {:?}, {} calls so far", began.elapsed(), load.calls());
             }
             let record = load.finish(&cluster).await;
@@ -130,7 +118,7 @@ fn whatever_fails_no_acknowledged_write_is_lost_and_every_answer_is_linearizable
 fn writes_are_accepted_soon_after_the_leader_or_a_follower_is_gone() {
     let (rounds, ..) = seeded("soon_after", 1);
     block_on(Duration::from_secs(60 + 30 * rounds), async {
-        let mut cluster = Cluster::start(members_count(), false, &[]).await;
+        let mut cluster = Cluster::start(members_count(), &[]).await;
         println!(
             "{rounds} rounds, time to the next accepted write in ms (through any living member, through all)"
         );
@@ -164,7 +152,7 @@ fn writes_are_accepted_soon_after_the_leader_or_a_follower_is_gone() {
 fn a_rolling_restart_costs_a_call_at_most_one_retry() {
     let (rounds, ..) = seeded("rolling", 1);
     block_on(Duration::from_secs(60 + 30 * rounds), async {
-        let mut cluster = Cluster::start(3, false, &[]).await;
+        let mut cluster = Cluster::start(3, &[]).await;
         for _ in 0..rounds {
             let felt = rolling::restart(&mut cluster, 6).await;
             println!("{felt:?}");
@@ -203,7 +191,7 @@ fn a_follower_that_was_away_comes_back_by_a_checkpoint_when_the_log_is_gone() {
 
 /// A follower misses so many writes, one at a time, and comes back; what it says meanwhile.
 async fn miss(puts: u64, padding: usize, flags: &[&str]) -> String {
-    let mut cluster = Cluster::start(3, false, flags).await;
+    let mut cluster = Cluster::start(3, flags).await;
     let leader = cluster.leader().await;
     let away = (leader + 1) % 3;
     cluster.kill(away);

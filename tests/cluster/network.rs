@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use pinion::peer::{FRAME_HEADER_BYTES, FrameDecoder, FrameKind, Greeting, HANDSHAKE_BYTES_MAX, PREFACE};
+use pinion_kit::{Cluster, free_port};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -82,6 +83,18 @@ enum Side {
     /// By the id it tells; 0: it told none.
     Dialer(u64),
     Target(usize),
+}
+
+/// A new cluster whose members reach each other through proxies.
+pub async fn cluster(count: usize, flags: &[&str]) -> (Cluster, Network) {
+    let ports: Vec<(u16, u16)> = (0..count).map(|_| (free_port(), free_port())).collect();
+    let network = Network::start(&ports);
+    let cluster = Cluster::start_with(count, flags, |member, launch| {
+        (launch.advertised_peer_port, launch.peer_port) = (Some(ports[member].0), ports[member].1);
+    });
+    let cluster = cluster.await;
+    network.name_members(&cluster.ids);
+    (cluster, network)
 }
 
 /// The proxies of a cluster.

@@ -6,10 +6,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use pinion_kit::Cluster;
 use pinion_kit::client::{CallError, Client};
 use tokio::time::Instant;
-
-use crate::members::Cluster;
 
 /// Longer than a member lets a request wait.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);

@@ -13,17 +13,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pinion_kit::client::{CallError, Client};
+use pinion_kit::judge::history::Moment;
+use pinion_kit::judge::watch::{History, Interest, Life, Told as Heard, Violation, check, revision_of};
 use pinion_kit::pb::etcdserverpb as pb;
 use pinion_kit::pb::mvccpb::Event;
 use pinion_kit::server_is_etcd;
 use pinion_kit::stream::{Answers, Requests};
-use pinion_kit::watch_judge::{self, History, Interest, Life, Told as Heard, Violation, revision_of};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::history::Moment;
 use crate::load::{CALL_DEADLINE, RECONNECT, Shared};
 
 /// A stream on which nothing comes for as long is left, since something is always written.
@@ -99,18 +99,17 @@ impl Told {
         };
         for life in self.lives.borrow().iter() {
             tally.watchers += 1;
-            tally.events +=
-                watch_judge::check(&history, life).map_err(|Violation { rule, what, at, .. }| {
-                    let from = at.saturating_sub(4);
-                    let around: Vec<String> =
-                        life.told.iter().skip(from).take(8).map(|told| format!("{told:.600?}")).collect();
-                    format!(
-                        "{rule:?}: {what}\nwatcher {:?} from {}, message {at}; from {from} on:\n{}",
-                        life.interest,
-                        life.start_revision,
-                        around.join("\n")
-                    )
-                })?;
+            tally.events += check(&history, life).map_err(|Violation { rule, what, at, .. }| {
+                let from = at.saturating_sub(4);
+                let around: Vec<String> =
+                    life.told.iter().skip(from).take(8).map(|told| format!("{told:.600?}")).collect();
+                format!(
+                    "{rule:?}: {what}\nwatcher {:?} from {}, message {at}; from {from} on:\n{}",
+                    life.interest,
+                    life.start_revision,
+                    around.join("\n")
+                )
+            })?;
         }
         Ok(tally)
     }

@@ -10,17 +10,15 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod damage;
-mod ledger;
 mod load;
 
 use std::rc::Rc;
 use std::time::Duration;
 
+use pinion_kit::judge::ledger::Ledger;
 use pinion_kit::{Launch, WorkDir, block_on, env_number, server_is_etcd};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-
-use ledger::Ledger;
 
 /// Rounds on one data directory, after which checking every key each time would only cost.
 const ROUNDS_PER_DIRECTORY: u64 = 25;
@@ -84,9 +82,4 @@ async fn one_round(work: &WorkDir, ledger: &load::Shared, rng: &mut StdRng) {
     // Once more, so that the last round is checked as well.
     let server = self::launch(work).start().await;
     load::check(&server, ledger).await;
-}
-
-#[test]
-fn ledger_notices_each_kind_of_broken_promise() {
-    ledger::planted_faults_are_seen();
 }

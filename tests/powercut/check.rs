@@ -10,10 +10,9 @@ use std::path::Path;
 
 use pinion_kit::Launch;
 use pinion_kit::client::{CallError, Client};
+use pinion_kit::disk::{Content, Node};
+use pinion_kit::judge::ledger::{self, Ledger};
 use pinion_kit::pb::etcdserverpb as pb;
-
-use crate::disk::{Content, Node};
-use crate::ledger::{self, Ledger};
 
 /// Makes the image's files. What is zero stays a hole.
 pub fn write(node: &Node, at: &Path) -> io::Result<()> {

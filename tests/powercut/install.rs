@@ -13,14 +13,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use pinion_kit::client::Client;
+use pinion_kit::disk::{Fate, Node, Op, Recording};
+use pinion_kit::mount::{Mounted, Position};
 use pinion_kit::pb::etcdserverpb as pb;
 use pinion_kit::{Launch, Server, WorkDir, block_on, env_number, server_is_etcd, skip};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
-use crate::disk::{Fate, Node, Op, Recording};
-use crate::mount::{Mounted, Position};
 use crate::{check, data_dir, moment, work_dir};
 
 const DEADLINE: Duration = Duration::from_secs(60);

@@ -5,12 +5,11 @@ use std::rc::Rc;
 
 use pinion_kit::Server;
 use pinion_kit::client::{CallError, Client};
+use pinion_kit::judge::ledger::{KeyState, Ledger, key_name, pair_names, register_name, value};
+use pinion_kit::mount::Position;
 use pinion_kit::pb::etcdserverpb as pb;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-
-use crate::ledger::{KeyState, Ledger, key_name, pair_names, register_name, value};
-use crate::mount::Position;
 
 const CONNECTIONS: u64 = 3;
 const IN_FLIGHT: u64 = 6;

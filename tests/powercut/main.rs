@@ -17,31 +17,23 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod check;
-mod disk;
-#[cfg(test)]
-mod disk_tests;
 mod install;
-#[allow(dead_code, reason = "shared with the crash test, which uses all of it")]
-#[path = "../crash/ledger.rs"]
-mod ledger;
 mod load;
-#[allow(dead_code, reason = "shared with the cluster's test, whose devices stall and fail")]
-mod mount;
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pinion_kit::disk::{Bytes, Fate, NameFate, Node, Op, Recording};
+use pinion_kit::judge::ledger::Ledger;
+use pinion_kit::mount::Mounted;
 use pinion_kit::{Launch, WorkDir, block_on, env_number, server_is_etcd, skip};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
-use disk::{Bytes, Fate, NameFate, Node, Op, Recording};
-use ledger::Ledger;
 use load::History;
-use mount::Mounted;
 
 /// Where the data directory lies on the recorded disk: its parents do not exist before either.
 const DATA: [&str; 3] = ["srv", "pinion", "data"];

@@ -7,12 +7,12 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use pinion_kit::client::Client;
+use pinion_kit::judge::watch::{
+    History, Interest, Life, Rule, Told, Violation, check, is_delete, revision_of,
+};
 use pinion_kit::pb::etcdserverpb as pb;
 use pinion_kit::pb::mvccpb::{Event, KeyValue};
 use pinion_kit::stream::{Answers, Requests};
-use pinion_kit::watch_judge::{
-    History, Interest, Life, Rule, Told, Violation, check, is_delete, revision_of,
-};
 use pinion_kit::{Launch, WorkDir, server_is_etcd};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};

@@ -1,7 +1,7 @@
 //! Watch under load: what every watcher was told is judged against the whole history.
 //!
 //! A server is written to, compacted, and watched by clients that come late, go away, go on where they
-//! stopped, read slowly and ask how far they are (`load.rs`). `kit/src/watch_judge.rs` then judges each watcher: in
+//! stopped, read slowly and ask how far they are (`load.rs`). `pinion_kit::judge::watch` then judges each watcher: in
 //! order, nothing twice, nothing missing, no revision by halves, no gap at a new beginning, no bookmark
 //! ahead, nothing unasked, creations and previous values right.
 //!
@@ -11,7 +11,6 @@
 #![allow(unreachable_pub, reason = "a test binary has no other crate to reach")]
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-mod check_tests;
 mod load;
 
 use std::time::Duration;

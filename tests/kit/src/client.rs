@@ -47,6 +47,14 @@ impl From<h2::Error> for CallError {
     }
 }
 
+/// Code and text of the status that a call must end with; any other end fails the test.
+pub fn refusal<T: fmt::Debug>(result: Result<T, CallError>) -> (u32, String) {
+    match result {
+        Err(CallError::Status { code, message }) => (code, message),
+        other => panic!("not refused by the server: {other:?}"),
+    }
+}
+
 /// One connection. Clones share it.
 #[derive(Clone)]
 pub struct Client {
@@ -253,6 +261,35 @@ impl Client {
 
     pub async fn member_promote(&self, id: u64) -> Result<pb::MemberPromoteResponse, CallError> {
         self.unary("/etcdserverpb.Cluster/MemberPromote", &pb::MemberPromoteRequest { id }).await
+    }
+
+    pub async fn member_remove(&self, id: u64) -> Result<pb::MemberRemoveResponse, CallError> {
+        self.unary("/etcdserverpb.Cluster/MemberRemove", &pb::MemberRemoveRequest { id }).await
+    }
+
+    pub async fn member_update(&self, id: u64, url: &str) -> Result<pb::MemberUpdateResponse, CallError> {
+        let request = pb::MemberUpdateRequest { id, peer_ur_ls: vec![url.to_owned()] };
+        self.unary("/etcdserverpb.Cluster/MemberUpdate", &request).await
+    }
+
+    pub async fn move_leader(&self, target_id: u64) -> Result<pb::MoveLeaderResponse, CallError> {
+        self.unary("/etcdserverpb.Maintenance/MoveLeader", &pb::MoveLeaderRequest { target_id }).await
+    }
+
+    /// What the member holds up to a revision; 0: its newest.
+    pub async fn hash_kv(&self, revision: i64) -> Result<pb::HashKvResponse, CallError> {
+        self.unary("/etcdserverpb.Maintenance/HashKV", &pb::HashKvRequest { revision }).await
+    }
+
+    /// Action and alarm as numbers, so that those which do not exist can be asked for.
+    pub async fn alarm(
+        &self,
+        action: i32,
+        alarm: i32,
+        member_id: u64,
+    ) -> Result<pb::AlarmResponse, CallError> {
+        let request = pb::AlarmRequest { action, member_id, alarm };
+        self.unary("/etcdserverpb.Maintenance/Alarm", &request).await
     }
 
     /// A put of a key and a value.

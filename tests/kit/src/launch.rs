@@ -88,6 +88,28 @@ impl Launch {
         }
     }
 
+    /// Another name than m0.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    pub fn client_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.client_port)
+    }
+
+    /// Where other members reach it.
+    pub fn peer_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.advertised_peer_port.unwrap_or(self.peer_port))
+    }
+
+    /// The `--initial-cluster` of these members.
+    pub fn listed<'a>(members: impl IntoIterator<Item = &'a Self>) -> String {
+        let listed = members.into_iter().map(|launch| format!("{}={}", launch.name, launch.peer_url()));
+        listed.collect::<Vec<_>>().join(",")
+    }
+
     /// Adds a flag as typed.
     #[must_use]
     pub fn flag(mut self, flag: impl Into<String>) -> Self {
@@ -112,11 +134,9 @@ impl Launch {
                 command.env_remove(&name);
             }
         }
-        let client_url = format!("http://127.0.0.1:{}", self.client_port);
+        let (client_url, advertised) = (self.client_url(), self.peer_url());
         let peer_url = format!("http://127.0.0.1:{}", self.peer_port);
-        let advertised = format!("http://127.0.0.1:{}", self.advertised_peer_port.unwrap_or(self.peer_port));
-        let alone = || format!("{}={advertised}", self.name);
-        let initial_cluster = self.initial_cluster.clone().unwrap_or_else(alone);
+        let initial_cluster = self.initial_cluster.clone().unwrap_or_else(|| Self::listed([self]));
         command
             .arg(format!("--name={}", self.name))
             .arg(format!("--data-dir={}", self.data_dir.display()))

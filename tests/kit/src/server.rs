@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::client::Client;
 use crate::launch::Launch;
 use crate::pb::etcdserverpb as pb;
+use crate::wait::{PATIENCE, POLL};
 
 /// A server that is not ready by then never will be: even etcd in a loaded machine needs 3 s.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
@@ -103,6 +104,21 @@ impl Server {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Waits until this run has written these words.
+    pub async fn wait_output(&mut self, words: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.output().contains(words) {
+            assert!(self.is_running(), "it ended before it said {words:?}:\n{}", self.output());
+            assert!(Instant::now() < deadline, "it does not say {words:?}:\n{}", self.output());
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Whether it was killed or found to have ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.exit.is_some()
     }
 
     fn try_exit(&mut self) -> Option<ExitStatus> {

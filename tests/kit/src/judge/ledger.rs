@@ -176,42 +176,48 @@ impl Ledger {
     }
 }
 
-/// Each fault that the crash test exists for, planted into a good state, must be reported.
-pub fn planted_faults_are_seen() {
-    let mut ledger = Ledger::default();
-    ledger.keys.insert(1, KeyState::Put { revision: 2 });
-    ledger.keys.insert(2, KeyState::PutSent);
-    ledger.keys.insert(3, KeyState::Deleted);
-    ledger.pairs.insert(4, Some(3));
-    ledger.pairs.insert(5, None);
-    ledger.registers.insert(6, Register { acknowledged: 7, sent: 8 });
-    ledger.revisions.extend([2, 3]);
-    let mut good = Content::new();
-    good.insert(key_name(1), (value(1), 2));
-    good.insert(register_name(6), (b"7".to_vec(), 4));
-    for name in pair_names(4) {
-        good.insert(name, (value(4), 3));
-    }
-    assert_eq!(ledger.clone().settle(4, good.clone()), Ok(()));
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    type Plant = fn(&mut Content);
-    let faults: [(&str, Plant); 9] = [
-        ("Put { revision: 2 }, found at None", |c| drop(c.remove(&key_name(1)))),
-        ("value that was never sent", |c| drop(c.insert(key_name(1), (b"x".to_vec(), 2)))),
-        ("found at Some(9)", |c| drop(c.insert(key_name(1), (value(1), 9)))),
-        ("Deleted, found", |c| drop(c.insert(key_name(3), (value(3), 4)))),
-        ("is there by half", |c| drop(c.remove(&pair_names(4)[0]))),
-        ("is there by half", |c| drop(c.insert(pair_names(5)[1].clone(), (value(5), 4)))),
-        ("is torn", |c| drop(c.insert(pair_names(4)[1].clone(), (value(4), 4)))),
-        ("register 6 holds 6", |c| drop(c.insert(register_name(6), (b"6".to_vec(), 4)))),
-        ("was never written", |c| drop(c.insert("x".to_owned(), (Vec::new(), 4)))),
-    ];
-    for (message, plant) in faults {
-        let mut content = good.clone();
-        plant(&mut content);
-        let error = ledger.clone().settle(4, content).expect_err(message);
-        assert!(error.contains(message), "{message:?}: {error}");
+    /// Each fault that the crash test exists for, planted into a good state, must be reported.
+    #[test]
+    fn ledger_notices_each_kind_of_broken_promise() {
+        let mut ledger = Ledger::default();
+        ledger.keys.insert(1, KeyState::Put { revision: 2 });
+        ledger.keys.insert(2, KeyState::PutSent);
+        ledger.keys.insert(3, KeyState::Deleted);
+        ledger.pairs.insert(4, Some(3));
+        ledger.pairs.insert(5, None);
+        ledger.registers.insert(6, Register { acknowledged: 7, sent: 8 });
+        ledger.revisions.extend([2, 3]);
+        let mut good = Content::new();
+        good.insert(key_name(1), (value(1), 2));
+        good.insert(register_name(6), (b"7".to_vec(), 4));
+        for name in pair_names(4) {
+            good.insert(name, (value(4), 3));
+        }
+        assert_eq!(ledger.clone().settle(4, good.clone()), Ok(()));
+
+        type Plant = fn(&mut Content);
+        let faults: [(&str, Plant); 9] = [
+            ("Put { revision: 2 }, found at None", |c| drop(c.remove(&key_name(1)))),
+            ("value that was never sent", |c| drop(c.insert(key_name(1), (b"x".to_vec(), 2)))),
+            ("found at Some(9)", |c| drop(c.insert(key_name(1), (value(1), 9)))),
+            ("Deleted, found", |c| drop(c.insert(key_name(3), (value(3), 4)))),
+            ("is there by half", |c| drop(c.remove(&pair_names(4)[0]))),
+            ("is there by half", |c| drop(c.insert(pair_names(5)[1].clone(), (value(5), 4)))),
+            ("is torn", |c| drop(c.insert(pair_names(4)[1].clone(), (value(4), 4)))),
+            ("register 6 holds 6", |c| drop(c.insert(register_name(6), (b"6".to_vec(), 4)))),
+            ("was never written", |c| drop(c.insert("x".to_owned(), (Vec::new(), 4)))),
+        ];
+        for (message, plant) in faults {
+            let mut content = good.clone();
+            plant(&mut content);
+            let error = ledger.clone().settle(4, content).expect_err(message);
+            assert!(error.contains(message), "{message:?}: {error}");
+        }
+        let error = ledger.clone().settle(2, good).expect_err("revision");
+        assert!(error.contains("revision fell to 2 from 3"), "{error}");
     }
-    let error = ledger.clone().settle(2, good).expect_err("revision");
-    assert!(error.contains("revision fell to 2 from 3"), "{error}");
 }

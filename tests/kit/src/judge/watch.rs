@@ -2,7 +2,7 @@
 //!
 //! The input is one watcher's life: where it began, what it asked for, and every response in the order
 //! of its arrival, over all the streams on which it was resumed. The judge knows the history and nothing
-//! of how it was delivered. A rule is one kind of `Violation`; `tests/watch/check_tests.rs` plants each kind.
+//! of how it was delivered. A rule is one kind of `Violation`; `watch_tests.rs` plants each kind.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -24,7 +24,7 @@ use fuser::{
     ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow,
 };
 
-use super::disk::{Data, Disk, Ino, Node, Op, Recording};
+use crate::disk::{Data, Disk, Ino, Node, Op, Recording};
 
 /// Only this mount changes the disk, so the kernel may believe what it was told.
 const TTL: Duration = Duration::from_secs(3600);

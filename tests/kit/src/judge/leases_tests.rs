@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::history::{Answer, Call, Event, Found, Moment, Op, leased_key};
-use super::lease_check::{Seen, check};
+use super::leases::{Seen, check};
 
 const S: Moment = 1_000_000_000;
 
@@ -52,7 +52,7 @@ fn story() -> Story {
 }
 
 impl Story {
-    fn check(&self) -> Result<super::lease_check::Tally, String> {
+    fn check(&self) -> Result<super::leases::Tally, String> {
         let slack = Duration::from_secs(1);
         check(&self.ops, &Seen { events: &self.events, moments: &self.moments, healed: 5 * S, slack })
     }

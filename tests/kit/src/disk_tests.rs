@@ -4,7 +4,7 @@
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
-use super::disk::{Bytes, Content, Data, Disk, Fate, NameFate, Node, Op, ROOT};
+use crate::disk::{Bytes, Content, Data, Disk, Fate, NameFate, Node, Op, ROOT};
 
 fn empty() -> Disk {
     Disk::new(&Node::Dir(Default::default()))

@@ -1,8 +1,10 @@
 //! What clients asked and were told, and what a watch says happened: the two halves that
-//! `check.rs` holds against each other.
+//! `order.rs` holds against each other.
 
 use std::collections::BTreeMap;
 use std::fmt;
+
+use crate::pb::mvccpb;
 
 /// Nanoseconds since the history began.
 pub type Moment = u64;
@@ -184,6 +186,28 @@ impl fmt::Display for Op {
                 write!(f, "asked at {} ns, answered at {completed} ns: {answer:?}", self.invoked)
             }
             _ => write!(f, "asked at {} ns, unanswered", self.invoked),
+        }
+    }
+}
+
+/// A change as a watch tells it.
+impl From<mvccpb::Event> for Event {
+    fn from(event: mvccpb::Event) -> Self {
+        let is_delete = event.r#type() == mvccpb::event::EventType::Delete;
+        let kv = event.kv.expect("an event has a key");
+        let key = String::from_utf8(kv.key.to_vec()).unwrap();
+        Self { revision: kv.mod_revision, key, found: (!is_delete).then(|| Found::from(&kv)) }
+    }
+}
+
+/// A key's state as an answer tells it.
+impl From<&mvccpb::KeyValue> for Found {
+    fn from(kv: &mvccpb::KeyValue) -> Self {
+        Self {
+            value: String::from_utf8(kv.value.to_vec()).unwrap(),
+            created: kv.create_revision,
+            modified: kv.mod_revision,
+            version: kv.version,
         }
     }
 }

@@ -11,7 +11,7 @@
 //! as compacted when somebody had asked for that, and must be once it was answered.
 //!
 //! Keys of leases are written by calls like others, and go by themselves: what that may be is the business
-//! of `lease_check.rs`. So do the keys of locks.
+//! of `leases.rs`. So do the keys of locks.
 //!
 //! What it cannot see: a call that was refused and happened all the same counts as one whose outcome is
 //! unknown.

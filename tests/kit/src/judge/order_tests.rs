@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use pinion_kit::env_number;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::check::check;
 use super::history::{Answer, Call, Event, Found, Op};
+use super::order::check;
+use crate::env_number;
 
 const KEYS: usize = 8;
 
@@ -128,7 +128,7 @@ fn history(seed: u64, count: u64) -> History {
 }
 
 impl History {
-    fn check(&self) -> Result<super::check::Tally, String> {
+    fn check(&self) -> Result<super::order::Tally, String> {
         check(&self.ops, &self.events)
     }
 

@@ -1,7 +1,7 @@
 //! The judge must see what it is for: each rule is broken on purpose in a life that is right.
 
-use pinion_kit::pb::mvccpb::{Event, KeyValue};
-use pinion_kit::watch_judge::{History, Interest, Life, Rule, Told, check};
+use super::watch::{History, Interest, Life, Rule, Told, check};
+use crate::pb::mvccpb::{Event, KeyValue};
 
 fn put(key: &str, create_revision: i64, mod_revision: i64, version: i64) -> Event {
     let kv = KeyValue {
