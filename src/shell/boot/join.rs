@@ -5,16 +5,15 @@
 //! that lost its data and starts anew under its old id would have forgotten what it voted and
 //! acknowledged.
 //!
-//! Blocking sockets, a thread for each address: no executor runs yet, and a name may take its time.
 //! Bounds: `DIAL_TIMEOUT` and `ANSWER_TIMEOUT` an address, `ANSWER_BYTES_MAX` an answer; a join gives up
 //! after `PATIENCE`.
 
-use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use crossbeam::channel;
+use futures_lite::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use prost::Message as _;
 
 use crate::config::{Bootstrap, Url};
@@ -23,6 +22,7 @@ use crate::pb::peer as pb;
 use crate::peer::frame::put_message;
 use crate::peer::{Frame, FrameDecoder, FrameKind, HANDSHAKE_BYTES_MAX, Identity, Lane, PREFACE, Refusal};
 use crate::shell::net::addresses::Addresses;
+use crate::shell::net::{Dialer, Stream, within};
 use crate::shell::raft::CALL_MEMBERS;
 use crate::types::{ClusterId, MemberId};
 
@@ -73,7 +73,7 @@ pub(in crate::shell) enum JoinError {
 ///
 /// # Errors
 /// [`JoinError`].
-pub(in crate::shell) fn join(
+pub(in crate::shell) async fn join(
     plan: &Bootstrap,
     is_interrupted: &dyn Fn() -> bool,
 ) -> Result<(MemberId, Cluster), JoinError> {
@@ -81,7 +81,8 @@ pub(in crate::shell) fn join(
     let mut resolved = Addresses::until(started + RESOLVE_PATIENCE);
     loop {
         let (mut mismatched, mut failures) = (None, Vec::new());
-        for (url, answer) in ask_all(&plan.others) {
+        let mut answers = ask_all(&plan.others);
+        while let Some((url, answer)) = answers.next().await {
             match answer {
                 Ok(cluster) => {
                     let found = find_joining(&cluster, &plan.members, &plan.peer_urls, |a, b| {
@@ -118,7 +119,7 @@ pub(in crate::shell) fn join(
                 tracing::warn!(reasons, "no member of --initial-cluster answers yet");
             }
         }
-        std::thread::sleep(PAUSE);
+        glommio::timer::sleep(PAUSE).await;
         if is_interrupted() {
             return Err(JoinError::Interrupted);
         }
@@ -130,12 +131,13 @@ pub(in crate::shell) fn join(
 ///
 /// # Errors
 /// When the member has run before.
-pub(in crate::shell) fn check_new(
+pub(in crate::shell) async fn check_new(
     others: &[Url],
     cluster: ClusterId,
     member: MemberId,
 ) -> Result<(), JoinError> {
-    for (url, answer) in ask_all(others) {
+    let mut answers = ask_all(others);
+    while let Some((url, answer)) = answers.next().await {
         let Ok(known) = answer else { continue };
         if known.id() != cluster {
             tracing::error!(
@@ -161,76 +163,58 @@ fn describe(cluster: &Cluster) -> String {
     format!("{{ClusterID:{} Members:[{}]}}", cluster.id(), members.collect::<Vec<_>>().join(", "))
 }
 
-/// Asks all at once; comes back with the answers as they come.
-fn ask_all(urls: &[Url]) -> impl Iterator<Item = (Url, Result<Cluster, String>)> {
-    let (answers, inbox) = channel::bounded(urls.len().max(1));
-    for url in urls {
-        let (url, answers) = (url.clone(), answers.clone());
-        let asking = move || {
-            let answer = ask(&url).map_err(|error| error.to_string());
-            // Whoever asked may have heard enough.
-            answers.send((url, answer)).ok();
-        };
-        if let Err(error) = std::thread::Builder::new().name("join".to_owned()).spawn(asking) {
-            tracing::warn!(%error, "cannot start a thread to ask a member");
+/// Asks all at once; the answers come as they arrive.
+fn ask_all(urls: &[Url]) -> FuturesUnordered<impl Future<Output = (Url, Result<Cluster, String>)>> {
+    let ask = |url: &Url| {
+        let url = url.clone();
+        async move {
+            let dialer = Dialer::new(DIAL_TIMEOUT);
+            let asked = async { dialer.dial(&url, async |stream| ask(stream).await).await };
+            let answer = within(DIAL_TIMEOUT + ANSWER_TIMEOUT, asked).await;
+            (url, answer.map_err(|error: io::Error| error.to_string()))
         }
-    }
-    let deadline = Instant::now() + DIAL_TIMEOUT + ANSWER_TIMEOUT;
-    std::iter::from_fn(move || inbox.recv_deadline(deadline).ok())
+    };
+    urls.iter().map(ask).collect()
 }
 
 /// Asks one member who the members are.
-fn ask(url: &Url) -> io::Result<Cluster> {
-    let mut failure = io::Error::other("the name has no address");
-    for address in url.authority().to_socket_addrs()? {
-        match ask_address(address) {
-            Ok(cluster) => return Ok(cluster),
-            Err(error) => failure = error,
-        }
-    }
-    Err(failure)
+async fn ask(stream: Stream) -> io::Result<Cluster> {
+    stream.set_nodelay()?;
+    let mut asking = Asking { stream, decoder: FrameDecoder::new(HANDSHAKE_BYTES_MAX) };
+    within(ANSWER_TIMEOUT, asking.members()).await
 }
 
-fn ask_address(address: SocketAddr) -> io::Result<Cluster> {
-    let stream = TcpStream::connect_timeout(&address, DIAL_TIMEOUT)?;
-    stream.set_nodelay(true)?;
-    let mut asking = Asking {
-        stream,
-        decoder: FrameDecoder::new(HANDSHAKE_BYTES_MAX),
-        deadline: Instant::now() + ANSWER_TIMEOUT,
-    };
-    let nobody =
-        Identity { cluster: ClusterId(0), member: MemberId(0), incarnation: 0, peer_urls: Vec::new() };
-    let mut outbox = BytesMut::from(&PREFACE[..]);
-    put_message(&mut outbox, FrameKind::Hello, &nobody.hello(MemberId(0), Lane::Call));
-    asking.stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-    asking.stream.write_all(&outbox)?;
-    let welcome = asking.expect(FrameKind::Welcome)?;
-    nobody.check_welcome(MemberId(0), welcome).map_err(io::Error::other)?;
-    asking.decoder.set_payload_bytes_max(ANSWER_BYTES_MAX);
-    outbox.clear();
-    let timeout_ms = u32::try_from(ANSWER_TIMEOUT.as_millis()).expect("seconds");
-    let request = pb::CallRequest { id: 1, kind: CALL_MEMBERS, timeout_ms, body: Bytes::new() };
-    put_message(&mut outbox, FrameKind::CallRequest, &request);
-    asking.stream.write_all(&outbox)?;
-    let response = pb::CallResponse::decode(asking.expect(FrameKind::CallResponse)?)?;
-    if response.code != 0 {
-        return Err(io::Error::other(response.reason));
-    }
-    Cluster::decode(response.body).map_err(|error| io::Error::other(error.0))
-}
-
-/// One connection, up to its deadline.
+/// One connection.
 struct Asking {
-    stream: TcpStream,
+    stream: Stream,
     decoder: FrameDecoder,
-    deadline: Instant,
 }
 
 impl Asking {
+    async fn members(&mut self) -> io::Result<Cluster> {
+        let nobody =
+            Identity { cluster: ClusterId(0), member: MemberId(0), incarnation: 0, peer_urls: Vec::new() };
+        let mut outbox = BytesMut::from(&PREFACE[..]);
+        put_message(&mut outbox, FrameKind::Hello, &nobody.hello(MemberId(0), Lane::Call));
+        self.stream.write_all(&outbox).await?;
+        let welcome = self.expect(FrameKind::Welcome).await?;
+        nobody.check_welcome(MemberId(0), welcome).map_err(io::Error::other)?;
+        self.decoder.set_payload_bytes_max(ANSWER_BYTES_MAX);
+        outbox.clear();
+        let timeout_ms = u32::try_from(ANSWER_TIMEOUT.as_millis()).expect("seconds");
+        let request = pb::CallRequest { id: 1, kind: CALL_MEMBERS, timeout_ms, body: Bytes::new() };
+        put_message(&mut outbox, FrameKind::CallRequest, &request);
+        self.stream.write_all(&outbox).await?;
+        let response = pb::CallResponse::decode(self.expect(FrameKind::CallResponse).await?)?;
+        if response.code != 0 {
+            return Err(io::Error::other(response.reason));
+        }
+        Cluster::decode(response.body).map_err(|error| io::Error::other(error.0))
+    }
+
     /// The payload of the next frame, which must be of this kind.
-    fn expect(&mut self, kind: FrameKind) -> io::Result<Bytes> {
-        let frame = self.next_frame()?;
+    async fn expect(&mut self, kind: FrameKind) -> io::Result<Bytes> {
+        let frame = self.next_frame().await?;
         match frame.kind {
             found if found == kind => Ok(frame.payload),
             FrameKind::Refusal | FrameKind::Goodbye => {
@@ -240,25 +224,15 @@ impl Asking {
         }
     }
 
-    fn next_frame(&mut self) -> io::Result<Frame> {
+    async fn next_frame(&mut self) -> io::Result<Frame> {
         let mut bytes = [0; 4096];
         loop {
             if let Some(frame) = self.decoder.take().map_err(io::Error::other)? {
                 return Ok(frame);
             }
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
-            }
-            self.stream.set_read_timeout(Some(left))?;
-            match self.stream.read(&mut bytes) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(read) => self.decoder.push(&bytes[..read]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
-                }
-                Err(error) => return Err(error),
+            match self.stream.read(&mut bytes).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => self.decoder.push(&bytes[..read]),
             }
         }
     }
@@ -266,11 +240,13 @@ impl Asking {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::peer::Greeting;
     use crate::peer::handshake::Acquaintance;
+    use crate::shell::runtime::aside::run_aside;
 
     fn members(own_url: &str, own_name: &str) -> Cluster {
         let record = |id: u64, name: &str, url: &str| pb::MemberRecord {
@@ -284,41 +260,68 @@ mod tests {
         Cluster::decode(wire.encode_to_vec().into()).unwrap()
     }
 
-    /// A member that answers calls with these bytes, on as many connections as come.
-    fn member(answer: impl Fn(&mut Asking) + Send + 'static) -> Url {
+    /// A member that speaks by blocking sockets.
+    struct Member {
+        stream: TcpStream,
+        decoder: FrameDecoder,
+    }
+
+    impl Member {
+        fn expect(&mut self, kind: FrameKind) -> Bytes {
+            let mut bytes = [0; 4096];
+            loop {
+                if let Some(frame) = self.decoder.take().unwrap() {
+                    assert_eq!(frame.kind, kind);
+                    return frame.payload;
+                }
+                let read = self.stream.read(&mut bytes).unwrap();
+                assert_ne!(read, 0, "the other side has gone");
+                self.decoder.push(&bytes[..read]);
+            }
+        }
+
+        fn say(&mut self, kind: FrameKind, message: &impl prost::Message) {
+            let mut outbox = BytesMut::new();
+            put_message(&mut outbox, kind, message);
+            self.stream.write_all(&outbox).unwrap();
+        }
+    }
+
+    /// A member that does this with each connection.
+    fn member(answer: impl Fn(&mut Member) + Send + 'static) -> Url {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let deadline = Instant::now() + ANSWER_TIMEOUT;
-                let decoder = FrameDecoder::new(HANDSHAKE_BYTES_MAX);
-                answer(&mut Asking { stream: stream.unwrap(), decoder, deadline });
+                let stream = stream.unwrap();
+                answer(&mut Member { stream, decoder: FrameDecoder::new(HANDSHAKE_BYTES_MAX) });
             }
         });
         url
     }
 
-    fn honest(cluster: Cluster) -> impl Fn(&mut Asking) + Send {
-        move |asking| {
+    fn honest(cluster: Cluster) -> impl Fn(&mut Member) + Send {
+        move |member| {
             let own = Identity {
                 cluster: ClusterId(7),
                 member: MemberId(1),
                 incarnation: 1,
                 peer_urls: Vec::new(),
             };
-            let hello = Greeting::read(asking.expect(FrameKind::Hello).unwrap()).unwrap();
+            let hello = Greeting::read(member.expect(FrameKind::Hello)).unwrap();
             let welcome = own.welcome(&hello, Acquaintance::default()).unwrap();
-            let mut outbox = BytesMut::from(&PREFACE[..]);
-            put_message(&mut outbox, FrameKind::Welcome, &welcome);
-            asking.stream.write_all(&outbox).unwrap();
-            let call = pb::CallRequest::decode(asking.expect(FrameKind::CallRequest).unwrap()).unwrap();
+            member.stream.write_all(&PREFACE[..]).unwrap();
+            member.say(FrameKind::Welcome, &welcome);
+            let call = pb::CallRequest::decode(member.expect(FrameKind::CallRequest)).unwrap();
             assert_eq!(call.kind, CALL_MEMBERS);
             let body = Bytes::from(cluster.encode());
-            outbox.clear();
-            let answer = pb::CallResponse { id: call.id, body, ..Default::default() };
-            put_message(&mut outbox, FrameKind::CallResponse, &answer);
-            asking.stream.write_all(&outbox).unwrap();
+            member
+                .say(FrameKind::CallResponse, &pb::CallResponse { id: call.id, body, ..Default::default() });
         }
+    }
+
+    fn run<T>(work: impl Future<Output = T>) -> T {
+        run_aside(work).unwrap()
     }
 
     fn plan(others: Vec<Url>, lists: &[&str]) -> Bootstrap {
@@ -333,29 +336,29 @@ mod tests {
 
     #[test]
     fn first_member_that_answers_tells_who_the_process_is_whoever_else_is_silent_or_babbles() {
-        let silent = member(|asking| std::thread::sleep(asking.deadline - Instant::now()));
-        let babbling = member(|asking| drop(asking.stream.write_all(b"HTTP/1.1 400 Bad Request\r\n")));
-        let refusing = member(|asking| {
-            let mut outbox = BytesMut::from(&PREFACE[..]);
+        let silent = member(|member| drop(member.stream.read_to_end(&mut Vec::new())));
+        let babbling = member(|member| drop(member.stream.write_all(b"HTTP/1.1 400 Bad Request\r\n")));
+        let refusing = member(|member| {
             let refusal = Refusal::new(crate::peer::RefusalCode::Busy, "too many");
-            put_message(&mut outbox, FrameKind::Refusal, &refusal.to_wire());
-            asking.stream.write_all(&outbox).unwrap();
+            member.stream.write_all(&PREFACE[..]).unwrap();
+            member.say(FrameKind::Refusal, &refusal.to_wire());
         });
         let cluster = members("http://127.0.0.1:2", "");
         let good = member(honest(cluster.clone()));
         let others = vec![silent, babbling, refusing, good];
         // The names differ, the addresses do not.
         let plan = plan(others, &["http://localhost:1", "http://localhost:2"]);
-        assert_eq!(join(&plan, &|| false).unwrap(), (MemberId(2), cluster));
+        assert_eq!(run(join(&plan, &|| false)).unwrap(), (MemberId(2), cluster));
     }
 
     #[test]
     fn nobody_there_is_an_error_that_names_each_address_and_a_signal_ends_the_asking() {
         let nobody = Url::parse("http://127.0.0.1:1").unwrap();
-        let answers: Vec<_> = ask_all(&[nobody.clone(), nobody.clone()]).collect();
+        let answers: Vec<_> = run(ask_all(&[nobody.clone(), nobody.clone()]).collect());
         assert_eq!(answers.len(), 2);
         assert!(answers.iter().all(|(url, answer)| *url == nobody && answer.is_err()));
-        let result = join(&plan(vec![nobody], &["http://127.0.0.1:1"]), &|| true);
+        let plan = plan(vec![nobody], &["http://127.0.0.1:1"]);
+        let result = run(join(&plan, &|| true));
         assert!(matches!(result, Err(JoinError::Interrupted)));
     }
 
@@ -364,12 +367,12 @@ mod tests {
         let cluster = members("http://127.0.0.1:2", "two");
         let url = member(honest(cluster));
         let plan = plan(vec![url.clone()], &["http://127.0.0.1:1", "http://127.0.0.1:2"]);
-        let error = join(&plan, &|| false).unwrap_err().to_string();
+        let error = run(join(&plan, &|| false)).unwrap_err().to_string();
         assert!(
             error.starts_with("error validating peerURLs {ClusterID:") && error.contains("started before")
         );
         let others = [url];
-        let begin = |cluster, id| check_new(&others, ClusterId(cluster), MemberId(id));
+        let begin = |cluster, id| run(check_new(&others, ClusterId(cluster), MemberId(id)));
         assert!(matches!(begin(7, 2), Err(JoinError::StartedBefore(MemberId(2)))));
         assert!(matches!(begin(7, 9), Err(JoinError::Removed(MemberId(9)))));
         assert!(begin(7, 5).is_ok(), "nobody they know");

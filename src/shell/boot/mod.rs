@@ -42,6 +42,7 @@ use crate::shell::peer::{PeerConfig, Transport};
 use crate::shell::raft::checkpoint_transfer::{Place, Transfers};
 use crate::shell::raft::hash_checks::HashCheckConfig;
 use crate::shell::raft::{Consensus, RaftOrders, Seat};
+use crate::shell::runtime::aside::IO_MEMORY_BYTES;
 use crate::shell::runtime::helpers::Helpers;
 use crate::shell::runtime::mesh::SharedRing;
 use crate::shell::runtime::placement::{self, Core, PlanError, Role};
@@ -65,9 +66,6 @@ const PREEMPT_TIMER: Duration = Duration::from_millis(10);
 
 /// Rings of io_uring: sockets in flight a turn.
 const RING_DEPTH: usize = 1024;
-
-/// No file goes through the runtime, so its registered buffers are the smallest there are.
-const IO_MEMORY: usize = 64 << 10;
 
 /// How long each half of a stop may take.
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
@@ -283,7 +281,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         let builder = LocalExecutorBuilder::new(if pinned { Pin::Fixed(core) } else { Pin::Unbound })
             .spin_before_park(spin(core, true))
             .preempt_timer(PREEMPT_TIMER)
-            .io_memory(IO_MEMORY)
+            .io_memory(IO_MEMORY_BYTES)
             .ring_depth(RING_DEPTH);
         let events = events.clone();
         let thread = std::thread::Builder::new()

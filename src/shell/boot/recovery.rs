@@ -21,6 +21,7 @@ use crate::shell::boot::force_new::{self, ForceError};
 use crate::shell::boot::join::{self, JoinError};
 use crate::shell::discovery::{self, DiscoveryError};
 use crate::shell::net::addresses::Addresses;
+use crate::shell::runtime::aside::run_aside;
 use crate::shell::store::checkpoint_file::{self, LoadError};
 use crate::types::{LogIndex, MemberId, Term};
 
@@ -68,6 +69,8 @@ pub(in crate::shell) enum RecoveryError {
         "log entry {index} is of kind {kind}, which this version does not know; start a newer version of Pinion"
     )]
     EntryKind { index: u64, kind: u8 },
+    #[error("cannot start the runtime to ask other members: {0}")]
+    Runtime(io::Error),
     #[error("{action} {path}: {source}")]
     Io { action: &'static str, path: PathBuf, source: io::Error },
 }
@@ -144,7 +147,7 @@ fn bootstrap(
     is_interrupted: &dyn Fn() -> bool,
 ) -> Result<Identity, RecoveryError> {
     config.cluster.check_empty().map_err(RecoveryError::Config)?;
-    let found = discovery::find(config, is_interrupted)?;
+    let found = run_aside(discovery::find(config, is_interrupted)).map_err(RecoveryError::Runtime)??;
     let mut addresses = Addresses::until(Instant::now() + join::RESOLVE_PATIENCE);
     let same = |a: &[String], b: &[String]| addresses.are_same(a, b);
     let plan = config
@@ -156,12 +159,14 @@ fn bootstrap(
             let cluster = Cluster::bootstrap(plan.members.iter().map(Vec::as_slice), &plan.token);
             let member = member_id(&plan.peer_urls, &plan.token);
             assert!(cluster.member(member).is_some(), "the configuration lists this member");
-            join::check_new(&plan.others, cluster.id(), member)?;
+            run_aside(join::check_new(&plan.others, cluster.id(), member))
+                .map_err(RecoveryError::Runtime)??;
             let meta = CheckpointMeta::bootstrap(cluster.voters());
             (member, cluster, meta)
         }
         InitialClusterState::Existing => {
-            let (member, cluster) = join::join(&plan, is_interrupted)?;
+            let (member, cluster) =
+                run_aside(join::join(&plan, is_interrupted)).map_err(RecoveryError::Runtime)??;
             (member, cluster, CheckpointMeta::joining())
         }
     };

@@ -20,7 +20,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use glommio::net::TcpStream;
 use h2::server::Connection;
 use h2::{Ping, PingPong, Reason};
 
@@ -28,6 +27,7 @@ use super::account::{Account, Body};
 use super::frame_meter::{self, Abuse, FrameMeter};
 use super::h2_io::{Io, IoHandle};
 use super::{Backend, ClientShard, limits};
+use crate::shell::net::Stream;
 
 /// What an HTTP/2 client says first.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -75,7 +75,7 @@ enum Protocol {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn run<B: Backend>(shard: Rc<ClientShard<B>>, account: Rc<Account>, stream: TcpStream) {
+pub(super) async fn run<B: Backend>(shard: Rc<ClientShard<B>>, account: Rc<Account>, stream: Stream) {
     let now_ms = shard.now_ms();
     let meter = FrameMeter::new(shard.config.keepalive_min_ms());
     let io = Io::new(stream, Rc::clone(&shard.buffers), meter, PREFACE.len(), now_ms);

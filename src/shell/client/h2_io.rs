@@ -21,10 +21,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use futures_lite::io::{AsyncRead as _, AsyncWrite as _};
-use glommio::net::TcpStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frame_meter::FrameMeter;
+use crate::shell::net::Stream;
 
 /// Bytes gathered before a write has to go to the socket: four of the largest frames that `h2`
 /// sends by default, and more than the answers to a batch of puts.
@@ -57,7 +57,7 @@ impl SharedBuffers {
 
 /// One connection's socket and what is known about its bytes.
 pub(super) struct Io {
-    stream: TcpStream,
+    stream: Stream,
     buffers: Rc<SharedBuffers>,
     pub(super) meter: FrameMeter,
     /// Bytes that were read to tell the protocol; `h2` gets them first.
@@ -86,7 +86,7 @@ pub(super) struct Io {
 
 impl Io {
     pub(super) fn new(
-        stream: TcpStream,
+        stream: Stream,
         buffers: Rc<SharedBuffers>,
         meter: FrameMeter,
         preface_bytes: usize,

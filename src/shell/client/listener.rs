@@ -18,7 +18,7 @@ pub(super) async fn accept_until_stopped<B: Backend>(shard: &Rc<ClientShard<B>>,
     let stop = shard.signal_at_stop();
     while let Some(accepted) = until(&stop, listener.accept()).await {
         match accepted {
-            Ok(stream) => shard.adopt(stream),
+            Ok(socket) => shard.adopt(socket.into()),
             Err(error) => {
                 shard.counters.count(|counters| counters.accept_errors += 1);
                 tracing::warn!(%error, "cannot accept a connection");

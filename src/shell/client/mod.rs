@@ -56,7 +56,7 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use glommio::net::{TcpListener, TcpStream};
+use glommio::net::TcpListener;
 
 use account::{Account, Ledger};
 use call::Submitted;
@@ -72,6 +72,7 @@ use watch::Watches;
 
 use crate::replica::exchange::{Command, Facts, Reply};
 use crate::rpc::Limits;
+use crate::shell::net::Stream;
 use crate::types::limits::{
     GRPC_OVERHEAD_BYTES, LEASE_TTL_MIN_S_DEFAULT, REQUEST_BYTES_MAX_DEFAULT, TXN_OPS_MAX_DEFAULT,
 };
@@ -475,9 +476,9 @@ impl<B: Backend> ClientShard<B> {
     }
 
     /// Takes in a connection that was accepted.
-    fn adopt(self: &Rc<Self>, stream: TcpStream) {
+    fn adopt(self: &Rc<Self>, stream: Stream) {
         // Answers are gathered here; the kernel must not wait for more.
-        if let Err(error) = stream.set_nodelay(true) {
+        if let Err(error) = stream.set_nodelay() {
             tracing::debug!(%error, "connection was gone before it began");
             return;
         }

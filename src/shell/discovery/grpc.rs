@@ -1,27 +1,22 @@
-//! A gRPC client for the little that a boot has to ask: one connection over a blocking socket, unary
-//! calls and one watch.
-//!
-//! No executor runs yet, so `h2` is driven by hand: it is polled until it has nothing more to do, and then
-//! the thread waits for bytes. Writes block, which is bounded by their own timeout, so bytes from the
-//! server are all that progress can depend on.
+//! A gRPC client for the little that a boot has to ask: one connection, unary calls and one watch.
 //!
 //! Bounds: every wait has a deadline; a message is at most `MESSAGE_BYTES_MAX`, and HTTP/2's windows hold
 //! back what was not read yet; headers are at most `HEADERS_BYTES_MAX`. Connections that were silent for
 //! `keepalive_time` are pinged.
 //! Compatibility: gRPC over HTTP/2 without TLS; `grpc-timeout` and codes as gRPC-Go's.
 
-use std::cell::RefCell;
-use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use h2::client::{Connection, ResponseFuture, SendRequest};
+use futures_lite::future;
+use futures_lite::io::{AsyncRead as _, AsyncWrite as _};
+use h2::client::{ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, RecvStream, SendStream};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, TE};
 use http::{Request, Response};
@@ -30,17 +25,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Stop;
 use crate::rpc::framing::{Assembler, FramingError, PREFIX_BYTES, Splitter, percent_decode, put_prefix};
+use crate::shell::net::{self, TimedOut, within};
+use crate::shell::runtime::wake::Broadcast;
 
 /// What gRPC-Go's clients take.
 const MESSAGE_BYTES_MAX: u32 = 4 << 20;
 
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
-
-/// Bytes of one read.
-const SCRATCH_BYTES: usize = 16 << 10;
-
-/// Waits are cut into pieces of this length, so that a signal is noticed.
-const SLICE: Duration = Duration::from_millis(100);
 
 /// gRPC-Go's lower bound: servers take a client that pings much more often for an attack.
 const PING_INTERVAL_MIN: Duration = Duration::from_secs(10);
@@ -70,6 +61,12 @@ impl From<io::Error> for CallError {
     }
 }
 
+impl From<TimedOut> for CallError {
+    fn from(late: TimedOut) -> Self {
+        Self::Connection(late.to_string())
+    }
+}
+
 impl From<FramingError> for CallError {
     fn from(error: FramingError) -> Self {
         Self::Connection(error.to_string())
@@ -79,67 +76,94 @@ impl From<FramingError> for CallError {
 /// How long to wait, and for what.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
-    /// For the connection, and again for the handshake on it.
-    pub(super) dial: Duration,
     pub(super) request: Duration,
     pub(super) keepalive_time: Option<Duration>,
     pub(super) keepalive_timeout: Duration,
 }
 
-/// One connection.
+/// One connection. Its tasks end with it.
 pub(super) struct Client<'a> {
-    connection: Connection<SocketHandle, Bytes>,
     sender: SendRequest<Bytes>,
-    pings: PingPong,
-    /// When the ping that is not answered yet was sent.
-    pinged: Option<Instant>,
-    socket: SocketHandle,
-    woken: Arc<Woken>,
+    line: Rc<Line>,
     authority: String,
     patience: Patience,
     /// What Authenticate gave.
     token: Option<HeaderValue>,
     stop: &'a Stop<'a>,
+    _tasks: [glommio::Task<()>; 2],
+}
+
+/// What a connection's tasks and its callers share.
+#[derive(Debug)]
+struct Line {
+    last_read: Cell<Instant>,
+    /// Why the connection is over, once it is.
+    end: RefCell<Option<String>>,
+    ended: Broadcast,
+}
+
+impl Line {
+    /// The first reason counts.
+    fn end(&self, reason: String) {
+        self.end.borrow_mut().get_or_insert(reason);
+        self.ended.ring();
+    }
+
+    /// Waits for the end.
+    async fn end_reason(&self) -> String {
+        loop {
+            if let Some(reason) = &*self.end.borrow() {
+                return reason.clone();
+            }
+            self.ended.rung().await;
+        }
+    }
 }
 
 impl<'a> Client<'a> {
-    /// Connects to one address.
+    /// Begins HTTP/2 on a connection; the service's half is awaited with the first call.
     ///
     /// # Errors
     /// [`CallError`]; the service had no part in it.
-    pub(super) fn connect(
-        address: SocketAddr,
+    pub(super) async fn begin(
+        stream: net::Stream,
         authority: &str,
         patience: Patience,
         stop: &'a Stop<'a>,
     ) -> Result<Self, CallError> {
-        let stream = TcpStream::connect_timeout(&address, patience.dial)?;
-        stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(patience.request))?;
-        let socket = SocketHandle(Rc::new(RefCell::new(Socket::new(stream))));
-        let woken = Arc::new(Woken(AtomicBool::new(false)));
+        Self::begin_at(Instant::now(), stream, authority, patience, stop).await
+    }
+
+    /// The same; something was last heard at `last_read`.
+    async fn begin_at(
+        last_read: Instant,
+        stream: net::Stream,
+        authority: &str,
+        patience: Patience,
+        stop: &'a Stop<'a>,
+    ) -> Result<Self, CallError> {
+        stream.set_nodelay()?;
+        let line = Rc::new(Line {
+            last_read: Cell::new(last_read),
+            end: RefCell::default(),
+            ended: Broadcast::default(),
+        });
         let mut builder = h2::client::Builder::new();
         builder.enable_push(false).max_header_list_size(HEADERS_BYTES_MAX);
-        let mut handshake = std::pin::pin!(builder.handshake::<_, Bytes>(socket.clone()));
-        // Ready once our half is written; the server's half is awaited with the first call.
-        let waker = Waker::from(Arc::clone(&woken));
-        let (sender, mut connection) = match handshake.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(done) => done?,
-            Poll::Pending => return Err(CallError::Connection("the handshake stalls".to_owned())),
-        };
+        let socket = Socket { stream, line: Rc::clone(&line) };
+        let handshake = async { builder.handshake::<_, Bytes>(socket).await.map_err(CallError::from) };
+        let (sender, mut connection) = within(patience.request, handshake).await?;
         let pings = connection.ping_pong().expect("it is taken once");
-        Ok(Self {
-            connection,
-            sender,
-            pings,
-            pinged: None,
-            socket,
-            woken,
-            authority: authority.to_owned(),
-            patience,
-            token: None,
-            stop,
-        })
+        let carried = Rc::clone(&line);
+        let carry = glommio::spawn_local(async move {
+            carried.end(match connection.await {
+                Ok(()) => "the service closed the connection".to_owned(),
+                Err(error) => error.to_string(),
+            });
+        });
+        let keep_alive = glommio::spawn_local(keep_alive(pings, patience, Rc::clone(&line)));
+        let (authority, tasks) = (authority.to_owned(), [carry, keep_alive]);
+        Ok(Self { sender, line, authority, patience, token: None, stop, _tasks: tasks })
     }
 
     /// Sends this token with every call from now on.
@@ -158,22 +182,22 @@ impl<'a> Client<'a> {
     ///
     /// # Errors
     /// [`CallError`], after `Patience::request` at the latest.
-    pub(super) fn unary<A: Message + Default>(
+    pub(super) async fn unary<A: Message + Default>(
         &mut self,
         path: &str,
         message: &impl Message,
     ) -> Result<A, CallError> {
         let deadline = Instant::now() + self.patience.request;
-        let (response, _request) = self.send(path, message, true, Some(deadline), HeaderMap::new())?;
-        let (head, mut body) = self.response(response, deadline)?.into_parts();
+        let (response, _request) = self.send(path, message, true, Some(deadline), HeaderMap::new()).await?;
+        let (head, mut body) = self.response(response, deadline).await?.into_parts();
         if let Some(error) = status(&head.headers) {
             return Err(error);
         }
         let mut assembler = Assembler::new(MESSAGE_BYTES_MAX);
-        while let Some(piece) = self.data(&mut body, deadline)? {
+        while let Some(piece) = self.data(&mut body, deadline).await? {
             assembler.push(piece)?;
         }
-        match self.drive(deadline, |cx| body.poll_trailers(cx))?? {
+        match self.drive(deadline, |cx| body.poll_trailers(cx)).await?? {
             Some(trailers) => status(&trailers).map_or(Ok(()), Err)?,
             None => return Err(CallError::Connection("an answer without a status".to_owned())),
         }
@@ -184,13 +208,13 @@ impl<'a> Client<'a> {
     ///
     /// # Errors
     /// [`CallError`].
-    pub(super) fn stream(&mut self, path: &str, message: &impl Message) -> Result<Stream, CallError> {
+    pub(super) async fn stream(&mut self, path: &str, message: &impl Message) -> Result<Stream, CallError> {
         let deadline = Instant::now() + self.patience.request;
         // A member that has lost its leader ends the call, rather than stay silent.
         let mut headers = HeaderMap::new();
         headers.insert("hasleader", HeaderValue::from_static("true"));
-        let (response, request) = self.send(path, message, false, None, headers)?;
-        let (head, body) = self.response(response, deadline)?.into_parts();
+        let (response, request) = self.send(path, message, false, None, headers).await?;
+        let (head, body) = self.response(response, deadline).await?.into_parts();
         match status(&head.headers) {
             Some(error) => Err(error),
             None => Ok(Stream { body, _request: request, splitter: Splitter::new(MESSAGE_BYTES_MAX) }),
@@ -201,7 +225,7 @@ impl<'a> Client<'a> {
     ///
     /// # Errors
     /// [`CallError`], also when the service ends the call.
-    pub(super) fn next<A: Message + Default>(
+    pub(super) async fn next<A: Message + Default>(
         &mut self,
         stream: &mut Stream,
         deadline: Instant,
@@ -213,7 +237,7 @@ impl<'a> Client<'a> {
             if deadline <= Instant::now() {
                 return Ok(None);
             }
-            match self.try_drive(deadline, |cx| stream.body.poll_data(cx))? {
+            match self.try_drive(deadline, |cx| stream.body.poll_data(cx)).await? {
                 None => return Ok(None),
                 Some(Some(piece)) => {
                     let piece = piece?;
@@ -222,7 +246,7 @@ impl<'a> Client<'a> {
                 }
                 Some(None) => {
                     let grace = Instant::now() + self.patience.request;
-                    let trailers = self.drive(grace, |cx| stream.body.poll_trailers(cx))??;
+                    let trailers = self.drive(grace, |cx| stream.body.poll_trailers(cx)).await??;
                     let ended = || CallError::Connection("the service ended the call".to_owned());
                     return Err(trailers.as_ref().and_then(status).unwrap_or_else(ended));
                 }
@@ -230,7 +254,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    fn send(
+    async fn send(
         &mut self,
         path: &str,
         message: &impl Message,
@@ -240,7 +264,7 @@ impl<'a> Client<'a> {
     ) -> Result<(ResponseFuture, SendStream<Bytes>), CallError> {
         let until = deadline.unwrap_or_else(|| Instant::now() + self.patience.request);
         let mut sender = self.sender.clone();
-        self.drive(until, |cx| sender.poll_ready(cx))??;
+        self.drive(until, |cx| sender.poll_ready(cx)).await??;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(TE, HeaderValue::from_static("trailers"));
         if let Some(deadline) = deadline {
@@ -265,12 +289,12 @@ impl<'a> Client<'a> {
         Ok((response, stream))
     }
 
-    fn response(
+    async fn response(
         &mut self,
         mut response: ResponseFuture,
         deadline: Instant,
     ) -> Result<Response<RecvStream>, CallError> {
-        let response = self.drive(deadline, |cx| Pin::new(&mut response).poll(cx))??;
+        let response = self.drive(deadline, |cx| Pin::new(&mut response).poll(cx)).await??;
         match response.status() {
             http::StatusCode::OK => Ok(response),
             status => {
@@ -279,80 +303,57 @@ impl<'a> Client<'a> {
         }
     }
 
-    fn data(&mut self, body: &mut RecvStream, deadline: Instant) -> Result<Option<Bytes>, CallError> {
-        let Some(piece) = self.drive(deadline, |cx| body.poll_data(cx))? else { return Ok(None) };
+    async fn data(&mut self, body: &mut RecvStream, deadline: Instant) -> Result<Option<Bytes>, CallError> {
+        let Some(piece) = self.drive(deadline, |cx| body.poll_data(cx)).await? else { return Ok(None) };
         let piece = piece?;
         body.flow_control().release_capacity(piece.len())?;
         Ok(Some(piece))
     }
 
-    /// Polls until there is a value; after the deadline there is none, and that is an error.
-    fn drive<T>(
-        &mut self,
+    /// Waits for a value; after the deadline there is none, and that is an error.
+    async fn drive<T>(
+        &self,
         deadline: Instant,
         poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Result<T, CallError> {
-        let late = || CallError::Connection("no answer in time".to_owned());
-        self.try_drive(deadline, poll)?.ok_or_else(late)
+        self.try_drive(deadline, poll).await?.ok_or_else(|| TimedOut.into())
     }
 
-    fn try_drive<T>(
-        &mut self,
+    /// None: the deadline passed first.
+    async fn try_drive<T>(
+        &self,
         deadline: Instant,
-        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+        poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Result<Option<T>, CallError> {
-        let waker = Waker::from(Arc::clone(&self.woken));
-        let mut cx = Context::from_waker(&waker);
-        loop {
-            self.woken.0.store(false, Ordering::Relaxed);
-            let end = Pin::new(&mut self.connection).poll(&mut cx);
-            // What arrived before the end counts.
-            if let Poll::Ready(value) = poll(&mut cx) {
-                return Ok(Some(value));
-            }
-            match end {
-                Poll::Pending => {}
-                Poll::Ready(Ok(())) => {
-                    return Err(CallError::Connection("the service closed the connection".to_owned()));
-                }
-                Poll::Ready(Err(error)) => return Err(error.into()),
-            }
-            if self.woken.0.load(Ordering::Relaxed) {
-                continue;
-            }
-            self.keep_alive(&mut cx)?;
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(None);
-            }
-            if self.stop.is_told() {
-                return Err(CallError::Interrupted);
-            }
-            self.socket.0.borrow_mut().wait(left.min(SLICE))?;
-        }
+        // A value that arrived before the end counts, so it is asked for first.
+        let value = async { Ok(Some(poll_fn(poll).await)) };
+        let ended = async { Err(CallError::Connection(self.line.end_reason().await)) };
+        let late = async {
+            glommio::timer::sleep(deadline.saturating_duration_since(Instant::now())).await;
+            Ok(None)
+        };
+        let stopped = async {
+            self.stop.told().await;
+            Err(CallError::Interrupted)
+        };
+        future::or(value, future::or(ended, future::or(stopped, late))).await
     }
+}
 
-    fn keep_alive(&mut self, cx: &mut Context<'_>) -> Result<(), CallError> {
-        let Some(interval) = self.patience.keepalive_time else { return Ok(()) };
-        let now = Instant::now();
-        if let Some(pinged) = self.pinged {
-            match self.pings.poll_pong(cx) {
-                Poll::Ready(pong) => {
-                    pong?;
-                    self.pinged = None;
-                }
-                Poll::Pending if self.patience.keepalive_timeout <= now - pinged => {
-                    return Err(CallError::Connection("it does not answer pings".to_owned()));
-                }
-                Poll::Pending => {}
-            }
-        } else if interval.max(PING_INTERVAL_MIN) <= now - self.socket.0.borrow().last_read {
-            self.pings.send_ping(Ping::opaque())?;
-            self.pinged = Some(now);
-            // The connection is polled again to write it.
-            cx.waker().wake_by_ref();
+/// Pings a connection that was silent for `keepalive_time`, and ends it when no answer comes.
+async fn keep_alive(mut pings: PingPong, patience: Patience, line: Rc<Line>) {
+    let Some(interval) = patience.keepalive_time else { return };
+    let interval = interval.max(PING_INTERVAL_MIN);
+    loop {
+        let silent = line.last_read.get().elapsed();
+        if silent < interval {
+            glommio::timer::sleep(interval - silent).await;
+            continue;
         }
-        Ok(())
+        let pong = async { pings.ping(Ping::opaque()).await.map_err(CallError::from) };
+        if within(patience.keepalive_timeout, pong).await.is_err() {
+            return line.end("it does not answer pings".to_owned());
+        }
     }
 }
 
@@ -390,96 +391,36 @@ fn timeout(ms: u128) -> String {
     if ms < 100_000_000 { format!("{ms}m") } else { format!("{}S", (ms / 1_000).min(99_999_999)) }
 }
 
-/// Whether something has to be polled again.
-struct Woken(AtomicBool);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// A blocking socket, and what was read from it and not taken yet.
+/// The socket as `h2` wants it.
 struct Socket {
-    stream: TcpStream,
-    scratch: Box<[u8]>,
-    start: usize,
-    end: usize,
-    is_ended: bool,
-    last_read: Instant,
+    stream: net::Stream,
+    line: Rc<Line>,
 }
 
-impl Socket {
-    fn new(stream: TcpStream) -> Self {
-        let scratch = vec![0; SCRATCH_BYTES].into_boxed_slice();
-        Self { stream, scratch, start: 0, end: 0, is_ended: false, last_read: Instant::now() }
-    }
-
-    /// Waits for bytes, unless some are left. None may come.
-    fn wait(&mut self, patience: Duration) -> io::Result<()> {
-        if self.start < self.end || self.is_ended {
-            return Ok(());
-        }
-        // Zero would be for ever.
-        self.stream.set_read_timeout(Some(patience.max(Duration::from_millis(1))))?;
-        match self.stream.read(&mut self.scratch) {
-            Ok(0) => self.is_ended = true,
-            Ok(read) => {
-                (self.start, self.end) = (0, read);
-                self.last_read = Instant::now();
-            }
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => {}
-                _ => return Err(error),
-            },
-        }
-        Ok(())
-    }
-}
-
-/// The socket as `h2` wants it. Wakers are of no use: whoever waits for bytes polls after it got some.
-#[derive(Clone)]
-struct SocketHandle(Rc<RefCell<Socket>>);
-
-impl AsyncRead for SocketHandle {
+impl AsyncRead for Socket {
     fn poll_read(
-        self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut socket = self.0.borrow_mut();
-        let Socket { scratch, start, end, is_ended, .. } = &mut *socket;
-        if *start < *end {
-            let length = (*end - *start).min(into.remaining());
-            into.put_slice(&scratch[*start..*start + length]);
-            *start += length;
-            return Poll::Ready(Ok(()));
-        }
-        // Nothing was put: the end.
-        if *is_ended { Poll::Ready(Ok(())) } else { Poll::Pending }
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, into.initialize_unfilled()))?;
+        into.advance(read);
+        self.line.last_read.set(Instant::now());
+        Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for SocketHandle {
-    fn poll_write(self: Pin<&mut Self>, _cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        loop {
-            match (&self.0.borrow().stream).write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A pause of a blocking socket is its timeout, and nobody would wake us.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "it takes no bytes")));
-                }
-                written => return Poll::Ready(written),
-            }
-        }
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.0.borrow().stream.shutdown(std::net::Shutdown::Write))
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_close(cx)
     }
 }
 

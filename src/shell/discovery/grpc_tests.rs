@@ -1,20 +1,23 @@
 //! Services that are silent, babble, lie about lengths or end in the middle.
 
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use super::*;
 use crate::pb::etcdserverpb::{RangeRequest, RangeResponse};
+use crate::shell::net::Dialer;
+use crate::shell::runtime::aside::run_aside;
+
+const DIAL: Duration = Duration::from_millis(500);
+
+/// For calls that are to succeed, however busy the machine is.
+const LONG: Duration = Duration::from_secs(20);
 
 const PATH: &str = "/etcdserverpb.KV/Range";
 
 fn patience(keepalive_timeout: u64) -> Patience {
     let ms = Duration::from_millis;
-    Patience {
-        dial: ms(500),
-        request: ms(500),
-        keepalive_time: None,
-        keepalive_timeout: ms(keepalive_timeout),
-    }
+    Patience { request: ms(500), keepalive_time: None, keepalive_timeout: ms(keepalive_timeout) }
 }
 
 /// A service that does this with each connection.
@@ -63,15 +66,27 @@ fn framed(message: &impl Message) -> Vec<u8> {
     body.to_vec()
 }
 
+async fn begin<'a>(
+    address: SocketAddr,
+    patience: Patience,
+    stop: &'a Stop<'a>,
+) -> Result<Client<'a>, CallError> {
+    let stream = Dialer::new(DIAL).connect(address).await?;
+    Client::begin(stream, "x:1", patience, stop).await
+}
+
 /// The answer to a call, of a service that hears no signal.
-fn call(address: SocketAddr) -> Result<RangeResponse, CallError> {
-    let stop = Stop::new(&|| false);
-    let mut client = Client::connect(address, "x:1", patience(100), &stop)?;
-    client.unary(PATH, &RangeRequest::default())
+fn call(address: SocketAddr, request: Duration) -> Result<RangeResponse, CallError> {
+    run_aside(async {
+        let stop = Stop::new(&|| false);
+        let mut client = begin(address, Patience { request, ..patience(100) }, &stop).await?;
+        client.unary(PATH, &RangeRequest::default()).await
+    })
+    .unwrap()
 }
 
 fn failure(address: SocketAddr) -> String {
-    match call(address) {
+    match call(address, DIAL) {
         Err(CallError::Connection(reason)) => reason,
         other => panic!("{other:?}"),
     }
@@ -101,7 +116,7 @@ fn answer_larger_than_all_windows_arrives_whole() {
     };
     let body = framed(&response);
     let address = grpc(move || body.clone(), &[("grpc-status", "0")]);
-    assert_eq!(call(address).unwrap(), response);
+    assert_eq!(call(address, LONG).unwrap(), response);
 }
 
 #[test]
@@ -121,7 +136,7 @@ fn announced_length_beyond_the_bound_second_messages_and_missing_ends_are_refuse
 fn status_of_the_service_is_read_whatever_it_sent_before() {
     let refusing = grpc(Vec::new, &[("grpc-status", "7"), ("grpc-message", "permission%20denied")]);
     let wanted = CallError::Status { code: 7, message: "permission denied".to_owned() };
-    assert_eq!(call(refusing), Err(wanted));
+    assert_eq!(call(refusing, LONG), Err(wanted));
     let odd = grpc(Vec::new, &[("grpc-status", "seven")]);
     assert!(failure(odd).contains("no number"));
 }
@@ -129,21 +144,24 @@ fn status_of_the_service_is_read_whatever_it_sent_before() {
 #[test]
 fn signal_ends_a_wait_and_so_does_a_ping_without_answer() {
     let silent = raw(std::mem::forget);
-    let stop = Stop::new(&|| true);
-    let mut client = Client::connect(silent, "x:1", patience(100), &stop).unwrap();
-    let answer: Result<RangeResponse, CallError> = client.unary(PATH, &RangeRequest::default());
-    assert_eq!(answer, Err(CallError::Interrupted));
+    run_aside(async {
+        let stop = Stop::new(&|| true);
+        let mut client = begin(silent, patience(100), &stop).await.unwrap();
+        let answer: Result<RangeResponse, CallError> = client.unary(PATH, &RangeRequest::default()).await;
+        assert_eq!(answer, Err(CallError::Interrupted));
 
-    let stop = Stop::new(&|| false);
-    let mut client = Client::connect(silent, "x:1", patience(100), &stop).unwrap();
-    client.patience.keepalive_time = Some(Duration::from_secs(2));
-    // As if nothing had come for longer than anybody may ping.
-    let long_ago = Instant::now().checked_sub(PING_INTERVAL_MIN).expect("this host runs for longer");
-    client.socket.0.borrow_mut().last_read = long_ago;
-    let begun = Instant::now();
-    let waited = client.try_drive(begun + Duration::from_secs(10), |_| Poll::<()>::Pending);
-    assert_eq!(waited, Err(CallError::Connection("it does not answer pings".to_owned())));
-    assert!(begun.elapsed() < Duration::from_secs(5));
+        let stop = Stop::new(&|| false);
+        let patience = Patience { keepalive_time: Some(Duration::from_secs(2)), ..patience(100) };
+        // As if nothing had come for longer than anybody may ping.
+        let long_ago = Instant::now().checked_sub(PING_INTERVAL_MIN).expect("this host runs for longer");
+        let stream = Dialer::new(DIAL).connect(silent).await.unwrap();
+        let client = Client::begin_at(long_ago, stream, "x:1", patience, &stop).await.unwrap();
+        let begun = Instant::now();
+        let waited = client.try_drive(begun + Duration::from_secs(10), |_| Poll::<()>::Pending).await;
+        assert_eq!(waited, Err(CallError::Connection("it does not answer pings".to_owned())));
+        assert!(begun.elapsed() < Duration::from_secs(5));
+    })
+    .unwrap();
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Finding out who begins a cluster, for a process whose data directory is empty: before anything else
-//! runs, with blocking sockets, and up to a signal.
+//! runs, and up to a signal.
 
 mod dns_client;
 mod grpc;
@@ -7,7 +7,9 @@ mod service;
 mod srv;
 
 use std::cell::Cell;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use futures_lite::future;
 
 use crate::config::{Config, FirstMembers, InitialCluster, MemberUrls};
 
@@ -54,19 +56,24 @@ impl<'a> Stop<'a> {
         self.is_told.get()
     }
 
-    /// False: told to stop before the time was over.
-    fn sleep(&self, time: Duration) -> bool {
-        let until = Instant::now() + time;
-        loop {
-            if self.is_told() {
-                return false;
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return true;
-            }
-            std::thread::sleep(left.min(SLICE));
+    /// Waits until the process is told to stop.
+    async fn told(&self) {
+        while !self.is_told() {
+            glommio::timer::sleep(SLICE).await;
         }
+    }
+
+    /// False: told to stop before the time was over.
+    async fn sleep(&self, time: Duration) -> bool {
+        let told = async {
+            self.told().await;
+            false
+        };
+        let rested = async {
+            glommio::timer::sleep(time).await;
+            true
+        };
+        future::or(told, rested).await
     }
 }
 
@@ -74,7 +81,10 @@ impl<'a> Stop<'a> {
 ///
 /// # Errors
 /// [`DiscoveryError`], whose text says what to do.
-pub(super) fn find(config: &Config, is_interrupted: &dyn Fn() -> bool) -> Result<Found, DiscoveryError> {
+pub(super) async fn find(
+    config: &Config,
+    is_interrupted: &dyn Fn() -> bool,
+) -> Result<Found, DiscoveryError> {
     let stop = Stop::new(is_interrupted);
     let (name, urls) = (&config.process.name, &config.process.initial_advertise_peer_urls);
     let token = config.cluster.initial_cluster_token.clone();
@@ -83,11 +93,11 @@ pub(super) fn find(config: &Config, is_interrupted: &dyn Fn() -> bool) -> Result
             Ok(Found { members: members.clone(), token, source: "--initial-cluster".to_owned() })
         }
         InitialCluster::Srv(discovery) => {
-            let members = srv::find(discovery, name, urls, &stop)?;
+            let members = srv::find(discovery, name, urls, &stop).await?;
             Ok(Found { members, token, source: format!("--discovery-srv={}", discovery.domain) })
         }
         InitialCluster::Service(discovery) => {
-            let members = service::find(discovery, name, urls, &stop)?;
+            let members = service::find(discovery, name, urls, &stop).await?;
             let token = discovery.token.clone();
             Ok(Found { members, token, source: "the discovery service".to_owned() })
         }

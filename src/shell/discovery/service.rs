@@ -20,7 +20,7 @@ use crate::pb::etcdserverpb::{
     TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse, compare, request_op,
     response_op, watch_request,
 };
-use crate::shell::net::addresses::Addresses;
+use crate::shell::net::Dialer;
 
 /// The first wait when no endpoint serves, ...
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
@@ -73,19 +73,20 @@ impl From<Refusal> for Trouble {
 ///
 /// # Errors
 /// [`ServiceError`].
-pub(super) fn find(
+pub(super) async fn find(
     service: &ServiceDiscovery,
     name: &str,
     urls: &[Url],
     stop: &Stop<'_>,
 ) -> Result<MemberUrls, ServiceError> {
     let registry = Registry::new(&service.token, name, urls)?;
-    let mut visit = Visit { service, registry, stop, told: None };
+    let dialer = Dialer::new(service.dial_timeout);
+    let mut visit = Visit { service, registry, stop, dialer, told: None };
     let mut backoff = BACKOFF_MIN;
     loop {
         for endpoint in &service.endpoints {
             let begun = Instant::now();
-            match visit.attend(endpoint) {
+            match visit.attend(endpoint).await {
                 Ok(members) => return Ok(members),
                 Err(Trouble::Final(error)) => return Err(error),
                 Err(Trouble::Passing(reason)) => {
@@ -100,7 +101,7 @@ pub(super) fn find(
             }
         }
         tracing::info!(seconds = backoff.as_secs_f64(), "asking the discovery service again after a pause");
-        if !stop.sleep(backoff) {
+        if !stop.sleep(backoff).await {
             return Err(ServiceError::Interrupted);
         }
         backoff = (2 * backoff).min(BACKOFF_MAX);
@@ -111,20 +112,21 @@ struct Visit<'a> {
     service: &'a ServiceDiscovery,
     registry: Registry,
     stop: &'a Stop<'a>,
+    dialer: Dialer,
     /// What the log was told last.
     told: Option<Progress>,
 }
 
 impl<'a> Visit<'a> {
     /// Stays with one endpoint until the list is complete or it fails.
-    fn attend(&mut self, endpoint: &Url) -> Result<MemberUrls, Trouble> {
+    async fn attend(&mut self, endpoint: &Url) -> Result<MemberUrls, Trouble> {
         let error = |error| trouble(endpoint, error);
-        let mut client = self.connect(endpoint)?;
-        self.authenticate(&mut client).map_err(error)?;
+        let mut client = self.connect(endpoint).await?;
+        self.authenticate(&mut client).await.map_err(error)?;
         let mut watch: Option<Stream> = None;
         let mut is_registered = false;
         loop {
-            let look = self.look(&mut client).map_err(error)?;
+            let look = self.look(&mut client).await.map_err(error)?;
             match self.registry.judge(look.size.as_deref(), &look.members)? {
                 Step::Complete(members) => {
                     let names = members.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(",");
@@ -141,7 +143,7 @@ impl<'a> Visit<'a> {
                 }
                 Step::Register => {
                     is_registered = true;
-                    if self.register(&mut client).map_err(error)? {
+                    if self.register(&mut client).await.map_err(error)? {
                         tracing::info!(
                             key = self.registry.own_key(),
                             value = self.registry.value(),
@@ -154,38 +156,33 @@ impl<'a> Visit<'a> {
                     self.tell(progress);
                     let watch = match &mut watch {
                         Some(watch) => watch,
-                        None => watch.insert(self.watch(&mut client, look.revision + 1).map_err(error)?),
+                        None => {
+                            watch.insert(self.watch(&mut client, look.revision + 1).await.map_err(error)?)
+                        }
                     };
-                    self.wait(&mut client, watch).map_err(error)?;
+                    self.wait(&mut client, watch).await.map_err(error)?;
                 }
             }
         }
     }
 
-    fn connect(&self, endpoint: &Url) -> Result<Client<'a>, Trouble> {
+    async fn connect(&self, endpoint: &Url) -> Result<Client<'a>, Trouble> {
         let service = self.service;
         let patience = Patience {
-            dial: service.dial_timeout,
             request: service.request_timeout,
             keepalive_time: service.keepalive_time,
             keepalive_timeout: service.keepalive_timeout,
         };
-        let addresses = Addresses::until(Instant::now() + service.dial_timeout).of(endpoint);
-        let mut reason = "the name has no address".to_owned();
-        for address in addresses {
-            match Client::connect(address, &endpoint.authority(), patience, self.stop) {
-                Ok(client) => return Ok(client),
-                Err(error) => reason = error.to_string(),
-            }
-        }
-        Err(Trouble::Passing(reason))
+        let authority = endpoint.authority();
+        let begin = async |stream| Client::begin(stream, &authority, patience, self.stop).await;
+        self.dialer.dial(endpoint, begin).await.map_err(|error| Trouble::Passing(error.to_string()))
     }
 
-    fn authenticate(&self, client: &mut Client<'_>) -> Result<(), CallError> {
+    async fn authenticate(&self, client: &mut Client<'_>) -> Result<(), CallError> {
         let Some(credentials) = &self.service.credentials else { return Ok(()) };
         let (name, password) = (credentials.user.clone(), credentials.password.clone());
         let answer: Result<AuthenticateResponse, CallError> =
-            client.unary(AUTHENTICATE, &AuthenticateRequest { name, password });
+            client.unary(AUTHENTICATE, &AuthenticateRequest { name, password }).await;
         match answer {
             Ok(answer) => client.set_token(&answer.token),
             // As etcd's own clients: whoever asks for nothing gets along with nothing.
@@ -199,7 +196,7 @@ impl<'a> Visit<'a> {
         }
     }
 
-    fn look(&self, client: &mut Client<'_>) -> Result<Look, CallError> {
+    async fn look(&self, client: &mut Client<'_>) -> Result<Look, CallError> {
         let size = RangeRequest { key: self.registry.size_key().into(), ..Default::default() };
         let prefix = self.registry.members_prefix();
         let members = RangeRequest {
@@ -212,7 +209,7 @@ impl<'a> Visit<'a> {
         };
         let range = |range| RequestOp { request: Some(request_op::Request::RequestRange(range)) };
         let request = TxnRequest { success: vec![range(size), range(members)], ..Default::default() };
-        let answer: TxnResponse = client.unary(TXN, &request)?;
+        let answer: TxnResponse = client.unary(TXN, &request).await?;
         let revision = answer.header.map_or(0, |header| header.revision);
         let mut ranges = answer.responses.into_iter().map(|op| match op.response {
             Some(response_op::Response::ResponseRange(range)) => Ok(range),
@@ -226,7 +223,7 @@ impl<'a> Visit<'a> {
     }
 
     /// False: the key is there already, and the next look tells whose it is.
-    fn register(&self, client: &mut Client<'_>) -> Result<bool, CallError> {
+    async fn register(&self, client: &mut Client<'_>) -> Result<bool, CallError> {
         let key = self.registry.own_key();
         let is_absent = Compare {
             result: compare::CompareResult::Equal.into(),
@@ -242,10 +239,10 @@ impl<'a> Visit<'a> {
         };
         let put = RequestOp { request: Some(request_op::Request::RequestPut(put)) };
         let request = TxnRequest { compare: vec![is_absent], success: vec![put], ..Default::default() };
-        client.unary::<TxnResponse>(TXN, &request).map(|answer| answer.succeeded)
+        client.unary::<TxnResponse>(TXN, &request).await.map(|answer| answer.succeeded)
     }
 
-    fn watch(&self, client: &mut Client<'_>, start_revision: i64) -> Result<Stream, CallError> {
+    async fn watch(&self, client: &mut Client<'_>, start_revision: i64) -> Result<Stream, CallError> {
         let prefix = self.registry.prefix();
         let create = WatchCreateRequest {
             range_end: prefix_end(&prefix).into(),
@@ -254,14 +251,14 @@ impl<'a> Visit<'a> {
             ..Default::default()
         };
         let request = Some(watch_request::RequestUnion::CreateRequest(create));
-        client.stream(WATCH, &WatchRequest { request_union: request })
+        client.stream(WATCH, &WatchRequest { request_union: request }).await
     }
 
     /// Until something has changed, or it is time to look anyway.
-    fn wait(&self, client: &mut Client<'_>, watch: &mut Stream) -> Result<(), CallError> {
+    async fn wait(&self, client: &mut Client<'_>, watch: &mut Stream) -> Result<(), CallError> {
         let until = Instant::now() + LOOK_INTERVAL;
         loop {
-            match client.next::<WatchResponse>(watch, until)? {
+            match client.next::<WatchResponse>(watch, until).await? {
                 None => return Ok(()),
                 Some(response) if response.canceled => {
                     let reason = response.cancel_reason;

@@ -36,7 +36,7 @@ pub(in crate::shell) enum FindError {
 ///
 /// # Errors
 /// [`FindError`].
-pub(super) fn find(
+pub(super) async fn find(
     discovery: &SrvDiscovery,
     name: &str,
     own: &[Url],
@@ -52,7 +52,7 @@ pub(super) fn find(
             found => return found,
         };
         tracing::warn!(%error, "asking DNS again");
-        if !stop.sleep(PAUSE) {
+        if !stop.sleep(PAUSE).await {
             return Err(FindError::Interrupted);
         }
     }

@@ -4,11 +4,13 @@
 //! deadline; after that nothing leads anywhere. Addresses are kept, failures are not.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::io;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use crossbeam::channel;
 
+use super::resolve::start_lookup;
 use crate::config::Url;
 
 /// What was found up to the deadline.
@@ -55,16 +57,14 @@ impl Addresses {
             return known.clone();
         }
         let (answer, inbox) = channel::bounded(1);
-        let asked = authority.clone();
-        let looking = move || {
-            let found: BTreeSet<SocketAddr> = asked.to_socket_addrs().into_iter().flatten().collect();
+        let on_found = move |found: io::Result<Vec<SocketAddr>>| {
             // Whoever asked may have given up.
-            answer.send(found).ok();
+            answer.send(found.into_iter().flatten().collect::<BTreeSet<_>>()).ok();
         };
         let found = match authority.parse() {
             Ok(address) => BTreeSet::from([address]),
-            Err(_) => match std::thread::Builder::new().name("resolver".to_owned()).spawn(looking) {
-                Ok(_) => inbox.recv_deadline(self.deadline).unwrap_or_default(),
+            Err(_) => match start_lookup(authority.clone(), on_found) {
+                Ok(()) => inbox.recv_deadline(self.deadline).unwrap_or_default(),
                 Err(error) => {
                     tracing::warn!(%error, "cannot start a thread to look a name up");
                     BTreeSet::new()

@@ -1,4 +1,11 @@
-//! Sockets, whatever is spoken on them: listeners, and where names lead.
+//! Sockets, whatever is spoken on them: listeners, connections that were accepted or dialed, and where
+//! names lead.
 
 pub(in crate::shell) mod addresses;
+mod dial;
 pub(in crate::shell) mod listen;
+mod resolve;
+mod stream;
+
+pub(in crate::shell) use dial::{Dialer, TimedOut, within};
+pub(in crate::shell) use stream::Stream;

@@ -23,10 +23,10 @@ use prost::Message as _;
 use super::Transport;
 use super::connection::{Connection, End, FrameReader};
 use super::link::DialError;
-use super::wake::Broadcast;
 use crate::pb::peer as pb;
 use crate::peer::frame::put_frame;
 use crate::peer::{Frame, FrameKind, Lane, Refusal, RefusalCode};
+use crate::shell::runtime::wake::Broadcast;
 use crate::types::MemberId;
 
 /// Bytes of one chunk: small beside the window, so that a stream shares its executor.

@@ -12,17 +12,17 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_lite::future;
 use prost::Message as _;
 
 use super::Transport;
 use super::connection::{Connection, End, FrameReader, framed_bytes};
 use super::events::{Allowance, PeerEvent};
 use super::link::{DialError, Peer};
-use super::wake::Wake;
 use crate::pb::peer as pb;
 use crate::peer::frame::put_message;
 use crate::peer::{Frame, FrameKind, Lane, Refusal};
+use crate::shell::net::{TimedOut, within};
+use crate::shell::runtime::wake::Wake;
 use crate::types::MemberId;
 
 /// Calls under way on one connection.
@@ -124,15 +124,10 @@ fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
-async fn within<T>(
-    timeout: Duration,
-    work: impl Future<Output = Result<T, CallError>>,
-) -> Result<T, CallError> {
-    let late = async {
-        glommio::timer::sleep(timeout).await;
-        Err(CallError::TimedOut)
-    };
-    future::or(work, late).await
+impl From<TimedOut> for CallError {
+    fn from(_: TimedOut) -> Self {
+        Self::TimedOut
+    }
 }
 
 impl Transport {

@@ -21,14 +21,13 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use futures_lite::future;
 use futures_lite::io::{AsyncRead as _, AsyncWrite as _};
-use glommio::net::TcpStream;
 
-use super::socket;
-use super::wake::{Broadcast, Wake};
 use crate::peer::frame::put_message;
 use crate::peer::{
     FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameKind, PREFACE, Refusal, RefusalCode, Seal,
 };
+use crate::shell::net::Stream;
+use crate::shell::runtime::wake::{Broadcast, Wake};
 
 /// Bytes of one read.
 const SCRATCH_BYTES: usize = 128 * 1024;
@@ -91,7 +90,7 @@ impl End {
 /// One open connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: RefCell<TcpStream>,
+    stream: RefCell<Stream>,
     pub remote: SocketAddr,
     pub opened: Instant,
     outbox: RefCell<BytesMut>,
@@ -111,10 +110,9 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Over a socket that is connected; the preface is already in the outbox.
-    pub(super) fn new(stream: TcpStream, scratch: &Scratch, patience: Duration) -> io::Result<Rc<Self>> {
-        socket::prepare(&stream, patience)?;
-        let remote = stream.peer_addr().map_err(io::Error::from)?;
-        stream.set_write_timeout(Some(patience)).map_err(io::Error::from)?;
+    pub(super) fn new(stream: Stream, scratch: &Scratch, patience: Duration) -> io::Result<Rc<Self>> {
+        stream.expect_answers(patience)?;
+        let remote = stream.remote()?;
         Ok(Rc::new(Self {
             stream: RefCell::new(stream),
             remote,
@@ -220,7 +218,7 @@ impl Connection {
     /// Ends the connection now.
     pub(super) fn close(&self, end: End) {
         self.set_end(end);
-        socket::shut(&self.stream.borrow());
+        self.stream.borrow().shut();
     }
 
     fn set_end(&self, end: End) {
@@ -259,7 +257,7 @@ impl Connection {
         }
         let goodbye = async {
             self.flush().await.ok();
-            socket::shut_write(&self.stream.borrow());
+            self.stream.borrow().shut_write();
             // Closing a socket with unread bytes resets it, and the last frame would be lost.
             while self.read_into(|_bytes| ()).await.is_ok() {}
         };
@@ -323,7 +321,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // The runtime's ring may hold the socket for a while after it was closed here, and the other
         // side is to hear of the end now.
-        socket::shut(self.stream.get_mut());
+        self.stream.get_mut().shut();
     }
 }
 

@@ -9,10 +9,10 @@ use std::rc::Rc;
 
 use super::bulk::BulkReader;
 use super::call::IncomingCall;
-use super::wake::Wake;
 use crate::peer::{Lane, Refusal};
 use crate::raft::Message;
 use crate::shell::runtime::mesh::Doorbell;
+use crate::shell::runtime::wake::Wake;
 use crate::types::MemberId;
 
 /// What happened. Within a lane messages keep their order; what is urgent comes first.

@@ -15,16 +15,16 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use futures_lite::future;
-use glommio::net::TcpStream;
 
 use super::call::{CallError, Calls};
 use super::connection::{Connection, End, FrameReader};
 use super::events::PeerEvent;
-use super::wake::{Broadcast, Wake};
 use super::{About, Transport};
 use crate::config::Url;
 use crate::pb::peer::Hello as HelloWire;
 use crate::peer::{FrameKind, HANDSHAKE_BYTES_MAX, Lane, Refusal, RefusalCode, Seal};
+use crate::shell::net::within;
+use crate::shell::runtime::wake::{Broadcast, Wake};
 use crate::types::MemberId;
 
 /// The lanes that are kept up, in the order of `Peer::links`.
@@ -323,7 +323,7 @@ impl Transport {
                 authority: url.authority(),
                 reason: reason.to_string(),
             };
-            let found = within(self.config.dial_timeout, self.resolver.resolve(url)).await;
+            let found = self.dialer.addresses(url).await;
             let addresses = match found {
                 Ok(addresses) => addresses,
                 Err(reason) => {
@@ -347,8 +347,7 @@ impl Transport {
 
     async fn dial_address(&self, address: SocketAddr, to: MemberId, lane: Lane) -> Result<Opened, DialError> {
         let failed = |reason: String| DialError::Failed { authority: address.to_string(), reason };
-        let stream = TcpStream::connect_timeout(address, self.config.dial_timeout).await;
-        let stream = stream.map_err(|error| failed(io::Error::from(error).to_string()))?;
+        let stream = self.dialer.connect(address).await.map_err(|error| failed(error.to_string()))?;
         let connection = Connection::new(stream, &self.scratch, self.patience(lane));
         let connection = connection.map_err(|error| failed(error.to_string()))?;
         let mut reader = FrameReader::new(&connection, HANDSHAKE_BYTES_MAX);
@@ -382,15 +381,6 @@ async fn read_nothing(mut reader: FrameReader) -> End {
         Ok(frame) => End::Malformed(format!("{:?} frame on a lane without answers", frame.kind)),
         Err(end) => end,
     }
-}
-
-/// What `work` comes to, in time.
-pub(super) async fn within<T>(timeout: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    let late = async {
-        glommio::timer::sleep(timeout).await;
-        Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))
-    };
-    future::or(work, late).await
 }
 
 #[cfg(test)]

@@ -17,17 +17,16 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use futures_lite::future;
-use glommio::net::{TcpListener, TcpStream};
+use glommio::net::TcpListener;
 
 use super::connection::{Connection, End, FrameReader};
 use super::events::{Allowance, PeerEvent};
-use super::link::within;
 use super::{About, Transport};
 use crate::config::Url;
 use crate::peer::handshake::Acquaintance;
 use crate::peer::{FrameKind, Greeting, HANDSHAKE_BYTES_MAX, Lane, Refusal, RefusalCode, Seal, lane_of};
 use crate::raft::{Message, MessageKind};
-use crate::shell::net::listen;
+use crate::shell::net::{Stream, TimedOut, listen, within};
 use crate::types::MemberId;
 
 /// Members that may be connected: those of the list, and a few that are to be added.
@@ -90,7 +89,7 @@ impl Transport {
     async fn accept(self: &Rc<Self>, listener: &TcpListener) {
         loop {
             match listener.accept().await {
-                Ok(stream) => self.adopt(stream),
+                Ok(socket) => self.adopt(socket.into()),
                 Err(error) => {
                     if let Some(left_out) = self.quiet.ask((MemberId(0), About::Accept), Instant::now()) {
                         tracing::warn!(%error, left_out, "cannot accept a peer connection");
@@ -101,7 +100,7 @@ impl Transport {
         }
     }
 
-    fn adopt(self: &Rc<Self>, stream: TcpStream) {
+    fn adopt(self: &Rc<Self>, stream: Stream) {
         // The other side may have gone already.
         let Ok(connection) = Connection::new(stream, &self.scratch, self.config.patience) else { return };
         let id = self.next_id();
@@ -126,7 +125,7 @@ impl Transport {
     /// The Hello of a connection, if it is accepted. Otherwise the connection is over.
     async fn greet(self: &Rc<Self>, connection: &Rc<Connection>) -> Option<(Greeting, FrameReader)> {
         let mut reader = FrameReader::new(connection, HANDSHAKE_BYTES_MAX);
-        let read = async { Ok(reader.next().await) };
+        let read = async { Ok::<_, TimedOut>(reader.next().await) };
         let read = within(self.config.handshake_timeout, read).await;
         let refusal = match read {
             Err(_) => Refusal::new(RefusalCode::Malformed, "no Hello in time"),

@@ -18,11 +18,8 @@ mod events;
 mod link;
 mod listener;
 mod quiet;
-mod resolve;
-mod socket;
 #[cfg(test)]
 mod tests;
-mod wake;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,13 +37,13 @@ use self::events::Events;
 use self::link::Peer;
 use self::listener::Visitor;
 use self::quiet::Quiet;
-use self::resolve::Resolver;
-use self::wake::Broadcast;
 use crate::config::Url;
 use crate::peer::frame::put_frame;
 use crate::peer::{FrameKind, Identity, Lane, Refusal, RefusalCode, lane_of};
 use crate::raft::{Message, mix};
+use crate::shell::net::Dialer;
 use crate::shell::runtime::mesh::Doorbell;
+use crate::shell::runtime::wake::Broadcast;
 use crate::types::{ClusterId, MemberId};
 
 /// How long connections may take to say goodbye at the end.
@@ -134,7 +131,7 @@ pub(super) struct Transport {
     stop: Cell<bool>,
     at_stop: Broadcast,
     scratch: Scratch,
-    resolver: Resolver,
+    dialer: Dialer,
     /// Lines about one peer, by what they are about.
     quiet: Quiet<(MemberId, About)>,
 }
@@ -163,6 +160,7 @@ impl Transport {
             incarnation: config.incarnation,
             peer_urls: config.peer_urls.iter().map(ToString::to_string).collect(),
         };
+        let dialer = Dialer::new(config.dial_timeout);
         Rc::new(Self {
             config,
             identity,
@@ -178,7 +176,7 @@ impl Transport {
             stop: Cell::new(false),
             at_stop: Broadcast::default(),
             scratch: connection::scratch(),
-            resolver: Resolver::default(),
+            dialer,
             quiet: Quiet::default(),
         })
     }

@@ -1,7 +1,10 @@
-//! What the roles run on: rings and bells between them, the cores they are pinned to, helper threads.
+//! What the roles run on: executors and the cores they are pinned to, rings and bells between them, helper
+//! threads.
 
+pub(in crate::shell) mod aside;
 pub(in crate::shell) mod helpers;
 pub(in crate::shell) mod mesh;
 pub(in crate::shell) mod placement;
 pub(in crate::shell) mod pulse;
+pub(in crate::shell) mod wake;
 pub(in crate::shell) mod wiring;

@@ -6,14 +6,14 @@ use std::task::{Context, Poll, Waker};
 
 /// A bell for one waiting task. A ring that nobody waited for is kept for the next wait, and only one.
 #[derive(Debug, Default)]
-pub(super) struct Wake {
+pub(in crate::shell) struct Wake {
     has_rung: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Wake {
     /// Wakes the waiting task, or lets the next wait end at once.
-    pub(super) fn ring(&self) {
+    pub(in crate::shell) fn ring(&self) {
         self.has_rung.set(true);
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -21,7 +21,7 @@ impl Wake {
     }
 
     /// Ready after a ring; else the task is woken by the next.
-    pub(super) fn poll_rung(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(in crate::shell) fn poll_rung(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.has_rung.take() {
             return Poll::Ready(());
         }
@@ -33,21 +33,21 @@ impl Wake {
     }
 
     /// Waits for a ring.
-    pub(super) async fn rung(&self) {
+    pub(in crate::shell) async fn rung(&self) {
         poll_fn(|cx| self.poll_rung(cx)).await;
     }
 }
 
 /// A bell for any number of waiting tasks.
 #[derive(Debug, Default)]
-pub(super) struct Broadcast {
+pub(in crate::shell) struct Broadcast {
     rings: Cell<u64>,
     wakers: RefCell<Vec<Waker>>,
 }
 
 impl Broadcast {
     /// Wakes everyone who waits.
-    pub(super) fn ring(&self) {
+    pub(in crate::shell) fn ring(&self) {
         self.rings.set(self.rings.get() + 1);
         for waker in self.wakers.take() {
             waker.wake();
@@ -55,7 +55,7 @@ impl Broadcast {
     }
 
     /// Waits for the next ring after this call.
-    pub(super) async fn rung(&self) {
+    pub(in crate::shell) async fn rung(&self) {
         let before = self.rings.get();
         poll_fn(|cx| {
             if self.rings.get() != before {

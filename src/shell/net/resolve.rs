@@ -1,0 +1,230 @@
+//! Where the names in URLs lead, asked of the system's resolver, which may take minutes.
+//!
+//! Each name is looked up on a thread of its own, so a name whose servers are silent holds up no other.
+//! Callers of one name share its lookup and have a deadline each. A lookup that outlives its callers goes on
+//! alone; its answer is kept for whoever asks next. The last good addresses of a name are kept too, and are
+//! given when it cannot be looked up in time: a name service that is away does not cut off a member whose
+//! address has not changed.
+//!
+//! Bounds: `LOOKUPS_MAX` threads at a time, one a name; `NAMES_MAX` names are remembered.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+
+use crate::config::Url;
+use crate::shell::net::within;
+use crate::shell::runtime::wake::Broadcast;
+
+/// Lookups at a time; a cluster has a few names.
+const LOOKUPS_MAX: usize = 64;
+
+/// Names whose addresses are kept; when there are more, all are forgotten.
+const NAMES_MAX: usize = 1024;
+
+/// Addresses of one name that are tried.
+pub(in crate::shell) const ADDRESSES_MAX: usize = 8;
+
+/// Asks the system's resolver on a thread of its own and gives its answer to `on_found`, on that thread.
+///
+/// # Errors
+/// When no thread can be started.
+pub(in crate::shell) fn start_lookup(
+    authority: String,
+    on_found: impl FnOnce(io::Result<Vec<SocketAddr>>) + Send + 'static,
+) -> io::Result<()> {
+    let look = move || {
+        let found = authority.to_socket_addrs();
+        on_found(found.map(|found| found.take(ADDRESSES_MAX).collect()));
+    };
+    std::thread::Builder::new().name("resolver".to_owned()).spawn(look).map(|_handle| ())
+}
+
+/// One lookup, between its thread and this executor.
+#[derive(Debug, Default)]
+struct Lookup {
+    answer: OnceLock<io::Result<Vec<SocketAddr>>>,
+    waker: AtomicWaker,
+}
+
+impl Lookup {
+    async fn answered(&self) -> &io::Result<Vec<SocketAddr>> {
+        poll_fn(|cx| {
+            self.waker.register(cx.waker());
+            if self.answer.get().is_some() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        self.answer.get().expect("it is there")
+    }
+}
+
+/// A lookup under way, and how it ended.
+#[derive(Debug, Default)]
+struct Shared {
+    outcome: RefCell<Option<Result<Vec<SocketAddr>, String>>>,
+    done: Broadcast,
+}
+
+/// The names of one executor.
+#[derive(Debug, Default)]
+pub(in crate::shell) struct Resolver {
+    inner: Rc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// The last good addresses.
+    known: RefCell<BTreeMap<String, Vec<SocketAddr>>>,
+    under_way: RefCell<BTreeMap<String, Rc<Shared>>>,
+}
+
+impl Resolver {
+    /// The addresses behind a URL, at least one: those of a lookup that ends in time, else the last good
+    /// ones.
+    ///
+    /// # Errors
+    /// When there are neither.
+    pub(in crate::shell) async fn resolve(
+        &self,
+        url: &Url,
+        patience: Duration,
+    ) -> io::Result<Vec<SocketAddr>> {
+        let authority = url.authority();
+        if let Ok(address) = authority.parse() {
+            return Ok(vec![address]);
+        }
+        let error = match within(patience, self.look_up(&authority)).await {
+            Ok(addresses) => return Ok(addresses),
+            Err(error) => error,
+        };
+        match self.inner.known.borrow().get(&authority) {
+            Some(known) => {
+                tracing::debug!(name = authority, %error, addresses = ?known, "using the last good addresses");
+                Ok(known.clone())
+            }
+            None => Err(error),
+        }
+    }
+
+    async fn look_up(&self, authority: &str) -> io::Result<Vec<SocketAddr>> {
+        let under_way = self.inner.under_way.borrow().get(authority).cloned();
+        let shared = match under_way {
+            Some(shared) => shared,
+            None => self.start(authority)?,
+        };
+        loop {
+            if let Some(outcome) = &*shared.outcome.borrow() {
+                return outcome.clone().map_err(io::Error::other);
+            }
+            shared.done.rung().await;
+        }
+    }
+
+    fn start(&self, authority: &str) -> io::Result<Rc<Shared>> {
+        if LOOKUPS_MAX <= self.inner.under_way.borrow().len() {
+            return Err(io::Error::other("too many names are being looked up"));
+        }
+        let lookup = Arc::<Lookup>::default();
+        let asked = Arc::clone(&lookup);
+        start_lookup(authority.to_owned(), move |found| {
+            asked.answer.set(found).expect("only this thread answers, and once");
+            asked.waker.wake();
+        })?;
+        let shared = Rc::<Shared>::default();
+        self.inner.under_way.borrow_mut().insert(authority.to_owned(), Rc::clone(&shared));
+        let (inner, name, told) = (Rc::clone(&self.inner), authority.to_owned(), Rc::clone(&shared));
+        glommio::spawn_local(async move {
+            let outcome = match lookup.answered().await {
+                Ok(found) if found.is_empty() => Err("the name has no address".to_owned()),
+                Ok(found) => Ok(found.clone()),
+                Err(error) => Err(error.to_string()),
+            };
+            inner.under_way.borrow_mut().remove(&name);
+            if let Ok(found) = &outcome {
+                let mut known = inner.known.borrow_mut();
+                if NAMES_MAX <= known.len() {
+                    known.clear();
+                }
+                known.insert(name, found.clone());
+            }
+            told.outcome.replace(Some(outcome));
+            told.done.ring();
+        })
+        .detach();
+        Ok(shared)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn on_executor<T>(work: impl Future<Output = T>) -> T {
+        glommio::LocalExecutorBuilder::default().make().unwrap().run(work)
+    }
+
+    fn resolve(text: &str) -> io::Result<Vec<SocketAddr>> {
+        let url = Url::parse(text).unwrap();
+        on_executor(async { Resolver::default().resolve(&url, PATIENCE).await })
+    }
+
+    #[test]
+    fn numbers_need_no_lookup_and_names_get_one() {
+        assert_eq!(resolve("http://127.0.0.1:5").unwrap(), ["127.0.0.1:5".parse().unwrap()]);
+        assert_eq!(resolve("http://[::1]:5").unwrap(), ["[::1]:5".parse().unwrap()]);
+        let found = resolve("http://localhost:7").unwrap();
+        assert!(found.iter().all(|address| address.ip().is_loopback() && address.port() == 7));
+    }
+
+    #[test]
+    fn a_name_that_does_not_exist_is_an_error() {
+        resolve("http://no_such-name.invalid:1").unwrap_err();
+    }
+
+    #[test]
+    fn a_lookup_that_hangs_holds_up_no_other_name_and_its_own_goes_by_the_last_good_addresses() {
+        on_executor(async {
+            let resolver = Resolver::default();
+            let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
+            let hanging = |name: &str| {
+                resolver.inner.under_way.borrow_mut().insert(name.to_owned(), Rc::default());
+            };
+            hanging("dead.invalid:1");
+            hanging("lost.invalid:1");
+            resolver.inner.known.borrow_mut().insert("dead.invalid:1".to_owned(), vec![address]);
+            let ask = async |name: &str| {
+                let url = Url::parse(&format!("http://{name}")).unwrap();
+                resolver.resolve(&url, Duration::from_millis(20)).await
+            };
+            assert_eq!(ask("dead.invalid:1").await.unwrap(), [address]);
+            assert_eq!(ask("lost.invalid:1").await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            let url = Url::parse("http://localhost:7").unwrap();
+            assert!(!resolver.resolve(&url, PATIENCE).await.unwrap().is_empty());
+        });
+    }
+
+    #[test]
+    fn callers_of_one_name_share_its_lookup() {
+        on_executor(async {
+            let resolver = Resolver::default();
+            let url = Url::parse("http://localhost:7").unwrap();
+            let both = futures_lite::future::zip(resolver.resolve(&url, PATIENCE), async {
+                assert_eq!(resolver.inner.under_way.borrow().len(), 1);
+                resolver.resolve(&url, PATIENCE).await
+            });
+            let (one, other) = both.await;
+            assert_eq!(one.unwrap(), other.unwrap());
+            assert!(resolver.inner.under_way.borrow().is_empty());
+        });
+    }
+}

@@ -1,0 +1,125 @@
+//! A connected socket, whoever connected it: the one type that clients' and peers' bytes go through.
+//!
+//! What lies below the bytes is this file's business alone, so a front end or a lane does not know it.
+//! Plain TCP today.
+
+#![expect(unsafe_code, reason = "socket options that neither std nor the runtime offers")]
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_lite::io::{AsyncRead, AsyncWrite};
+use glommio::net::TcpStream;
+
+/// Between two probes of a silent connection.
+const PROBE_SECONDS: libc::c_int = 1;
+
+/// A connected socket.
+#[derive(Debug)]
+pub(in crate::shell) struct Stream {
+    socket: TcpStream,
+}
+
+impl From<TcpStream> for Stream {
+    fn from(socket: TcpStream) -> Self {
+        Self { socket }
+    }
+}
+
+impl Stream {
+    /// The other side's address.
+    ///
+    /// # Errors
+    /// When the connection has ended already.
+    pub(in crate::shell) fn remote(&self) -> io::Result<SocketAddr> {
+        self.socket.peer_addr().map_err(io::Error::from)
+    }
+
+    /// Sends small pieces at once.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub(in crate::shell) fn set_nodelay(&self) -> io::Result<()> {
+        self.socket.set_nodelay(true).map_err(io::Error::from)
+    }
+
+    /// Sets what a connection between members needs, so that a host that vanished is noticed. A process
+    /// that ends closes its sockets, and that is heard at once. A host that loses power, or a network that
+    /// swallows packets, says nothing: unacknowledged bytes and unanswered probes end the connection after
+    /// `patience`, and so does a write that makes no progress.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub(in crate::shell) fn expect_answers(&self, patience: Duration) -> io::Result<()> {
+        self.set_nodelay()?;
+        let idle = i32::try_from(patience.as_secs()).unwrap_or(i32::MAX).max(1);
+        let millis = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX).max(1);
+        let tcp = libc::IPPROTO_TCP;
+        for (level, option, value) in [
+            (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+            (tcp, libc::TCP_KEEPIDLE, idle),
+            (tcp, libc::TCP_KEEPINTVL, PROBE_SECONDS),
+            (tcp, libc::TCP_KEEPCNT, 3),
+            (tcp, libc::TCP_USER_TIMEOUT, millis),
+        ] {
+            self.set(level, option, value)?;
+        }
+        self.socket.set_write_timeout(Some(patience)).map_err(io::Error::from)
+    }
+
+    /// Bounds how long a read may wait; None for ever.
+    ///
+    /// # Errors
+    /// For a time of zero.
+    pub(in crate::shell) fn set_read_timeout(&self, patience: Option<Duration>) -> io::Result<()> {
+        self.socket.set_read_timeout(patience).map_err(io::Error::from)
+    }
+
+    /// Ends both directions. Whoever waits to read or write is woken by it.
+    pub(in crate::shell) fn shut(&self) {
+        // SAFETY: the descriptor is open as long as `socket` is borrowed. The answer does not matter: the
+        // connection may have ended already.
+        unsafe { libc::shutdown(self.socket.as_raw_fd(), libc::SHUT_RDWR) };
+    }
+
+    /// Tells the other side that no more comes, and still hears it.
+    pub(in crate::shell) fn shut_write(&self) {
+        // SAFETY: as above.
+        unsafe { libc::shutdown(self.socket.as_raw_fd(), libc::SHUT_WR) };
+    }
+
+    fn set(&self, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+        let length = libc::socklen_t::try_from(size_of_val(&value)).expect("an int is small");
+        // SAFETY: the descriptor is open as long as `socket` is borrowed; the kernel reads `length` bytes
+        // of `value`, which lives until the call returns.
+        let result = unsafe {
+            let value = std::ptr::from_ref(&value).cast();
+            libc::setsockopt(self.socket.as_raw_fd(), level, option, value, length)
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_close(cx)
+    }
+}
