@@ -225,7 +225,7 @@ impl Asking {
     }
 
     async fn next_frame(&mut self) -> io::Result<Frame> {
-        let mut bytes = [0; 4096];
+        let mut bytes = vec![0; 4096];
         loop {
             if let Some(frame) = self.decoder.take().map_err(io::Error::other)? {
                 return Ok(frame);
