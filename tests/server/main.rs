@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod compaction;
+mod data_dirs;
 mod disk_full;
 mod etcdctl;
 mod large_values;

@@ -228,6 +228,12 @@ fn fill(
     directory.rename(temporary, name)
 }
 
+/// Whether a file of this name belongs to a log: a segment, or one in the making or to be recycled.
+#[must_use]
+pub fn is_log_file(name: &str) -> bool {
+    SegmentSeq::parse(name).is_some() || is_temporary(name)
+}
+
 fn is_temporary(name: &str) -> bool {
     name.starts_with("wal-") && (name.ends_with(".tmp") || name.ends_with(".free"))
 }

@@ -1,7 +1,7 @@
 //! The data directory: who owns it, what it holds, and that nobody else uses it.
 //!
 //! ```text
-//! <data-dir>/            0700, created with its parents
+//! <data-dir>/            created 0700 with its parents; narrowed to that if it is ours alone
 //!   LOCK                 held with an exclusive flock for the life of the process
 //!   IDENTITY             text, last line its own CRC-32: cluster, member, sync mode, state
 //!   INCARNATION          the same with the number of the last start, which only grows
@@ -12,15 +12,24 @@
 //! A bootstrap writes IDENTITY with `state bootstrapping` first, then log and checkpoint, then
 //! `state ready`. Power cut in between: the next start finds `bootstrapping`, knows that nothing was
 //! ever acknowledged, and begins anew. A directory that holds a log or a checkpoint but no IDENTITY
-//! is damaged and refused: starting empty under an old name would lose acknowledged writes.
+//! is damaged and refused: starting empty under an old name would lose acknowledged writes. So is one
+//! that holds the data of etcd or of another database (`contents.rs`); other names are left alone.
+//!
+//! A mount of a container often belongs to somebody else, and only its group or everybody may write. Its
+//! mode is then whatever its owner wants: files are 0600 and directories 0700 in any case, so others see
+//! names only; but whoever may write to the directory may take files away.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::str::Lines;
 
+use super::contents::{self, Foreign};
 use crate::types::{ClusterId, MemberId};
+
+/// The beginning of IDENTITY's title in every version.
+const IDENTITY_TITLE_ANY: &str = "pinion data directory, format ";
 
 const IDENTITY_TITLE: &str = "pinion data directory, format 1";
 const INCARNATION_TITLE: &str = "pinion incarnation, format 1";
@@ -66,9 +75,25 @@ pub(in crate::shell) enum DataDirError {
     )]
     Locked { path: PathBuf },
     #[error(
-        "data directory {path} can be read by others (mode {mode:o}) and this process may not change that; run `chmod 700 {path}` as its owner"
+        "this process (user {user}) may not write to {path}, which has mode {mode:o} and belongs to user {owner}, group {group}; give it to that user, or to a group of its (fsGroup in Kubernetes)"
     )]
-    Mode { path: PathBuf, mode: u32 },
+    NotWritable { path: PathBuf, mode: u32, owner: u32, group: u32, user: u32 },
+    #[error(
+        "{path} ({flag}) holds the data of etcd ({names}), which Pinion cannot read yet. An empty store in its place would look to clients as if every key had been deleted, so nothing was begun and nothing touched. To go on with that data, start etcd on it; to begin an empty store, choose an empty directory"
+    )]
+    Etcd { path: PathBuf, flag: &'static str, names: String },
+    #[error(
+        "{path} ({flag}) holds the data of {program} ({mark}); choose an empty directory, or one of its own below this one"
+    )]
+    OtherProgram { path: PathBuf, flag: &'static str, program: &'static str, mark: &'static str },
+    #[error(
+        "{path} is of format {format}, written by a later version of Pinion; this one knows format 1. Start that version, or choose another --data-dir"
+    )]
+    Later { path: PathBuf, format: u64 },
+    #[error(
+        "{path} ({flag}) holds no log, though this member has data in {root}. Without its log it would not know what it has acknowledged. {advice}"
+    )]
+    LogMissing { path: PathBuf, flag: &'static str, root: PathBuf, advice: String },
     #[error(
         "{path} is damaged at offset {offset}: {problem}. Restore the directory from a backup; starting without this file could lose acknowledged writes"
     )]
@@ -78,9 +103,9 @@ pub(in crate::shell) enum DataDirError {
     )]
     Incarnation { path: PathBuf, offset: usize, problem: &'static str },
     #[error(
-        "{path} holds a log or a checkpoint but no IDENTITY file: part of it was deleted. Restore the directory from a backup, or choose an empty one"
+        "{path} holds a log or a checkpoint, but {root} has no IDENTITY file: part of the data was deleted, or one of the two is of another member. Restore the directory from a backup, or choose an empty one"
     )]
-    IdentityMissing { path: PathBuf },
+    IdentityMissing { path: PathBuf, root: PathBuf },
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
@@ -115,6 +140,9 @@ pub(in crate::shell) fn create_private_dir(path: &Path) -> io::Result<()> {
     sync_dir(parent)
 }
 
+/// Tells our own names in a directory from all others.
+type IsOurs = fn(&str) -> bool;
+
 /// A data directory that this process holds the lock of.
 #[derive(Debug)]
 pub(in crate::shell) struct DataDir {
@@ -128,18 +156,15 @@ impl DataDir {
     /// Creates the directory if need be and takes its lock.
     ///
     /// # Errors
-    /// [`DataDirError`]: not ours, readable by others, or an I/O error.
+    /// [`DataDirError`]: not ours, not writable, or an I/O error.
     pub(in crate::shell) fn open(root: &Path, wal: Option<&Path>) -> Result<Self, DataDirError> {
+        if !root.join("IDENTITY").exists() {
+            check_unused(root, wal)?;
+        }
         if !root.exists() {
             create_private_dir(root).map_err(io_error("cannot create", root))?;
         }
-        let mode = fs::metadata(root).map_err(io_error("cannot read", root))?.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            // A directory made by hand is usually 0755. Narrowing it is what its owner wants; where
-            // that is not allowed, others could read every key.
-            fs::set_permissions(root, fs::Permissions::from_mode(0o700))
-                .map_err(|_source| DataDirError::Mode { path: root.to_owned(), mode })?;
-        }
+        narrow(root).map_err(io_error("cannot read", root))?;
         let lock_path = root.join("LOCK");
         let lock = OpenOptions::new()
             .create(true)
@@ -147,7 +172,7 @@ impl DataDir {
             .write(true)
             .mode(0o600)
             .open(&lock_path)
-            .map_err(io_error("cannot open", &lock_path))?;
+            .map_err(|source| not_writable(root, &lock_path, source))?;
         lock.try_lock().map_err(|error| match error {
             fs::TryLockError::WouldBlock => DataDirError::Locked { path: root.to_owned() },
             fs::TryLockError::Error(source) => {
@@ -181,19 +206,94 @@ impl DataDir {
     pub(in crate::shell) fn identity(&self) -> Result<Option<Identity>, DataDirError> {
         let path = self.identity_path();
         match fs::read(&path) {
-            Ok(bytes) => parse_identity(&bytes)
-                .map(Some)
-                .map_err(|(offset, problem)| DataDirError::Identity { path, offset, problem }),
+            Ok(bytes) => {
+                parse_identity(&bytes).map(Some).map_err(|(offset, problem)| match later_format(&bytes) {
+                    Some(format) => DataDirError::Later { path: self.root.clone(), format },
+                    None => DataDirError::Identity { path, offset, problem },
+                })
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                for dir in [self.wal(), &self.checkpoints()] {
-                    let is_used = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
-                    if is_used {
-                        return Err(DataDirError::IdentityMissing { path: self.root.clone() });
+                let checkpoints = self.checkpoints();
+                for (dir, is_ours) in self.kinds(&checkpoints) {
+                    if contents::holds(dir, is_ours) {
+                        let (path, root) = (dir.to_owned(), self.root.clone());
+                        return Err(DataDirError::IdentityMissing { path, root });
                     }
                 }
                 Ok(None)
             }
             Err(source) => Err(DataDirError::Io { action: "cannot read", path, source }),
+        }
+    }
+
+    /// The directories of log and checkpoints, with the names that are ours there.
+    fn kinds<'a>(&'a self, checkpoints: &'a Path) -> [(&'a Path, IsOurs); 2] {
+        [(self.wal(), contents::is_log_name), (checkpoints, contents::is_checkpoint_name)]
+    }
+
+    /// Refuses the data of others, for a directory that has none of ours.
+    ///
+    /// # Errors
+    /// [`DataDirError::Etcd`], [`DataDirError::OtherProgram`].
+    pub(in crate::shell) fn check_unused(&self) -> Result<(), DataDirError> {
+        check_unused(&self.root, Some(&self.wal))
+    }
+
+    /// Refuses a directory without a log, for a member that has data, and says where the log may be.
+    ///
+    /// # Errors
+    /// [`DataDirError::LogMissing`].
+    pub(in crate::shell) fn check_log(&self) -> Result<(), DataDirError> {
+        if contents::holds(&self.wal, contents::is_log_name) {
+            return Ok(());
+        }
+        let default = self.root.join("wal");
+        let is_default = self.wal == default;
+        let elsewhere = [default.clone(), self.wal.join("wal"), self.root.clone()];
+        let found = elsewhere.iter().find(|dir| contents::holds(dir, contents::is_log_name));
+        let advice = match found {
+            Some(dir) if *dir == default => {
+                format!(
+                    "There is a log in {}: leave --wal-dir out, or move the files of the log",
+                    dir.display()
+                )
+            }
+            Some(dir) => format!("There is a log in {0}: start with --wal-dir={0}", dir.display()),
+            None if is_default => "Was this member started with --wal-dir before?".to_owned(),
+            None => format!(
+                "Is the disk of --wal-dir mounted? There is none in {} either, where it is without --wal-dir",
+                default.display()
+            ),
+        };
+        let flag = if is_default { "--data-dir" } else { "--wal-dir" };
+        let (path, root) = (self.wal.clone(), self.root.clone());
+        Err(DataDirError::LogMissing { path, flag, root, advice })
+    }
+
+    /// Tells once what lies beside our files. All of it is left alone.
+    pub(in crate::shell) fn tell_strangers(&self) {
+        let (default, checkpoints) = (self.root.join("wal"), self.checkpoints());
+        let is_ours = |name: &str| {
+            let path = self.root.join(name);
+            OWN_NAMES.contains(&name)
+                || [&default, &self.wal, &checkpoints].contains(&&path)
+                || contents::is_log_name(name)
+                || contents::is_checkpoint_name(name)
+        };
+        for dir in [&self.root, &self.wal, &checkpoints] {
+            let found = contents::strangers(dir, is_ours);
+            if found.count != 0 {
+                tracing::info!(
+                    dir = %dir.display(), names = ?found.names, count = found.count,
+                    "names here that are not of Pinion's kind are left alone"
+                );
+            }
+        }
+        if let Some(Foreign::Etcd(names)) = contents::foreign_data(&self.root) {
+            tracing::warn!(
+                dir = %self.root.display(), ?names,
+                "etcd's data lies beside this member's own, and is not read"
+            );
         }
     }
 
@@ -238,22 +338,106 @@ impl DataDir {
         write().map_err(io_error("cannot write", &path))
     }
 
-    /// Makes the directories of log and checkpoints, empty: what an unfinished bootstrap left goes.
+    /// Makes the directories of log and checkpoints, without files of our kind: what an unfinished
+    /// bootstrap left goes.
     ///
     /// # Errors
     /// [`DataDirError::Io`].
     pub(in crate::shell) fn reset_contents(&self) -> Result<(), DataDirError> {
-        for dir in [self.wal.clone(), self.checkpoints()] {
+        let checkpoints = self.checkpoints();
+        for (dir, is_ours) in self.kinds(&checkpoints) {
             if dir.exists() {
-                for entry in fs::read_dir(&dir).map_err(io_error("cannot read", &dir))? {
-                    let path = entry.map_err(io_error("cannot read", &dir))?.path();
-                    fs::remove_file(&path).map_err(io_error("cannot remove", &path))?;
+                for entry in fs::read_dir(dir).map_err(io_error("cannot read", dir))? {
+                    let entry = entry.map_err(io_error("cannot read", dir))?;
+                    if entry.file_name().to_str().is_some_and(is_ours) {
+                        let path = entry.path();
+                        fs::remove_file(&path).map_err(io_error("cannot remove", &path))?;
+                    }
                 }
             }
-            create_private_dir(&dir).map_err(io_error("cannot create", &dir))?;
+            create_private_dir(dir).map_err(io_error("cannot create", dir))?;
         }
         Ok(())
     }
+}
+
+/// Our names at the top of a data directory, but for the log's.
+const OWN_NAMES: [&str; 6] =
+    ["LOCK", "IDENTITY", "IDENTITY.tmp", "INCARNATION", "INCARNATION.tmp", "checkpoint"];
+
+/// See [`DataDir::check_unused`]. Looks only, so that a directory that is refused stays as it was.
+fn check_unused(root: &Path, wal: Option<&Path>) -> Result<(), DataDirError> {
+    for (dir, flag) in [(Some(root), "--data-dir"), (wal, "--wal-dir")] {
+        let Some(dir) = dir else { continue };
+        let path = dir.to_owned();
+        match contents::foreign_data(dir) {
+            None => {}
+            Some(Foreign::Etcd(names)) => {
+                return Err(DataDirError::Etcd { path, flag, names: names.join(", ") });
+            }
+            Some(Foreign::Other { program, mark }) => {
+                return Err(DataDirError::OtherProgram { path, flag, program, mark });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes the rights of others away, which a directory made by hand usually gives (0755), if it is ours to
+/// do: it belongs to this user, nothing of others lies in it, and it is no place for everybody like /tmp.
+fn narrow(root: &Path) -> io::Result<()> {
+    const STICKY: u32 = 0o1000;
+    let found = fs::metadata(root)?;
+    let mode = found.permissions().mode() & 0o7777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    let is_ours = |name: &str| {
+        OWN_NAMES.contains(&name) || matches!(name, "wal" | "lost+found") || contents::is_log_name(name)
+    };
+    let is_own = found.uid() == user() && mode & STICKY == 0;
+    if is_own
+        && contents::strangers(root, is_ours).count == 0
+        && fs::set_permissions(root, fs::Permissions::from_mode(0o700)).is_ok()
+    {
+        return Ok(());
+    }
+    tracing::warn!(
+        dir = %root.display(), mode = format!("{mode:o}"), owner = found.uid(), group = found.gid(),
+        "others may enter the data directory too. They cannot read the files of this member, but whoever may \
+         write to the directory can take them away; 0700 is better where it is possible"
+    );
+    Ok(())
+}
+
+/// The user that this process acts as.
+#[expect(unsafe_code, reason = "a system call that std does not offer")]
+fn user() -> u32 {
+    // SAFETY: a system call without memory, which cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+fn not_writable(root: &Path, path: &Path, source: io::Error) -> DataDirError {
+    match fs::metadata(root) {
+        // An old LOCK of another user is something else than a directory that cannot be written to.
+        Ok(found) if source.kind() == io::ErrorKind::PermissionDenied && !path.exists() => {
+            DataDirError::NotWritable {
+                path: root.to_owned(),
+                mode: found.permissions().mode() & 0o7777,
+                owner: found.uid(),
+                group: found.gid(),
+                user: user(),
+            }
+        }
+        _ => DataDirError::Io { action: "cannot open", path: path.to_owned(), source },
+    }
+}
+
+/// The format that a later version's IDENTITY names, whatever else is in it.
+fn later_format(bytes: &[u8]) -> Option<u64> {
+    let line = bytes.split(|byte| *byte == b'\n').next()?;
+    let format = str::from_utf8(line).ok()?.strip_prefix(IDENTITY_TITLE_ANY)?.parse().ok()?;
+    (1 < format).then_some(format)
 }
 
 fn format_identity(identity: &Identity) -> String {
@@ -390,13 +574,91 @@ mod tests {
         first.write_identity(&identity()).unwrap();
         assert_eq!(first.identity().unwrap(), Some(identity()));
         first.reset_contents().unwrap();
-        fs::write(first.wal().join("segment"), b"x").unwrap();
+        fs::write(first.wal().join("00000001.wal"), b"x").unwrap();
         fs::remove_file(root.join("IDENTITY")).unwrap();
         assert!(matches!(first.identity(), Err(DataDirError::IdentityMissing { .. })));
         drop(first);
         fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
         let narrowed = DataDir::open(&root, None).unwrap();
-        assert_eq!(fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o700);
+        let mode = || fs::metadata(&root).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(), 0o700);
         drop(narrowed);
+        // A place that others use, too, keeps its mode.
+        for (wide, stranger) in [(0o755, true), (0o1777, false)] {
+            let file = root.join("somebody.else");
+            if stranger {
+                fs::write(&file, b"x").unwrap()
+            } else {
+                fs::remove_file(&file).unwrap()
+            }
+            fs::set_permissions(&root, fs::Permissions::from_mode(wide)).unwrap();
+            drop(DataDir::open(&root, None).unwrap());
+            assert_eq!(mode(), wide);
+        }
+    }
+
+    #[test]
+    fn names_of_others_are_no_log_and_survive_a_bootstrap() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, wal) = (dir.path().join("data"), dir.path().join("disk"));
+        fs::create_dir_all(wal.join("lost+found")).unwrap();
+        fs::write(wal.join(".keep"), b"").unwrap();
+        let data = DataDir::open(&root, Some(&wal)).unwrap();
+        assert_eq!(data.identity().unwrap(), None);
+        fs::write(wal.join("wal-00000001.tmp"), b"x").unwrap();
+        fs::create_dir(root.join("checkpoint")).unwrap();
+        fs::create_dir(root.join("checkpoint/.snapshot")).unwrap();
+        data.reset_contents().unwrap();
+        let mut left: Vec<_> = fs::read_dir(&wal).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".keep", "lost+found"]);
+        assert!(root.join("checkpoint/.snapshot").is_dir());
+        fs::write(wal.join("00000001.wal"), b"x").unwrap();
+        let error = data.identity().unwrap_err();
+        assert!(matches!(&error, DataDirError::IdentityMissing { path, .. } if *path == wal), "{error}");
+    }
+
+    #[test]
+    fn data_of_others_is_refused_before_anything_is_written_unless_there_is_data_of_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("data");
+        fs::create_dir_all(root.join("member/wal")).unwrap();
+        let refused = DataDir::open(&root, None).unwrap_err();
+        assert!(matches!(refused, DataDirError::Etcd { flag: "--data-dir", .. }), "{refused}");
+        let other = dir.path().join("other");
+        let refused = DataDir::open(&other, Some(&root)).unwrap_err();
+        assert!(matches!(refused, DataDirError::Etcd { flag: "--wal-dir", .. }), "{refused}");
+        assert!(!other.exists() && fs::read_dir(&root).unwrap().count() == 1);
+        fs::write(root.join("IDENTITY"), format_identity(&identity())).unwrap();
+        let data = DataDir::open(&root, None).unwrap();
+        assert_eq!(data.identity().unwrap(), Some(identity()));
+        assert!(matches!(data.check_unused(), Err(DataDirError::Etcd { .. })), "if that was never ready");
+        fs::write(root.join("IDENTITY"), "pinion data directory, format 2\nwhatever").unwrap();
+        assert!(matches!(data.identity(), Err(DataDirError::Later { format: 2, .. })));
+    }
+
+    #[test]
+    fn member_without_its_log_is_told_where_that_may_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, disk) = (dir.path().join("data"), dir.path().join("disk"));
+        let told = |wal: Option<&Path>| {
+            let data = DataDir::open(&root, wal).unwrap();
+            data.check_log().map_err(|error| error.to_string())
+        };
+        assert!(told(None).unwrap_err().contains("started with --wal-dir before?"));
+        assert!(told(Some(&disk)).unwrap_err().contains("Is the disk of --wal-dir mounted?"));
+        fs::create_dir_all(root.join("wal")).unwrap();
+        fs::write(root.join("wal/00000001.wal"), b"x").unwrap();
+        assert_eq!(told(None), Ok(()));
+        let text = told(Some(&disk)).unwrap_err();
+        assert!(
+            text.contains("disk (--wal-dir) holds no log") && text.contains("leave --wal-dir out"),
+            "{text}"
+        );
+        fs::create_dir_all(disk.join("wal")).unwrap();
+        fs::rename(root.join("wal/00000001.wal"), disk.join("wal/00000001.wal")).unwrap();
+        let text = told(Some(&disk)).unwrap_err();
+        assert!(text.contains("start with --wal-dir=") && text.contains("disk/wal"), "{text}");
+        assert!(!disk.join("LOCK").exists());
     }
 }

@@ -6,6 +6,7 @@
 //! Order of a stop: clients first (no new ones, calls under way may finish), then raft, which closes
 //! the log; the process ends when the log says that everything in it is on the disk.
 
+mod contents;
 pub(in crate::shell) mod data_dir;
 pub(in crate::shell) mod force_new;
 pub(in crate::shell) mod host;

@@ -97,9 +97,17 @@ pub(in crate::shell) fn open(
     is_interrupted: &dyn Fn() -> bool,
 ) -> Result<Start, RecoveryError> {
     let (identity, is_new) = match data_dir.identity()? {
-        Some(identity) if identity.is_ready => (identity, false),
-        _ => (bootstrap(config, data_dir, is_interrupted)?, true),
+        Some(identity) if identity.is_ready => {
+            data_dir.check_log()?;
+            (identity, false)
+        }
+        // Also where a bootstrap was begun and not ended: nothing was ever acknowledged.
+        _ => {
+            data_dir.check_unused()?;
+            (bootstrap(config, data_dir, is_interrupted)?, true)
+        }
     };
+    data_dir.tell_strangers();
     let sync_mode = match config.process.wal_sync {
         WalSync::Auto => identity.measured_sync,
         WalSync::Mmap => SyncMode::Mmap,

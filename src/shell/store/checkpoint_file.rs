@@ -282,13 +282,24 @@ fn list(dir: &Path) -> io::Result<Vec<(PathBuf, LogIndex)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        let is_checkpoint = path.extension().is_some_and(|extension| extension == SUFFIX);
+        let is_checkpoint = is_own(&path) && !is_unfinished(&path);
         let index = path.file_stem().and_then(|stem| u64::from_str_radix(stem.to_str()?, 16).ok());
         if let (true, Some(index)) = (is_checkpoint, index) {
             found.push((path, LogIndex(index)));
         }
     }
     Ok(found)
+}
+
+/// Whether a file of this name is a checkpoint, or one that is not finished.
+pub(in crate::shell) fn is_own(path: &Path) -> bool {
+    let stem = path.file_name().and_then(|name| name.to_str()?.split('.').next());
+    let is_index = stem.is_some_and(|stem| stem.len() == 16 && u64::from_str_radix(stem, 16).is_ok());
+    is_index && (path.extension().is_some_and(|extension| extension == SUFFIX) || is_unfinished(path))
+}
+
+fn is_unfinished(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "tmp" || extension == INCOMING_SUFFIX)
 }
 
 /// Removes what an interrupted checkpoint left behind, one of this member's own or another's that was
@@ -299,7 +310,7 @@ fn list(dir: &Path) -> io::Result<Vec<(PathBuf, LogIndex)>> {
 pub(in crate::shell) fn remove_unfinished(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "tmp" || extension == INCOMING_SUFFIX) {
+        if is_own(&path) && is_unfinished(&path) {
             fs::remove_file(path)?;
         }
     }

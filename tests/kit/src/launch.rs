@@ -58,6 +58,8 @@ pub struct Launch {
     pub env: Vec<(String, String)>,
     /// Where its output goes; beside the data directory unless given.
     pub log_path: Option<PathBuf>,
+    /// A program and its arguments that starts the binary, such as `setpriv`.
+    pub wrapper: Vec<String>,
     /// Soft and hard limit of locked memory in KiB.
     pub memlock_kib: Option<u32>,
     /// `io_uring_setup` fails with EPERM, as in a container with Docker's default profile.
@@ -83,6 +85,7 @@ impl Launch {
             flags: Vec::new(),
             env: Vec::new(),
             log_path: None,
+            wrapper: Vec::new(),
             memlock_kib: None,
             forbid_io_uring: false,
         }
@@ -118,9 +121,14 @@ impl Launch {
     }
 
     fn command(&self) -> Command {
-        let mut command = match self.memlock_kib {
-            None => Command::new(&self.binary),
-            Some(kib) => {
+        let mut command = match (self.memlock_kib, &self.wrapper[..]) {
+            (None, []) => Command::new(&self.binary),
+            (None, [program, args @ ..]) => {
+                let mut wrapper = Command::new(program);
+                wrapper.args(args).arg(&self.binary);
+                wrapper
+            }
+            (Some(kib), _) => {
                 let mut shell = Command::new("sh");
                 shell.args(["-c", &format!("ulimit -l {kib} && exec \"$0\" \"$@\"")]).arg(&self.binary);
                 shell
