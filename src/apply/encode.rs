@@ -8,6 +8,9 @@
 
 use super::Rejection;
 use crate::mvcc::KeyValueRef;
+use crate::types::proto::{
+    bytes_field_len, int_field_len, message_field_len, put_bytes_field, put_int_field, put_message_head,
+};
 
 /// Bytes of a response's body at most: gRPC carries 2^31 - 1 in one message, and the header that
 /// the client shard adds takes less than 64.
@@ -19,67 +22,6 @@ pub(super) fn check_answer_bytes(bytes: u64) -> Result<(), Rejection> {
         return Err(Rejection::AnswerTooLarge { bytes, bytes_max: ANSWER_BYTES_MAX });
     }
     Ok(())
-}
-
-// Tags: field number << 3 | wire type (0 varint, 2 length-delimited). All fields here are below 16,
-// so a tag is one byte.
-const VARINT: u8 = 0;
-const BYTES: u8 = 2;
-
-const fn tag(field: u8, wire_type: u8) -> u8 {
-    assert!(field < 16, "a one-byte tag");
-    field << 3 | wire_type
-}
-
-/// Bytes of a varint: one for every seven bits begun.
-pub(crate) fn varint_len(value: u64) -> usize {
-    let bits = 64 - (value | 1).leading_zeros() as usize;
-    bits.div_ceil(7)
-}
-
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value.to_le_bytes()[0] | 0x80);
-        value >>= 7;
-    }
-    out.push(value.to_le_bytes()[0]);
-}
-
-/// An `int64` as a varint's value: negative numbers are sign-extended, ten bytes long.
-fn int(value: i64) -> u64 {
-    value.cast_unsigned()
-}
-
-fn int_field_len(value: i64) -> usize {
-    if value == 0 { 0 } else { 1 + varint_len(int(value)) }
-}
-
-pub(crate) fn put_int_field(out: &mut Vec<u8>, field: u8, value: i64) {
-    if value != 0 {
-        out.push(tag(field, VARINT));
-        put_varint(out, int(value));
-    }
-}
-
-pub(crate) fn bytes_field_len(value: &[u8]) -> usize {
-    if value.is_empty() { 0 } else { message_field_len(value.len()) }
-}
-
-fn put_bytes_field(out: &mut Vec<u8>, field: u8, value: &[u8]) {
-    if !value.is_empty() {
-        put_message_head(out, field, value.len());
-        out.extend_from_slice(value);
-    }
-}
-
-/// A nested message is written even when it is empty.
-pub(crate) fn message_field_len(len: usize) -> usize {
-    1 + varint_len(len as u64) + len
-}
-
-pub(super) fn put_message_head(out: &mut Vec<u8>, field: u8, len: usize) {
-    out.push(tag(field, BYTES));
-    put_varint(out, len as u64);
 }
 
 /// `ResponseHeader` with nothing but `revision`, as responses inside a transaction carry it.
@@ -375,17 +317,6 @@ impl TxnAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn varints_are_as_long_as_announced_at_every_edge() {
-        let edges = (0..64).flat_map(|bit| [(1 << bit) - 1, 1 << bit, (1 << bit) + 1]);
-        for value in edges.chain([u64::MAX]) {
-            let mut out = Vec::new();
-            put_varint(&mut out, value);
-            assert_eq!(out.len(), varint_len(value), "{value}");
-            assert_eq!(prost::decode_length_delimiter(&*out).ok(), usize::try_from(value).ok(), "{value}");
-        }
-    }
 
     /// Claims a size and writes nothing.
     struct Claim(usize);

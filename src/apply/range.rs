@@ -10,7 +10,7 @@ use std::cmp::Ordering;
 
 use bytes::Bytes;
 
-use super::encode::{Encode as _, Found, RangeAnswer, Shown, check_answer_bytes, kv_len, message_field_len};
+use super::encode::{Encode as _, Found, RangeAnswer, Shown, check_answer_bytes, kv_len};
 use super::view::{View, check_readable};
 use super::{Outcome, Rejection, Response};
 use crate::mvcc::{KeyValueRef, Store};
@@ -18,6 +18,7 @@ use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::replica::exchange::RangeSlice;
 use crate::types::KeyRange;
+use crate::types::proto::message_field_len;
 
 /// Answers a Range of its own.
 pub(super) fn answer(store: &Store, request: &pb::RangeRequest) -> Outcome {

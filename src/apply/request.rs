@@ -12,13 +12,14 @@
 //! Compatibility: `FORMAT` and the kinds' numbers are on disk. Format 1, whose groups had no name and whose
 //! requests each had their member, is still read.
 
-use bytes::{Buf as _, BufMut, Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
-use prost::encoding::{
-    WireType, decode_key, decode_varint, encode_key, encode_varint, encoded_len_varint, key_len,
-};
 
 use crate::pb::peer as pb;
+use crate::types::proto::{
+    FIXED64_FIELD_LEN, message_field_len, put_fixed64_field, put_message_head, put_uint_field,
+    take_fixed64_field, take_uint_field, uint_field_len,
+};
 use crate::types::{LogIndex, MemberId, Term, Ticket};
 
 /// The group's version. It rises when an older reader would misread.
@@ -132,59 +133,45 @@ pub enum GroupError {
 }
 
 /// Field numbers in `pinion.peer.v1`.
-mod tag {
-    pub(super) const GROUP_FORMAT: u32 = 1;
-    pub(super) const GROUP_REQUESTS: u32 = 2;
-    pub(super) const GROUP_MEMBER: u32 = 3;
-    pub(super) const GROUP_INCARNATION: u32 = 4;
-    pub(super) const GROUP_NUMBER: u32 = 5;
-    pub(super) const TICKET: u32 = 2;
-    pub(super) const KIND: u32 = 3;
-    pub(super) const BODY: u32 = 4;
+mod field {
+    pub(super) const GROUP_FORMAT: u8 = 1;
+    pub(super) const GROUP_REQUESTS: u8 = 2;
+    pub(super) const GROUP_MEMBER: u8 = 3;
+    pub(super) const GROUP_INCARNATION: u8 = 4;
+    pub(super) const GROUP_NUMBER: u8 = 5;
+    pub(super) const TICKET: u8 = 2;
+    pub(super) const KIND: u8 = 3;
+    pub(super) const BODY: u8 = 4;
 }
 
-/// A fixed64 field with its one-byte key.
-const FIXED_BYTES: usize = 1 + 8;
-
 /// Bytes that open every group: the format, and three fixed64 fields.
-pub const GROUP_HEAD_BYTES: usize = 2 + 3 * FIXED_BYTES;
+pub const GROUP_HEAD_BYTES: usize = uint_field_len(FORMAT as u64) + 3 * FIXED64_FIELD_LEN;
 
 fn fields_bytes(kind: RequestKind, body_bytes: usize) -> usize {
-    let kind_bytes = key_len(tag::KIND) + encoded_len_varint(u64::from(kind.number()));
-    FIXED_BYTES + kind_bytes + key_len(tag::BODY) + encoded_len_varint(body_bytes as u64) + body_bytes
+    FIXED64_FIELD_LEN + uint_field_len(kind.number().into()) + message_field_len(body_bytes)
 }
 
 /// Bytes that a request adds to a group.
 #[must_use]
 pub fn request_bytes(kind: RequestKind, body_bytes: usize) -> usize {
-    let fields = fields_bytes(kind, body_bytes);
-    key_len(tag::GROUP_REQUESTS) + encoded_len_varint(fields as u64) + fields
+    message_field_len(fields_bytes(kind, body_bytes))
 }
 
 /// Opens a group.
 pub fn put_group_head(buffer: &mut BytesMut, id: GroupId) {
-    encode_key(tag::GROUP_FORMAT, WireType::Varint, buffer);
-    encode_varint(u64::from(FORMAT), buffer);
-    for (tag, number) in [
-        (tag::GROUP_MEMBER, id.member.0),
-        (tag::GROUP_INCARNATION, id.incarnation),
-        (tag::GROUP_NUMBER, id.number),
-    ] {
-        encode_key(tag, WireType::SixtyFourBit, buffer);
-        buffer.put_u64_le(number);
-    }
+    put_uint_field(buffer, field::GROUP_FORMAT, FORMAT.into());
+    put_fixed64_field(buffer, field::GROUP_MEMBER, id.member.0);
+    put_fixed64_field(buffer, field::GROUP_INCARNATION, id.incarnation);
+    put_fixed64_field(buffer, field::GROUP_NUMBER, id.number);
 }
 
 /// Adds a request of the group's member to an opened group.
 pub fn put_request(buffer: &mut BytesMut, ticket: Ticket, kind: RequestKind, body: &[u8]) {
-    encode_key(tag::GROUP_REQUESTS, WireType::LengthDelimited, buffer);
-    encode_varint(fields_bytes(kind, body.len()) as u64, buffer);
-    encode_key(tag::TICKET, WireType::SixtyFourBit, buffer);
-    buffer.put_u64_le(ticket.0);
-    encode_key(tag::KIND, WireType::Varint, buffer);
-    encode_varint(u64::from(kind.number()), buffer);
-    encode_key(tag::BODY, WireType::LengthDelimited, buffer);
-    encode_varint(body.len() as u64, buffer);
+    put_message_head(buffer, field::GROUP_REQUESTS, fields_bytes(kind, body.len()));
+    put_fixed64_field(buffer, field::TICKET, ticket.0);
+    put_uint_field(buffer, field::KIND, kind.number().into());
+    // Present even when it is empty, as in the first version that wrote it.
+    put_message_head(buffer, field::BODY, body.len());
     buffer.put_slice(body);
 }
 
@@ -192,17 +179,12 @@ pub fn put_request(buffer: &mut BytesMut, ticket: Ticket, kind: RequestKind, bod
 /// costs the same however long the group is.
 #[must_use]
 pub fn group_id(mut data: &[u8]) -> Option<GroupId> {
-    if decode_key(&mut data).ok()? != (tag::GROUP_FORMAT, WireType::Varint) {
-        return None;
-    }
-    (decode_varint(&mut data).ok()? == u64::from(FORMAT)).then_some(())?;
-    let mut fixed = |tag: u32| {
-        (decode_key(&mut data).ok()? == (tag, WireType::SixtyFourBit)).then_some(())?;
-        data.try_get_u64_le().ok()
-    };
-    let member = MemberId(fixed(tag::GROUP_MEMBER)?);
-    let incarnation = fixed(tag::GROUP_INCARNATION)?;
-    Some(GroupId { member, incarnation, number: fixed(tag::GROUP_NUMBER)? })
+    let format = take_uint_field(&mut data, field::GROUP_FORMAT)?;
+    (format == u64::from(FORMAT)).then_some(())?;
+    let member = MemberId(take_fixed64_field(&mut data, field::GROUP_MEMBER)?);
+    let incarnation = take_fixed64_field(&mut data, field::GROUP_INCARNATION)?;
+    let number = take_fixed64_field(&mut data, field::GROUP_NUMBER)?;
+    Some(GroupId { member, incarnation, number })
 }
 
 /// A copy of a group that this code wrote, under another number.

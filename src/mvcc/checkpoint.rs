@@ -26,8 +26,9 @@
 //! each key.
 
 use super::Store;
-use super::record::{NEWEST, put_varint};
+use super::record::NEWEST;
 use super::tree::Tree;
+use crate::types::proto::put_varint;
 
 pub(super) const MAGIC: [u8; 4] = *b"PNKV";
 pub(super) const FORMAT: u32 = 1;

@@ -14,6 +14,7 @@
 use super::Store;
 use super::crc32c::Crc32c;
 use super::record::Record;
+use crate::types::proto::{put_int_field, put_message_head};
 
 /// The answer to `HashKV`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,34 +132,37 @@ fn feed(crc: &mut Crc32c, record: &Record<'_>) {
     if record.tombstone {
         piece.push(b"t");
     }
-    piece.push_length(0x0a, record.key.len());
+    piece.put_length(1, record.key.len());
     crc.update(piece.bytes());
     crc.update(record.key);
     if record.tombstone {
         return;
     }
     let mut piece = Piece::default();
-    piece.push_field(0x10, record.create_revision);
-    piece.push_field(0x18, record.main);
-    piece.push_field(0x20, record.version);
-    piece.push_length(0x2a, record.value.len());
+    piece.put_field(2, record.create_revision);
+    piece.put_field(3, record.main);
+    piece.put_field(4, record.version);
+    piece.put_length(5, record.value.len());
     crc.update(piece.bytes());
     crc.update(record.value);
     let mut piece = Piece::default();
-    piece.push_field(0x30, record.lease);
+    piece.put_field(6, record.lease);
     crc.update(piece.bytes());
 }
 
-/// The bytes between key and value, gathered on the stack. The longest: three fields of eleven
+/// Bytes between key and value, gathered on the stack. The longest piece: three fields of eleven
 /// bytes and a length of six.
+const PIECE_BYTES: usize = 48;
+
+/// A piece in the making.
 struct Piece {
-    bytes: [u8; 48],
+    bytes: [u8; PIECE_BYTES],
     length: usize,
 }
 
 impl Default for Piece {
     fn default() -> Self {
-        Self { bytes: [0; 48], length: 0 }
+        Self { bytes: [0; PIECE_BYTES], length: 0 }
     }
 }
 
@@ -172,28 +176,21 @@ impl Piece {
         self.length += bytes.len();
     }
 
-    /// A protobuf number field; proto3 leaves out a zero.
-    fn push_field(&mut self, tag: u8, number: i64) {
-        if number != 0 {
-            self.push(&[tag]);
-            // A negative number goes as its two's complement, ten bytes long.
-            self.push_varint(u64::from_le_bytes(number.to_le_bytes()));
-        }
+    /// Writes with `put` behind what is there.
+    fn put(&mut self, put: impl FnOnce(&mut &mut [u8])) {
+        let mut free = &mut self.bytes[self.length..];
+        put(&mut free);
+        self.length = PIECE_BYTES - free.len();
     }
 
-    /// The front of a protobuf bytes field; proto3 leaves out an empty one.
-    fn push_length(&mut self, tag: u8, length: usize) {
+    fn put_field(&mut self, field: u8, number: i64) {
+        self.put(|out| put_int_field(out, field, number));
+    }
+
+    /// The front of a bytes field; proto3 leaves out an empty one.
+    fn put_length(&mut self, field: u8, length: usize) {
         if length != 0 {
-            self.push(&[tag]);
-            self.push_varint(length as u64);
+            self.put(|out| put_message_head(out, field, length));
         }
-    }
-
-    fn push_varint(&mut self, mut number: u64) {
-        while 0x80 <= number {
-            self.push(&[(number & 0x7f) as u8 | 0x80]);
-            number >>= 7;
-        }
-        self.push(&[(number & 0x7f) as u8]);
     }
 }

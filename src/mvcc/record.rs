@@ -26,6 +26,7 @@
 //! by that record alone, without a look at the key's other versions.
 
 use super::KeyValueRef;
+use crate::types::proto::{put_varint, take_varint};
 
 /// `superseded_at` of a key's newest record.
 pub(super) const NEWEST: i64 = i64::MAX;
@@ -265,36 +266,6 @@ fn unsigned(number: i64) -> u64 {
     u64::try_from(number).expect("revisions, versions and their differences are never negative")
 }
 
-pub(super) fn put_varint(out: &mut Vec<u8>, mut number: u64) {
-    while 0x80 <= number {
-        out.push((number & 0x7f) as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push((number & 0x7f) as u8);
-}
-
-/// Takes a varint of at most ten bytes off the front; `None` if there is none.
-pub(super) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut number = 0_u64;
-    let mut shift = 0;
-    loop {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        let low = u64::from(byte & 0x7f);
-        if shift == 63 && 1 < low {
-            return None;
-        }
-        number |= low << shift;
-        if byte & 0x80 == 0 {
-            return Some(number);
-        }
-        shift += 7;
-        if 63 < shift {
-            return None;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,17 +305,5 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(Record::decode(100, &bytes[..cut]).is_none(), "cut at {cut}");
         }
-    }
-
-    #[test]
-    fn overlong_varints_are_no_numbers() {
-        assert_eq!(take_varint(&mut [0xff; 11].as_slice()), None);
-        assert_eq!(
-            take_varint(&mut [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2].as_slice()),
-            None
-        );
-        let mut bytes = Vec::new();
-        put_varint(&mut bytes, u64::MAX);
-        assert_eq!(take_varint(&mut bytes.as_slice()), Some(u64::MAX));
     }
 }

@@ -7,10 +7,11 @@
 use super::checkpoint::{END, FORMAT, HEADER, KEYS, MAGIC, RECORDS};
 use super::compaction::Compaction;
 use super::log::Log;
-use super::record::{EXPRESS_STRIDE, NEWEST, Newest, PAYLOAD_BYTES_MAX, Record, SEQ_END, take_varint};
+use super::record::{EXPRESS_STRIDE, NEWEST, Newest, PAYLOAD_BYTES_MAX, Record, SEQ_END};
 use super::store::KEY_OVERHEAD_BYTES;
 use super::tree::TreeBuilder;
 use super::{KeyValueRef, Store};
+use crate::types::proto::take_varint;
 
 /// Keys are taken in batches whose records are fetched side by side: the keys come in an order that
 /// has nothing to do with where their records lie.

@@ -1,8 +1,9 @@
-//! The words every other module uses: revisions, ranges, identities, limits.
+//! The words every other module uses: revisions, ranges, identities, limits, and protobuf's bytes.
 
 pub mod ids;
 pub mod key_range;
 pub mod limits;
+pub mod proto;
 pub mod revision;
 
 pub use ids::{ClusterId, LeaseId, LogIndex, MemberId, Term, Ticket};

@@ -7,10 +7,9 @@
 use bytes::Bytes;
 
 use super::Event;
-use crate::apply::encode::{
-    Shown, bytes_field_len, kv_len, message_field_len, put_int_field, put_kv_field, varint_len,
-};
+use crate::apply::encode::{Shown, kv_len, put_kv_field};
 use crate::mvcc::{Change, KeyValueRef, Store};
+use crate::types::proto::{bytes_field_len, message_field_len, put_int_field, varint_len};
 
 /// Large enough that a small event's share of an allocation is nothing, small enough that a slow
 /// client's last event does not hold much.
@@ -26,7 +25,6 @@ const DELETE: i64 = 1;
 /// One that gets an event: a number that means something to the caller, and whether with `previous`.
 pub(super) type Target = (u16, bool);
 
-/// The piece in the making.
 /// What `prev_kv` of a change shows: the version before its revision. None where that is compacted, and
 /// none for a put that creates its key, even if the same transaction has deleted the key before (etcd
 /// tells a creation by its revisions alone).
@@ -36,6 +34,7 @@ pub(super) fn previous<'a>(store: &'a Store, change: &Change<'_>) -> Option<KeyV
     if creates || !is_readable { None } else { store.version_before(change) }
 }
 
+/// The piece in the making.
 #[derive(Debug, Default)]
 pub(super) struct Encoder {
     piece: Vec<u8>,

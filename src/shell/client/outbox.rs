@@ -32,7 +32,7 @@ use super::response::{self, Headers};
 use crate::rpc::framing::{PREFIX_BYTES, put_prefix};
 use crate::rpc::{Code, Status};
 use crate::types::Term;
-use crate::watch::encode::{encoded_len, put_response};
+use crate::watch::encode::{encoded_len, put_event_head, put_response};
 use crate::watch::{Response, StreamId};
 
 /// Unsent bytes of all watch streams of the shard: half as much as of all answers.
@@ -53,9 +53,6 @@ const HEADER_BYTES_MAX: usize = 2 + 4 * 11;
 
 /// gRPC-Go's bound on a message.
 const MESSAGE_BYTES_MAX: u64 = i32::MAX.unsigned_abs() as u64;
-
-/// `WatchResponse.events`, its last field: 11, length-delimited.
-const TAG_EVENTS: u8 = 11 << 3 | 2;
 
 /// The budget of the shard's watch streams.
 #[derive(Debug, Default)]
@@ -265,8 +262,7 @@ impl Unflushed {
         put_response(&mut self.buffer, &Response { events: &[], ..*response });
         for event in response.events {
             let parts = [&event.body, if response.previous { &event.previous } else { &Bytes::new() }];
-            self.buffer.push(TAG_EVENTS);
-            response::put_varint(&mut self.buffer, parts.iter().map(|part| part.len() as u64).sum());
+            put_event_head(&mut self.buffer, event, response.previous);
             for part in parts {
                 if APART_BYTES <= part.len() {
                     self.seal();

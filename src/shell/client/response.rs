@@ -15,6 +15,9 @@ use super::account::{Account, Body};
 use super::gzip;
 use crate::rpc::framing::{PREFIX_BYTES, percent_encode, put_prefix};
 use crate::rpc::{Code, Status};
+use crate::types::proto::{
+    INT_FIELD_LEN_MAX, int_field_len, put_int_field, put_message_head, put_uint_field, uint_field_len,
+};
 use crate::types::{ClusterId, MemberId, Term};
 
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -24,27 +27,14 @@ pub(super) const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encod
 /// From here on a body is sent as a piece of its own: a copy would cost more than the second frame.
 const BODY_APART_BYTES: usize = 8 * 1024;
 
-/// Protobuf: field 1, length-delimited.
-const TAG_FIELD_1: u8 = 1 << 3 | 2;
-const TAG_CLUSTER_ID: u8 = 1 << 3;
-const TAG_MEMBER_ID: u8 = 2 << 3;
-const TAG_REVISION: u8 = 3 << 3;
-const TAG_TERM: u8 = 4 << 3;
-/// Four tags and four numbers of at most ten bytes.
-const HEADER_BYTES_MAX: usize = 4 * 11;
-
-/// Appends a protobuf varint.
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while 0x80 <= value {
-        out.push(value.to_le_bytes()[0] | 0x80);
-        value >>= 7;
-    }
-    out.push(value.to_le_bytes()[0]);
-}
-
-fn varint_bytes(value: u64) -> usize {
-    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
-}
+/// The header's field in every answer.
+const HEADER: u8 = 1;
+/// Fields of `ResponseHeader`.
+const CLUSTER_ID: u8 = 1;
+const MEMBER_ID: u8 = 2;
+const REVISION: u8 = 3;
+const TERM: u8 = 4;
+const HEADER_BYTES_MAX: usize = 4 * INT_FIELD_LEN_MAX;
 
 /// Encodes response headers of one member.
 pub(super) struct Headers {
@@ -55,32 +45,18 @@ pub(super) struct Headers {
 impl Headers {
     pub(super) fn new(cluster: ClusterId, member: MemberId) -> Self {
         let mut identity = Vec::new();
-        for (tag, value) in [(TAG_CLUSTER_ID, cluster.0), (TAG_MEMBER_ID, member.0)] {
-            if value != 0 {
-                identity.push(tag);
-                put_varint(&mut identity, value);
-            }
-        }
+        put_uint_field(&mut identity, CLUSTER_ID, cluster.0);
+        put_uint_field(&mut identity, MEMBER_ID, member.0);
         Self { identity }
     }
 
     /// Appends field 1 with the header; its revision is left out where it is 0.
     pub(super) fn put(&self, out: &mut Vec<u8>, revision: i64, term: Term) {
-        // A revision is never negative; if it were, ten bytes say so as protobuf does.
-        let revision = revision.cast_unsigned();
-        let mut length = self.identity.len();
-        for value in [revision, term.0] {
-            length += if value == 0 { 0 } else { 1 + varint_bytes(value) };
-        }
-        out.push(TAG_FIELD_1);
-        put_varint(out, length as u64);
+        let length = self.identity.len() + int_field_len(revision) + uint_field_len(term.0);
+        put_message_head(out, HEADER, length);
         out.extend_from_slice(&self.identity);
-        for (tag, value) in [(TAG_REVISION, revision), (TAG_TERM, term.0)] {
-            if value != 0 {
-                out.push(tag);
-                put_varint(out, value);
-            }
-        }
+        put_int_field(out, REVISION, revision);
+        put_uint_field(out, TERM, term.0);
     }
 }
 

@@ -25,9 +25,10 @@ use crate::rpc::framing::{PREFIX_BYTES, put_prefix};
 use crate::rpc::range_stream::RangeStream;
 use crate::rpc::{Code, Status};
 use crate::types::Term;
+use crate::types::proto::put_message_head;
 
-/// Protobuf: field 1, length-delimited.
-const TAG_FIELD_1: u8 = 1 << 3 | 2;
+/// `RangeStreamResponse.range_response`, its only field.
+const RANGE_RESPONSE: u8 = 1;
 
 /// The health service's answer for this server, or for a service it does not know.
 pub(super) fn health_response(is_known: bool) -> HealthCheckResponse {
@@ -179,8 +180,7 @@ impl<B: Backend> Slices<'_, B> {
             }
             let message = framed(
                 |out| {
-                    out.push(TAG_FIELD_1);
-                    response::put_varint(out, (header.len() + answer.body.len()) as u64);
+                    put_message_head(out, RANGE_RESPONSE, header.len() + answer.body.len());
                     out.extend_from_slice(&header);
                 },
                 &answer.body,
