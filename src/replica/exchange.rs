@@ -148,8 +148,9 @@ pub enum ToRaft {
     /// A linearizable read. From the store: a question about a lease that reached it while it did not
     /// lead; it is for whoever does.
     Read { ticket: Ticket, query: Query },
-    /// What the leader's store says to a question about a lease that another member passed on.
-    LeaseAnswer { ticket: Ticket, result: Result<Response, Refusal> },
+    /// What the leader's store says to the question about a lease that another member passed on under
+    /// this number.
+    LeaseAnswer { number: u64, result: Result<Response, Refusal> },
     /// A call about the members.
     Member { ticket: Ticket, call: MemberCall },
     /// The members as of now. Comes once at the start, and again whenever they change.
@@ -184,8 +185,8 @@ pub enum ToStore {
     CheckpointWanted,
     /// The leader's checkpoint takes the state's place; its file is durable.
     Install { meta: CheckpointMeta, machine: Box<Machine> },
-    /// A request of the store's own goes nowhere.
-    Refused { ticket: Ticket },
+    /// The store's own request about leases with this number goes nowhere.
+    LeaseRefused { number: u64 },
 }
 
 /// What a client shard is told. One ring from each role, so what the store says comes in the order it

@@ -1,11 +1,13 @@
-//! The words every other module uses: revisions, ranges, identities, limits, and protobuf's bytes.
+//! The words every other module uses: revisions, ranges, identities, callers, limits, and protobuf's bytes.
 
 pub mod ids;
 pub mod key_range;
 pub mod limits;
 pub mod proto;
 pub mod revision;
+pub mod ticket;
 
-pub use ids::{ClusterId, LeaseId, LogIndex, MemberId, Term, Ticket};
+pub use ids::{ClusterId, LeaseId, LogIndex, MemberId, Term};
 pub use key_range::KeyRange;
 pub use revision::Revision;
+pub use ticket::{Caller, Ticket};

@@ -1,7 +1,7 @@
 //! Who waits for which answer.
 //!
-//! A ticket names a slot and the slot's generation: `shard:12 | generation:28 | slot:24`. An answer
-//! whose generation is not the slot's came too late; nobody waits for it any more.
+//! A ticket names a slot and the slot's generation (`types/ticket.rs`). An answer whose generation is not
+//! the slot's came too late; nobody waits for it any more.
 //!
 //! Deadlines are looked at by a scan on the shard's tick, not by a timer each: a slot costs the scan
 //! a nanosecond, a timer costs an allocation and two heap operations a request.
@@ -10,14 +10,7 @@
 //! uses.
 //! Cost: insert and take O(1); `take_due` and `take_if` O(slots ever used at once).
 
-use crate::types::Ticket;
-
-const SLOT_BITS: u32 = 24;
-const GENERATION_BITS: u32 = 28;
-const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
-
-/// Shards that a ticket can name.
-pub(super) const SHARDS_MAX: u16 = 1 << (64 - SLOT_BITS - GENERATION_BITS);
+use crate::types::ticket::{Caller, ClientCall, GENERATIONS, SHARDS_MAX, SLOTS_MAX, Ticket};
 
 /// A table of waiters `W`.
 pub(super) struct Slots<W> {
@@ -47,17 +40,16 @@ impl<W> Slots<W> {
     }
 
     fn ticket(&self, slot: u32) -> Ticket {
-        let generation = u64::from(self.entries[slot as usize].generation);
-        let shard = u64::from(self.shard) << (SLOT_BITS + GENERATION_BITS);
-        Ticket(shard | generation << SLOT_BITS | u64::from(slot))
+        let generation = self.entries[slot as usize].generation;
+        Caller::Client(ClientCall { shard: self.shard, generation, slot }).into()
     }
 
     /// Takes a waiter in until `deadline_ms`.
     pub(super) fn insert(&mut self, deadline_ms: u64, waiter: W) -> Ticket {
         let slot = self.free.pop().unwrap_or_else(|| {
             let slot = u32::try_from(self.entries.len()).expect("accounts bound the calls");
-            assert!(slot < 1 << SLOT_BITS, "accounts bound the calls");
-            let generation = self.first_generation & GENERATION_MASK;
+            assert!(slot < SLOTS_MAX, "accounts bound the calls");
+            let generation = self.first_generation % GENERATIONS;
             self.entries.push(Entry { generation, deadline_ms: 0, waiter: None });
             slot
         });
@@ -70,15 +62,16 @@ impl<W> Slots<W> {
 
     /// The slot a ticket names, if its waiter is still there.
     fn slot(&self, ticket: Ticket) -> Option<usize> {
-        let slot = (ticket.0 & ((1 << SLOT_BITS) - 1)) as u32;
+        let Caller::Client(ClientCall { shard, generation, slot }) = ticket.caller() else { return None };
         let entry = self.entries.get(slot as usize)?;
-        (entry.waiter.is_some() && self.ticket(slot) == ticket).then_some(slot as usize)
+        let is_waiting = entry.waiter.is_some() && (shard, generation) == (self.shard, entry.generation);
+        is_waiting.then_some(slot as usize)
     }
 
     fn release(&mut self, slot: usize) -> W {
         let entry = &mut self.entries[slot];
         let waiter = entry.waiter.take().expect("only a taken slot is released");
-        entry.generation = (entry.generation + 1) & GENERATION_MASK;
+        entry.generation = (entry.generation + 1) % GENERATIONS;
         self.free.push(u32::try_from(slot).expect("slots are 24 bits"));
         waiter
     }
@@ -102,7 +95,7 @@ impl<W> Slots<W> {
                     entry.waiter = Some(waiter);
                 }
                 None => {
-                    entry.generation = (entry.generation + 1) & GENERATION_MASK;
+                    entry.generation = (entry.generation + 1) % GENERATIONS;
                     self.free.push(u32::try_from(slot).expect("slots are 24 bits"));
                 }
             }
@@ -125,7 +118,7 @@ mod tests {
     fn ticket_finds_its_waiter_once_and_never_the_next_one() {
         let mut slots = Slots::new(5, 9);
         let first = slots.insert(10, "first");
-        assert_eq!(first.0 >> 52, 5);
+        assert!(matches!(first.caller(), Caller::Client(ClientCall { shard: 5, .. })));
         assert_eq!(slots.take(first), Some("first"));
         assert_eq!(slots.take(first), None);
         let second = slots.insert(10, "second");
@@ -165,10 +158,11 @@ mod tests {
 
     #[test]
     fn generations_wrap_without_touching_the_shard() {
-        let mut slots = Slots::new(SHARDS_MAX - 1, GENERATION_MASK);
+        let mut slots = Slots::new(SHARDS_MAX - 1, GENERATIONS - 1);
         let last = slots.insert(0, ());
         assert_eq!(slots.take(last), Some(()));
         let wrapped = slots.insert(0, ());
-        assert_eq!(wrapped.0, u64::from(SHARDS_MAX - 1) << 52);
+        let call = ClientCall { shard: SHARDS_MAX - 1, generation: 0, slot: 0 };
+        assert_eq!(wrapped.caller(), Caller::Client(call));
     }
 }

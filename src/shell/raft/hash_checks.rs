@@ -18,12 +18,11 @@ use prost::Message as _;
 
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
-use crate::replica::exchange::{Query, Reply};
+use crate::replica::exchange::{Answer, Query, Refusal};
 use crate::replica::hash_check::{Findings, Told};
 use crate::shell::peer::{IncomingCall, Reply as PeerReply, Transport};
 use crate::shell::runtime::mesh::Doorbell;
-use crate::shell::{raft_number, raft_ticket};
-use crate::types::{MemberId, Ticket};
+use crate::types::{Caller, MemberId, Ticket};
 
 /// A call between members: `pinion.peer.v1.HashQuestion`, answered by `HashAnswer`.
 pub(in crate::shell) const CALL_HASH_KV: u32 = 8;
@@ -172,11 +171,10 @@ impl HashChecks {
         self.bell.ring();
     }
 
-    /// The answer to a read, or why there is none.
-    pub(in crate::shell) fn on_answer(&self, reply: Reply) {
-        let Some(number) = raft_number(reply.ticket) else { return };
+    /// The answer to the read with this number, or why there is none.
+    pub(in crate::shell) fn on_answer(&self, number: u64, result: Result<Answer, Refusal>) {
         let Some(waiting) = self.shared.waiting.borrow_mut().remove(&number) else { return };
-        let told = match reply.result {
+        let told = match result {
             Ok(answer) => Told::from_outcome(answer.outcome),
             Err(refusal) => Told::Nothing(format!("{refusal:?}")),
         };
@@ -328,6 +326,6 @@ impl Shared {
         let number = self.last_number.get() + 1;
         self.last_number.set(number);
         self.waiting.borrow_mut().insert(number, waiting);
-        self.asked.borrow_mut().push_back(Asked { ticket: raft_ticket(number), query, linearizable });
+        self.asked.borrow_mut().push_back(Asked { ticket: Caller::Raft(number).into(), query, linearizable });
     }
 }

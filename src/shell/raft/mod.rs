@@ -41,8 +41,7 @@ use crate::shell::peer::{self, IncomingCall, PeerEvent, Reply as CallReply, Tran
 use crate::shell::runtime::mesh::{Doorbell, SharedRing};
 use crate::shell::runtime::wiring::RaftPorts;
 use crate::shell::store::quota::Quota;
-use crate::shell::{PUBLISH_TICKET, lease_number, passed_on_number, raft_number, raft_ticket, shard_of};
-use crate::types::{LogIndex, MemberId, Ticket};
+use crate::types::{Caller, LogIndex, MemberId, Ticket};
 use checkpoint_transfer::Transfers;
 use hash_checks::{CALL_HASH_KV, HashCheckConfig, HashChecks, Occasion};
 use lease_forward::{Asking, CALL_LEASE, Serving};
@@ -342,10 +341,7 @@ impl Consensus {
                         }
                     }
                     ToRaft::Read { ticket, query } => self.on_read(ticket, query),
-                    ToRaft::LeaseAnswer { ticket, result } => {
-                        let number = passed_on_number(ticket).expect("the store answers what was passed on");
-                        self.answer_other_member(number, result);
-                    }
+                    ToRaft::LeaseAnswer { number, result } => self.answer_other_member(number, result),
                     ToRaft::Member { ticket, call } => self.calls.push(ticket, call, self.ticks),
                     ToRaft::Members { cluster } => self.on_members(cluster),
                     ToRaft::Verdict { index, accepted } => self.on_verdict(index, accepted),
@@ -528,7 +524,8 @@ impl Consensus {
         // One that went to a leader may have been lost with it.
         let patience = 2 * self.election_ticks;
         if self.published_tick.get().is_none_or(|tick| tick + patience <= self.ticks) {
-            let proposed = self.replica.on_request(PUBLISH_TICKET, RequestKind::PublishMember, &self.publish);
+            let proposed =
+                self.replica.on_request(Caller::Publish.into(), RequestKind::PublishMember, &self.publish);
             self.published_tick.set(proposed.is_ok().then_some(self.ticks));
         }
     }
@@ -604,7 +601,8 @@ impl Consensus {
 
     fn raise_corrupt(&mut self, member: MemberId) {
         let request = Alarm { kind: AlarmType::Corrupt, member }.activation();
-        let proposed = self.replica.on_request(raft_ticket(0), RequestKind::Alarm, &request.encode_to_vec());
+        let proposed =
+            self.replica.on_request(Caller::Nobody.into(), RequestKind::Alarm, &request.encode_to_vec());
         if let Err(refusal) = proposed {
             tracing::error!(%member, ?refusal, "the CORRUPT alarm could not be raised; the next check tries again");
         }
@@ -753,23 +751,24 @@ impl Consensus {
     }
 
     fn refuse(&mut self, ticket: Ticket, refusal: Refusal) {
-        if let Some(number) = passed_on_number(ticket) {
-            return self.answer_other_member(number, Err(refusal));
+        match ticket.caller() {
+            Caller::PassedOn(number) => self.answer_other_member(number, Err(refusal)),
+            Caller::Publish => self.published_tick.set(None),
+            Caller::Lease(number) => self.ports.to_store.send_always(ToStore::LeaseRefused { number }),
+            Caller::Client(_) | Caller::Raft(_) => self.reply(Reply { ticket, result: Err(refusal) }),
+            Caller::Nobody => {}
         }
-        if ticket == PUBLISH_TICKET {
-            self.published_tick.set(None);
-        }
-        if lease_number(ticket).is_some() {
-            self.ports.to_store.send_always(ToStore::Refused { ticket });
-        }
-        self.reply(Reply { ticket, result: Err(refusal) });
     }
 
     fn reply(&self, reply: Reply) {
-        if raft_number(reply.ticket).is_some() {
-            self.checks.on_answer(reply);
-        } else if let Some(sender) = self.ports.to_shards.get(shard_of(reply.ticket)) {
-            sender.send_always(ToShard::Reply(reply));
+        match reply.ticket.caller() {
+            Caller::Raft(number) => self.checks.on_answer(number, reply.result),
+            Caller::Client(call) => {
+                if let Some(sender) = self.ports.to_shards.get(usize::from(call.shard)) {
+                    sender.send_always(ToShard::Reply(reply));
+                }
+            }
+            Caller::Publish | Caller::Lease(_) | Caller::PassedOn(_) | Caller::Nobody => {}
         }
     }
 

@@ -8,8 +8,7 @@ use crate::apply::Response;
 use crate::replica::exchange::{Answer, Query, Refusal, Reply, ToStore};
 use crate::shell::peer::IncomingCall;
 use crate::shell::raft::lease_forward::{Answered, CALL_LEASE, is_for_leader};
-use crate::shell::{passed_on_number, passed_on_ticket};
-use crate::types::Ticket;
+use crate::types::{Caller, Ticket};
 
 impl Consensus {
     pub(super) fn on_read(&mut self, ticket: Ticket, query: Query) {
@@ -70,7 +69,7 @@ impl Consensus {
         match self.served_leases.begin(call.body, call.reply) {
             Ok(questions) => {
                 for (number, query) in questions {
-                    self.on_read(passed_on_ticket(number), query);
+                    self.on_read(Caller::PassedOn(number).into(), query);
                 }
             }
             Err((reply, fault)) => reply.fail(fault),
@@ -92,7 +91,7 @@ impl Consensus {
         }
         self.lease_questions.on_leadership();
         for (ticket, query) in self.replica.withdraw_reads(|(_, query)| is_for_leader(query)) {
-            if passed_on_number(ticket).is_none() {
+            if !matches!(ticket.caller(), Caller::PassedOn(_)) {
                 self.on_read(ticket, query);
             }
         }

@@ -25,6 +25,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
 use crate::config::{Placement, Plan};
+use crate::types::ticket;
 
 /// What an executor runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,8 +50,9 @@ pub(in crate::shell) enum PlanError {
     NoCores,
 }
 
-/// Client shards at most: the shard number is a byte of the ticket.
+/// Client shards at most: more than any machine has cores to spare, and few enough for a ticket.
 pub(in crate::shell) const SHARDS_MAX: usize = 255;
+const _: () = assert!(SHARDS_MAX <= ticket::SHARDS_MAX as usize);
 
 /// A plan as it is carried out.
 #[derive(Debug)]

@@ -21,9 +21,8 @@ use crate::lease::keeper::{Answer, KeepAlive};
 use crate::lease::{Keeper, Proposal};
 use crate::pb::etcdserverpb as pb;
 use crate::replica::exchange::{Query, Refusal, ToRaft};
-use crate::shell::lease_ticket;
 use crate::shell::runtime::mesh::{Doorbell, Sender};
-use crate::types::{LeaseId, LogIndex, Term, Ticket};
+use crate::types::{Caller, LeaseId, LogIndex, Term, Ticket};
 
 /// How late a lease may be found due, beside its way through the log.
 const TICK: Duration = Duration::from_millis(100);
@@ -201,7 +200,7 @@ impl LeaseClock {
                     Proposal::Expire(message) => (RequestKind::LeaseExpire, message.encode_to_vec()),
                     Proposal::Checkpoint(message) => (RequestKind::LeaseCheckpoint, message.encode_to_vec()),
                 };
-                let ticket = lease_ticket(number);
+                let ticket = Caller::Lease(number).into();
                 to_raft.send_always(ToRaft::Propose { ticket, kind, body: body.into() });
             }
             self.may_propose = self.keeper.has_work();
@@ -246,7 +245,6 @@ mod tests {
     use crate::membership::Cluster;
     use crate::mvcc::Store;
     use crate::pb::peer;
-    use crate::shell::lease_number;
     use crate::shell::runtime::mesh::{self, Receiver};
     use crate::types::MemberId;
 
@@ -294,7 +292,8 @@ mod tests {
             loop {
                 self.turn();
                 if let Some(ToRaft::Propose { ticket, kind, body }) = self.raft.take() {
-                    return (lease_number(ticket).unwrap(), kind, body);
+                    let Caller::Lease(number) = ticket.caller() else { panic!("{ticket:?}") };
+                    return (number, kind, body);
                 }
                 self.bell.wait_once(|| self.clock.has_ticked()).await;
             }

@@ -25,13 +25,11 @@ use crate::membership::MemberChange;
 use crate::raft::{CheckpointMeta, Entry, EntryKind};
 use crate::replica::exchange::{Answer, Facts, Query, Refusal, Reply, ToRaft, ToShard, ToStore};
 use crate::rpc::status;
+use crate::shell::EXIT_STATE_UNKNOWN;
 use crate::shell::runtime::helpers::Helpers;
 use crate::shell::runtime::mesh::SharedRing;
 use crate::shell::runtime::wiring::StorePorts;
-use crate::shell::{
-    EXIT_STATE_UNKNOWN, PUBLISH_TICKET, lease_number, passed_on_number, raft_number, raft_ticket, shard_of,
-};
-use crate::types::{LogIndex, MemberId, Term, Ticket};
+use crate::types::{Caller, LogIndex, MemberId, Term, Ticket};
 use checkpoint_file::CheckpointWriter;
 use lease_clock::LeaseClock;
 use quota::Quota;
@@ -281,10 +279,7 @@ impl StateMachine {
                         self.leases.on_leadership(self.leads());
                         self.give_back_lease_questions();
                     }
-                    ToStore::Refused { ticket } => {
-                        let number = lease_number(ticket).expect("the store's own requests are about leases");
-                        self.leases.on_refused(number);
-                    }
+                    ToStore::LeaseRefused { number } => self.leases.on_refused(number),
                     ToStore::CheckpointWanted => {
                         // One that holds all there is may be on its way to raft; one that failed rests.
                         let is_newer = self.checkpointed < self.applied;
@@ -343,9 +338,10 @@ impl StateMachine {
                         }
                         let is_ours = request.origin.member == self.position.member;
                         if is_ours && self.position.recovered < entry.index {
-                            match lease_number(request.origin.ticket) {
-                                Some(number) => self.leases.on_applied(number, entry.term),
-                                None => self.answer_request(request.origin.ticket, applied),
+                            match request.origin.ticket.caller() {
+                                Caller::Lease(number) => self.leases.on_applied(number, entry.term),
+                                Caller::Publish => self.on_published(),
+                                _ => self.answer_request(request.origin.ticket, applied),
                             }
                         }
                     }
@@ -418,14 +414,14 @@ impl StateMachine {
         self.watch.collect(self.machine.store(), &self.ports.to_shards, self.facts.term);
     }
 
+    fn on_published(&mut self) {
+        if !std::mem::replace(&mut self.is_published, true) {
+            (self.on_published)();
+        }
+    }
+
     fn answer_request(&mut self, ticket: Ticket, applied: Applied) {
         match applied {
-            Applied::Now(_) if ticket == PUBLISH_TICKET => {
-                if !self.is_published {
-                    self.is_published = true;
-                    (self.on_published)();
-                }
-            }
             Applied::Now(outcome) => self.answer(ticket, outcome),
             Applied::AfterCompaction(response) => {
                 let revision = self.machine.store().compact_revision();
@@ -462,10 +458,10 @@ impl StateMachine {
     /// This member does not lead: what it was asked about leases is for whoever does.
     fn give_back_lease_questions(&mut self) {
         for (ticket, query) in self.leases.take_unserved() {
-            let message = match passed_on_number(ticket) {
-                None => ToRaft::Read { ticket, query },
+            let message = match ticket.caller() {
                 // The member that passed it on finds the new leader itself.
-                Some(_) => ToRaft::LeaseAnswer { ticket, result: Err(Refusal::NotLeader) },
+                Caller::PassedOn(number) => ToRaft::LeaseAnswer { number, result: Err(Refusal::NotLeader) },
+                _ => ToRaft::Read { ticket, query },
             };
             self.ports.to_raft.send_always(message);
         }
@@ -486,16 +482,22 @@ impl StateMachine {
     }
 
     fn tell(&self, ticket: Ticket, result: Result<Outcome, Refusal>) {
-        if passed_on_number(ticket).is_some() {
-            let result = result.map(|outcome| outcome.expect("a question about a lease is not rejected"));
-            return self.ports.to_raft.send_always(ToRaft::LeaseAnswer { ticket, result });
-        }
-        let result = result.map(|outcome| Answer { term: self.facts.term, outcome });
-        let reply = Reply { ticket, result };
-        if raft_number(ticket).is_some() {
-            self.ports.to_raft.send_always(ToRaft::Answer(reply));
-        } else if let Some(sender) = self.ports.to_shards.get(shard_of(ticket)) {
-            sender.send_always(ToShard::Reply(reply));
+        let reply = |result: Result<Outcome, _>| {
+            let result = result.map(|outcome| Answer { term: self.facts.term, outcome });
+            Reply { ticket, result }
+        };
+        match ticket.caller() {
+            Caller::Client(call) => {
+                if let Some(sender) = self.ports.to_shards.get(usize::from(call.shard)) {
+                    sender.send_always(ToShard::Reply(reply(result)));
+                }
+            }
+            Caller::PassedOn(number) => {
+                let result = result.map(|outcome| outcome.expect("a question about a lease is not rejected"));
+                self.ports.to_raft.send_always(ToRaft::LeaseAnswer { number, result });
+            }
+            Caller::Raft(_) => self.ports.to_raft.send_always(ToRaft::Answer(reply(result))),
+            Caller::Publish | Caller::Lease(_) | Caller::Nobody => {}
         }
     }
 
@@ -541,7 +543,7 @@ impl StateMachine {
             "the key space has reached --quota-backend-bytes, or a request would take it there; raising the NOSPACE alarm. Delete keys, compact, then disarm it"
         );
         let body = alarm.activation().encode_to_vec().into();
-        let (ticket, kind) = (raft_ticket(0), RequestKind::Alarm);
+        let (ticket, kind) = (Caller::Nobody.into(), RequestKind::Alarm);
         self.ports.to_raft.send_always(ToRaft::Propose { ticket, kind, body });
     }
 
