@@ -11,6 +11,7 @@ pub mod pb;
 pub mod peer;
 pub mod raft;
 pub mod replica;
+pub mod request;
 pub mod rpc;
 #[cfg(feature = "server")]
 pub mod shell;

@@ -33,7 +33,7 @@ fn is_made(name: &str) -> bool {
 }
 
 /// Concepts that have a directory in `src/`.
-const CONCEPTS: [&str; 16] = [
+const CONCEPTS: [&str; 17] = [
     "apply",
     "auth",
     "checkpoint",
@@ -45,6 +45,7 @@ const CONCEPTS: [&str; 16] = [
     "peer",
     "raft",
     "replica",
+    "request",
     "rpc",
     "shell",
     "sim",
@@ -53,7 +54,7 @@ const CONCEPTS: [&str; 16] = [
 ];
 
 /// Directories of `src/` whose code is a function of what is passed in.
-const CORES: [&str; 14] = [
+const CORES: [&str; 15] = [
     "apply",
     "auth",
     "checkpoint",
@@ -65,6 +66,7 @@ const CORES: [&str; 14] = [
     "peer",
     "raft",
     "replica",
+    "request",
     "rpc",
     "types",
     "watch",

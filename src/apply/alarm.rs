@@ -16,10 +16,11 @@ use std::fmt;
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::{Machine, Outcome, Rejection, RequestKind};
+use super::Machine;
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::request_op::Request as Op;
 use crate::pb::peer;
+use crate::request::{Outcome, Rejection, RequestKind, Response};
 use crate::types::MemberId;
 
 /// Alarms at once. Members come and go, and an alarm can name any number; a client must not fill memory.
@@ -266,12 +267,12 @@ impl Machine {
     }
 
     /// `AlarmResponse` with the alarms of this kind, or with all for 0.
-    pub(super) fn list_alarms(&self, kind: i32) -> super::Response {
+    pub(super) fn list_alarms(&self, kind: i32) -> Response {
         let is_asked = |alarm: &Alarm| kind == pb::AlarmType::None as i32 || alarm.kind.number() == kind;
         self.alarm_response(self.alarms.iter().filter(is_asked))
     }
 
-    fn alarm_response(&self, alarms: impl Iterator<Item = Alarm>) -> super::Response {
+    fn alarm_response(&self, alarms: impl Iterator<Item = Alarm>) -> Response {
         let message =
             |alarm: Alarm| pb::AlarmMember { member_id: alarm.member.0, alarm: alarm.kind.number() };
         let answer = pb::AlarmResponse { header: None, alarms: alarms.map(message).collect() };

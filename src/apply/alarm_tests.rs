@@ -3,7 +3,7 @@ use expect_test::expect;
 use super::*;
 use crate::apply::script::{check, machine, run};
 use crate::apply::{Applied, StatusFacts};
-use crate::replica::exchange::Query;
+use crate::request::Query;
 
 #[test]
 fn each_action_answers_as_etcd_does() {

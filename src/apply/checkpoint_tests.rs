@@ -1,8 +1,9 @@
 use super::*;
 
+use crate::apply::Applied;
 use crate::apply::script::{machine, run};
-use crate::apply::{Applied, RequestKind};
 use crate::pb::peer::PublishMember;
+use crate::request::RequestKind;
 
 fn stream(machine: &mut Machine, bytes_max: usize, mut between: impl FnMut(&mut Machine)) -> Vec<u8> {
     let mut checkpoint = machine.begin_checkpoint();

@@ -6,8 +6,8 @@
 //! Invariant: the bytes are those that prost writes for the same message: fields in ascending order,
 //! zeros left out. The tests hold one against the other.
 
-use super::Rejection;
 use crate::mvcc::KeyValueRef;
+use crate::request::Rejection;
 use crate::types::proto::{
     bytes_field_len, int_field_len, message_field_len, put_bytes_field, put_int_field, put_message_head,
 };

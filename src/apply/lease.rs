@@ -9,12 +9,12 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::request::EntryId;
-use super::{Machine, Outcome, Rejection, Response};
+use super::Machine;
 use crate::lease::{Change, Lease, Table};
 use crate::mvcc::Store;
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
+use crate::request::{EntryId, Outcome, Rejection, Response};
 use crate::types::limits::LEASE_TTL_MAX_S;
 use crate::types::{KeyRange, LeaseId, LogIndex};
 

@@ -7,8 +7,8 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
 use crate::apply::script::{AT, check, machine, request, run};
-use crate::apply::{Applied, RequestKind, StatusFacts};
-use crate::replica::exchange::Query;
+use crate::apply::{Applied, StatusFacts};
+use crate::request::{Query, RequestKind};
 
 #[test]
 fn leases_are_granted_once_and_revoked_once() {

@@ -15,15 +15,14 @@ use prost::Message;
 
 use super::encode::Encode as _;
 use super::lease::{Moves, check_lease};
-use super::request::EntryId;
 use super::view::check_readable;
-use super::{Alarms, Group, Outcome, Rejection, Request, RequestKind, Response, Sessions, range, txn, write};
+use super::{Alarms, Sessions, range, txn, write};
 use crate::lease::{Change, Table};
 use crate::membership::{Cluster, MemberChange};
 use crate::mvcc::{HashCursor, HashKv, HashOvertaken, Store};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
-use crate::replica::exchange::Query;
+use crate::request::{EntryId, Group, Outcome, Query, Rejection, Request, RequestKind, Response};
 use crate::types::{LeaseId, LogIndex, MemberId, Term};
 
 /// The etcd release whose behaviour clients meet; they choose features by it.

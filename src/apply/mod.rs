@@ -12,15 +12,9 @@ mod write;
 
 pub mod checkpoint;
 pub mod machine;
-pub mod rejection;
-pub mod request;
-pub mod response;
 pub mod session;
 
 pub use alarm::{Alarm, AlarmType, Alarms};
 pub use checkpoint::{Checkpoint, Restore, RestoreError};
 pub use machine::{Applied, Machine, StatusFacts};
-pub use rejection::Rejection;
-pub use request::{EntryId, Group, GroupId, Origin, Request, RequestKind};
-pub use response::{Outcome, Response};
 pub use session::Sessions;

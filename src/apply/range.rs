@@ -12,11 +12,10 @@ use bytes::Bytes;
 
 use super::encode::{Encode as _, Found, RangeAnswer, Shown, check_answer_bytes, kv_len};
 use super::view::{View, check_readable};
-use super::{Outcome, Rejection, Response};
 use crate::mvcc::{KeyValueRef, Store};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
-use crate::replica::exchange::RangeSlice;
+use crate::request::{Outcome, RangeSlice, Rejection, Response};
 use crate::types::KeyRange;
 use crate::types::proto::message_field_len;
 

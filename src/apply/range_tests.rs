@@ -7,7 +7,7 @@ use super::*;
 use crate::apply::script::{check, machine, run};
 use crate::apply::{Machine, StatusFacts};
 use crate::pb::mvccpb;
-use crate::replica::exchange::Query;
+use crate::request::Query;
 use crate::rpc::range_stream::RangeStream;
 
 #[test]

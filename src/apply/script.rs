@@ -25,7 +25,6 @@ use expect_test::Expect;
 use prost::Message;
 
 use super::machine::{Applied, Machine, StatusFacts};
-use super::{EntryId, Origin, Outcome, Request, RequestKind, Response};
 use crate::membership::Cluster;
 use crate::mvcc::Store;
 use crate::pb::etcdserverpb as pb;
@@ -33,7 +32,7 @@ use crate::pb::etcdserverpb::compare::TargetUnion;
 use crate::pb::etcdserverpb::request_op::Request as Op;
 use crate::pb::etcdserverpb::response_op::Response as OpAnswer;
 use crate::pb::{mvccpb, peer};
-use crate::replica::exchange::{Command, Query};
+use crate::request::{Command, EntryId, Origin, Outcome, Query, Request, RequestKind, Response};
 use crate::rpc::range_stream::RangeStream;
 use crate::rpc::{Limits, Method, Status, convert};
 use crate::types::{KeyRange, LeaseId, LogIndex, MemberId, Term, Ticket};
@@ -117,7 +116,7 @@ pub(super) fn run(machine: &mut Machine, line: &str) -> String {
     }
 }
 
-fn show_stream(machine: &Machine, slice: crate::replica::exchange::RangeSlice) -> String {
+fn show_stream(machine: &Machine, slice: crate::request::RangeSlice) -> String {
     let mut stream = RangeStream::new(&slice, 1_572_864);
     let mut slice = Some(slice);
     let mut slices = Vec::new();

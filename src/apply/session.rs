@@ -13,8 +13,8 @@
 
 use std::collections::BTreeMap;
 
-use super::request::GroupId;
 use crate::pb::peer;
+use crate::request::GroupId;
 use crate::types::MemberId;
 
 /// See the module.

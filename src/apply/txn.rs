@@ -13,12 +13,13 @@
 use super::encode::{InnerHeader, OpField, TxnAnswer};
 use super::lease::{Moves, check_lease};
 use super::view::{View, check_readable};
-use super::{Outcome, Rejection, Response, range, write};
+use super::{range, write};
 use crate::lease::Table;
 use crate::mvcc::{KeyValueRef, Store, WriteTxn};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::pb::etcdserverpb::request_op::Request as Op;
+use crate::request::{Outcome, Rejection, Response};
 use crate::types::KeyRange;
 
 /// Runs a transaction that may write.

@@ -1,7 +1,7 @@
 //! Reading keys: the same code for a committed state and for a transaction's own.
 
-use super::Rejection;
 use crate::mvcc::{KeyValueRef, Scan, Store, WriteTxn};
+use crate::request::Rejection;
 use crate::types::KeyRange;
 
 /// Something that keys can be read from at a revision.

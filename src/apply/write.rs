@@ -5,9 +5,10 @@
 
 use super::encode::{DeleteAnswer, PutAnswer, Shown};
 use super::lease::Moves;
-use super::{Rejection, range};
+use super::range;
 use crate::mvcc::WriteTxn;
 use crate::pb::etcdserverpb as pb;
+use crate::request::Rejection;
 use crate::types::KeyRange;
 
 /// Writes a version of the key; the caller has checked the lease. `answer` gets what the caller is

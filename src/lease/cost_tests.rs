@@ -5,11 +5,12 @@ use prost::Message as _;
 
 use super::keeper::KeepAlive;
 use super::{Keeper, Proposal};
-use crate::apply::{Applied, EntryId, Machine, Origin, Request, RequestKind};
+use crate::apply::{Applied, Machine};
 use crate::membership::Cluster;
 use crate::mvcc::Store;
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
+use crate::request::{EntryId, Origin, Request, RequestKind};
 use crate::types::{LeaseId, LogIndex, MemberId, Term, Ticket};
 
 const LEASES: i64 = 100_000;

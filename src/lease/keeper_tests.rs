@@ -11,10 +11,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
-use crate::apply::{Applied, EntryId, Machine, Origin, Request, RequestKind, Restore};
+use crate::apply::{Applied, Machine, Restore};
 use crate::membership::Cluster;
 use crate::mvcc::Store;
 use crate::pb::etcdserverpb as pb;
+use crate::request::{EntryId, Origin, Request, RequestKind};
 use crate::types::MemberId;
 
 const EXTEND_MS: u64 = 1_000;

@@ -13,10 +13,9 @@ use prost::Message as _;
 
 use super::cluster::Cluster;
 use super::member::Member;
-use crate::apply::request::Origin;
-use crate::apply::{Outcome, Rejection, Response};
 use crate::pb::{etcdserverpb, peer as pb};
 use crate::raft::{ConfChange, ConfChangeKind};
+use crate::request::{Origin, Outcome, Rejection, Response};
 use crate::types::{MemberId, Ticket};
 
 const FORMAT: u32 = 1;

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::member::{self, Member};
-use crate::apply::Rejection;
 use crate::pb::{etcdserverpb, peer as pb};
+use crate::request::Rejection;
 use crate::types::{ClusterId, MemberId};
 
 /// The members of the cluster.

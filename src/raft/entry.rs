@@ -9,7 +9,7 @@ use crate::types::{LogIndex, MemberId, Term};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum EntryKind {
-    /// A group of requests (`apply::request::decode_group`); empty for a term's first entry.
+    /// A group of requests (`request::group::decode_group`); empty for a term's first entry.
     Normal = 1,
     /// A membership change (`ConfChange::decode`).
     ConfChange = 2,

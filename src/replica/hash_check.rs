@@ -15,9 +15,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use prost::Message as _;
 
-use crate::apply::{Outcome, Rejection};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
+use crate::request::{Outcome, Rejection};
 use crate::types::MemberId;
 
 /// A member's data at a revision.
@@ -226,7 +226,7 @@ impl Findings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::apply::Response;
+    use crate::request::Response;
 
     const OWN: Fingerprint = Fingerprint { revision: 90, compact_revision: 50, hash: 7 };
 

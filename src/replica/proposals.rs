@@ -14,7 +14,8 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::apply::request::{self, GroupId, RequestKind};
+use crate::request::group;
+use crate::request::{GroupId, RequestKind};
 use crate::types::{MemberId, Ticket};
 
 /// 1 MiB: a group of this size is some thousand puts and a few milliseconds of disk, so a larger one
@@ -78,7 +79,7 @@ impl Proposals {
     }
 
     pub(super) fn push(&mut self, ticket: Ticket, kind: RequestKind, body: &[u8], tick: u64) {
-        let bytes = request::request_bytes(kind, body.len());
+        let bytes = group::request_bytes(kind, body.len());
         let is_over =
             GROUP_BYTES_MAX < self.open.len() + bytes || self.opened_tick + self.open_ticks_max < tick;
         if is_over {
@@ -86,18 +87,18 @@ impl Proposals {
         }
         if self.open.is_empty() {
             self.opened_tick = tick;
-            self.open.reserve((request::GROUP_HEAD_BYTES + bytes).max(self.expected_bytes));
+            self.open.reserve((group::GROUP_HEAD_BYTES + bytes).max(self.expected_bytes));
             let id = self.next_id();
-            request::put_group_head(&mut self.open, id);
+            group::put_group_head(&mut self.open, id);
         }
-        request::put_request(&mut self.open, ticket, kind, body);
+        group::put_request(&mut self.open, ticket, kind, body);
     }
 
     /// Takes a group that was overtaken, under a new number and behind all others.
     pub(super) fn push_again(&mut self, data: &[u8], opened_tick: u64) {
         self.set_aside();
         let number = self.next_id().number;
-        let data = request::renumbered(data, number);
+        let data = group::renumbered(data, number);
         self.full_bytes += data.len();
         self.full.push_back(Group { data, number, opened_tick });
     }
@@ -163,7 +164,7 @@ impl Proposals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::apply::request::decode_group;
+    use crate::request::group::decode_group;
 
     fn push(proposals: &mut Proposals, ticket: u64, bytes: usize, tick: u64) {
         proposals.push(Ticket(ticket), RequestKind::Put, &vec![7; bytes], tick);
@@ -213,7 +214,7 @@ mod tests {
         let mut seen = Vec::new();
         let mut others = Proposals::new(MemberId(1), 9, 5);
         while let Some(group) = proposals.take(usize::MAX, true) {
-            let id = request::group_id(&group.data).unwrap();
+            let id = group::group_id(&group.data).unwrap();
             assert_eq!(id, GroupId { member: MemberId(1), incarnation: 9, number: group.number });
             others.push_again(&group.data, group.opened_tick);
             seen.push((group.number, tickets(group.data)));

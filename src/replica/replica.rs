@@ -17,15 +17,15 @@
 
 use bytes::Bytes;
 
-use super::exchange::Refusal;
 use super::proposals::Proposals;
 use super::reads::Reads;
 use super::under_way::{Given, UnderWay};
-use crate::apply::request::{self, RequestKind};
 use crate::raft::{
     self, CheckpointMeta, ConfChange, ConfChangeRefused, EntryKind, Message, MessageKind, Node, ProposeError,
     Recovered, Role, StartError, Status, StepError,
 };
+use crate::request::group;
+use crate::request::{Refusal, RequestKind};
 use crate::types::{LogIndex, MemberId, Term, Ticket, limits};
 
 /// A group stays open for this part of the request timeout at most, which is how much too early some of
@@ -258,7 +258,7 @@ impl<R> Replica<R> {
             return self.node.step(message);
         }
         self.node.check_recipient(&message)?;
-        let is_senders = |data: &Bytes| request::group_id(data).is_some_and(|id| id.member == message.from());
+        let is_senders = |data: &Bytes| group::group_id(data).is_some_and(|id| id.member == message.from());
         if !message.entry_data().all(|(kind, data)| kind == EntryKind::Normal && is_senders(&data)) {
             return Err(StepError::NotAProposal { from: message.from() });
         }
@@ -274,7 +274,7 @@ impl<R> Replica<R> {
     pub fn on_unsent(&mut self, message: &Message) {
         if message.kind() == MessageKind::Propose {
             self.paused_until = self.tick + 1;
-            for id in message.entry_data().filter_map(|(_, data)| request::group_id(&data)) {
+            for id in message.entry_data().filter_map(|(_, data)| group::group_id(&data)) {
                 self.under_way.on_unsent(id.number);
             }
         }
@@ -364,7 +364,7 @@ impl<R> Replica<R> {
             if ready.leadership.is_some() {
                 self.reads.on_leader_change();
             }
-            for id in ready.committed.iter().filter_map(|entry| request::group_id(&entry.data)) {
+            for id in ready.committed.iter().filter_map(|entry| group::group_id(&entry.data)) {
                 for overtaken in self.under_way.on_committed(id, self.tick) {
                     self.proposals.push_again(&overtaken.data, overtaken.opened_tick);
                 }
@@ -472,7 +472,7 @@ impl<R> Replica<R> {
     }
 
     fn refuse_group(&mut self, group: Bytes, refusal: Refusal) {
-        let group = request::decode_group(group).expect("this member wrote the group");
+        let group = group::decode_group(group).expect("this member wrote the group");
         self.refused_requests
             .extend(group.requests.into_iter().map(|request| (request.origin.ticket, refusal)));
     }

@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::exchange::Refusal;
 use super::{Config, Ready, Replica, Space};
-use crate::apply::request::{GroupId, Origin, Request, RequestKind, decode_group, encode_group, group_id};
 use crate::pb::peer as pb;
 use crate::raft::tests::Disk;
 use crate::raft::{self, CheckpointMeta, EntryKind, Message, MessageKind, StepError};
+use crate::request::group::{decode_group, encode_group, group_id};
+use crate::request::{GroupId, Origin, Refusal, Request, RequestKind};
 use crate::types::{LogIndex, MemberId, Ticket};
 
 const ME: MemberId = MemberId(1);

@@ -14,14 +14,14 @@ use bytes::{Bytes, BytesMut};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::exchange::Refusal;
 use super::{Config, Ready, Replica};
 use crate::apply::Sessions;
-use crate::apply::request::{RequestKind, decode_group};
 use crate::raft::tests::{Disk, runs};
 use crate::raft::{
     self, CheckpointMeta, ConfChange, ConfChangeKind, Entry, EntryKind, Message, MessageKind, Retention, Role,
 };
+use crate::request::group::decode_group;
+use crate::request::{Refusal, RequestKind};
 use crate::types::{LogIndex, MemberId, Term, Ticket};
 
 /// What is planted into a cluster to see that its checks see.

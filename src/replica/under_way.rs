@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::proposals::Group;
-use crate::apply::request::GroupId;
+use crate::request::GroupId;
 use crate::types::MemberId;
 
 /// A group on its way.

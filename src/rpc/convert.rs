@@ -13,10 +13,9 @@ use prost::Message;
 use super::range_stream::RangeStream;
 use super::status::Status;
 use super::validate;
-use crate::apply::RequestKind;
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::request_op::Request as Op;
-use crate::replica::exchange::{Command, MemberCall, Query, Read};
+use crate::request::{Command, MemberCall, Query, Read, RequestKind};
 use crate::types::limits::{LEASE_TTL_MIN_S_DEFAULT, REQUEST_BYTES_MAX_DEFAULT, TXN_OPS_MAX_DEFAULT};
 use crate::types::{LeaseId, MemberId};
 

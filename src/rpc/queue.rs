@@ -30,14 +30,13 @@ use prost::Message;
 
 use super::status::{self, Status};
 use super::validate;
-use crate::apply::{RequestKind, Response};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::pb::etcdserverpb::request_op::Request as Op;
 use crate::pb::etcdserverpb::response_op::Response as Done;
 use crate::pb::mvccpb::KeyValue;
-use crate::replica::exchange::{Command, Query, Read};
+use crate::request::{Command, Query, Read, RequestKind, Response};
 use crate::types::{LeaseId, Term};
 
 /// For which service a contender stands in the queue.

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost::Message as _;
 
 use super::*;
-use crate::apply::{Outcome, Rejection};
 use crate::pb::mvccpb;
+use crate::request::{Outcome, Rejection};
 
 /// Keys with their history. Revision 1 is empty.
 #[derive(Debug, Clone)]

@@ -7,9 +7,8 @@
 //!
 //! Compatibility: etcd 3.7's chunk sizes; header, `more` and `count` are in the last message only.
 
-use crate::apply::Response;
 use crate::pb::etcdserverpb as pb;
-use crate::replica::exchange::RangeSlice;
+use crate::request::{RangeSlice, Response};
 
 /// Keys of the first slice.
 const KEYS_FIRST: u32 = 10;

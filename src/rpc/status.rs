@@ -8,8 +8,7 @@
 
 use std::borrow::Cow;
 
-use crate::apply::Rejection;
-use crate::replica::exchange::Refusal;
+use crate::request::{Refusal, Rejection};
 
 /// gRPC status codes, with their numbers on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -22,7 +22,7 @@ fn group(format: u32, kind: u32) -> Bytes {
 
 /// A removal, written by a release whose changes have format 2.
 fn later_change() -> Bytes {
-    let origin = pinion::apply::Origin { member: MemberId(1), ticket: Ticket(1) };
+    let origin = pinion::request::Origin { member: MemberId(1), ticket: Ticket(1) };
     let change = MemberChange { origin, kind: MemberChangeKind::Remove(MemberId(7)) };
     let mut conf = change.to_conf_change();
     conf.context = peer::MemberChange { format: 2, ..Default::default() }.encode_to_vec().into();

@@ -8,11 +8,12 @@
 //! Crash-safe because there is one step: the checkpoint's rename. Before it the old cluster is in force,
 //! after it the new one, whose checkpoint ends where the log ends; so the log has nothing more to say.
 
-use crate::apply::request::{EntryId, GroupError, decode_group};
-use crate::apply::{Machine, Rejection};
+use crate::apply::Machine;
 use crate::checkpoint::format::Header;
 use crate::membership::{ChangeUndecodable, MemberChange};
 use crate::raft::{CheckpointMeta, Entry, EntryKind, Recovered, StartError};
+use crate::request::group::{GroupError, decode_group};
+use crate::request::{EntryId, Rejection};
 use crate::types::{LogIndex, MemberId};
 
 /// Why no new cluster can be made of the data.

@@ -12,8 +12,7 @@ use std::rc::Rc;
 use super::account::Weight;
 use super::call::{Deferred, Mailbox, Recipient};
 use super::{Backend, ClientShard};
-use crate::apply::Response;
-use crate::replica::exchange::Command;
+use crate::request::{Command, Response};
 use crate::rpc::Status;
 use crate::types::Term;
 

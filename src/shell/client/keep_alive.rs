@@ -28,7 +28,7 @@ use super::response::{self, Responder};
 use super::signal::Signal;
 use super::streams::Ended;
 use super::{Backend, ClientShard};
-use crate::apply::Response;
+use crate::request::Response;
 use crate::rpc::framing::{PREFIX_BYTES, put_prefix};
 use crate::rpc::{Status, convert};
 use crate::types::Term;

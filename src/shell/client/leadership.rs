@@ -12,7 +12,8 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 
 use super::signal::Signal;
-use crate::replica::exchange::{Command, Facts, Query};
+use crate::replica::exchange::Facts;
+use crate::request::{Command, Query};
 use crate::rpc::{Status, status};
 
 /// Election timeouts without a leader after which streams that want one end.

@@ -70,7 +70,8 @@ use signal::Signal;
 use slots::Slots;
 use watch::Watches;
 
-use crate::replica::exchange::{Command, Facts, Reply};
+use crate::replica::exchange::Facts;
+use crate::request::{Command, Reply};
 use crate::rpc::Limits;
 use crate::shell::net::Stream;
 use crate::types::limits::{

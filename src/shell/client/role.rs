@@ -7,7 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::replica::exchange::{Command, Read, ToRaft, ToShard, ToStore};
+use crate::replica::exchange::{ToRaft, ToShard, ToStore};
+use crate::request::{Command, Read};
 use crate::shell::client::{Backend, ClientShard, ShardConfig};
 use crate::shell::net::listen;
 use crate::shell::runtime::mesh::Sender;

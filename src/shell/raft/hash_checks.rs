@@ -18,8 +18,8 @@ use prost::Message as _;
 
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
-use crate::replica::exchange::{Answer, Query, Refusal};
 use crate::replica::hash_check::{Findings, Told};
+use crate::request::{Answer, Query, Refusal};
 use crate::shell::peer::{IncomingCall, Reply as PeerReply, Transport};
 use crate::shell::runtime::mesh::Doorbell;
 use crate::types::{Caller, MemberId, Ticket};

@@ -20,10 +20,9 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use prost::Message as _;
 
-use crate::apply::{Rejection, Response};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
-use crate::replica::exchange::{Query, Refusal};
+use crate::request::{Query, Refusal, Rejection, Response};
 use crate::types::{LeaseId, Ticket};
 
 /// A call between members: `pinion.peer.v1.LeaseQuestions`, answered by `LeaseAnswers`.

@@ -14,14 +14,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use crate::apply::request::Origin;
 use crate::membership::{
     Cluster, Member, MemberChange, MemberChangeKind, Touch, Unsafe, check_add, check_promote, check_remove,
     joining_member_id,
 };
 use crate::raft::{ProposeError, Role};
 use crate::replica::Replica;
-use crate::replica::exchange::{MemberCall, Refusal};
+use crate::request::{MemberCall, Origin, Refusal};
 use crate::types::{MemberId, Ticket};
 
 /// Calls that may wait.

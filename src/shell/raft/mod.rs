@@ -27,14 +27,15 @@ use pinion_wal as wal;
 use prost::Message as _;
 
 use self::catch_up::{Kept, bytes_in_log};
-use crate::apply::{Alarm, AlarmType, RequestKind, Response};
+use crate::apply::{Alarm, AlarmType};
 use crate::config::Url;
 use crate::membership::{Cluster, MemberChange, Touch};
 use crate::pb::peer as pb;
 use crate::peer::{Refusal as Refused, RefusalCode};
 use crate::raft::{self, Entry, HardState, MessageKind};
-use crate::replica::exchange::{Answer, Facts, Query, Refusal, Reply, ToRaft, ToShard, ToStore};
+use crate::replica::exchange::{Facts, ToRaft, ToShard, ToStore};
 use crate::replica::{Ready, Replica, Space};
+use crate::request::{Answer, Query, Refusal, Reply, RequestKind, Response};
 use crate::shell::log::reader::ReaderHandle;
 use crate::shell::log::writer::{LogCommand, LogEvent, LogHandle};
 use crate::shell::peer::{self, IncomingCall, PeerEvent, Reply as CallReply, Transport};

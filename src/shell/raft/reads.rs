@@ -4,8 +4,8 @@
 use std::rc::Rc;
 
 use super::Consensus;
-use crate::apply::Response;
-use crate::replica::exchange::{Answer, Query, Refusal, Reply, ToStore};
+use crate::replica::exchange::ToStore;
+use crate::request::{Answer, Query, Refusal, Reply, Response};
 use crate::shell::peer::IncomingCall;
 use crate::shell::raft::lease_forward::{Answered, CALL_LEASE, is_for_leader};
 use crate::types::{Caller, Ticket};

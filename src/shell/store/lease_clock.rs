@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 
 use prost::Message as _;
 
-use crate::apply::{Machine, RequestKind, Response};
+use crate::apply::Machine;
 use crate::lease::keeper::{Answer, KeepAlive};
 use crate::lease::{Keeper, Proposal};
 use crate::pb::etcdserverpb as pb;
-use crate::replica::exchange::{Query, Refusal, ToRaft};
+use crate::replica::exchange::ToRaft;
+use crate::request::{Query, Refusal, RequestKind, Response};
 use crate::shell::runtime::mesh::{Doorbell, Sender};
 use crate::types::{Caller, LeaseId, LogIndex, Term, Ticket};
 
@@ -241,10 +242,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::apply::{EntryId, Origin, Request};
     use crate::membership::Cluster;
     use crate::mvcc::Store;
     use crate::pb::peer;
+    use crate::request::{EntryId, Origin, Request};
     use crate::shell::runtime::mesh::{self, Receiver};
     use crate::types::MemberId;
 

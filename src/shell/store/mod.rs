@@ -18,12 +18,13 @@ use std::time::{Duration, Instant};
 use prost::Message as _;
 
 use crate::apply::machine::{Applied, HashRead, StatusFacts};
-use crate::apply::request::decode_group;
-use crate::apply::{Alarm, AlarmType, EntryId, Machine, Outcome, RequestKind, Response};
+use crate::apply::{Alarm, AlarmType, Machine};
 use crate::checkpoint::format::Header;
 use crate::membership::MemberChange;
 use crate::raft::{CheckpointMeta, Entry, EntryKind};
-use crate::replica::exchange::{Answer, Facts, Query, Refusal, Reply, ToRaft, ToShard, ToStore};
+use crate::replica::exchange::{Facts, ToRaft, ToShard, ToStore};
+use crate::request::group::decode_group;
+use crate::request::{Answer, EntryId, Outcome, Query, Refusal, Reply, RequestKind, Response};
 use crate::rpc::status;
 use crate::shell::EXIT_STATE_UNKNOWN;
 use crate::shell::runtime::helpers::Helpers;

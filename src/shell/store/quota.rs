@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 
-use crate::apply::{RequestKind, alarm};
+use crate::apply::alarm;
+use crate::request::RequestKind;
 use crate::shell::runtime::mesh::SharedBell;
 
 /// Shared by the raft role, which asks, and the store, which tells.

@@ -7,7 +7,8 @@
 //! accepted, wherever it is cut.
 
 use arbitrary::Unstructured;
-use pinion::apply::{Machine, RequestKind, Restore, RestoreError};
+use pinion::apply::{Machine, Restore, RestoreError};
+use pinion::request::RequestKind;
 use pinion::checkpoint::format::{Decoder, Encoder, FRAME_BYTES_MAX, FormatError, Frame, Header};
 use pinion::pb::etcdserverpb as pb;
 use pinion::types::{ClusterId, KeyRange, LogIndex, MemberId, Term};

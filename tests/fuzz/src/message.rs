@@ -5,7 +5,7 @@
 
 use arbitrary::Unstructured;
 use bytes::Bytes;
-use pinion::apply::RequestKind;
+use pinion::request::RequestKind;
 use pinion::pb::etcdserverpb as pb;
 use pinion::pb::etcdserverpb::compare::TargetUnion;
 use pinion::pb::etcdserverpb::request_op::Request as Op;

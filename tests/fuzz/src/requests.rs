@@ -2,7 +2,7 @@
 //!
 //! Claims, for any bytes: `rpc::convert::command` answers; what it lets through to the log is never
 //! refused there for a reason that the client shard owns; `Machine::apply` answers every body of
-//! every kind, a refusal leaves the state as it was, and `apply::request::decode_group` answers.
+//! every kind, a refusal leaves the state as it was, and `request::group::decode_group` answers.
 //! Two machines fed alike give equal answers to requests and reads and hold equal states, though one
 //! compacts in other slices, holds back compaction by checkpoints under way, and is now and then
 //! rebuilt from its own checkpoint. A range streamed in slices is the range asked at once.
@@ -12,17 +12,14 @@
 
 use arbitrary::Unstructured;
 use bytes::Bytes;
-use pinion::apply::request::{decode_group, encode_group};
-use pinion::apply::{
-    Applied, Checkpoint, EntryId, Machine, Origin, Outcome, Rejection, Request, RequestKind, Response,
-    Restore, StatusFacts,
-};
+use pinion::request::group::{decode_group, encode_group};
+use pinion::apply::{Applied, Checkpoint, Machine, Restore, StatusFacts};
+use pinion::request::{Command, EntryId, Origin, Outcome, Query, Rejection, Request, RequestKind, Response};
 use pinion::lease::Table;
 use pinion::membership::Cluster;
 use pinion::mvcc::{KeyValueRef, Store};
 use pinion::pb::etcdserverpb as pb;
 use pinion::pb::peer;
-use pinion::replica::exchange::{Command, Query};
 use pinion::rpc::convert::{self, Limits};
 use pinion::rpc::range_stream::RangeStream;
 use pinion::types::{KeyRange, LeaseId, LogIndex, MemberId, Revision, Term, Ticket};

@@ -1,7 +1,7 @@
 //! The corpora to start from, made by code: the same bytes at every call.
 
-use pinion::apply::RequestKind;
-use pinion::apply::request::{GroupId, encode_group};
+use pinion::request::{GroupId, RequestKind};
+use pinion::request::group::encode_group;
 use pinion::checkpoint::format::{Encoder, Header};
 use pinion::pb::etcdserverpb as pb;
 use pinion::types::{ClusterId, LogIndex, MemberId, Term};

@@ -33,9 +33,11 @@ use http::{HeaderMap, Request, StatusCode};
 use prost::Message;
 
 use super::{Backend, ClientShard, Counters, ShardConfig};
-use crate::apply::{Outcome, RequestKind, Response};
 use crate::pb::{etcdserverpb as pb, mvccpb};
-use crate::replica::exchange::{Answer, Command, Query, RangeSlice, Read, Refusal, Reply, ToShard};
+use crate::replica::exchange::ToShard;
+use crate::request::{
+    Answer, Command, Outcome, Query, RangeSlice, Read, Refusal, Reply, RequestKind, Response,
+};
 use crate::rpc::framing::{PREFIX_BYTES, percent_decode, put_prefix};
 use crate::rpc::queue::model::Model;
 use crate::types::{ClusterId, MemberId, Term, Ticket};

@@ -10,13 +10,13 @@ use prost::Message as _;
 use super::begin::Begin;
 use super::*;
 use crate::apply::checkpoint::Restore;
-use crate::apply::{EntryId, Origin, Request, RequestKind};
 use crate::checkpoint::format::Header;
 use crate::config::Url;
 use crate::membership::Cluster;
 use crate::mvcc::Store;
 use crate::pb::etcdserverpb::PutRequest;
 use crate::pb::peer as pb;
+use crate::request::{EntryId, Origin, Request, RequestKind};
 use crate::shell::peer::{PeerConfig, PeerEvent};
 use crate::types::{Term, Ticket};
 

@@ -15,12 +15,13 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
 
+use super::{Origin, RequestKind};
 use crate::pb::peer as pb;
 use crate::types::proto::{
     FIXED64_FIELD_LEN, message_field_len, put_fixed64_field, put_message_head, put_uint_field,
     take_fixed64_field, take_uint_field, uint_field_len,
 };
-use crate::types::{LogIndex, MemberId, Term, Ticket};
+use crate::types::{MemberId, Ticket};
 
 /// The group's version. It rises when an older reader would misread.
 const FORMAT: u32 = 2;
@@ -42,75 +43,6 @@ pub struct Group {
     /// Absent in format 1, and of an empty entry.
     pub id: Option<GroupId>,
     pub requests: Vec<Request>,
-}
-
-/// Who waits for the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Origin {
-    pub member: MemberId,
-    pub ticket: Ticket,
-}
-
-/// The log entry in which a request stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct EntryId {
-    pub index: LogIndex,
-    pub term: Term,
-}
-
-/// What a request's body is. The numbers are on disk: never reused, never renumbered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum RequestKind {
-    /// `etcdserverpb.PutRequest`
-    Put = 1,
-    /// `etcdserverpb.DeleteRangeRequest`
-    DeleteRange = 2,
-    /// `etcdserverpb.TxnRequest`
-    Txn = 3,
-    /// `etcdserverpb.CompactionRequest`
-    Compact = 4,
-    /// `pinion.peer.v1.PublishMember`
-    PublishMember = 5,
-    /// `etcdserverpb.LeaseGrantRequest`, its id chosen and its TTL within bounds.
-    LeaseGrant = 6,
-    /// `etcdserverpb.LeaseRevokeRequest`
-    LeaseRevoke = 7,
-    /// `pinion.peer.v1.LeaseExpire`
-    LeaseExpire = 8,
-    /// `pinion.peer.v1.LeaseCheckpoint`
-    LeaseCheckpoint = 9,
-    /// `etcdserverpb.MemberUpdateRequest`
-    MemberUpdate = 10,
-    /// `etcdserverpb.AlarmRequest`
-    Alarm = 11,
-}
-
-impl RequestKind {
-    /// The number on disk.
-    #[must_use]
-    pub const fn number(self) -> u32 {
-        self as u32
-    }
-
-    /// `None` for a number of a later version.
-    #[must_use]
-    pub const fn from_number(number: u32) -> Option<Self> {
-        match number {
-            1 => Some(Self::Put),
-            2 => Some(Self::DeleteRange),
-            3 => Some(Self::Txn),
-            4 => Some(Self::Compact),
-            5 => Some(Self::PublishMember),
-            6 => Some(Self::LeaseGrant),
-            7 => Some(Self::LeaseRevoke),
-            8 => Some(Self::LeaseExpire),
-            9 => Some(Self::LeaseCheckpoint),
-            10 => Some(Self::MemberUpdate),
-            11 => Some(Self::Alarm),
-            _ => None,
-        }
-    }
 }
 
 /// One request: the client's own bytes, not a re-encoded copy.

@@ -1,0 +1,31 @@
+//! Commands: all that a client's call can ask of the rest of the member.
+
+use bytes::Bytes;
+
+use super::{Read, RequestKind};
+use crate::types::MemberId;
+
+/// What a client shard asks of the rest of the member.
+#[derive(Debug)]
+pub enum Command {
+    /// Through consensus: `body` is the client's encoded request, already validated.
+    Propose { kind: RequestKind, body: Bytes },
+    /// From the state machine.
+    Read(Read),
+    /// A change of who belongs to the cluster, or of who leads it.
+    Member(MemberCall),
+}
+
+/// A call about the cluster's members. Each answer's body is the named response message without its
+/// header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemberCall {
+    /// `MemberAddResponse`. The URLs are checked.
+    Add { peer_urls: Vec<String>, learner: bool },
+    /// `MemberRemoveResponse`.
+    Remove(MemberId),
+    /// `MemberPromoteResponse`.
+    Promote(MemberId),
+    /// `MoveLeaderResponse`.
+    MoveLeader(MemberId),
+}
