@@ -1,10 +1,5 @@
-//! Requests about leases, and which lease each key hangs on.
-//!
-//! A put or a transaction moves keys between leases when it commits and not before: what it will
-//! move is collected in `Moves` on the way. A lease that goes takes its keys along, in key order and
-//! in one revision of its own.
-//!
-//! Cost: a put without leases, of a key without one, compares two numbers.
+//! Requests about leases. A lease that goes takes its keys along, in key order and in one revision of its
+//! own.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -17,42 +12,6 @@ use crate::pb::peer;
 use crate::request::{EntryId, Outcome, Rejection, Response};
 use crate::types::limits::LEASE_TTL_MAX_S;
 use crate::types::{KeyRange, LeaseId, LogIndex};
-
-/// Whether a key may be attached to `lease`: to none, or to one that exists.
-pub(super) fn check_lease(leases: &Table, lease: i64) -> Result<(), Rejection> {
-    let id = LeaseId(lease);
-    if lease == 0 || leases.contains(id) { Ok(()) } else { Err(Rejection::LeaseNotFound(id)) }
-}
-
-/// Keys on their way from one lease to another, in the order of the writes that move them.
-#[derive(Debug, Default)]
-pub(super) struct Moves(Vec<(Bytes, LeaseId, LeaseId)>);
-
-impl Moves {
-    /// A put.
-    #[inline]
-    pub(super) fn on_put(&mut self, key: &Bytes, from: i64, to: i64) {
-        if from != to {
-            self.0.push((key.clone(), LeaseId(from), LeaseId(to)));
-        }
-    }
-
-    /// A deletion.
-    #[inline]
-    pub(super) fn on_delete(&mut self, key: &[u8], from: i64) {
-        if from != 0 {
-            self.0.push((Bytes::copy_from_slice(key), LeaseId(from), LeaseId(0)));
-        }
-    }
-
-    /// The writes are committed.
-    #[inline]
-    pub(super) fn commit(self, leases: &mut Table) {
-        for (key, from, to) in self.0 {
-            leases.move_key(&key, from, to);
-        }
-    }
-}
 
 /// Deletes the keys of a lease that is gone already. Returns the revision that follows.
 fn delete_keys(store: &mut Store, lease: &Lease) -> i64 {

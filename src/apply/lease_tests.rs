@@ -200,15 +200,6 @@ fn reads_of_leases_are_answered_as_their_messages() {
     assert_eq!((kept.id, kept.ttl), (5, 60));
 }
 
-#[test]
-fn a_put_without_leases_moves_nothing() {
-    let mut moves = Moves::default();
-    moves.on_put(&Bytes::from_static(b"a"), 0, 0);
-    moves.on_put(&Bytes::from_static(b"a"), 7, 7);
-    moves.on_delete(b"a", 0);
-    assert_eq!(moves.0.capacity(), 0);
-}
-
 /// Leases and keys as anybody would write them down.
 #[derive(Default)]
 struct Naive {

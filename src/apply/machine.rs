@@ -14,7 +14,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::encode::Encode as _;
-use super::lease::{Moves, check_lease};
+use super::moves::{Moves, check_lease};
 use super::view::check_readable;
 use super::{Alarms, Sessions, range, txn, write};
 use crate::lease::{Change, Table};

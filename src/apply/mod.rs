@@ -1,8 +1,10 @@
 //! Committed entries in, answers out: the state machine every member runs alike.
 
 pub mod alarm;
+mod alarm_requests;
 pub(crate) mod encode;
 mod lease;
+mod moves;
 mod range;
 #[cfg(test)]
 mod script;

@@ -11,7 +11,7 @@
 //! Compatibility: etcd 3.7; `etcd/semantics.md` §4 is the contract.
 
 use super::encode::{InnerHeader, OpField, TxnAnswer};
-use super::lease::{Moves, check_lease};
+use super::moves::{Moves, check_lease};
 use super::view::{View, check_readable};
 use super::{range, write};
 use crate::lease::Table;

@@ -4,7 +4,7 @@
 //! that `prev_kv` costs no copy but the one into the answer.
 
 use super::encode::{DeleteAnswer, PutAnswer, Shown};
-use super::lease::Moves;
+use super::moves::Moves;
 use super::range;
 use crate::mvcc::WriteTxn;
 use crate::pb::etcdserverpb as pb;

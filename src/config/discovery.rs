@@ -9,13 +9,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::cluster::parse_initial_cluster;
+use super::member_urls::{MemberUrls, parse_initial_cluster};
 use super::parse::{Refused, Settings};
 use super::process::ProcessConfig;
 use super::url::Url;
-
-/// Name by name, the peer URLs of the members that begin a cluster.
-pub type MemberUrls = Vec<(String, Vec<Url>)>;
 
 /// Where the first members are listed. Read only while no data exists.
 #[derive(Debug, Clone, PartialEq, Eq)]

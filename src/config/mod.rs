@@ -14,6 +14,7 @@ mod discovery;
 mod features;
 mod flags;
 mod help;
+mod member_urls;
 mod parse;
 mod placement;
 mod process;
@@ -25,11 +26,12 @@ mod tests;
 
 pub use cluster::{
     Bootstrap, ClusterConfig, ELECTION_MS_MAX, FirstMembers, InitialClusterState, LEARNERS_MAX_LIMIT,
-    REQUEST_BYTES_MAX_LIMIT, TXN_OPS_MAX_LIMIT, parse_members,
+    REQUEST_BYTES_MAX_LIMIT, TXN_OPS_MAX_LIMIT,
 };
-pub use discovery::{Credentials, InitialCluster, MemberUrls, ServiceDiscovery, SrvDiscovery};
+pub use discovery::{Credentials, InitialCluster, ServiceDiscovery, SrvDiscovery};
 pub use features::FeatureGates;
 pub use help::ETCD_API_VERSION;
+pub use member_urls::{MemberUrls, parse_members};
 pub use parse::Refused;
 pub use placement::{Placement, Plan};
 pub use process::{Keepalive, LogConfig, LogFormat, LogLevel, LogOutput, ProcessConfig, WalSync};

@@ -10,11 +10,12 @@
 //! Cost: append O(record); look-up O(log segments), two cache misses when cold. Overhead per
 //! record: 4 bytes of offset, 8 in segments with gaps.
 
-use super::record::{Newest, Record};
+use super::record::{Newest, OFFSET_BITS, Record};
 
 /// Small enough that rewriting one segment is a short slice of work, large enough that the
 /// directory of an 8 GiB store (32 k segments) still fits the second-level cache.
 pub(super) const SEGMENT_BYTES: usize = 256 * 1024;
+const _: () = assert!(SEGMENT_BYTES == 1 << OFFSET_BITS);
 
 #[derive(Debug, Default)]
 pub(super) struct Segment {

@@ -27,7 +27,9 @@ mod record;
 mod key_block;
 mod tree;
 
+mod change;
 mod history;
+mod key_value;
 
 mod compaction;
 
@@ -40,51 +42,11 @@ mod restore;
 #[cfg(test)]
 mod tests;
 
+pub use change::Change;
 pub use checkpoint::CheckpointCursor;
 pub use hash::{HashCursor, HashKv, HashOvertaken};
 pub use history::KeyChanges;
+pub use key_value::KeyValueRef;
 pub use restore::{Restore, RestoreError};
 pub use store::{Changes, Scan, Store};
 pub use txn::{WriteTxn, Written};
-
-use self::record::Record;
-use crate::types::Revision;
-
-/// One version of a key, borrowed from the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeyValueRef<'a> {
-    pub key: &'a [u8],
-    pub value: &'a [u8],
-    /// Main revision of the put that (re)created the key.
-    pub create_revision: i64,
-    /// Main revision of the put that wrote this version.
-    pub mod_revision: i64,
-    /// Position of that put among the changes of its request.
-    pub sub: i64,
-    /// 1 for the put that created the key, one more for each put since.
-    pub version: i64,
-    /// Attached lease, 0 for none.
-    pub lease: i64,
-}
-
-/// One entry of the by-revision history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Change<'a> {
-    pub revision: Revision,
-    pub key: &'a [u8],
-    /// The version a put wrote; `None` for a delete.
-    pub put: Option<KeyValueRef<'a>>,
-    /// Record of the key's previous version, as far as there was one.
-    before: Option<u64>,
-}
-
-impl<'a> Change<'a> {
-    fn new(record: &Record<'a>) -> Self {
-        Self {
-            revision: Revision::new(record.main, record.sub),
-            key: record.key,
-            put: record.key_value(),
-            before: record.links.map(|links| links.previous),
-        }
-    }
-}

@@ -194,8 +194,7 @@ impl<'a> Record<'a> {
 pub(super) struct Newest(u64);
 
 /// Bits of the offset: a record starts below `SEGMENT_BYTES`.
-const OFFSET_BITS: u32 = 18;
-const _: () = assert!(super::log::SEGMENT_BYTES == 1 << OFFSET_BITS);
+pub(super) const OFFSET_BITS: u32 = 18;
 /// What is left for the sequence number: 35 million million changes.
 const SEQ_BITS: u32 = 63 - OFFSET_BITS;
 /// No record is numbered so high: at a million changes a second it takes a year to get there.

@@ -24,6 +24,7 @@ mod node;
 mod read_index;
 mod ready;
 mod recovery;
+mod role;
 mod snapshot;
 mod terms;
 #[cfg(test)]
@@ -35,9 +36,8 @@ pub use entry::{Entry, EntryKind, HardState};
 pub use library_log::{LogLevel, LogSink};
 pub use log::Retention;
 pub use message::{Message, MessageError, MessageKind};
-pub use node::{
-    ConfChangeRefused, Config, Fetch, Node, ProposeError, ReadIndexError, Role, Status, StepError,
-};
+pub use node::{ConfChangeRefused, Config, Fetch, Node, ProposeError, ReadIndexError, Status, StepError};
 pub use ready::{Leadership, ReadState, Ready};
 pub use recovery::{Recovered, StartError};
+pub use role::Role;
 pub use snapshot::CheckpointMeta;

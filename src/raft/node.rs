@@ -31,6 +31,7 @@ use super::message::{Message, MessageKind};
 use super::read_index::ReadContext;
 use super::ready::{Leadership, ReadState, Ready};
 use super::recovery::{Recovered, StartError};
+use super::role::Role;
 use super::snapshot::CheckpointMeta;
 use crate::types::{LogIndex, MemberId, Term};
 
@@ -107,27 +108,6 @@ impl Config {
             max_uncommitted_size: self.uncommitted_bytes_max,
             max_committed_size_per_ready: self.committed_bytes_max,
             ..::raft::Config::default()
-        }
-    }
-}
-
-/// A member's part at the moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    Follower,
-    /// Asks whether it could win.
-    PreCandidate,
-    Candidate,
-    Leader,
-}
-
-impl From<StateRole> for Role {
-    fn from(state: StateRole) -> Self {
-        match state {
-            StateRole::Follower => Self::Follower,
-            StateRole::PreCandidate => Self::PreCandidate,
-            StateRole::Candidate => Self::Candidate,
-            StateRole::Leader => Self::Leader,
         }
     }
 }

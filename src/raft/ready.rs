@@ -2,7 +2,7 @@
 
 use super::entry::{Entry, HardState};
 use super::message::Message;
-use super::node::Role;
+use super::role::Role;
 use super::snapshot::CheckpointMeta;
 use crate::types::{LogIndex, MemberId, Term};
 

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::str::Lines;
 
 use super::contents::{self, Foreign};
+use crate::shell::store::checkpoint_file::sync_dir;
 use crate::types::{ClusterId, MemberId};
 
 /// The beginning of IDENTITY's title in every version.
@@ -110,14 +111,6 @@ pub(in crate::shell) enum DataDirError {
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
     move |source| DataDirError::Io { action, path: path.to_owned(), source }
-}
-
-/// Makes the names in a directory durable.
-///
-/// # Errors
-/// What the file system answered.
-pub(in crate::shell) fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
 }
 
 /// Creates a directory that only its owner can enter, its parents too where they are missing, and makes

@@ -21,7 +21,7 @@ use crate::membership::{Cluster, Mismatch, find_joining};
 use crate::pb::peer as pb;
 use crate::peer::frame::put_message;
 use crate::peer::{Frame, FrameDecoder, FrameKind, HANDSHAKE_BYTES_MAX, Identity, Lane, PREFACE, Refusal};
-use crate::shell::net::addresses::Addresses;
+use crate::shell::net::addresses::{Addresses, RESOLVE_PATIENCE};
 use crate::shell::net::{Dialer, Stream, within};
 use crate::shell::raft::CALL_MEMBERS;
 use crate::types::{ClusterId, MemberId};
@@ -36,9 +36,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The same while somebody answers and the lists differ: a member that lags may not know of the change yet.
 const MISMATCH_PATIENCE: Duration = Duration::from_secs(3);
-
-/// How long names may be looked up in all, as in etcd.
-pub(in crate::shell) const RESOLVE_PATIENCE: Duration = Duration::from_secs(30);
 
 const PAUSE: Duration = Duration::from_millis(200);
 

@@ -15,15 +15,16 @@ use crate::checkpoint::format::Header;
 use crate::config::{Config, InitialCluster, InitialClusterState, Refused, WalSync};
 use crate::membership::{Cluster, member_id};
 use crate::mvcc::Store;
-use crate::raft::{CheckpointMeta, Entry, EntryKind, HardState, Recovered};
+use crate::raft::{CheckpointMeta, Entry, Recovered};
 use crate::shell::boot::data_dir::{DataDir, DataDirError, Identity, SyncMode};
 use crate::shell::boot::force_new::{self, ForceError};
 use crate::shell::boot::join::{self, JoinError};
 use crate::shell::discovery::{self, DiscoveryError};
-use crate::shell::net::addresses::Addresses;
+use crate::shell::log::entries::{UnknownKind, entry_from_wal, hard_state_from_wal};
+use crate::shell::net::addresses::{Addresses, RESOLVE_PATIENCE};
 use crate::shell::runtime::aside::run_aside;
 use crate::shell::store::checkpoint_file::{self, LoadError};
-use crate::types::{LogIndex, MemberId, Term};
+use crate::types::{LogIndex, MemberId};
 
 /// Bytes of a checkpoint block that the first checkpoint is made of.
 const BLOCK_BYTES: usize = 256 << 10;
@@ -65,10 +66,8 @@ pub(in crate::shell) enum RecoveryError {
     },
     #[error("{0}")]
     Log(#[from] WalError),
-    #[error(
-        "log entry {index} is of kind {kind}, which this version does not know; start a newer version of Pinion"
-    )]
-    EntryKind { index: u64, kind: u8 },
+    #[error(transparent)]
+    EntryKind(#[from] UnknownKind),
     #[error("cannot start the runtime to ask other members: {0}")]
     Runtime(io::Error),
     #[error("{action} {path}: {source}")]
@@ -156,7 +155,7 @@ fn bootstrap(
 ) -> Result<Identity, RecoveryError> {
     config.cluster.check_empty().map_err(RecoveryError::Config)?;
     let found = run_aside(discovery::find(config, is_interrupted)).map_err(RecoveryError::Runtime)??;
-    let mut addresses = Addresses::until(Instant::now() + join::RESOLVE_PATIENCE);
+    let mut addresses = Addresses::until(Instant::now() + RESOLVE_PATIENCE);
     let same = |a: &[String], b: &[String]| addresses.are_same(a, b);
     let plan = config
         .cluster
@@ -316,18 +315,4 @@ fn load_checkpoint(data_dir: &DataDir, identity: &Identity) -> Result<(Header, M
         "checkpoint loaded"
     );
     Ok((header, machine))
-}
-
-pub(in crate::shell) fn entry_from_wal(entry: wal::Entry) -> Result<Entry, RecoveryError> {
-    let wal::Entry { index, term, kind, data } = entry;
-    let kind = EntryKind::from_number(kind).ok_or(RecoveryError::EntryKind { index, kind })?;
-    Ok(Entry { index: LogIndex(index), term: Term(term), kind, data })
-}
-
-fn hard_state_from_wal(state: wal::HardState) -> HardState {
-    HardState {
-        term: Term(state.term),
-        vote: (state.vote != 0).then_some(MemberId(state.vote)),
-        commit: LogIndex(state.commit),
-    }
 }

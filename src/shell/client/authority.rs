@@ -20,7 +20,7 @@
 //! Compatibility: RFC 7541 (HPACK), RFC 9113 section 6.2 (HEADERS); gRPC-Go's servers take any
 //! `:authority`.
 
-use super::frame_meter::{Head, kind};
+use super::frame_head::{Head, kind};
 
 const FLAG_END_HEADERS: u8 = 0x4;
 const FLAG_PADDED: u8 = 0x8;

@@ -13,6 +13,7 @@
 //! Compatibility: the ping policy is gRPC-Go's, with etcd's parameters; the rest is ours.
 
 use super::authority::AuthorityMask;
+use super::frame_head::{Head, kind};
 
 /// Bytes of a frame's head.
 const HEAD_BYTES: usize = 9;
@@ -31,26 +32,8 @@ const PING_STRIKES_MAX: u32 = 2;
 /// How seldom a client without open streams may ping.
 const IDLE_PING_INTERVAL_MS: u64 = 2 * 60 * 60 * 1000;
 
-/// Frame types, by their numbers on the wire.
-pub(super) mod kind {
-    pub(in super::super) const DATA: u8 = 0;
-    pub(in super::super) const HEADERS: u8 = 1;
-    pub(in super::super) const PING: u8 = 6;
-    pub(in super::super) const GO_AWAY: u8 = 7;
-    pub(in super::super) const CONTINUATION: u8 = 9;
-}
-
 /// The END_STREAM flag of DATA, and the ACK flag of SETTINGS and PING.
 const FLAG_END_STREAM_OR_ACK: u8 = 1;
-
-/// A frame's head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) length: u32,
-    pub(super) kind: u8,
-    pub(super) flags: u8,
-    pub(super) stream: u32,
-}
 
 /// What bytes are that went by.
 enum Passed {

@@ -28,6 +28,7 @@ mod call_end;
 mod connection;
 mod counters;
 mod election;
+mod frame_head;
 mod frame_meter;
 mod gzip;
 mod h2_io;

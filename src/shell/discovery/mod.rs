@@ -5,16 +5,11 @@ mod dns_client;
 mod grpc;
 mod service;
 mod srv;
+mod stop;
 
-use std::cell::Cell;
-use std::time::Duration;
-
-use futures_lite::future;
+pub(super) use stop::Stop;
 
 use crate::config::{Config, FirstMembers, InitialCluster, MemberUrls};
-
-/// Sleeps are cut into pieces of this length, so that a signal is noticed.
-const SLICE: Duration = Duration::from_millis(100);
 
 /// Why it is not known who begins the cluster.
 #[derive(Debug, thiserror::Error)]
@@ -35,45 +30,6 @@ pub(super) struct Found {
 impl Found {
     pub(super) fn first_members(&self) -> FirstMembers<'_> {
         FirstMembers { members: &self.members, token: &self.token, source: &self.source }
-    }
-}
-
-/// Whether a signal has told the process to stop. It is heard once and remembered.
-pub(super) struct Stop<'a> {
-    listen: &'a dyn Fn() -> bool,
-    is_told: Cell<bool>,
-}
-
-impl<'a> Stop<'a> {
-    pub(super) fn new(listen: &'a dyn Fn() -> bool) -> Self {
-        Self { listen, is_told: Cell::new(false) }
-    }
-
-    fn is_told(&self) -> bool {
-        if !self.is_told.get() && (self.listen)() {
-            self.is_told.set(true);
-        }
-        self.is_told.get()
-    }
-
-    /// Waits until the process is told to stop.
-    async fn told(&self) {
-        while !self.is_told() {
-            glommio::timer::sleep(SLICE).await;
-        }
-    }
-
-    /// False: told to stop before the time was over.
-    async fn sleep(&self, time: Duration) -> bool {
-        let told = async {
-            self.told().await;
-            false
-        };
-        let rested = async {
-            glommio::timer::sleep(time).await;
-            true
-        };
-        future::or(told, rested).await
     }
 }
 

@@ -11,8 +11,8 @@ use super::Stop;
 use super::dns_client::{DnsClient, DnsError};
 use crate::config::{MemberUrls, SrvDiscovery, Url};
 use crate::discovery::srv::{self, SrvError};
-use crate::shell::boot::join::RESOLVE_PATIENCE;
 use crate::shell::net::addresses::Addresses;
+use crate::shell::net::addresses::RESOLVE_PATIENCE;
 
 const PAUSE: Duration = Duration::from_secs(1);
 

@@ -14,7 +14,7 @@ use pinion_wal::reader::Wanted;
 use pinion_wal::{self as wal, LogReader};
 
 use crate::raft::{Entry, Fetch};
-use crate::shell::boot::recovery::entry_from_wal;
+use crate::shell::log::entries::entry_from_wal;
 use crate::shell::runtime::mesh::{SharedBell, SharedRing};
 
 /// More than raft has out at once.

@@ -18,11 +18,9 @@ use crossbeam::queue::SegQueue;
 use pinion_wal::{Entry, HardState, Storage, Wal, WalError};
 
 use crate::shell::log::keeping::Keep;
+use crate::shell::runtime::exit::{EXIT_LOG_FAILED, with_causes};
 use crate::shell::runtime::mesh::SharedRing;
 use crate::shell::runtime::placement::Core;
-
-/// Exit code after a failed append or sync (`EX_IOERR` of sysexits).
-pub(in crate::shell) const EXIT_LOG_FAILED: i32 = 74;
 
 /// How often a full disk is asked again.
 const SPACE_RETRY: Duration = Duration::from_millis(200);
@@ -293,7 +291,7 @@ impl<S: Storage> LogWriter<S> {
 
 fn fail(what: &str, error: &WalError) -> ! {
     tracing::error!(
-        error = crate::shell::with_causes(error),
+        error = with_causes(error),
         "{what} failed; nothing after the last acknowledged write may be trusted to memory, so the process ends. \
          Check the disk, then start again: recovery keeps everything acknowledged"
     );

@@ -6,12 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel;
 
 use super::resolve::start_lookup;
 use crate::config::Url;
+
+/// How long names may be looked up in all, as in etcd.
+pub(in crate::shell) const RESOLVE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What was found up to the deadline.
 #[derive(Debug)]

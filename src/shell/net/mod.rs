@@ -6,6 +6,8 @@ mod dial;
 pub(in crate::shell) mod listen;
 mod resolve;
 mod stream;
+mod within;
 
-pub(in crate::shell) use dial::{Dialer, TimedOut, within};
+pub(in crate::shell) use dial::Dialer;
 pub(in crate::shell) use stream::Stream;
+pub(in crate::shell) use within::{TimedOut, within};

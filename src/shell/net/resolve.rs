@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 
+use super::within::within;
 use crate::config::Url;
-use crate::shell::net::within;
 use crate::shell::runtime::wake::Broadcast;
 
 /// Lookups at a time; a cluster has a few names.

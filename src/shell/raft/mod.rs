@@ -9,6 +9,7 @@
 
 pub(in crate::shell) mod checkpoint_transfer;
 pub(in crate::shell) mod hash_checks;
+mod kept;
 pub(in crate::shell) mod lease_forward;
 pub(in crate::shell) mod member_calls;
 
@@ -23,22 +24,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pinion_wal as wal;
 use prost::Message as _;
 
-use self::catch_up::{Kept, bytes_in_log};
+use self::kept::{Kept, bytes_in_log};
 use crate::apply::{Alarm, AlarmType};
 use crate::config::Url;
 use crate::membership::{Cluster, MemberChange, Touch};
 use crate::pb::peer as pb;
 use crate::peer::{Refusal as Refused, RefusalCode};
-use crate::raft::{self, Entry, HardState, MessageKind};
+use crate::raft::{self, MessageKind};
 use crate::replica::exchange::{Facts, ToRaft, ToShard, ToStore};
 use crate::replica::{Ready, Replica, Space};
 use crate::request::{Answer, Query, Refusal, Reply, RequestKind, Response};
+use crate::shell::log::entries::{entry_to_wal, hard_state_to_wal};
 use crate::shell::log::reader::ReaderHandle;
 use crate::shell::log::writer::{LogCommand, LogEvent, LogHandle};
 use crate::shell::peer::{self, IncomingCall, PeerEvent, Reply as CallReply, Transport};
+use crate::shell::runtime::exit::EXIT_LOG_LOST;
 use crate::shell::runtime::mesh::{Doorbell, SharedRing};
 use crate::shell::runtime::wiring::RaftPorts;
 use crate::shell::store::quota::Quota;
@@ -475,7 +477,7 @@ impl Consensus {
                 raft::StepError::LogLost { .. } => {
                     tracing::error!(%from, %error, "this member's log lacks what it once acknowledged; it must not take part. \
                         Remove the member from the cluster and add it again with an empty data directory");
-                    std::process::exit(crate::shell::EXIT_LOG_LOST);
+                    std::process::exit(EXIT_LOG_LOST);
                 }
                 _ => tracing::debug!(%from, ?kind, %error, "raft message not taken"),
             }
@@ -809,13 +811,4 @@ fn ask_leader(
         bell.ring();
     })
     .detach();
-}
-
-/// As the log writes it.
-fn entry_to_wal(entry: Entry) -> wal::Entry {
-    wal::Entry { index: entry.index.0, term: entry.term.0, kind: entry.kind.number(), data: entry.data }
-}
-
-fn hard_state_to_wal(state: HardState) -> wal::HardState {
-    wal::HardState { term: state.term.0, vote: state.vote.map_or(0, |vote| vote.0), commit: state.commit.0 }
 }

@@ -57,6 +57,16 @@ impl LocalBell {
     }
 }
 
+/// Rings when the thread that holds it is done, however it ended.
+#[derive(Debug)]
+pub(in crate::shell) struct RingsAtEnd(pub(in crate::shell) Arc<SharedBell>);
+
+impl Drop for RingsAtEnd {
+    fn drop(&mut self) {
+        self.0.ring();
+    }
+}
+
 /// What a role sleeps on.
 #[derive(Debug, Clone)]
 pub(in crate::shell) struct Doorbell {

@@ -1,7 +1,8 @@
 //! What the roles run on: executors and the cores they are pinned to, rings and bells between them, helper
-//! threads.
+//! threads, and how a process ends that cannot go on.
 
 pub(in crate::shell) mod aside;
+pub(in crate::shell) mod exit;
 pub(in crate::shell) mod helpers;
 pub(in crate::shell) mod mesh;
 pub(in crate::shell) mod placement;

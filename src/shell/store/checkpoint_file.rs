@@ -20,7 +20,6 @@ use crossbeam::channel::{self, TrySendError};
 use crate::checkpoint::format::{
     Decoder, Encoder, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FormatError, Frame, Header,
 };
-use crate::shell::boot::data_dir::sync_dir;
 use crate::shell::runtime::mesh::SharedBell;
 use crate::types::LogIndex;
 
@@ -391,6 +390,14 @@ fn read_full(input: &mut impl io::Read, buffer: &mut [u8]) -> io::Result<usize> 
         }
     }
     Ok(filled)
+}
+
+/// Makes the names in a directory durable.
+///
+/// # Errors
+/// What the file system answered.
+pub(in crate::shell) fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use crate::replica::exchange::{Facts, ToRaft, ToShard, ToStore};
 use crate::request::group::decode_group;
 use crate::request::{Answer, EntryId, Outcome, Query, Refusal, Reply, RequestKind, Response};
 use crate::rpc::status;
-use crate::shell::EXIT_STATE_UNKNOWN;
+use crate::shell::runtime::exit::EXIT_STATE_UNKNOWN;
 use crate::shell::runtime::helpers::Helpers;
 use crate::shell::runtime::mesh::SharedRing;
 use crate::shell::runtime::wiring::StorePorts;

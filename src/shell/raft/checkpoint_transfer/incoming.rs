@@ -12,11 +12,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::begin::Begin;
-use super::checkpoint_file::{INCOMING_SUFFIX, Output, path_of};
 use crate::apply::Machine;
 use crate::apply::checkpoint::{Restore, RestoreError};
 use crate::checkpoint::format::{Decoder, Encoder, FRAME_HEADER_BYTES, FormatError, Frame, Header};
-use crate::shell::boot::data_dir::sync_dir;
+use crate::shell::store::checkpoint_file::{INCOMING_SUFFIX, Output, path_of, sync_dir};
 use crate::types::MemberId;
 
 /// Why a checkpoint is not taken.

@@ -47,7 +47,7 @@ use crate::apply::Machine;
 use crate::raft::{CheckpointMeta, Message};
 use crate::shell::peer::{BulkError, BulkReader, Transport};
 use crate::shell::runtime::helpers::Helpers;
-use crate::shell::runtime::mesh::{Doorbell, SharedBell};
+use crate::shell::runtime::mesh::{Doorbell, RingsAtEnd, SharedBell};
 use crate::shell::store::checkpoint_file;
 use crate::types::{ClusterId, LogIndex, MemberId};
 
@@ -62,16 +62,6 @@ const KEPT: Duration = Duration::from_secs(60);
 
 /// Pieces that wait for the receiving thread.
 const PIECES_WAITING_MAX: usize = 4;
-
-/// Rings when the thread that holds it is done, however it ended.
-#[derive(Debug)]
-struct RingsAtEnd(Arc<SharedBell>);
-
-impl Drop for RingsAtEnd {
-    fn drop(&mut self) {
-        self.0.ring();
-    }
-}
 
 /// A checkpoint whose file is durable.
 pub(in crate::shell) struct Arrived {

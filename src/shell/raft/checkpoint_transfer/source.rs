@@ -12,10 +12,11 @@ use bytes::Bytes;
 use crossbeam::channel::{self, TryRecvError};
 
 use super::begin::Begin;
-use super::{Helpers, RingsAtEnd, checkpoint_file};
 use crate::checkpoint::format::{Decoder, FRAME_HEADER_BYTES, Frame};
 use crate::raft::CheckpointMeta;
-use crate::shell::runtime::mesh::{Doorbell, SharedBell};
+use crate::shell::runtime::helpers::Helpers;
+use crate::shell::runtime::mesh::{Doorbell, RingsAtEnd, SharedBell};
+use crate::shell::store::checkpoint_file;
 
 /// Bytes read at once: a stream's chunk, a tenth of a millisecond of a disk.
 const PIECE_BYTES: u64 = 256 << 10;

@@ -1,0 +1,24 @@
+//! A member's part in consensus.
+
+use raft::StateRole;
+
+/// A member's part at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Follower,
+    /// Asks whether it could win.
+    PreCandidate,
+    Candidate,
+    Leader,
+}
+
+impl From<StateRole> for Role {
+    fn from(state: StateRole) -> Self {
+        match state {
+            StateRole::Follower => Self::Follower,
+            StateRole::PreCandidate => Self::PreCandidate,
+            StateRole::Candidate => Self::Candidate,
+            StateRole::Leader => Self::Leader,
+        }
+    }
+}
