@@ -6,6 +6,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use self::tidy::imports::{Import, circles, imports};
+
+mod tidy {
+    pub(crate) mod imports;
+}
+
 /// What the top level holds, and nothing else.
 const TOP_LEVEL: [&str; 17] = [
     ".ci",
@@ -71,6 +77,85 @@ const CORES: [&str; 15] = [
     "types",
     "watch",
 ];
+
+/// Folders of `src/` from the top down, and those that each may use. All of these stand below it, so no folder
+/// is part of a circle. The shell's own folders count one by one, and a file of the crate's root is a folder.
+const FOLDERS: &[(&str, &str)] = &[
+    ("shell", "shell/boot shell/runtime config"),
+    (
+        "shell/boot",
+        "shell/client shell/raft shell/store shell/log shell/peer shell/discovery \
+        shell/net shell/runtime replica apply membership mvcc checkpoint peer raft \
+        request config types pb",
+    ),
+    ("shell/client", "shell/net shell/runtime replica watch raft rpc request types pb"),
+    (
+        "shell/raft",
+        "shell/store shell/log shell/peer shell/runtime replica apply membership \
+        checkpoint peer raft request config types pb",
+    ),
+    (
+        "shell/store",
+        "shell/runtime replica watch apply lease membership mvcc checkpoint raft rpc \
+        request types pb",
+    ),
+    ("shell/log", "shell/runtime raft types"),
+    ("shell/peer", "shell/net shell/runtime peer raft config types pb"),
+    ("shell/discovery", "shell/net shell/runtime discovery rpc config pb"),
+    ("shell/net", "shell/runtime config"),
+    ("shell/runtime", "replica config types"),
+    ("replica", "watch apply membership raft request types pb"),
+    ("watch", "apply mvcc types pb"),
+    ("apply", "lease membership mvcc request types pb"),
+    ("lease", "types pb"),
+    ("discovery", "membership config types pb"),
+    ("membership", "raft request types pb"),
+    ("mvcc", "types"),
+    ("checkpoint", "types"),
+    ("peer", "raft types pb"),
+    ("raft", "types pb"),
+    ("rpc", "request config types pb"),
+    ("request", "types pb"),
+    ("config", ""),
+    ("types", ""),
+    ("pb", ""),
+];
+
+/// Circles of files inside one folder that are tolerated: each is one type, and files that carry out a part
+/// of its work.
+const CIRCLES: &[&[&str]] = &[
+    // `Store`, and what it holds.
+    &["mvcc/checkpoint.rs", "mvcc/compaction.rs", "mvcc/store.rs", "mvcc/txn.rs"],
+    // `Node`.
+    &["raft/node.rs", "raft/node/catch_up.rs"],
+    // `Transport`.
+    &[
+        "shell/peer/bulk.rs",
+        "shell/peer/call.rs",
+        "shell/peer/events.rs",
+        "shell/peer/link.rs",
+        "shell/peer/listener.rs",
+        "shell/peer/mod.rs",
+    ],
+    // `ClientShard`.
+    &[
+        "shell/client/account.rs",
+        "shell/client/bidi.rs",
+        "shell/client/call.rs",
+        "shell/client/call_end.rs",
+        "shell/client/connection.rs",
+        "shell/client/counters.rs",
+        "shell/client/keep_alive.rs",
+        "shell/client/listener.rs",
+        "shell/client/local_watch.rs",
+        "shell/client/mod.rs",
+        "shell/client/outbox.rs",
+        "shell/client/response.rs",
+        "shell/client/streams.rs",
+        "shell/client/watch.rs",
+    ],
+];
+const _: () = assert!(CIRCLES.len() <= 5, "break one up first");
 
 /// Words that a core must not contain, comments and tests aside.
 const BANNED_WORDS: [&str; 25] = [
@@ -414,6 +499,185 @@ fn code_of(line: &str, in_string: &mut bool) -> String {
     }
     *in_string = quoted && line.ends_with('\\');
     code
+}
+
+#[test]
+fn folders_use_only_what_stands_below_them() {
+    let imports = imports(&crate_sources());
+    assert!(300 < imports.len(), "only {} imports were found", imports.len());
+    assert_none(&misplaced(FOLDERS, &imports));
+}
+
+#[test]
+fn files_that_use_each_other_in_a_circle_are_listed() {
+    assert_none(&unlisted_circles(CIRCLES, &imports(&crate_sources())));
+}
+
+/// The sources in `src/`, tests aside, with paths below it.
+fn crate_sources() -> Vec<(PathBuf, String)> {
+    let files = read(files_below(Path::new("src"), "rs")).into_iter();
+    let files = files.filter(|(path, _)| !is_test(path));
+    files.map(|(path, text)| (path.strip_prefix("src").unwrap().to_owned(), text)).collect()
+}
+
+/// The folder that a file below `src/` counts to: the first one, and of the shell's the second too.
+fn folder_of(path: &Path) -> String {
+    let path = path.with_extension("");
+    let mut parts: Vec<&str> = path.iter().map(|part| part.to_str().unwrap()).collect();
+    if 1 < parts.len() {
+        parts.pop();
+    }
+    parts.truncate(if parts[0] == "shell" { 2 } else { 1 });
+    parts.join("/")
+}
+
+/// Imports that the table of folders does not have, and what is wrong with the table itself.
+fn misplaced(folders: &[(&str, &str)], imports: &[Import]) -> Vec<String> {
+    let height = |name: &str| folders.iter().position(|(folder, _)| *folder == name);
+    let mut complaints = Vec::new();
+    let mut unused = BTreeSet::new();
+    for (place, (folder, uses)) in folders.iter().enumerate() {
+        unused.extend(uses.split_whitespace().map(|used| (folder.to_string(), used.to_string())));
+        for used in uses.split_whitespace() {
+            match height(used) {
+                None => complaints.push(format!("{folder} uses {used}, which the table lacks")),
+                Some(other) if other <= place => {
+                    complaints.push(format!("the table's own arrow from {folder} back up to {used}"));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    for import in imports {
+        let (from, to) = (folder_of(&import.from), folder_of(&import.to));
+        if from == to {
+            continue;
+        }
+        match (height(&from), height(&to)) {
+            (None, _) => complaints.push(format!("{import}: the table lacks {from}")),
+            (_, None) => complaints.push(format!("{import}: the table lacks {to}")),
+            (Some(own), Some(other)) if other < own => {
+                complaints.push(format!("{import}: an arrow from {from} back up to {to}"));
+            }
+            (Some(own), Some(_)) => {
+                unused.remove(&(from.clone(), to.clone()));
+                if !folders[own].1.split_whitespace().any(|used| used == to) {
+                    complaints.push(format!("{import}: {from} may not use {to}"));
+                }
+            }
+        }
+    }
+    complaints.extend(unused.into_iter().map(|(from, to)| format!("{from} does not use {to}: strike it")));
+    complaints
+}
+
+/// Circles of files that are not on the list, and entries of the list that are no circle.
+fn unlisted_circles(listed: &[&[&str]], imports: &[Import]) -> Vec<String> {
+    let mut listed: BTreeSet<BTreeSet<PathBuf>> =
+        listed.iter().map(|files| files.iter().map(PathBuf::from).collect()).collect();
+    let mut complaints = Vec::new();
+    for circle in circles(imports) {
+        if !listed.remove(&circle) {
+            let arrows =
+                imports.iter().filter(|import| circle.contains(&import.from) && circle.contains(&import.to));
+            let arrows: Vec<String> = arrows.map(|import| format!("\n    {import}")).collect();
+            complaints.push(format!("a circle of {} files:{}", circle.len(), arrows.concat()));
+        }
+    }
+    complaints
+        .extend(listed.into_iter().map(|files| format!("no circle any more, or another one: {files:?}")));
+    complaints
+}
+
+#[test]
+fn a_planted_back_arrow_and_a_planted_circle_are_seen() {
+    let folders = [("replica", "apply"), ("apply", "types"), ("types", "")];
+    let sources = |extra: &[(&str, &str)]| -> Vec<(PathBuf, String)> {
+        let house = [
+            ("lib.rs", "pub mod apply;\npub mod replica;\npub mod types;\n"),
+            ("replica/mod.rs", "mod role;\npub use role::Role;\n"),
+            ("replica/role.rs", "use crate::apply::{self, Machine};\npub struct Role(Machine);\n"),
+            ("apply/mod.rs", "mod machine;\nmod range;\npub use machine::Machine;\n"),
+            (
+                "apply/machine.rs",
+                "use super::range;\nuse crate::types::Ticket;\npub struct Machine(Ticket);\n",
+            ),
+            ("apply/range.rs", "// use super::Machine;\nconst A: &str = \"super::Machine\";\n"),
+            ("types/mod.rs", "pub struct Ticket;\n"),
+        ];
+        let own = |(path, text): &(&str, &str)| (PathBuf::from(path), (*text).to_owned());
+        let kept = house.iter().filter(|(path, _)| extra.iter().all(|(other, _)| other != path));
+        kept.chain(extra).map(own).collect()
+    };
+    let complaints = |extra: &[(&str, &str)]| {
+        let imports = imports(&sources(extra));
+        [misplaced(&folders, &imports), unlisted_circles(&[], &imports)].concat()
+    };
+    assert_eq!(complaints(&[]), Vec::<String>::new());
+
+    // An arrow that runs back up, in each of its forms, named with its place.
+    for arrow in [
+        "use crate::replica::Role;",
+        "use crate::{replica::Role as Other};",
+        "pub use crate::replica::*;",
+        "use super::super::replica;",
+        "fn f(role: &crate::replica::Role) {}",
+        "use crate::replica; fn f(role: &'static replica::Role) {}",
+        "mod inner { use crate::replica::role::Role; }",
+    ] {
+        let found = complaints(&[("apply/range.rs", &format!("\n{arrow}\n#[cfg(test)]\nmod tests {{}}"))]);
+        assert!(found[0].starts_with("apply/range.rs:2: "), "{arrow}: {found:?}");
+        assert!(found[0].ends_with("an arrow from apply back up to replica"), "{arrow}: {found:?}");
+    }
+    // Tests may use anything.
+    let test = "#[cfg(test)]\nmod tests {\n    use crate::replica::Role;\n}\n";
+    assert_eq!(complaints(&[("apply/range.rs", test)]), Vec::<String>::new());
+    let script = [
+        ("apply/range.rs", "#[cfg(test)]\nmod script;\n"),
+        ("apply/range/script.rs", "use crate::replica::Role;\n"),
+    ];
+    assert_eq!(complaints(&script), Vec::<String>::new());
+
+    // A circle of folders: whichever way the table puts them, one arrow runs back up.
+    let back = [("types/mod.rs", "use crate::apply::Machine;\npub struct Ticket;\n")];
+    let found = complaints(&back);
+    assert_eq!(found[0], "types/mod.rs:1: crate::apply::Machine: an arrow from types back up to apply");
+    assert!(found[1].starts_with("a circle of 2 files:"), "{found:?}");
+    let table = [("apply", "types"), ("types", "apply")];
+    assert_eq!(
+        misplaced(&table, &imports(&sources(&back)))[0],
+        "the table's own arrow from types back up to apply"
+    );
+
+    // A circle of files, also through a name that the parent re-exports.
+    for closing in
+        ["use super::machine::Machine;", "use super::Machine;", "use super::*; fn f(m: &super::Machine) {}"]
+    {
+        let files = [("apply/range.rs", closing)];
+        let found = complaints(&files);
+        assert_eq!(
+            found,
+            [format!(
+                "a circle of 2 files:\n    apply/machine.rs:1: super::range\n    apply/range.rs:1: {}",
+                if closing.contains('*') { "super::Machine" } else { &closing[4..closing.len() - 1] }
+            )]
+        );
+        let listed: &[&str] = &["apply/machine.rs", "apply/range.rs"];
+        assert_eq!(unlisted_circles(&[listed], &imports(&sources(&files))), Vec::<String>::new());
+        assert_eq!(unlisted_circles(&[listed], &imports(&sources(&[]))).len(), 1, "the list is kept short");
+    }
+
+    // An arrow that the table does not have, one that it has for nothing, and a folder that it lacks.
+    let found = complaints(&[("replica/role.rs", "use crate::types::Ticket;\n")]);
+    assert_eq!(
+        found,
+        [
+            "replica/role.rs:1: crate::types::Ticket: replica may not use types",
+            "replica does not use apply: strike it"
+        ]
+    );
+    let found = complaints(&[("range.rs", "use crate::types::Ticket;\n")]);
+    assert_eq!(found, ["range.rs:1: crate::types::Ticket: the table lacks range"]);
 }
 
 #[test]
