@@ -160,6 +160,36 @@ fn empty_wal_dir_under_existing_data_says_where_the_log_may_be() {
     });
 }
 
+/// Each limit of processes, from none on, is a message or enough: the runtime would panic.
+#[test]
+fn too_few_processes_are_refused_naming_the_limit() {
+    if server_is_etcd() {
+        return skip("Go throws where no thread can be started");
+    }
+    let Some((work, binary)) = public() else { return };
+    block_on(TEST_DEADLINE, async {
+        let mut serves = false;
+        // The limit counts all processes of the user, so it is one that nobody else is.
+        for limit in (2..60).step_by(3) {
+            let mut launch = Launch::binary(&binary, work.join(&format!("{limit}")));
+            let prlimit = ["prlimit".to_owned(), format!("--nproc={limit}")];
+            launch.wrapper = as_user(43_217, 43_217, "--clear-groups").into_iter().chain(prlimit).collect();
+            fs::create_dir(&launch.data_dir).unwrap();
+            chown(&launch.data_dir, Some(43_217), Some(43_217)).unwrap();
+            let mut server = launch.spawn();
+            if server.wait_ready().await.is_ok() {
+                serves = true;
+                server.terminate().await;
+                break;
+            }
+            let exit = server.wait_exit().await;
+            exit.assert_says(&["ulimit -u", "TasksMax=", "pids limit"]);
+            assert_eq!(exit.status.code(), Some(1), "{limit}: {}", exit.output);
+        }
+        assert!(serves, "no limit is enough");
+    });
+}
+
 /// A directory outside of any private one, with a copy of the binary: for processes of other users.
 fn public() -> Option<(WorkDir, PathBuf)> {
     let work = WorkDir::inside(Path::new("/tmp"));

@@ -15,12 +15,15 @@
 use crate::files::{FileStorage, Medium};
 use crate::segment::PAGE_BYTES;
 use memmap2::{Advice, MmapMut, MmapOptions};
+use std::ffi::{CStr, CString};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// Segments in mapped files.
 pub type MapStorage = FileStorage<Mapped>;
@@ -133,11 +136,27 @@ fn advise(file: &File, advice: i32) -> io::Result<()> {
 /// The process's exit code when a mapped segment lost its file (EX_IOERR).
 pub const EXIT_LOG_STORAGE_LOST: i32 = 74;
 
-/// Ends the process with a plain message when the file under a map is truncated or its file system
-/// shut down: the store that failed cannot be told from one that did not, so nothing may go on.
+/// The directory whose file system the handler asks about room.
+static LOG_DIRECTORY: OnceLock<CString> = OnceLock::new();
+
+/// Less room than this counts as full: a segment. A file system that copies on write keeps some back.
+const FULL_BYTES: u64 = 64 << 20;
+
+/// Names the log's directory to the handler, so that it can tell a full file system from a lost one. The
+/// first directory stays.
+pub fn name_log_directory(path: &Path) {
+    if let Ok(path) = CString::new(path.as_os_str().as_bytes()) {
+        LOG_DIRECTORY.get_or_init(|| path);
+    }
+}
+
+/// Ends the process with a plain message when the file under a map is truncated, its file system shut
+/// down, or it has no room for a page that is written to (btrfs copies on write, however whole the file
+/// is): the store that failed cannot be told from one that did not, so nothing may go on.
 pub fn install_sigbus_handler() -> io::Result<()> {
     // SAFETY: `sigaction` is a plain C struct, for which zero is the documented empty value; the
-    // handler calls only `write` and `_exit`, which are async-signal-safe.
+    // handler calls only `write` and `_exit`, which are async-signal-safe, and `statfs`, which is one
+    // system call into memory of its own and takes no lock.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = on_sigbus as *const () as usize;
@@ -151,11 +170,34 @@ pub fn install_sigbus_handler() -> io::Result<()> {
 }
 
 extern "C" fn on_sigbus(_signal: i32, _info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
-    const TEXT: &[u8] = b"fatal: log storage lost: a write-ahead log segment was truncated or its file \
-system went away under the running process (SIGBUS); nothing more was acknowledged\n";
+    const UNKNOWN: &[u8] = b"fatal: log storage lost: a write-ahead log segment was truncated, or its file \
+system failed or had no room for a page of it (a quota, say), under the running process (SIGBUS); nothing more \
+was acknowledged\n";
+    const GONE: &[u8] =
+        b"fatal: log storage lost: the file system of the write-ahead log went away under the \
+running process (SIGBUS); nothing more was acknowledged\n";
+    const FULL: &[u8] = b"fatal: log storage lost: the file system of the write-ahead log is full (less than \
+64 MiB free) and had no room for a page of a segment (SIGBUS); one that copies on write, such as btrfs, needs room \
+even to overwrite. Make room and start again; nothing more was acknowledged\n";
+    let text = match LOG_DIRECTORY.get().map(|path| room(path)) {
+        Some(Some(bytes)) if bytes < FULL_BYTES => FULL,
+        Some(None) => GONE,
+        Some(Some(_)) | None => UNKNOWN,
+    };
     // SAFETY: both calls are async-signal-safe; the text is static.
     unsafe {
-        libc::write(libc::STDERR_FILENO, TEXT.as_ptr().cast(), TEXT.len());
+        libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len());
         libc::_exit(EXIT_LOG_STORAGE_LOST);
     }
+}
+
+/// Bytes that a file system has left for this process; `None` if it does not answer.
+fn room(path: &CStr) -> Option<u64> {
+    // SAFETY: `statfs` is a plain C struct, for which zero is a value; the call fills it and reads the
+    // path, which ends in a zero byte.
+    let found = unsafe {
+        let mut found: libc::statfs = std::mem::zeroed();
+        (libc::statfs(path.as_ptr(), &raw mut found) == 0).then_some(found)
+    };
+    found.map(|found| found.f_bavail.saturating_mul(u64::try_from(found.f_bsize).unwrap_or(0)))
 }

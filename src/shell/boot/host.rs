@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
+use crossbeam::channel;
 use glommio::{LocalExecutorBuilder, Placement};
 
 /// Locked memory the runtime's rings ask for, per executor.
@@ -18,6 +19,16 @@ const FILES_MIN: u64 = 1024;
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
 
 const ADDRESS_RETRY: Duration = Duration::from_millis(20);
+
+/// Threads of an executor: its own, and the one that blocks for it.
+const THREADS_PER_EXECUTOR: usize = 2;
+
+/// Threads of a member besides: the log's writer, helper and reader, the writer of checkpoints, the pulse,
+/// the logger, the parent of the helpers, and room for a few of those and a resolver.
+const THREADS_BESIDES: usize = 12;
+
+/// How long threads that have ended may count against a limit.
+const THREADS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why this machine cannot run Pinion.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +49,10 @@ pub(in crate::shell) enum HostError {
         "{flag}: address {address} is already in use by another process; stop it, or choose another port"
     )]
     AddressInUse { flag: &'static str, address: SocketAddr },
+    #[error(
+        "this process may start {got} more threads, and needs {wanted} for this placement ({source}): raise the limit of processes (`ulimit -u`, LimitNPROC= and TasksMax= of systemd, the pids limit of the container), or end others of this user"
+    )]
+    Threads { wanted: usize, got: usize, source: io::Error },
 }
 
 /// A soft limit from the kernel's own table; `u64::MAX` when unlimited or unreadable.
@@ -49,7 +64,7 @@ fn soft_limit(table: &str, name: &str) -> u64 {
         .unwrap_or(u64::MAX)
 }
 
-/// Checks memory locking and io_uring for so many executors; warns about few file descriptors.
+/// Checks memory locking, threads and io_uring for so many executors; warns about few file descriptors.
 ///
 /// # Errors
 /// [`HostError`], whose text says what to change.
@@ -71,6 +86,9 @@ pub(in crate::shell) fn check(executors: u64) -> Result<(), HostError> {
     {
         return Err(HostError::IoUringDisabled { value: value.trim().to_owned() });
     }
+    // The runtime panics where no thread can be started, too.
+    let executors = usize::try_from(executors).expect("as many as cores");
+    probe_threads(executors * THREADS_PER_EXECUTOR + THREADS_BESIDES)?;
     // The runtime panics where the kernel refuses a ring, so the kernel is asked first.
     if let Err(error) = probe_io_uring() {
         return Err(HostError::IoUring { reason: error.to_string() });
@@ -79,6 +97,32 @@ pub(in crate::shell) fn check(executors: u64) -> Result<(), HostError> {
         Ok(_probe) => Ok(()),
         Err(error) => Err(HostError::IoUring { reason: error.to_string() }),
     }
+}
+
+/// Starts as many threads as a member will have, all at once, and lets them end.
+fn probe_threads(wanted: usize) -> Result<(), HostError> {
+    let threads_count = || fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    let before = threads_count();
+    let (hold, held) = channel::bounded::<()>(0);
+    let mut threads = Vec::new();
+    let mut refused = None;
+    while threads.len() < wanted && refused.is_none() {
+        let held = held.clone();
+        match std::thread::Builder::new().name("probe".to_owned()).spawn(move || held.recv().is_ok()) {
+            Ok(thread) => threads.push(thread),
+            Err(source) => refused = Some(HostError::Threads { wanted, got: threads.len(), source }),
+        }
+    }
+    drop(hold);
+    for thread in threads {
+        thread.join().expect("it only waits");
+    }
+    // One that has ended counts until the kernel has taken it apart.
+    let deadline = Instant::now() + THREADS_PATIENCE;
+    while before < threads_count() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    refused.map_or(Ok(()), Err)
 }
 
 /// Sets up the smallest ring there is, and closes it.

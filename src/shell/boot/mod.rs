@@ -84,7 +84,7 @@ pub(in crate::shell) enum BootError {
     Recovery(#[from] RecoveryError),
     #[error("what the data directory holds is no log that can be continued: {0}")]
     Raft(#[from] StartError),
-    #[error("cannot start {what}: {source}")]
+    #[error("cannot start {what}: {source}{}", advice(.source))]
     Thread { what: &'static str, source: io::Error },
     #[error("cannot start an executor on core {core}: {reason}")]
     Executor { core: Core, reason: String },
@@ -103,6 +103,17 @@ pub(in crate::shell) enum BootError {
     Interrupted,
 }
 
+/// What to do where no thread can be started.
+fn advice(source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::EAGAIN) => {
+            ". The limit of processes is reached: raise `ulimit -u`, LimitNPROC= and TasksMax= of systemd, or the \
+             pids limit of the container"
+        }
+        _ => "",
+    }
+}
+
 impl BootError {
     /// What the process ends with.
     pub(in crate::shell) fn exit_code(&self) -> u8 {
@@ -114,6 +125,7 @@ impl BootError {
 enum Event {
     Serving,
     ExecutorFailed(Core, String),
+    ThreadFailed(&'static str, io::Error),
     ListenFailed(SocketAddr, io::Error),
     ShardEnded,
     HandedOver,
@@ -359,6 +371,7 @@ fn wait_until_serving(inbox: &channel::Receiver<Event>, shards: usize) -> Result
         match inbox.recv() {
             Ok(Event::Serving) => serving += 1,
             Ok(Event::ExecutorFailed(core, reason)) => return Err(BootError::Executor { core, reason }),
+            Ok(Event::ThreadFailed(what, source)) => return Err(BootError::Thread { what, source }),
             Ok(Event::ListenFailed(address, source)) => return Err(BootError::Listen { address, source }),
             Ok(Event::PeerListenFailed(address, source)) => {
                 return Err(BootError::ListenPeer { address, source });
@@ -620,10 +633,7 @@ impl Executor {
             let store = start_store(seat, ports, &self.wiring);
             match store {
                 Ok(store) => tasks.push(glommio::spawn_local(store.run())),
-                Err(source) => {
-                    tracing::error!(error = %source, "cannot start the checkpoint writer");
-                    tell(&self.events, Event::ShardEnded);
-                }
+                Err(source) => tell(&self.events, Event::ThreadFailed("the checkpoint writer", source)),
             }
         }
         for task in tasks {

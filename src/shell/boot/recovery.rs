@@ -242,6 +242,7 @@ fn open_storage(data_dir: &DataDir, mode: SyncMode) -> Result<Box<dyn Storage + 
     let dir = data_dir.wal();
     let opened: io::Result<Box<dyn Storage + Send>> = match mode {
         SyncMode::Mmap => {
+            wal::map::name_log_directory(dir);
             wal::map::MapStorage::open(dir, wal::SEGMENT_BYTES).map(|storage| Box::new(storage) as _)
         }
         SyncMode::Direct => {
