@@ -81,8 +81,7 @@ fn read(
     let config = Config { cluster: ClusterConfig::read(&settings, &process)?, process };
     config.validate()?;
     warnings.extend(process::remarks(&settings)?);
-    // Its value does not matter, but nonsense is still nonsense.
-    settings.boolean("socket-reuse-port")?;
+    warnings.extend(config.process.warnings());
     Ok(Parsed::Run { config: Box::new(config), warnings })
 }
 

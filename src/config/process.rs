@@ -22,6 +22,8 @@ pub struct ProcessConfig {
     pub wal_dir: Option<PathBuf>,
     pub listen_client: Vec<SocketAddr>,
     pub listen_peer: Vec<SocketAddr>,
+    /// Share those addresses with other processes that ask for the same.
+    pub socket_reuse_port: bool,
     pub advertise_client_urls: Vec<Url>,
     pub initial_advertise_peer_urls: Vec<Url>,
     /// As given, the default spelt out; not positive is none.
@@ -142,6 +144,7 @@ impl ProcessConfig {
             wal_dir,
             listen_client: listeners(settings, "listen-client-urls")?,
             listen_peer: listeners(settings, "listen-peer-urls")?,
+            socket_reuse_port: settings.boolean("socket-reuse-port")?,
             advertise_client_urls: settings.urls("advertise-client-urls")?,
             initial_advertise_peer_urls: settings.urls("initial-advertise-peer-urls")?,
             quota_bytes: quota(settings)?,
@@ -194,14 +197,25 @@ impl ProcessConfig {
                 }
             }
         }
-        for url in &self.advertise_client_urls {
-            if url.bind_addr().is_ok_and(|addr| addr.ip().is_unspecified()) {
-                return Err(Refused::contradiction(format!(
-                    "--advertise-client-urls has {url}: clients cannot dial an unspecified address"
-                )));
+        Ok(())
+    }
+
+    /// What is taken as etcd takes it, and most likely not what was meant.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let told = [
+            ("--advertise-client-urls", "client", &self.advertise_client_urls),
+            ("--initial-advertise-peer-urls", "member", &self.initial_advertise_peer_urls),
+        ];
+        let mut warnings = Vec::new();
+        for (flag, who, urls) in told {
+            for url in urls.iter().filter(|url| url.is_unspecified()) {
+                warnings.push(format!(
+                    "{flag} has {url}: a {who} on another host that is told this address ends up at itself; \
+                     give one that leads to this host"
+                ));
             }
         }
-        Ok(())
+        warnings
     }
 }
 

@@ -4,7 +4,7 @@
 //! believes that a plain connection is encrypted. A URL has a host and a port and nothing else.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// An address to dial, as another member or a client was told it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,6 +16,8 @@ pub struct Url {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Host {
     Ip(IpAddr),
+    /// An address of IPv6 that means one link of this host, and the name or number of that link.
+    Zoned(Ipv6Addr, String),
     Name(String),
 }
 
@@ -38,6 +40,8 @@ pub enum UrlError {
     Path(String),
     #[error("expected IP in URL for binding ({0})")]
     NotBindable(String),
+    #[error("the zone of an IPv6 address begins with %25 in a URL, as in http://[fe80::1%25eth0]:2380: {0}")]
+    Zone(String),
     #[error("port 0 cannot be told to others: {0}")]
     PortZero(String),
 }
@@ -51,6 +55,7 @@ impl Url {
             let is_empty = text.is_empty();
             return Err(if is_empty { UrlError::Scheme(owned()) } else { UrlError::NoScheme(owned()) });
         };
+        // As Go's parser does.
         match scheme.to_ascii_lowercase().as_str() {
             "http" => {}
             "https" => return Err(UrlError::SchemeUnsupported { scheme: "https", url: owned() }),
@@ -71,7 +76,14 @@ impl Url {
             return Err(UrlError::PortZero(owned()));
         }
         let host = if let Some(inner) = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
-            Host::Ip(IpAddr::V6(inner.parse().map_err(|_| bad())?))
+            match inner.split_once('%') {
+                None => Host::Ip(IpAddr::V6(inner.parse().map_err(|_| bad())?)),
+                Some((ip, zone)) => {
+                    let zone = zone.strip_prefix("25").filter(|zone| is_zone(zone));
+                    let zone = zone.ok_or_else(|| UrlError::Zone(owned()))?;
+                    Host::Zoned(ip.parse().map_err(|_| bad())?, zone.to_owned())
+                }
+            }
         } else if let Ok(ip) = host.parse::<Ipv4Addr>() {
             Host::Ip(IpAddr::V4(ip))
         } else if is_host_name(host) {
@@ -94,7 +106,17 @@ impl Url {
         if urls.is_empty() { Err(UrlError::Empty) } else { Ok(urls) }
     }
 
-    /// The address to listen on. A name other than `localhost` would have to be resolved, and what
+    /// Whether it means all addresses of a host, so that nobody elsewhere can dial it.
+    #[must_use]
+    pub fn is_unspecified(&self) -> bool {
+        match &self.host {
+            Host::Ip(ip) => ip.is_unspecified(),
+            Host::Zoned(ip, _) => ip.is_unspecified(),
+            Host::Name(_) => false,
+        }
+    }
+
+    /// The address to listen on. An address with a zone is no IP to etcd here. A name other than `localhost` would have to be resolved, and what
     /// it resolves to may change, so etcd refuses it and so do we.
     pub fn bind_addr(&self) -> Result<SocketAddr, UrlError> {
         match &self.host {
@@ -102,15 +124,16 @@ impl Url {
             Host::Name(name) if name == "localhost" => {
                 Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), self.port))
             }
-            Host::Name(_) => Err(UrlError::NotBindable(self.to_string())),
+            Host::Zoned(..) | Host::Name(_) => Err(UrlError::NotBindable(self.to_string())),
         }
     }
 
-    /// `host:port`, as a resolver takes it.
+    /// `host:port`, as a URL has it.
     #[must_use]
     pub fn authority(&self) -> String {
         match &self.host {
             Host::Ip(ip) => SocketAddr::new(*ip, self.port).to_string(),
+            Host::Zoned(ip, zone) => format!("[{ip}%25{zone}]:{}", self.port),
             Host::Name(name) => format!("{name}:{}", self.port),
         }
     }
@@ -127,6 +150,13 @@ fn is_host_name(host: &str) -> bool {
     !host.is_empty()
         && host.len() <= 253
         && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// The name of a network interface, or its number.
+fn is_zone(zone: &str) -> bool {
+    !zone.is_empty()
+        && zone.len() <= 64
+        && zone.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~'))
 }
 
 impl fmt::Display for Url {
@@ -147,6 +177,20 @@ mod tests {
             assert_eq!(Url::parse(text).unwrap().to_string(), text);
         }
         assert_eq!(Url::parse("HTTP://localhost:1").unwrap().to_string(), "http://localhost:1");
+    }
+
+    /// etcd 3.4 and 3.5 take these for addresses that are told to others, and no zone to listen on.
+    #[test]
+    fn a_zone_is_read_as_go_reads_it_and_is_not_listened_on() {
+        let url = Url::parse("http://[fe80::1%25eth0]:2380").unwrap();
+        assert_eq!(url.to_string(), "http://[fe80::1%25eth0]:2380");
+        assert_eq!((url.authority().as_str(), url.port()), ("[fe80::1%25eth0]:2380", 2380));
+        assert!(matches!(url.bind_addr(), Err(UrlError::NotBindable(_))));
+        for text in ["http://[fe80::1%eth0]:1", "http://[fe80::1%25]:1", "http://[fe80::1%25a/b]:1"] {
+            let error = Url::parse(text).unwrap_err();
+            assert!(matches!(error, UrlError::Zone(_) | UrlError::Path(_)), "{text}: {error:?}");
+        }
+        assert!(matches!(Url::parse("http://[127.0.0.1%25lo]:1"), Err(UrlError::HostPort(_))));
     }
 
     #[test]

@@ -42,10 +42,22 @@ pub(in crate::shell) fn start_lookup(
     on_found: impl FnOnce(io::Result<Vec<SocketAddr>>) + Send + 'static,
 ) -> io::Result<()> {
     let look = move || {
-        let found = authority.to_socket_addrs();
+        let found = look_up(&authority);
         on_found(found.map(|found| found.take(ADDRESSES_MAX).collect()));
     };
     std::thread::Builder::new().name("resolver".to_owned()).spawn(look).map(|_handle| ())
+}
+
+/// The addresses behind `host:port`, as a URL has it.
+fn look_up(authority: &str) -> io::Result<impl Iterator<Item = SocketAddr> + use<>> {
+    match authority.strip_prefix('[').and_then(|rest| rest.split_once("]:")) {
+        // An address of IPv6 comes here when it has a zone, which is the name of a link.
+        Some((host, port)) => {
+            let port: u16 = port.parse().map_err(io::Error::other)?;
+            (host.replacen("%25", "%", 1).as_str(), port).to_socket_addrs()
+        }
+        None => authority.to_socket_addrs(),
+    }
 }
 
 /// One lookup, between its thread and this executor.
@@ -226,5 +238,15 @@ mod tests {
             assert_eq!(one.unwrap(), other.unwrap());
             assert!(resolver.inner.under_way.borrow().is_empty());
         });
+    }
+
+    #[test]
+    fn the_zone_of_an_address_is_a_link_of_this_host() {
+        let found: Vec<SocketAddr> =
+            look_up(&Url::parse("http://[fe80::1%25lo]:7").unwrap().authority()).unwrap().collect();
+        let [SocketAddr::V6(address)] = found[..] else { panic!("{found:?}") };
+        assert_eq!((address.ip().to_string().as_str(), address.port()), ("fe80::1", 7));
+        assert_ne!(address.scope_id(), 0, "the number of the link");
+        assert!(look_up("[fe80::1%25no-such-link]:7").is_err());
     }
 }
