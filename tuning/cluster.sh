@@ -78,24 +78,60 @@ for ((i = 1; i <= members; i++)); do
 done
 
 alive() { kill -0 "$1" 2>/dev/null; }
-serves() { (: <"/dev/tcp/127.0.0.1/$((port + 10 * ($1 - 1)))") 2>/dev/null; }
-for ((i = 1; i <= members; i++)); do
-    for ((tries = 0; ; tries++)); do
-        if alive "${pids[i - 1]}" && serves "$i"; then
-            break
-        fi
-        if ! alive "${pids[i - 1]}" || [ "$tries" -ge 300 ]; then
-            echo "m$i did not start; $dir/m$i.log ends with:" >&2
-            tail -n 3 "$dir/m$i.log" >&2
-            for pid in "${pids[@]}"; do
-                kill -TERM "$pid" 2>/dev/null || true
-            done
-            wait
-            exit 1
-        fi
-        sleep 0.1
+
+# Whether the member itself listens for clients. It does so once the cluster has taken it in and it can
+# answer. That somebody answers on its port says nothing: it may be somebody else.
+serves() {
+    local hex inode fd
+    hex=$(printf '%04X' $((port + 10 * ($1 - 1))))
+    for inode in $(awk -v hex=":$hex" '$4 == "0A" && substr($2, length($2) - 4) == hex { print $10 }' /proc/net/tcp); do
+        for fd in /proc/"${pids[$1 - 1]}"/fd/*; do
+            [ "$(readlink "$fd")" != "socket:[$inode]" ] || return 0
+        done
+    done 2>/dev/null
+    return 1
+}
+
+give_up() {
+    trap - INT TERM
+    for pid in "${pids[@]}"; do
+        kill -TERM "$pid" 2>/dev/null || true
     done
+    wait
+    exit 1
+}
+
+# The members that have ended, each with the end of its log. Whether there is one.
+report_ended() {
+    local i found=1
+    for ((i = 1; i <= members; i++)); do
+        if ! alive "${pids[i - 1]}"; then
+            echo "m$i has ended; $dir/m$i.log ends with:" >&2
+            tail -n 3 "$dir/m$i.log" >&2
+            found=0
+        fi
+    done
+    return $found
+}
+
+tries=0
+for ((i = 1; i <= members;)); do
+    if report_ended; then
+        give_up
+    elif serves "$i"; then
+        i=$((i + 1))
+    elif [ "$tries" -ge 300 ]; then
+        echo "m$i does not serve after 30 s; $dir/m$i.log ends with:" >&2
+        tail -n 3 "$dir/m$i.log" >&2
+        give_up
+    else
+        tries=$((tries + 1))
+        sleep 0.1
+    fi
 done
+if report_ended; then
+    give_up
+fi
 
 echo "$members members serve; data, logs and a script for each are in $dir"
 for ((i = 1; i <= members; i++)); do
@@ -128,3 +164,6 @@ while [ "$left" -gt 0 ]; do
         fi
     done
 done
+
+echo "no member is left" >&2
+exit 1

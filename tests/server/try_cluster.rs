@@ -24,13 +24,16 @@ struct Script {
 impl Script {
     fn start(work: &WorkDir, port: u16) -> Self {
         let output = work.join("output");
+        let file = fs::OpenOptions::new().create(true).append(true).open(&output).unwrap();
+        file.set_len(0).unwrap();
         let child = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tuning/cluster.sh"))
             .arg("--dir")
             .arg(work.join("trial"))
             .args(["--port", &port.to_string(), "--", "--initial-cluster-token=trial"])
             .env("PINION", server_binary())
             .stdin(Stdio::null())
-            .stdout(fs::OpenOptions::new().create(true).write(true).truncate(true).open(&output).unwrap())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
             .spawn()
             .unwrap();
         Self { child, output }
@@ -51,6 +54,10 @@ impl Script {
 
     async fn stop(&mut self) -> ExitStatus {
         signal("TERM", self.child.id());
+        self.wait_exit().await
+    }
+
+    async fn wait_exit(&mut self) -> ExitStatus {
         let deadline = Instant::now() + EXIT_DEADLINE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -117,5 +124,33 @@ fn the_script_of_the_readme_starts_a_cluster_that_outlives_a_member_and_a_restar
         let first = Client::connect(port).await.unwrap();
         assert_eq!(first.get("greeting").await.unwrap().as_deref(), Some(&b"again"[..]));
         assert!(script.stop().await.success());
+    });
+}
+
+/// It is the members that are asked, not whoever has their ports.
+#[test]
+fn the_script_says_which_member_did_not_start_and_why_and_ends_with_an_error() {
+    if server_is_etcd() {
+        return;
+    }
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let port = base_port();
+        let refused = async |member: &str, why: &str| {
+            let mut script = Script::start(&work, port);
+            let status = script.wait_exit().await;
+            let told = fs::read_to_string(&script.output).unwrap();
+            assert!(!status.success(), "{told}");
+            assert!(told.contains(&format!("{member} has ended")) && told.contains(why), "{told}");
+            assert!(!told.contains("members serve"), "{told}");
+        };
+        for (taken, member) in [(port, "m1"), (port + 11, "m2")] {
+            let _holder = TcpListener::bind(("127.0.0.1", taken)).unwrap();
+            refused(member, "address already in use").await;
+        }
+        // Another one that cannot start.
+        drop(fs::remove_dir_all(work.join("trial").join("m3")));
+        fs::write(work.join("trial").join("m3"), "not a directory").unwrap();
+        refused("m3", "ot a directory").await;
     });
 }
