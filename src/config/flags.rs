@@ -184,7 +184,7 @@ pub(super) static FLAGS: &[Flag] = &[
         Urls,
         "http://localhost:2379",
         "Where clients connect. Hosts must be IP addresses or \
-        localhost. Only http so far: do not expose it to a network you do not trust.",
+        localhost; 0.0.0.0 is all addresses, those of IPv6 too. Only http so far: do not expose it to a network you do not trust.",
     ),
     used(
         Group::Member,
@@ -192,7 +192,7 @@ pub(super) static FLAGS: &[Flag] = &[
         Urls,
         "http://localhost:2380",
         "Where other members connect. Hosts must be IP addresses or \
-        localhost. Nothing is encrypted and nobody is asked who he is: whoever reaches this port can take \
+        localhost; 0.0.0.0 is all addresses, those of IPv6 too. Nothing is encrypted and nobody is asked who he is: whoever reaches this port can take \
         part in the cluster, so keep it inside a network you trust.",
     ),
     used(
@@ -339,8 +339,9 @@ pub(super) static FLAGS: &[Flag] = &[
         "socket-reuse-port",
         Bool,
         "false",
-        "SO_REUSEPORT. Always on, whatever is given: client shards share a port by it. The \
-        lock on --data-dir keeps two members apart.",
+        "Share the listening addresses (SO_REUSEPORT) with other processes of this user that ask for the \
+        same. The kernel then spreads connections over all of them: two members that share a client port \
+        are two clusters to one client.",
     ),
     used(
         Group::Limits,

@@ -2,6 +2,8 @@
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
+use crate::types::FirstBytes;
+
 /// First bytes in both directions. The newline keeps it apart from a line of text, the last byte is
 /// the version of the framing itself.
 pub const PREFACE: [u8; 8] = *b"PINION\n\x01";
@@ -52,6 +54,10 @@ const KINDS: [FrameKind; 12] = [
 pub enum FrameError {
     #[error("does not speak the peer protocol of Pinion")]
     Stranger,
+    #[error("TLS on a plain listener: peers speak without TLS here")]
+    Tls,
+    #[error("HTTP on the listener for peers, which speak the peer protocol of Pinion")]
+    Http,
     #[error("speaks framing version {0}, this version speaks {ours}", ours = PREFACE[7])]
     Version(u8),
     #[error("frame header fails its checksum")]
@@ -247,7 +253,11 @@ impl FrameDecoder {
         let known = self.buffer.len().min(name);
         // A stranger is told from its first byte, and need not send all eight.
         if self.buffer[..known] != PREFACE[..known] {
-            return Err(FrameError::Stranger);
+            return Err(match FirstBytes::judge(&self.buffer) {
+                Some(FirstBytes::Tls) => FrameError::Tls,
+                Some(FirstBytes::Http1 | FirstBytes::Http2) => FrameError::Http,
+                Some(FirstBytes::Ssh | FirstBytes::Unknown) | None => FrameError::Stranger,
+            });
         }
         match self.buffer.get(name) {
             None => Ok(false),

@@ -1,5 +1,7 @@
-//! The words every other module uses: revisions, ranges, identities, callers, limits, and protobuf's bytes.
+//! The words every other module uses: revisions, ranges, identities, callers, limits, protobuf's bytes, and
+//! the first bytes of a connection.
 
+pub mod first_bytes;
 pub mod ids;
 pub mod key_range;
 pub mod limits;
@@ -7,6 +9,7 @@ pub mod proto;
 pub mod revision;
 pub mod ticket;
 
+pub use first_bytes::FirstBytes;
 pub use ids::{ClusterId, LeaseId, LogIndex, MemberId, Term};
 pub use key_range::KeyRange;
 pub use revision::Revision;

@@ -9,6 +9,7 @@ mod disk_full;
 mod etcdctl;
 mod large_values;
 mod leases;
+mod listening;
 mod lock;
 mod startup;
 mod try_cluster;

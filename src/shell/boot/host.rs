@@ -2,23 +2,32 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel;
 use glommio::{LocalExecutorBuilder, Placement};
 
+use crate::shell::net::listen::{self, Held};
+
 /// Locked memory the runtime's rings ask for, per executor.
 const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 
-/// Descriptors below which a server with a few hundred clients would run dry.
-const FILES_MIN: u64 = 1024;
+/// Descriptors of an executor, by count: three rings and an event.
+const DESCRIPTORS_PER_EXECUTOR: u64 = 4;
 
-/// How long a taken address may take to become free.
-const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
+/// Those of the rest of a member that serves: listeners, segments, the lock, the standard streams, signals;
+/// 13 by count.
+const DESCRIPTORS_OF_FILES: u64 = 24;
 
-const ADDRESS_RETRY: Duration = Duration::from_millis(20);
+/// Descriptors below which there is nothing to share out: three members' lanes, and a few clients.
+const DESCRIPTORS_TO_SHARE_MIN: u64 = 64;
+
+/// Descriptors that clients do not get, where there are enough. With eight other members: 80 for their
+/// lanes and ours, one of each a direction and two streams; 50 for connections without a Hello; the rest
+/// for callers without identity, and for segments and checkpoints that are opened later. etcd keeps as many.
+const KEPT_MAX: usize = 150;
 
 /// Threads of an executor: its own, and the one that blocks for it.
 const THREADS_PER_EXECUTOR: usize = 2;
@@ -38,6 +47,10 @@ pub(in crate::shell) enum HostError {
     )]
     Memlock { limit: u64, needed: u64 },
     #[error(
+        "this process may have {limit} open files, {needed} are needed for this placement and some clients: raise it with `ulimit -n`, LimitNOFILE= of systemd, or /etc/security/limits.conf"
+    )]
+    Descriptors { limit: u64, needed: u64 },
+    #[error(
         "io_uring is switched off on this machine (kernel.io_uring_disabled = {value}); Pinion does all network I/O through it: run `sysctl kernel.io_uring_disabled=0`"
     )]
     IoUringDisabled { value: String },
@@ -46,41 +59,67 @@ pub(in crate::shell) enum HostError {
     )]
     IoUring { reason: String },
     #[error(
-        "{flag}: address {address} is already in use by another process; stop it, or choose another port"
+        "{flag}: cannot listen on {address}: address already in use by another process; stop it, or choose another port"
     )]
     AddressInUse { flag: &'static str, address: SocketAddr },
     #[error(
         "this process may start {got} more threads, and needs {wanted} for this placement ({source}): raise the limit of processes (`ulimit -u`, LimitNPROC= and TasksMax= of systemd, the pids limit of the container), or end others of this user"
     )]
     Threads { wanted: usize, got: usize, source: io::Error },
+    #[error("{flag}: cannot listen on {address}: {source}")]
+    Listen { flag: &'static str, address: SocketAddr, source: io::Error },
 }
 
-/// A soft limit from the kernel's own table; `u64::MAX` when unlimited or unreadable.
-fn soft_limit(table: &str, name: &str) -> u64 {
-    table
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
-        .and_then(|value| value.parse().ok())
-        .unwrap_or(u64::MAX)
+/// A limit of the process that the kernel enforces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Limited {
+    LockedMemory,
+    Descriptors,
 }
 
-/// Checks memory locking, threads and io_uring for so many executors; warns about few file descriptors.
+/// Raises a soft limit to the hard one, which needs no privilege. Answers what is in force then;
+/// `u64::MAX` is none. The kernel's default for descriptors is 1,024, for the sake of programs that use
+/// `select`; Go's programs raise it too. No program is started from here that would inherit it.
+#[expect(unsafe_code, reason = "std has no rlimits")]
+fn raise(limited: Limited) -> u64 {
+    let resource = match limited {
+        Limited::LockedMemory => libc::RLIMIT_MEMLOCK,
+        Limited::Descriptors => libc::RLIMIT_NOFILE,
+    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes one `rlimit`, which `limit` is and outlives the call.
+    if unsafe { libc::getrlimit(resource, &raw mut limit) } != 0 {
+        return u64::MAX;
+    }
+    let soft = limit.rlim_cur;
+    if soft < limit.rlim_max {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: the kernel reads one `rlimit`, which `limit` is and outlives the call.
+        if unsafe { libc::setrlimit(resource, &raw const limit) } != 0 {
+            let error = io::Error::last_os_error();
+            tracing::warn!(?limited, soft, hard = limit.rlim_max, %error, "cannot raise a soft limit");
+            return soft;
+        }
+    }
+    limit.rlim_cur
+}
+
+/// Raises the soft limits, then checks memory locking, descriptors, threads and io_uring for so many
+/// executors. Answers how many descriptors the process may have.
 ///
 /// # Errors
 /// [`HostError`], whose text says what to change.
-pub(in crate::shell) fn check(executors: u64) -> Result<(), HostError> {
-    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let (limit, needed) = (soft_limit(&limits, "Max locked memory"), executors * MEMLOCK_BYTES_MIN);
+pub(in crate::shell) fn check(executors: u64) -> Result<usize, HostError> {
+    let (limit, needed) = (raise(Limited::LockedMemory), executors * MEMLOCK_BYTES_MIN);
     if limit < needed {
         return Err(HostError::Memlock { limit, needed });
     }
-    let files = soft_limit(&limits, "Max open files");
-    if files < FILES_MIN {
-        tracing::warn!(
-            limit = files,
-            "few file descriptors: each client connection needs one, raise `ulimit -n`"
-        );
+    let (limit, needed) =
+        (raise(Limited::Descriptors), descriptors_at_start(executors) + DESCRIPTORS_TO_SHARE_MIN);
+    if limit < needed {
+        return Err(HostError::Descriptors { limit, needed });
     }
+    let descriptors = usize::try_from(limit).unwrap_or(usize::MAX);
     if let Ok(value) = fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
         && value.trim() == "2"
     {
@@ -94,7 +133,7 @@ pub(in crate::shell) fn check(executors: u64) -> Result<(), HostError> {
         return Err(HostError::IoUring { reason: error.to_string() });
     }
     match LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10).ring_depth(8).make() {
-        Ok(_probe) => Ok(()),
+        Ok(_probe) => Ok(descriptors),
         Err(error) => Err(HostError::IoUring { reason: error.to_string() }),
     }
 }
@@ -144,61 +183,65 @@ fn probe_io_uring() -> io::Result<()> {
     Ok(())
 }
 
-/// Refuses an address somebody listens on already. The shards bind with `SO_REUSEPORT`, which would
-/// let two servers share a port in silence.
+/// Descriptors of a member that serves nobody yet, roughly.
+fn descriptors_at_start(executors: u64) -> u64 {
+    executors * DESCRIPTORS_PER_EXECUTOR + DESCRIPTORS_OF_FILES
+}
+
+/// How the descriptors of the process are shared out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::shell) struct Descriptors {
+    pub limit: usize,
+    /// For the peers and files to come.
+    pub kept: usize,
+    /// For connections of clients.
+    pub clients: usize,
+}
+
+impl Descriptors {
+    /// Before the executors are there.
+    pub(in crate::shell) fn expected(limit: usize, executors: u64) -> Self {
+        Self::share(limit, usize::try_from(descriptors_at_start(executors)).expect("a few an executor"))
+    }
+
+    /// Once the member serves, with so many connections of clients.
+    pub(in crate::shell) fn counted(limit: usize, executors: u64, connections: usize) -> Self {
+        match fs::read_dir("/proc/self/fd") {
+            Ok(open) => Self::share(limit, open.count().saturating_sub(connections)),
+            Err(_) => Self::expected(limit, executors),
+        }
+    }
+
+    /// `open` are in use for other things than clients. Where few are left, clients get half of them.
+    fn share(limit: usize, open: usize) -> Self {
+        let free = limit.saturating_sub(open);
+        let kept = KEPT_MAX.min(free / 2);
+        Self { limit, kept, clients: free - kept }
+    }
+
+    /// Connections without a Hello that the peer port may hold: a third of what is kept at most.
+    pub(in crate::shell) fn half_open_max(self, usual: usize) -> usize {
+        usual.min(self.kept / 3)
+    }
+}
+
+/// Holds the addresses that `flag` names.
 ///
 /// # Errors
-/// [`HostError::AddressInUse`].
-pub(in crate::shell) fn check_address_free(flag: &'static str, address: SocketAddr) -> Result<(), HostError> {
-    let is_taken = || {
-        ["/proc/net/tcp", "/proc/net/tcp6"]
-            .into_iter()
-            .filter_map(|table| fs::read_to_string(table).ok())
-            .any(|table| listeners(&table).any(|other| overlaps(other, address)))
+/// [`HostError::AddressInUse`] when another process has one; [`HostError::Listen`] when it cannot be had
+/// for another reason.
+pub(in crate::shell) fn hold_addresses(
+    flag: &'static str,
+    addresses: &[SocketAddr],
+    reuse_port: bool,
+) -> Result<Vec<Held>, HostError> {
+    let hold = |&address: &SocketAddr| {
+        listen::hold(address, reuse_port).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => HostError::AddressInUse { flag, address },
+            _ => HostError::Listen { flag, address, source },
+        })
     };
-    // The kernel closes the sockets of a killed process a moment after its end, when its rings are
-    // torn down; a restart comes sooner.
-    let deadline = Instant::now() + ADDRESS_PATIENCE;
-    while is_taken() {
-        if deadline <= Instant::now() {
-            return Err(HostError::AddressInUse { flag, address });
-        }
-        std::thread::sleep(ADDRESS_RETRY);
-    }
-    Ok(())
-}
-
-fn overlaps(a: SocketAddr, b: SocketAddr) -> bool {
-    a.port() == b.port() && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
-}
-
-/// The addresses in LISTEN state of a `/proc/net/tcp` table.
-fn listeners(table: &str) -> impl Iterator<Item = SocketAddr> {
-    table.lines().skip(1).filter_map(|line| {
-        let mut columns = line.split_whitespace().skip(1);
-        let (local, state) = (columns.next()?, columns.nth(1)?);
-        let (ip, port) = local.split_once(':')?;
-        let port = u16::from_str_radix(port, 16).ok()?;
-        (state == "0A").then_some(SocketAddr::new(parse_ip(ip)?, port))
-    })
-}
-
-/// The kernel prints addresses as 32-bit words in its own byte order.
-fn parse_ip(hex: &str) -> Option<IpAddr> {
-    let word = |at: usize| {
-        let word = u32::from_str_radix(hex.get(at..at + 8)?, 16).ok()?;
-        Some(if cfg!(target_endian = "little") { word.swap_bytes() } else { word })
-    };
-    match hex.len() {
-        8 => Some(IpAddr::V4(Ipv4Addr::from(word(0)?))),
-        32 => {
-            let words = [word(0)?, word(8)?, word(16)?, word(24)?];
-            let address = words.iter().fold(0, |sum: u128, word| sum << 32 | u128::from(*word));
-            let address = Ipv6Addr::from(address);
-            Some(address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4))
-        }
-        _ => None,
-    }
+    addresses.iter().map(hold).collect()
 }
 
 #[cfg(test)]
@@ -209,19 +252,42 @@ mod tests {
     fn a_port_with_a_listener_is_refused_and_a_free_one_is_not() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let error = check_address_free("--listen-client-urls", address).unwrap_err();
-        assert!(error.to_string().contains(&address.to_string()));
-        let wildcard = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
-        assert!(check_address_free("--listen-client-urls", wildcard).is_err());
+        let error = hold_addresses("--listen-client-urls", &[address], false).unwrap_err();
+        assert!(error.to_string().contains(&format!("{address}: address already in use")), "{error}");
         drop(listener);
-        check_address_free("--listen-client-urls", address).unwrap();
+        hold_addresses("--listen-client-urls", &[address], false).unwrap();
     }
 
     #[test]
-    fn the_kernels_limit_table_is_understood() {
-        let table = "Limit  Soft Limit  Hard Limit  Units\nMax locked memory   65536   65536   bytes\n\
-                     Max open files   unlimited   unlimited   files\n";
-        assert_eq!(soft_limit(table, "Max locked memory"), 65536);
-        assert_eq!(soft_limit(table, "Max open files"), u64::MAX);
+    fn an_address_of_another_host_is_refused_naming_the_flag() {
+        let address = "192.0.2.1:2379".parse().unwrap();
+        let error = hold_addresses("--listen-peer-urls", &[address], false).unwrap_err();
+        assert!(error.to_string().contains("--listen-peer-urls: cannot listen on 192.0.2.1:2379"), "{error}");
+    }
+
+    #[test]
+    fn clients_get_what_members_and_files_do_not_need() {
+        let share = |limit, open| Descriptors::share(limit, open);
+        assert_eq!(share(1_048_576, 60), Descriptors { limit: 1_048_576, kept: 150, clients: 1_048_366 });
+        assert_eq!(share(1024, 60), Descriptors { limit: 1024, kept: 150, clients: 814 });
+        // Few for all: half and half.
+        assert_eq!(share(256, 60), Descriptors { limit: 256, kept: 98, clients: 98 });
+        assert_eq!(share(50, 60).clients, 0);
+        assert_eq!((share(1024, 60).half_open_max(64), share(256, 60).half_open_max(64)), (50, 32));
+    }
+
+    #[test]
+    fn soft_limits_are_as_high_as_the_hard_ones() {
+        for (limited, name) in
+            [(Limited::Descriptors, "Max open files"), (Limited::LockedMemory, "Max locked memory")]
+        {
+            let now = raise(limited);
+            let table = fs::read_to_string("/proc/self/limits").unwrap();
+            let line = table.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            let words: Vec<&str> = line.split_whitespace().collect();
+            assert_eq!(words[0], words[1], "{name}: soft and hard");
+            let shown = if now == u64::MAX { "unlimited".to_owned() } else { now.to_string() };
+            assert_eq!(words[0], shown, "{name}");
+        }
     }
 }

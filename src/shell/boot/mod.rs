@@ -14,6 +14,7 @@ pub(in crate::shell) mod join;
 pub(in crate::shell) mod logging;
 pub(in crate::shell) mod recovery;
 
+use std::collections::BTreeMap;
 use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,9 +36,10 @@ use crate::peer::PEER_URLS_MAX;
 use crate::raft::{self, Recovered, StartError};
 use crate::replica::{self, Replica};
 use crate::shell::client::role::Orders;
-use crate::shell::client::{Keepalive, ShardConfig};
+use crate::shell::client::{Keepalive, Reception, ShardConfig};
 use crate::shell::log::reader::ReaderHandle;
 use crate::shell::log::writer::{LogEvent, LogHandle};
+use crate::shell::net::listen::Held;
 use crate::shell::peer::{PeerConfig, Transport};
 use crate::shell::raft::checkpoint_transfer::{Place, Transfers};
 use crate::shell::raft::hash_checks::HashCheckConfig;
@@ -54,7 +56,7 @@ use crate::shell::store::quota::Quota;
 use crate::shell::store::{Position, StateMachine, Upkeep};
 use crate::types::{LogIndex, Term};
 use data_dir::{DataDir, DataDirError, Identity};
-use host::HostError;
+use host::{Descriptors, HostError};
 use recovery::{RecoveryError, Start, wal_identity};
 
 /// Completions of the log that may wait for raft; more than its commands in flight.
@@ -172,13 +174,14 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     let (plan, pinned) = (&placed.plan, placed.pinned);
     let executors = placement::executors(plan);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), placement = %plan, pinned, executors = executors.len(), "placement plan");
-    host::check(executors.len() as u64)?;
-    for &address in &process.listen_client {
-        host::check_address_free("--listen-client-urls", address)?;
-    }
-    for &address in &process.listen_peer {
-        host::check_address_free("--listen-peer-urls", address)?;
-    }
+    let executors_count = executors.len() as u64;
+    let descriptors_max = host::check(executors_count)?;
+    let descriptors = Descriptors::expected(descriptors_max, executors_count);
+    // Before anything is on the disk, which is another member's if the addresses are.
+    let hold =
+        |flag, addresses: &[SocketAddr]| host::hold_addresses(flag, addresses, process.socket_reuse_port);
+    let held_for_clients = hold("--listen-client-urls", &process.listen_client)?;
+    let held_for_peers = hold("--listen-peer-urls", &process.listen_peer)?;
 
     let data_dir = DataDir::open(&process.data_dir, process.wal_dir.as_deref())?;
     pinion_wal::map::install_sigbus_handler()
@@ -249,8 +252,8 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         strict: config.cluster.strict_reconfig_check,
         election_ticks: u64::from(config.cluster.election_ms / config.cluster.heartbeat_ms),
         entropy: entropy()?,
-        peers: peer_config(config, &identity, incarnation, known_peer_urls),
-        listen: process.listen_peer.clone(),
+        peers: peer_config(config, &identity, incarnation, known_peer_urls, descriptors),
+        held: held_for_peers,
         tick: Duration::from_millis(u64::from(config.cluster.heartbeat_ms)),
         hash_checks: HashCheckConfig {
             period: process.corrupt_check_interval.unwrap_or_default(),
@@ -278,7 +281,12 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     let mut threads = Vec::new();
     let generation = u32::try_from(entropy()? >> 32).expect("a shifted u64 fits");
     let lease_seed = entropy()?;
+    let reception = Reception::new(wiring.shard_bells().into_iter().enumerate());
+    reception.set_connections_max(descriptors.clients);
+    let mut held_by_shard = deal(held_for_clients, plan.shards.len());
     for (&core, roles) in &executors {
+        let mut shard_config = shard_config(config, &identity, generation, lease_seed);
+        shard_config.reception = Arc::clone(&reception);
         let pulse = Arc::<Pulse>::default();
         let executor = Executor {
             pulse: Arc::clone(&pulse),
@@ -286,8 +294,8 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
             wiring: wiring.clone(),
             raft: roles.contains(&Role::Raft).then(|| raft_seat.take().expect("one raft role")),
             store: roles.contains(&Role::Store).then(|| store_seat.take().expect("one store role")),
-            shard_config: shard_config(config, &identity, generation, lease_seed),
-            addresses: process.listen_client.clone(),
+            shard_config,
+            held: roles.iter().filter_map(|role| held_by_shard.remove_entry(role)).collect(),
             orders: orders.clone(),
             events: events.clone(),
         };
@@ -311,6 +319,10 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     let shards = plan.shards.len();
     let signal = wait_until_serving(&inbox, shards)?;
     if signal.is_none() {
+        let descriptors = Descriptors::counted(descriptors_max, executors_count, reception.connections());
+        reception.set_connections_max(descriptors.clients);
+        let Descriptors { limit, kept, clients } = descriptors;
+        tracing::info!(limit, clients, kept, "file descriptors: for clients, and kept for peers and files");
         let addresses = process.listen_client.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         tracing::info!(
             address = addresses,
@@ -337,6 +349,15 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         tracing::warn!("the log did not end in time; everything acknowledged is on the disk all the same");
     }
     Ok(ended)
+}
+
+/// Which shard accepts on which address: one after the other.
+fn deal(held: Vec<Held>, shards: usize) -> BTreeMap<Role, Vec<Held>> {
+    let mut dealt = BTreeMap::<Role, Vec<Held>>::new();
+    for (number, held) in held.into_iter().enumerate() {
+        dealt.entry(Role::Shard(number % shards)).or_default().push(held);
+    }
+    dealt
 }
 
 /// A panic is a broken invariant: no thread may go on without the one that had it.
@@ -470,8 +491,15 @@ fn shard_config(config: &Config, identity: &Identity, generation: u32, lease_see
 
 /// `known` are the URLs that the cluster has for this member. They come first: the flag names nobody any
 /// more once a member is listed, and may be wrong; or it is newer than this member's data.
-fn peer_config(config: &Config, identity: &Identity, incarnation: u64, known: Vec<Url>) -> PeerConfig {
+fn peer_config(
+    config: &Config,
+    identity: &Identity,
+    incarnation: u64,
+    known: Vec<Url>,
+    descriptors: Descriptors,
+) -> PeerConfig {
     let mut peers = PeerConfig::new(identity.cluster, identity.member, incarnation);
+    peers.half_open_max = descriptors.half_open_max(peers.half_open_max);
     peers.peer_urls = known;
     for url in &config.process.initial_advertise_peer_urls {
         if !peers.peer_urls.contains(url) {
@@ -509,7 +537,7 @@ struct RaftSeat {
     election_ticks: u64,
     entropy: u64,
     peers: PeerConfig,
-    listen: Vec<SocketAddr>,
+    held: Vec<Held>,
     hash_checks: HashCheckConfig,
     quota: Arc<Quota>,
 }
@@ -537,24 +565,26 @@ struct Executor {
     raft: Option<RaftSeat>,
     store: Option<StoreSeat>,
     shard_config: ShardConfig,
-    addresses: Vec<SocketAddr>,
+    /// The addresses on which each shard accepts.
+    held: BTreeMap<Role, Vec<Held>>,
     orders: Orders,
     events: Events,
 }
 
 impl Executor {
-    async fn run(self) {
+    async fn run(mut self) {
         let Ports { shards, raft, store } = self.wiring.ports(&self.roles);
         let mut tasks = Vec::new();
         glommio::spawn_local(self.pulse.feel()).detach();
         for (shard, ports) in shards {
             let mut config = self.shard_config.clone();
             config.shard = u16::try_from(shard).expect("bounded by placement::SHARDS_MAX");
-            let (addresses, orders) = (self.addresses.clone(), self.orders.clone());
+            let held = self.held.remove(&Role::Shard(shard)).unwrap_or_default();
+            let orders = self.orders.clone();
             let events = self.events.clone();
             tasks.push(glommio::spawn_local(async move {
                 let on_serving = || tell(&events, Event::Serving);
-                match crate::shell::client::role::run(config, ports, addresses, orders, on_serving).await {
+                match crate::shell::client::role::run(config, ports, held, orders, on_serving).await {
                     Ok(()) => tell(&events, Event::ShardEnded),
                     Err((address, error)) => tell(&events, Event::ListenFailed(address, error)),
                 }
@@ -579,7 +609,7 @@ impl Executor {
                 election_ticks,
                 entropy,
                 peers,
-                listen,
+                held,
                 hash_checks,
                 quota,
             } = seat;
@@ -588,9 +618,13 @@ impl Executor {
                 match Replica::new(config, recovered) {
                     Ok(replica) => {
                         let transport = Transport::new(peers, ports.bell.clone());
-                        for address in listen {
-                            if let Err(error) = transport.listen(address) {
-                                return tell(&events, Event::PeerListenFailed(address, error));
+                        for held in held {
+                            let address = held.address();
+                            match held.listen() {
+                                Ok(listener) => transport.listen(listener),
+                                Err(error) => {
+                                    return tell(&events, Event::PeerListenFailed(address, error));
+                                }
                             }
                         }
                         let (place, applied, helpers) = transfers;

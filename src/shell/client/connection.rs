@@ -28,9 +28,7 @@ use super::frame_meter::{self, Abuse, FrameMeter};
 use super::h2_io::{Io, IoHandle};
 use super::{Backend, ClientShard, limits};
 use crate::shell::net::Stream;
-
-/// What an HTTP/2 client says first.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+use crate::types::first_bytes::{FirstBytes, HTTP2_PREFACE};
 
 /// Largest head of an HTTP/1 request that is read before it is answered.
 const HTTP1_HEAD_BYTES_MAX: usize = 8 * 1024;
@@ -70,6 +68,8 @@ pub(super) enum Ending {
 enum Protocol {
     Http2,
     Http1,
+    /// Something that is not served here.
+    Other(FirstBytes),
     /// The client left, or never said anything.
     None,
 }
@@ -78,7 +78,7 @@ enum Protocol {
 pub(super) async fn run<B: Backend>(shard: Rc<ClientShard<B>>, account: Rc<Account>, stream: Stream) {
     let now_ms = shard.now_ms();
     let meter = FrameMeter::new(shard.config.keepalive_min_ms());
-    let io = Io::new(stream, Rc::clone(&shard.buffers), meter, PREFACE.len(), now_ms);
+    let io = Io::new(stream, Rc::clone(&shard.buffers), meter, HTTP2_PREFACE.len(), now_ms);
     let io = Rc::new(RefCell::new(io));
     account.progress_ms.set(now_ms);
     let deadline_ms = now_ms + shard.config.preface_timeout_ms();
@@ -95,6 +95,13 @@ pub(super) async fn run<B: Backend>(shard: Rc<ClientShard<B>>, account: Rc<Accou
             read_http1_head(&shard, &account, &io, deadline_ms).await;
             io.borrow_mut().append(HTTP1_ANSWER);
         }
+        Protocol::Other(spoken) => {
+            shard.counters.count(|counters| counters.strangers += 1);
+            // Without addresses the connection is gone already.
+            if let Some((remote, local)) = io.borrow().addresses() {
+                shard.config.reception.tell_stranger(spoken, remote, local);
+            }
+        }
         Protocol::None => return,
     }
     linger(&shard, &account, &io).await;
@@ -107,18 +114,21 @@ async fn read_protocol<B: Backend>(
     io: &RefCell<Io>,
     deadline_ms: u64,
 ) -> Protocol {
-    let mut seen = Vec::with_capacity(PREFACE.len());
+    let mut seen = Vec::with_capacity(HTTP2_PREFACE.len());
     loop {
-        let mut piece = [0; PREFACE.len()];
-        let room = PREFACE.len() - seen.len();
+        let mut piece = [0; HTTP2_PREFACE.len()];
+        let room = HTTP2_PREFACE.len() - seen.len();
         let read = read_until(shard, account, io, &mut piece[..room], deadline_ms).await;
         let Ok(n @ 1..) = read else { return Protocol::None };
         seen.extend_from_slice(&piece[..n]);
-        let is_h2 = PREFACE.starts_with(&seen);
-        if !is_h2 || seen.len() == PREFACE.len() {
-            io.borrow_mut().push_back(seen);
-            return if is_h2 { Protocol::Http2 } else { Protocol::Http1 };
-        }
+        let protocol = match FirstBytes::judge(&seen) {
+            Some(FirstBytes::Http2) => Protocol::Http2,
+            Some(FirstBytes::Http1) => Protocol::Http1,
+            Some(other) => return Protocol::Other(other),
+            None => continue,
+        };
+        io.borrow_mut().push_back(seen);
+        return protocol;
     }
 }
 

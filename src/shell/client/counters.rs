@@ -12,6 +12,10 @@ pub struct Counters {
     pub accepted: u64,
     /// Accepts that failed.
     pub accept_errors: u64,
+    /// Connections closed at once, since there were as many as there may be.
+    pub turned_away: u64,
+    /// Connections closed because of first bytes that are neither gRPC nor HTTP.
+    pub strangers: u64,
     /// Connections ended because of too many control frames.
     pub floods: u64,
     /// Connections ended because of too many pings.

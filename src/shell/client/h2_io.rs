@@ -16,6 +16,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -132,6 +133,11 @@ impl Io {
     /// Takes those bytes back out.
     pub(super) fn take_pushback(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.pushback)
+    }
+
+    /// The client's address and ours.
+    pub(super) fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        Some((self.stream.remote().ok()?, self.stream.local().ok()?))
     }
 
     /// Reads as much as there is, at most `into.len()` bytes.

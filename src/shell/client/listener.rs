@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_lite::future;
 use glommio::net::TcpListener;
 
+use super::reception::{About, TooMany};
 use super::signal::Signal;
 use super::{Backend, ClientShard};
 
@@ -14,20 +15,37 @@ use super::{Backend, ClientShard};
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Takes in connections until the shard stops.
-pub(super) async fn accept_until_stopped<B: Backend>(shard: &Rc<ClientShard<B>>, listener: &TcpListener) {
+pub(super) async fn accept_until_stopped<B: Backend>(shard: Rc<ClientShard<B>>, listener: TcpListener) {
     let stop = shard.signal_at_stop();
-    while let Some(accepted) = until(&stop, listener.accept()).await {
+    let reception = &shard.config.reception;
+    while let Some(accepted) = until(&stop, listener.shared_accept()).await {
         match accepted {
-            Ok(socket) => shard.adopt(socket.into()),
+            Ok(accepted) => match reception.receive(usize::from(shard.config.shard), accepted) {
+                Ok(Some((stream, place))) => shard.adopt(stream, place),
+                // Another shard has it.
+                Ok(None) => {}
+                Err(TooMany) => {
+                    shard.counters.count(|counters| counters.turned_away += 1);
+                    reception.tell_full();
+                }
+            },
             Err(error) => {
                 shard.counters.count(|counters| counters.accept_errors += 1);
-                tracing::warn!(%error, "cannot accept a connection");
+                if let Some(left_out) = reception.may_tell(About::AcceptFailed) {
+                    tracing::warn!(%error, left_out, "cannot accept a connection");
+                }
                 if until(&stop, glommio::timer::sleep(ACCEPT_RETRY)).await.is_none() {
                     return;
                 }
             }
         }
     }
+}
+
+/// Waits until the shard stops.
+pub(super) async fn stopped<B: Backend>(shard: &ClientShard<B>) {
+    let stop = shard.signal_at_stop();
+    poll_fn(|cx| stop.poll_fired(cx)).await;
 }
 
 /// What `work` comes to; None once `stop` has fired.

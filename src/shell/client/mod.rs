@@ -10,7 +10,7 @@
 //! socket ← h2_io ← h2 ← response ← on_reply(ticket, result) ←┘
 //! ```
 //!
-//! `connection` runs the turns, `frame_meter` judges the client's frames, `account` bounds what a
+//! `reception` spreads connections over the shards, `connection` runs the turns, `frame_meter` judges the client's frames, `account` bounds what a
 //! connection holds, `slots` knows who waits, `limits` is what `h2` is told, `streams` has the calls
 //! with many answers, `leadership` what is told for want of a leader, `keep_alive` the leases', `recipe` those of several commands, `services` the paths.
 //!
@@ -39,6 +39,7 @@ mod listener;
 mod local_watch;
 mod lock;
 mod outbox;
+mod reception;
 mod recipe;
 mod response;
 pub(in crate::shell) mod role;
@@ -54,6 +55,7 @@ mod watch;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -65,6 +67,8 @@ pub use counters::Counters;
 use counters::CountersCell;
 use h2_io::SharedBuffers;
 use leadership::Leadership;
+use reception::Place;
+pub use reception::Reception;
 use response::{Headers, Templates};
 use serial::Serial;
 use signal::Signal;
@@ -150,6 +154,8 @@ pub struct ShardConfig {
     pub drain_timeout: Duration,
     /// Step of the shard's clock and bound on how late a timeout is.
     pub tick: Duration,
+    /// Shared by the shards of the process.
+    pub reception: Arc<Reception>,
 }
 
 impl ShardConfig {
@@ -180,6 +186,7 @@ impl ShardConfig {
             watch_progress_interval: Duration::from_secs(10 * 60),
             drain_timeout: Duration::from_secs(5),
             tick: Duration::from_millis(50),
+            reception: Reception::alone(shard),
         }
     }
 
@@ -352,12 +359,19 @@ impl<B: Backend> ClientShard<B> {
         counters
     }
 
-    /// Accepts connections until `stop`, then waits for the last one to end.
-    pub async fn serve(self: Rc<Self>, listener: TcpListener) {
+    /// Accepts connections until `stop`, then waits for the last one to end. Those that are for other
+    /// shards go to the reception, from where `take_waiting` gets this one's.
+    pub async fn serve(self: Rc<Self>, listeners: Vec<TcpListener>) {
         self.start_ticking();
-        listener::accept_until_stopped(&self, &listener).await;
-        // The address is free from here on.
-        drop(listener);
+        let accepting: Vec<_> = listeners
+            .into_iter()
+            .map(|listener| glommio::spawn_local(listener::accept_until_stopped(Rc::clone(&self), listener)))
+            .collect();
+        listener::stopped(&self).await;
+        // The addresses are free when each of these has dropped its listener.
+        for accepting in accepting {
+            accepting.await;
+        }
         self.wait_for_connections(self.config.drain_timeout).await;
         for account in self.connections.borrow().values() {
             account.is_evicted.set(true);
@@ -477,8 +491,15 @@ impl<B: Backend> ClientShard<B> {
         signal
     }
 
+    /// Takes in the connections that other shards have accepted for this one.
+    pub fn take_waiting(self: &Rc<Self>) {
+        while let Some((stream, place)) = self.config.reception.take(usize::from(self.config.shard)) {
+            self.adopt(stream, place);
+        }
+    }
+
     /// Takes in a connection that was accepted.
-    fn adopt(self: &Rc<Self>, stream: Stream) {
+    fn adopt(self: &Rc<Self>, stream: Stream, place: Place) {
         // Answers are gathered here; the kernel must not wait for more.
         if let Err(error) = stream.set_nodelay() {
             tracing::debug!(%error, "connection was gone before it began");
@@ -494,6 +515,7 @@ impl<B: Backend> ClientShard<B> {
             connection::run(Rc::clone(&shard), Rc::clone(&account), stream).await;
             account.end();
             shard.connections.borrow_mut().remove(&id);
+            drop(place);
         })
         .detach();
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::replica::exchange::{ToRaft, ToShard, ToStore};
 use crate::request::{Command, Read};
 use crate::shell::client::{Backend, ClientShard, ShardConfig};
-use crate::shell::net::listen;
+use crate::shell::net::listen::Held;
 use crate::shell::runtime::mesh::Sender;
 use crate::shell::runtime::wiring::ShardPorts;
 use crate::types::Ticket;
@@ -80,15 +80,15 @@ pub(in crate::shell) struct Orders {
     pub stop: Arc<AtomicBool>,
 }
 
-/// Serves clients on `addresses` from `orders.open` until `orders.stop`. `on_serving` is called
-/// when all addresses are bound.
+/// Serves clients from `orders.open` until `orders.stop`: those that come to the addresses that were `held`
+/// for this shard, and those that other shards accept for it. `on_serving` is called when it listens.
 ///
 /// # Errors
-/// When an address cannot be bound.
+/// When it cannot listen on an address.
 pub(in crate::shell) async fn run(
     config: ShardConfig,
     ports: ShardPorts,
-    addresses: Vec<SocketAddr>,
+    held: Vec<Held>,
     orders: Orders,
     on_serving: impl FnOnce(),
 ) -> Result<(), (SocketAddr, io::Error)> {
@@ -99,22 +99,28 @@ pub(in crate::shell) async fn run(
     if stop.load(Ordering::Acquire) {
         return Ok(());
     }
-    let shard = config.shard;
-    let shard = ClientShard::new(config, Rc::new(Rings { shard, to_raft, to_store }));
-    let serving = Rc::new(Cell::new(addresses.len()));
-    for address in addresses {
-        let listener = listen::bind(address).map_err(|error| (address, error))?;
-        let (shard, serving, bell) = (Rc::clone(&shard), Rc::clone(&serving), bell.clone());
-        glommio::spawn_local(async move {
-            shard.serve(listener).await;
-            serving.set(serving.get() - 1);
-            bell.ring();
-        })
-        .detach();
+    let mut listeners = Vec::new();
+    for held in held {
+        let address = held.address();
+        listeners.push(held.listen().map_err(|error| (address, error))?);
     }
+    let (number, reception) = (config.shard, Arc::clone(&config.reception));
+    let has_waiting = || reception.has_waiting(usize::from(number));
+    let shard = ClientShard::new(config, Rc::new(Rings { shard: number, to_raft, to_store }));
+    let is_serving = Rc::new(Cell::new(true));
+    let serving = {
+        let (shard, is_serving, bell) = (Rc::clone(&shard), Rc::clone(&is_serving), bell.clone());
+        async move {
+            shard.serve(listeners).await;
+            is_serving.set(false);
+            bell.ring();
+        }
+    };
+    glommio::spawn_local(serving).detach();
     on_serving();
     let mut is_stopping = false;
-    while serving.get() > 0 {
+    while is_serving.get() {
+        shard.take_waiting();
         for ring in &inbox {
             while let Some(message) = ring.take() {
                 match message {
@@ -130,7 +136,8 @@ pub(in crate::shell) async fn run(
             shard.stop();
         }
         bell.wait_once(|| {
-            serving.get() == 0
+            !is_serving.get()
+                || has_waiting()
                 || (!is_stopping && stop.load(Ordering::Acquire))
                 || inbox.iter().any(|ring| !ring.is_empty())
         })

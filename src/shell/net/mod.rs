@@ -1,9 +1,10 @@
-//! Sockets, whatever is spoken on them: listeners, connections that were accepted or dialed, and where
-//! names lead.
+//! Sockets, whatever is spoken on them: listeners, connections that were accepted or dialed, where names
+//! lead, and what strangers may have the log say.
 
 pub(in crate::shell) mod addresses;
 mod dial;
 pub(in crate::shell) mod listen;
+pub(in crate::shell) mod quiet;
 mod resolve;
 mod stream;
 mod within;

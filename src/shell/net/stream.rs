@@ -31,12 +31,20 @@ impl From<TcpStream> for Stream {
 }
 
 impl Stream {
-    /// The other side's address.
+    /// The other side's address, as people write it.
     ///
     /// # Errors
     /// When the connection has ended already.
     pub(in crate::shell) fn remote(&self) -> io::Result<SocketAddr> {
-        self.socket.peer_addr().map_err(io::Error::from)
+        self.socket.peer_addr().map(plain).map_err(io::Error::from)
+    }
+
+    /// This side's address.
+    ///
+    /// # Errors
+    /// When the connection has ended already.
+    pub(in crate::shell) fn local(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr().map(plain).map_err(io::Error::from)
     }
 
     /// Sends small pieces at once.
@@ -102,6 +110,11 @@ impl Stream {
         };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
+}
+
+/// An address of IPv4 on a socket for both families is one of IPv4.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 impl AsyncRead for Stream {

@@ -359,9 +359,12 @@ impl FrameReader {
                 }
                 Ok(Some(frame)) => return Ok(frame),
                 Ok(None) => {}
-                Err(error @ (FrameError::Stranger | FrameError::Version(_))) => {
-                    return Err(End::Garbage(error));
-                }
+                Err(
+                    error @ (FrameError::Stranger
+                    | FrameError::Tls
+                    | FrameError::Http
+                    | FrameError::Version(_)),
+                ) => return Err(End::Garbage(error)),
                 Err(error) => return Err(End::Malformed(error.to_string())),
             }
             if TURN_BYTES_MAX <= self.turn_bytes {

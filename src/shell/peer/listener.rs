@@ -11,8 +11,6 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -24,9 +22,11 @@ use super::events::{Allowance, PeerEvent};
 use super::{About, Transport};
 use crate::config::Url;
 use crate::peer::handshake::Acquaintance;
-use crate::peer::{FrameKind, Greeting, HANDSHAKE_BYTES_MAX, Lane, Refusal, RefusalCode, Seal, lane_of};
+use crate::peer::{
+    FrameError, FrameKind, Greeting, HANDSHAKE_BYTES_MAX, Lane, Refusal, RefusalCode, Seal, lane_of,
+};
 use crate::raft::{Message, MessageKind};
-use crate::shell::net::{Stream, TimedOut, listen, within};
+use crate::shell::net::{Stream, TimedOut, within};
 use crate::types::MemberId;
 
 /// Members that may be connected: those of the list, and a few that are to be added.
@@ -73,17 +73,14 @@ impl Drop for Counted<'_> {
 }
 
 impl Transport {
-    /// Listens on one address more. Answers the address, whose port the kernel has chosen if it was 0.
-    pub(in crate::shell) fn listen(self: &Rc<Self>, address: SocketAddr) -> io::Result<SocketAddr> {
+    /// Accepts from one listener more.
+    pub(in crate::shell) fn listen(self: &Rc<Self>, listener: TcpListener) {
         assert_ne!(self.config.member, MemberId(0), "who listens has an identity");
-        let listener = listen::bind(address)?;
-        let bound = listener.local_addr().map_err(io::Error::from)?;
         let transport = Rc::clone(self);
         self.spawn(async move {
             let stopped = transport.stopped();
             future::or(stopped, transport.accept(&listener)).await;
         });
-        Ok(bound)
     }
 
     async fn accept(self: &Rc<Self>, listener: &TcpListener) {
@@ -132,7 +129,7 @@ impl Transport {
             Ok(Err(end)) => {
                 // Closed before it spoke: a probe of the port, or one that was crowded out.
                 if matches!(end, End::Garbage(_) | End::Malformed(_)) {
-                    self.log_refusal(connection, None, &end.to_string());
+                    self.log_stranger(connection, &end);
                 }
                 return None;
             }
@@ -159,8 +156,23 @@ impl Transport {
         None
     }
 
+    /// Somebody who does not speak the protocol. What is known of it is told apart, so that a scan of the
+    /// port does not hide a member that is told the wrong scheme.
+    fn log_stranger(&self, connection: &Connection, end: &End) {
+        let about = match end {
+            End::Garbage(FrameError::Tls) => About::Tls,
+            End::Garbage(FrameError::Http) => About::Http,
+            _ => About::Refusal,
+        };
+        self.log(about, connection, None, &end.to_string());
+    }
+
     fn log_refusal(&self, connection: &Connection, from: Option<MemberId>, reason: &str) {
-        if let Some(left_out) = self.quiet.ask((from.unwrap_or_default(), About::Refusal), Instant::now()) {
+        self.log(About::Refusal, connection, from, reason);
+    }
+
+    fn log(&self, about: About, connection: &Connection, from: Option<MemberId>, reason: &str) {
+        if let Some(left_out) = self.quiet.ask((from.unwrap_or_default(), about), Instant::now()) {
             tracing::warn!(
                 address = %connection.remote, from = from.map(|from| from.to_string()), reason, left_out,
                 "peer connection refused"

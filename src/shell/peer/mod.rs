@@ -17,7 +17,6 @@ mod connection;
 mod events;
 mod link;
 mod listener;
-mod quiet;
 #[cfg(test)]
 mod tests;
 
@@ -36,12 +35,12 @@ use self::connection::{Connection, Scratch};
 use self::events::Events;
 use self::link::Peer;
 use self::listener::Visitor;
-use self::quiet::Quiet;
 use crate::config::Url;
 use crate::peer::frame::put_frame;
 use crate::peer::{FrameKind, Identity, Lane, Refusal, RefusalCode, lane_of};
 use crate::raft::{Message, mix};
 use crate::shell::net::Dialer;
+use crate::shell::net::quiet::Quiet;
 use crate::shell::runtime::mesh::Doorbell;
 use crate::shell::runtime::wake::Broadcast;
 use crate::types::{ClusterId, MemberId};
@@ -107,6 +106,8 @@ impl PeerConfig {
 enum About {
     Accept,
     Refusal,
+    Tls,
+    Http,
     Dial,
     End,
     Size,

@@ -62,6 +62,9 @@ pub struct Launch {
     pub wrapper: Vec<String>,
     /// Soft and hard limit of locked memory in KiB.
     pub memlock_kib: Option<u32>,
+    /// What the shell's `ulimit` is told about descriptors, such as `-n 256`, or `-S -n 256` for the soft
+    /// limit alone.
+    pub descriptors: Option<&'static str>,
     /// `io_uring_setup` fails with EPERM, as in a container with Docker's default profile.
     pub forbid_io_uring: bool,
 }
@@ -87,6 +90,7 @@ impl Launch {
             log_path: None,
             wrapper: Vec::new(),
             memlock_kib: None,
+            descriptors: None,
             forbid_io_uring: false,
         }
     }
@@ -121,19 +125,17 @@ impl Launch {
     }
 
     fn command(&self) -> Command {
-        let mut command = match (self.memlock_kib, &self.wrapper[..]) {
-            (None, []) => Command::new(&self.binary),
-            (None, [program, args @ ..]) => {
-                let mut wrapper = Command::new(program);
-                wrapper.args(args).arg(&self.binary);
-                wrapper
-            }
-            (Some(kib), _) => {
-                let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -l {kib} && exec \"$0\" \"$@\"")]).arg(&self.binary);
-                shell
-            }
-        };
+        let memlock = self.memlock_kib.map(|kib| format!("ulimit -l {kib} && "));
+        let descriptors = self.descriptors.map(|limit| format!("ulimit {limit} && "));
+        let limits: String = memlock.into_iter().chain(descriptors).collect();
+        let mut words: Vec<OsString> = self.wrapper.iter().map(Into::into).collect();
+        words.push(self.binary.clone().into());
+        if !limits.is_empty() {
+            let script = format!("{limits}exec \"$0\" \"$@\"");
+            words.splice(..0, ["sh", "-c", &script].map(Into::into));
+        }
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         // The child must not see the runner's variables.
         let inherited: Vec<OsString> = std::env::vars_os().map(|(name, _)| name).collect();
         for name in inherited {

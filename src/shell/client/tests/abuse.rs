@@ -225,10 +225,21 @@ fn http1_request_is_answered_and_its_connection_closed() {
     raw.send(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n");
     let text = raw.read_to_end();
     assert!(text.starts_with("HTTP/1.1 404 Not Found\r\n"), "{text}");
-    assert!(text.ends_with("\r\n\r\n404 page not found\n"), "{text}");
+    assert!(text.ends_with("\r\n\r\nHTTP/1.1 is not supported by Pinion yet, gRPC is\n"), "{text}");
     let mut raw = Raw::connect(&server);
-    raw.send(&[b'x'; 20_000]);
+    raw.send(format!("GET /{}", "x".repeat(20_000)).as_bytes());
     assert!(raw.read_to_end().starts_with("HTTP/1.1 404"));
+}
+
+#[test]
+fn what_is_no_http_is_closed_at_its_first_bytes() {
+    let server = Server::start(quick());
+    for bytes in [&b"\x16"[..], b"\x16\x03\x01\x02\x00\x01", b"SSH-2.0-x\r\n", b"\0", b"xx"] {
+        let mut raw = Raw::connect(&server);
+        raw.send(bytes);
+        assert_eq!(raw.read_to_end(), "", "{}", bytes.escape_ascii());
+    }
+    assert_eq!(server.counters().strangers, 5);
 }
 
 #[test]

@@ -367,9 +367,9 @@ async fn run_server(
     backend.revision.set(1);
     let shard = ClientShard::new(config, Rc::clone(&backend));
     let pump = glommio::spawn_local(Rc::clone(&backend).pump(Rc::clone(&shard)));
-    let listener = crate::shell::net::listen::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = crate::shell::net::listen::listen("127.0.0.1:0".parse().unwrap()).unwrap();
     address.send(listener.local_addr().unwrap()).unwrap();
-    let served = glommio::spawn_local(Rc::clone(&shard).serve(listener));
+    let served = glommio::spawn_local(Rc::clone(&shard).serve(vec![listener]));
     std::future::poll_fn(|cx| {
         waker.register(cx.waker());
         while let Ok(control) = inbox.try_recv() {

@@ -26,6 +26,7 @@ use crate::pb::peer as pb;
 use crate::peer::frame::{FRAME_HEADER_BYTES, FrameDecoder, PREFACE, put_message};
 use crate::peer::{Frame, Greeting, HANDSHAKE_BYTES_MAX, Seal};
 use crate::raft::MessageKind;
+use crate::shell::net::listen;
 
 const CLUSTER: ClusterId = ClusterId(0xc1);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -84,7 +85,9 @@ impl Node {
     fn start_at(config: PeerConfig, address: SocketAddr) -> Self {
         let bell = Doorbell::new(Arc::default());
         let transport = Transport::new(config, bell.clone());
-        let address = transport.listen(address).unwrap();
+        let listener = listen::listen(address).unwrap();
+        let address = listener.local_addr().unwrap();
+        transport.listen(listener);
         Self { transport, bell, address }
     }
 

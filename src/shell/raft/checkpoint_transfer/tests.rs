@@ -17,6 +17,7 @@ use crate::mvcc::Store;
 use crate::pb::etcdserverpb::PutRequest;
 use crate::pb::peer as pb;
 use crate::request::{EntryId, Origin, Request, RequestKind};
+use crate::shell::net::listen;
 use crate::shell::peer::{PeerConfig, PeerEvent};
 use crate::types::{Term, Ticket};
 
@@ -146,7 +147,9 @@ impl Side {
     fn at(member: u64, dir: tempfile::TempDir) -> Self {
         let bell = Doorbell::new(Arc::default());
         let transport = Transport::new(PeerConfig::new(ClusterId(1), MemberId(member), member), bell.clone());
-        let address = transport.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = listen::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        transport.listen(listener);
         let place = Place { dir: dir.path().to_owned(), cluster: ClusterId(1), member: MemberId(member) };
         let helpers = Helpers::start().unwrap();
         let transfers = RefCell::new(Transfers::new(place, LogIndex(1), helpers, bell.clone()));

@@ -12,7 +12,7 @@ const CAUSES_MAX: usize = 256;
 
 /// When which cause was last told, and how often it was not.
 #[derive(Debug)]
-pub(super) struct Quiet<K> {
+pub(in crate::shell) struct Quiet<K> {
     told: RefCell<BTreeMap<K, (Instant, u64)>>,
 }
 
@@ -24,7 +24,7 @@ impl<K> Default for Quiet<K> {
 
 impl<K: Ord> Quiet<K> {
     /// Whether to log now; then with how many lines were left out since the last.
-    pub(super) fn ask(&self, cause: K, now: Instant) -> Option<u64> {
+    pub(in crate::shell) fn ask(&self, cause: K, now: Instant) -> Option<u64> {
         let mut told = self.told.borrow_mut();
         if CAUSES_MAX <= told.len() {
             told.retain(|_cause, (at, _)| now.duration_since(*at) < INTERVAL);
