@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use pinion_kit::client::Client;
@@ -83,11 +84,13 @@ fn signal(name: &str, pid: u32) {
 }
 
 /// A port from which the script's six are free. Below those that `free_port` gives: the script binds late,
-/// and another test may not be given one of the six meanwhile.
+/// and another test may not be given one of the six meanwhile; so each call begins elsewhere, too.
 fn base_port() -> u16 {
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let start = std::process::id().wrapping_mul(31);
-    let candidates = (0..100).map(|step| 4_000 + u16::try_from((start + step) % 180).unwrap() * 32);
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    let calls = CALLS.fetch_add(1, Ordering::Relaxed);
+    let start = std::process::id().wrapping_mul(31).wrapping_add(calls * 90);
+    let candidates = (0..100).map(|step| 4_000 + u16::try_from(start.wrapping_add(step) % 180).unwrap() * 32);
     let mut free = candidates.filter(|base| [0, 1, 10, 11, 20, 21].iter().all(|step| is_free(base + step)));
     free.next().expect("there are six free ports below 10,000")
 }
