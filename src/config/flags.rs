@@ -416,6 +416,15 @@ pub(super) static FLAGS: &[Flag] = &[
     ),
     used(
         Group::Pinion,
+        "max-request-metadata-bytes",
+        Number,
+        "65536",
+        "Bytes at most of the metadata that a client sends with one call, 32 more counted for each entry; \
+        from 8192 to 8388608. A call with more is refused (ResourceExhausted). Tokens and the headers of a \
+        service mesh take a few thousand; a client may make the member hold this much for each connection.",
+    ),
+    used(
+        Group::Pinion,
         "placement",
         Text,
         "auto",

@@ -34,7 +34,9 @@ pub use help::ETCD_API_VERSION;
 pub use member_urls::{MemberUrls, parse_members};
 pub use parse::Refused;
 pub use placement::{Placement, Plan};
-pub use process::{Keepalive, LogConfig, LogFormat, LogLevel, LogOutput, ProcessConfig, WalSync};
+pub use process::{
+    Keepalive, LogConfig, LogFormat, LogLevel, LogOutput, METADATA_BYTES_LIMIT, ProcessConfig, WalSync,
+};
 pub use url::{Url, UrlError};
 
 /// All of it.

@@ -13,6 +13,11 @@ use super::placement::Placement;
 use super::url::Url;
 use super::value::{self, NumberError};
 
+/// What `--max-request-metadata-bytes` may be: below, ordinary clients would be refused; above, 32
+/// connections could hold a shard's memory for unfinished requests.
+const METADATA_BYTES_MIN: u32 = 8 * 1024;
+pub const METADATA_BYTES_LIMIT: u32 = 8 * 1024 * 1024;
+
 /// May differ between members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessConfig {
@@ -29,6 +34,7 @@ pub struct ProcessConfig {
     /// As given, the default spelt out; not positive is none.
     pub quota_bytes: i64,
     pub max_concurrent_streams: u32,
+    pub metadata_bytes_max: u32,
     pub keepalive: Keepalive,
     /// A checkpoint is due after so many applied log entries (groups of requests), ...
     pub checkpoint_entries: u64,
@@ -152,6 +158,11 @@ impl ProcessConfig {
                 0 => u32::MAX,
                 streams => streams,
             },
+            metadata_bytes_max: settings.number_u32(
+                "max-request-metadata-bytes",
+                METADATA_BYTES_MIN,
+                METADATA_BYTES_LIMIT,
+            )?,
             keepalive: Keepalive {
                 client_min_time: settings.duration("grpc-keepalive-min-time")?,
                 server_interval: non_zero(settings.duration("grpc-keepalive-interval")?),

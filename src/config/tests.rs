@@ -69,6 +69,7 @@ fn without_flags_a_single_member_has_etcds_defaults() {
     assert_eq!(process.listen_client, ["127.0.0.1:2379".parse().unwrap()]);
     assert_eq!(process.listen_peer, ["127.0.0.1:2380".parse().unwrap()]);
     assert_eq!(process.max_concurrent_streams, u32::MAX);
+    assert_eq!(process.metadata_bytes_max, 65_536);
     assert_eq!(process.keepalive.server_interval, Some(Duration::from_secs(7_200)));
     assert_eq!(process.compaction_batch_revisions, 500);
     assert_eq!(process.compaction_sleep, Duration::ZERO);

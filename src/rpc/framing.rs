@@ -263,9 +263,10 @@ pub fn parse_timeout(value: &[u8]) -> Result<u64, String> {
         _ => return Err(format!("transport: timeout unit is not recognized: {text:?}")),
     };
     let mut number: u64 = 0;
-    for &digit in digits {
+    for digit in digits {
         if !digit.is_ascii_digit() {
-            return Err(format!("transport: timeout is not a number: {text:?}"));
+            let digits = String::from_utf8_lossy(digits);
+            return Err(format!("strconv.ParseUint: parsing {digits:?}: invalid syntax"));
         }
         number = number * 10 + u64::from(digit - b'0');
     }

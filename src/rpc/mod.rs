@@ -1,11 +1,13 @@
 //! What goes over the wire, as bytes and messages only: no socket, no runtime, no state.
 //!
 //! A client shard decodes a request (`convert`), checks whatever needs no state (`validate`), and
-//! says "no" from one table (`status`). `framing` is gRPC's bytes around the messages, `queue` the
-//! recipe of `Lock` and `Election`.
+//! says "no" from one table (`status`). `framing` is gRPC's bytes around the messages, `headers` what
+//! stands in front of the HTTP/2 decoder, `queue` the recipe of `Lock` and `Election`.
 
+pub mod api_version;
 pub mod convert;
 pub mod framing;
+pub mod headers;
 pub mod queue;
 pub mod range_stream;
 pub mod status;

@@ -190,6 +190,21 @@ impl Status {
         }
     }
 
+    /// The request headers are larger than the receiver takes. etcd has no words for it.
+    #[must_use]
+    pub fn metadata_too_large(bytes_max: usize) -> Self {
+        Self {
+            code: Code::ResourceExhausted,
+            message: Cow::Owned(format!("grpc: received metadata larger than max ({bytes_max} bytes)")),
+        }
+    }
+
+    /// The request headers find no memory: the shard holds as many unfinished requests as it may.
+    #[must_use]
+    pub fn no_memory_for_metadata() -> Self {
+        Self { code: Code::ResourceExhausted, message: Cow::Borrowed("too many unfinished request headers") }
+    }
+
     /// An answer takes more than one frame can carry.
     #[must_use]
     pub fn sent_too_large(bytes: u64, bytes_max: u64) -> Self {

@@ -6,6 +6,10 @@ pub const REQUEST_BYTES_MAX_DEFAULT: u32 = 1_572_864;
 /// What gRPC accepts above the request bound, so that a too large request still gets a clear answer.
 pub const GRPC_OVERHEAD_BYTES: u32 = 524_288;
 
+/// Metadata of one call, in bytes (`--max-request-metadata-bytes`). Ours: etcd takes 16 MiB of any client.
+/// Tokens and the headers of a service mesh take a few thousand.
+pub const METADATA_BYTES_MAX_DEFAULT: u32 = 64 * 1024;
+
 /// Operations per level of a transaction (`--max-txn-ops`).
 pub const TXN_OPS_MAX_DEFAULT: u32 = 128;
 

@@ -27,14 +27,18 @@ fn a_learner_serves_status_and_stale_ranges_until_it_is_promoted() {
         while learner.range(&stale).await.unwrap().kvs.first().is_none_or(|kv| kv.value != "value") {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
-        let told = (9, "etcdserver: rpc not supported for learner".to_owned());
-        assert_eq!(refusal(learner.get("key").await), told);
-        assert_eq!(refusal(learner.put_kv("key", "other").await), told);
-        assert_eq!(refusal(learner.member_list().await), told);
-        assert_eq!(refusal(learner.leases().await), told);
-        assert_eq!(refusal(learner.lease_time_to_live(1, false).await), told);
-        assert_eq!(refusal(learner.watch().await.unwrap().1.next().await), told);
-        assert_eq!(refusal(learner.keep_alive().await.unwrap().1.next().await), told);
+        // A client before 3.6 goes on to its next endpoint for Unavailable alone.
+        for (version, code) in [(None, 14), (Some("3.5"), 14), (Some("3.6"), 9), (Some("3.7"), 9)] {
+            let learner = learner.clone().speaking(version);
+            let told = (code, "etcdserver: rpc not supported for learner".to_owned());
+            assert_eq!(refusal(learner.get("key").await), told);
+            assert_eq!(refusal(learner.put_kv("key", "other").await), told);
+            assert_eq!(refusal(learner.member_list().await), told);
+            assert_eq!(refusal(learner.leases().await), told);
+            assert_eq!(refusal(learner.lease_time_to_live(1, false).await), told);
+            assert_eq!(refusal(learner.watch().await.unwrap().1.next().await), told);
+            assert_eq!(refusal(learner.keep_alive().await.unwrap().1.next().await), told);
+        }
 
         voter.member_promote(id).await.unwrap();
         while learner.status().await.unwrap().is_learner {

@@ -475,6 +475,7 @@ fn shard_config(config: &Config, identity: &Identity, generation: u32, lease_see
     shard.lease_seed = lease_seed;
     shard.lease_ttl_min_s = lease_ttl_min_s(config);
     shard.request_bytes_max = cluster.request_bytes_max;
+    shard.metadata_bytes_max = process.metadata_bytes_max;
     shard.txn_ops_max = cluster.txn_ops_max;
     shard.concurrent_streams_max =
         (process.max_concurrent_streams != u32::MAX).then_some(process.max_concurrent_streams);

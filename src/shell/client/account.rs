@@ -6,7 +6,7 @@
 //! | what | bound | past it |
 //! |---|---|---|
 //! | requests with the backend | `CALLS_MAX`, `REQUEST_BYTES_MAX` a connection; `SHARD_REQUEST_BYTES_MAX` | the connection is not read |
-//! | calls with a task: bodies in pieces, streams | `UPLOAD_BYTES_MAX` a connection; `SHARD_UPLOAD_BYTES_MAX` | `ResourceExhausted` |
+//! | calls with a task: bodies in pieces, streams; header blocks on their way | `UPLOAD_BYTES_MAX` a connection; `SHARD_UPLOAD_BYTES_MAX` | `ResourceExhausted` |
 //! | commands of `Lock` and `Election` | one a task, on an account of the shard's own | they wait |
 //! | requests that wait for room for their answers | `BACKLOG_MAX`, `BACKLOG_BYTES_MAX` a connection | `ResourceExhausted` |
 //! | answers not yet taken by the client | `UNSENT_BYTES_MAX` a connection, `SHARD_UNSENT_BYTES_MAX` | requests wait; see below |
@@ -57,6 +57,9 @@ pub(super) const UPLOAD_OVERHEAD_BYTES: usize = 4096;
 pub(super) const UPLOAD_BYTES_MAX: usize = 64 << 20;
 /// The same for the shard.
 pub(super) const SHARD_UPLOAD_BYTES_MAX: usize = 256 << 20;
+
+/// Header blocks on their way that do not count: part of an ordinary one may be there at any time.
+const HEADERS_FREE_BYTES: usize = 4096;
 
 /// Calls that wait for room for their answer.
 pub(super) const BACKLOG_MAX: usize = 4096;
@@ -131,6 +134,8 @@ pub(super) struct Account {
     upload_bytes: Cell<usize>,
     unsent_bytes: Cell<usize>,
     gathered_bytes: Cell<usize>,
+    /// Of `upload_bytes`: header blocks that have not ended or that `h2` has not taken.
+    header_bytes: Cell<usize>,
     /// Watch streams that are open.
     watch_streams: Cell<usize>,
     reserved_bytes: Cell<usize>,
@@ -171,6 +176,7 @@ impl Account {
             upload_bytes: Cell::new(0),
             unsent_bytes: Cell::new(0),
             gathered_bytes: Cell::new(0),
+            header_bytes: Cell::new(0),
             watch_streams: Cell::new(0),
             reserved_bytes: Cell::new(0),
             point: Estimate(Cell::new(64 << 10)),
@@ -209,6 +215,7 @@ impl Account {
         self.has_ended.set(true);
         self.waker.replace(None);
         self.note_gathered(0);
+        self.note_headers(0);
         // The deferred calls hold streams, which may hold bodies, which hold this account.
         let backlog = self.backlog.take();
         self.backlog_bytes.set(0);
@@ -237,6 +244,17 @@ impl Account {
         let before = self.gathered_bytes.replace(bytes);
         add(&self.ledger.gathered_bytes, bytes);
         sub(&self.ledger.gathered_bytes, before);
+    }
+
+    /// So much memory holds header blocks on their way. False: that is too much.
+    pub(super) fn note_headers(&self, bytes: usize) -> bool {
+        let bytes = bytes.saturating_sub(HEADERS_FREE_BYTES);
+        let before = self.header_bytes.replace(bytes);
+        if before < bytes {
+            return self.grow_upload(bytes - before);
+        }
+        self.end_upload(before - bytes);
+        true
     }
 
     /// What closing the connection would free at least.

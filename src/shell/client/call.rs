@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream};
-use http::header::{CONTENT_TYPE, HeaderName};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method as HttpMethod, Request as HttpRequest, StatusCode};
 use prost::Message as _;
 
@@ -23,13 +23,17 @@ use super::services::{self, Call};
 use super::{Backend, ClientShard, gzip, streams};
 use crate::pb::{etcdserverpb as pb, health};
 use crate::request::{Answer, Command, Outcome, Query, Read, Refusal, Response};
+use crate::rpc::api_version::ApiVersion;
 use crate::rpc::framing::{Assembler, FramingError, Message, is_grpc_content_type, parse_timeout};
+use crate::rpc::headers::Note;
 use crate::rpc::{Code, Method, Status, convert, status};
 use crate::types::Term;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
 const CLIENT_API_VERSION: HeaderName = HeaderName::from_static("client-api-version");
+
+const NS_PER_MS: u64 = 1_000_000;
 
 /// What the request headers say.
 pub(super) struct Head {
@@ -39,6 +43,7 @@ pub(super) struct Head {
     pub(super) gzip: bool,
     /// The client wants no service from a member that knows no leader.
     pub(super) needs_leader: bool,
+    api_version: ApiVersion,
 }
 
 /// Why request headers are answered at once.
@@ -53,38 +58,51 @@ impl From<Status> for Refused {
     }
 }
 
+/// The last value of a header, which is the one that gRPC-Go goes by.
+fn last<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
+    headers.get_all(name).iter().next_back().map(HeaderValue::as_bytes)
+}
+
 fn refused(http: StatusCode, code: Code, message: String) -> Refused {
     Refused { http, status: Status { code, message: message.into() } }
 }
 
 /// Reads the request headers, in the order in which gRPC-Go complains about them.
-fn read_head<T>(request: &HttpRequest<T>, now_ms: u64) -> Result<Head, Refused> {
+fn read_head<T>(request: &HttpRequest<T>, note: Option<Note>, now_ms: u64) -> Result<Head, Refused> {
+    let note = note.unwrap_or_default();
+    if let Some(refusal) = note.refusal {
+        return Err(refusal.into());
+    }
     let headers = request.headers();
-    let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
-    if !is_grpc_content_type(content_type) {
-        let text = String::from_utf8_lossy(content_type);
+    if !headers.get_all(CONTENT_TYPE).iter().any(|value| is_grpc_content_type(value.as_bytes())) {
+        let text = String::from_utf8_lossy(last(headers, &CONTENT_TYPE).unwrap_or_default());
         let message = format!("invalid gRPC request content-type {text:?}");
         return Err(refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, message));
     }
+    let mut timeout_ns = None;
+    for value in headers.get_all(GRPC_TIMEOUT) {
+        match parse_timeout(value.as_bytes()) {
+            Ok(ns) => timeout_ns = Some(ns),
+            Err(why) => {
+                let message = format!("malformed grpc-timeout: {why}");
+                return Err(refused(StatusCode::BAD_REQUEST, Code::Internal, message));
+            }
+        }
+    }
     if request.method() != HttpMethod::POST {
-        let message = format!(
-            "Received a HEADERS frame with :method {:?} which should be POST",
-            request.method().as_str()
-        );
+        let method = note.method.as_deref().unwrap_or(request.method().as_str());
+        let message = format!("Received a HEADERS frame with :method {method:?} which should be POST");
         return Err(refused(StatusCode::METHOD_NOT_ALLOWED, Code::Internal, message));
     }
-    let client_deadline_ms = match headers.get(GRPC_TIMEOUT).map(|value| parse_timeout(value.as_bytes())) {
-        None => None,
-        // Rounded up: a timeout shorter than the clock's step still lets the call be tried.
-        Some(Ok(timeout_ns)) => Some(now_ms.saturating_add(timeout_ns.div_ceil(1_000_000))),
-        Some(Err(why)) => {
-            let message = format!("malformed grpc-timeout: {why}");
-            return Err(refused(StatusCode::BAD_REQUEST, Code::Internal, message));
-        }
-    };
+    // A call that has no time left at this clock's step is not begun.
+    if timeout_ns.is_some_and(|timeout_ns| timeout_ns < NS_PER_MS) {
+        return Err(status::CONTEXT_DEADLINE_EXCEEDED.into());
+    }
+    let client_deadline_ms =
+        timeout_ns.map(|timeout_ns| now_ms.saturating_add(timeout_ns.div_ceil(NS_PER_MS)));
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
-    let call = services::find(path)?;
-    let gzip = match headers.get(GRPC_ENCODING).map(|value| value.as_bytes()) {
+    let call = services::find(note.path.as_deref().unwrap_or(path))?;
+    let gzip = match last(headers, &GRPC_ENCODING) {
         None | Some(b"" | b"identity") => false,
         Some(b"gzip") => true,
         Some(other) => {
@@ -93,11 +111,10 @@ fn read_head<T>(request: &HttpRequest<T>, now_ms: u64) -> Result<Head, Refused> 
             return Err(Status { code: Code::Unimplemented, message: message.into() }.into());
         }
     };
-    if headers.get(CLIENT_API_VERSION).is_some_and(|value| std::str::from_utf8(value.as_bytes()).is_err()) {
-        return Err(status::INVALID_CLIENT_API_VERSION.into());
-    }
+    let api_version = headers.get(CLIENT_API_VERSION).map_or(&b""[..], |value| value.as_bytes());
+    let api_version = ApiVersion::parse(api_version);
     let needs_leader = headers.get(HAS_LEADER).is_some_and(|value| value.as_bytes() == b"true");
-    Ok(Head { call, client_deadline_ms, gzip, needs_leader })
+    Ok(Head { call, client_deadline_ms, gzip, needs_leader, api_version })
 }
 
 pub(super) fn framing_status(error: &FramingError) -> Status {
@@ -205,10 +222,11 @@ impl<B: Backend> ClientShard<B> {
         account: &Rc<Account>,
         cx: &mut Context<'_>,
         request: HttpRequest<RecvStream>,
+        note: Option<Note>,
         mut responder: Responder,
     ) {
         self.counters.count(|counters| counters.requests += 1);
-        let head = match read_head(&request, self.now_ms()) {
+        let head = match read_head(&request, note, self.now_ms()) {
             Ok(head) => head,
             Err(refused) => {
                 return response::send_http_status(&mut responder, refused.http, &refused.status);
@@ -247,7 +265,12 @@ impl<B: Backend> ClientShard<B> {
     /// Whether this member, as it stands, serves the call at all.
     fn admit(&self, head: &Head) -> Result<(), Status> {
         if self.leadership.is_learner() && !head.call.suits_learner() {
-            return Err(status::NOT_SUPPORTED_FOR_LEARNER);
+            return Err(head.api_version.refusal_of_learner());
+        }
+        // A learner looks at a range first: it may be one that it does not serve.
+        let is_judged_later = self.leadership.is_learner() && head.call == Call::Member(Method::Range);
+        if head.api_version == ApiVersion::Malformed && !is_judged_later {
+            return Err(status::INVALID_CLIENT_API_VERSION);
         }
         if head.needs_leader && self.leadership.is_leaderless() {
             return Err(status::NO_LEADER);
@@ -399,7 +422,10 @@ impl<B: Backend> ClientShard<B> {
         };
         match command {
             Ok(Command::Read(Read { linearizable: true, .. })) if self.leadership.is_learner() => {
-                response::send_status(&mut responder, &status::NOT_SUPPORTED_FOR_LEARNER);
+                response::send_status(&mut responder, &head.api_version.refusal_of_learner());
+            }
+            Ok(_) if head.api_version == ApiVersion::Malformed => {
+                response::send_status(&mut responder, &status::INVALID_CLIENT_API_VERSION);
             }
             Ok(Command::Read(Read { linearizable, query: Query::RangeSlice(first) })) => {
                 self.spawn_range_stream(account, head, linearizable, *first, responder);

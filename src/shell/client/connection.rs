@@ -27,6 +27,7 @@ use super::account::{Account, Body};
 use super::frame_meter::{self, Abuse, FrameMeter};
 use super::h2_io::{Io, IoHandle};
 use super::{Backend, ClientShard, limits};
+use crate::rpc::headers::{Fault, Gate};
 use crate::shell::net::Stream;
 use crate::types::first_bytes::{FirstBytes, HTTP2_PREFACE};
 
@@ -56,6 +57,8 @@ pub(super) enum Ending {
     Protocol,
     /// The client broke the policy.
     Abuse(Abuse),
+    /// Its header blocks cannot be followed any more, or are no end of bytes.
+    Headers(Fault),
     /// The client takes no bytes, sends half a frame, or does not answer a ping.
     Stalled,
     /// The shard needed its memory.
@@ -78,7 +81,8 @@ enum Protocol {
 pub(super) async fn run<B: Backend>(shard: Rc<ClientShard<B>>, account: Rc<Account>, stream: Stream) {
     let now_ms = shard.now_ms();
     let meter = FrameMeter::new(shard.config.keepalive_min_ms());
-    let io = Io::new(stream, Rc::clone(&shard.buffers), meter, HTTP2_PREFACE.len(), now_ms);
+    let gate = Gate::new(shard.config.header_bytes_max());
+    let io = Io::new(stream, Rc::clone(&shard.buffers), meter, gate, now_ms);
     let io = Rc::new(RefCell::new(io));
     account.progress_ms.set(now_ms);
     let deadline_ms = now_ms + shard.config.preface_timeout_ms();
@@ -216,6 +220,9 @@ impl<B: Backend> Turns<'_, B> {
         if let Err(abuse) = self.io.borrow_mut().meter.check(now_ms, has_streams) {
             return Poll::Ready(Ending::Abuse(abuse));
         }
+        if let Some(fault) = self.io.borrow().gate.fault() {
+            return Poll::Ready(Ending::Headers(fault));
+        }
         if let Poll::Ready(ending) = ended {
             return Poll::Ready(ending);
         }
@@ -246,7 +253,8 @@ impl<B: Backend> Turns<'_, B> {
             }
             match ready!(self.h2.poll_accept(cx)) {
                 Some(Ok((request, responder))) => {
-                    self.shard.on_request(self.account, cx, request, responder);
+                    let note = self.io.borrow_mut().gate.take_note(responder.stream_id().as_u32());
+                    self.shard.on_request(self.account, cx, request, note, responder);
                 }
                 Some(Err(error)) => return Poll::Ready(ending(&Err(error))),
                 None => return Poll::Ready(Ending::Finished),
@@ -271,7 +279,7 @@ impl<B: Backend> Turns<'_, B> {
             let io = self.io.borrow();
             let stalled_ms = now_ms.saturating_sub(config.stall_timeout_ms());
             let takes_nothing = self.account.is_owed(io.gathered()) && io.last_write_ms <= stalled_ms;
-            let half_a_frame = io.meter.is_inside_frame() && !io.paused && io.last_read_ms <= stalled_ms;
+            let half_a_frame = io.is_inside_frame() && !io.paused && io.last_read_ms <= stalled_ms;
             let is_dead = self.ping_sent_ms.is_some_and(|sent_ms| {
                 sent_ms.max(io.last_read_ms) + config.keepalive_timeout_ms() <= now_ms
             });
@@ -291,9 +299,12 @@ impl<B: Backend> Turns<'_, B> {
     /// Says when the next turn is due if nothing happens.
     fn set_due(&self, now_ms: u64) {
         let config = &self.shard.config;
-        let io = self.io.borrow();
+        let mut io = self.io.borrow_mut();
         self.account.progress_ms.set(io.last_write_ms);
         self.account.note_gathered(io.blocked_bytes());
+        if !self.account.note_headers(io.header_bytes()) {
+            io.gate.refuse_held();
+        }
         let mut due_ms = match self.ping_sent_ms {
             Some(sent_ms) => sent_ms.max(io.last_read_ms) + config.keepalive_timeout_ms(),
             None => io.last_read_ms + config.keepalive_interval_ms(),
@@ -301,7 +312,7 @@ impl<B: Backend> Turns<'_, B> {
         if self.account.is_owed(io.gathered()) {
             due_ms = due_ms.min(io.last_write_ms + config.stall_timeout_ms());
         }
-        if io.meter.is_inside_frame() {
+        if io.is_inside_frame() {
             due_ms = due_ms.min(io.last_read_ms + config.stall_timeout_ms());
         }
         // What is overdue now is looked at again soon, not at every tick.
@@ -330,6 +341,8 @@ fn say_farewell(io: &RefCell<Io>, ending: Ending) {
         Ending::Finished | Ending::Protocol => return,
         Ending::Abuse(Abuse::TooManyPings) => (Reason::ENHANCE_YOUR_CALM, &b"too_many_pings"[..]),
         Ending::Abuse(Abuse::ControlFlood) => (Reason::ENHANCE_YOUR_CALM, &b"too_many_control_frames"[..]),
+        Ending::Headers(Fault::Compression) => (Reason::COMPRESSION_ERROR, &b"header block breaks HPACK"[..]),
+        Ending::Headers(Fault::Flood) => (Reason::ENHANCE_YOUR_CALM, &b"too_many_headers"[..]),
         Ending::Stalled => (Reason::NO_ERROR, &b"stalled"[..]),
         Ending::Evicted => (Reason::ENHANCE_YOUR_CALM, &b"too_many_unread_responses"[..]),
         Ending::Stopped => (Reason::NO_ERROR, &b"server stopped"[..]),

@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use super::connection::Ending;
 use super::frame_meter::Abuse;
+use crate::rpc::headers::Fault;
 
 /// Counts since the start, and levels now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub struct Counters {
     pub turned_away: u64,
     /// Connections closed because of first bytes that are neither gRPC nor HTTP.
     pub strangers: u64,
-    /// Connections ended because of too many control frames.
+    /// Connections ended because of too many control frames, or of headers without end.
     pub floods: u64,
     /// Connections ended because of too many pings.
     pub too_many_pings: u64,
@@ -56,8 +57,8 @@ impl Counters {
     pub(super) fn count_ending(&mut self, ending: Ending) {
         match ending {
             Ending::Finished | Ending::Stopped => {}
-            Ending::Protocol => self.protocol_errors += 1,
-            Ending::Abuse(Abuse::ControlFlood) => self.floods += 1,
+            Ending::Protocol | Ending::Headers(Fault::Compression) => self.protocol_errors += 1,
+            Ending::Abuse(Abuse::ControlFlood) | Ending::Headers(Fault::Flood) => self.floods += 1,
             Ending::Abuse(Abuse::TooManyPings) => self.too_many_pings += 1,
             Ending::Stalled => self.stalled += 1,
             Ending::Evicted => self.evicted += 1,

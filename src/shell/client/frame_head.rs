@@ -6,7 +6,6 @@ pub(super) mod kind {
     pub(in super::super) const HEADERS: u8 = 1;
     pub(in super::super) const PING: u8 = 6;
     pub(in super::super) const GO_AWAY: u8 = 7;
-    pub(in super::super) const CONTINUATION: u8 = 9;
 }
 
 /// A frame's head.

@@ -3,7 +3,7 @@
 //! `h2` bounds what a frame may make it remember, not how many frames it answers: a client that
 //! sends nothing but PING, SETTINGS, RST_STREAM, PRIORITY, WINDOW_UPDATE or empty DATA keeps a core
 //! busy for ever. So the bytes are counted as they pass, before `h2` sees them: nine bytes of each
-//! frame are looked at, and no payload but header blocks, whose authority is masked (`authority`).
+//! frame are looked at, and no payload. Header blocks are the business of `rpc::headers`.
 //!
 //! Plain values: no clock and no socket; `now_ms` comes in.
 //!
@@ -12,7 +12,6 @@
 //! Cost: O(1) a frame plus O(1) a piece of bytes.
 //! Compatibility: the ping policy is gRPC-Go's, with etcd's parameters; the rest is ours.
 
-use super::authority::AuthorityMask;
 use super::frame_head::{Head, kind};
 
 /// Bytes of a frame's head.
@@ -106,7 +105,6 @@ pub(super) enum Abuse {
 #[derive(Debug)]
 pub(super) struct FrameMeter {
     inbound: FrameWalker,
-    authority: AuthorityMask,
     outbound: FrameWalker,
     /// Control frames of the current second, less the credit, at least 0.
     control_frames: u32,
@@ -127,7 +125,6 @@ impl FrameMeter {
     pub(super) fn new(ping_interval_min_ms: u64) -> Self {
         Self {
             inbound: FrameWalker::default(),
-            authority: AuthorityMask::default(),
             outbound: FrameWalker::default(),
             control_frames: 0,
             second: 0,
@@ -142,8 +139,8 @@ impl FrameMeter {
         }
     }
 
-    /// Bytes from the client, after the preface and before `h2`: their authority is masked.
-    pub(super) fn on_received(&mut self, now_ms: u64, mut bytes: &mut [u8]) {
+    /// Bytes from the client, after the preface.
+    pub(super) fn on_received(&mut self, now_ms: u64, mut bytes: &[u8]) {
         let second = now_ms / 1000;
         if second != self.second {
             self.second = second;
@@ -151,19 +148,16 @@ impl FrameMeter {
         }
         while !bytes.is_empty() {
             let (passed, what) = self.inbound.pass(bytes);
-            match what {
-                Passed::Head(head) => self.on_frame_received(head),
-                Passed::Payload => self.authority.on_payload(&mut bytes[..passed]),
-                Passed::PartOfHead => {}
+            if let Passed::Head(head) = what {
+                self.on_frame_received(head);
             }
-            bytes = &mut bytes[passed..];
+            bytes = &bytes[passed..];
         }
         self.flooded |= CONTROL_FRAMES_PER_S_MAX < self.control_frames;
     }
 
     fn on_frame_received(&mut self, head: Head) {
         self.frames += 1;
-        self.authority.on_head(&head);
         let acked_or_ended = head.flags & FLAG_END_STREAM_OR_ACK != 0;
         match head.kind {
             kind::HEADERS => self.last_stream = self.last_stream.max(head.stream),
@@ -298,21 +292,21 @@ mod tests {
             frame(0, 0, 1, &[]),
             frame(0xee, 0, 0, &[1]),
         ];
-        for mut flood in floods {
+        for flood in floods {
             let mut meter = FrameMeter::new(5_000);
             for _ in 0..CONTROL_FRAMES_PER_S_MAX {
-                meter.on_received(100, &mut flood);
+                meter.on_received(100, &flood);
             }
             assert!(!meter.flooded);
-            meter.on_received(100, &mut flood);
+            meter.on_received(100, &flood);
             assert_eq!(meter.check(100, || true), Err(Abuse::ControlFlood), "{flood:?}");
         }
         let mut meter = FrameMeter::new(5_000);
         for _ in 0..10 * CONTROL_FRAMES_PER_S_MAX {
-            meter.on_received(100, &mut frame(1, 4, 1, b"h"));
-            meter.on_received(100, &mut frame(0, 0, 1, b"d"));
-            meter.on_received(100, &mut frame(0, 1, 1, b""));
-            meter.on_received(100, &mut frame(PING, 1, 0, &[0; 8]));
+            meter.on_received(100, &frame(1, 4, 1, b"h"));
+            meter.on_received(100, &frame(0, 0, 1, b"d"));
+            meter.on_received(100, &frame(0, 1, 1, b""));
+            meter.on_received(100, &frame(PING, 1, 0, &[0; 8]));
         }
         assert_eq!(meter.check(100, || true), Ok(()));
     }
@@ -321,8 +315,8 @@ mod tests {
     fn window_updates_that_answer_our_frames_are_no_flood() {
         let mut meter = FrameMeter::new(5_000);
         for _ in 0..100_000 {
-            meter.on_received(100, &mut frame(8, 0, 1, &[0, 0, 0, 9]));
-            meter.on_received(100, &mut frame(8, 0, 0, &[0, 0, 0, 9]));
+            meter.on_received(100, &frame(8, 0, 1, &[0, 0, 0, 9]));
+            meter.on_received(100, &frame(8, 0, 0, &[0, 0, 0, 9]));
             meter.on_sent(&frame(0, 0, 1, b"x"));
         }
         assert_eq!(meter.check(100, || true), Ok(()));
@@ -333,7 +327,7 @@ mod tests {
         let mut meter = FrameMeter::new(5_000);
         for second in 0..5 {
             for _ in 0..CONTROL_FRAMES_PER_S_MAX {
-                meter.on_received(second * 1000, &mut frame(4, 0, 0, &[]));
+                meter.on_received(second * 1000, &frame(4, 0, 0, &[]));
             }
         }
         assert_eq!(meter.check(5_000, || true), Ok(()));
@@ -343,7 +337,7 @@ mod tests {
     fn pings(at_ms: &[u64], has_streams: bool) -> Option<usize> {
         let mut meter = FrameMeter::new(5_000);
         at_ms.iter().position(|&now| {
-            meter.on_received(now, &mut frame(PING, 0, 0, &[0; 8]));
+            meter.on_received(now, &frame(PING, 0, 0, &[0; 8]));
             meter.check(now, || has_streams).is_err()
         })
     }
@@ -361,7 +355,7 @@ mod tests {
     fn data_sent_forgives_strikes() {
         let mut meter = FrameMeter::new(5_000);
         for now in 0..100 {
-            meter.on_received(now, &mut frame(PING, 0, 0, &[0; 8]));
+            meter.on_received(now, &frame(PING, 0, 0, &[0; 8]));
             assert_eq!(meter.check(now, || true), Ok(()), "ping {now}");
             meter.on_sent(&frame(1, 4, 1, b"h"));
         }

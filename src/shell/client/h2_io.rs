@@ -6,6 +6,9 @@
 //! Only shutdown really flushes. When the socket takes no more, the gather buffer fills up to
 //! `GATHER_BYTES_MAX` and then writes wait, which is what bounds it.
 //!
+//! What is read passes the gate for headers (`rpc::headers`) on its way to `h2`. Its bytes go straight into
+//! `h2`'s buffer; what has no room there waits in `gated`, and what the gate does not take yet in `unread`.
+//!
 //! Nothing on glommio makes a busy task yield, so a turn reads at most `TURN_BYTES_MAX` bytes and
 //! `TURN_FRAMES_MAX` frames; then the read is pending and the task wakes itself.
 //!
@@ -25,6 +28,7 @@ use futures_lite::io::{AsyncRead as _, AsyncWrite as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frame_meter::FrameMeter;
+use crate::rpc::headers::Gate;
 use crate::shell::net::Stream;
 
 /// Bytes gathered before a write has to go to the socket: four of the largest frames that `h2`
@@ -61,9 +65,14 @@ pub(super) struct Io {
     stream: Stream,
     buffers: Rc<SharedBuffers>,
     pub(super) meter: FrameMeter,
-    /// Bytes that were read to tell the protocol; `h2` gets them first.
+    pub(super) gate: Gate,
+    /// Bytes read and metered that the gate has not taken.
+    unread: Vec<u8>,
+    /// Bytes that the gate has passed and `h2` has not taken.
+    gated: Vec<u8>,
+    gated_taken: usize,
+    /// Bytes that were read to tell the protocol: the preface, which is no frame. `h2` gets it first.
     pushback: Vec<u8>,
-    pushback_taken: usize,
     gather: Vec<u8>,
     gather_sent: usize,
     write_blocked: bool,
@@ -75,8 +84,6 @@ pub(super) struct Io {
     is_dry: bool,
     turn_bytes: usize,
     turn_frames_start: u64,
-    /// The preface is no frame, so the meter starts after it.
-    preface_left: usize,
     pub(super) now_ms: u64,
     pub(super) last_read_ms: u64,
     /// When the socket last took bytes.
@@ -90,15 +97,18 @@ impl Io {
         stream: Stream,
         buffers: Rc<SharedBuffers>,
         meter: FrameMeter,
-        preface_bytes: usize,
+        gate: Gate,
         now_ms: u64,
     ) -> Self {
         Self {
             stream,
             buffers,
             meter,
+            gate,
+            unread: Vec::new(),
+            gated: Vec::new(),
+            gated_taken: 0,
             pushback: Vec::new(),
-            pushback_taken: 0,
             gather: Vec::new(),
             gather_sent: 0,
             write_blocked: false,
@@ -107,7 +117,6 @@ impl Io {
             is_dry: false,
             turn_bytes: 0,
             turn_frames_start: 0,
-            preface_left: preface_bytes,
             now_ms,
             last_read_ms: now_ms,
             last_write_ms: now_ms,
@@ -212,54 +221,95 @@ impl Io {
         Pin::new(&mut self.stream).poll_close(cx)
     }
 
+    /// Reads for `h2`: nothing only at the end of the stream.
     fn poll_metered_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.pushback_taken < self.pushback.len() {
-            let start = self.pushback_taken;
-            let n = (self.pushback.len() - start).min(into.remaining());
-            self.pushback_taken += n;
-            let bytes = &mut self.pushback[start..self.pushback_taken];
-            let skipped = self.preface_left.min(n);
-            self.preface_left -= skipped;
-            self.meter.on_received(self.now_ms, &mut bytes[skipped..]);
-            into.put_slice(bytes);
-            if self.pushback_taken == self.pushback.len() {
-                self.pushback = Vec::new();
-                self.pushback_taken = 0;
-            }
+        if !self.pushback.is_empty() {
+            let n = self.pushback.len().min(into.remaining());
+            into.put_slice(&self.pushback[..n]);
+            self.pushback.drain(..n);
             return Poll::Ready(Ok(()));
         }
-        // The socket's waker is registered from the read that found it dry. Paused: whoever lifts
-        // the pause wakes the task.
-        if self.is_dry || self.paused {
+        if self.paused {
+            // Whoever lifts the pause wakes the task.
             return Poll::Pending;
         }
-        if TURN_BYTES_MAX <= self.turn_bytes
-            || TURN_FRAMES_MAX <= self.meter.frames() - self.turn_frames_start
-        {
-            self.is_dry = true;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        let buffers = Rc::clone(&self.buffers);
-        let mut scratch = buffers.scratch.borrow_mut();
-        let room = scratch.len().min(into.remaining());
-        match self.poll_raw_read(cx, &mut scratch[..room]) {
-            Poll::Ready(Ok(n)) => {
-                self.turn_bytes += n;
-                let bytes = &mut scratch[..n];
-                let skipped = self.preface_left.min(n);
-                self.preface_left -= skipped;
-                // Before h2 has them: the meter masks the authority in them.
-                self.meter.on_received(self.now_ms, &mut bytes[skipped..]);
-                into.put_slice(bytes);
-                Poll::Ready(Ok(()))
+        let room = into.remaining();
+        loop {
+            self.put_gated(into);
+            if into.remaining() < room {
+                return Poll::Ready(Ok(()));
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => {
+            if !self.unread.is_empty() {
+                let unread = std::mem::take(&mut self.unread);
+                self.pass(&unread, into);
+                continue;
+            }
+            // The socket's waker is registered from the read that found it dry. A fault: the task ends the
+            // connection after this turn.
+            if self.is_dry || self.gate.fault().is_some() {
+                return Poll::Pending;
+            }
+            if TURN_BYTES_MAX <= self.turn_bytes
+                || TURN_FRAMES_MAX <= self.meter.frames() - self.turn_frames_start
+            {
                 self.is_dry = true;
-                Poll::Pending
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let buffers = Rc::clone(&self.buffers);
+            let mut scratch = buffers.scratch.borrow_mut();
+            let room = scratch.len().min(into.remaining());
+            match self.poll_raw_read(cx, &mut scratch[..room]) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(n)) => {
+                    let bytes = &scratch[..n];
+                    self.meter.on_received(self.now_ms, bytes);
+                    self.pass(bytes, into);
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    self.is_dry = true;
+                    return Poll::Pending;
+                }
             }
         }
+    }
+
+    /// Passes bytes through the gate, into `into` as far as there is room.
+    fn pass(&mut self, bytes: &[u8], into: &mut ReadBuf<'_>) {
+        let (before, Self { gate, gated, .. }) = (into.filled().len(), &mut *self);
+        let taken = gate.pass(bytes, &mut |passed| {
+            let room = if gated.is_empty() { into.remaining().min(passed.len()) } else { 0 };
+            into.put_slice(&passed[..room]);
+            gated.extend_from_slice(&passed[room..]);
+        });
+        // A few bytes of the client may have become many.
+        self.turn_bytes += taken.max(into.filled().len() - before + self.gated.len() - self.gated_taken);
+        self.unread.extend_from_slice(&bytes[taken..]);
+    }
+
+    /// Gives `h2` what had no room before.
+    fn put_gated(&mut self, into: &mut ReadBuf<'_>) {
+        if self.gated.is_empty() {
+            return;
+        }
+        let waiting = &self.gated[self.gated_taken..];
+        let n = waiting.len().min(into.remaining());
+        into.put_slice(&waiting[..n]);
+        self.gated_taken += n;
+        if self.gated_taken == self.gated.len() {
+            (self.gated, self.gated_taken) = (Vec::new(), 0);
+        }
+    }
+
+    /// The client stopped inside a frame, or between the frames of a header block.
+    pub(super) fn is_inside_frame(&self) -> bool {
+        self.meter.is_inside_frame() || self.gate.is_inside_block()
+    }
+
+    /// Memory that holds headers on their way.
+    pub(super) fn header_bytes(&self) -> usize {
+        self.gate.held_bytes() + self.gated.capacity() + self.unread.capacity()
     }
 
     fn poll_gather(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {

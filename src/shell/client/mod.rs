@@ -6,10 +6,11 @@
 //! sends all that was written in one system call.
 //!
 //! ```text
-//! socket → h2_io → h2 → call ─ submit(ticket, command) → Backend
+//! socket → h2_io → gate → h2 → call ─ submit(ticket, command) → Backend
 //! socket ← h2_io ← h2 ← response ← on_reply(ticket, result) ←┘
 //! ```
 //!
+//! The gate is `rpc::headers`: it writes anew the header blocks that `h2` would not take and etcd does.
 //! `reception` spreads connections over the shards, `connection` runs the turns, `frame_meter` judges the client's frames, `account` bounds what a
 //! connection holds, `slots` knows who waits, `limits` is what `h2` is told, `streams` has the calls
 //! with many answers, `leadership` what is told for want of a leader, `keep_alive` the leases', `recipe` those of several commands, `services` the paths.
@@ -21,7 +22,6 @@
 
 mod account;
 mod ask;
-mod authority;
 mod bidi;
 mod call;
 mod call_end;
@@ -80,7 +80,8 @@ use crate::request::{Command, Reply};
 use crate::rpc::Limits;
 use crate::shell::net::Stream;
 use crate::types::limits::{
-    GRPC_OVERHEAD_BYTES, LEASE_TTL_MIN_S_DEFAULT, REQUEST_BYTES_MAX_DEFAULT, TXN_OPS_MAX_DEFAULT,
+    GRPC_OVERHEAD_BYTES, LEASE_TTL_MIN_S_DEFAULT, METADATA_BYTES_MAX_DEFAULT, REQUEST_BYTES_MAX_DEFAULT,
+    TXN_OPS_MAX_DEFAULT,
 };
 use crate::types::{ClusterId, MemberId, Ticket};
 use crate::watch::Order;
@@ -130,6 +131,8 @@ pub struct ShardConfig {
     pub member: MemberId,
     /// `--max-request-bytes`
     pub request_bytes_max: u32,
+    /// `--max-request-metadata-bytes`
+    pub metadata_bytes_max: u32,
     /// `--max-txn-ops`
     pub txn_ops_max: u32,
     /// `--max-concurrent-streams`; None is unlimited, and what is announced then is nothing.
@@ -170,6 +173,7 @@ impl ShardConfig {
             cluster,
             member,
             request_bytes_max: REQUEST_BYTES_MAX_DEFAULT,
+            metadata_bytes_max: METADATA_BYTES_MAX_DEFAULT,
             txn_ops_max: TXN_OPS_MAX_DEFAULT,
             concurrent_streams_max: None,
             request_timeout: Duration::from_secs(7),
@@ -192,6 +196,10 @@ impl ShardConfig {
 
     fn request_timeout_ms(&self) -> u64 {
         millis(self.request_timeout)
+    }
+    /// Bytes of a request's headers at most: its metadata and what HTTP/2 and gRPC say themselves.
+    fn header_bytes_max(&self) -> usize {
+        self.metadata_bytes_max as usize + limits::CALL_HEADERS_BYTES
     }
     fn keepalive_min_ms(&self) -> u64 {
         millis(self.keepalive.min_time)

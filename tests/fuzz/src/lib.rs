@@ -7,6 +7,7 @@
 pub mod checkpoint;
 pub mod discovery;
 pub mod framing;
+pub mod headers;
 pub mod key_range;
 pub mod memory;
 pub mod message;
@@ -69,6 +70,11 @@ mod tests {
     #[test]
     fn framing_property_holds_on_its_seeds() {
         hold(framing::run, "framing");
+    }
+
+    #[test]
+    fn headers_property_holds_on_its_seeds() {
+        hold(headers::run, "headers");
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub fn corpora() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     vec![
         ("wal", recipes(8)),
         ("framing", framing()),
+        ("headers", recipes(3)),
         ("peer", recipes(4)),
         ("discovery", recipes(3)),
         ("requests", requests()),

@@ -61,6 +61,7 @@ pub struct Client {
     pub(super) sender: SendRequest<Bytes>,
     pub(super) authority: String,
     pub(super) needs_leader: bool,
+    pub(super) api_version: Option<&'static str>,
 }
 
 impl Client {
@@ -82,7 +83,12 @@ impl Client {
                 // How it ended is told by the calls that were on it.
                 drop(connection.await);
             });
-            Ok(Self { sender, authority: format!("127.0.0.1:{port}"), needs_leader: false })
+            Ok(Self {
+                sender,
+                authority: format!("127.0.0.1:{port}"),
+                needs_leader: false,
+                api_version: None,
+            })
         };
         within_deadline(connect).await
     }
@@ -94,12 +100,22 @@ impl Client {
         self
     }
 
+    /// The same connection for a client that says so of its API's version.
+    #[must_use]
+    pub fn speaking(mut self, api_version: Option<&'static str>) -> Self {
+        self.api_version = api_version;
+        self
+    }
+
     pub(super) fn post(&self, method: &str, content_type: &str) -> Request<()> {
         let mut request = Request::post(format!("http://{}{method}", self.authority))
             .header("content-type", content_type)
             .header("te", "trailers");
         if self.needs_leader {
             request = request.header("hasleader", "true");
+        }
+        if let Some(version) = self.api_version {
+            request = request.header("client-api-version", version);
         }
         request.body(()).unwrap()
     }

@@ -52,6 +52,15 @@ impl Client {
         if let Some(wish) = wish {
             request = request.header("hasleader", wish);
         }
+        self.open_with(request, path, body).await
+    }
+
+    async fn open_with(
+        &self,
+        request: http::request::Builder,
+        path: &str,
+        body: Vec<u8>,
+    ) -> h2::client::ResponseFuture {
         let mut requests = self.requests.clone().ready().await.unwrap();
         let (response, mut stream) = requests.send_request(request.body(()).unwrap(), false).unwrap();
         let is_bidi = [WATCH, KEEP_ALIVE].contains(&path);
@@ -203,9 +212,26 @@ fn a_learner_serves_status_stale_ranges_and_health_and_nothing_else() {
             (WATCH, vec![]),
             (KEEP_ALIVE, vec![]),
         ];
+        // Clients before 3.6 go on to the next endpoint for Unavailable alone.
+        let versions: [(&[&[u8]], u32); 8] = [
+            (&[], 14),
+            (&[b"3.5"], 14),
+            (&[b""], 14),
+            (&[b"latest"], 14),
+            (&[b"3.6\xff"], 14),
+            (&[b"3.6"], 9),
+            (&[b"3.10"], 9),
+            (&[b"3.7", b"3.5"], 9),
+        ];
         for (path, body) in refused {
-            let status = end_of(client.open(path, None, body).await).await;
-            assert_eq!(status, (9, NOT_FOR_LEARNERS.into()), "{path}");
+            for (versions, code) in versions {
+                let mut request = client.request(path);
+                for version in versions {
+                    request = request.header("client-api-version", *version);
+                }
+                let status = end_of(client.open_with(request, path, body.clone()).await).await;
+                assert_eq!(status, (code, NOT_FOR_LEARNERS.into()), "{path} {versions:?}");
+            }
         }
         server.hear(VOTER);
         assert_eq!(client.call(PUT, put("a", b"3")).await.status().0, 0, "it was promoted");

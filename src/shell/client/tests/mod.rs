@@ -7,6 +7,7 @@ mod abuse;
 mod calls;
 mod fan_out;
 mod feed;
+mod headers;
 mod leader;
 mod lease;
 mod lock;
