@@ -10,14 +10,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     match config::parse(std::env::args().skip(1), std::env::vars_os().filter_map(utf8)) {
-        Parsed::Print(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
-        Parsed::Refused(refused) => {
-            eprintln!("pinion: {}", refused.message);
-            ExitCode::from(refused.exit_code)
-        }
+        Parsed::Print(text) => shell::print(&text),
+        Parsed::Refused(refused) => shell::refuse(&refused),
         Parsed::Run { config, warnings } => shell::run(&config, &warnings),
     }
 }

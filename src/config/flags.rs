@@ -412,7 +412,8 @@ pub(super) static FLAGS: &[Flag] = &[
         "log-outputs",
         Text,
         "default",
-        "default or stderr, or stdout. Files and the journal are not supported: redirect.",
+        "default or stderr, stdout, or the path of a file to append to; several separated by commas. A rotated file \
+        must be copied and truncated. What a full disk or a reader that has stopped does not take is lost and counted.",
     ),
     used(
         Group::Pinion,

@@ -70,11 +70,12 @@ pub struct Keepalive {
 }
 
 /// What is logged, how, and where to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
     pub level: LogLevel,
     pub format: LogFormat,
-    pub output: LogOutput,
+    /// One or more, each once.
+    pub outputs: Vec<LogOutput>,
 }
 
 /// `--log-level`. etcd's `panic` and `fatal` are read as `Error`: there is nothing above it here.
@@ -94,10 +95,12 @@ pub enum LogFormat {
 }
 
 /// `--log-outputs`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogOutput {
     Stderr,
     Stdout,
+    /// Appended to.
+    File(PathBuf),
 }
 
 /// `--wal-sync`.
@@ -237,7 +240,7 @@ impl LogConfig {
             level: log_level(settings)?,
             format: settings
                 .word("log-format", &[("json", LogFormat::Json), ("console", LogFormat::Console)])?,
-            output: log_outputs(settings)?[0],
+            outputs: log_outputs(settings)?,
         })
     }
 }
@@ -271,7 +274,14 @@ fn log_outputs(settings: &Settings) -> Result<Vec<LogOutput>, Refused> {
         let output = match word {
             "default" | "stderr" => LogOutput::Stderr,
             "stdout" => LogOutput::Stdout,
-            _ => return Err(settings.invalid(name, "expected one of default, stderr, stdout")),
+            "" => return Err(settings.invalid(name, "expected default, stderr, stdout or a file")),
+            // etcd's word; as a path it would become a file that nobody looks for.
+            "systemd/journal" => {
+                return Err(
+                    settings.invalid(name, "not supported by Pinion yet; systemd reads stderr by itself")
+                );
+            }
+            path => LogOutput::File(PathBuf::from(path)),
         };
         if !outputs.contains(&output) {
             outputs.push(output);
@@ -289,7 +299,9 @@ pub(super) fn remarks(settings: &Settings) -> Result<Vec<String>, Refused> {
     }
     if 1 < log_outputs(settings)?.len() {
         let (source, text) = (settings.source("log-outputs"), settings.text("log-outputs"));
-        remarks.push(format!("{source}={text}: the log goes to the first of them only"));
+        remarks.push(format!(
+            "{source}={text}: each has every line, and a reader of all of them has it as often"
+        ));
     }
     Ok(remarks)
 }

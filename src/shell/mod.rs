@@ -19,12 +19,14 @@ mod raft;
 mod runtime;
 mod store;
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use boot::{BootError, Ended};
 use runtime::exit::with_causes;
+use runtime::logging;
 
-use crate::config::{Config, LogFormat, LogLevel, LogOutput};
+use crate::config::{Config, LogFormat, LogLevel, Refused};
 
 /// Runs a member until it is told to stop.
 #[must_use]
@@ -37,30 +39,49 @@ pub fn run(config: &Config, warnings: &[String]) -> ExitCode {
         LogLevel::Error => tracing::Level::ERROR,
     };
     let format = match log.format {
-        LogFormat::Json => boot::logging::Format::Json,
-        LogFormat::Console => boot::logging::Format::Console,
+        LogFormat::Json => logging::Format::Json,
+        LogFormat::Console => logging::Format::Console,
     };
-    let output = match log.output {
-        LogOutput::Stderr => boot::logging::Output::Stderr,
-        LogOutput::Stdout => boot::logging::Output::Stdout,
-    };
-    boot::logging::start(level, format, output);
+    if let Err(error) = logging::start(level, format, &log.outputs) {
+        logging::complain(&format!("pinion: {error}\n"));
+        return ExitCode::FAILURE;
+    }
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    match boot::run(config) {
-        Ok(Ended::Told) => ExitCode::SUCCESS,
+    let ended = boot::run(config);
+    let mut code = ExitCode::SUCCESS;
+    logging::last_words(|| match ended {
+        Ok(Ended::Told) => {}
         // As etcd: a supervisor that restarts what failed must not restart this for ever.
         Ok(Ended::Removed) | Err(BootError::Removed) => {
             tracing::error!("{}; the process ends", BootError::Removed);
-            ExitCode::SUCCESS
         }
         Err(error) => {
-            let code = error.exit_code();
-            let error = with_causes(&error);
-            tracing::error!(error, "cannot start");
-            eprintln!("pinion: {error}");
-            ExitCode::from(code)
+            code = ExitCode::from(error.exit_code());
+            tracing::error!(error = with_causes(&error), "cannot start");
         }
+    });
+    code
+}
+
+/// Says why the command line is refused.
+#[must_use]
+pub fn refuse(refused: &Refused) -> ExitCode {
+    logging::complain(&format!("pinion: {}\n", refused.message));
+    ExitCode::from(refused.exit_code)
+}
+
+/// Prints what the command line asked for.
+#[must_use]
+pub fn print(text: &str) -> ExitCode {
+    let mut stdout = io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        // The reader has seen enough, as `head` has.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            logging::complain(&format!("pinion: cannot write to standard output: {error}\n"));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
     }
 }

@@ -304,7 +304,7 @@ fn frames_that_the_http2_library_warns_of_do_not_fill_the_log() {
     block_on(TEST_DEADLINE, async {
         let work = WorkDir::new();
         let (mut server, client) = started(&work).await;
-        let quiet = server.output().len();
+        let quiet = server.says("ready to serve client requests").await.len();
         let mut stream = TcpStream::connect(("127.0.0.1", server.client_port())).await.unwrap();
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
         // Answers to pings that nobody sent, then a ping: what came before it has been read when it is

@@ -11,6 +11,8 @@ mod large_values;
 mod leases;
 mod listening;
 mod lock;
+mod logging;
+mod readiness;
 mod startup;
 mod try_cluster;
 mod watching;

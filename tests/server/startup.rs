@@ -284,7 +284,7 @@ fn member_serves_with_the_settings_of_charts_and_says_which_have_no_effect() {
         let both = settings.iter().chain(&silent);
         launch.env = both.map(|(name, value)| (name.to_string(), value.to_string())).collect();
         let server = launch.start().await;
-        let output = server.output();
+        let output = server.says("ready to serve client requests").await;
         for (name, _) in settings {
             let warned = output.lines().any(|line| line.contains("warn") && line.contains(name));
             assert!(warned, "{name} is not told: {output}");

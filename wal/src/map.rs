@@ -18,12 +18,13 @@ use memmap2::{Advice, MmapMut, MmapOptions};
 use std::ffi::{CStr, CString};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// Segments in mapped files.
 pub type MapStorage = FileStorage<Mapped>;
@@ -152,11 +153,13 @@ pub fn name_log_directory(path: &Path) {
 
 /// Ends the process with a plain message when the file under a map is truncated, its file system shut
 /// down, or it has no room for a page that is written to (btrfs copies on write, however whole the file
-/// is): the store that failed cannot be told from one that did not, so nothing may go on.
-pub fn install_sigbus_handler() -> io::Result<()> {
+/// is): the store that failed cannot be told from one that did not, so nothing may go on. The message goes to
+/// the descriptor `told`, which stays open, and the process does not wait long for its reader.
+pub fn install_sigbus_handler(told: RawFd) -> io::Result<()> {
+    TOLD.store(told, Ordering::Relaxed);
     // SAFETY: `sigaction` is a plain C struct, for which zero is the documented empty value; the
-    // handler calls only `write` and `_exit`, which are async-signal-safe, and `statfs`, which is one
-    // system call into memory of its own and takes no lock.
+    // handler calls only what is async-signal-safe, and `statfs`, which is one system call into memory of
+    // its own and takes no lock.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = on_sigbus as *const () as usize;
@@ -169,7 +172,23 @@ pub fn install_sigbus_handler() -> io::Result<()> {
     Ok(())
 }
 
+/// Where the handler writes.
+static TOLD: AtomicI32 = AtomicI32::new(libc::STDERR_FILENO);
+
+/// Seconds that the handler may take: a pipe that nobody reads takes nothing, and a lost file system may not answer.
+const LAST_WORDS_S: u32 = 1;
+
+extern "C" fn on_alarm(_signal: i32) {
+    // SAFETY: async-signal-safe, and it does not return.
+    unsafe { libc::_exit(EXIT_LOG_STORAGE_LOST) }
+}
+
 extern "C" fn on_sigbus(_signal: i32, _info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    // SAFETY: both calls are async-signal-safe; the handler of the alarm does not return.
+    unsafe {
+        libc::signal(libc::SIGALRM, on_alarm as *const () as libc::sighandler_t);
+        libc::alarm(LAST_WORDS_S);
+    }
     const UNKNOWN: &[u8] = b"fatal: log storage lost: a write-ahead log segment was truncated, or its file \
 system failed or had no room for a page of it (a quota, say), under the running process (SIGBUS); nothing more \
 was acknowledged\n";
@@ -186,7 +205,7 @@ even to overwrite. Make room and start again; nothing more was acknowledged\n";
     };
     // SAFETY: both calls are async-signal-safe; the text is static.
     unsafe {
-        libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len());
+        libc::write(TOLD.load(Ordering::Relaxed), text.as_ptr().cast(), text.len());
         libc::_exit(EXIT_LOG_STORAGE_LOST);
     }
 }

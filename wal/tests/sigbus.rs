@@ -26,7 +26,7 @@ fn a_full_file_system_under_a_map_is_called_full() {
         let directory = std::env::var_os("PINION_WAL_SIGBUS_DIR").unwrap();
         let directory = Path::new(&directory);
         let mut wal = Wal::create(MapStorage::open(directory, SEGMENT).unwrap(), IDENTITY, 0, 0).unwrap();
-        install_sigbus_handler().unwrap();
+        install_sigbus_handler(2).unwrap();
         name_log_directory(directory);
         let segment = std::fs::OpenOptions::new().write(true).open(directory.join("00000001.wal")).unwrap();
         segment.set_len(0).unwrap();
@@ -62,7 +62,7 @@ fn a_segment_truncated_under_its_map_ends_the_process_with_its_own_code() {
         let directory = tempfile::tempdir().unwrap();
         let mut wal =
             Wal::create(MapStorage::open(directory.path(), SEGMENT).unwrap(), IDENTITY, 0, 0).unwrap();
-        install_sigbus_handler().unwrap();
+        install_sigbus_handler(2).unwrap();
         let file =
             std::fs::OpenOptions::new().write(true).open(directory.path().join("00000001.wal")).unwrap();
         file.set_len(0).unwrap();

@@ -24,6 +24,7 @@ use crate::peer::{Frame, FrameDecoder, FrameKind, HANDSHAKE_BYTES_MAX, Identity,
 use crate::shell::net::addresses::{Addresses, RESOLVE_PATIENCE};
 use crate::shell::net::{Dialer, Stream, within};
 use crate::shell::raft::CALL_MEMBERS;
+use crate::shell::runtime::waiting::Waiting;
 use crate::types::{ClusterId, MemberId};
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -72,9 +73,12 @@ pub(in crate::shell) enum JoinError {
 /// [`JoinError`].
 pub(in crate::shell) async fn join(
     plan: &Bootstrap,
+    waiting: &Waiting,
     is_interrupted: &dyn Fn() -> bool,
 ) -> Result<(MemberId, Cluster), JoinError> {
     let started = Instant::now();
+    let mut is_told = false;
+    waiting.on("the members of --initial-cluster are asked who belongs to the cluster");
     let mut resolved = Addresses::until(started + RESOLVE_PATIENCE);
     loop {
         let (mut mismatched, mut failures) = (None, Vec::new());
@@ -113,7 +117,10 @@ pub(in crate::shell) async fn join(
                 if PATIENCE <= elapsed {
                     return Err(JoinError::NoAnswer(reasons));
                 }
-                tracing::warn!(reasons, "no member of --initial-cluster answers yet");
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!(reasons, "no member of --initial-cluster answers yet");
+                }
+                waiting.on(format!("no member of --initial-cluster answers yet: {reasons}"));
             }
         }
         glommio::timer::sleep(PAUSE).await;
@@ -345,7 +352,7 @@ mod tests {
         let others = vec![silent, babbling, refusing, good];
         // The names differ, the addresses do not.
         let plan = plan(others, &["http://localhost:1", "http://localhost:2"]);
-        assert_eq!(run(join(&plan, &|| false)).unwrap(), (MemberId(2), cluster));
+        assert_eq!(run(join(&plan, &Waiting::default(), &|| false)).unwrap(), (MemberId(2), cluster));
     }
 
     #[test]
@@ -355,7 +362,7 @@ mod tests {
         assert_eq!(answers.len(), 2);
         assert!(answers.iter().all(|(url, answer)| *url == nobody && answer.is_err()));
         let plan = plan(vec![nobody], &["http://127.0.0.1:1"]);
-        let result = run(join(&plan, &|| true));
+        let result = run(join(&plan, &Waiting::default(), &|| true));
         assert!(matches!(result, Err(JoinError::Interrupted)));
     }
 
@@ -364,7 +371,7 @@ mod tests {
         let cluster = members("http://127.0.0.1:2", "two");
         let url = member(honest(cluster));
         let plan = plan(vec![url.clone()], &["http://127.0.0.1:1", "http://127.0.0.1:2"]);
-        let error = run(join(&plan, &|| false)).unwrap_err().to_string();
+        let error = run(join(&plan, &Waiting::default(), &|| false)).unwrap_err().to_string();
         assert!(
             error.starts_with("error validating peerURLs {ClusterID:") && error.contains("started before")
         );

@@ -11,12 +11,11 @@ pub(in crate::shell) mod data_dir;
 pub(in crate::shell) mod force_new;
 pub(in crate::shell) mod host;
 pub(in crate::shell) mod join;
-pub(in crate::shell) mod logging;
 pub(in crate::shell) mod recovery;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -47,9 +46,12 @@ use crate::shell::raft::{Consensus, RaftOrders, Seat};
 use crate::shell::runtime::aside::IO_MEMORY_BYTES;
 use crate::shell::runtime::exit::EXIT_DATA_DIFFERS;
 use crate::shell::runtime::helpers::Helpers;
+use crate::shell::runtime::logging;
 use crate::shell::runtime::mesh::SharedRing;
 use crate::shell::runtime::placement::{self, Core, PlanError, Role};
 use crate::shell::runtime::pulse::{self, Patient, Pulse};
+use crate::shell::runtime::service_manager::ServiceManager;
+use crate::shell::runtime::waiting::{Reports, Waiting};
 use crate::shell::runtime::wiring::{Ports, Wiring};
 use crate::shell::store::checkpoint_file::CheckpointWriter;
 use crate::shell::store::quota::Quota;
@@ -163,9 +165,14 @@ pub(in crate::shell) enum Ended {
 /// [`BootError`], before any client was let in.
 pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     let started = Instant::now();
-    abort_on_panic();
+    logging::abort_on_panic();
     let (events, inbox) = channel::unbounded();
     forward_signals(events.clone())?;
+    let manager = Arc::new(ServiceManager::of_environment());
+    let waiting = Waiting::default();
+    let reports = Reports::start(waiting.clone(), Arc::clone(&manager)).map_err(|source| {
+        BootError::Thread { what: "the thread that says what a start waits for", source }
+    })?;
 
     let allowed =
         core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect::<Vec<Core>>();
@@ -184,10 +191,10 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     let held_for_peers = hold("--listen-peer-urls", &process.listen_peer)?;
 
     let data_dir = DataDir::open(&process.data_dir, process.wal_dir.as_deref())?;
-    pinion_wal::map::install_sigbus_handler()
+    pinion_wal::map::install_sigbus_handler(logging::descriptor())
         .map_err(|source| BootError::Thread { what: "the SIGBUS handler", source })?;
     // Nothing but a signal can come before a thread of ours runs.
-    let start = recovery::open(config, &data_dir, &|| inbox.try_recv().is_ok())?;
+    let start = recovery::open(config, &data_dir, &waiting, &|| inbox.try_recv().is_ok())?;
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let known = start.machine.sessions().last_incarnation(start.identity.member);
     let floor = u64::try_from(since.as_micros()).unwrap_or(0).max(known + 1);
@@ -201,6 +208,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         "data directory open"
     );
 
+    waiting.on("the roles are being started");
     let wiring = Wiring::new(executors.values().map(Vec::as_slice));
     let log_events = SharedRing::new(LOG_EVENTS_MAX, wiring.bell(Role::Raft));
     // Whoever spins on a core that others need only delays them.
@@ -246,6 +254,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         log_reader,
         publish: publish_body(config, &identity),
         is_published: Arc::clone(&orders.open),
+        waiting,
         orders: raft_orders.clone(),
         learners_max: config.cluster.learners_max,
         catch_up_entries: process.catch_up_entries,
@@ -318,6 +327,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     pulse::start(threads).map_err(|source| BootError::Thread { what: "the pulse", source })?;
     let shards = plan.shards.len();
     let signal = wait_until_serving(&inbox, shards)?;
+    drop(reports);
     if signal.is_none() {
         let descriptors = Descriptors::counted(descriptors_max, executors_count, reception.connections());
         reception.set_connections_max(descriptors.clients);
@@ -325,14 +335,17 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         tracing::info!(limit, clients, kept, "file descriptors: for clients, and kept for peers and files");
         let addresses = process.listen_client.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         tracing::info!(
-            address = addresses,
+            address = addresses.as_str(),
             name = process.name,
             seconds = started.elapsed().as_secs_f64(),
+            connect = format!("etcdctl --endpoints={}", endpoints(&process.advertise_client_urls)),
             "ready to serve client requests"
         );
+        manager.tell(&[("READY", "1"), ("STATUS", &format!("serving clients on {addresses}"))]);
     }
     let signal = signal.or_else(|| wait_for_signal(&inbox));
     tracing::info!(signal, "stopping");
+    manager.tell(&[("STOPPING", "1"), ("STATUS", "stopping")]);
     let ended = if signal.is_some() { Ended::Told } else { Ended::Removed };
     let ring = |role| wiring.bell(role).ring();
     raft_orders.hand_over.store(true, Ordering::Release);
@@ -360,13 +373,19 @@ fn deal(held: Vec<Held>, shards: usize) -> BTreeMap<Role, Vec<Held>> {
     dealt
 }
 
-/// A panic is a broken invariant: no thread may go on without the one that had it.
-fn abort_on_panic() {
-    let print = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        print(panic);
-        std::process::abort();
-    }));
+/// The addresses that a client on this machine can dial.
+fn endpoints(advertised: &[Url]) -> String {
+    let dialable = |url: &Url| match url.bind_addr() {
+        Ok(address) if address.ip().is_unspecified() => {
+            let loopback = match address.ip() {
+                IpAddr::V4(_) => IpAddr::from(Ipv4Addr::LOCALHOST),
+                IpAddr::V6(_) => IpAddr::from(Ipv6Addr::LOCALHOST),
+            };
+            format!("http://{}", SocketAddr::new(loopback, url.port()))
+        }
+        _ => url.to_string(),
+    };
+    advertised.iter().map(dialable).collect::<Vec<String>>().join(",")
 }
 
 fn forward_signals(events: Events) -> Result<(), BootError> {
@@ -530,6 +549,7 @@ struct RaftSeat {
     transfers: (Place, LogIndex, Helpers),
     publish: Bytes,
     is_published: Arc<std::sync::atomic::AtomicBool>,
+    waiting: Waiting,
     orders: RaftOrders,
     catch_up_entries: u64,
     strict: bool,
@@ -602,6 +622,7 @@ impl Executor {
                 transfers,
                 publish,
                 is_published,
+                waiting,
                 orders,
                 catch_up_entries,
                 strict,
@@ -641,6 +662,7 @@ impl Executor {
                             transfers,
                             publish,
                             is_published,
+                            waiting,
                             orders,
                             catch_up_entries,
                             strict,

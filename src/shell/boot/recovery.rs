@@ -23,6 +23,7 @@ use crate::shell::discovery::{self, DiscoveryError};
 use crate::shell::log::entries::{UnknownKind, entry_from_wal, hard_state_from_wal};
 use crate::shell::net::addresses::{Addresses, RESOLVE_PATIENCE};
 use crate::shell::runtime::aside::run_aside;
+use crate::shell::runtime::waiting::Waiting;
 use crate::shell::store::checkpoint_file::{self, LoadError};
 use crate::types::{LogIndex, MemberId};
 
@@ -93,6 +94,7 @@ pub(in crate::shell) struct Start {
 pub(in crate::shell) fn open(
     config: &Config,
     data_dir: &DataDir,
+    waiting: &Waiting,
     is_interrupted: &dyn Fn() -> bool,
 ) -> Result<Start, RecoveryError> {
     let (identity, is_new) = match data_dir.identity()? {
@@ -103,7 +105,7 @@ pub(in crate::shell) fn open(
         // Also where a bootstrap was begun and not ended: nothing was ever acknowledged.
         _ => {
             data_dir.check_unused()?;
-            (bootstrap(config, data_dir, is_interrupted)?, true)
+            (bootstrap(config, data_dir, waiting, is_interrupted)?, true)
         }
     };
     data_dir.tell_strangers();
@@ -112,8 +114,10 @@ pub(in crate::shell) fn open(
         WalSync::Mmap => SyncMode::Mmap,
         WalSync::Direct => SyncMode::Direct,
     };
+    waiting.on(format!("the newest checkpoint in {} is being loaded", data_dir.checkpoints().display()));
     let (header, mut machine) = load_checkpoint(data_dir, &identity)?;
     let opened = Instant::now();
+    waiting.on(format!("the log in {} is being read", data_dir.wal().display()));
     let storage = open_storage(data_dir, sync_mode)?;
     let (wal, found) = Wal::open(storage, wal_identity(&identity), header.index.0, header.term.0)?;
     for note in &found.notes {
@@ -151,10 +155,12 @@ pub(in crate::shell) fn open(
 fn bootstrap(
     config: &Config,
     data_dir: &DataDir,
+    waiting: &Waiting,
     is_interrupted: &dyn Fn() -> bool,
 ) -> Result<Identity, RecoveryError> {
     config.cluster.check_empty().map_err(RecoveryError::Config)?;
-    let found = run_aside(discovery::find(config, is_interrupted)).map_err(RecoveryError::Runtime)??;
+    let found =
+        run_aside(discovery::find(config, waiting, is_interrupted)).map_err(RecoveryError::Runtime)??;
     let mut addresses = Addresses::until(Instant::now() + RESOLVE_PATIENCE);
     let same = |a: &[String], b: &[String]| addresses.are_same(a, b);
     let plan = config
@@ -166,6 +172,7 @@ fn bootstrap(
             let cluster = Cluster::bootstrap(plan.members.iter().map(Vec::as_slice), &plan.token);
             let member = member_id(&plan.peer_urls, &plan.token);
             assert!(cluster.member(member).is_some(), "the configuration lists this member");
+            waiting.on("the other members of --initial-cluster are asked whether they know this one");
             run_aside(join::check_new(&plan.others, cluster.id(), member))
                 .map_err(RecoveryError::Runtime)??;
             let meta = CheckpointMeta::bootstrap(cluster.voters());
@@ -173,7 +180,7 @@ fn bootstrap(
         }
         InitialClusterState::Existing => {
             let (member, cluster) =
-                run_aside(join::join(&plan, is_interrupted)).map_err(RecoveryError::Runtime)??;
+                run_aside(join::join(&plan, waiting, is_interrupted)).map_err(RecoveryError::Runtime)??;
             (member, cluster, CheckpointMeta::joining())
         }
     };

@@ -12,6 +12,7 @@ const DIAL: Duration = Duration::from_millis(500);
 
 /// For calls that are to succeed, however busy the machine is.
 const LONG: Duration = Duration::from_secs(20);
+use crate::shell::runtime::waiting::Waiting;
 
 const PATH: &str = "/etcdserverpb.KV/Range";
 
@@ -78,7 +79,8 @@ async fn begin<'a>(
 /// The answer to a call, of a service that hears no signal.
 fn call(address: SocketAddr, request: Duration) -> Result<RangeResponse, CallError> {
     run_aside(async {
-        let stop = Stop::new(&|| false);
+        let waiting = Waiting::default();
+        let stop = Stop::new(&|| false, &waiting);
         let mut client = begin(address, Patience { request, ..patience(100) }, &stop).await?;
         client.unary(PATH, &RangeRequest::default()).await
     })
@@ -145,12 +147,14 @@ fn status_of_the_service_is_read_whatever_it_sent_before() {
 fn signal_ends_a_wait_and_so_does_a_ping_without_answer() {
     let silent = raw(std::mem::forget);
     run_aside(async {
-        let stop = Stop::new(&|| true);
+        let waiting = Waiting::default();
+        let stop = Stop::new(&|| true, &waiting);
         let mut client = begin(silent, patience(100), &stop).await.unwrap();
         let answer: Result<RangeResponse, CallError> = client.unary(PATH, &RangeRequest::default()).await;
         assert_eq!(answer, Err(CallError::Interrupted));
 
-        let stop = Stop::new(&|| false);
+        let waiting = Waiting::default();
+        let stop = Stop::new(&|| false, &waiting);
         let patience = Patience { keepalive_time: Some(Duration::from_secs(2)), ..patience(100) };
         // As if nothing had come for longer than anybody may ping.
         let long_ago = Instant::now().checked_sub(PING_INTERVAL_MIN).expect("this host runs for longer");

@@ -10,6 +10,7 @@ mod stop;
 pub(super) use stop::Stop;
 
 use crate::config::{Config, FirstMembers, InitialCluster, MemberUrls};
+use crate::shell::runtime::waiting::Waiting;
 
 /// Why it is not known who begins the cluster.
 #[derive(Debug, thiserror::Error)]
@@ -39,9 +40,10 @@ impl Found {
 /// [`DiscoveryError`], whose text says what to do.
 pub(super) async fn find(
     config: &Config,
+    waiting: &Waiting,
     is_interrupted: &dyn Fn() -> bool,
 ) -> Result<Found, DiscoveryError> {
-    let stop = Stop::new(is_interrupted);
+    let stop = Stop::new(is_interrupted, waiting);
     let (name, urls) = (&config.process.name, &config.process.initial_advertise_peer_urls);
     let token = config.cluster.initial_cluster_token.clone();
     match &config.cluster.initial_cluster {

@@ -91,6 +91,7 @@ pub(super) async fn find(
                 Err(Trouble::Final(error)) => return Err(error),
                 Err(Trouble::Passing(reason)) => {
                     tracing::warn!(%endpoint, reason, "the discovery service does not serve");
+                    stop.waiting.on(format!("the discovery service at {endpoint} does not serve: {reason}"));
                 }
             }
             if stop.is_told() {
@@ -274,6 +275,8 @@ impl<'a> Visit<'a> {
     fn tell(&mut self, progress: Progress) {
         let names = progress.registered.join(",");
         let (registered, missing) = (names.as_str(), progress.missing);
+        let (there, all) = (progress.registered.len(), progress.registered.len() + missing);
+        self.stop.waiting.on(format!("{there} of {all} members have registered with the discovery service"));
         if self.told.as_ref() == Some(&progress) {
             tracing::info!(registered, missing, "still waiting for members to register");
         } else {

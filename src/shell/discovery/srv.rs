@@ -52,6 +52,7 @@ pub(super) async fn find(
             found => return found,
         };
         tracing::warn!(%error, "asking DNS again");
+        stop.waiting.on(format!("DNS is asked for the members: {error}"));
         if !stop.sleep(PAUSE).await {
             return Err(FindError::Interrupted);
         }

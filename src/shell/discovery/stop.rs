@@ -5,18 +5,22 @@ use std::time::Duration;
 
 use futures_lite::future;
 
+use crate::shell::runtime::waiting::Waiting;
+
 /// How long it may take until a signal is noticed.
 const SLICE: Duration = Duration::from_millis(100);
 
 /// Whether a signal has told the process to stop. It is heard once and remembered.
 pub(in crate::shell) struct Stop<'a> {
     listen: &'a dyn Fn() -> bool,
+    /// Told what the process waits for instead.
+    pub waiting: &'a Waiting,
     is_told: Cell<bool>,
 }
 
 impl<'a> Stop<'a> {
-    pub(super) fn new(listen: &'a dyn Fn() -> bool) -> Self {
-        Self { listen, is_told: Cell::new(false) }
+    pub(super) fn new(listen: &'a dyn Fn() -> bool, waiting: &'a Waiting) -> Self {
+        Self { listen, waiting, is_told: Cell::new(false) }
     }
 
     pub(super) fn is_told(&self) -> bool {

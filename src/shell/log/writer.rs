@@ -19,6 +19,7 @@ use pinion_wal::{Entry, HardState, Storage, Wal, WalError};
 
 use crate::shell::log::keeping::Keep;
 use crate::shell::runtime::exit::{EXIT_LOG_FAILED, with_causes};
+use crate::shell::runtime::logging;
 use crate::shell::runtime::mesh::SharedRing;
 use crate::shell::runtime::placement::Core;
 
@@ -290,12 +291,13 @@ impl<S: Storage> LogWriter<S> {
 }
 
 fn fail(what: &str, error: &WalError) -> ! {
-    tracing::error!(
-        error = with_causes(error),
-        "{what} failed; nothing after the last acknowledged write may be trusted to memory, so the process ends. \
-         Check the disk, then start again: recovery keeps everything acknowledged"
-    );
-    std::process::exit(EXIT_LOG_FAILED);
+    logging::exit(EXIT_LOG_FAILED, || {
+        tracing::error!(
+            error = with_causes(error),
+            "{what} failed; nothing after the last acknowledged write may be trusted to memory, so the process ends. \
+             Check the disk, then start again: recovery keeps everything acknowledged"
+        );
+    })
 }
 
 #[cfg(test)]

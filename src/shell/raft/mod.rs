@@ -15,6 +15,7 @@ pub(in crate::shell) mod member_calls;
 
 mod catch_up;
 mod reads;
+mod starting;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -41,7 +42,9 @@ use crate::shell::log::reader::ReaderHandle;
 use crate::shell::log::writer::{LogCommand, LogEvent, LogHandle};
 use crate::shell::peer::{self, IncomingCall, PeerEvent, Reply as CallReply, Transport};
 use crate::shell::runtime::exit::EXIT_LOG_LOST;
+use crate::shell::runtime::logging::{self, rounded};
 use crate::shell::runtime::mesh::{Doorbell, SharedRing};
+use crate::shell::runtime::waiting::Waiting;
 use crate::shell::runtime::wiring::RaftPorts;
 use crate::shell::store::quota::Quota;
 use crate::types::{Caller, LogIndex, MemberId, Ticket};
@@ -85,6 +88,8 @@ pub(in crate::shell) struct Seat {
     pub publish: Bytes,
     /// The store has applied it.
     pub is_published: Arc<AtomicBool>,
+    /// Told what the start waits for until then.
+    pub waiting: Waiting,
     pub orders: RaftOrders,
     /// `--strict-reconfig-check`
     pub strict: bool,
@@ -132,6 +137,7 @@ pub(in crate::shell) struct Consensus {
     transfers: Transfers,
     publish: Bytes,
     is_published: Arc<AtomicBool>,
+    waiting: Waiting,
     /// When it was proposed last, if it may be on its way.
     published_tick: Cell<Option<u64>>,
     facts: Facts,
@@ -203,6 +209,7 @@ impl Consensus {
             transfers,
             publish,
             is_published: seat.is_published,
+            waiting: seat.waiting,
             published_tick: Cell::new(None),
             facts,
             cluster: None,
@@ -307,6 +314,7 @@ impl Consensus {
         self.ticks += 1;
         self.replica.on_tick();
         self.keep_log();
+        self.tell_waiting();
         if let Some(oldest) = self.ticks.checked_sub(self.replica.request_timeout_ticks()) {
             for ticket in self.lease_questions.expire(oldest) {
                 self.refuse(ticket, Refusal::NoLeader);
@@ -474,11 +482,11 @@ impl Consensus {
         let (from, kind) = (message.from(), message.kind());
         if let Err(error) = self.replica.on_message(message) {
             match error {
-                raft::StepError::LogLost { .. } => {
-                    tracing::error!(%from, %error, "this member's log lacks what it once acknowledged; it must not take part. \
-                        Remove the member from the cluster and add it again with an empty data directory");
-                    std::process::exit(EXIT_LOG_LOST);
-                }
+                raft::StepError::LogLost { .. } => logging::exit(EXIT_LOG_LOST, || {
+                    tracing::error!(%from, %error, "this member's log lacks what it once \
+                        acknowledged; it must not take part. Remove the member from the cluster and add it again with an \
+                        empty data directory")
+                }),
                 _ => tracing::debug!(%from, ?kind, %error, "raft message not taken"),
             }
         }
@@ -501,7 +509,7 @@ impl Consensus {
             bell.ring();
         })
         .detach();
-        tracing::info!(leader = %member, ?delay, "the leader's connection ended");
+        tracing::info!(leader = %member, delay = rounded(delay), "the leader's connection ended");
     }
 
     /// Runs for leader when that is due and nobody else leads by now.

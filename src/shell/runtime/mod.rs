@@ -1,11 +1,14 @@
 //! What the roles run on: executors and the cores they are pinned to, rings and bells between them, helper
-//! threads, and how a process ends that cannot go on.
+//! threads, the log, and how a process ends that cannot go on.
 
 pub(in crate::shell) mod aside;
 pub(in crate::shell) mod exit;
 pub(in crate::shell) mod helpers;
+pub(in crate::shell) mod logging;
 pub(in crate::shell) mod mesh;
 pub(in crate::shell) mod placement;
 pub(in crate::shell) mod pulse;
+pub(in crate::shell) mod service_manager;
+pub(in crate::shell) mod waiting;
 pub(in crate::shell) mod wake;
 pub(in crate::shell) mod wiring;

@@ -28,6 +28,7 @@ use crate::request::{Answer, EntryId, Outcome, Query, Refusal, Reply, RequestKin
 use crate::rpc::status;
 use crate::shell::runtime::exit::EXIT_STATE_UNKNOWN;
 use crate::shell::runtime::helpers::Helpers;
+use crate::shell::runtime::logging;
 use crate::shell::runtime::mesh::SharedRing;
 use crate::shell::runtime::wiring::StorePorts;
 use crate::types::{Caller, LogIndex, MemberId, Term, Ticket};
@@ -725,12 +726,13 @@ impl StateMachine {
 
 /// The log holds something this version cannot apply: going on would make the member differ.
 fn stop(entry: &Entry, problem: &str) -> ! {
-    tracing::error!(
-        index = entry.index.0,
-        term = entry.term.0,
-        problem,
-        "a committed entry cannot be applied; the process ends before its state differs from the other members'. \
-         Start a version that knows it"
-    );
-    std::process::exit(EXIT_STATE_UNKNOWN);
+    logging::exit(EXIT_STATE_UNKNOWN, || {
+        tracing::error!(
+            index = entry.index.0,
+            term = entry.term.0,
+            problem,
+            "a committed entry cannot be applied; the process ends before its state differs from the other members'. \
+             Start a version that knows it"
+        );
+    })
 }

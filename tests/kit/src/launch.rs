@@ -183,8 +183,17 @@ impl Launch {
         let log_path = self.output_path();
         let log = fs::OpenOptions::new().create(true).append(true).open(&log_path).unwrap();
         let log_start = log.metadata().unwrap().len();
+        self.spawn_into(log.try_clone().unwrap().into(), log.into(), log_path, log_start)
+    }
+
+    /// Starts the process with other files or pipes for what it says, which `Server::output` does not see then.
+    pub fn spawn_saying_to(&self, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Server {
+        self.spawn_into(stdout.into(), stderr.into(), self.output_path(), 0)
+    }
+
+    fn spawn_into(&self, stdout: Stdio, stderr: Stdio, log_path: PathBuf, log_start: u64) -> Server {
         let mut command = self.command();
-        command.stdout(log.try_clone().unwrap()).stderr(log);
+        command.stdout(stdout).stderr(stderr);
         let child =
             command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", self.binary.display()));
         Server::new(child, self.clone(), log_path, log_start)

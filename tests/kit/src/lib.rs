@@ -22,6 +22,7 @@ mod disk_tests;
 mod files;
 mod launch;
 mod member;
+mod pipe;
 mod runner;
 #[allow(unsafe_code, reason = "prctl between fork and exec; see the module")]
 mod seccomp;
@@ -33,6 +34,7 @@ pub use cluster::{Cluster, start_all};
 pub use files::{copy_tree, segments};
 pub use launch::{Launch, free_port, server_binary, server_is_etcd};
 pub use member::Member;
+pub use pipe::full_pipe;
 pub use runner::{TEST_DEADLINE, block_on, env_number, installed, skip};
 pub use server::{Exit, Server};
 pub use wait::{PATIENCE, eventually, until};

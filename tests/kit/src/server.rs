@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::client::Client;
 use crate::launch::Launch;
 use crate::pb::etcdserverpb as pb;
-use crate::wait::{PATIENCE, POLL};
+use crate::wait::{PATIENCE, POLL, eventually};
 
 /// A server that is not ready by then never will be: even etcd in a loaded machine needs 3 s.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
@@ -77,6 +77,15 @@ impl Server {
         let bytes = fs::read(&self.log_path).unwrap_or_default();
         let start = usize::try_from(self.log_start).unwrap().min(bytes.len());
         String::from_utf8_lossy(&bytes[start..]).into_owned()
+    }
+
+    /// What this run has written once these words are among it: a log line comes a moment after its reason.
+    pub async fn says(&self, words: &str) -> String {
+        eventually(async || {
+            let output = self.output();
+            if output.contains(words) { Ok(output) } else { Err(output) }
+        })
+        .await
     }
 
     fn output_tail(&self) -> String {

@@ -1,17 +1,18 @@
-//! The log an operator reads: one line an event, JSON like etcd's by default, or for people.
+//! A line of the log that an operator reads: one an event, JSON like etcd's by default, or for people.
 //!
 //! JSON keys are etcd's: `level`, `ts` (RFC 3339, UTC, microseconds), `msg`, then the event's fields,
 //! so that what already parses etcd's log parses ours.
 
 use std::fmt::{self, Write as _};
-use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+
+use super::outlet::LostLine;
 
 /// How lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,14 +21,8 @@ pub(in crate::shell) enum Format {
     Console,
 }
 
-/// Where lines go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::shell) enum Output {
-    Stderr,
-    Stdout,
-}
-
-struct Lines(Format);
+/// Formats events.
+pub(super) struct Lines(pub(super) Format);
 
 /// Where `h2` speaks. It warns of what a client did without saying which: no operator can act on that, and
 /// a client must not fill the log. What the member makes of it is told by the shard.
@@ -56,8 +51,7 @@ where
         };
         let mut fields = Fields { format: self.0, message: String::new(), rest: String::new() };
         event.record(&mut fields);
-        let now =
-            timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros()));
+        let now = now();
         match self.0 {
             Format::Json => {
                 let mut message = String::new();
@@ -118,7 +112,9 @@ impl Visit for Fields {
         self.put(field.name(), if value { "true" } else { "false" }, true);
     }
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.put(field.name(), &value.to_string(), value.is_finite());
+        // Nobody reads more digits of a measured time.
+        let rounded = (value * 1e3).round() / 1e3;
+        self.put(field.name(), &rounded.to_string(), value.is_finite());
     }
 }
 
@@ -140,6 +136,10 @@ fn quote(text: &str, out: &mut String) {
     out.push('"');
 }
 
+fn now() -> String {
+    timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros()))
+}
+
 /// RFC 3339 in UTC from microseconds since 1970.
 fn timestamp(micros: u128) -> String {
     let seconds = i64::try_from(micros / 1_000_000).unwrap_or(i64::MAX);
@@ -157,28 +157,15 @@ fn timestamp(micros: u128) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z", micros % 1_000_000)
 }
 
-#[derive(Clone, Copy)]
-struct Target(Output);
-
-impl<'a> MakeWriter<'a> for Target {
-    type Writer = Box<dyn io::Write>;
-    fn make_writer(&'a self) -> Self::Writer {
-        match self.0 {
-            Output::Stderr => Box::new(io::stderr()),
-            Output::Stdout => Box::new(io::stdout()),
-        }
+/// The line that says how many are missing.
+pub(super) fn lost_line(format: Format) -> LostLine {
+    const TEXT: &str = "lines of this log were lost: its disk or its reader did not take them";
+    match format {
+        Format::Json => |lost| {
+            format!("{{\"level\":\"warn\",\"ts\":\"{}\",\"msg\":\"{TEXT}\",\"lost\":{lost}}}\n", now()).into()
+        },
+        Format::Console => |lost| format!("{} warn  {TEXT} lost={lost}\n", now()).into(),
     }
-}
-
-/// Starts logging for the whole process. Only the first call counts.
-pub(in crate::shell) fn start(level: Level, format: Format, output: Output) {
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .event_format(Lines(format))
-        .with_writer(Target(output))
-        .finish();
-    // A second call happens in tests only, where the first one's choice is as good.
-    tracing::subscriber::set_global_default(subscriber).ok();
 }
 
 #[cfg(test)]
@@ -190,6 +177,17 @@ mod tests {
         assert_eq!(timestamp(0), "1970-01-01T00:00:00.000000Z");
         assert_eq!(timestamp(951_782_400_000_001), "2000-02-29T00:00:00.000001Z");
         assert_eq!(timestamp(1_795_219_199_999_999), "2026-11-20T23:59:59.999999Z");
+    }
+
+    #[test]
+    fn lost_lines_are_told_in_the_logs_own_format() {
+        let text = |format| String::from_utf8(lost_line(format)(7)).unwrap();
+        let json = text(Format::Json);
+        assert!(
+            json.starts_with("{\"level\":\"warn\",\"ts\":\"2") && json.ends_with(",\"lost\":7}\n"),
+            "{json}"
+        );
+        assert!(text(Format::Console).ends_with(" lost=7\n"));
     }
 
     #[test]
