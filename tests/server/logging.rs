@@ -30,7 +30,10 @@ async fn lives(mut server: Server) {
         assert_eq!(passing.get("k").await.unwrap().as_deref(), Some(&b"v"[..]));
     }
     let exit = server.terminate().await;
-    assert_eq!(exit.status.code(), Some(0), "{}", exit.status);
+    // etcd hands SIGTERM on to itself after its shutdown.
+    if !server_is_etcd() {
+        assert_eq!(exit.status.code(), Some(0), "{}", exit.status);
+    }
 }
 
 fn launch(work: &WorkDir) -> Launch {
