@@ -6,7 +6,8 @@
 //! | what | bound | past it |
 //! |---|---|---|
 //! | requests with the backend | `CALLS_MAX`, `REQUEST_BYTES_MAX` a connection; `SHARD_REQUEST_BYTES_MAX` | the connection is not read |
-//! | calls with a task: bodies in pieces, streams; header blocks on their way | `UPLOAD_BYTES_MAX` a connection; `SHARD_UPLOAD_BYTES_MAX` | `ResourceExhausted` |
+//! | calls with a task: bodies in pieces, streams | see `place` | `ResourceExhausted` |
+//! | header blocks on their way | `HEADER_BYTES_MAX` a connection, `SHARD_HEADER_BYTES_MAX` | `ResourceExhausted` |
 //! | commands of `Lock` and `Election` | one a task, on an account of the shard's own | they wait |
 //! | requests that wait for room for their answers | `BACKLOG_MAX`, `BACKLOG_BYTES_MAX` a connection | `ResourceExhausted` |
 //! | answers not yet taken by the client | `UNSENT_BYTES_MAX` a connection, `SHARD_UNSENT_BYTES_MAX` | requests wait; see below |
@@ -50,13 +51,10 @@ pub(super) const REQUEST_BYTES_MAX: usize = 16 << 20;
 /// The same for the shard.
 pub(super) const SHARD_REQUEST_BYTES_MAX: usize = 128 << 20;
 
-/// What a call with a task costs beside its bytes: the task, `h2`'s stream, the request's headers.
-pub(super) const UPLOAD_OVERHEAD_BYTES: usize = 4096;
-/// Calls of one connection that have a task: 32 of the largest requests side by side, or 16,384 of
-/// which nothing has arrived but the headers.
-pub(super) const UPLOAD_BYTES_MAX: usize = 64 << 20;
+/// Header blocks of one connection that have not ended or that `h2` has not taken.
+pub(super) const HEADER_BYTES_MAX: usize = 64 << 20;
 /// The same for the shard.
-pub(super) const SHARD_UPLOAD_BYTES_MAX: usize = 256 << 20;
+pub(super) const SHARD_HEADER_BYTES_MAX: usize = 256 << 20;
 
 /// Header blocks on their way that do not count: part of an ordinary one may be there at any time.
 const HEADERS_FREE_BYTES: usize = 4096;
@@ -91,17 +89,17 @@ pub(super) enum Weight {
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     pub(super) request_bytes: Cell<usize>,
-    pub(super) upload_bytes: Cell<usize>,
     pub(super) unsent_bytes: Cell<usize>,
     /// Memory in which bytes wait for sockets that take none.
     gathered_bytes: Cell<usize>,
+    header_bytes: Cell<usize>,
     reserved_bytes: Cell<usize>,
 }
 
 impl Ledger {
-    /// Bytes of answers that no client has taken yet.
+    /// Bytes that wait for clients: answers not taken yet, and header blocks without their end.
     pub(super) fn unread_bytes(&self) -> usize {
-        self.unsent_bytes.get() + self.gathered_bytes.get()
+        self.unsent_bytes.get() + self.gathered_bytes.get() + self.header_bytes.get()
     }
 }
 
@@ -131,13 +129,12 @@ pub(super) struct Account {
     calls: Cell<usize>,
     wide_calls: Cell<usize>,
     request_bytes: Cell<usize>,
-    upload_bytes: Cell<usize>,
+    /// What its uploads hold: see `place`.
+    pub(super) upload_bytes: Rc<Cell<usize>>,
     unsent_bytes: Cell<usize>,
     gathered_bytes: Cell<usize>,
-    /// Of `upload_bytes`: header blocks that have not ended or that `h2` has not taken.
+    /// Header blocks that have not ended or that `h2` has not taken.
     header_bytes: Cell<usize>,
-    /// Watch streams that are open.
-    watch_streams: Cell<usize>,
     reserved_bytes: Cell<usize>,
     point: Estimate,
     wide: Estimate,
@@ -173,11 +170,10 @@ impl Account {
             calls: Cell::new(0),
             wide_calls: Cell::new(0),
             request_bytes: Cell::new(0),
-            upload_bytes: Cell::new(0),
+            upload_bytes: Rc::default(),
             unsent_bytes: Cell::new(0),
             gathered_bytes: Cell::new(0),
             header_bytes: Cell::new(0),
-            watch_streams: Cell::new(0),
             reserved_bytes: Cell::new(0),
             point: Estimate(Cell::new(64 << 10)),
             wide: Estimate(Cell::new(UNSENT_BYTES_MAX)),
@@ -250,32 +246,15 @@ impl Account {
     pub(super) fn note_headers(&self, bytes: usize) -> bool {
         let bytes = bytes.saturating_sub(HEADERS_FREE_BYTES);
         let before = self.header_bytes.replace(bytes);
-        if before < bytes {
-            return self.grow_upload(bytes - before);
-        }
-        self.end_upload(before - bytes);
-        true
+        add(&self.ledger.header_bytes, bytes);
+        sub(&self.ledger.header_bytes, before);
+        bytes <= before
+            || (bytes <= HEADER_BYTES_MAX && self.ledger.header_bytes.get() <= SHARD_HEADER_BYTES_MAX)
     }
 
     /// What closing the connection would free at least.
     pub(super) fn unread_bytes(&self) -> usize {
-        self.unsent_bytes.get() + self.gathered_bytes.get()
-    }
-
-    /// A watch stream of the connection begins.
-    pub(super) fn open_watch_stream(&self) {
-        add(&self.watch_streams, 1);
-    }
-
-    /// It has ended.
-    pub(super) fn close_watch_stream(&self) {
-        sub(&self.watch_streams, 1);
-    }
-
-    /// Whether the client owes us a read. A client that watches does not: it may look at its events
-    /// when it likes, and what waits for it meanwhile is bounded.
-    pub(super) fn is_owed(&self, gathered: usize) -> bool {
-        0 < self.unsent_bytes.get() || (0 < gathered && self.watch_streams.get() == 0)
+        self.unsent_bytes.get() + self.gathered_bytes.get() + self.header_bytes.get()
     }
 
     fn estimate(&self, weight: Weight) -> usize {
@@ -292,12 +271,10 @@ impl Account {
         if own == 0 {
             return true;
         }
-        let estimate = self.estimate(weight);
-        if UNSENT_BYTES_MAX < own + estimate
-            || (weight == Weight::Wide && WIDE_CALLS_MAX <= self.wide_calls.get())
-        {
+        if !self.has_own_room(weight) {
             return false;
         }
+        let estimate = self.estimate(weight);
         // Small answers of honest clients pass even when others have filled the shard.
         weight == Weight::Light
             || own + estimate <= 64 << 10
@@ -332,20 +309,6 @@ impl Account {
                 Weight::Wide => self.wide.learn(bytes),
             }
         }
-    }
-
-    /// A call gets a task, or another piece of its request. False: that is too much.
-    pub(super) fn grow_upload(&self, bytes: usize) -> bool {
-        add(&self.upload_bytes, bytes);
-        add(&self.ledger.upload_bytes, bytes);
-        self.upload_bytes.get() <= UPLOAD_BYTES_MAX
-            && self.ledger.upload_bytes.get() <= SHARD_UPLOAD_BYTES_MAX
-    }
-
-    /// The task has ended.
-    pub(super) fn end_upload(&self, bytes: usize) {
-        sub(&self.upload_bytes, bytes);
-        sub(&self.ledger.upload_bytes, bytes);
     }
 
     /// Calls that wait.
@@ -384,6 +347,27 @@ impl Account {
             sub(&self.backlog_bytes, call.request_bytes);
         }
         expired
+    }
+
+    /// Puts the deadlines off that are not the client's: it is what the calls wait for.
+    pub(super) fn put_off(&self, deadline_ms: u64) {
+        for call in self.backlog.borrow_mut().iter_mut().filter(|call| !call.is_client_deadline) {
+            call.deadline_ms = deadline_ms;
+        }
+    }
+
+    /// Whether the next call waits for nothing but its own client, who has to take answers first.
+    pub(super) fn waits_for_client(&self) -> bool {
+        !self.is_full()
+            && 0 < self.unsent_bytes.get()
+            && self.next_deferred().is_some_and(|weight| !self.has_own_room(weight))
+    }
+
+    /// Whether the connection's own bounds leave room for the answer to another call.
+    fn has_own_room(&self, weight: Weight) -> bool {
+        let own = self.unsent_bytes.get() + self.reserved_bytes.get();
+        let is_many = weight == Weight::Wide && WIDE_CALLS_MAX <= self.wide_calls.get();
+        own == 0 || (own + self.estimate(weight) <= UNSENT_BYTES_MAX && !is_many)
     }
 
     /// Weight of the call that is next.
@@ -539,16 +523,6 @@ mod tests {
         let charge = account.charge(Weight::Point, 10);
         account.settle(charge, Some(1 << 20));
         assert_eq!(account.estimate(Weight::Point), 1 << 20);
-    }
-
-    #[test]
-    fn uploads_are_bounded_and_return_what_they_took() {
-        let (account, ledger) = account();
-        assert!(account.grow_upload(UPLOAD_BYTES_MAX));
-        assert!(!account.grow_upload(1));
-        account.end_upload(UPLOAD_BYTES_MAX + 1);
-        assert_eq!(ledger.upload_bytes.get(), 0);
-        assert!(account.grow_upload(1));
     }
 
     #[test]

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use h2::RecvStream;
 
 use super::account::Account;
-use super::call::{Head, Upload, framing_status, overloaded};
+use super::call::{Head, framing_status, overloaded};
+use super::place::{Kind, Place};
 use super::response::{self, Responder};
 use super::services::BidiMethod;
 use super::{Backend, ClientShard};
@@ -37,7 +38,7 @@ pub(super) struct Incoming {
     gzip: bool,
     end: End,
     /// The call's place in the account.
-    place: Upload,
+    place: Place,
 }
 
 /// What is known of the end of a stream of requests.
@@ -59,8 +60,12 @@ impl<B: Backend> ClientShard<B> {
         body: RecvStream,
         mut responder: Responder,
     ) {
-        let Some(place) = Upload::begin(account) else {
-            return response::send_status(&mut responder, &overloaded("too many unfinished requests"));
+        let kind = match method {
+            BidiMethod::Watch => Kind::Watch,
+            BidiMethod::LeaseKeepAlive => Kind::KeepAlive,
+        };
+        let Some(place) = Place::begin(&self.places, kind) else {
+            return response::send_status(&mut responder, &overloaded("too many streams"));
         };
         let incoming = Incoming {
             body,
@@ -71,7 +76,7 @@ impl<B: Backend> ClientShard<B> {
             place,
         };
         match method {
-            BidiMethod::Watch => self.spawn_watch(account, head, incoming, responder),
+            BidiMethod::Watch => self.spawn_watch(head, incoming, responder),
             BidiMethod::LeaseKeepAlive => self.spawn_keep_alive(account, head, incoming, responder),
         }
     }

@@ -15,9 +15,10 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method as HttpMethod, Request as HttpRequest, StatusCode};
 use prost::Message as _;
 
-use super::account::{Account, Charge, UPLOAD_OVERHEAD_BYTES, Weight};
+use super::account::{Account, Charge, Weight};
 use super::keep_alive::Answers;
 use super::leadership::Wait;
+use super::place::Upload;
 use super::response::{self, GRPC_ENCODING, Responder};
 use super::services::{self, Call};
 use super::{Backend, ClientShard, gzip, streams};
@@ -287,7 +288,7 @@ impl<B: Backend> ClientShard<B> {
         assembler: Assembler,
         mut responder: Responder,
     ) {
-        let Some(upload) = Upload::begin(account) else {
+        let Some(upload) = Upload::begin(&self.places, &account.upload_bytes) else {
             return response::send_status(&mut responder, &overloaded("too many unfinished requests"));
         };
         let (shard, account) = (Rc::clone(self), Rc::clone(account));
@@ -310,9 +311,7 @@ impl<B: Backend> ClientShard<B> {
         mut assembler: Assembler,
         mut upload: Upload,
     ) -> Option<Result<Assembler, Status>> {
-        let limit_ms = self.now_ms() + self.config.upload_timeout_ms();
-        let deadline_ms = head.client_deadline_ms.map_or(limit_ms, |client| client.min(limit_ms));
-        let alarm = self.set_alarm(deadline_ms);
+        let alarm = head.client_deadline_ms.map(|deadline_ms| self.set_alarm(deadline_ms));
         if body.flow_control().release_capacity(assembler.len()).is_err() {
             return None;
         }
@@ -320,9 +319,14 @@ impl<B: Backend> ClientShard<B> {
             return Some(Err(overloaded("too many unfinished request bytes")));
         }
         loop {
-            let piece = poll_fn(|cx| match alarm.poll_fired(cx) {
-                Poll::Ready(()) => Poll::Ready(Err(status::CONTEXT_DEADLINE_EXCEEDED)),
-                Poll::Pending => body.poll_data(cx).map(Ok),
+            let piece = poll_fn(|cx| {
+                if alarm.as_ref().is_some_and(|alarm| alarm.poll_fired(cx).is_ready()) {
+                    return Poll::Ready(Err(status::CONTEXT_DEADLINE_EXCEEDED));
+                }
+                if upload.poll_refused(cx).is_ready() {
+                    return Poll::Ready(Err(overloaded("unfinished request has not moved for too long")));
+                }
+                body.poll_data(cx).map(Ok)
             });
             let piece = match piece.await {
                 Ok(Some(Ok(piece))) => piece,
@@ -568,6 +572,10 @@ impl<B: Backend> ClientShard<B> {
 
     /// Ends the waits of queued calls that are over.
     pub(super) fn expire_deferred(&self, account: &Rc<Account>) {
+        // What the shard asks for itself has no client to wait for.
+        if !Rc::ptr_eq(account, &self.own) && !self.is_blocked() && account.waits_for_client() {
+            account.put_off(self.now_ms() + self.config.request_timeout_ms());
+        }
         for call in account.take_expired(self.now_ms()) {
             self.counters.count(|counters| counters.timeouts += 1);
             let status = self.timeout_status(call.is_client_deadline, Wait::of(&call.command));
@@ -600,43 +608,4 @@ impl<B: Backend> ClientShard<B> {
 
 pub(super) fn decode<M: prost::Message + Default>(payload: Bytes) -> Result<M, Status> {
     M::decode(payload).map_err(|error| Status::undecodable(&error.to_string()))
-}
-
-/// A call with a task: its place in the account, given back when the task ends.
-pub(super) struct Upload {
-    account: Rc<Account>,
-    bytes: usize,
-}
-
-impl Upload {
-    /// None: the connection has too many already.
-    pub(super) fn begin(account: &Rc<Account>) -> Option<Self> {
-        let mut upload = Self { account: Rc::clone(account), bytes: 0 };
-        upload.grow(UPLOAD_OVERHEAD_BYTES).then_some(upload)
-    }
-
-    /// Counts that exactly `bytes` are held besides the overhead. False: that is too much.
-    pub(super) fn hold(&mut self, bytes: usize) -> bool {
-        let held = self.bytes - UPLOAD_OVERHEAD_BYTES;
-        if held < bytes {
-            return self.grow(bytes - held);
-        }
-        if bytes < held {
-            self.bytes -= held - bytes;
-            self.account.end_upload(held - bytes);
-        }
-        true
-    }
-
-    /// Counts bytes. False: that is too much.
-    pub(super) fn grow(&mut self, bytes: usize) -> bool {
-        self.bytes += bytes;
-        self.account.grow_upload(bytes)
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        self.account.end_upload(self.bytes);
-    }
 }

@@ -4,14 +4,11 @@
 //! requests until the socket is dry, hold the frames against the policy, and hand everything that was
 //! written to the socket in one system call.
 //!
-//! Every wait has an end: for the preface, for the rest of a frame, for a client that takes no
-//! bytes, for the answer to a keepalive ping, for the last words after a GOAWAY. None has a timer:
-//! the turn says when it is due (`Account::due_ms`) and the shard's tick gives it a turn then.
-//!
-//! One wait is allowed to last: a client with watch streams that takes no bytes, as long as no answer to a
-//! call is among them. etcd never sends a slow watcher away, what waits for it is bounded (`outbox`), and
-//! when the shard needs the memory it takes it (`relieve_pressure`, and `watch` for a stream). A client
-//! that is dead rather than slow is found by the keepalive ping.
+//! No wait for a client has a timer of its own: an honest one may be paused for hours. Bounds are on
+//! memory (`account`, `place`, `outbox`, `silence`), and when it is short whoever makes no progress for
+//! longest goes first. A client that is dead rather than slow is found by the keepalive ping, as etcd finds
+//! it; our own last words have a timer. The turn says when one of these is due (`Account::due_ms`) and
+//! the shard's tick gives it a turn then.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -26,6 +23,7 @@ use h2::{Ping, PingPong, Reason};
 use super::account::{Account, Body};
 use super::frame_meter::{self, Abuse, FrameMeter};
 use super::h2_io::{Io, IoHandle};
+use super::silence::Silence;
 use super::{Backend, ClientShard, limits};
 use crate::rpc::headers::{Fault, Gate};
 use crate::shell::net::Stream;
@@ -45,6 +43,9 @@ const HTTP1_ANSWER: &[u8] = b"HTTP/1.1 404 Not Found\r\n\
 /// away together with bytes of the client that nobody read.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 
+/// How often something is looked at that is overdue.
+const OVERDUE_STEP_MS: u64 = 1_000;
+
 /// Bytes that are read meanwhile.
 const LINGER_BYTES_MAX: usize = 1 << 20;
 
@@ -59,7 +60,7 @@ pub(super) enum Ending {
     Abuse(Abuse),
     /// Its header blocks cannot be followed any more, or are no end of bytes.
     Headers(Fault),
-    /// The client takes no bytes, sends half a frame, or does not answer a ping.
+    /// The client does not answer a ping.
     Stalled,
     /// The shard needed its memory.
     Evicted,
@@ -80,14 +81,17 @@ enum Protocol {
 /// Serves a connection to its end.
 pub(super) async fn run<B: Backend>(shard: Rc<ClientShard<B>>, account: Rc<Account>, stream: Stream) {
     let now_ms = shard.now_ms();
-    let meter = FrameMeter::new(shard.config.keepalive_min_ms());
+    let meter = FrameMeter::new(shard.config.keepalive_min_ms(), now_ms);
     let gate = Gate::new(shard.config.header_bytes_max());
     let io = Io::new(stream, Rc::clone(&shard.buffers), meter, gate, now_ms);
     let io = Rc::new(RefCell::new(io));
     account.progress_ms.set(now_ms);
-    let deadline_ms = now_ms + shard.config.preface_timeout_ms();
-    match read_protocol(&shard, &account, &io, deadline_ms).await {
+    // No timer: see `silence`.
+    account.due_ms.set(u64::MAX);
+    let silence = shard.silent.begin(account.id);
+    match read_protocol(&shard, &account, &silence, &io).await {
         Protocol::Http2 => {
+            drop(silence);
             let ending = serve_h2(&shard, &account, &io).await;
             account.end();
             shard.forget_calls(&account);
@@ -96,10 +100,12 @@ pub(super) async fn run<B: Backend>(shard: Rc<ClientShard<B>>, account: Rc<Accou
             say_farewell(&io, ending);
         }
         Protocol::Http1 => {
-            read_http1_head(&shard, &account, &io, deadline_ms).await;
+            read_http1_head(&shard, &account, &silence, &io).await;
+            drop(silence);
             io.borrow_mut().append(HTTP1_ANSWER);
         }
         Protocol::Other(spoken) => {
+            drop(silence);
             shard.counters.count(|counters| counters.strangers += 1);
             // Without addresses the connection is gone already.
             if let Some((remote, local)) = io.borrow().addresses() {
@@ -115,14 +121,14 @@ pub(super) async fn run<B: Backend>(shard: Rc<ClientShard<B>>, account: Rc<Accou
 async fn read_protocol<B: Backend>(
     shard: &ClientShard<B>,
     account: &Account,
+    silence: &Silence,
     io: &RefCell<Io>,
-    deadline_ms: u64,
 ) -> Protocol {
     let mut seen = Vec::with_capacity(HTTP2_PREFACE.len());
     loop {
         let mut piece = [0; HTTP2_PREFACE.len()];
         let room = HTTP2_PREFACE.len() - seen.len();
-        let read = read_until(shard, account, io, &mut piece[..room], deadline_ms).await;
+        let read = read_some(shard, account, silence, io, &mut piece[..room]).await;
         let Ok(n @ 1..) = read else { return Protocol::None };
         seen.extend_from_slice(&piece[..n]);
         let protocol = match FirstBytes::judge(&seen) {
@@ -140,34 +146,32 @@ async fn read_protocol<B: Backend>(
 async fn read_http1_head<B: Backend>(
     shard: &ClientShard<B>,
     account: &Account,
+    silence: &Silence,
     io: &RefCell<Io>,
-    deadline_ms: u64,
 ) {
     let mut head = io.borrow_mut().take_pushback();
     let mut piece = [0; 1024];
     while head.len() < HTTP1_HEAD_BYTES_MAX && !head.windows(4).any(|end| end == b"\r\n\r\n") {
-        match read_until(shard, account, io, &mut piece, deadline_ms).await {
+        match read_some(shard, account, silence, io, &mut piece).await {
             Ok(n @ 1..) => head.extend_from_slice(&piece[..n]),
             _ => return,
         }
     }
 }
 
-/// Reads once, until `deadline_ms`.
-async fn read_until<B: Backend>(
+/// Reads once, however long it takes, unless the connection's place is needed or the shard stops.
+async fn read_some<B: Backend>(
     shard: &ClientShard<B>,
     account: &Account,
+    silence: &Silence,
     io: &RefCell<Io>,
     into: &mut [u8],
-    deadline_ms: u64,
 ) -> io::Result<usize> {
-    account.due_ms.set(deadline_ms);
     poll_fn(|cx| {
         account.set_waker(cx.waker());
-        let now_ms = shard.now_ms();
         let mut io = io.borrow_mut();
-        io.now_ms = now_ms;
-        if deadline_ms <= now_ms || account.is_evicted.get() {
+        io.now_ms = shard.now_ms();
+        if silence.poll_dropped(cx).is_ready() || shard.is_stopping() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         io.poll_raw_read(cx, into)
@@ -185,7 +189,8 @@ async fn serve_h2<B: Backend>(
     let handshake = builder.handshake::<_, Body>(IoHandle(Rc::clone(io)));
     let Ok(mut h2) = handshake.await else { return Ending::Protocol };
     let ping = h2.ping_pong().expect("it is asked for once");
-    let mut turns = Turns { shard, account, io, h2, ping, ping_sent_ms: None, is_stopping: false };
+    let mut turns =
+        Turns { shard, account, io, h2, ping, ping_sent_ms: None, is_stopping: false, has_untaken: false };
     poll_fn(|cx| turns.poll(cx)).await
 }
 
@@ -199,6 +204,8 @@ struct Turns<'a, B: Backend> {
     /// A keepalive ping of ours is on its way.
     ping_sent_ms: Option<u64>,
     is_stopping: bool,
+    /// Requests may wait in `h2` that were not taken, because there was enough to do.
+    has_untaken: bool,
 }
 
 impl<B: Backend> Turns<'_, B> {
@@ -206,7 +213,7 @@ impl<B: Backend> Turns<'_, B> {
         let now_ms = self.shard.now_ms();
         self.account.set_waker(cx.waker());
         self.io.borrow_mut().start_turn(now_ms);
-        if let Err(ending) = self.look_after(cx, now_ms) {
+        if let Err(ending) = self.look_after(now_ms) {
             return Poll::Ready(ending);
         }
         if self.io.borrow().is_write_blocked() && self.drain(cx).is_err() {
@@ -217,7 +224,8 @@ impl<B: Backend> Turns<'_, B> {
         let was_blocked = self.io.borrow().is_write_blocked();
         let ended = self.exchange(cx, was_blocked);
         let has_streams = || self.h2.has_streams();
-        if let Err(abuse) = self.io.borrow_mut().meter.check(now_ms, has_streams) {
+        let clock = || self.shard.clock.elapsed_ms();
+        if let Err(abuse) = self.io.borrow_mut().meter.check(clock, has_streams) {
             return Poll::Ready(Ending::Abuse(abuse));
         }
         if let Some(fault) = self.io.borrow().gate.fault() {
@@ -228,6 +236,9 @@ impl<B: Backend> Turns<'_, B> {
         }
         if self.drain(cx).is_err() {
             return Poll::Ready(Ending::Finished);
+        }
+        if self.is_dead(cx, now_ms) {
+            return Poll::Ready(Ending::Stalled);
         }
         if was_blocked && !self.io.borrow().is_write_blocked() {
             // Reading was left out for want of room to write; there is room now.
@@ -240,31 +251,37 @@ impl<B: Backend> Turns<'_, B> {
     }
 
     /// Lets `h2` read and write, and takes the requests it found.
+    ///
+    /// What was found earlier is taken before more is read. So `h2` never has more requests than one
+    /// turn brings, and a client that gives up its calls while they wait there is not taken for one that
+    /// floods it.
     fn exchange(&mut self, cx: &mut Context<'_>, was_blocked: bool) -> Poll<Ending> {
         loop {
             let is_full = self.shard.is_blocked() || self.account.is_full();
             self.account.is_paused.set(is_full);
-            self.io.borrow_mut().paused = is_full || was_blocked;
+            self.io.borrow_mut().paused = is_full || was_blocked || self.has_untaken;
             if is_full {
+                self.has_untaken = true;
                 if self.shard.is_blocked() {
                     self.shard.wait_until_ready(self.account);
                 }
                 return self.h2.poll_closed(cx).map(|end| ending(&end));
             }
-            match ready!(self.h2.poll_accept(cx)) {
-                Some(Ok((request, responder))) => {
+            match self.h2.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, responder)))) => {
                     let note = self.io.borrow_mut().gate.take_note(responder.stream_id().as_u32());
                     self.shard.on_request(self.account, cx, request, note, responder);
                 }
-                Some(Err(error)) => return Poll::Ready(ending(&Err(error))),
-                None => return Poll::Ready(Ending::Finished),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(ending(&Err(error))),
+                Poll::Ready(None) => return Poll::Ready(Ending::Finished),
+                Poll::Pending if self.has_untaken => self.has_untaken = false,
+                Poll::Pending => return Poll::Pending,
             }
         }
     }
 
-    /// Ends what has waited long enough, and starts what is due.
-    fn look_after(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Result<(), Ending> {
-        let config = &self.shard.config;
+    /// Ends what has to end, and starts what is due.
+    fn look_after(&mut self, now_ms: u64) -> Result<(), Ending> {
         if self.account.is_evicted.get() {
             return Err(if self.shard.is_stopping() { Ending::Stopped } else { Ending::Evicted });
         }
@@ -272,28 +289,28 @@ impl<B: Backend> Turns<'_, B> {
             self.is_stopping = true;
             self.h2.graceful_shutdown();
         }
-        if self.ping_sent_ms.is_some() && self.ping.poll_pong(cx).is_ready() {
-            self.ping_sent_ms = None;
-        }
-        if self.account.due_ms.get() <= now_ms {
-            let io = self.io.borrow();
-            let stalled_ms = now_ms.saturating_sub(config.stall_timeout_ms());
-            let takes_nothing = self.account.is_owed(io.gathered()) && io.last_write_ms <= stalled_ms;
-            let half_a_frame = io.is_inside_frame() && !io.paused && io.last_read_ms <= stalled_ms;
-            let is_dead = self.ping_sent_ms.is_some_and(|sent_ms| {
-                sent_ms.max(io.last_read_ms) + config.keepalive_timeout_ms() <= now_ms
-            });
-            if takes_nothing || half_a_frame || is_dead {
-                return Err(Ending::Stalled);
-            }
-        }
         if self.ping_sent_ms.is_none()
-            && self.io.borrow().last_read_ms + config.keepalive_interval_ms() <= now_ms
+            && self.io.borrow().last_read_ms + self.shard.config.keepalive_interval_ms() <= now_ms
             && self.ping.send_ping(Ping::opaque()).is_ok()
         {
             self.ping_sent_ms = Some(now_ms);
         }
         Ok(())
+    }
+
+    /// Whether the client has not answered a ping in time. Judged when everything has been read: the
+    /// answer may have come while this process stood still.
+    fn is_dead(&mut self, cx: &mut Context<'_>, now_ms: u64) -> bool {
+        let Some(sent_ms) = self.ping_sent_ms else { return false };
+        if self.ping.poll_pong(cx).is_ready() {
+            self.ping_sent_ms = None;
+            return false;
+        }
+        let io = self.io.borrow();
+        // Whoever takes no bytes is not read either, so it is judged by what it takes.
+        let moved_ms = if io.is_write_blocked() { io.last_write_ms } else { io.last_read_ms };
+        let is_read = io.is_write_blocked() || !io.paused;
+        is_read && sent_ms.max(moved_ms) + self.shard.config.keepalive_timeout_ms() <= now_ms
     }
 
     /// Says when the next turn is due if nothing happens.
@@ -305,18 +322,12 @@ impl<B: Backend> Turns<'_, B> {
         if !self.account.note_headers(io.header_bytes()) {
             io.gate.refuse_held();
         }
-        let mut due_ms = match self.ping_sent_ms {
+        let due_ms = match self.ping_sent_ms {
             Some(sent_ms) => sent_ms.max(io.last_read_ms) + config.keepalive_timeout_ms(),
             None => io.last_read_ms + config.keepalive_interval_ms(),
         };
-        if self.account.is_owed(io.gathered()) {
-            due_ms = due_ms.min(io.last_write_ms + config.stall_timeout_ms());
-        }
-        if io.is_inside_frame() {
-            due_ms = due_ms.min(io.last_read_ms + config.stall_timeout_ms());
-        }
         // What is overdue now is looked at again soon, not at every tick.
-        self.account.due_ms.set(due_ms.max(now_ms + 1_000.min(config.stall_timeout_ms())));
+        self.account.due_ms.set(due_ms.max(now_ms + OVERDUE_STEP_MS));
     }
 
     fn drain(&self, cx: &mut Context<'_>) -> io::Result<()> {

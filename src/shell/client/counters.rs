@@ -23,10 +23,14 @@ pub struct Counters {
     pub too_many_pings: u64,
     /// Connections ended because of a violation of HTTP/2.
     pub protocol_errors: u64,
-    /// Connections ended because the client took or sent no bytes.
+    /// Connections ended because the client did not answer a ping.
     pub stalled: u64,
     /// Connections ended because the shard needed their memory.
     pub evicted: u64,
+    /// Connections ended because they had said nothing and others wanted their place.
+    pub silent_dropped: u64,
+    /// Uploads refused because they stood still and the shard needed their memory.
+    pub uploads_dropped: u64,
     /// Requests whose headers have arrived.
     pub requests: u64,
     /// Answers of the member.

@@ -175,7 +175,7 @@ impl<B: Backend> Observer<'_, B> {
     }
 
     fn watch(&self, range: WatchRange, from: i64) -> LocalWatch<B> {
-        self.caller.shard.watch_locally(&self.caller.account, range, from)
+        self.caller.shard.watch_locally(range, from)
     }
 
     /// Whether the stream has to end.

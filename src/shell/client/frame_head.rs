@@ -4,8 +4,10 @@
 pub(super) mod kind {
     pub(in super::super) const DATA: u8 = 0;
     pub(in super::super) const HEADERS: u8 = 1;
+    pub(in super::super) const RST_STREAM: u8 = 3;
     pub(in super::super) const PING: u8 = 6;
     pub(in super::super) const GO_AWAY: u8 = 7;
+    pub(in super::super) const CONTINUATION: u8 = 9;
 }
 
 /// A frame's head.

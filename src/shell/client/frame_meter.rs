@@ -12,21 +12,21 @@
 //! Cost: O(1) a frame plus O(1) a piece of bytes.
 //! Compatibility: the ping policy is gRPC-Go's, with etcd's parameters; the rest is ours.
 
+use super::frame_credit::FrameCredit;
 use super::frame_head::{Head, kind};
 
 /// Bytes of a frame's head.
 const HEAD_BYTES: usize = 9;
 
-/// Control frames a second that a connection may send on top of its credit. A client that works
-/// sends a few for each answer; 2,000 cost us about 0.2 % of a core.
-pub(super) const CONTROL_FRAMES_PER_S_MAX: u32 = 2_000;
-
-/// Control frames that each frame of ours excuses: a window update for the stream and one for the
-/// connection, a bandwidth probe's PING, a cancellation.
-const CREDIT_PER_FRAME_SENT: u32 = 4;
+/// CONTINUATION frames from here on are what large metadata is cut into, and cost as much as other bytes.
+const CONTINUATION_BYTES_MIN: u32 = 1024;
 
 /// Pings against the policy that are tolerated; the next one ends the connection.
 const PING_STRIKES_MAX: u32 = 2;
+
+/// A client that pings exactly as often as it may is late on its way in once and early the next time:
+/// a ping may come so much of the interval too early, a tenth.
+const PING_TOLERANCE: u64 = 10;
 
 /// How seldom a client without open streams may ping.
 const IDLE_PING_INTERVAL_MS: u64 = 2 * 60 * 60 * 1000;
@@ -106,12 +106,8 @@ pub(super) enum Abuse {
 pub(super) struct FrameMeter {
     inbound: FrameWalker,
     outbound: FrameWalker,
-    /// Control frames of the current second, less the credit, at least 0.
-    control_frames: u32,
-    second: u64,
+    credit: FrameCredit,
     frames: u64,
-    last_stream: u32,
-    flooded: bool,
     /// Pings not yet held against the policy.
     pings: u32,
     last_ping_ms: Option<u64>,
@@ -122,15 +118,12 @@ pub(super) struct FrameMeter {
 }
 
 impl FrameMeter {
-    pub(super) fn new(ping_interval_min_ms: u64) -> Self {
+    pub(super) fn new(ping_interval_min_ms: u64, now_ms: u64) -> Self {
         Self {
             inbound: FrameWalker::default(),
             outbound: FrameWalker::default(),
-            control_frames: 0,
-            second: 0,
+            credit: FrameCredit::new(now_ms),
             frames: 0,
-            last_stream: 0,
-            flooded: false,
             pings: 0,
             last_ping_ms: None,
             strikes: 0,
@@ -141,11 +134,7 @@ impl FrameMeter {
 
     /// Bytes from the client, after the preface.
     pub(super) fn on_received(&mut self, now_ms: u64, mut bytes: &[u8]) {
-        let second = now_ms / 1000;
-        if second != self.second {
-            self.second = second;
-            self.control_frames = 0;
-        }
+        self.credit.on_time(now_ms);
         while !bytes.is_empty() {
             let (passed, what) = self.inbound.pass(bytes);
             if let Passed::Head(head) = what {
@@ -153,49 +142,73 @@ impl FrameMeter {
             }
             bytes = &bytes[passed..];
         }
-        self.flooded |= CONTROL_FRAMES_PER_S_MAX < self.control_frames;
     }
 
     fn on_frame_received(&mut self, head: Head) {
         self.frames += 1;
         let acked_or_ended = head.flags & FLAG_END_STREAM_OR_ACK != 0;
         match head.kind {
-            kind::HEADERS => self.last_stream = self.last_stream.max(head.stream),
+            kind::HEADERS => self.credit.on_headers(head.stream),
+            kind::RST_STREAM => self.credit.on_reset(head.stream),
             // Empty DATA that ends a stream is how some clients half-close.
             kind::DATA if 0 < head.length || acked_or_ended => {}
+            kind::CONTINUATION if CONTINUATION_BYTES_MIN <= head.length => {}
             kind::PING if acked_or_ended => {}
             kind::PING => {
                 self.pings = self.pings.saturating_add(1);
-                self.control_frames = self.control_frames.saturating_add(1);
+                self.credit.on_control_frame();
             }
-            _ => self.control_frames = self.control_frames.saturating_add(1),
+            _ => self.credit.on_control_frame(),
         }
     }
 
     /// Bytes to the client.
     pub(super) fn on_sent(&mut self, bytes: &[u8]) {
-        let Self { outbound, control_frames, strikes_forgiven, .. } = self;
-        outbound.walk(bytes, |head| {
-            if matches!(head.kind, kind::HEADERS | kind::DATA) {
-                *control_frames = control_frames.saturating_sub(CREDIT_PER_FRAME_SENT);
+        let Self { outbound, credit, strikes_forgiven, .. } = self;
+        outbound.walk(bytes, |head| match head.kind {
+            kind::HEADERS => {
+                credit.on_headers_sent();
                 *strikes_forgiven = true;
             }
+            kind::DATA => {
+                credit.on_data_sent(head.length);
+                *strikes_forgiven = true;
+            }
+            kind::RST_STREAM => credit.on_reset_sent(),
+            _ => {}
         });
     }
 
-    /// Holds what was counted against the limits.
-    pub(super) fn check(&mut self, now_ms: u64, has_streams: impl Fn() -> bool) -> Result<(), Abuse> {
-        if self.flooded {
-            return Err(Abuse::ControlFlood);
+    /// Holds what was counted against the limits. `clock` is read where they seem to be passed: the
+    /// time that came with the bytes may be from before this process stood still.
+    pub(super) fn check(
+        &mut self,
+        clock: impl Fn() -> u64,
+        has_streams: impl Fn() -> bool,
+    ) -> Result<(), Abuse> {
+        if self.credit.is_overdrawn() {
+            self.credit.on_time(clock());
+            if self.credit.is_overdrawn() {
+                return Err(Abuse::ControlFlood);
+            }
         }
-        for _ in 0..std::mem::take(&mut self.pings) {
-            let last = self.last_ping_ms.replace(now_ms);
+        if self.pings == 0 {
+            return Ok(());
+        }
+        let (now_ms, pings) = (clock(), std::mem::take(&mut self.pings));
+        let interval_ms = if has_streams() { self.ping_interval_min_ms } else { IDLE_PING_INTERVAL_MS };
+        for left in (0..pings).rev() {
+            let last = self.last_ping_ms;
+            // Pings that are read together may have come one after the other while nothing was read.
+            let sent_ms = now_ms.saturating_sub(interval_ms.saturating_mul(left.into()));
+            let earliest_ms = last.map_or(0, |last| last.saturating_add(interval_ms));
+            self.last_ping_ms = Some(sent_ms.max(earliest_ms).min(now_ms));
             if std::mem::take(&mut self.strikes_forgiven) {
                 self.strikes = 0;
                 continue;
             }
-            let interval = if has_streams() { self.ping_interval_min_ms } else { IDLE_PING_INTERVAL_MS };
-            if last.is_some_and(|last| now_ms < last + interval) {
+            let tolerated_ms = interval_ms / PING_TOLERANCE;
+            if last.is_some() && now_ms.saturating_add(tolerated_ms) < earliest_ms {
                 self.strikes += 1;
             }
             if PING_STRIKES_MAX < self.strikes {
@@ -212,12 +225,7 @@ impl FrameMeter {
 
     /// The highest stream the client has opened, for a GOAWAY.
     pub(super) fn last_stream(&self) -> u32 {
-        self.last_stream
-    }
-
-    /// Whether the client stopped inside a frame.
-    pub(super) fn is_inside_frame(&self) -> bool {
-        !self.inbound.is_between_frames()
+        self.credit.last_stream()
     }
 
     /// Whether a frame of our own may be put behind what was sent.
@@ -240,6 +248,7 @@ pub(super) fn go_away(last_stream: u32, code: u32, debug: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::frame_credit::CONTROL_FRAMES_FIRST;
     use super::*;
 
     fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -281,6 +290,10 @@ mod tests {
         }
     }
 
+    fn meter() -> FrameMeter {
+        FrameMeter::new(5_000, 100)
+    }
+
     #[test]
     fn each_kind_of_control_frame_alone_is_a_flood_and_what_requests_are_made_of_is_not() {
         let floods = [
@@ -289,74 +302,96 @@ mod tests {
             frame(4, 0, 0, &[]),
             frame(PING, 0, 0, &[0; 8]),
             frame(8, 0, 0, &[0, 0, 0, 1]),
+            frame(kind::CONTINUATION, 0, 1, &[0; 1023]),
             frame(0, 0, 1, &[]),
+            frame(1, 5, 0, b"trailers of a stream that is not new"),
             frame(0xee, 0, 0, &[1]),
         ];
         for flood in floods {
-            let mut meter = FrameMeter::new(5_000);
-            for _ in 0..CONTROL_FRAMES_PER_S_MAX {
-                meter.on_received(100, &flood);
-            }
-            assert!(!meter.flooded);
+            let mut meter = meter();
+            meter.on_received(100, &flood.repeat(CONTROL_FRAMES_FIRST as usize));
+            assert!(!meter.credit.is_overdrawn());
             meter.on_received(100, &flood);
-            assert_eq!(meter.check(100, || true), Err(Abuse::ControlFlood), "{flood:?}");
+            assert_eq!(meter.check(|| 100, || true), Err(Abuse::ControlFlood), "{flood:?}");
         }
-        let mut meter = FrameMeter::new(5_000);
-        for _ in 0..10 * CONTROL_FRAMES_PER_S_MAX {
-            meter.on_received(100, &frame(1, 4, 1, b"h"));
-            meter.on_received(100, &frame(0, 0, 1, b"d"));
-            meter.on_received(100, &frame(0, 1, 1, b""));
+        let mut meter = meter();
+        for _ in 0..10 * CONTROL_FRAMES_FIRST {
+            let stream = meter.last_stream() + 1;
+            meter.on_received(100, &frame(1, 4, stream, b"h"));
+            meter.on_received(100, &frame(kind::CONTINUATION, 4, stream, &[b'h'; 1024]));
+            meter.on_received(100, &frame(0, 0, stream, b"d"));
+            meter.on_received(100, &frame(0, 1, stream, b""));
             meter.on_received(100, &frame(PING, 1, 0, &[0; 8]));
         }
-        assert_eq!(meter.check(100, || true), Ok(()));
+        assert_eq!(meter.check(|| 100, || true), Ok(()));
     }
 
     #[test]
     fn window_updates_that_answer_our_frames_are_no_flood() {
-        let mut meter = FrameMeter::new(5_000);
+        let mut meter = meter();
         for _ in 0..100_000 {
             meter.on_received(100, &frame(8, 0, 1, &[0, 0, 0, 9]));
             meter.on_received(100, &frame(8, 0, 0, &[0, 0, 0, 9]));
             meter.on_sent(&frame(0, 0, 1, b"x"));
         }
-        assert_eq!(meter.check(100, || true), Ok(()));
+        assert_eq!(meter.check(|| 100, || true), Ok(()));
     }
 
     #[test]
-    fn a_new_second_starts_a_new_count() {
-        let mut meter = FrameMeter::new(5_000);
-        for second in 0..5 {
-            for _ in 0..CONTROL_FRAMES_PER_S_MAX {
-                meter.on_received(second * 1000, &frame(4, 0, 0, &[]));
-            }
+    fn flood_is_judged_by_the_clock_and_not_by_the_time_before_a_pause() {
+        let burst = frame(4, 0, 0, &[]).repeat(2 * CONTROL_FRAMES_FIRST as usize);
+        for (now_ms, judged) in [(1_000, Err(Abuse::ControlFlood)), (1_100, Ok(()))] {
+            let mut meter = meter();
+            meter.on_received(100, &burst);
+            assert_eq!(meter.check(|| now_ms, || true), judged, "at {now_ms}");
         }
-        assert_eq!(meter.check(5_000, || true), Ok(()));
     }
 
-    /// One ping at each of `at_ms`; the index of the one that ends the connection.
-    fn pings(at_ms: &[u64], has_streams: bool) -> Option<usize> {
-        let mut meter = FrameMeter::new(5_000);
-        at_ms.iter().position(|&now| {
-            meter.on_received(now, &frame(PING, 0, 0, &[0; 8]));
-            meter.check(now, || has_streams).is_err()
+    /// Pings at each of `at_ms`, so many; the index of those that end the connection.
+    fn pings(at_ms: &[(u64, usize)], has_streams: bool) -> Option<usize> {
+        let mut meter = FrameMeter::new(5_000, 0);
+        at_ms.iter().position(|&(now, count)| {
+            meter.on_received(now, &frame(PING, 0, 0, &[0; 8]).repeat(count));
+            meter.check(|| now, || has_streams).is_err()
         })
+    }
+
+    fn one_each(interval_ms: u64, count: u64) -> Vec<(u64, usize)> {
+        (0..count).map(|n| (n * interval_ms, 1)).collect()
     }
 
     #[test]
     fn third_strike_ends_the_connection_and_slow_pings_never_do() {
-        assert_eq!(pings(&[0, 1_000, 2_000, 3_000], true), Some(3));
-        assert_eq!(pings(&[0, 5_000, 10_000, 15_000, 20_000], true), None);
-        assert_eq!(pings(&[0, 5_000, 10_000, 15_000, 20_000], false), Some(3));
-        let hours: Vec<u64> = (0..9).map(|n| n * IDLE_PING_INTERVAL_MS).collect();
-        assert_eq!(pings(&hours, false), None);
+        assert_eq!(pings(&one_each(1_000, 4), true), Some(3));
+        assert_eq!(pings(&one_each(5_000, 9), true), None);
+        assert_eq!(pings(&one_each(5_000, 9), false), Some(3));
+        assert_eq!(pings(&one_each(IDLE_PING_INTERVAL_MS, 9), false), None);
+        assert_eq!(pings(&[(0, 4)], true), Some(0));
+    }
+
+    #[test]
+    fn ping_that_is_read_late_does_not_make_the_next_one_early() {
+        let late: Vec<_> = (0..50).map(|n| (5_000 * n + 450 * (n % 2), 1)).collect();
+        assert_eq!(pings(&late, true), None);
+        let hasty = one_each(4_499, 9);
+        assert_eq!(pings(&hasty, true), Some(3));
+    }
+
+    #[test]
+    fn pings_that_came_while_nothing_was_read_are_taken_as_sent_in_turn() {
+        let paused = [(0, 1), (60_000, 12), (65_000, 1), (70_000, 1), (75_000, 1)];
+        assert_eq!(pings(&paused, true), None);
+        let hasty = [(0, 1), (60_000, 12), (60_000, 1), (60_000, 1), (60_000, 1)];
+        assert_eq!(pings(&hasty, true), Some(4));
+        assert_eq!(pings(&[(0, 1), (60_000, 16)], true), Some(1));
     }
 
     #[test]
     fn data_sent_forgives_strikes() {
-        let mut meter = FrameMeter::new(5_000);
-        for now in 0..100 {
+        let mut meter = meter();
+        for now in 100..200 {
             meter.on_received(now, &frame(PING, 0, 0, &[0; 8]));
-            assert_eq!(meter.check(now, || true), Ok(()), "ping {now}");
+            assert_eq!(meter.check(|| now, || true), Ok(()), "ping {now}");
             meter.on_sent(&frame(1, 4, 1, b"h"));
         }
     }

@@ -39,7 +39,7 @@ const GATHER_BYTES_MAX: usize = 64 * 1024;
 const TURN_BYTES_MAX: usize = 128 * 1024;
 
 /// Frames read before the task gives others a turn. A frame may be as small as nine bytes.
-const TURN_FRAMES_MAX: u64 = 1024;
+pub(super) const TURN_FRAMES_MAX: u64 = 1024;
 
 /// Bytes of one read.
 const SCRATCH_BYTES: usize = 16 * 1024;
@@ -300,11 +300,6 @@ impl Io {
         if self.gated_taken == self.gated.len() {
             (self.gated, self.gated_taken) = (Vec::new(), 0);
         }
-    }
-
-    /// The client stopped inside a frame, or between the frames of a header block.
-    pub(super) fn is_inside_frame(&self) -> bool {
-        self.meter.is_inside_frame() || self.gate.is_inside_block()
     }
 
     /// Memory that holds headers on their way.

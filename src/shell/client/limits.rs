@@ -34,23 +34,18 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// allow 4 MiB and end the connection. 16 MiB are at most 65,000 frames, 15 MB or so in `h2`.
 const SMALL_FRAMES_BYTES_MAX: usize = 16 << 20;
 
-/// Streams reset by us that `h2` remembers, so that frames on their way are not errors.
-const RESET_STREAMS_MAX: usize = 256;
+/// Streams reset by us that `h2` remembers, so that frames on their way are not errors. Uploads that are
+/// refused together leave as many.
+const RESET_STREAMS_MAX: usize = 1024;
 
 /// How long it remembers them: a slow client's round trip.
-const RESET_STREAM_TIME: Duration = Duration::from_secs(1);
+const RESET_STREAM_TIME: Duration = Duration::from_secs(5);
 
-/// Streams that the client opened and reset before we took them (rapid reset, CVE-2023-44487). A client
-/// that gives up a batch of calls, because its own caller went away or because this core was busy past
-/// their deadlines, sends them so, and ending the connection would fail all its other calls and make
-/// the load worse. As many as the frame meter lets pass in a second, which bounds how fast they come;
-/// one held is its headers.
-const PENDING_ACCEPT_RESET_STREAMS_MAX: usize = super::frame_meter::CONTROL_FRAMES_PER_S_MAX as usize;
-
-/// Streams that we had to reset because of the client's frames ("MadeYouReset", CVE-2025-8671).
-/// `h2` counts them over the connection's life and never forgets, so the default of 1,024 ends a
-/// connection of months that met one a day; each costs one frame.
-const LOCAL_ERROR_RESET_STREAMS_MAX: usize = 16 * 1024;
+/// Streams that the client opened and reset before we took them (rapid reset, CVE-2023-44487). They are
+/// taken before more is read, so there are never more than the frames of a turn and one read more;
+/// how many may come in all is the business of `frame_credit`.
+const PENDING_ACCEPT_RESET_STREAMS_MAX: usize = 4096;
+const _: () = assert!(4 * super::h2_io::TURN_FRAMES_MAX <= PENDING_ACCEPT_RESET_STREAMS_MAX as u64);
 
 /// Builds the server side of one connection.
 pub(super) fn server_builder(concurrent_streams_max: Option<u32>) -> Builder {
@@ -63,7 +58,10 @@ pub(super) fn server_builder(concurrent_streams_max: Option<u32>) -> Builder {
         .max_concurrent_reset_streams(RESET_STREAMS_MAX)
         .reset_stream_duration(RESET_STREAM_TIME)
         .max_pending_accept_reset_streams(PENDING_ACCEPT_RESET_STREAMS_MAX)
-        .max_local_error_reset_streams(Some(LOCAL_ERROR_RESET_STREAMS_MAX));
+        // `h2` counts streams that it had to reset because of the client's frames ("MadeYouReset",
+        // CVE-2025-8671) over the connection's life and never forgets, so any bound ends a connection of
+        // months that met one now and then. `frame_credit` sees each RST_STREAM go out and bounds them.
+        .max_local_error_reset_streams(None);
     // As etcd, announced only where it is limited; what a connection may hold is bounded anyway.
     if let Some(max) = concurrent_streams_max {
         builder.max_concurrent_streams(max);

@@ -25,11 +25,14 @@ pub(super) async fn accept_until_stopped<B: Backend>(shard: Rc<ClientShard<B>>, 
                 // Another shard has it.
                 Ok(None) => {}
                 Err(TooMany) => {
+                    // The next one may have the place of one that never spoke.
+                    shard.silent.drop_longest();
                     shard.counters.count(|counters| counters.turned_away += 1);
                     reception.tell_full();
                 }
             },
             Err(error) => {
+                shard.silent.drop_longest();
                 shard.counters.count(|counters| counters.accept_errors += 1);
                 if let Some(left_out) = reception.may_tell(About::AcceptFailed) {
                     tracing::warn!(%error, left_out, "cannot accept a connection");

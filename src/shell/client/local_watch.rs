@@ -9,7 +9,6 @@ use std::task::Poll;
 
 use bytes::Bytes;
 
-use super::account::Account;
 use super::outbox::{Ending, Outbox};
 use super::signal::Signal;
 use super::{Backend, ClientShard};
@@ -37,15 +36,9 @@ pub(super) struct LocalWatch<B: Backend> {
 }
 
 impl<B: Backend> ClientShard<B> {
-    /// Watches `range` from `start_revision` on (inclusive; 0 is from now on), for a call of
-    /// `account`'s client.
-    pub(super) fn watch_locally(
-        self: &Rc<Self>,
-        account: &Rc<Account>,
-        range: WatchRange,
-        start_revision: i64,
-    ) -> LocalWatch<B> {
-        let outbox = self.watches.open(|id, room| Outbox::of_task(id, room, account));
+    /// Watches `range` from `start_revision` on (inclusive; 0 is from now on).
+    pub(super) fn watch_locally(self: &Rc<Self>, range: WatchRange, start_revision: i64) -> LocalWatch<B> {
+        let outbox = self.watches.open(Outbox::of_task);
         let (key, range_end) = match range.keys() {
             KeyRange::One(key) => (key, &[][..]),
             KeyRange::Between { start, end } => (start, end),

@@ -11,8 +11,10 @@
 //! ```
 //!
 //! The gate is `rpc::headers`: it writes anew the header blocks that `h2` would not take and etcd does.
-//! `reception` spreads connections over the shards, `connection` runs the turns, `frame_meter` judges the client's frames, `account` bounds what a
-//! connection holds, `slots` knows who waits, `limits` is what `h2` is told, `streams` has the calls
+//! `reception` spreads connections over the shards, `connection` runs the turns, `frame_meter` judges the
+//! client's frames by the `frame_credit` they have, `account` bounds what a connection holds, `place` what
+//! calls with a task do, `silence` who has not spoken yet, `slots` knows who waits, `limits` is what `h2` is
+//! told, `streams` has the calls
 //! with many answers, `leadership` what is told for want of a leader, `keep_alive` the leases', `recipe` those of several commands, `services` the paths.
 //!
 //! Invariants: a call is answered once; a ticket whose waiter left is ignored; what a connection
@@ -27,7 +29,9 @@ mod call;
 mod call_end;
 mod connection;
 mod counters;
+mod drop_log;
 mod election;
+mod frame_credit;
 mod frame_head;
 mod frame_meter;
 mod gzip;
@@ -39,6 +43,7 @@ mod listener;
 mod local_watch;
 mod lock;
 mod outbox;
+mod place;
 mod reception;
 mod recipe;
 mod response;
@@ -46,6 +51,7 @@ pub(in crate::shell) mod role;
 mod serial;
 mod services;
 mod signal;
+mod silence;
 mod slots;
 mod streams;
 #[cfg(test)]
@@ -65,13 +71,16 @@ use account::{Account, Ledger};
 use call::Submitted;
 pub use counters::Counters;
 use counters::CountersCell;
+use drop_log::{DropLog, Drops};
 use h2_io::SharedBuffers;
 use leadership::Leadership;
+use place::Places;
 use reception::Place;
 pub use reception::Reception;
 use response::{Headers, Templates};
 use serial::Serial;
 use signal::Signal;
+use silence::Silent;
 use slots::Slots;
 use watch::Watches;
 
@@ -104,6 +113,10 @@ pub trait Backend: 'static {
     /// Gives the order back when the ring is full.
     fn order(&self, order: Order) -> Result<(), Order>;
 }
+
+/// Pressure timeouts that a client may take nothing while a quarter of the shard's memory for unread
+/// answers is left: a minute.
+const LOW_PRESSURE_PATIENCE: u64 = 30;
 
 /// How clients' keepalive pings are treated, and the server's own.
 #[derive(Debug, Clone)]
@@ -142,13 +155,8 @@ pub struct ShardConfig {
     /// `--election-timeout`
     pub election_timeout: Duration,
     pub keepalive: Keepalive,
-    /// A new connection says which protocol it speaks within this time.
-    pub preface_timeout: Duration,
-    /// A request whose headers have arrived is complete within this time.
-    pub upload_timeout: Duration,
-    /// A client that takes no bytes, or leaves a frame unfinished, is given up after this time.
-    pub stall_timeout: Duration,
-    /// The same while the shard holds more unread answers than it may.
+    /// Whoever makes no progress for this long may be dropped while the shard holds more than it may:
+    /// unread answers, watch responses, unfinished requests. Nobody is for being slow alone.
     pub pressure_timeout: Duration,
     /// How often a watcher that asked for it hears how far it has come while nothing else happens; up
     /// to a tenth longer (`--watch-progress-notify-interval`).
@@ -183,9 +191,6 @@ impl ShardConfig {
                 interval: Duration::from_secs(2 * 60 * 60),
                 timeout: Duration::from_secs(20),
             },
-            preface_timeout: Duration::from_secs(10),
-            upload_timeout: Duration::from_secs(60),
-            stall_timeout: Duration::from_secs(60),
             pressure_timeout: Duration::from_secs(2),
             watch_progress_interval: Duration::from_secs(10 * 60),
             drain_timeout: Duration::from_secs(5),
@@ -210,15 +215,6 @@ impl ShardConfig {
     fn keepalive_timeout_ms(&self) -> u64 {
         millis(self.keepalive.timeout)
     }
-    fn preface_timeout_ms(&self) -> u64 {
-        millis(self.preface_timeout)
-    }
-    fn upload_timeout_ms(&self) -> u64 {
-        millis(self.upload_timeout)
-    }
-    fn stall_timeout_ms(&self) -> u64 {
-        millis(self.stall_timeout)
-    }
     fn pressure_timeout_ms(&self) -> u64 {
         millis(self.pressure_timeout)
     }
@@ -242,6 +238,9 @@ pub struct ClientShard<B: Backend> {
     templates: Templates,
     buffers: Rc<SharedBuffers>,
     ledger: Rc<Ledger>,
+    places: Rc<Places>,
+    silent: Rc<Silent>,
+    drop_log: DropLog,
     /// Names leases whose clients leave that to the server.
     lease_ids: Serial,
     /// What the shard asks for itself is counted here.
@@ -283,6 +282,9 @@ impl<B: Backend> ClientShard<B> {
             lease_ids: Serial::new(config.lease_seed, config.shard),
             own: Account::new(u64::MAX, Rc::clone(&ledger)),
             ledger,
+            places: Rc::default(),
+            silent: Rc::default(),
+            drop_log: DropLog::default(),
             calls: RefCell::new(Slots::new(config.shard, config.first_generation)),
             alarms: Rc::new(RefCell::new(Slots::new(0, 0))),
             watches: Watches::new(&config),
@@ -362,6 +364,7 @@ impl<B: Backend> ClientShard<B> {
         let mut counters = self.counters.get();
         counters.connections = self.connections.borrow().len() as u64;
         counters.calls = self.calls.borrow().len() as u64;
+        counters.silent_dropped = self.silent.dropped();
         counters.unsent_bytes = self.ledger.unsent_bytes.get() as u64;
         self.watches.count(&mut counters);
         counters
@@ -431,19 +434,42 @@ impl<B: Backend> ClientShard<B> {
             }
         }
         self.relieve_pressure(&accounts);
+        let stalled_ms = self.now_ms().saturating_sub(self.config.pressure_timeout_ms());
+        let refused = self.places.on_tick(self.now_ms(), stalled_ms);
+        self.counters.count(|counters| counters.uploads_dropped += refused);
         self.tick_watches();
+        self.drop_log.on_tick(self.now_ms(), self.drops());
         if self.is_blocked() {
             self.ready();
         }
     }
 
-    /// While the shard holds too many unread answers, closes the connection whose client has taken
-    /// nothing for longest: it is the one that cannot complain about waiting.
-    fn relieve_pressure(&self, accounts: &[Rc<Account>]) {
-        if self.ledger.unread_bytes() <= account::SHARD_UNSENT_BYTES_MAX {
-            return;
+    /// What has been dropped so far.
+    fn drops(&self) -> Drops {
+        let counters = self.counters.get();
+        Drops {
+            unread_responses: counters.evicted,
+            unread_watch_streams: counters.watch_resets,
+            stalled_uploads: counters.uploads_dropped,
+            never_spoke: self.silent.dropped(),
+            unanswered_pings: counters.stalled,
+            floods: counters.floods + counters.too_many_pings,
         }
-        let stalled_ms = self.now_ms().saturating_sub(self.config.pressure_timeout_ms());
+    }
+
+    /// While the shard holds too many unread answers, closes the connection whose client has taken
+    /// nothing for longest: it is the one that cannot complain about waiting. Before that, while there is
+    /// little room left for others, one that has taken nothing for long.
+    fn relieve_pressure(&self, accounts: &[Rc<Account>]) {
+        let unread_bytes = self.ledger.unread_bytes();
+        let patience_ms = if account::SHARD_UNSENT_BYTES_MAX < unread_bytes {
+            self.config.pressure_timeout_ms()
+        } else if account::SHARD_UNSENT_BYTES_MAX / 4 * 3 < unread_bytes {
+            LOW_PRESSURE_PATIENCE * self.config.pressure_timeout_ms()
+        } else {
+            return;
+        };
+        let stalled_ms = self.now_ms().saturating_sub(patience_ms);
         let stalled = accounts.iter().filter(|account| {
             0 < account.unread_bytes() && account.progress_ms.get() <= stalled_ms && !account.is_evicted.get()
         });

@@ -26,7 +26,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 
-use super::account::{ANSWER_OVERHEAD_BYTES, Account, Body};
+use super::account::{ANSWER_OVERHEAD_BYTES, Body};
 use super::local_watch::News;
 use super::response::{self, Headers};
 use crate::rpc::framing::{PREFIX_BYTES, put_prefix};
@@ -279,7 +279,6 @@ impl Unflushed {
 pub(super) struct Outbox {
     pub(super) id: StreamId,
     pub(super) level: Rc<Level>,
-    account: Rc<Account>,
     target: RefCell<Target>,
     /// Counted bytes of what `h2` does not have yet.
     unflushed_bytes: Cell<usize>,
@@ -294,11 +293,10 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    fn new(id: StreamId, room: &Rc<Room>, account: &Rc<Account>, target: Target) -> Rc<Self> {
+    fn new(id: StreamId, room: &Rc<Room>, target: Target) -> Rc<Self> {
         Rc::new(Self {
             id,
             level: Level::new(id, room),
-            account: Rc::clone(account),
             target: RefCell::new(target),
             unflushed_bytes: Cell::new(0),
             is_dirty: Cell::new(false),
@@ -310,19 +308,13 @@ impl Outbox {
     }
 
     /// Of a client's stream.
-    pub(super) fn of_client(
-        id: StreamId,
-        room: &Rc<Room>,
-        account: &Rc<Account>,
-        stream: SendStream<Body>,
-    ) -> Rc<Self> {
-        account.open_watch_stream();
-        Self::new(id, room, account, Target::Client { stream, unflushed: Unflushed::default() })
+    pub(super) fn of_client(id: StreamId, room: &Rc<Room>, stream: SendStream<Body>) -> Rc<Self> {
+        Self::new(id, room, Target::Client { stream, unflushed: Unflushed::default() })
     }
 
-    /// Of a task of this shard that works for a call of `account`'s client.
-    pub(super) fn of_task(id: StreamId, room: &Rc<Room>, account: &Rc<Account>) -> Rc<Self> {
-        Self::new(id, room, account, Target::Local { news: VecDeque::new() })
+    /// Of a task of this shard.
+    pub(super) fn of_task(id: StreamId, room: &Rc<Room>) -> Rc<Self> {
+        Self::new(id, room, Target::Local { news: VecDeque::new() })
     }
 
     /// Takes a response in.
@@ -435,7 +427,6 @@ impl Outbox {
         self.waker.replace(None);
         match target {
             Target::Client { mut stream, .. } => {
-                self.account.close_watch_stream();
                 match ending {
                     Ending::Status(status) => {
                         stream.send_trailers(response::status_trailers(status)).ok();

@@ -21,9 +21,10 @@ use h2::Reason;
 use prost::Message as _;
 
 use super::account::Account;
-use super::call::{Head, Upload, overloaded};
+use super::call::{Head, overloaded};
 use super::call_end::CallEnd;
 use super::local_watch::{LocalWatch, News};
+use super::place::{Kind, Place};
 use super::response::{self, Responder};
 use super::services::Recipe;
 use super::streams::Ended;
@@ -48,7 +49,7 @@ pub(super) struct Caller<B: Backend> {
     /// The caller was told that it waited too long; what it began is still followed to its end.
     is_told: bool,
     /// The call's place in the account.
-    _place: Upload,
+    _place: Place,
 }
 
 /// A call's answer: its header, and the message without it.
@@ -75,12 +76,17 @@ impl<B: Backend> ClientShard<B> {
         payload: Bytes,
         mut responder: Responder,
     ) {
-        let place = Upload::begin(account).and_then(|mut place| {
+        let kind = match recipe {
+            Recipe::Lock | Recipe::Campaign => Kind::Queue,
+            Recipe::Observe => Kind::Observe,
+            Recipe::Unlock | Recipe::Proclaim | Recipe::Leader | Recipe::Resign => Kind::Unqueue,
+        };
+        let place = Place::begin(&self.places, kind).and_then(|mut place| {
             // The request, and a copy of its name in the key.
             place.grow(2 * payload.len()).then_some(place)
         });
         let Some(place) = place else {
-            return response::send_status(&mut responder, &overloaded("too many unfinished requests"));
+            return response::send_status(&mut responder, &overloaded("too many calls that wait"));
         };
         let mut caller = Caller {
             shard: Rc::clone(self),
@@ -225,7 +231,7 @@ impl<B: Backend> Caller<B> {
 
     async fn wait_for_deletion(&mut self, key: Bytes, from: i64) -> Result<(), Ended> {
         let range = WatchRange::new(key, Bytes::new());
-        let mut watch = self.shard.watch_locally(&self.account, range, from);
+        let mut watch = self.shard.watch_locally(range, from);
         loop {
             match self.news(&mut watch).await? {
                 News::Events(events) if !events.iter().any(|event| event.is_delete) => {}

@@ -19,6 +19,10 @@ impl Signal {
         }
     }
 
+    pub(super) fn has_fired(&self) -> bool {
+        self.has_fired.get()
+    }
+
     /// Whether it has fired; if not, the task is woken when it does.
     pub(super) fn poll_fired(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.has_fired.get() {

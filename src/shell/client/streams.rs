@@ -12,8 +12,9 @@ use h2::{Reason, SendStream};
 use prost::Message as _;
 
 use super::account::{Account, Body, Weight};
-use super::call::{Head, Mailbox, Recipient, Upload};
+use super::call::{Head, Mailbox, Recipient};
 use super::leadership::LeaderWish;
+use super::place::{Kind, Place};
 use super::response::{self, Responder};
 use super::signal::Signal;
 use super::{Backend, ClientShard};
@@ -57,7 +58,9 @@ impl<B: Backend> ClientShard<B> {
         request: &HealthCheckRequest,
         mut responder: Responder,
     ) {
-        let Some(place) = Upload::begin(account) else { return refuse(&mut responder) };
+        let Some(place) = Place::begin(&self.places, Kind::HealthWatch) else {
+            return refuse(&mut responder);
+        };
         let message = health_response(request.service.is_empty()).encode_to_vec();
         let (shard, account, end) = (Rc::clone(self), Rc::clone(account), self.end_of_stream(head));
         glommio::spawn_local(async move {
@@ -87,7 +90,9 @@ impl<B: Backend> ClientShard<B> {
         first: RangeSlice,
         mut responder: Responder,
     ) {
-        let Some(place) = Upload::begin(account) else { return refuse(&mut responder) };
+        let Some(place) = Place::begin(&self.places, Kind::RangeStream) else {
+            return refuse(&mut responder);
+        };
         let (shard, account) = (Rc::clone(self), Rc::clone(account));
         let (client_deadline_ms, leader) = (head.client_deadline_ms, self.leadership.wish(head.needs_leader));
         glommio::spawn_local(async move {
@@ -101,7 +106,7 @@ impl<B: Backend> ClientShard<B> {
 }
 
 fn refuse(responder: &mut Responder) {
-    let message = "too many unfinished requests".into();
+    let message = "too many streams".into();
     response::send_status(responder, &Status { code: Code::ResourceExhausted, message });
 }
 

@@ -31,7 +31,6 @@ use std::task::{Context, Poll, ready};
 
 use h2::Reason;
 
-use super::account::Account;
 use super::bidi::{Incoming, Request};
 use super::call::{self, Head};
 use super::call_end::CallEnd;
@@ -289,18 +288,12 @@ impl<B: Backend> ClientShard<B> {
     }
 
     /// Serves a watch stream until it ends.
-    pub(super) fn spawn_watch(
-        self: &Rc<Self>,
-        account: &Rc<Account>,
-        head: &Head,
-        incoming: Incoming,
-        mut responder: Responder,
-    ) {
-        let (shard, account, end) = (Rc::clone(self), Rc::clone(account), self.end_of_stream(head));
+    pub(super) fn spawn_watch(self: &Rc<Self>, head: &Head, incoming: Incoming, mut responder: Responder) {
+        let (shard, end) = (Rc::clone(self), self.end_of_stream(head));
         glommio::spawn_local(async move {
             // At once and not with the first response: some clients wait for it before they ask.
             let Some(stream) = response::send_head(&shard.templates, &mut responder) else { return };
-            let open = |id, room: &_| Outbox::of_client(id, room, &account, stream);
+            let open = |id, room: &_| Outbox::of_client(id, room, stream);
             let outbox = shard.watches.open(open);
             let mut task = WatchTask { shard: &shard, outbox: &outbox, incoming: Some(incoming), end };
             let ending = poll_fn(|cx| task.poll(cx)).await;

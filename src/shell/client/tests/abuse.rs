@@ -1,6 +1,8 @@
 //! What hostile clients get: their connection's end, and nobody else notices.
 
-use super::super::account::{UPLOAD_BYTES_MAX, UPLOAD_OVERHEAD_BYTES};
+use super::super::frame_credit::EARLY_ENDS_FIRST;
+use super::super::place::{PLACE_BYTES, UPLOAD_BYTES_MAX};
+use super::super::silence::SILENT_MAX;
 use super::raw::{self, Raw, frame, header, request_headers};
 use super::*;
 
@@ -65,9 +67,9 @@ fn each_flood_of_control_frames_ends_its_connection_only() {
     flood(&server, &[], &frame(raw::PING, 0, 0, &[0; 8]), ENHANCE_YOUR_CALM);
     let counters = server.counters();
     assert_eq!(counters.floods + counters.too_many_pings, 6);
-    // Streams that are reset: h2 counts those that nobody took yet, the meter counts them all.
+    // Streams that are reset as soon as they are open.
     let mut rapid = Vec::new();
-    for n in 0..2_000_u32 {
+    for n in 0..5 * EARLY_ENDS_FIRST {
         rapid.extend(frame(raw::HEADERS, raw::END_HEADERS, 2 * n + 1, &request_headers(PUT)));
         rapid.extend(frame(raw::RST_STREAM, 0, 2 * n + 1, &[0, 0, 0, 8]));
     }
@@ -174,31 +176,41 @@ fn garbage_after_the_preface_ends_the_connection() {
 }
 
 #[test]
-fn silence_ends_a_connection_at_every_stage() {
-    let mut config = quick();
-    config.preface_timeout = Duration::from_millis(100);
-    config.stall_timeout = Duration::from_millis(200);
-    config.upload_timeout = Duration::from_millis(200);
-    let server = Server::start(config);
-    for said in [&b""[..], &raw::PREFACE[..10], b"GET / HTTP/1.1\r\nHost: x"] {
-        let mut raw = Raw::connect(&server);
-        raw.send(said);
-        let text = raw.read_to_end();
-        assert!(text.is_empty() || text.starts_with("HTTP/1.1 404 "), "{text}");
+fn silent_connections_are_bounded_by_their_number_and_the_oldest_goes_first() {
+    let server = Server::start(quick());
+    let mut first = Raw::connect(&server);
+    client(server.until("the first is there", |counters| counters.connections == 1));
+    let mut others: Vec<Raw> = (0..SILENT_MAX).map(|_| Raw::connect(&server)).collect();
+    assert_eq!(first.read_to_end(), "");
+    client(server.until("one was dropped", |counters| counters.silent_dropped == 1));
+    // Whoever speaks, however late, is served and is no longer one of them.
+    for said in [raw::PREFACE, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"] {
+        let mut other = others.pop().unwrap();
+        other.send(&said[..1]);
+        other.send(&said[1..]);
+        if said == raw::PREFACE {
+            other.send(&frame(raw::SETTINGS, 0, 0, &[]));
+            other.send(&frame(raw::PING, 0, 0, b"stillup!"));
+            assert_eq!(other.receive_kind(raw::PING).unwrap().payload, b"stillup!");
+        } else {
+            assert!(other.read_to_end().starts_with("HTTP/1.1 404 "));
+        }
     }
-    // Half a frame.
-    let mut raw = Raw::open(&server);
-    let whole = open_stream();
-    raw.send(&whole[..whole.len() / 2]);
-    assert_eq!(raw.end(), Some((0, "stalled".into())));
-    assert_eq!(server.counters().stalled, 1);
-    // A request that never gets its body: the call ends, the connection stays.
-    let mut raw = Raw::open(&server);
-    raw.send(&open_stream());
-    let answer = raw.receive_kind(raw::HEADERS).unwrap();
-    assert_eq!(answer.flags & raw::END_STREAM, raw::END_STREAM);
-    raw.send(&frame(raw::PING, 0, 0, b"stillup!"));
-    assert_eq!(raw.receive_kind(raw::PING).unwrap().payload, b"stillup!");
+    assert_eq!(server.counters().silent_dropped, 1);
+}
+
+#[test]
+fn connections_that_never_speak_do_not_hold_up_a_stop() {
+    let mut config = quick();
+    config.drain_timeout = 10 * PATIENCE;
+    let server = Server::start(config);
+    let _silent: Vec<Raw> = (0..10).map(|_| Raw::connect(&server)).collect();
+    let mut half = Raw::connect(&server);
+    half.send(b"GET / HTTP/1.1\r\nHost: x");
+    client(server.until("all are there", |counters| counters.connections == 11));
+    // The drop waits for the server.
+    drop(server);
+    half.read_to_end();
 }
 
 #[test]
@@ -249,7 +261,7 @@ fn what_is_no_http_is_closed_at_its_first_bytes() {
 fn too_many_unfinished_requests_are_refused_one_by_one() {
     let server = Server::start(quick());
     let mut raw = Raw::open(&server);
-    let uploads_max = UPLOAD_BYTES_MAX / UPLOAD_OVERHEAD_BYTES;
+    let uploads_max = UPLOAD_BYTES_MAX / PLACE_BYTES;
     let uploads_max = u32::try_from(uploads_max).unwrap();
     others_are_served_during(&server, || {
         for n in 0..=uploads_max {

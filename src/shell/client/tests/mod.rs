@@ -8,6 +8,7 @@ mod calls;
 mod fan_out;
 mod feed;
 mod headers;
+mod honest;
 mod leader;
 mod lease;
 mod lock;

@@ -120,16 +120,28 @@ fn unread_answers_are_bounded_others_are_served_and_all_arrive_once_they_are_rea
 }
 
 #[test]
-fn client_that_takes_nothing_for_too_long_is_given_up() {
+fn client_that_takes_nothing_is_kept_past_every_timeout_and_gets_all_of_it_later() {
+    const VALUE_BYTES: usize = 4_000_000;
     let mut config = quick();
-    config.stall_timeout = Duration::from_millis(300);
+    config.request_timeout = Duration::from_secs(1);
+    config.pressure_timeout = Duration::from_millis(100);
     let server = Server::start(config);
     client(async {
-        let body = wide("size:4000000");
-        let hog = ask_and_do_not_read(&server, &body).await;
-        server.until("it is given up", |counters| counters.stalled == 1).await;
-        drop(hog);
-        server.until("nothing is left", |counters| counters.unsent_bytes == 0).await;
+        let (_client, unread) = ask_and_do_not_read(&server, &wide(&format!("size:{VALUE_BYTES}"))).await;
+        server.until("all is asked for", |counters| counters.requests == 50).await;
+        // Three request timeouts go by on the server's clock.
+        let other = Client::connect(&server).await;
+        for _ in 0..3 {
+            let timer = other.request("/grpc.health.v1.Health/Watch").header("grpc-timeout", "1S");
+            assert_eq!(other.send(timer, framed(&[])).await.unwrap().status().0, 4);
+        }
+        let answers = futures_util::future::join_all(unread.into_iter().map(read_answer)).await;
+        for answered in answers {
+            let range: pb::RangeResponse = answered.unwrap().message();
+            assert_eq!(range.kvs[0].value.len(), VALUE_BYTES);
+        }
+        let counters = server.counters();
+        assert_eq!((counters.stalled, counters.evicted), (0, 0), "{counters:?}");
     });
 }
 

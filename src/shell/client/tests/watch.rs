@@ -3,9 +3,9 @@
 use h2::{Reason, RecvStream, SendStream};
 use pb::watch_request::RequestUnion;
 
-use super::super::account::Account;
 use super::super::local_watch::News;
 use super::super::outbox::SHARD_BYTES_MAX;
+use super::super::place::Kind;
 use super::*;
 use crate::watch::WatchRange;
 
@@ -341,9 +341,8 @@ fn stop_ends_streams_so_that_clients_go_elsewhere() {
         let mut half_closed = Watch::open(&client).await;
         half_closed.requests.send_data(Bytes::new(), true).unwrap();
         let local = server.run(|shard, _| {
-            let account = Account::new(u64::MAX, Rc::clone(&shard.ledger));
             let range = WatchRange::new(Bytes::from_static(b"k"), Bytes::new());
-            let mut local = shard.watch_locally(&account, range, 0);
+            let mut local = shard.watch_locally(range, 0);
             let (out, result) = mpsc::channel();
             glommio::spawn_local(async move { out.send(local.next().await.map(drop)).unwrap() }).detach();
             result
@@ -432,7 +431,7 @@ fn slow_reader_holds_a_bounded_amount_others_go_on_and_it_gets_everything_once_i
 #[test]
 fn client_that_reads_no_watch_response_is_not_given_up() {
     let mut config = quick();
-    config.stall_timeout = Duration::from_millis(100);
+    config.pressure_timeout = Duration::from_millis(100);
     let server = Server::start(config);
     client(async {
         // A window so large that it is the socket which is full, and a process that has stopped.
@@ -454,7 +453,7 @@ fn client_that_reads_no_watch_response_is_not_given_up() {
         for _ in 0..200 {
             put_ok(&client, "k", &vec![b'v'; 100_000]).await;
         }
-        // Several stall timeouts, measured by the server's clock.
+        // Several pressure timeouts, measured by the server's clock.
         for _ in 0..10 {
             let request = client.request(WATCH).header("grpc-timeout", "50m");
             let mut timer = Watch::open_with(&client, request).await;
@@ -572,7 +571,7 @@ fn unfinished_requests_are_counted_and_given_back() {
         let request = of_key(std::str::from_utf8(&key).unwrap());
         let request_union = Some(RequestUnion::CreateRequest(request));
         let message = framed(&pb::WatchRequest { request_union }.encode_to_vec());
-        let uploads = || server.run(|shard, _| shard.ledger.upload_bytes.get());
+        let uploads = || server.run(|shard, _| shard.places.bytes(Kind::Watch));
         let idle = uploads();
         let (first, rest) = message.split_at(message.len() / 2);
         watch.send_bytes(first.to_vec());
@@ -595,10 +594,8 @@ fn task_of_the_member_watches_falls_behind_and_hears_of_compaction() {
         }
         // 2 MB of history in a mailbox of half a megabyte, to a task that takes one piece at a time.
         let result = server.run(|shard, _| {
-            let account = Account::new(u64::MAX, Rc::clone(&shard.ledger));
             let range = WatchRange::new(Bytes::from_static(b"k"), Bytes::from_static(b"l"));
-            let mut local = shard.watch_locally(&account, range, 2);
-            account.end();
+            let mut local = shard.watch_locally(range, 2);
             let (out, result) = mpsc::channel();
             glommio::spawn_local(async move {
                 let mut seen = Vec::new();
@@ -621,9 +618,8 @@ fn task_of_the_member_watches_falls_behind_and_hears_of_compaction() {
         let compaction = pb::CompactionRequest { revision: 100, physical: false };
         client.call("/etcdserverpb.KV/Compact", framed(&compaction.encode_to_vec())).await;
         let result = server.run(|shard, _| {
-            let account = Account::new(u64::MAX, Rc::clone(&shard.ledger));
             let range = WatchRange::new(Bytes::from_static(b"k"), Bytes::from_static(b"\0"));
-            let mut local = shard.watch_locally(&account, range, 50);
+            let mut local = shard.watch_locally(range, 50);
             let (out, result) = mpsc::channel();
             glommio::spawn_local(async move {
                 for _ in 0..2 {
