@@ -177,6 +177,8 @@ impl Resolver {
 
 #[cfg(test)]
 mod tests {
+    use futures_lite::future;
+
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -229,14 +231,17 @@ mod tests {
     fn callers_of_one_name_share_its_lookup() {
         on_executor(async {
             let resolver = Resolver::default();
-            let url = Url::parse("http://localhost:7").unwrap();
-            let both = futures_lite::future::zip(resolver.resolve(&url, PATIENCE), async {
-                assert_eq!(resolver.inner.under_way.borrow().len(), 1);
-                resolver.resolve(&url, PATIENCE).await
-            });
-            let (one, other) = both.await;
-            assert_eq!(one.unwrap(), other.unwrap());
-            assert!(resolver.inner.under_way.borrow().is_empty());
+            let address: SocketAddr = "127.0.0.1:7".parse().unwrap();
+            let shared = Rc::<Shared>::default();
+            resolver.inner.under_way.borrow_mut().insert("shared.invalid:7".to_owned(), Rc::clone(&shared));
+            let url = Url::parse("http://shared.invalid:7").unwrap();
+            let callers = future::zip(resolver.resolve(&url, PATIENCE), resolver.resolve(&url, PATIENCE));
+            let answer = async {
+                shared.outcome.replace(Some(Ok(vec![address])));
+                shared.done.ring();
+            };
+            let ((one, other), ()) = future::zip(callers, answer).await;
+            assert_eq!((one.unwrap(), other.unwrap()), (vec![address], vec![address]));
         });
     }
 
