@@ -88,7 +88,7 @@ const FOLDERS: &[(&str, &str)] = &[
         shell/net shell/runtime replica apply membership mvcc checkpoint peer raft \
         request config types pb",
     ),
-    ("shell/client", "shell/net shell/runtime replica watch raft rpc request types pb"),
+    ("shell/client", "shell/net shell/runtime replica watch raft rpc request config types pb"),
     (
         "shell/raft",
         "shell/store shell/log shell/peer shell/runtime replica apply membership \

@@ -99,8 +99,8 @@ pub enum LogFormat {
 pub enum LogOutput {
     Stderr,
     Stdout,
-    /// Appended to.
-    File(PathBuf),
+    /// A file, which is appended to.
+    Path(PathBuf),
 }
 
 /// `--wal-sync`.
@@ -281,7 +281,7 @@ fn log_outputs(settings: &Settings) -> Result<Vec<LogOutput>, Refused> {
                     settings.invalid(name, "not supported by Pinion yet; systemd reads stderr by itself")
                 );
             }
-            path => LogOutput::File(PathBuf::from(path)),
+            path => LogOutput::Path(PathBuf::from(path)),
         };
         if !outputs.contains(&output) {
             outputs.push(output);

@@ -56,7 +56,7 @@ impl Log {
             let sink = match output {
                 LogOutput::Stderr => File::from(io::stderr().as_fd().try_clone_to_owned()?),
                 LogOutput::Stdout => File::from(io::stdout().as_fd().try_clone_to_owned()?),
-                LogOutput::File(path) => {
+                LogOutput::Path(path) => {
                     append_to(path).map_err(|source| LogError::File { path: path.clone(), source })?
                 }
             };
