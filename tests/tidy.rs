@@ -13,14 +13,17 @@ mod tidy {
 }
 
 /// What the top level holds, and nothing else.
-const TOP_LEVEL: [&str; 17] = [
+const TOP_LEVEL: [&str; 20] = [
     ".ci",
     ".clippy.toml",
     ".gitignore",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "Cargo.lock",
     "Cargo.toml",
     "LICENSE",
     "README.md",
+    "SECURITY.md",
     "bench",
     "build.rs",
     "deny.toml",
