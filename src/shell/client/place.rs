@@ -19,8 +19,8 @@ use std::task::{Context, Poll};
 
 use super::signal::Signal;
 
-/// What an idle call with a task costs: the task, `h2`'s stream, what the hub knows of it. Measured: a
-/// watch stream 3.1 KiB with its watcher, of which 0.5 KiB are counted in the hub.
+/// What an idle call with a task costs: the task, `h2`'s stream, what the hub knows of it. Measured: 2.2 KiB
+/// each for 100,000 watch streams on one connection.
 pub(super) const PLACE_BYTES: usize = 4096;
 
 /// Uploads of one connection: 32 of the largest requests side by side, or 16,384 of which nothing has
