@@ -150,6 +150,8 @@ pub(super) struct Recoded {
 pub(super) struct Skim {
     mark: Mark,
     has_fields: bool,
+    /// Bytes of the fields so far, as for a block that is read.
+    bytes: usize,
     /// Bytes of a value still to come.
     skipped: usize,
     why: Refusal,
@@ -268,7 +270,7 @@ impl Blocks {
     /// Starts to follow a block that is refused.
     pub(super) fn start_skim(&mut self, why: Refusal) -> Skim {
         self.table.settle();
-        Skim { mark: self.table.mark(), has_fields: false, skipped: 0, why }
+        Skim { mark: self.table.mark(), has_fields: false, bytes: 0, skipped: 0, why }
     }
 
     /// Follows the next bytes and takes them out of `bytes`, but for the beginning of a field.
@@ -303,20 +305,23 @@ impl Blocks {
                     table.set_max(max)?;
                     continue;
                 }
-                Field::Indexed(index) => {
-                    table.peek(index)?;
-                }
-                Field::Literal { is_kept: false, .. } => {}
-                Field::Literal { name, value, is_kept: true } => {
+                Field::Indexed(index) => skim.bytes += table.peek(index)?.1,
+                Field::Literal { name, value, is_kept } => {
                     let name = match name {
                         Name::Text(text) => text.decode(name_scratch)?,
                         Name::Index(index) => named(table, index, name_scratch)?,
                     };
                     let value = value.decode(value_scratch)?;
-                    table.insert(name, value, Class::of(name, value));
-                    // Nobody comes back to this block's beginning.
-                    table.settle();
+                    skim.bytes += name.len() + value.len() + ENTRY_OVERHEAD_BYTES;
+                    if is_kept {
+                        table.insert(name, value, Class::of(name, value));
+                        // Nobody comes back to this block's beginning.
+                        table.settle();
+                    }
                 }
+            }
+            if HEADERS_BYTES_ABUSE < skim.bytes {
+                return Err(Fault::Flood);
             }
             skim.has_fields = true;
         }

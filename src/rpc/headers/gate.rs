@@ -382,10 +382,10 @@ impl Gate {
 
     /// Looks at a block that lies whole in a HEADERS frame. Returns what it is written as, or nothing.
     fn read_whole(&mut self, head: &Head, payload: &[u8]) -> Option<Vec<u8>> {
+        let role = self.role_on(head.stream);
         // Too short a frame passes: the decoder ends the connection for it.
         let (start, end) = head.block_of(payload)?;
         let block = &payload[start..end];
-        let role = self.role_on(head.stream);
         match self.blocks.read(block, role) {
             Ok(Some(Recoded { block, note })) => {
                 self.note(head.stream, note);

@@ -5,7 +5,7 @@
 //!
 //! | purse | earned by | spent by |
 //! |---|---|---|
-//! | control frames | time; a call that is opened; DATA and HEADERS that we send | WINDOW_UPDATE, RST_STREAM, PING, SETTINGS, PRIORITY, empty DATA, small CONTINUATION, unknown frames |
+//! | control frames | time; a call that is opened; DATA, HEADERS and PING that we send | WINDOW_UPDATE, RST_STREAM, PING, SETTINGS, PRIORITY, empty DATA, small CONTINUATION, unknown frames |
 //! | early ends | time; HEADERS that we send | a stream reset by the client soon after it was opened; a stream that we reset |
 //!
 //! Time earns without a reason, so it is what a flood lives on: `PER_MS` bounds its share of a core. It
@@ -157,6 +157,11 @@ impl FrameCredit {
     /// DATA of ours, with so many bytes.
     pub(super) fn on_data_sent(&mut self, bytes: u32) {
         self.control_frames.earn(FRAME_SENT_EARNS + bytes / DATA_BYTES_PER_FRAME);
+    }
+
+    /// PING of ours, which will be answered.
+    pub(super) fn on_ping_sent(&mut self) {
+        self.control_frames.earn(1);
     }
 
     /// RST_STREAM of ours.

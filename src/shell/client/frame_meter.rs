@@ -153,8 +153,7 @@ impl FrameMeter {
             // Empty DATA that ends a stream is how some clients half-close.
             kind::DATA if 0 < head.length || acked_or_ended => {}
             kind::CONTINUATION if CONTINUATION_BYTES_MIN <= head.length => {}
-            kind::PING if acked_or_ended => {}
-            kind::PING => {
+            kind::PING if !acked_or_ended => {
                 self.pings = self.pings.saturating_add(1);
                 self.credit.on_control_frame();
             }
@@ -175,6 +174,7 @@ impl FrameMeter {
                 *strikes_forgiven = true;
             }
             kind::RST_STREAM => credit.on_reset_sent(),
+            kind::PING if head.flags & FLAG_END_STREAM_OR_ACK == 0 => credit.on_ping_sent(),
             _ => {}
         });
     }
@@ -301,6 +301,7 @@ mod tests {
             frame(3, 0, 1, &[0; 4]),
             frame(4, 0, 0, &[]),
             frame(PING, 0, 0, &[0; 8]),
+            frame(PING, 1, 0, &[0; 8]),
             frame(8, 0, 0, &[0, 0, 0, 1]),
             frame(kind::CONTINUATION, 0, 1, &[0; 1023]),
             frame(0, 0, 1, &[]),
@@ -321,9 +322,24 @@ mod tests {
             meter.on_received(100, &frame(kind::CONTINUATION, 4, stream, &[b'h'; 1024]));
             meter.on_received(100, &frame(0, 0, stream, b"d"));
             meter.on_received(100, &frame(0, 1, stream, b""));
+        }
+        assert_eq!(meter.check(|| 100, || true), Ok(()));
+    }
+
+    #[test]
+    fn answers_to_our_pings_are_no_flood_and_answers_to_none_are() {
+        let mut meter = meter();
+        for _ in 0..10 * CONTROL_FRAMES_FIRST {
+            meter.on_sent(&frame(PING, 0, 0, &[0; 8]));
             meter.on_received(100, &frame(PING, 1, 0, &[0; 8]));
         }
         assert_eq!(meter.check(|| 100, || true), Ok(()));
+        // Our answers to the client's pings are no question.
+        for _ in 0..=CONTROL_FRAMES_FIRST {
+            meter.on_sent(&frame(PING, 1, 0, &[0; 8]));
+            meter.on_received(100, &frame(PING, 1, 0, &[0; 8]));
+        }
+        assert_eq!(meter.check(|| 100, || true), Err(Abuse::ControlFlood));
     }
 
     #[test]
