@@ -27,22 +27,19 @@ use prost::Message as _;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use crate::apply::Machine;
-use crate::apply::machine::StatusFacts;
 use crate::config::{Config, Url};
 use crate::pb::peer;
 use crate::peer::PEER_URLS_MAX;
-use crate::raft::{self, Recovered, StartError};
-use crate::replica::{self, Replica};
+use crate::raft::{self, StartError};
+use crate::replica;
 use crate::shell::client::role::Orders;
 use crate::shell::client::{Keepalive, Reception, ShardConfig};
-use crate::shell::log::reader::ReaderHandle;
-use crate::shell::log::writer::{LogEvent, LogHandle};
 use crate::shell::net::listen::Held;
-use crate::shell::peer::{PeerConfig, Transport};
-use crate::shell::raft::checkpoint_transfer::{Place, Transfers};
+use crate::shell::peer::PeerConfig;
+use crate::shell::raft::checkpoint_transfer::Place;
 use crate::shell::raft::hash_checks::HashCheckConfig;
-use crate::shell::raft::{Consensus, RaftOrders, Seat};
+use crate::shell::raft::seat::{Parts, RaftNews, RaftOrders, Seat as RaftSeat, Settings};
+use crate::shell::raft::{RaftRole, RaftStartError};
 use crate::shell::runtime::aside::IO_MEMORY_BYTES;
 use crate::shell::runtime::exit::EXIT_DATA_DIFFERS;
 use crate::shell::runtime::helpers::Helpers;
@@ -53,10 +50,8 @@ use crate::shell::runtime::pulse::{self, Patient, Pulse};
 use crate::shell::runtime::service_manager::ServiceManager;
 use crate::shell::runtime::waiting::{Reports, Waiting};
 use crate::shell::runtime::wiring::{Ports, Wiring};
-use crate::shell::store::checkpoint_file::CheckpointWriter;
 use crate::shell::store::quota::Quota;
-use crate::shell::store::{Position, StateMachine, Upkeep};
-use crate::types::{LogIndex, Term};
+use crate::shell::store::{Position, Seat as StoreSeat, StoreRole, Upkeep};
 use data_dir::{DataDir, DataDirError, Identity};
 use host::{Descriptors, HostError};
 use recovery::{RecoveryError, Start, wal_identity};
@@ -241,34 +236,42 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         Position { member: identity.member, checkpoint: recovered.checkpoint.clone(), recovered: last };
     let quota_bytes = u64::try_from(process.quota_bytes).unwrap_or(u64::MAX);
     let quota = Arc::new(Quota::new(quota_bytes, wiring.bell(Role::Store)));
+    let is_published = Arc::<AtomicBool>::default();
     let mut raft_seat = Some(RaftSeat {
-        config: replica_config(config, &identity, incarnation),
-        transfers: (
-            Place { dir: data_dir.checkpoints(), cluster: identity.cluster, member: identity.member },
-            recovered.checkpoint.index,
-            helpers.clone(),
-        ),
-        recovered,
-        log,
-        log_events,
-        log_reader,
-        publish: publish_body(config, &identity),
-        is_published: Arc::clone(&orders.open),
-        waiting,
-        orders: raft_orders.clone(),
-        learners_max: config.cluster.learners_max,
-        catch_up_entries: process.catch_up_entries,
-        strict: config.cluster.strict_reconfig_check,
-        election_ticks: u64::from(config.cluster.election_ms / config.cluster.heartbeat_ms),
-        entropy: entropy()?,
+        replica: replica_config(config, &identity, incarnation),
         peers: peer_config(config, &identity, incarnation, known_peer_urls, descriptors),
         held: held_for_peers,
-        tick: Duration::from_millis(u64::from(config.cluster.heartbeat_ms)),
+        checkpoints: Place {
+            dir: data_dir.checkpoints(),
+            cluster: identity.cluster,
+            member: identity.member,
+        },
+        checkpoint: recovered.checkpoint.index,
+        recovered,
+        helpers: helpers.clone(),
         hash_checks: HashCheckConfig {
             period: process.corrupt_check_interval.unwrap_or_default(),
             compact_period: process.compact_hash_check_interval.unwrap_or_default(),
         },
-        quota: Arc::clone(&quota),
+        settings: Settings {
+            strict: config.cluster.strict_reconfig_check,
+            catch_up_entries: process.catch_up_entries,
+            learners_max: config.cluster.learners_max,
+            tick: Duration::from_millis(u64::from(config.cluster.heartbeat_ms)),
+            election_ticks: u64::from(config.cluster.election_ms / config.cluster.heartbeat_ms),
+            entropy: entropy()?,
+        },
+        parts: Parts {
+            log,
+            log_events,
+            log_reader,
+            publish: publish_body(config, &identity),
+            is_published: Arc::clone(&is_published),
+            is_open: Arc::clone(&orders.open),
+            waiting,
+            orders: raft_orders.clone(),
+            quota: Arc::clone(&quota),
+        },
     });
     let mut store_seat = Some(StoreSeat {
         machine,
@@ -284,9 +287,8 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         quota,
         dir: data_dir.checkpoints(),
         helpers,
-        orders: orders.clone(),
-        compare: process.features.initial_corrupt_check.then(|| Arc::clone(&raft_orders.compare)),
     });
+    let compare = process.features.initial_corrupt_check.then(|| Arc::clone(&raft_orders.compare));
     let mut threads = Vec::new();
     let generation = u32::try_from(entropy()? >> 32).expect("a shifted u64 fits");
     let lease_seed = entropy()?;
@@ -303,6 +305,8 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
             wiring: wiring.clone(),
             raft: roles.contains(&Role::Raft).then(|| raft_seat.take().expect("one raft role")),
             store: roles.contains(&Role::Store).then(|| store_seat.take().expect("one store role")),
+            compare: compare.clone(),
+            is_published: Arc::clone(&is_published),
             shard_config,
             held: roles.iter().filter_map(|role| held_by_shard.remove_entry(role)).collect(),
             orders: orders.clone(),
@@ -539,45 +543,6 @@ fn publish_body(config: &Config, identity: &Identity) -> Bytes {
     message.encode_to_vec().into()
 }
 
-/// What the raft role starts from.
-struct RaftSeat {
-    config: replica::Config,
-    recovered: Recovered,
-    log: LogHandle,
-    log_events: Arc<SharedRing<LogEvent>>,
-    log_reader: ReaderHandle,
-    transfers: (Place, LogIndex, Helpers),
-    publish: Bytes,
-    is_published: Arc<std::sync::atomic::AtomicBool>,
-    waiting: Waiting,
-    orders: RaftOrders,
-    catch_up_entries: u64,
-    strict: bool,
-    learners_max: u32,
-    tick: Duration,
-    election_ticks: u64,
-    entropy: u64,
-    peers: PeerConfig,
-    held: Vec<Held>,
-    hash_checks: HashCheckConfig,
-    quota: Arc<Quota>,
-}
-
-/// What the store role starts from.
-struct StoreSeat {
-    machine: Machine,
-    position: Position,
-    upkeep: Upkeep,
-    /// As Status tells it.
-    quota_bytes: i64,
-    quota: Arc<Quota>,
-    dir: std::path::PathBuf,
-    helpers: Helpers,
-    orders: Orders,
-    /// Raft's order to compare data first, if clients are let in only after that.
-    compare: Option<Arc<AtomicBool>>,
-}
-
 /// One executor's roles and what they start from. Built on the main thread, run on the core.
 struct Executor {
     pulse: Arc<Pulse>,
@@ -585,6 +550,9 @@ struct Executor {
     wiring: Wiring,
     raft: Option<RaftSeat>,
     store: Option<StoreSeat>,
+    /// Raft's order to compare data first, if clients are let in only after that.
+    compare: Option<Arc<AtomicBool>>,
+    is_published: Arc<AtomicBool>,
     shard_config: ShardConfig,
     /// The addresses on which each shard accepts.
     held: BTreeMap<Role, Vec<Held>>,
@@ -612,83 +580,41 @@ impl Executor {
             }));
         }
         if let (Some(seat), Some(ports)) = (self.raft, raft) {
-            let events = self.events.clone();
-            let RaftSeat {
-                config,
-                recovered,
-                log,
-                log_events,
-                log_reader,
-                transfers,
-                publish,
-                is_published,
-                waiting,
-                orders,
-                catch_up_entries,
-                strict,
-                learners_max,
-                tick,
-                election_ticks,
-                entropy,
-                peers,
-                held,
-                hash_checks,
-                quota,
-            } = seat;
+            let (events, news) = (self.events.clone(), self.events.clone());
             let open = opener(&self.orders, &self.wiring);
+            let on_news = move |told| match told {
+                RaftNews::Compared(Ok(())) => open(),
+                RaftNews::Compared(Err(reason)) => tell(&news, Event::DataDiffers(reason)),
+                RaftNews::HandedOver => tell(&news, Event::HandedOver),
+                RaftNews::Removed => tell(&news, Event::Removed),
+            };
             tasks.push(glommio::spawn_local(async move {
-                match Replica::new(config, recovered) {
-                    Ok(replica) => {
-                        let transport = Transport::new(peers, ports.bell.clone());
-                        for held in held {
-                            let address = held.address();
-                            match held.listen() {
-                                Ok(listener) => transport.listen(listener),
-                                Err(error) => {
-                                    return tell(&events, Event::PeerListenFailed(address, error));
-                                }
-                            }
-                        }
-                        let (place, applied, helpers) = transfers;
-                        let transfers = Transfers::new(place, applied, helpers, ports.bell.clone());
-                        let (told, removed, compared) = (events.clone(), events.clone(), events.clone());
-                        let seat = Seat {
-                            replica,
-                            ports,
-                            log,
-                            log_events,
-                            log_reader,
-                            transport,
-                            transfers,
-                            publish,
-                            is_published,
-                            waiting,
-                            orders,
-                            catch_up_entries,
-                            strict,
-                            learners_max,
-                            tick,
-                            election_ticks,
-                            entropy,
-                            hash_checks,
-                            quota,
-                            on_compared: Box::new(move |verdict| match verdict {
-                                Ok(()) => open(),
-                                Err(reason) => tell(&compared, Event::DataDiffers(reason)),
-                            }),
-                            on_handed_over: Box::new(move || tell(&told, Event::HandedOver)),
-                            on_removed: Box::new(move || tell(&removed, Event::Removed)),
-                        };
-                        Consensus::new(seat).run().await;
+                match RaftRole::new(seat, ports, on_news) {
+                    Ok(role) => {
+                        role.run().await;
                         tell(&events, Event::RaftEnded);
                     }
-                    Err(error) => tell(&events, Event::RaftRefused(error)),
+                    Err(RaftStartError::Listen(address, error)) => {
+                        tell(&events, Event::PeerListenFailed(address, error));
+                    }
+                    Err(RaftStartError::Log(error)) => tell(&events, Event::RaftRefused(error)),
                 }
             }));
         }
         if let (Some(seat), Some(ports)) = (self.store, store) {
-            let store = start_store(seat, ports, &self.wiring);
-            match store {
+            let (open, raft) = (opener(&self.orders, &self.wiring), self.wiring.bell(Role::Raft));
+            let (compare, is_published) = (self.compare, self.is_published);
+            let on_published = move || {
+                is_published.store(true, Ordering::Release);
+                match &compare {
+                    None => open(),
+                    Some(compare) => {
+                        compare.store(true, Ordering::Release);
+                        raft.ring();
+                    }
+                }
+            };
+            match StoreRole::new(seat, ports, self.wiring.bell(Role::Store), on_published) {
                 Ok(store) => tasks.push(glommio::spawn_local(store.run())),
                 Err(source) => tell(&self.events, Event::ThreadFailed("the checkpoint writer", source)),
             }
@@ -706,46 +632,4 @@ fn opener(orders: &Orders, wiring: &Wiring) -> impl Fn() + 'static {
         open.store(true, Ordering::Release);
         shards.iter().for_each(|bell| bell.ring());
     }
-}
-
-fn start_store(
-    seat: StoreSeat,
-    ports: crate::shell::runtime::wiring::StorePorts,
-    wiring: &Wiring,
-) -> io::Result<StateMachine> {
-    let StoreSeat { machine, position, upkeep, quota_bytes, quota, dir, helpers, orders, compare } = seat;
-    let bell = wiring.bell(Role::Store);
-    let events = SharedRing::new(4, Arc::clone(&bell));
-    let report = Arc::clone(&events);
-    let writer = CheckpointWriter::start(dir, bell, move |event| {
-        // One checkpoint is under way at a time, so its end always finds room.
-        assert!(report.send(event).is_ok(), "one checkpoint at a time");
-    })?;
-    let facts = StatusFacts {
-        term: Term::default(),
-        committed: LogIndex::default(),
-        applied: position.checkpoint.index,
-        quota_bytes,
-        ..StatusFacts::default()
-    };
-    let (open, raft) = (opener(&orders, wiring), wiring.bell(Role::Raft));
-    let on_published = move || match &compare {
-        None => open(),
-        Some(compare) => {
-            compare.store(true, Ordering::Release);
-            raft.ring();
-        }
-    };
-    Ok(StateMachine::new(
-        machine,
-        ports,
-        position,
-        upkeep,
-        facts,
-        quota,
-        writer,
-        events,
-        helpers,
-        on_published,
-    ))
 }

@@ -1,7 +1,7 @@
 //! Members that fall behind, as the raft role sees it: what the log keeps for them and reads for them, and
 //! what this member takes over from a leader.
 
-use super::Consensus;
+use super::RaftRole;
 use crate::raft::CheckpointMeta;
 use crate::replica::exchange::ToStore;
 use crate::shell::log::keeping::Keep;
@@ -9,7 +9,7 @@ use crate::shell::log::writer::LogCommand;
 use crate::shell::raft::checkpoint_transfer::Arrived;
 use crate::types::LogIndex;
 
-impl Consensus {
+impl RaftRole {
     /// A checkpoint of this member is durable.
     pub(super) fn on_checkpointed(&mut self, meta: CheckpointMeta, bytes: u64) {
         // Raft first: what a follower needs that gets this one is behind it.
@@ -23,7 +23,7 @@ impl Consensus {
     pub(super) fn release_log(&mut self, through: u64) {
         self.kept.through = through;
         self.kept.keep = self.to_keep();
-        self.log.send(LogCommand::Release { through, keep: self.kept.keep });
+        self.parts.log.send(LogCommand::Release { through, keep: self.kept.keep });
     }
 
     /// Followers come, go on and go.
@@ -50,13 +50,13 @@ impl Consensus {
     /// Has read what followers need and memory does not hold.
     pub(super) fn fetch(&mut self) {
         while let Some(fetch) = self.replica.node_mut().take_fetch() {
-            self.log_reader.send(fetch);
+            self.parts.log_reader.send(fetch);
         }
     }
 
     /// Gives raft what was read.
     pub(super) fn take_fetched(&mut self) {
-        while let Some(fetched) = self.log_reader.take() {
+        while let Some(fetched) = self.parts.log_reader.take() {
             self.replica.node_mut().on_fetched(fetched.number, fetched.entries);
         }
     }
@@ -69,8 +69,8 @@ impl Consensus {
         let (own, incarnation) = (self.replica.id(), self.replica.incarnation());
         self.replica.on_installed(machine.sessions().last_number(own, incarnation));
         // What this member published may be in the checkpoint, where nobody sees it being applied.
-        self.published_tick.set(None);
-        self.log.send(LogCommand::Reset { after: meta.index.0, after_term: meta.term.0 });
+        self.published_tick = None;
+        self.parts.log.send(LogCommand::Reset { after: meta.index.0, after_term: meta.term.0 });
         let index = meta.index.0;
         self.ports.to_store.send_always(ToStore::Install { meta, machine });
         index

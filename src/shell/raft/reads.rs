@@ -3,14 +3,14 @@
 
 use std::rc::Rc;
 
-use super::Consensus;
+use super::RaftRole;
 use crate::replica::exchange::ToStore;
 use crate::request::{Answer, Query, Refusal, Reply, Response};
 use crate::shell::peer::IncomingCall;
 use crate::shell::raft::lease_forward::{Answered, CALL_LEASE, is_for_leader};
 use crate::types::{Caller, Ticket};
 
-impl Consensus {
+impl RaftRole {
     pub(super) fn on_read(&mut self, ticket: Ticket, query: Query) {
         let taken = if is_for_leader(&query) && self.facts.leader != Some(self.replica.id()) {
             self.lease_questions.ask(ticket, query, self.ticks).map_err(|refusal| (ticket, refusal))

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::Consensus;
+use super::RaftRole;
 use crate::types::LogIndex;
 
 /// Who is there, and how far this member is.
@@ -44,10 +44,12 @@ impl Outlook {
     }
 }
 
-impl Consensus {
+impl RaftRole {
     /// Says now and then what holds the start up, until it is over.
     pub(super) fn tell_waiting(&self) {
-        if self.is_published.load(Ordering::Acquire) || !self.ticks.is_multiple_of(self.election_ticks) {
+        if self.parts.is_open.load(Ordering::Acquire)
+            || !self.ticks.is_multiple_of(self.settings.election_ticks)
+        {
             return;
         }
         let own = self.replica.id();
@@ -71,7 +73,7 @@ impl Consensus {
             committed: status.committed,
             is_comparing: !self.checks.may_start(),
         };
-        self.waiting.on(outlook.missing());
+        self.parts.waiting.on(outlook.missing());
     }
 }
 

@@ -5,12 +5,15 @@
 //! millisecond together, then looks at its rings again; so nothing a client asks waits for more.
 
 pub(in crate::shell) mod checkpoint_file;
+mod checkpointing;
 pub(in crate::shell) mod lease_clock;
 pub(in crate::shell) mod quota;
 pub(in crate::shell) mod watch_feed;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +22,6 @@ use prost::Message as _;
 
 use crate::apply::machine::{Applied, HashRead, StatusFacts};
 use crate::apply::{Alarm, AlarmType, Machine};
-use crate::checkpoint::format::Header;
 use crate::membership::MemberChange;
 use crate::raft::{CheckpointMeta, Entry, EntryKind};
 use crate::replica::exchange::{Facts, ToRaft, ToShard, ToStore};
@@ -29,16 +31,14 @@ use crate::rpc::status;
 use crate::shell::runtime::exit::EXIT_STATE_UNKNOWN;
 use crate::shell::runtime::helpers::Helpers;
 use crate::shell::runtime::logging;
-use crate::shell::runtime::mesh::SharedRing;
+use crate::shell::runtime::mesh::{SharedBell, SharedRing};
 use crate::shell::runtime::wiring::StorePorts;
 use crate::types::{Caller, LogIndex, MemberId, Term, Ticket};
 use checkpoint_file::CheckpointWriter;
+use checkpointing::Checkpointing;
 use lease_clock::LeaseClock;
 use quota::Quota;
 use watch_feed::WatchFeed;
-
-/// Bytes of checkpoint made in one turn: a tenth of a millisecond or so of copying.
-const CHECKPOINT_SLICE_BYTES: usize = 256 << 10;
 
 /// Records hashed in one turn.
 const HASH_SLICE_RECORDS: usize = 1_000;
@@ -46,15 +46,8 @@ const HASH_SLICE_RECORDS: usize = 1_000;
 /// Messages taken from the rings before long work gets its turn.
 const MESSAGES_PER_TURN: usize = 256;
 
-/// How long a failed checkpoint is left alone.
-const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
-
 /// How often the store looks whether it is idle.
 const IDLE_TICK: Duration = Duration::from_secs(1);
-
-/// Log that is worth a checkpoint when nothing else is to be done: half a second of replay at most
-/// is left for a restart that follows a burst of writes.
-const IDLE_CHECKPOINT_BYTES: u64 = 8 << 20;
 
 /// How long a NOSPACE alarm that was asked for may be on its way.
 const QUOTA_RETRY: Duration = Duration::from_secs(1);
@@ -74,6 +67,19 @@ pub(in crate::shell) struct Upkeep {
     pub election_timeout: Duration,
 }
 
+/// What the store role starts from. Made on the main thread, taken on the role's core.
+pub(in crate::shell) struct Seat {
+    pub machine: Machine,
+    pub position: Position,
+    pub upkeep: Upkeep,
+    /// As Status tells it.
+    pub quota_bytes: i64,
+    pub quota: Arc<Quota>,
+    /// Of the checkpoints.
+    pub dir: PathBuf,
+    pub helpers: Helpers,
+}
+
 /// Where this member stands when its store starts.
 #[derive(Debug, Clone)]
 pub(in crate::shell) struct Position {
@@ -84,32 +90,8 @@ pub(in crate::shell) struct Position {
     pub recovered: LogIndex,
 }
 
-/// A checkpoint on its way to the disk.
-struct Checkpointing {
-    header: Header,
-    state: apply_checkpoint::Stage,
-}
-
-mod apply_checkpoint {
-    use crate::apply::checkpoint::Checkpoint;
-
-    pub(in crate::shell) enum Stage {
-        /// The thread has not taken the header yet.
-        Begin(Checkpoint),
-        /// Slices are made; one may wait for the thread.
-        Slices { checkpoint: Checkpoint, waiting: Option<Vec<u8>>, is_last: bool },
-        /// All slices are handed over.
-        Finish,
-        /// The thread syncs and renames.
-        Wait,
-        /// The state it is of is gone.
-        Abandon,
-    }
-}
-use apply_checkpoint::Stage;
-
 /// The store role.
-pub(in crate::shell) struct StateMachine {
+pub(in crate::shell) struct StoreRole {
     machine: Machine,
     ports: StorePorts,
     position: Position,
@@ -146,31 +128,33 @@ pub(in crate::shell) struct StateMachine {
     on_published: Box<dyn Fn()>,
 }
 
-impl StateMachine {
-    /// `on_published` is called once this member's own record is applied: everything that was
-    /// acknowledged before this start is readable then.
-    #[expect(clippy::too_many_arguments, reason = "the role's parts, each named by its type")]
-    #[must_use]
+impl StoreRole {
+    /// Takes its seat. `on_published` is called once this member's own record is applied: everything that
+    /// was acknowledged before this start is readable then.
+    ///
+    /// # Errors
+    /// When the thread that writes checkpoints cannot be started.
     pub(in crate::shell) fn new(
-        machine: Machine,
+        seat: Seat,
         ports: StorePorts,
-        position: Position,
-        upkeep: Upkeep,
-        facts: StatusFacts,
-        quota: Arc<Quota>,
-        writer: CheckpointWriter,
-        checkpoint_events: Arc<SharedRing<checkpoint_file::Event>>,
-        helpers: Helpers,
+        bell: Arc<SharedBell>,
         on_published: impl Fn() + 'static,
-    ) -> Self {
+    ) -> io::Result<Self> {
+        let Seat { machine, position, upkeep, quota_bytes, quota, dir, helpers } = seat;
+        let checkpoint_events = SharedRing::new(4, Arc::clone(&bell));
+        let report = Arc::clone(&checkpoint_events);
+        let writer = CheckpointWriter::start(dir, bell, move |event| {
+            // One checkpoint is under way at a time, so its end always finds room.
+            assert!(report.send(event).is_ok(), "one checkpoint at a time");
+        })?;
         let (applied, applied_term) = (position.checkpoint.index, position.checkpoint.term);
         let watch = WatchFeed::new(ports.to_shards.len(), machine.store());
-        Self {
+        Ok(Self {
             machine,
             ports,
             position,
             upkeep,
-            facts,
+            facts: StatusFacts { applied, quota_bytes, ..StatusFacts::default() },
             applied,
             applied_term,
             reported: applied,
@@ -193,7 +177,7 @@ impl StateMachine {
             quota_after: None,
             is_published: false,
             on_published: Box::new(on_published),
-        }
+        })
     }
 
     /// Runs for the life of the process.
@@ -302,11 +286,6 @@ impl StateMachine {
     }
 
     fn on_facts(&mut self, facts: Facts) {
-        if facts.leader.is_some() {
-            self.facts.errors.clear();
-        } else if self.facts.errors.is_empty() {
-            self.facts.errors.push(status::NO_LEADER.message.into());
-        }
         self.facts.leader = facts.leader.unwrap_or_default();
         self.facts.term = facts.term;
         self.facts.committed = facts.committed;
@@ -364,15 +343,7 @@ impl StateMachine {
     /// others keep. What was under way on the old state ends.
     fn install(&mut self, meta: &CheckpointMeta, machine: Box<Machine>) {
         assert!(self.applied < meta.index, "a checkpoint is installed to get ahead");
-        // A checkpoint that the thread knows nothing of yet ends here; one it is writing is given up, and
-        // one that it has whole is harmless: it is older than the one installed.
-        self.checkpointing = match self.checkpointing.take() {
-            None | Some(Checkpointing { state: Stage::Begin(_), .. }) => None,
-            Some(Checkpointing { header, state: Stage::Slices { .. } | Stage::Abandon }) => {
-                Some(Checkpointing { header, state: Stage::Abandon })
-            }
-            waiting => waiting,
-        };
+        self.give_up_checkpoint();
         // What a million keys held is not given back on this core.
         self.helpers.discard(std::mem::replace(&mut self.machine, *machine));
         // Who leads installs nothing, whatever this role has heard so far.
@@ -582,145 +553,6 @@ impl StateMachine {
             self.answer(ticket, outcome);
         }
         !self.hashing.is_empty()
-    }
-
-    fn checkpoint(&mut self) -> bool {
-        while let Some(event) = self.checkpoint_events.take() {
-            self.on_checkpoint_event(event);
-        }
-        let Some(Checkpointing { header, state }) = self.checkpointing.take() else {
-            if self.is_checkpoint_due() {
-                self.begin_checkpoint();
-                return true;
-            }
-            return false;
-        };
-        let (state, wants_turn) = match state {
-            Stage::Begin(checkpoint) => {
-                if self.writer.begin(header.clone()) {
-                    (Stage::Slices { checkpoint, waiting: None, is_last: false }, true)
-                } else {
-                    (Stage::Begin(checkpoint), false)
-                }
-            }
-            Stage::Slices { mut checkpoint, waiting, is_last } => {
-                let (block, is_last) = match waiting {
-                    Some(block) => (block, is_last),
-                    None => {
-                        let mut block =
-                            Vec::with_capacity(CHECKPOINT_SLICE_BYTES + (CHECKPOINT_SLICE_BYTES >> 3));
-                        let is_last = self.machine.checkpoint_slice(
-                            &mut checkpoint,
-                            CHECKPOINT_SLICE_BYTES,
-                            &mut block,
-                        );
-                        (block, is_last)
-                    }
-                };
-                match self.writer.block(block) {
-                    Err(block) => (Stage::Slices { checkpoint, waiting: Some(block), is_last }, false),
-                    Ok(()) if is_last => {
-                        self.machine.end_checkpoint(checkpoint);
-                        (Stage::Finish, true)
-                    }
-                    Ok(()) => (Stage::Slices { checkpoint, waiting: None, is_last }, true),
-                }
-            }
-            Stage::Finish => {
-                if self.writer.finish() {
-                    (Stage::Wait, false)
-                } else {
-                    (Stage::Finish, false)
-                }
-            }
-            Stage::Wait => (Stage::Wait, false),
-            Stage::Abandon => {
-                if self.writer.abandon() {
-                    (Stage::Wait, false)
-                } else {
-                    (Stage::Abandon, false)
-                }
-            }
-        };
-        self.checkpointing = Some(Checkpointing { header, state });
-        wants_turn
-    }
-
-    /// A checkpoint costs as much as the state is large, so it waits until the log has grown by half
-    /// of that: writing it never more than triples the bytes written, and a restart replays at most
-    /// that much. Below that, `--snapshot-count` entries are enough.
-    ///
-    /// It also waits for compactions to end, which it would hold back, until there is twice as much log: so
-    /// checkpoints that follow each other under load do not starve them.
-    fn is_checkpoint_due(&self) -> bool {
-        let half_of_state = self.machine.store().bytes_in_use() / 2;
-        let factor = if self.machine.store().is_compacting() { 2 } else { 1 };
-        let has_entries = self.upkeep.checkpoint_entries.saturating_mul(factor) <= self.log_entries;
-        let has_bytes = self.upkeep.checkpoint_bytes.saturating_mul(factor) <= self.log_bytes;
-        (has_entries || has_bytes)
-            && half_of_state.saturating_mul(factor) <= self.log_bytes
-            && self.checkpoint_after.is_none_or(|end| end <= Instant::now())
-    }
-
-    /// Nothing was applied for a whole tick: time for the checkpoint that is not due yet.
-    fn on_idle_tick(&mut self) {
-        let is_idle = self.idle_at == self.applied;
-        self.idle_at = self.applied;
-        let is_worth_it =
-            (self.machine.store().bytes_in_use() / 16).max(IDLE_CHECKPOINT_BYTES) <= self.log_bytes;
-        if is_idle && is_worth_it && self.checkpointing.is_none() && self.checkpoint_after.is_none() {
-            self.begin_checkpoint();
-        }
-    }
-
-    fn begin_checkpoint(&mut self) {
-        let cluster = self.machine.cluster();
-        let header = Header {
-            cluster: cluster.id(),
-            member: self.position.member,
-            index: self.applied,
-            term: self.applied_term,
-            voters: cluster.voters().collect(),
-            learners: cluster.learners().collect(),
-        };
-        tracing::debug!(index = header.index.0, "checkpoint begins");
-        self.checkpoint_after = None;
-        self.log_entries = 0;
-        self.log_bytes = 0;
-        let state = Stage::Begin(self.machine.begin_checkpoint());
-        self.checkpointing = Some(Checkpointing { header, state });
-    }
-
-    fn on_checkpoint_event(&mut self, event: checkpoint_file::Event) {
-        self.checkpointing = None;
-        match event {
-            checkpoint_file::Event::Abandoned => {}
-            // An installed one overtook it.
-            checkpoint_file::Event::Written { header, .. } if header.index < self.installed => {}
-            checkpoint_file::Event::Written { header, bytes } => {
-                tracing::info!(
-                    index = header.index.0,
-                    bytes,
-                    revision = self.machine.store().current_revision(),
-                    "checkpoint written; the log before it is free"
-                );
-                self.checkpointed = header.index;
-                let Header { index, term, voters, learners, .. } = header;
-                let meta = CheckpointMeta { index, term, voters, learners };
-                self.ports.to_raft.send_always(ToRaft::Checkpointed { meta, bytes });
-            }
-            checkpoint_file::Event::Failed { index, error } => {
-                tracing::error!(
-                    index = index.0,
-                    %error,
-                    "checkpoint not written; nothing is lost, the log grows until one succeeds"
-                );
-                // Due again at once, but not before the pause.
-                self.log_entries = self.upkeep.checkpoint_entries;
-                self.log_bytes = self.log_bytes.max(self.machine.store().bytes_in_use() / 2);
-                self.checkpoint_after = Some(Instant::now() + CHECKPOINT_RETRY);
-            }
-        }
     }
 }
 

@@ -1,0 +1,191 @@
+//! Checkpoints in the making: when one is due, slice by slice to the thread that writes it, and its end.
+
+use std::time::{Duration, Instant};
+
+use super::{StoreRole, checkpoint_file};
+use crate::apply::checkpoint::Checkpoint;
+use crate::checkpoint::format::Header;
+use crate::raft::CheckpointMeta;
+use crate::replica::exchange::ToRaft;
+
+/// Bytes of checkpoint made in one turn: a tenth of a millisecond or so of copying.
+const CHECKPOINT_SLICE_BYTES: usize = 256 << 10;
+
+/// How long a failed checkpoint is left alone.
+const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
+
+/// Log that is worth a checkpoint when nothing else is to be done: half a second of replay at most
+/// is left for a restart that follows a burst of writes.
+const IDLE_CHECKPOINT_BYTES: u64 = 8 << 20;
+
+/// A checkpoint on its way to the disk.
+pub(super) struct Checkpointing {
+    header: Header,
+    progress: Progress,
+}
+
+enum Progress {
+    /// The thread has not taken the header yet.
+    Begin(Checkpoint),
+    /// Slices are made; one may wait for the thread.
+    Slices { checkpoint: Checkpoint, waiting: Option<Vec<u8>>, is_last: bool },
+    /// All slices are handed over.
+    Finish,
+    /// The thread syncs and renames.
+    Wait,
+    /// The state it is of is gone.
+    Abandon,
+}
+
+impl StoreRole {
+    pub(super) fn checkpoint(&mut self) -> bool {
+        while let Some(event) = self.checkpoint_events.take() {
+            self.on_checkpoint_event(event);
+        }
+        let Some(Checkpointing { header, progress }) = self.checkpointing.take() else {
+            if self.is_checkpoint_due() {
+                self.begin_checkpoint();
+                return true;
+            }
+            return false;
+        };
+        let (progress, wants_turn) = match progress {
+            Progress::Begin(checkpoint) => {
+                if self.writer.begin(header.clone()) {
+                    (Progress::Slices { checkpoint, waiting: None, is_last: false }, true)
+                } else {
+                    (Progress::Begin(checkpoint), false)
+                }
+            }
+            Progress::Slices { mut checkpoint, waiting, is_last } => {
+                let (block, is_last) = match waiting {
+                    Some(block) => (block, is_last),
+                    None => {
+                        let mut block =
+                            Vec::with_capacity(CHECKPOINT_SLICE_BYTES + (CHECKPOINT_SLICE_BYTES >> 3));
+                        let is_last = self.machine.checkpoint_slice(
+                            &mut checkpoint,
+                            CHECKPOINT_SLICE_BYTES,
+                            &mut block,
+                        );
+                        (block, is_last)
+                    }
+                };
+                match self.writer.block(block) {
+                    Err(block) => (Progress::Slices { checkpoint, waiting: Some(block), is_last }, false),
+                    Ok(()) if is_last => {
+                        self.machine.end_checkpoint(checkpoint);
+                        (Progress::Finish, true)
+                    }
+                    Ok(()) => (Progress::Slices { checkpoint, waiting: None, is_last }, true),
+                }
+            }
+            Progress::Finish => {
+                if self.writer.finish() {
+                    (Progress::Wait, false)
+                } else {
+                    (Progress::Finish, false)
+                }
+            }
+            Progress::Wait => (Progress::Wait, false),
+            Progress::Abandon => {
+                if self.writer.abandon() {
+                    (Progress::Wait, false)
+                } else {
+                    (Progress::Abandon, false)
+                }
+            }
+        };
+        self.checkpointing = Some(Checkpointing { header, progress });
+        wants_turn
+    }
+
+    /// A checkpoint costs as much as the state is large, so it waits until the log has grown by half
+    /// of that: writing it never more than triples the bytes written, and a restart replays at most
+    /// that much. Below that, `--snapshot-count` entries are enough.
+    ///
+    /// It also waits for compactions to end, which it would hold back, until there is twice as much log: so
+    /// checkpoints that follow each other under load do not starve them.
+    fn is_checkpoint_due(&self) -> bool {
+        let half_of_state = self.machine.store().bytes_in_use() / 2;
+        let factor = if self.machine.store().is_compacting() { 2 } else { 1 };
+        let has_entries = self.upkeep.checkpoint_entries.saturating_mul(factor) <= self.log_entries;
+        let has_bytes = self.upkeep.checkpoint_bytes.saturating_mul(factor) <= self.log_bytes;
+        (has_entries || has_bytes)
+            && half_of_state.saturating_mul(factor) <= self.log_bytes
+            && self.checkpoint_after.is_none_or(|end| end <= Instant::now())
+    }
+
+    /// Nothing was applied for a whole tick: time for the checkpoint that is not due yet.
+    pub(super) fn on_idle_tick(&mut self) {
+        let is_idle = self.idle_at == self.applied;
+        self.idle_at = self.applied;
+        let is_worth_it =
+            (self.machine.store().bytes_in_use() / 16).max(IDLE_CHECKPOINT_BYTES) <= self.log_bytes;
+        if is_idle && is_worth_it && self.checkpointing.is_none() && self.checkpoint_after.is_none() {
+            self.begin_checkpoint();
+        }
+    }
+
+    pub(super) fn begin_checkpoint(&mut self) {
+        let cluster = self.machine.cluster();
+        let header = Header {
+            cluster: cluster.id(),
+            member: self.position.member,
+            index: self.applied,
+            term: self.applied_term,
+            voters: cluster.voters().collect(),
+            learners: cluster.learners().collect(),
+        };
+        tracing::debug!(index = header.index.0, "checkpoint begins");
+        self.checkpoint_after = None;
+        self.log_entries = 0;
+        self.log_bytes = 0;
+        let progress = Progress::Begin(self.machine.begin_checkpoint());
+        self.checkpointing = Some(Checkpointing { header, progress });
+    }
+
+    fn on_checkpoint_event(&mut self, event: checkpoint_file::Event) {
+        self.checkpointing = None;
+        match event {
+            checkpoint_file::Event::Abandoned => {}
+            // An installed one overtook it.
+            checkpoint_file::Event::Written { header, .. } if header.index < self.installed => {}
+            checkpoint_file::Event::Written { header, bytes } => {
+                tracing::info!(
+                    index = header.index.0,
+                    bytes,
+                    revision = self.machine.store().current_revision(),
+                    "checkpoint written; the log before it is free"
+                );
+                self.checkpointed = header.index;
+                let Header { index, term, voters, learners, .. } = header;
+                let meta = CheckpointMeta { index, term, voters, learners };
+                self.ports.to_raft.send_always(ToRaft::Checkpointed { meta, bytes });
+            }
+            checkpoint_file::Event::Failed { index, error } => {
+                tracing::error!(
+                    index = index.0,
+                    %error,
+                    "checkpoint not written; nothing is lost, the log grows until one succeeds"
+                );
+                // Due again at once, but not before the pause.
+                self.log_entries = self.upkeep.checkpoint_entries;
+                self.log_bytes = self.log_bytes.max(self.machine.store().bytes_in_use() / 2);
+                self.checkpoint_after = Some(Instant::now() + CHECKPOINT_RETRY);
+            }
+        }
+    }
+
+    /// The state that a checkpoint is of is gone. One that the thread knows nothing of yet ends here; one it
+    /// is writing is given up, and one that it has whole is harmless: it is older than the one installed.
+    pub(super) fn give_up_checkpoint(&mut self) {
+        self.checkpointing = match self.checkpointing.take() {
+            None | Some(Checkpointing { progress: Progress::Begin(_), .. }) => None,
+            Some(Checkpointing { header, progress: Progress::Slices { .. } | Progress::Abandon }) => {
+                Some(Checkpointing { header, progress: Progress::Abandon })
+            }
+            waiting => waiting,
+        };
+    }
+}
