@@ -1,27 +1,22 @@
 //! The owned messages that roles exchange over their rings.
 
-use bytes::Bytes;
-
 use crate::apply::Machine;
 use crate::membership::Cluster;
 use crate::raft::{CheckpointMeta, Entry};
-use crate::request::{MemberCall, Query, Refusal, Reply, RequestKind, Response};
+use crate::request::{Command, Query, Refusal, Reply, Response};
 use crate::types::{LogIndex, MemberId, Term, Ticket};
 use crate::watch;
 
 /// What raft is told.
 #[derive(Debug)]
 pub enum ToRaft {
-    /// A client's request.
-    Propose { ticket: Ticket, kind: RequestKind, body: Bytes },
-    /// A linearizable read. From the store: a question about a lease that reached it while it did not
-    /// lead; it is for whoever does.
-    Read { ticket: Ticket, query: Query },
+    /// Of a client: a proposal, a linearizable read, or a call about the members. Of the store: what it
+    /// proposes itself, and a question about a lease that reached it while it did not lead, which is for
+    /// whoever does.
+    Command { ticket: Ticket, command: Command },
     /// What the leader's store says to the question about a lease that another member passed on under
     /// this number.
     LeaseAnswer { number: u64, result: Result<Response, Refusal> },
-    /// A call about the members.
-    Member { ticket: Ticket, call: MemberCall },
     /// The members as of now. Comes once at the start, and again whenever they change.
     Members { cluster: Box<Cluster> },
     /// What the state machine says to the membership change at `index`, before it has applied anything

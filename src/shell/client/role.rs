@@ -1,11 +1,13 @@
 //! The client role's executor: a client shard on its rings.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Poll, Waker};
 
 use crate::replica::exchange::{ToRaft, ToShard, ToStore};
 use crate::request::{Command, Read};
@@ -21,52 +23,72 @@ struct Rings {
     shard: u16,
     to_raft: Sender<ToRaft>,
     to_store: Sender<ToStore>,
+    /// Something was sent that nobody was rung for: the ringer's turn.
+    is_unrung: Cell<bool>,
+    ringer: RefCell<Option<Waker>>,
+}
+
+impl Rings {
+    fn new(shard: u16, to_raft: Sender<ToRaft>, to_store: Sender<ToStore>) -> Rc<Self> {
+        let (is_unrung, ringer) = (Cell::new(false), RefCell::default());
+        let rings = Rc::new(Self { shard, to_raft, to_store, is_unrung, ringer });
+        // It has its turn behind the tasks that are ready now, so what all of them send is one ring.
+        let weak = Rc::downgrade(&rings);
+        glommio::spawn_local(poll_fn(move |cx| {
+            let Some(rings) = weak.upgrade() else { return Poll::Ready(()) };
+            if rings.is_unrung.take() {
+                rings.to_raft.ring();
+                rings.to_store.ring();
+            }
+            let mut waker = rings.ringer.borrow_mut();
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+            Poll::Pending
+        }))
+        .detach();
+        rings
+    }
+
+    fn ring_soon(&self) {
+        if !self.is_unrung.replace(true)
+            && let Some(ringer) = self.ringer.borrow().as_ref()
+        {
+            ringer.wake_by_ref();
+        }
+    }
+}
+
+impl Drop for Rings {
+    fn drop(&mut self) {
+        if let Some(ringer) = self.ringer.get_mut().take() {
+            ringer.wake();
+        }
+    }
 }
 
 impl Backend for Rings {
     fn submit(&self, ticket: Ticket, command: Command) -> Result<(), Command> {
         match command {
-            Command::Propose { kind, body } => {
-                self.to_raft.try_send(ToRaft::Propose { ticket, kind, body }).map_err(
-                    |message| match message {
-                        ToRaft::Propose { kind, body, .. } => Command::Propose { kind, body },
-                        _ => unreachable!("a ring gives back what it was given"),
-                    },
-                )?;
-                self.to_raft.ring();
+            Command::Read(Read { linearizable: false, query }) if self.to_store.has_room() => {
+                self.to_store.send_always(ToStore::Read { ticket, query });
             }
-            Command::Member(call) => {
-                self.to_raft.try_send(ToRaft::Member { ticket, call }).map_err(|message| match message {
-                    ToRaft::Member { call, .. } => Command::Member(call),
-                    _ => unreachable!("a ring gives back what it was given"),
-                })?;
-                self.to_raft.ring();
+            Command::Read(Read { linearizable: false, .. }) => return Err(command),
+            command if self.to_raft.has_room() => {
+                self.to_raft.send_always(ToRaft::Command { ticket, command });
             }
-            Command::Read(Read { linearizable: true, query }) => {
-                self.to_raft.try_send(ToRaft::Read { ticket, query }).map_err(|message| match message {
-                    ToRaft::Read { query, .. } => Command::Read(Read { linearizable: true, query }),
-                    _ => unreachable!("a ring gives back what it was given"),
-                })?;
-                self.to_raft.ring();
-            }
-            Command::Read(Read { linearizable: false, query }) => {
-                self.to_store.try_send(ToStore::Read { ticket, query }).map_err(|message| match message {
-                    ToStore::Read { query, .. } => Command::Read(Read { linearizable: false, query }),
-                    _ => unreachable!("a ring gives back what it was given"),
-                })?;
-                self.to_store.ring();
-            }
+            command => return Err(command),
         }
+        self.ring_soon();
         Ok(())
     }
 
     fn order(&self, order: watch::Order) -> Result<(), watch::Order> {
-        let shard = self.shard;
-        self.to_store.try_send(ToStore::Watch { shard, order }).map_err(|message| match message {
-            ToStore::Watch { order, .. } => order,
-            _ => unreachable!("a ring gives back what it was given"),
-        })?;
-        self.to_store.ring();
+        if !self.to_store.has_room() {
+            return Err(order);
+        }
+        self.to_store.send_always(ToStore::Watch { shard: self.shard, order });
+        self.ring_soon();
         Ok(())
     }
 }
@@ -106,7 +128,7 @@ pub(in crate::shell) async fn run(
     }
     let (number, reception) = (config.shard, Arc::clone(&config.reception));
     let has_waiting = || reception.has_waiting(usize::from(number));
-    let shard = ClientShard::new(config, Rc::new(Rings { shard: number, to_raft, to_store }));
+    let shard = ClientShard::new(config, Rings::new(number, to_raft, to_store));
     let is_serving = Rc::new(Cell::new(true));
     let serving = {
         let (shard, is_serving, bell) = (Rc::clone(&shard), Rc::clone(&is_serving), bell.clone());

@@ -38,7 +38,7 @@ use crate::membership::Cluster;
 use crate::raft::{self, MessageKind, StartError};
 use crate::replica::exchange::{Facts, ToRaft, ToShard, ToStore};
 use crate::replica::{Ready, Replica, Space};
-use crate::request::{Query, Refusal, Reply};
+use crate::request::{Command, Query, Read, Refusal, Reply};
 use crate::shell::log::entries::{entry_to_wal, hard_state_to_wal};
 use crate::shell::log::writer::{LogCommand, LogEvent};
 use crate::shell::peer::{self, Reply as CallReply, Transport};
@@ -259,18 +259,8 @@ impl RaftRole {
         for slot in 0..self.ports.inbox.len() {
             while let Some(message) = self.ports.inbox[slot].take() {
                 match message {
-                    ToRaft::Propose { ticket, kind, body } => {
-                        let taken = match self.parts.quota.admits(kind, &body) {
-                            true => self.replica.on_request(ticket, kind, &body),
-                            false => Err(Refusal::NoSpace),
-                        };
-                        if let Err(refusal) = taken {
-                            self.refuse(ticket, refusal);
-                        }
-                    }
-                    ToRaft::Read { ticket, query } => self.on_read(ticket, query),
+                    ToRaft::Command { ticket, command } => self.on_command(ticket, command),
                     ToRaft::LeaseAnswer { number, result } => self.answer_other_member(number, result),
-                    ToRaft::Member { ticket, call } => self.calls.push(ticket, call, self.ticks),
                     ToRaft::Members { cluster } => self.on_members(cluster),
                     ToRaft::Verdict { index, accepted } => self.on_verdict(index, accepted),
                     ToRaft::Answer(reply) => self.reply(reply),
@@ -281,6 +271,22 @@ impl RaftRole {
                     ToRaft::Checkpointed { meta, bytes } => self.on_checkpointed(meta, bytes),
                 }
             }
+        }
+    }
+
+    fn on_command(&mut self, ticket: Ticket, command: Command) {
+        match command {
+            Command::Propose { kind, body } => {
+                let taken = match self.parts.quota.admits(kind, &body) {
+                    true => self.replica.on_request(ticket, kind, &body),
+                    false => Err(Refusal::NoSpace),
+                };
+                if let Err(refusal) = taken {
+                    self.refuse(ticket, refusal);
+                }
+            }
+            Command::Read(Read { query, .. }) => self.on_read(ticket, query),
+            Command::Member(call) => self.calls.push(ticket, call, self.ticks),
         }
     }
 

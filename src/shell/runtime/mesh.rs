@@ -5,8 +5,8 @@
 //! rings once. Two roles on one executor get the same interface over a `VecDeque` and a `Cell`: no
 //! atomics, no wake-up of the kernel.
 //!
-//! Bounds: a full ring refuses the message and the producer decides (a shard stops reading its
-//! sockets). Answers may not be refused, nobody could take them back: they go to the producer's
+//! Bounds: a producer that can wait asks whether there is room first (a shard stops reading its
+//! sockets). Answers may not wait, nobody could take them back: what finds no room goes to the producer's
 //! overflow list, which the shards bound by the number of calls they let wait.
 //! Lost wake-ups: the consumer arms its bell, then looks at the rings once more, then sleeps; the
 //! producer pushes, then takes the armed flag. Both sides are sequentially consistent, so one of
@@ -196,11 +196,17 @@ pub(in crate::shell) struct Sender<T> {
 }
 
 impl<T> Sender<T> {
-    /// Pushes without ringing; call [`Sender::ring`] at the end of the batch.
-    ///
-    /// # Errors
-    /// Gives the message back when the ring is full.
-    pub(in crate::shell) fn try_send(&self, message: T) -> Result<(), T> {
+    /// Whether the next message finds room. It does then: a ring has one producer.
+    #[must_use]
+    pub(in crate::shell) fn has_room(&self) -> bool {
+        let has_room = match &self.ring {
+            Ring::Shared(ring) => !ring.queue.is_full(),
+            Ring::Local(ring) => ring.queue.borrow().len() < ring.capacity,
+        };
+        has_room && self.overflow.borrow().is_empty()
+    }
+
+    fn try_send(&self, message: T) -> Result<(), T> {
         self.dirty.set(true);
         match &self.ring {
             Ring::Shared(ring) => ring.queue.push(message),
@@ -216,8 +222,8 @@ impl<T> Sender<T> {
         }
     }
 
-    /// Pushes a message that may not be refused; what does not fit waits here, in order, until
-    /// [`Sender::ring`] finds room.
+    /// Pushes without ringing; call [`Sender::ring`] at the end of the batch. What does not fit waits here,
+    /// in order, until that finds room.
     pub(in crate::shell) fn send_always(&self, message: T) {
         let mut overflow = self.overflow.borrow_mut();
         if !overflow.is_empty() {
@@ -301,15 +307,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_ring_gives_the_message_back_and_keeps_order() {
-        let bell = Doorbell::new(Arc::default());
-        let (sender, receiver) = local(2, &bell);
-        assert_eq!(sender.try_send(1), Ok(()));
-        assert_eq!(sender.try_send(2), Ok(()));
-        assert_eq!(sender.try_send(3), Err(3));
-        assert_eq!(receiver.take(), Some(1));
-        assert_eq!(receiver.take(), Some(2));
-        assert!(receiver.is_empty());
+    fn a_ring_tells_when_it_is_full_and_keeps_order() {
+        let (bell, shared) = (Doorbell::new(Arc::default()), SharedRing::new(2, Arc::default()));
+        for (sender, receiver) in [local(2, &bell), (shared_sender(&shared), shared_receiver(&shared))] {
+            for message in [1, 2, 3] {
+                assert_eq!(sender.has_room(), message < 3);
+                sender.send_always(message);
+            }
+            assert_eq!([receiver.take(), receiver.take(), receiver.take()], [Some(1), Some(2), None]);
+            // What waits has the next place.
+            assert!(!sender.has_room());
+            assert!(!sender.ring() && sender.has_room());
+            assert_eq!(receiver.take(), Some(3));
+            assert!(receiver.is_empty());
+        }
     }
 
     #[test]

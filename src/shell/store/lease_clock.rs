@@ -21,7 +21,7 @@ use crate::lease::keeper::{Answer, KeepAlive};
 use crate::lease::{Keeper, Proposal};
 use crate::pb::etcdserverpb as pb;
 use crate::replica::exchange::ToRaft;
-use crate::request::{Query, Refusal, RequestKind, Response};
+use crate::request::{Command, Query, Refusal, RequestKind, Response};
 use crate::shell::runtime::mesh::{Doorbell, Sender};
 use crate::types::{Caller, LeaseId, LogIndex, Term, Ticket};
 
@@ -202,7 +202,10 @@ impl LeaseClock {
                     Proposal::Checkpoint(message) => (RequestKind::LeaseCheckpoint, message.encode_to_vec()),
                 };
                 let ticket = Caller::Lease(number).into();
-                to_raft.send_always(ToRaft::Propose { ticket, kind, body: body.into() });
+                to_raft.send_always(ToRaft::Command {
+                    ticket,
+                    command: Command::Propose { kind, body: body.into() },
+                });
             }
             self.may_propose = self.keeper.has_work();
             self.keep_ticking(bell);
@@ -292,7 +295,9 @@ mod tests {
         async fn next_proposal(&mut self) -> (u64, RequestKind, bytes::Bytes) {
             loop {
                 self.turn();
-                if let Some(ToRaft::Propose { ticket, kind, body }) = self.raft.take() {
+                if let Some(ToRaft::Command { ticket, command: Command::Propose { kind, body } }) =
+                    self.raft.take()
+                {
                     let Caller::Lease(number) = ticket.caller() else { panic!("{ticket:?}") };
                     return (number, kind, body);
                 }

@@ -26,7 +26,7 @@ use crate::membership::MemberChange;
 use crate::raft::{CheckpointMeta, Entry, EntryKind};
 use crate::replica::exchange::{Facts, ToRaft, ToShard, ToStore};
 use crate::request::group::decode_group;
-use crate::request::{Answer, EntryId, Outcome, Query, Refusal, Reply, RequestKind, Response};
+use crate::request::{Answer, Command, EntryId, Outcome, Query, Read, Refusal, Reply, RequestKind, Response};
 use crate::rpc::status;
 use crate::shell::runtime::exit::EXIT_STATE_UNKNOWN;
 use crate::shell::runtime::helpers::Helpers;
@@ -434,7 +434,10 @@ impl StoreRole {
             let message = match ticket.caller() {
                 // The member that passed it on finds the new leader itself.
                 Caller::PassedOn(number) => ToRaft::LeaseAnswer { number, result: Err(Refusal::NotLeader) },
-                _ => ToRaft::Read { ticket, query },
+                _ => {
+                    let command = Command::Read(Read { linearizable: true, query });
+                    ToRaft::Command { ticket, command }
+                }
             };
             self.ports.to_raft.send_always(message);
         }
@@ -516,8 +519,8 @@ impl StoreRole {
             "the key space has reached --quota-backend-bytes, or a request would take it there; raising the NOSPACE alarm. Delete keys, compact, then disarm it"
         );
         let body = alarm.activation().encode_to_vec().into();
-        let (ticket, kind) = (Caller::Nobody.into(), RequestKind::Alarm);
-        self.ports.to_raft.send_always(ToRaft::Propose { ticket, kind, body });
+        let command = Command::Propose { kind: RequestKind::Alarm, body };
+        self.ports.to_raft.send_always(ToRaft::Command { ticket: Caller::Nobody.into(), command });
     }
 
     /// Removes what compactions made unreadable, whether or not anybody waits for that.
