@@ -32,7 +32,7 @@ pub struct SrvRecord {
 
 /// What an answer says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum SrvAnswer {
     /// At least one.
     Records(Vec<SrvRecord>),
     /// The name has no such records, or does not exist.
@@ -98,40 +98,40 @@ impl Query {
 
     /// What these bytes, from whomever, say to this question. `records_max` bounds the list.
     #[must_use]
-    pub fn read(&self, bytes: &[u8], records_max: usize) -> Answer {
-        let Ok(message) = Message::from_octets(bytes) else { return Answer::NotOurs };
+    pub fn read(&self, bytes: &[u8], records_max: usize) -> SrvAnswer {
+        let Ok(message) = Message::from_octets(bytes) else { return SrvAnswer::NotOurs };
         let header = message.header();
         if header.id() != self.id || !header.qr() || header.opcode() != Opcode::QUERY {
-            return Answer::NotOurs;
+            return SrvAnswer::NotOurs;
         }
         // A server that cannot read the question may leave it out.
         if header.rcode() == Rcode::FORMERR || header.rcode() == Rcode::NOTIMP {
             return match self.has_edns {
-                true => Answer::NoEdns,
-                false => Answer::Failed(format!("the server answers {}", header.rcode())),
+                true => SrvAnswer::NoEdns,
+                false => SrvAnswer::Failed(format!("the server answers {}", header.rcode())),
             };
         }
-        let Ok(question) = message.sole_question() else { return Answer::NotOurs };
+        let Ok(question) = message.sole_question() else { return SrvAnswer::NotOurs };
         let own = Name::from_slice(&self.name).expect("checked when it was made");
         if question.qname() != own || question.qtype() != Rtype::SRV || question.qclass() != Class::IN {
-            return Answer::NotOurs;
+            return SrvAnswer::NotOurs;
         }
         match header.rcode() {
-            Rcode::NXDOMAIN => return Answer::Absent,
+            Rcode::NXDOMAIN => return SrvAnswer::Absent,
             Rcode::NOERROR => {}
-            rcode => return Answer::Failed(format!("the server answers {rcode}")),
+            rcode => return SrvAnswer::Failed(format!("the server answers {rcode}")),
         }
         if header.tc() {
-            return Answer::Truncated;
+            return SrvAnswer::Truncated;
         }
         match records(&message, records_max) {
-            Ok(records) if !records.is_empty() => Answer::Records(records),
+            Ok(records) if !records.is_empty() => SrvAnswer::Records(records),
             // Neither the zone's own server nor one that asks others: it only points elsewhere.
             Ok(_) if !header.aa() && !header.ra() && 0 < message.header_counts().nscount() => {
-                Answer::Failed("the server refers to others and does not ask them".to_owned())
+                SrvAnswer::Failed("the server refers to others and does not ask them".to_owned())
             }
-            Ok(_) => Answer::Absent,
-            Err(reason) => Answer::Failed(reason),
+            Ok(_) => SrvAnswer::Absent,
+            Err(reason) => SrvAnswer::Failed(reason),
         }
     }
 }
@@ -233,9 +233,9 @@ mod tests {
         let found = query().read(&answer(&query(), OK, &records), 10);
         let wanted = |priority, target: &str, port| SrvRecord { priority, target: target.to_owned(), port };
         let wanted = vec![wanted(0, "m1.example.com", 2380), wanted(7, "m2.example.com", 2381)];
-        assert_eq!(found, Answer::Records(wanted));
+        assert_eq!(found, SrvAnswer::Records(wanted));
         let many = query().read(&answer(&query(), OK, &records), 1);
-        assert!(matches!(many, Answer::Failed(reason) if reason.contains("more than 1 records")));
+        assert!(matches!(many, SrvAnswer::Failed(reason) if reason.contains("more than 1 records")));
     }
 
     #[test]
@@ -243,52 +243,54 @@ mod tests {
         let real = wire_name("real.example.com");
         let records = [record(&OWNER, 5, &real), srv(&real, 0, 5, &wire_name("m1.x"))];
         let found = query().read(&answer(&query(), OK, &records), 10);
-        assert!(matches!(found, Answer::Records(records) if records[0].target == "m1.x"));
+        assert!(matches!(found, SrvAnswer::Records(records) if records[0].target == "m1.x"));
         let (a, b) = (wire_name("a.x"), wire_name("b.x"));
         let circle = [record(&OWNER, 5, &a), record(&a, 5, &b), record(&b, 5, &a)];
         let found = query().read(&answer(&query(), OK, &circle), 10);
-        assert!(matches!(found, Answer::Failed(reason) if reason.contains("CNAME")));
+        assert!(matches!(found, SrvAnswer::Failed(reason) if reason.contains("CNAME")));
     }
 
     #[test]
     fn answer_with_another_id_or_question_and_a_question_are_not_taken_for_the_answer() {
         let records = [srv(&OWNER, 0, 1, &wire_name("m1.x"))];
         let good = answer(&query(), OK, &records);
-        assert!(matches!(query().read(&good, 10), Answer::Records(_)));
+        assert!(matches!(query().read(&good, 10), SrvAnswer::Records(_)));
         let other_id = Query { id: 0x1235, ..query() };
-        assert_eq!(other_id.read(&good, 10), Answer::NotOurs);
+        assert_eq!(other_id.read(&good, 10), SrvAnswer::NotOurs);
         let other_name = Query::new("_etcd-server._tcp.example.org", 0x1234, true).unwrap();
-        assert_eq!(other_name.read(&good, 10), Answer::NotOurs);
-        assert_eq!(query().read(&answer(&query(), OK & 0x7fff, &records), 10), Answer::NotOurs);
-        assert_eq!(query().read(&query().encode(), 10), Answer::NotOurs);
-        assert_eq!(query().read(&[], 10), Answer::NotOurs);
+        assert_eq!(other_name.read(&good, 10), SrvAnswer::NotOurs);
+        assert_eq!(query().read(&answer(&query(), OK & 0x7fff, &records), 10), SrvAnswer::NotOurs);
+        assert_eq!(query().read(&query().encode(), 10), SrvAnswer::NotOurs);
+        assert_eq!(query().read(&[], 10), SrvAnswer::NotOurs);
     }
 
     #[test]
     fn each_way_not_to_answer_is_told_apart() {
         let read = |flags| query().read(&answer(&query(), flags, &[]), 10);
-        assert_eq!(read(0x8183), Answer::Absent, "NXDOMAIN");
-        assert_eq!(read(OK), Answer::Absent, "no record of that type");
-        assert_eq!(read(0x8380), Answer::Truncated);
-        assert_eq!(read(0x8181), Answer::NoEdns, "FORMERR");
-        assert!(matches!(read(0x8182), Answer::Failed(reason) if reason.contains("SERVFAIL")));
-        assert!(matches!(read(0x8185), Answer::Failed(reason) if reason.contains("REFUSED")));
+        assert_eq!(read(0x8183), SrvAnswer::Absent, "NXDOMAIN");
+        assert_eq!(read(OK), SrvAnswer::Absent, "no record of that type");
+        assert_eq!(read(0x8380), SrvAnswer::Truncated);
+        assert_eq!(read(0x8181), SrvAnswer::NoEdns, "FORMERR");
+        assert!(matches!(read(0x8182), SrvAnswer::Failed(reason) if reason.contains("SERVFAIL")));
+        assert!(matches!(read(0x8185), SrvAnswer::Failed(reason) if reason.contains("REFUSED")));
         let plain = Query { has_edns: false, ..query() };
-        assert!(matches!(plain.read(&answer(&plain, 0x8184, &[]), 10), Answer::Failed(_)));
+        assert!(matches!(plain.read(&answer(&plain, 0x8184, &[]), 10), SrvAnswer::Failed(_)));
         // Neither authoritative nor recursive, and a name server in the authority section.
         let mut referral = answer(&query(), 0x8100, &[record(&OWNER, 2, &wire_name("ns.x"))]);
         referral[6..10].copy_from_slice(&[0, 0, 0, 1]);
-        assert!(matches!(query().read(&referral, 10), Answer::Failed(reason) if reason.contains("refers")));
+        assert!(
+            matches!(query().read(&referral, 10), SrvAnswer::Failed(reason) if reason.contains("refers"))
+        );
     }
 
     #[test]
     fn target_that_could_not_stand_in_a_url_fails_and_the_root_is_an_empty_one() {
         for bad in [&b"\x03a/b\x00"[..], b"\x02a \x00", b"\x03a=b\x00", b"\x03\xc3\xa4x\x00"] {
             let found = query().read(&answer(&query(), OK, &[srv(&OWNER, 0, 1, bad)]), 10);
-            assert!(matches!(found, Answer::Failed(reason) if reason.contains("no host name")), "{bad:?}");
+            assert!(matches!(found, SrvAnswer::Failed(reason) if reason.contains("no host name")), "{bad:?}");
         }
         let found = query().read(&answer(&query(), OK, &[srv(&OWNER, 0, 0, &[0])]), 10);
-        assert!(matches!(found, Answer::Records(records) if records[0].target.is_empty()));
+        assert!(matches!(found, SrvAnswer::Records(records) if records[0].target.is_empty()));
     }
 
     #[test]
@@ -310,7 +312,7 @@ mod tests {
             srv(&wire_name("real.example.com"), 0, 2380, &[2, b'm', b'1', 0xc0, 12 + 18]),
         ];
         let good = answer(&query(), OK, &records);
-        assert!(matches!(query().read(&good, 10), Answer::Records(_)));
+        assert!(matches!(query().read(&good, 10), SrvAnswer::Records(_)));
         for _ in 0..50_000 {
             let mut bytes = good.clone();
             for _ in 0..rng.random_range(1..4) {
@@ -320,7 +322,7 @@ mod tests {
                 bytes[at] = rng.random();
             }
             bytes.truncate(rng.random_range(12..=bytes.len()));
-            if let Answer::Records(records) = query().read(&bytes, 10) {
+            if let SrvAnswer::Records(records) = query().read(&bytes, 10) {
                 assert!(records.len() <= 10 && records.iter().all(|record| record.target.len() <= 253));
             }
         }

@@ -35,7 +35,7 @@ pub struct Registry {
 
 /// What to do next.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum Instruction {
     /// Put `own_key` and `value`, unless the key exists, and look again.
     Register,
     /// Look again when something changes.
@@ -154,7 +154,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`Refusal`], which is final.
-    pub fn judge(&mut self, size: Option<&[u8]>, members: &[KeyValue]) -> Result<Step, Refusal> {
+    pub fn judge(&mut self, size: Option<&[u8]>, members: &[KeyValue]) -> Result<Instruction, Refusal> {
         let size = self.read_size(size)?;
         let mut members: Vec<&KeyValue> = members.iter().collect();
         members.sort_by(|a, b| (a.create_revision, &a.key).cmp(&(b.create_revision, &b.key)));
@@ -176,15 +176,15 @@ impl Registry {
             let (name, urls) = (self.name.clone(), self.urls.clone());
             registered.push(Registered { key: own_key, name, urls });
             check_distinct(&registered)?;
-            return Ok(Step::Register);
+            return Ok(Instruction::Register);
         }
         check_distinct(&registered)?;
         let missing = size - registered.len();
         if 0 < missing {
             let registered = registered.into_iter().map(|member| member.name).collect();
-            return Ok(Step::Wait(Progress { registered, missing }));
+            return Ok(Instruction::Wait(Progress { registered, missing }));
         }
-        Ok(Step::Complete(registered.into_iter().map(|member| (member.name, member.urls)).collect()))
+        Ok(Instruction::Complete(registered.into_iter().map(|member| (member.name, member.urls)).collect()))
     }
 
     fn read_size(&mut self, value: Option<&[u8]>) -> Result<usize, Refusal> {
@@ -279,7 +279,7 @@ mod tests {
         KeyValue { key, value, create_revision, ..Default::default() }
     }
 
-    fn judge(registry: &mut Registry, size: &str, members: &[KeyValue]) -> Result<Step, Refusal> {
+    fn judge(registry: &mut Registry, size: &str, members: &[KeyValue]) -> Result<Instruction, Refusal> {
         registry.judge(Some(size.as_bytes()), members)
     }
 
@@ -303,12 +303,14 @@ mod tests {
     fn member_registers_once_waits_for_the_others_and_all_complete_the_same_list() {
         let (mut a, mut b) = (registry("a", "http://a:1"), registry("b", "http://b:1"));
         let (in_a, in_b) = (entry("a", "http://a:1", 7), entry("b", "http://b:1", 5));
-        assert_eq!(judge(&mut a, "2", &[]), Ok(Step::Register));
+        assert_eq!(judge(&mut a, "2", &[]), Ok(Instruction::Register));
         let progress = Progress { registered: vec!["a".to_owned()], missing: 1 };
-        assert_eq!(judge(&mut a, "2", std::slice::from_ref(&in_a)), Ok(Step::Wait(progress)));
-        assert_eq!(judge(&mut b, "2", std::slice::from_ref(&in_a)), Ok(Step::Register));
-        let list =
-            Step::Complete(vec![("b".to_owned(), urls("http://b:1")), ("a".to_owned(), urls("http://a:1"))]);
+        assert_eq!(judge(&mut a, "2", std::slice::from_ref(&in_a)), Ok(Instruction::Wait(progress)));
+        assert_eq!(judge(&mut b, "2", std::slice::from_ref(&in_a)), Ok(Instruction::Register));
+        let list = Instruction::Complete(vec![
+            ("b".to_owned(), urls("http://b:1")),
+            ("a".to_owned(), urls("http://a:1")),
+        ]);
         let both = [in_a, in_b];
         assert_eq!(judge(&mut a, "2", &both).unwrap(), list, "in the order of registration");
         assert_eq!(judge(&mut b, "2", &both).unwrap(), list);
@@ -327,7 +329,10 @@ mod tests {
         // What was registered too late is not looked at.
         let garbage = KeyValue { key: "x".into(), create_revision: 9, ..Default::default() };
         let members = [all.as_slice(), &[garbage]].concat();
-        assert!(matches!(judge(&mut registry("c", "http://c:1"), "3", &members), Ok(Step::Complete(_))));
+        assert!(matches!(
+            judge(&mut registry("c", "http://c:1"), "3", &members),
+            Ok(Instruction::Complete(_))
+        ));
     }
 
     #[test]
@@ -340,7 +345,7 @@ mod tests {
         }
         for changed in ["2", "4"] {
             let mut a = registry("a", "http://a:1");
-            assert_eq!(judge(&mut a, "3", &[]), Ok(Step::Register));
+            assert_eq!(judge(&mut a, "3", &[]), Ok(Instruction::Register));
             let refused = judge(&mut a, changed, &[entry("a", "http://a:1", 1)]).unwrap_err();
             assert!(matches!(refused, Refusal::SizeChanged { was: 3, .. }), "{refused}");
         }

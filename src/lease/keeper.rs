@@ -44,7 +44,7 @@ pub enum Proposal {
 pub enum KeepAlive {
     /// 0: there is no such lease.
     Now { ttl_s: u64 },
-    /// `Answer`s tell later.
+    /// `Renewed`s tell later.
     Later,
     /// Too many wait.
     Refused,
@@ -52,7 +52,7 @@ pub enum KeepAlive {
 
 /// The answer to a keep-alive that waited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Answer {
+pub struct Renewed {
     pub ticket: Ticket,
     pub id: LeaseId,
     /// 0: the lease is gone.
@@ -128,7 +128,7 @@ impl Keeper {
     }
 
     /// The table changed. Call it for each change of each entry of the present term, in order.
-    pub fn on_change(&mut self, now_ms: u64, change: Change, answers: &mut Vec<Answer>) {
+    pub fn on_change(&mut self, now_ms: u64, change: Change, answers: &mut Vec<Renewed>) {
         if self.term.is_none() {
             return;
         }
@@ -146,10 +146,10 @@ impl Keeper {
         }
     }
 
-    fn release(&mut self, id: LeaseId, ttl_s: u64, answers: &mut Vec<Answer>) {
+    fn release(&mut self, id: LeaseId, ttl_s: u64, answers: &mut Vec<Renewed>) {
         for ticket in self.waiting.remove(&id).into_iter().flatten() {
             self.waiting_count -= 1;
-            answers.push(Answer { ticket, id, ttl_s });
+            answers.push(Renewed { ticket, id, ttl_s });
         }
     }
 

@@ -171,7 +171,7 @@ impl World {
         if is_own && let Some(number) = sent.number {
             self.keeper.on_applied(number);
         }
-        for Answer { ticket, id, ttl_s } in answers {
+        for Renewed { ticket, id, ttl_s } in answers {
             let (asked_for, came) = self.asked.remove(&ticket.0).expect("answered once");
             assert_eq!(asked_for, id.0);
             self.waited += 1;
@@ -408,7 +408,7 @@ fn a_keep_alive_of_a_lease_that_is_due_waits_and_hears_that_it_is_gone() {
     assert_eq!(again, proposal);
     let mut answers = Vec::new();
     calm.keeper.on_change(2_300, Change::Revoked { id: LeaseId(1) }, &mut answers);
-    assert_eq!(answers, [Answer { ticket: Ticket(5), id: LeaseId(1), ttl_s: 0 }]);
+    assert_eq!(answers, [Renewed { ticket: Ticket(5), id: LeaseId(1), ttl_s: 0 }]);
     assert_eq!(calm.keeper.keep_alive(2_300, LeaseId(1), Ticket(6)), Some(KeepAlive::Now { ttl_s: 0 }));
     assert!(calm.keeper.step_down().is_empty());
     assert_eq!(calm.keeper.keep_alive(2_300, LeaseId(1), Ticket(7)), None, "it leads no more");

@@ -7,7 +7,7 @@
 //! A job has two passes. The *walk* goes once over the records written between the last compact
 //! revision and this one: each names the version it superseded, which is given up, and a tombstone
 //! gives up itself and its key. So the walk costs what was written in between, not what is stored.
-//! The *sweep* goes over the segments up to the compact revision and rewrites those of which at
+//! The *sweep* goes over the chunks up to the compact revision and rewrites those of which at
 //! least a quarter is given up, joining small neighbours. So given-up records hold back at most a
 //! third of what is retained, and no more than four bytes are copied for each byte freed.
 //!
@@ -15,7 +15,7 @@
 //! While a checkpoint runs, jobs beyond the compact revision it started at wait.
 
 use super::Store;
-use super::log::{SEGMENT_BYTES, Segment, SegmentBox};
+use super::log::{CHUNK_BYTES, Chunk, SegmentBox};
 use super::record::NEWEST;
 use super::store::KEY_OVERHEAD_BYTES;
 
@@ -36,7 +36,7 @@ struct Job {
 enum Phase {
     /// Goes on at this record.
     Walk(u64),
-    /// Goes on at the segment that holds this record.
+    /// Goes on at the chunk that holds this record.
     Sweep(u64),
 }
 
@@ -69,7 +69,7 @@ impl Store {
         self.compacted = revision;
     }
 
-    /// Removes compacted history, about `steps` records' worth of work (one more segment at most:
+    /// Removes compacted history, about `steps` records' worth of work (one more chunk at most:
     /// a few tens of microseconds). True when nothing is left to do now: all is removed, or what
     /// remains waits for a running checkpoint.
     pub fn compact_slice(&mut self, steps: usize) -> bool {
@@ -140,48 +140,47 @@ impl Store {
     }
 
     fn begin_sweep(&mut self, to: i64) {
-        // The open segment is swept too if it is worth it; otherwise at a later compaction.
-        if self.log.is_open() && self.log.segments().last().is_some_and(|open| is_worth_rewriting(open)) {
+        // The open chunk is swept too if it is worth it; otherwise at a later compaction.
+        if self.log.is_open() && self.log.chunks().last().is_some_and(|open| is_worth_rewriting(open)) {
             self.log.seal();
         }
         self.compaction.job = Some(Job { to, phase: Phase::Sweep(0) });
     }
 
     fn sweep(&mut self, to: i64, seq: u64, steps: &mut usize) {
-        let sealed = self.log.segments().len() - usize::from(self.log.is_open());
+        let sealed = self.log.chunks().len() - usize::from(self.log.is_open());
         let mut end = self.log.position(seq).0.min(sealed);
         let mut start = end;
         let mut rewritten: Vec<SegmentBox> = Vec::new();
         let mut last = seq;
         if let Some(before) = start.checked_sub(1) {
-            // A small segment that the last slice left behind takes what comes next.
-            if self.log.segments()[before].bytes_count() < SEGMENT_BYTES / 2 {
+            // A small chunk that the last slice left behind takes what comes next.
+            if self.log.chunks()[before].bytes_count() < CHUNK_BYTES / 2 {
                 start = before;
                 rewritten.push(self.log.take(before));
             }
         }
         let mut finished = true;
-        while end < sealed && self.log.segments()[end].record_at(0).main <= to {
+        while end < sealed && self.log.chunks()[end].record_at(0).main <= to {
             if *steps == 0 {
                 finished = false;
                 break;
             }
-            let segment = self.log.take(end);
+            let chunk = self.log.take(end);
             end += 1;
-            last = segment.seq_at(segment.records_count() - 1) + 1;
-            let retained = segment.bytes_count() - segment.dropped_bytes();
-            let joins =
-                rewritten.last().is_some_and(|left| left.bytes_count() + retained <= SEGMENT_BYTES / 2);
-            if is_worth_rewriting(&segment) || joins {
-                *steps = steps.saturating_sub(segment.records_count());
-                copy_retained(&segment, to, &mut rewritten);
+            last = chunk.seq_at(chunk.records_count() - 1) + 1;
+            let retained = chunk.bytes_count() - chunk.dropped_bytes();
+            let joins = rewritten.last().is_some_and(|left| left.bytes_count() + retained <= CHUNK_BYTES / 2);
+            if is_worth_rewriting(&chunk) || joins {
+                *steps = steps.saturating_sub(chunk.records_count());
+                copy_retained(&chunk, to, &mut rewritten);
             } else {
                 *steps -= 1;
-                rewritten.push(segment);
+                rewritten.push(chunk);
             }
         }
-        for segment in &mut rewritten {
-            segment.trim();
+        for chunk in &mut rewritten {
+            chunk.trim();
         }
         self.log.replace(start..end, rewritten);
         if finished {
@@ -192,31 +191,31 @@ impl Store {
     }
 }
 
-fn is_worth_rewriting(segment: &Segment) -> bool {
-    0 < segment.dropped_bytes() && segment.bytes_count() <= 4 * segment.dropped_bytes()
+fn is_worth_rewriting(chunk: &Chunk) -> bool {
+    0 < chunk.dropped_bytes() && chunk.bytes_count() <= 4 * chunk.dropped_bytes()
 }
 
-/// Copies what a compaction at `to` retains behind the last segment of `out`, or into new ones.
-fn copy_retained(segment: &Segment, to: i64, out: &mut Vec<SegmentBox>) {
+/// Copies what a compaction at `to` retains behind the last chunk of `out`, or into new ones.
+fn copy_retained(chunk: &Chunk, to: i64, out: &mut Vec<SegmentBox>) {
     let mut dropped = 0;
-    let mut left = segment.bytes_count() - segment.dropped_bytes();
-    for slot in 0..segment.records_count() {
-        let bytes = segment.record_bytes_at(slot);
-        if segment.record_at(slot).is_dropped_at(to) {
+    let mut left = chunk.bytes_count() - chunk.dropped_bytes();
+    for slot in 0..chunk.records_count() {
+        let bytes = chunk.record_bytes_at(slot);
+        if chunk.record_at(slot).is_dropped_at(to) {
             dropped += bytes.len();
             continue;
         }
-        let seq = segment.seq_at(slot);
+        let seq = chunk.seq_at(slot);
         if !out.last().is_some_and(|last| last.has_room(seq, bytes.len())) {
             if let Some(full) = out.last_mut() {
                 full.trim();
             }
-            out.push(Box::new(Segment::for_rewrite(left)));
+            out.push(Box::new(Chunk::for_rewrite(left)));
         }
         let last = out.last_mut().expect("there is one with room");
         last.reserve(bytes.len(), left);
         last.push_moved(seq, bytes);
         left -= bytes.len();
     }
-    assert_eq!(dropped, segment.dropped_bytes(), "what is removed is what was given up");
+    assert_eq!(dropped, chunk.dropped_bytes(), "what is removed is what was given up");
 }

@@ -8,7 +8,7 @@ use super::record::{Newest, Record};
 use super::{Change, KeyValueRef, Store};
 
 impl Store {
-    /// How many changes there are at most from revision `from` on. O(log segments).
+    /// How many changes there are at most from revision `from` on. O(log chunks).
     #[must_use]
     pub fn changes_count_max(&self, from: i64) -> u64 {
         self.log.next_seq() - self.log.seq_of_revision(from)
@@ -23,7 +23,7 @@ impl Store {
     }
 
     /// The version of `change`'s key that was visible just before `change`'s revision, which is above
-    /// the compact revision: O(log segments), and as much again for each change that the revision made
+    /// the compact revision: O(log chunks), and as much again for each change that the revision made
     /// to the key before this one.
     #[must_use]
     pub fn version_before(&self, change: &Change<'_>) -> Option<KeyValueRef<'_>> {

@@ -1,40 +1,40 @@
 //! The revision log: all retained records, values included, in the order they were written.
 //!
-//! Records lie packed in segments of about 256 KiB. A record is found by its sequence number:
-//! binary search for the segment, then an offset table. Segments out of which compaction took
+//! Records lie packed in chunks of about 256 KiB. A record is found by its sequence number:
+//! binary search for the chunk, then an offset table. Chunks out of which compaction took
 //! records keep the sequence numbers of what is left, so links between records never change.
 //!
-//! Invariants: sequence numbers and main revisions ascend; no segment is empty; only the last
-//! segment may be open for appends, and it has no gaps. `dropped_bytes` of a segment counts the
+//! Invariants: sequence numbers and main revisions ascend; no chunk is empty; only the last
+//! chunk may be open for appends, and it has no gaps. `dropped_bytes` of a chunk counts the
 //! bytes of records that a compaction gave up but has not yet removed.
-//! Cost: append O(record); look-up O(log segments), two cache misses when cold. Overhead per
-//! record: 4 bytes of offset, 8 in segments with gaps.
+//! Cost: append O(record); look-up O(log chunks), two cache misses when cold. Overhead per
+//! record: 4 bytes of offset, 8 in chunks with gaps.
 
 use super::record::{Newest, OFFSET_BITS, Record};
 
-/// Small enough that rewriting one segment is a short slice of work, large enough that the
-/// directory of an 8 GiB store (32 k segments) still fits the second-level cache.
-pub(super) const SEGMENT_BYTES: usize = 256 * 1024;
-const _: () = assert!(SEGMENT_BYTES == 1 << OFFSET_BITS);
+/// Small enough that rewriting one chunk is a short slice of work, large enough that the
+/// directory of an 8 GiB store (32 k chunks) still fits the second-level cache.
+pub(super) const CHUNK_BYTES: usize = 256 * 1024;
+const _: () = assert!(CHUNK_BYTES == 1 << OFFSET_BITS);
 
 #[derive(Debug, Default)]
-pub(super) struct Segment {
+pub(super) struct Chunk {
     bytes: Vec<u8>,
     offsets: Vec<u32>,
     /// Distance of each record from `first_seq`; empty while there are no gaps.
     seqs: Vec<u32>,
     first_seq: u64,
     dropped_bytes: usize,
-    /// Whether records came here from another segment, so that a `Newest` may state an offset there.
+    /// Whether records came here from another chunk, so that a `Newest` may state an offset there.
     rewritten: bool,
 }
 
-impl Segment {
+impl Chunk {
     fn with_capacity(bytes: usize) -> Self {
         Self { bytes: Vec::with_capacity(bytes), ..Self::default() }
     }
 
-    /// A segment for what is left of others.
+    /// A chunk for what is left of others.
     pub(super) fn for_rewrite(bytes: usize) -> Self {
         Self { rewritten: true, ..Self::with_capacity(bytes) }
     }
@@ -97,15 +97,15 @@ impl Segment {
     }
 
     /// Whether a record of `seq` and about `bytes` bytes may be added without growing past the
-    /// segment's size.
+    /// chunk's size.
     pub(super) fn has_room(&self, seq: u64, bytes: usize) -> bool {
         self.offsets.is_empty()
-            || (self.bytes.len() + bytes <= SEGMENT_BYTES && u32::try_from(seq - self.first_seq).is_ok())
+            || (self.bytes.len() + bytes <= CHUNK_BYTES && u32::try_from(seq - self.first_seq).is_ok())
     }
 
     /// Makes the next record's slot, which starts at the present end of `bytes`.
     fn open_slot(&mut self, seq: u64) {
-        let offset = u32::try_from(self.bytes.len()).expect("a segment is far below 4 GiB");
+        let offset = u32::try_from(self.bytes.len()).expect("a chunk is far below 4 GiB");
         if self.offsets.is_empty() {
             self.first_seq = seq;
         } else if !self.seqs.is_empty() || seq != self.first_seq + self.offsets.len() as u64 {
@@ -120,7 +120,7 @@ impl Segment {
         self.offsets.push(offset);
     }
 
-    /// Adds a record of another segment.
+    /// Adds a record of another chunk.
     pub(super) fn push_moved(&mut self, seq: u64, record: &[u8]) {
         self.rewritten = true;
         self.open_slot(seq);
@@ -155,11 +155,11 @@ impl Segment {
     }
 
     /// Makes room for a record of `bytes`, at best for the `expected` bytes that come in all.
-    /// Grows in steps, so that thousands of nearly empty segments are joined in linear time.
+    /// Grows in steps, so that thousands of nearly empty chunks are joined in linear time.
     pub(super) fn reserve(&mut self, bytes: usize, expected: usize) {
         let held = self.bytes.len();
         if self.bytes.capacity() < held + bytes {
-            let room = SEGMENT_BYTES.saturating_sub(held);
+            let room = CHUNK_BYTES.saturating_sub(held);
             self.bytes.reserve_exact(expected.max(held).min(room).max(bytes));
         }
     }
@@ -204,48 +204,47 @@ fn exact_copy<T: Copy>(from: &[T]) -> Vec<T> {
     to
 }
 
-/// Boxed, since taking segments out of the middle then moves 8 bytes for each that follows, not 100.
-pub(super) type SegmentBox = Box<Segment>;
+/// Boxed, since taking chunks out of the middle then moves 8 bytes for each that follows, not 100.
+pub(super) type SegmentBox = Box<Chunk>;
 
 #[derive(Debug)]
 pub(super) struct Log {
-    /// `first_seq` of each segment: the directory, apart from the segments to stay dense in cache.
+    /// `first_seq` of each chunk: the directory, apart from the chunks to stay dense in cache.
     firsts: Vec<u64>,
-    segments: Vec<SegmentBox>,
+    chunks: Vec<SegmentBox>,
     next_seq: u64,
-    /// Whether the last segment takes appends.
+    /// Whether the last chunk takes appends.
     open: bool,
 }
 
 impl Log {
     /// An empty log whose first record gets `next_seq`.
     pub(super) fn new(next_seq: u64) -> Self {
-        Self { firsts: Vec::new(), segments: Vec::new(), next_seq, open: false }
+        Self { firsts: Vec::new(), chunks: Vec::new(), next_seq, open: false }
     }
 
     pub(super) fn next_seq(&self) -> u64 {
         self.next_seq
     }
 
-    pub(super) fn segments(&self) -> &[SegmentBox] {
-        &self.segments
+    pub(super) fn chunks(&self) -> &[SegmentBox] {
+        &self.chunks
     }
 
     /// Memory reserved for records and their offsets.
     pub(super) fn held_bytes(&self) -> u64 {
-        let held = |segment: &Segment| {
-            segment.bytes.capacity() + 4 * (segment.offsets.capacity() + segment.seqs.capacity())
-        };
-        self.segments.iter().map(|segment| held(segment) as u64).sum()
+        let held =
+            |chunk: &Chunk| chunk.bytes.capacity() + 4 * (chunk.offsets.capacity() + chunk.seqs.capacity());
+        self.chunks.iter().map(|chunk| held(chunk) as u64).sum()
     }
 
     pub(super) fn is_open(&self) -> bool {
         self.open
     }
 
-    /// Segment that holds `seq` if any does.
+    /// Chunk that holds `seq` if any does.
     #[inline]
-    fn segment_of(&self, seq: u64) -> Option<usize> {
+    fn chunk_of(&self, seq: u64) -> Option<usize> {
         match self.firsts.last() {
             Some(&last) if last <= seq => Some(self.firsts.len() - 1),
             _ => self.firsts.partition_point(|&first| first <= seq).checked_sub(1),
@@ -255,16 +254,16 @@ impl Log {
     /// The record with this number; `None` if compaction removed it.
     #[inline]
     pub(super) fn get(&self, seq: u64) -> Option<Record<'_>> {
-        let segment = &self.segments[self.segment_of(seq)?];
-        segment.find(seq).map(|slot| segment.record_at(slot))
+        let chunk = &self.chunks[self.chunk_of(seq)?];
+        chunk.find(seq).map(|slot| chunk.record_at(slot))
     }
 
     /// A key's newest record.
     #[inline]
     pub(super) fn newest(&self, newest: Newest) -> Record<'_> {
-        let found = self.segment_of(newest.seq()).and_then(|index| {
-            let segment = &self.segments[index];
-            Record::decode(newest.seq(), &segment.bytes[segment.offset_of(newest)?..])
+        let found = self.chunk_of(newest.seq()).and_then(|index| {
+            let chunk = &self.chunks[index];
+            Record::decode(newest.seq(), &chunk.bytes[chunk.offset_of(newest)?..])
         });
         found.expect("the tree names retained records only").0
     }
@@ -273,25 +272,25 @@ impl Log {
     /// row are fetched side by side, where reading one record after the other would wait for each.
     #[inline]
     pub(super) fn touch(&self, newest: Newest) -> u8 {
-        let byte = self.segment_of(newest.seq()).and_then(|index| {
-            let segment = &self.segments[index];
-            segment.bytes.get(segment.offset_of(newest)?)
+        let byte = self.chunk_of(newest.seq()).and_then(|index| {
+            let chunk = &self.chunks[index];
+            chunk.bytes.get(chunk.offset_of(newest)?)
         });
         byte.copied().unwrap_or(0)
     }
 
     /// What the tree keeps of record `seq`.
     pub(super) fn newest_of(&self, seq: u64) -> Option<Newest> {
-        let segment = self.segment_of(seq)?;
-        let slot = self.segments[segment].find(seq)?;
-        Some(self.newest_at(segment, slot))
+        let chunk = self.chunk_of(seq)?;
+        let slot = self.chunks[chunk].find(seq)?;
+        Some(self.newest_at(chunk, slot))
     }
 
-    fn newest_at(&self, segment: usize, slot: usize) -> Newest {
-        let segment = &self.segments[segment];
-        // Of a rewritten segment no one asks for the offset, and it may be past the bits for it.
-        let offset = if segment.rewritten { 0 } else { segment.offsets[slot] as usize };
-        Newest::new(segment.seq_at(slot), offset, segment.record_at(slot).tombstone)
+    fn newest_at(&self, chunk: usize, slot: usize) -> Newest {
+        let chunk = &self.chunks[chunk];
+        // Of a rewritten chunk no one asks for the offset, and it may be past the bits for it.
+        let offset = if chunk.rewritten { 0 } else { chunk.offsets[slot] as usize };
+        Newest::new(chunk.seq_at(slot), offset, chunk.record_at(slot).tombstone)
     }
 
     /// `newest_of` for many, which lie anywhere. `None` if one of them is not there.
@@ -302,28 +301,28 @@ impl Log {
         let mut fetched = 0_u32;
         let mut places = Vec::with_capacity(seqs.len());
         for &seq in seqs {
-            let segment = self.segment_of(seq)?;
-            fetched ^= self.segments[segment].touch_number(seq);
-            places.push((segment, 0));
+            let chunk = self.chunk_of(seq)?;
+            fetched ^= self.chunks[chunk].touch_number(seq);
+            places.push((chunk, 0));
         }
-        for (&seq, (segment, slot)) in seqs.iter().zip(&mut places) {
-            *slot = self.segments[*segment].find(seq)?;
-            fetched ^= self.segments[*segment].offsets[*slot];
+        for (&seq, (chunk, slot)) in seqs.iter().zip(&mut places) {
+            *slot = self.chunks[*chunk].find(seq)?;
+            fetched ^= self.chunks[*chunk].offsets[*slot];
         }
-        for &(segment, slot) in &places {
-            let segment = &self.segments[segment];
-            fetched ^= u32::from(segment.bytes[segment.offsets[slot] as usize]);
+        for &(chunk, slot) in &places {
+            let chunk = &self.chunks[chunk];
+            fetched ^= u32::from(chunk.bytes[chunk.offsets[slot] as usize]);
         }
         // What was fetched means nothing here; it only must not be optimised away.
         std::hint::black_box(fetched);
-        Some(places.iter().map(|&(segment, slot)| self.newest_at(segment, slot)).collect())
+        Some(places.iter().map(|&(chunk, slot)| self.newest_at(chunk, slot)).collect())
     }
 
-    /// Where the first record with at least `seq` lies: segment and slot.
+    /// Where the first record with at least `seq` lies: chunk and slot.
     pub(super) fn position(&self, seq: u64) -> (usize, usize) {
-        let Some(index) = self.segment_of(seq) else { return (0, 0) };
-        let slot = self.segments[index].lower_bound(seq);
-        if slot < self.segments[index].records_count() { (index, slot) } else { (index + 1, 0) }
+        let Some(index) = self.chunk_of(seq) else { return (0, 0) };
+        let slot = self.chunks[index].lower_bound(seq);
+        if slot < self.chunks[index].records_count() { (index, slot) } else { (index + 1, 0) }
     }
 
     /// Number of the first record whose main revision is at least `main`; `next_seq()` if none.
@@ -331,25 +330,25 @@ impl Log {
     /// Most are asked for near the end, where the changes of the last group begin: the search goes back
     /// from there in widening steps.
     pub(super) fn seq_of_revision(&self, main: i64) -> u64 {
-        let is_below = |segment: &SegmentBox| segment.record_at(0).main < main;
-        let index = match self.segments.last() {
-            Some(last) if is_below(last) => self.segments.len(),
-            _ => self.segments.partition_point(is_below),
+        let is_below = |chunk: &SegmentBox| chunk.record_at(0).main < main;
+        let index = match self.chunks.last() {
+            Some(last) if is_below(last) => self.chunks.len(),
+            _ => self.chunks.partition_point(is_below),
         };
         if let Some(index) = index.checked_sub(1) {
-            let segment = &self.segments[index];
-            let (mut low, mut high, mut step) = (1, segment.records_count(), 1);
+            let chunk = &self.chunks[index];
+            let (mut low, mut high, mut step) = (1, chunk.records_count(), 1);
             while low < high {
                 let middle = low.midpoint(high).max(high.saturating_sub(step));
-                if segment.record_at(middle).main < main {
+                if chunk.record_at(middle).main < main {
                     low = middle + 1;
                 } else {
                     high = middle;
                 }
                 step *= 2;
             }
-            if low < segment.records_count() {
-                return segment.seq_at(low);
+            if low < chunk.records_count() {
+                return chunk.seq_at(low);
             }
         }
         self.firsts.get(index).copied().unwrap_or(self.next_seq)
@@ -357,8 +356,8 @@ impl Log {
 
     /// Records from `seq` on.
     pub(super) fn iter_from(&self, seq: u64) -> Records<'_> {
-        let (segment, slot) = self.position(seq);
-        Records { log: self, segment, slot }
+        let (chunk, slot) = self.position(seq);
+        Records { log: self, chunk, slot }
     }
 
     /// Appends a record; its `seq` is the next one. Returns what the tree keeps of it, and its
@@ -366,11 +365,11 @@ impl Log {
     pub(super) fn append(&mut self, record: &Record<'_>) -> (Newest, usize) {
         assert_eq!(record.seq, self.next_seq, "records are numbered in the order they are written");
         let bytes_max = record.encoded_bytes_max();
-        let segment = self.segment_with_room(record.seq, bytes_max);
-        segment.open_slot(record.seq);
-        let start = segment.bytes.len();
-        record.encode(&mut segment.bytes);
-        let length = segment.bytes.len() - start;
+        let chunk = self.chunk_with_room(record.seq, bytes_max);
+        chunk.open_slot(record.seq);
+        let start = chunk.bytes.len();
+        record.encode(&mut chunk.bytes);
+        let length = chunk.bytes.len() - start;
         self.next_seq += 1;
         (Newest::new(record.seq, start, record.tombstone), length)
     }
@@ -379,27 +378,27 @@ impl Log {
     /// they ascend.
     pub(super) fn append_encoded(&mut self, seq: u64, record: &[u8]) {
         assert!(self.next_seq <= seq, "record {seq} comes after {}", self.next_seq);
-        let segment = self.segment_with_room(seq, record.len());
-        segment.open_slot(seq);
-        segment.bytes.extend_from_slice(record);
+        let chunk = self.chunk_with_room(seq, record.len());
+        chunk.open_slot(seq);
+        chunk.bytes.extend_from_slice(record);
         self.next_seq = seq + 1;
     }
 
-    fn segment_with_room(&mut self, seq: u64, bytes: usize) -> &mut Segment {
-        let fits = self.open && self.segments.last().is_some_and(|open| open.has_room(seq, bytes));
+    fn chunk_with_room(&mut self, seq: u64, bytes: usize) -> &mut Chunk {
+        let fits = self.open && self.chunks.last().is_some_and(|open| open.has_room(seq, bytes));
         if !fits {
             self.seal();
-            self.segments.push(Box::new(Segment::with_capacity(bytes.max(SEGMENT_BYTES))));
+            self.chunks.push(Box::new(Chunk::with_capacity(bytes.max(CHUNK_BYTES))));
             self.firsts.push(seq);
             self.open = true;
         }
-        self.segments.last_mut().expect("there is an open segment")
+        self.chunks.last_mut().expect("there is an open chunk")
     }
 
-    /// Closes the open segment, if there is one.
+    /// Closes the open chunk, if there is one.
     pub(super) fn seal(&mut self) {
         if self.open {
-            self.segments.last_mut().expect("an open segment is the last one").trim();
+            self.chunks.last_mut().expect("an open chunk is the last one").trim();
             self.open = false;
         }
     }
@@ -416,10 +415,10 @@ impl Log {
         assert!(seq <= self.next_seq, "nothing to take back at {seq}");
         while self.firsts.last().is_some_and(|&first| seq <= first) {
             self.firsts.pop();
-            self.segments.pop();
+            self.chunks.pop();
             self.open = false;
         }
-        if let Some(last) = self.segments.last_mut() {
+        if let Some(last) = self.chunks.last_mut() {
             let slots = last.lower_bound(seq);
             if slots < last.records_count() {
                 let end = last.offsets[slots] as usize;
@@ -435,50 +434,50 @@ impl Log {
     /// that it did not after all.
     #[inline]
     pub(super) fn set_superseded_at(&mut self, newest: Newest, main: i64) {
-        let index = self.segment_of(newest.seq()).expect("a superseded record is in the log");
-        let segment = &mut self.segments[index];
-        let start = segment.offset_of(newest).expect("a superseded record is in the log");
-        segment.bytes[start..start + 8].copy_from_slice(&main.to_le_bytes());
+        let index = self.chunk_of(newest.seq()).expect("a superseded record is in the log");
+        let chunk = &mut self.chunks[index];
+        let start = chunk.offset_of(newest).expect("a superseded record is in the log");
+        chunk.bytes[start..start + 8].copy_from_slice(&main.to_le_bytes());
     }
 
     /// Counts record `seq` as given up by a compaction, and says how long it is.
     pub(super) fn note_dropped(&mut self, seq: u64) -> usize {
-        let index = self.segment_of(seq).expect("a dropped record is still in the log");
-        let segment = &mut self.segments[index];
-        let slot = segment.find(seq).expect("a dropped record is still in the log");
-        let length = segment.record_bytes_at(slot).len();
-        segment.dropped_bytes += length;
-        assert!(segment.dropped_bytes <= segment.bytes.len(), "a record was dropped twice");
+        let index = self.chunk_of(seq).expect("a dropped record is still in the log");
+        let chunk = &mut self.chunks[index];
+        let slot = chunk.find(seq).expect("a dropped record is still in the log");
+        let length = chunk.record_bytes_at(slot).len();
+        chunk.dropped_bytes += length;
+        assert!(chunk.dropped_bytes <= chunk.bytes.len(), "a record was dropped twice");
         length
     }
 
-    /// Puts `with` in the place of the segments `range`.
+    /// Puts `with` in the place of the chunks `range`.
     pub(super) fn replace(&mut self, range: std::ops::Range<usize>, with: Vec<SegmentBox>) {
-        debug_assert!(with.iter().all(|segment| 0 < segment.records_count()));
-        assert!(!self.open || range.end < self.segments.len(), "the open segment is not rewritten");
-        drop(self.firsts.splice(range.clone(), with.iter().map(|segment| segment.first_seq)));
-        drop(self.segments.splice(range, with));
+        debug_assert!(with.iter().all(|chunk| 0 < chunk.records_count()));
+        assert!(!self.open || range.end < self.chunks.len(), "the open chunk is not rewritten");
+        drop(self.firsts.splice(range.clone(), with.iter().map(|chunk| chunk.first_seq)));
+        drop(self.chunks.splice(range, with));
     }
 
-    /// Takes a sealed segment out of its place; `replace` must close the gap.
+    /// Takes a sealed chunk out of its place; `replace` must close the gap.
     pub(super) fn take(&mut self, index: usize) -> SegmentBox {
-        std::mem::take(&mut self.segments[index])
+        std::mem::take(&mut self.chunks[index])
     }
 
     /// Checks the module's invariants; `dropped` tells which records are counted as dropped, `None`
     /// while that is in between.
     pub(super) fn check_invariants(&self, mut dropped: impl FnMut(&Record<'_>) -> Option<bool>) {
-        assert_eq!(self.firsts.len(), self.segments.len());
-        assert!(!self.open || !self.segments.is_empty());
+        assert_eq!(self.firsts.len(), self.chunks.len());
+        assert!(!self.open || !self.chunks.is_empty());
         let mut last = (0, -1);
-        for (&first, segment) in self.firsts.iter().zip(&self.segments) {
-            assert!(0 < segment.records_count(), "segment at {first} is empty");
-            assert_eq!(first, segment.first_seq);
-            assert!(segment.seqs.is_empty() || segment.seqs.len() == segment.offsets.len());
+        for (&first, chunk) in self.firsts.iter().zip(&self.chunks) {
+            assert!(0 < chunk.records_count(), "chunk at {first} is empty");
+            assert_eq!(first, chunk.first_seq);
+            assert!(chunk.seqs.is_empty() || chunk.seqs.len() == chunk.offsets.len());
             let (mut bytes, mut dropped_bytes, mut exact) = (0, 0, true);
-            for slot in 0..segment.records_count() {
-                let (record, length) = segment.record_and_length_at(slot);
-                assert_eq!(segment.offsets[slot] as usize, bytes, "records lie side by side");
+            for slot in 0..chunk.records_count() {
+                let (record, length) = chunk.record_and_length_at(slot);
+                assert_eq!(chunk.offsets[slot] as usize, bytes, "records lie side by side");
                 bytes += length;
                 assert!(last.0 < record.seq && last.1 <= record.main, "record {} out of order", record.seq);
                 assert!(record.main <= record.superseded_at);
@@ -489,8 +488,8 @@ impl Log {
                     None => exact = false,
                 }
             }
-            assert_eq!(bytes, segment.bytes.len());
-            assert!(!exact || dropped_bytes == segment.dropped_bytes, "segment at {first}");
+            assert_eq!(bytes, chunk.bytes.len());
+            assert!(!exact || dropped_bytes == chunk.dropped_bytes, "chunk at {first}");
         }
         assert!(last.0 < self.next_seq);
     }
@@ -500,7 +499,7 @@ impl Log {
 #[derive(Debug, Clone)]
 pub(super) struct Records<'a> {
     log: &'a Log,
-    segment: usize,
+    chunk: usize,
     slot: usize,
 }
 
@@ -508,11 +507,11 @@ impl<'a> Iterator for Records<'a> {
     type Item = Record<'a>;
 
     fn next(&mut self) -> Option<Record<'a>> {
-        let segment = self.log.segments.get(self.segment)?;
-        let record = segment.record_at(self.slot);
+        let chunk = self.log.chunks.get(self.chunk)?;
+        let record = chunk.record_at(self.slot);
         self.slot += 1;
-        if self.slot == segment.records_count() {
-            self.segment += 1;
+        if self.slot == chunk.records_count() {
+            self.chunk += 1;
             self.slot = 0;
         }
         Some(record)
@@ -522,7 +521,7 @@ impl<'a> Iterator for Records<'a> {
 impl<'a> Records<'a> {
     /// The record and its bytes as they lie in the log.
     pub(super) fn next_with_bytes(&mut self) -> Option<(Record<'a>, &'a [u8])> {
-        let bytes = self.log.segments.get(self.segment)?.record_bytes_at(self.slot);
+        let bytes = self.log.chunks.get(self.chunk)?.record_bytes_at(self.slot);
         self.next().map(|record| (record, bytes))
     }
 }

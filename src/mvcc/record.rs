@@ -35,7 +35,7 @@ pub(super) const NEWEST: i64 = i64::MAX;
 /// stops (with jumps, in logarithmic time) and walks at most this many single versions at the end.
 pub(super) const EXPRESS_STRIDE: u64 = 16;
 
-/// Largest key plus value. Far above any request bound; keeps offsets inside a segment in 32 bits.
+/// Largest key plus value. Far above any request bound; keeps offsets inside a chunk in 32 bits.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 1 << 30;
 
 const TOMBSTONE: u8 = 1;
@@ -188,12 +188,12 @@ impl<'a> Record<'a> {
 }
 
 /// A key's newest record as the tree keeps it, in eight bytes: its `seq`, whether it is a tombstone,
-/// and where in its segment it was written. As long as that segment is not rewritten, the record is
-/// reached without the segment's offset table, which would be one more cache miss.
+/// and where in its chunk it was written. As long as that chunk is not rewritten, the record is
+/// reached without the chunk's offset table, which would be one more cache miss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Newest(u64);
 
-/// Bits of the offset: a record starts below `SEGMENT_BYTES`.
+/// Bits of the offset: a record starts below `CHUNK_BYTES`.
 pub(super) const OFFSET_BITS: u32 = 18;
 /// What is left for the sequence number: 35 million million changes.
 const SEQ_BITS: u32 = 63 - OFFSET_BITS;
@@ -203,7 +203,7 @@ pub(super) const SEQ_END: u64 = 1 << SEQ_BITS;
 impl Newest {
     pub(super) fn new(seq: u64, offset: usize, tombstone: bool) -> Self {
         assert!(seq < SEQ_END, "sequence number {seq} out of range");
-        assert!(offset < 1 << OFFSET_BITS, "a record starts at {offset}, behind its segment's size");
+        assert!(offset < 1 << OFFSET_BITS, "a record starts at {offset}, behind its chunk's size");
         Self(seq << (OFFSET_BITS + 1) | (offset as u64) << 1 | u64::from(tombstone))
     }
 

@@ -31,7 +31,7 @@ pub enum RestoreError {
 /// Takes a checkpoint's blocks and makes a store of them.
 #[derive(Debug)]
 pub struct Restore {
-    stage: Stage,
+    section: Section,
     block: u64,
     log: Log,
     tree: TreeBuilder,
@@ -52,7 +52,7 @@ pub struct Restore {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
+enum Section {
     Header,
     Records,
     Keys,
@@ -69,7 +69,7 @@ impl Restore {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            stage: Stage::Header,
+            section: Section::Header,
             block: 0,
             log: Log::new(0),
             tree: TreeBuilder::default(),
@@ -97,12 +97,14 @@ impl Restore {
     /// is of no use.
     pub fn feed(&mut self, block: &[u8]) -> Result<(), RestoreError> {
         let fed = match block.split_first() {
-            Some((&HEADER, rest)) if self.stage == Stage::Header => self.header(rest)?,
-            Some((&RECORDS, rest)) if self.stage == Stage::Records => self.records(rest),
-            Some((&KEYS, rest)) if Stage::Records <= self.stage && self.stage <= Stage::Keys => {
+            Some((&HEADER, rest)) if self.section == Section::Header => self.header(rest)?,
+            Some((&RECORDS, rest)) if self.section == Section::Records => self.records(rest),
+            Some((&KEYS, rest)) if Section::Records <= self.section && self.section <= Section::Keys => {
                 self.keys(rest)
             }
-            Some((&END, rest)) if Stage::Records <= self.stage && self.stage <= Stage::Keys => self.end(rest),
+            Some((&END, rest)) if Section::Records <= self.section && self.section <= Section::Keys => {
+                self.end(rest)
+            }
             Some(_) => Err("a block of an unknown kind or out of place"),
             None => Err("an empty block"),
         };
@@ -113,7 +115,7 @@ impl Restore {
 
     /// The store, if all blocks were there.
     pub fn finish(self) -> Result<Store, RestoreError> {
-        if self.stage != Stage::Ended {
+        if self.section != Section::Ended {
             return Err(RestoreError::Truncated);
         }
         Ok(Store {
@@ -160,7 +162,7 @@ impl Restore {
             return Ok(Err("a header with numbers out of range"));
         }
         (self.current, self.compacted, self.end_seq) = (current, compacted, end_seq);
-        self.stage = Stage::Records;
+        self.section = Section::Records;
         Ok(Ok(()))
     }
 
@@ -214,7 +216,7 @@ impl Restore {
     }
 
     fn keys(&mut self, mut rest: &[u8]) -> Result<(), &'static str> {
-        self.stage = Stage::Keys;
+        self.section = Section::Keys;
         let mut seqs = Vec::with_capacity(BATCH);
         while !rest.is_empty() {
             seqs.clear();
@@ -256,7 +258,7 @@ impl Restore {
             return Err("records that belong to no key");
         }
         self.log.skip_to(self.end_seq);
-        self.stage = Stage::Ended;
+        self.section = Section::Ended;
         Ok(())
     }
 

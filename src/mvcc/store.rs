@@ -85,7 +85,7 @@ impl Store {
     }
 
     /// Memory the versions are kept in, given-up ones that are not yet removed included: what
-    /// `Status` shows as the size of the database. O(segments).
+    /// `Status` shows as the size of the database. O(chunks).
     #[must_use]
     pub fn bytes_held(&self) -> u64 {
         self.log.held_bytes() + self.key_bytes
@@ -167,7 +167,7 @@ impl Store {
     /// All changes from `from` on, in revision order; `from.main` is not below the compact
     /// revision. Of the compact revision itself only what a compaction keeps is there.
     ///
-    /// O(log segments) to start, then O(1) an item.
+    /// O(log chunks) to start, then O(1) an item.
     #[must_use]
     pub fn changes(&self, from: Revision) -> Changes<'_> {
         self.check_readable(from.main);

@@ -1,6 +1,6 @@
 //! Who may talk to whom: what the dialer says, and what the acceptor makes of it.
 //!
-//! The acceptor compares the Hello with its own [`Identity`] and with what it knows of the sender.
+//! The acceptor compares the Hello with its own [`PeerIdentity`] and with what it knows of the sender.
 //! Both sides log a refusal, each with the same text, so that either operator finds the cause.
 //!
 //! A member id is used by one process at a time. Which one, its *incarnation* tells, which grows from
@@ -115,7 +115,7 @@ impl Refusal {
 
 /// Who a process is, as it tells others.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
+pub struct PeerIdentity {
     pub cluster: ClusterId,
     /// 0: none yet.
     pub member: MemberId,
@@ -127,7 +127,7 @@ pub struct Identity {
 /// A Hello that has the right form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Greeting {
-    pub from: Identity,
+    pub from: PeerIdentity,
     /// 0: whoever is there.
     pub to: MemberId,
     pub lane: Lane,
@@ -145,7 +145,7 @@ pub struct Acquaintance {
     pub incarnation: Option<u64>,
 }
 
-impl Identity {
+impl PeerIdentity {
     /// The Hello to `to`, for a connection without a name.
     #[must_use]
     pub fn hello(&self, to: MemberId, lane: Lane) -> pb::Hello {
@@ -290,7 +290,7 @@ impl Greeting {
             return Err(malformed("a member without a cluster".to_owned()));
         }
         Ok(Self {
-            from: Identity {
+            from: PeerIdentity {
                 cluster: ClusterId(hello.cluster_id),
                 member: MemberId(hello.from),
                 incarnation: hello.incarnation,

@@ -42,5 +42,5 @@ mod lane;
 mod tests;
 
 pub use frame::{FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameKind, PREFACE, Seal};
-pub use handshake::{Greeting, HANDSHAKE_BYTES_MAX, Identity, PEER_URLS_MAX, Refusal, RefusalCode};
+pub use handshake::{Greeting, HANDSHAKE_BYTES_MAX, PEER_URLS_MAX, PeerIdentity, Refusal, RefusalCode};
 pub use lane::{Lane, lane_of};

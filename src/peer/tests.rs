@@ -203,8 +203,8 @@ fn noise_never_panics_a_reader() {
     }
 }
 
-fn identity(member: u64) -> Identity {
-    Identity {
+fn identity(member: u64) -> PeerIdentity {
+    PeerIdentity {
         cluster: ClusterId(0xc1),
         member: MemberId(member),
         incarnation: 100,
@@ -213,7 +213,11 @@ fn identity(member: u64) -> Identity {
 }
 
 /// What member 2 makes of the Hello of `from` after `change`.
-fn greet(from: &Identity, change: impl FnOnce(&mut pb::Hello), known: Acquaintance) -> Result<u32, Refusal> {
+fn greet(
+    from: &PeerIdentity,
+    change: impl FnOnce(&mut pb::Hello),
+    known: Acquaintance,
+) -> Result<u32, Refusal> {
     let mut hello = from.hello(MemberId(2), Lane::Append);
     change(&mut hello);
     let greeting = Greeting::read(hello.encode_to_vec().into())?;
@@ -234,7 +238,7 @@ fn a_member_of_the_same_cluster_is_welcome_and_finds_the_right_one() {
         identity(1).check_welcome(MemberId(3), bytes.clone()).unwrap_err().code,
         RefusalCode::WrongRecipient
     );
-    let other = Identity { cluster: ClusterId(0xc2), ..identity(1) };
+    let other = PeerIdentity { cluster: ClusterId(0xc2), ..identity(1) };
     assert_eq!(other.check_welcome(MemberId(2), bytes).unwrap_err().code, RefusalCode::OtherCluster);
 }
 
@@ -276,11 +280,12 @@ fn a_removed_member_and_an_older_process_are_refused() {
 
 #[test]
 fn a_process_without_identity_may_call_and_no_more() {
-    let nobody = Identity { cluster: ClusterId(0), member: MemberId(0), incarnation: 1, peer_urls: vec![] };
+    let nobody =
+        PeerIdentity { cluster: ClusterId(0), member: MemberId(0), incarnation: 1, peer_urls: vec![] };
     let call = |h: &mut pb::Hello| (h.lane, h.to) = (3, 0);
     assert!(greet(&nobody, call, Acquaintance::default()).is_ok());
     assert!(greet(&nobody, |_| {}, Acquaintance::default()).is_err());
-    let other = Identity { cluster: ClusterId(5), ..nobody };
+    let other = PeerIdentity { cluster: ClusterId(5), ..nobody };
     assert_eq!(
         greet(&other, call, Acquaintance::default()).unwrap_err().code,
         RefusalCode::OtherCluster,

@@ -28,10 +28,10 @@ use super::entry::{Entry, EntryKind, HardState};
 use super::library_log::{self, LogLevel, LogSink};
 use super::log::{Log, Retention};
 use super::message::{Message, MessageKind};
+use super::raft_state::RaftState;
 use super::read_index::ReadContext;
 use super::ready::{Leadership, ReadState, Ready};
 use super::recovery::{Recovered, StartError};
-use super::role::Role;
 use super::snapshot::CheckpointMeta;
 use crate::types::{LogIndex, MemberId, Term};
 
@@ -115,7 +115,7 @@ impl Config {
 /// Where a node stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
-    pub role: Role,
+    pub state: RaftState,
     pub term: Term,
     pub leader: Option<MemberId>,
     pub last: LogIndex,
@@ -255,7 +255,7 @@ impl Node {
             handed_out,
             installed: handed_out,
             conf_changes: VecDeque::new(),
-            last_leadership: Leadership { role: Role::Follower, term: hard_state.term, leader: None },
+            last_leadership: Leadership { state: RaftState::Follower, term: hard_state.term, leader: None },
             term_start: None,
         };
         if node.is_sole_voter() {
@@ -775,7 +775,7 @@ impl Node {
     pub fn leadership(&self) -> Leadership {
         let raft = &self.raw.raft;
         Leadership {
-            role: raft.state.into(),
+            state: raft.state.into(),
             term: Term(raft.term),
             leader: (raft.leader_id != ::raft::INVALID_ID).then_some(MemberId(raft.leader_id)),
         }
@@ -795,9 +795,9 @@ impl Node {
     #[must_use]
     pub fn status(&self) -> Status {
         let raft = &self.raw.raft;
-        let Leadership { role, term, leader } = self.leadership();
+        let Leadership { state, term, leader } = self.leadership();
         Status {
-            role,
+            state,
             term,
             leader,
             last: LogIndex(raft.raft_log.last_index()),

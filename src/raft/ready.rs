@@ -2,7 +2,7 @@
 
 use super::entry::{Entry, HardState};
 use super::message::Message;
-use super::role::Role;
+use super::raft_state::RaftState;
 use super::snapshot::CheckpointMeta;
 use crate::types::{LogIndex, MemberId, Term};
 
@@ -50,7 +50,7 @@ pub struct ReadState {
 /// Who leads, as this member knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leadership {
-    pub role: Role,
+    pub state: RaftState,
     pub term: Term,
     pub leader: Option<MemberId>,
 }

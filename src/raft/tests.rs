@@ -315,7 +315,7 @@ fn survives(seed: u64, steps: usize, bug: Bug) -> Result<(), String> {
         if unique.len() != single.applied.len() {
             return Err(format!("life {life}: applied twice in {:?}", single.applied));
         }
-        if single.node.status().role != Role::Leader {
+        if single.node.status().state != RaftState::Leader {
             return Err(format!("life {life}: the only voter does not lead"));
         }
     }
@@ -346,7 +346,7 @@ fn planted_bugs_are_seen() {
 fn sole_voter_leads_at_once_and_commits_only_what_is_durable() {
     let mut disk = Disk::new(sole());
     let mut node = node(&disk, 0);
-    assert_eq!(node.status().role, Role::Leader);
+    assert_eq!(node.status().state, RaftState::Leader);
     assert_eq!(node.term_start(), Some(LogIndex(2)));
     node.propose(Bytes::from_static(b"x")).unwrap();
     let ready = node.take_ready().unwrap();
@@ -531,7 +531,7 @@ fn leader_knows_a_successor_in_every_tick_but_the_one_that_counts_whom_it_heard(
     for _ in 0..4 {
         answer(&mut node);
     }
-    assert_eq!(node.leadership().role, Role::Leader);
+    assert_eq!(node.leadership().state, RaftState::Leader);
     let unknown: Vec<usize> = (0..50)
         .filter(|_| {
             node.tick();

@@ -30,7 +30,7 @@ pub struct Fingerprint {
 
 /// What a member answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum HashReport {
     Hash(Fingerprint),
     /// It has compacted the revision.
     Compacted,
@@ -49,7 +49,7 @@ mod outcome {
     pub(super) const BEHIND: u32 = 2;
 }
 
-impl Told {
+impl HashReport {
     /// What the state machine says to a HashKV.
     #[must_use]
     pub fn from_outcome(outcome: Outcome) -> Self {
@@ -133,25 +133,25 @@ pub struct Findings {
 impl Findings {
     /// Compares the asker's data with what the others said; together they are all members.
     #[must_use]
-    pub fn new(asker: MemberId, own: Fingerprint, others: Vec<(MemberId, Told)>) -> Self {
+    pub fn new(asker: MemberId, own: Fingerprint, others: Vec<(MemberId, HashReport)>) -> Self {
         let members = others.len() + 1;
         let quorum = members / 2 + 1;
         let mut groups = BTreeMap::from([(Content::Hash(own.hash), vec![asker])]);
         let (mut unchecked, mut is_overtaken) = (Vec::new(), false);
         for (member, told) in others {
             let content = match told {
-                Told::Hash(theirs) if theirs.compact_revision == own.compact_revision => {
+                HashReport::Hash(theirs) if theirs.compact_revision == own.compact_revision => {
                     Ok(Content::Hash(theirs.hash))
                 }
-                Told::Hash(theirs) if theirs.compact_revision < own.compact_revision => {
+                HashReport::Hash(theirs) if theirs.compact_revision < own.compact_revision => {
                     Ok(Content::Uncompacted(theirs.compact_revision))
                 }
-                Told::Behind { revision } => Ok(Content::Behind(revision)),
-                Told::Hash(_) | Told::Compacted => {
+                HashReport::Behind { revision } => Ok(Content::Behind(revision)),
+                HashReport::Hash(_) | HashReport::Compacted => {
                     is_overtaken = true;
                     Err("it was compacted meanwhile".to_owned())
                 }
-                Told::Nothing(reason) => Err(reason),
+                HashReport::Nothing(reason) => Err(reason),
             };
             match content {
                 Ok(content) => groups.entry(content).or_default().push(member),
@@ -230,16 +230,16 @@ mod tests {
 
     const OWN: Fingerprint = Fingerprint { revision: 90, compact_revision: 50, hash: 7 };
 
-    fn hash(hash: u32) -> Told {
-        Told::Hash(Fingerprint { hash, ..OWN })
+    fn hash(hash: u32) -> HashReport {
+        HashReport::Hash(Fingerprint { hash, ..OWN })
     }
 
-    fn findings(others: &[Told]) -> Findings {
+    fn findings(others: &[HashReport]) -> Findings {
         let others = others.iter().zip(2..).map(|(told, id)| (MemberId(id), told.clone())).collect();
         Findings::new(MemberId(1), OWN, others)
     }
 
-    fn suspects(others: &[Told]) -> Vec<u64> {
+    fn suspects(others: &[HashReport]) -> Vec<u64> {
         findings(others).suspects().iter().map(|member| member.0).collect()
     }
 
@@ -261,18 +261,18 @@ mod tests {
         assert_eq!(suspects(&[hash(8), hash(9)]), [0]);
         assert_eq!(suspects(&[hash(7), hash(8), hash(8)]), [0], "two of four are none");
         // Two agree, which is not a majority of five.
-        let silent = || Told::Nothing("down".to_owned());
+        let silent = || HashReport::Nothing("down".to_owned());
         assert_eq!(suspects(&[hash(7), hash(8), silent(), silent()]), [0]);
         assert!(!findings(&[hash(7), hash(8), silent(), silent()]).clears_asker());
     }
 
     #[test]
     fn what_was_not_compared_is_neither_equal_nor_different() {
-        let newer = Told::Hash(Fingerprint { compact_revision: 60, hash: 8, ..OWN });
-        for told in [Told::Nothing("down".to_owned()), Told::Compacted, newer] {
+        let newer = HashReport::Hash(Fingerprint { compact_revision: 60, hash: 8, ..OWN });
+        for told in [HashReport::Nothing("down".to_owned()), HashReport::Compacted, newer] {
             let findings = findings(&[told.clone(), hash(7)]);
             assert!(findings.agree() && !findings.is_complete(), "{told:?}");
-            assert_eq!(findings.is_overtaken(), !matches!(told, Told::Nothing(_)));
+            assert_eq!(findings.is_overtaken(), !matches!(told, HashReport::Nothing(_)));
             assert_eq!(findings.unchecked[0].0, MemberId(2));
         }
         assert!(findings(&[hash(7), hash(7)]).is_complete());
@@ -280,30 +280,31 @@ mod tests {
 
     #[test]
     fn a_member_that_lacks_a_revision_or_a_compaction_differs() {
-        assert_eq!(suspects(&[Told::Behind { revision: 89 }, hash(7)]), [2]);
-        let older = Told::Hash(Fingerprint { compact_revision: 40, ..OWN });
+        assert_eq!(suspects(&[HashReport::Behind { revision: 89 }, hash(7)]), [2]);
+        let older = HashReport::Hash(Fingerprint { compact_revision: 40, ..OWN });
         assert_eq!(suspects(&[hash(7), older]), [3], "the same hash by chance");
-        let all_behind = [Told::Behind { revision: 89 }, Told::Behind { revision: 89 }];
+        let all_behind = [HashReport::Behind { revision: 89 }, HashReport::Behind { revision: 89 }];
         assert_eq!(suspects(&all_behind), [1], "the asker has a revision that nobody else has");
     }
 
     #[test]
     fn the_log_tells_who_has_what() {
-        let text = findings(&[hash(7), Told::Behind { revision: 80 }]).describe();
+        let text = findings(&[hash(7), HashReport::Behind { revision: 80 }]).describe();
         let told = "at revision 90, compacted at 50: hash 00000007: 1, 2; no revision after 80: 3";
         assert_eq!(text, told);
     }
 
     #[test]
     fn answers_arrive_as_they_were_sent_and_others_are_no_answer() {
-        for told in [hash(0xffff_ffff), Told::Compacted, Told::Behind { revision: 1 }] {
-            assert_eq!(Told::decode(told.encode().unwrap(), OWN.revision), told);
+        for told in [hash(0xffff_ffff), HashReport::Compacted, HashReport::Behind { revision: 1 }] {
+            assert_eq!(HashReport::decode(told.encode().unwrap(), OWN.revision), told);
         }
-        assert_eq!(Told::Nothing("why".to_owned()).encode(), None);
-        let is_nothing = |bytes: Bytes| matches!(Told::decode(bytes, OWN.revision), Told::Nothing(_));
-        let other = Told::Hash(Fingerprint { revision: 91, ..OWN });
+        assert_eq!(HashReport::Nothing("why".to_owned()).encode(), None);
+        let is_nothing =
+            |bytes: Bytes| matches!(HashReport::decode(bytes, OWN.revision), HashReport::Nothing(_));
+        let other = HashReport::Hash(Fingerprint { revision: 91, ..OWN });
         assert!(is_nothing(other.encode().unwrap()), "of another revision");
-        assert!(is_nothing(Told::Behind { revision: 90 }.encode().unwrap()), "not behind at all");
+        assert!(is_nothing(HashReport::Behind { revision: 90 }.encode().unwrap()), "not behind at all");
         assert!(is_nothing(Bytes::from_static(b"\xff\xff")));
         let later = peer::HashAnswer { outcome: 9, ..Default::default() };
         assert!(is_nothing(later.encode_to_vec().into()));
@@ -313,11 +314,11 @@ mod tests {
     fn the_state_machines_words_become_answers() {
         let body = pb::HashKvResponse { header: None, hash: 7, compact_revision: 50, hash_revision: 90 };
         let response = Response { revision: 95, body: body.encode_to_vec(), resume: None };
-        assert_eq!(Told::from_outcome(Ok(response)), hash(7));
+        assert_eq!(HashReport::from_outcome(Ok(response)), hash(7));
         let compacted = Rejection::Compacted { required: 90, compacted: 99 };
-        assert_eq!(Told::from_outcome(Err(compacted)), Told::Compacted);
+        assert_eq!(HashReport::from_outcome(Err(compacted)), HashReport::Compacted);
         let future = Rejection::FutureRevision { required: 90, current: 80 };
-        assert_eq!(Told::from_outcome(Err(future)), Told::Behind { revision: 80 });
+        assert_eq!(HashReport::from_outcome(Err(future)), HashReport::Behind { revision: 80 });
     }
 
     #[test]
@@ -326,7 +327,7 @@ mod tests {
         assert_eq!(question.encode_to_vec(), b"\x08\x5a");
         let answer = hash(7).encode().unwrap();
         assert_eq!(&*answer, b"\x15\x07\x00\x00\x00\x18\x64\x20\xb4\x01");
-        let behind = Told::Behind { revision: 1 }.encode().unwrap();
+        let behind = HashReport::Behind { revision: 1 }.encode().unwrap();
         assert_eq!(&*behind, b"\x08\x02\x20\x02");
     }
 }

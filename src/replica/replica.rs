@@ -22,7 +22,7 @@ use super::reads::Reads;
 use super::under_way::{Given, UnderWay};
 use crate::raft::{
     self, CheckpointMeta, ConfChange, ConfChangeRefused, EntryKind, Message, MessageKind, Node, ProposeError,
-    Recovered, Role, StartError, Status, StepError,
+    RaftState, Recovered, StartError, Status, StepError,
 };
 use crate::request::group;
 use crate::request::{Refusal, RequestKind};
@@ -192,7 +192,7 @@ impl<R> Replica<R> {
     }
 
     fn leads(&self) -> bool {
-        self.node.leadership().role == Role::Leader
+        self.node.leadership().state == RaftState::Leader
     }
 
     /// A linearizable read. It comes back in `Ready::reads`, or refused.

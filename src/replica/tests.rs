@@ -18,7 +18,8 @@ use super::{Config, Ready, Replica};
 use crate::apply::Sessions;
 use crate::raft::tests::{Disk, runs};
 use crate::raft::{
-    self, CheckpointMeta, ConfChange, ConfChangeKind, Entry, EntryKind, Message, MessageKind, Retention, Role,
+    self, CheckpointMeta, ConfChange, ConfChangeKind, Entry, EntryKind, Message, MessageKind, RaftState,
+    Retention,
 };
 use crate::request::group::decode_group;
 use crate::request::{Refusal, RequestKind};
@@ -255,7 +256,7 @@ impl Cluster {
     fn leader(&self) -> Option<MemberId> {
         let leads = |member: &&Member| {
             let replica = member.replica.as_ref();
-            replica.is_some_and(|replica| replica.status().role == Role::Leader)
+            replica.is_some_and(|replica| replica.status().state == RaftState::Leader)
         };
         let newest = self
             .members
@@ -658,7 +659,7 @@ impl Cluster {
         let node = self.members[&id].replica.as_ref().unwrap().node();
         node.check_invariants();
         let status = node.status();
-        if status.role == Role::Leader {
+        if status.state == RaftState::Leader {
             let leader = *self.leaders.entry(status.term).or_insert(id);
             ensure(leader == id, || format!("raft 5.2: {leader} and {id} both lead in {:?}", status.term))?;
             for (index, (term, _)) in self.applied.range(node.first_held()..) {

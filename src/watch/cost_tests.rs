@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::encoder::Encoder;
+use super::event_encoder::EventEncoder;
 use super::history::{SLICE, Way, slice};
 use super::{CatchUp, Feed, Notice, Order, Token, WatchRange};
 use crate::mvcc::Store;
@@ -122,7 +122,7 @@ fn cost_of_a_slice_of_history() {
         ("walk, everything with previous", all, Way::Walk),
         ("look up one key", vec![rare()], Way::LookUp),
     ] {
-        let mut encoder = Encoder::default();
+        let mut encoder = EventEncoder::default();
         let (mut from, mut slices, mut events) = (2, 0, 0);
         let begin = processor_time();
         while from <= current && slices < 200 {

@@ -1,8 +1,8 @@
 //! Events of one watcher as responses: whole revisions, cut where they get long, in fragments where
 //! the client can put them together again.
 
-use super::encode::{event_field_len, frame_len};
 use super::watcher::Watcher;
+use super::wire::{event_field_len, frame_len};
 use super::{Event, Response, Sink};
 
 /// How long responses get.

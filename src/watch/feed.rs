@@ -21,9 +21,9 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
-use super::encoder::{Encoder, Target};
+use super::event_encoder::{EventEncoder, Target};
 use super::history::Budget;
-use super::{Batch, Event, IntervalIndex, Notice, Order, WatchRange, encoder, history};
+use super::{Batch, Event, IntervalIndex, Notice, Order, WatchRange, event_encoder, history};
 use crate::mvcc::Store;
 use crate::types::Revision;
 
@@ -35,7 +35,7 @@ pub struct Feed {
     /// Shards that subscribe anything.
     subscribed_count: usize,
     through: i64,
-    encoder: Encoder,
+    encoder: EventEncoder,
     /// Of one slice of history.
     budget: Budget,
     /// Whoever gets the change at hand.
@@ -103,7 +103,7 @@ impl Feed {
             shards: (0..shards).map(|_| Shard::default()).collect(),
             subscribed_count: 0,
             through: current,
-            encoder: Encoder::default(),
+            encoder: EventEncoder::default(),
             budget: history::SLICE,
             targets: Vec::new(),
             turn: 0,
@@ -207,7 +207,7 @@ impl Feed {
                 *with_previous = wish == Wish::WithPrevious;
                 anyone_wants_previous |= *with_previous;
             }
-            let previous = if anyone_wants_previous { encoder::previous(store, &change) } else { None };
+            let previous = if anyone_wants_previous { event_encoder::previous(store, &change) } else { None };
             let give = |shard, event| shards[usize::from(shard)].events.push(event);
             encoder.push(&change, previous.as_ref(), targets, give);
         }

@@ -15,8 +15,8 @@
 
 use std::borrow::Cow;
 
-use super::encoder::Encoder;
-use super::{Batch, CatchUp, Event, Notice, WatchRange, encoder};
+use super::event_encoder::EventEncoder;
+use super::{Batch, CatchUp, Event, Notice, WatchRange, event_encoder};
 use crate::mvcc::{Change, KeyChanges, Store};
 use crate::types::{KeyRange, Revision};
 
@@ -66,7 +66,7 @@ pub(super) enum Way {
 pub(super) fn answer(
     order: &CatchUp,
     store: &Store,
-    encoder: &mut Encoder,
+    encoder: &mut EventEncoder,
     budget: Budget,
     current: i64,
 ) -> Notice {
@@ -102,7 +102,7 @@ pub(super) fn way(order: &CatchUp, store: &Store, budget: Budget) -> Way {
 pub(super) fn slice(
     order: &CatchUp,
     store: &Store,
-    encoder: &mut Encoder,
+    encoder: &mut EventEncoder,
     budget: Budget,
     current: i64,
     way: Way,
@@ -120,7 +120,7 @@ pub(super) fn slice(
 
 struct Slice<'a> {
     store: &'a Store,
-    encoder: &'a mut Encoder,
+    encoder: &'a mut EventEncoder,
     budget: Budget,
     wanted: RangeSet<'a>,
     with_previous: RangeSet<'a>,
@@ -149,7 +149,7 @@ impl<'a> Slice<'a> {
             walked += records;
             if wanted.contains(change.key) {
                 let previous = with_previous.contains(change.key);
-                let before = if previous { encoder::previous(store, &change) } else { None };
+                let before = if previous { event_encoder::previous(store, &change) } else { None };
                 bytes += encoder.push(&change, before.as_ref(), &[(0, previous)], &mut give);
             }
         }

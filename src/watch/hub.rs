@@ -26,10 +26,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::catch_up::{CatchUpTurns, Turn};
 use super::delivery::{self, HeaderRevision, ResponseLimits};
 use super::group::{Groups, MatchFor};
 use super::stream::{Id, Stream};
+use super::unsynced::{Turn, UnsyncedTurns};
 use super::watcher::{State, Wants, Watcher, WatcherKey, Watchers};
 use super::{Batch, CatchUp, Event, Notice, Order, Response, Sink, StreamId, Token, WatchRange};
 use crate::pb::etcdserverpb as pb;
@@ -114,7 +114,7 @@ pub struct Hub {
     stream_next: u64,
     watchers: Watchers,
     groups: Groups,
-    turns: CatchUpTurns,
+    turns: UnsyncedTurns,
     /// The highest revision the store was heard to stand at.
     current: i64,
     bytes: usize,
@@ -139,7 +139,7 @@ impl Hub {
             stream_next: 0,
             watchers: Watchers::default(),
             groups: Groups::default(),
-            turns: CatchUpTurns::default(),
+            turns: UnsyncedTurns::default(),
             current: 0,
             bytes: 0,
             token_next: 0,

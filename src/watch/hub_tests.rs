@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::super::encode;
 use super::super::model_tests::{ModelFeed, ModelStore};
+use super::super::wire;
 use super::*;
 
 /// A response as it was pushed, with what the table is about.
@@ -54,7 +54,7 @@ impl Sink for Lists {
             cancel_reason: response.cancel_reason,
             fragment: response.fragment,
             events: events.collect(),
-            bytes: encode::encoded_len(response),
+            bytes: wire::encoded_len(response),
         });
     }
 }

@@ -18,17 +18,17 @@ pub mod response;
 
 pub mod interval;
 
-mod encoder;
+mod event_encoder;
 pub mod feed;
 mod history;
 
-mod catch_up;
 mod delivery;
-pub mod encode;
 mod group;
 pub mod hub;
 mod stream;
+mod unsynced;
 mod watcher;
+pub mod wire;
 
 #[cfg(test)]
 mod cost_tests;

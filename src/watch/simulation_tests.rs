@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use prost::Message;
 
-use super::super::encode;
 use super::super::model_tests::{Change, ModelFeed, ModelStore, Random, wire_event};
+use super::super::wire;
 use super::super::{Order, Response, Sink, StreamId, WatchRange};
 use super::{Hub, HubLimits, ID_DUPLICATE, RANGE_EMPTY, START_NEGATIVE};
 use crate::pb::etcdserverpb as pb;
@@ -54,8 +54,8 @@ impl Sink for Outboxes {
 
     fn push(&mut self, stream: StreamId, response: &Response<'_>) {
         let mut bytes = Vec::new();
-        encode::put_response(&mut bytes, response);
-        assert_eq!(bytes.len(), encode::encoded_len(response));
+        wire::put_response(&mut bytes, response);
+        assert_eq!(bytes.len(), wire::encoded_len(response));
         let outbox = self.0.get_mut(&stream).expect("nothing is pushed to a stream that was closed");
         outbox.queue.push_back((response.revision, bytes));
     }

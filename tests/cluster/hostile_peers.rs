@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use pinion::pb::peer as pb;
 use pinion::peer::frame::{put_frame, put_message};
-use pinion::peer::{FRAME_HEADER_BYTES, FrameDecoder, FrameKind, Identity, Lane, PREFACE, Refusal, Seal};
+use pinion::peer::{FRAME_HEADER_BYTES, FrameDecoder, FrameKind, Lane, PREFACE, PeerIdentity, Refusal, Seal};
 use pinion::raft::MessageKind;
 use pinion::types::{ClusterId, MemberId};
 use pinion_kit::client::Client;
@@ -142,7 +142,7 @@ impl Liar {
     /// A newer process of `from`, as it says.
     async fn connect(cluster: &Cluster, from: usize, to: usize, lane: Lane) -> Self {
         let status = cluster.status(to).await.unwrap().header.unwrap();
-        let identity = Identity {
+        let identity = PeerIdentity {
             cluster: ClusterId(status.cluster_id),
             member: MemberId(cluster.ids[from]),
             incarnation: u64::MAX,

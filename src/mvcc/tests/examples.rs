@@ -147,7 +147,7 @@ fn compaction_slices_are_bounded() {
     while !store.compact_slice(100) {
         slices += 1;
     }
-    // 30 000 records to walk, then at most as many to sweep, with a segment of up to 10 000 small
+    // 30 000 records to walk, then at most as many to sweep, with a chunk of up to 10 000 small
     // records as the step that may not be cut.
     assert!((300..=700).contains(&slices), "{slices} slices");
 }
@@ -300,9 +300,9 @@ fn hash_equals_that_of_a_real_etcd_after_the_same_history() {
 }
 
 #[test]
-fn record_that_moves_into_a_segment_written_in_place_is_found_there() {
+fn record_that_moves_into_a_chunk_written_in_place_is_found_there() {
     let mut store = Store::new();
-    put(&mut store, "first", "1"); // a small segment, closed by what does not fit behind it:
+    put(&mut store, "first", "1"); // a small chunk, closed by what does not fit behind it:
     put(&mut store, "big", &"b".repeat(300_000));
     for number in 0..3_000 {
         put(&mut store, "hot", &"h".repeat(100));
@@ -314,7 +314,7 @@ fn record_that_moves_into_a_segment_written_in_place_is_found_there() {
     store.compact(store.current_revision());
     while !store.compact_slice(100) {}
     store.check_invariants();
-    assert!(store.log.segments()[0].records_count() > 1, "the cold records joined the first");
+    assert!(store.log.chunks()[0].records_count() > 1, "the cold records joined the first");
     for number in [0, 1_000, 2_000] {
         assert_eq!(value(&store, &format!("cold{number}"), i64::MAX), Some(number.to_string()));
     }

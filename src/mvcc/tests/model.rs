@@ -207,7 +207,7 @@ impl Shape {
 
     fn value(&self, random: &mut Random) -> Vec<u8> {
         let bytes = match random.below(2_000) {
-            0 => 300_000, // larger than a segment
+            0 => 300_000, // larger than a chunk
             _ => random.index(self.value_bytes + 1),
         };
         vec![b'a' + u8::try_from(random.below(26)).unwrap(); bytes]
@@ -487,7 +487,7 @@ fn store_behaves_like_a_map_per_revision() {
     let ops = setting("PINION_MODEL_OPS").unwrap_or(20_000);
     let only = setting("PINION_MODEL_SEED");
     // Shapes differ by seed, so many short runs see more than one long one; but histories must get
-    // long enough for several levels of the tree and many segments.
+    // long enough for several levels of the tree and many chunks.
     let ops_of_seed = (ops / 8).clamp(1, 20_000);
     let seeds = if let Some(seed) = only { seed..seed + 1 } else { 1..ops.div_ceil(ops_of_seed) + 1 };
     let (mut done, mut changes) = (0, 0);

@@ -47,7 +47,7 @@ const LITERAL: u8 = 0;
 
 /// Which blocks there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum BlockKind {
     Request,
     Trailers,
 }
@@ -83,7 +83,7 @@ impl Seen {
         self.bytes <= bytes_max && self.fields <= FIELDS_MAX
     }
 
-    fn note(&mut self, kind: Kind, role: Role) -> Result<(), Misplaced> {
+    fn note(&mut self, kind: Kind, role: BlockKind) -> Result<(), Misplaced> {
         let slot = match kind {
             Kind::Method => &mut self.method,
             Kind::Scheme => &mut self.scheme,
@@ -106,12 +106,12 @@ impl Seen {
         if self.regular {
             return Err(Misplaced::BehindRegular);
         }
-        if role == Role::Trailers { Err(Misplaced::InTrailers) } else { Ok(()) }
+        if role == BlockKind::Trailers { Err(Misplaced::InTrailers) } else { Ok(()) }
     }
 
     /// Nothing is missing that the decoder behind asks for.
-    fn is_whole(&self, role: Role) -> bool {
-        role == Role::Trailers || (self.method && self.scheme && self.path)
+    fn is_whole(&self, role: BlockKind) -> bool {
+        role == BlockKind::Trailers || (self.method && self.scheme && self.path)
     }
 }
 
@@ -174,7 +174,7 @@ impl Blocks {
     }
 
     /// Reads a whole block. None: it may pass as it is.
-    pub(super) fn read(&mut self, block: &[u8], role: Role) -> Result<Option<Recoded>, Fault> {
+    pub(super) fn read(&mut self, block: &[u8], role: BlockKind) -> Result<Option<Recoded>, Fault> {
         self.table.settle();
         let mark = self.table.mark();
         if !self.is_detached {
@@ -192,7 +192,7 @@ impl Blocks {
     }
 
     /// Whether a block may pass. If not, it was read up to where that is known.
-    fn is_plain(&mut self, block: &[u8], role: Role) -> Result<bool, HpackError> {
+    fn is_plain(&mut self, block: &[u8], role: BlockKind) -> Result<bool, HpackError> {
         let Self { table, name: name_scratch, value: value_scratch, .. } = self;
         let mut seen = Seen::default();
         let (mut at, mut has_fields) = (0, false);
@@ -232,7 +232,7 @@ impl Blocks {
         Ok(seen.is_whole(role))
     }
 
-    fn recode(&mut self, block: &[u8], role: Role) -> Result<Recoded, Fault> {
+    fn recode(&mut self, block: &[u8], role: BlockKind) -> Result<Recoded, Fault> {
         let mut writing = Writing::new(role, self.bytes_max);
         let Self { table, name: name_scratch, value: value_scratch, .. } = self;
         let (mut at, mut has_fields) = (0, false);
@@ -330,7 +330,12 @@ impl Blocks {
     }
 
     /// The block has ended; `left` is what `skim` left.
-    pub(super) fn finish_skim(&mut self, skim: &Skim, left: &[u8], role: Role) -> Result<Recoded, Fault> {
+    pub(super) fn finish_skim(
+        &mut self,
+        skim: &Skim,
+        left: &[u8],
+        role: BlockKind,
+    ) -> Result<Recoded, Fault> {
         if !left.is_empty() || skim.skipped != 0 {
             return Err(HpackError.into());
         }
@@ -369,7 +374,7 @@ fn malformed(text: String) -> Status {
 
 /// A block in the making.
 struct Writing {
-    role: Role,
+    role: BlockKind,
     bytes_max: usize,
     seen: Seen,
     /// What becomes of `:method` and `:path`.
@@ -380,7 +385,7 @@ struct Writing {
 }
 
 impl Writing {
-    fn new(role: Role, bytes_max: usize) -> Self {
+    fn new(role: BlockKind, bytes_max: usize) -> Self {
         Self {
             role,
             bytes_max,
@@ -456,7 +461,7 @@ impl Writing {
 
     fn finish(self) -> Recoded {
         let Self { role, method, path, fields, refusal, .. } = self;
-        if role == Role::Trailers {
+        if role == BlockKind::Trailers {
             // Nobody reads them. Malformed ones have to end their stream: a pseudo-header twice does.
             let block = if refusal.is_some() { vec![POST, POST] } else { Vec::new() };
             return Recoded { block, note: None };

@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 
-use super::block::{Blocks, Note, Recoded, Refusal, Role, Skim};
+use super::block::{BlockKind, Blocks, Note, Recoded, Refusal, Skim};
 use super::fault::{Fault, HEADERS_BYTES_ABUSE};
 
 /// Bytes of a frame's head.
@@ -92,7 +92,7 @@ impl Head {
 #[derive(Debug)]
 struct Held {
     stream: u32,
-    role: Role,
+    role: BlockKind,
     /// END_STREAM, or nothing.
     end_stream: u8,
     /// The block so far, without the frames around it, and the frame at hand as it comes.
@@ -401,12 +401,12 @@ impl Gate {
     }
 
     /// What a block on `stream` is: the first one opens it.
-    fn role_on(&mut self, stream: u32) -> Role {
+    fn role_on(&mut self, stream: u32) -> BlockKind {
         if stream <= self.last_stream {
-            return Role::Trailers;
+            return BlockKind::Trailers;
         }
         self.last_stream = stream;
-        Role::Request
+        BlockKind::Request
     }
 
     fn note(&mut self, stream: u32, note: Option<Note>) {

@@ -57,7 +57,7 @@ impl SyncMode {
 
 /// What IDENTITY says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::shell) struct Identity {
+pub(in crate::shell) struct IdentityFile {
     pub cluster: ClusterId,
     pub member: MemberId,
     /// The mode that `--wal-sync=auto` measured at first start.
@@ -98,7 +98,7 @@ pub(in crate::shell) enum DataDirError {
     #[error(
         "{path} is damaged at offset {offset}: {problem}. Restore the directory from a backup; starting without this file could lose acknowledged writes"
     )]
-    Identity { path: PathBuf, offset: usize, problem: &'static str },
+    IdentityFile { path: PathBuf, offset: usize, problem: &'static str },
     #[error(
         "{path} is damaged at offset {offset}: {problem}. If this machine's clock is right, delete the file: the next number is then taken from the clock"
     )]
@@ -196,13 +196,13 @@ impl DataDir {
     ///
     /// # Errors
     /// [`DataDirError`] when it is damaged, or missing beside data.
-    pub(in crate::shell) fn identity(&self) -> Result<Option<Identity>, DataDirError> {
+    pub(in crate::shell) fn identity(&self) -> Result<Option<IdentityFile>, DataDirError> {
         let path = self.identity_path();
         match fs::read(&path) {
             Ok(bytes) => {
                 parse_identity(&bytes).map(Some).map_err(|(offset, problem)| match later_format(&bytes) {
                     Some(format) => DataDirError::Later { path: self.root.clone(), format },
-                    None => DataDirError::Identity { path, offset, problem },
+                    None => DataDirError::IdentityFile { path, offset, problem },
                 })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -294,7 +294,7 @@ impl DataDir {
     ///
     /// # Errors
     /// [`DataDirError::Io`].
-    pub(in crate::shell) fn write_identity(&self, identity: &Identity) -> Result<(), DataDirError> {
+    pub(in crate::shell) fn write_identity(&self, identity: &IdentityFile) -> Result<(), DataDirError> {
         self.replace("IDENTITY", &format_identity(identity))
     }
 
@@ -433,7 +433,7 @@ fn later_format(bytes: &[u8]) -> Option<u64> {
     (1 < format).then_some(format)
 }
 
-fn format_identity(identity: &Identity) -> String {
+fn format_identity(identity: &IdentityFile) -> String {
     let text = format!(
         "{IDENTITY_TITLE}\ncluster {:016x}\nmember {:016x}\nwal-sync {}\nstate {}\n",
         identity.cluster.0,
@@ -480,7 +480,7 @@ fn parse_incarnation(bytes: &[u8]) -> Result<u64, (usize, &'static str)> {
     number(value(&mut checked_lines(bytes, INCARNATION_TITLE)?, "incarnation")?)
 }
 
-fn parse_identity(bytes: &[u8]) -> Result<Identity, (usize, &'static str)> {
+fn parse_identity(bytes: &[u8]) -> Result<IdentityFile, (usize, &'static str)> {
     let mut lines = checked_lines(bytes, IDENTITY_TITLE)?;
     let mut value = |name| value(&mut lines, name);
     let cluster = ClusterId(number(value("cluster")?)?);
@@ -495,15 +495,15 @@ fn parse_identity(bytes: &[u8]) -> Result<Identity, (usize, &'static str)> {
         "bootstrapping" => false,
         _ => return Err((0, "unknown state")),
     };
-    Ok(Identity { cluster, member, measured_sync, is_ready })
+    Ok(IdentityFile { cluster, member, measured_sync, is_ready })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn identity() -> Identity {
-        Identity {
+    fn identity() -> IdentityFile {
+        IdentityFile {
             cluster: ClusterId(0xcdf8_181e_3227_7b62),
             member: MemberId(0x8e9e_05c5_2164_694d),
             measured_sync: SyncMode::Mmap,

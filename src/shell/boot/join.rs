@@ -20,7 +20,9 @@ use crate::config::{Bootstrap, Url};
 use crate::membership::{Cluster, Mismatch, find_joining};
 use crate::pb::peer as pb;
 use crate::peer::frame::put_message;
-use crate::peer::{Frame, FrameDecoder, FrameKind, HANDSHAKE_BYTES_MAX, Identity, Lane, PREFACE, Refusal};
+use crate::peer::{
+    Frame, FrameDecoder, FrameKind, HANDSHAKE_BYTES_MAX, Lane, PREFACE, PeerIdentity, Refusal,
+};
 use crate::shell::net::addresses::{Addresses, RESOLVE_PATIENCE};
 use crate::shell::net::{Dialer, Stream, within};
 use crate::shell::raft::CALL_MEMBERS;
@@ -196,8 +198,12 @@ struct Asking {
 
 impl Asking {
     async fn members(&mut self) -> io::Result<Cluster> {
-        let nobody =
-            Identity { cluster: ClusterId(0), member: MemberId(0), incarnation: 0, peer_urls: Vec::new() };
+        let nobody = PeerIdentity {
+            cluster: ClusterId(0),
+            member: MemberId(0),
+            incarnation: 0,
+            peer_urls: Vec::new(),
+        };
         let mut outbox = BytesMut::from(&PREFACE[..]);
         put_message(&mut outbox, FrameKind::Hello, &nobody.hello(MemberId(0), Lane::Call));
         self.stream.write_all(&outbox).await?;
@@ -306,7 +312,7 @@ mod tests {
 
     fn honest(cluster: Cluster) -> impl Fn(&mut Member) + Send {
         move |member| {
-            let own = Identity {
+            let own = PeerIdentity {
                 cluster: ClusterId(7),
                 member: MemberId(1),
                 incarnation: 1,

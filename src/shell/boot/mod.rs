@@ -32,7 +32,7 @@ use crate::pb::peer;
 use crate::peer::PEER_URLS_MAX;
 use crate::raft::{self, StartError};
 use crate::replica;
-use crate::shell::client::role::Orders;
+use crate::shell::client::role::ShardOrders;
 use crate::shell::client::{Keepalive, Reception, ShardConfig};
 use crate::shell::net::listen::Held;
 use crate::shell::peer::PeerConfig;
@@ -52,7 +52,7 @@ use crate::shell::runtime::waiting::{Reports, Waiting};
 use crate::shell::runtime::wiring::{Ports, Wiring};
 use crate::shell::store::quota::Quota;
 use crate::shell::store::{Position, Seat as StoreSeat, StoreRole, Upkeep};
-use data_dir::{DataDir, DataDirError, Identity};
+use data_dir::{DataDir, DataDirError, IdentityFile};
 use host::{Descriptors, HostError};
 use recovery::{RecoveryError, Start, wal_identity};
 
@@ -121,7 +121,7 @@ impl BootError {
 }
 
 /// What the roles tell the main thread.
-enum Event {
+enum MemberEvent {
     Serving,
     ExecutorFailed(Core, String),
     ThreadFailed(&'static str, io::Error),
@@ -138,9 +138,9 @@ enum Event {
     Signal(i32),
 }
 
-type Events = channel::Sender<Event>;
+type Events = channel::Sender<MemberEvent>;
 
-fn tell(events: &Events, event: Event) {
+fn tell(events: &Events, event: MemberEvent) {
     // The main thread is gone only when the process is ending anyway.
     events.send(event).ok();
 }
@@ -230,7 +230,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     let helpers =
         Helpers::start().map_err(|source| BootError::Thread { what: "the helper threads", source })?;
 
-    let orders = Orders::default();
+    let orders = ShardOrders::default();
     let raft_orders = RaftOrders::default();
     let position =
         Position { member: identity.member, checkpoint: recovered.checkpoint.clone(), recovered: last };
@@ -322,7 +322,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
             .name(format!("core-{core}"))
             .spawn(move || match builder.make() {
                 Ok(local) => local.run(executor.run()),
-                Err(error) => tell(&events, Event::ExecutorFailed(core, error.to_string())),
+                Err(error) => tell(&events, MemberEvent::ExecutorFailed(core, error.to_string())),
             })
             .map_err(|source| BootError::Thread { what: "an executor", source })?;
         threads.push(Patient { pulse, thread });
@@ -354,13 +354,13 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     let ring = |role| wiring.bell(role).ring();
     raft_orders.hand_over.store(true, Ordering::Release);
     ring(Role::Raft);
-    wait_for(&inbox, 1, |event| matches!(event, Event::HandedOver));
+    wait_for(&inbox, 1, |event| matches!(event, MemberEvent::HandedOver));
     orders.stop.store(true, Ordering::Release);
     (0..shards).for_each(|shard| ring(Role::Shard(shard)));
-    wait_for(&inbox, shards, |event| matches!(event, Event::ShardEnded));
+    wait_for(&inbox, shards, |event| matches!(event, MemberEvent::ShardEnded));
     raft_orders.stop.store(true, Ordering::Release);
     ring(Role::Raft);
-    if wait_for(&inbox, 1, |event| matches!(event, Event::RaftEnded)) {
+    if wait_for(&inbox, 1, |event| matches!(event, MemberEvent::RaftEnded)) {
         tracing::info!("stopped");
     } else {
         tracing::warn!("the log did not end in time; everything acknowledged is on the disk all the same");
@@ -401,7 +401,7 @@ fn forward_signals(events: Events) -> Result<(), BootError> {
         .name("signals".to_owned())
         .spawn(move || {
             for signal in signals.forever() {
-                tell(&events, Event::Signal(signal));
+                tell(&events, MemberEvent::Signal(signal));
             }
         })
         .map(|_handle| ())
@@ -409,22 +409,29 @@ fn forward_signals(events: Events) -> Result<(), BootError> {
 }
 
 /// The signal that came instead, if one did.
-fn wait_until_serving(inbox: &channel::Receiver<Event>, shards: usize) -> Result<Option<i32>, BootError> {
+fn wait_until_serving(
+    inbox: &channel::Receiver<MemberEvent>,
+    shards: usize,
+) -> Result<Option<i32>, BootError> {
     let mut serving = 0;
     while serving < shards {
         match inbox.recv() {
-            Ok(Event::Serving) => serving += 1,
-            Ok(Event::ExecutorFailed(core, reason)) => return Err(BootError::Executor { core, reason }),
-            Ok(Event::ThreadFailed(what, source)) => return Err(BootError::Thread { what, source }),
-            Ok(Event::ListenFailed(address, source)) => return Err(BootError::Listen { address, source }),
-            Ok(Event::PeerListenFailed(address, source)) => {
+            Ok(MemberEvent::Serving) => serving += 1,
+            Ok(MemberEvent::ExecutorFailed(core, reason)) => {
+                return Err(BootError::Executor { core, reason });
+            }
+            Ok(MemberEvent::ThreadFailed(what, source)) => return Err(BootError::Thread { what, source }),
+            Ok(MemberEvent::ListenFailed(address, source)) => {
+                return Err(BootError::Listen { address, source });
+            }
+            Ok(MemberEvent::PeerListenFailed(address, source)) => {
                 return Err(BootError::ListenPeer { address, source });
             }
-            Ok(Event::Removed) => return Err(BootError::Removed),
-            Ok(Event::RaftRefused(error)) => return Err(BootError::Raft(error)),
-            Ok(Event::DataDiffers(reason)) => return Err(BootError::DataDiffers(reason)),
-            Ok(Event::Signal(signal)) => return Ok(Some(signal)),
-            Ok(Event::ShardEnded | Event::HandedOver | Event::RaftEnded) | Err(_) => {
+            Ok(MemberEvent::Removed) => return Err(BootError::Removed),
+            Ok(MemberEvent::RaftRefused(error)) => return Err(BootError::Raft(error)),
+            Ok(MemberEvent::DataDiffers(reason)) => return Err(BootError::DataDiffers(reason)),
+            Ok(MemberEvent::Signal(signal)) => return Ok(Some(signal)),
+            Ok(MemberEvent::ShardEnded | MemberEvent::HandedOver | MemberEvent::RaftEnded) | Err(_) => {
                 return Err(BootError::Interrupted);
             }
         }
@@ -433,23 +440,27 @@ fn wait_until_serving(inbox: &channel::Receiver<Event>, shards: usize) -> Result
 }
 
 /// None: the member was removed instead.
-fn wait_for_signal(inbox: &channel::Receiver<Event>) -> Option<i32> {
+fn wait_for_signal(inbox: &channel::Receiver<MemberEvent>) -> Option<i32> {
     loop {
         match inbox.recv().expect("this thread has a sender too") {
-            Event::Signal(signal) => return Some(signal),
-            Event::Removed => return None,
+            MemberEvent::Signal(signal) => return Some(signal),
+            MemberEvent::Removed => return None,
             _ => {}
         }
     }
 }
 
 /// Whether so many events came within the patience; a second signal ends the patience.
-fn wait_for(inbox: &channel::Receiver<Event>, mut count: usize, is_wanted: impl Fn(&Event) -> bool) -> bool {
+fn wait_for(
+    inbox: &channel::Receiver<MemberEvent>,
+    mut count: usize,
+    is_wanted: impl Fn(&MemberEvent) -> bool,
+) -> bool {
     let deadline = Instant::now() + STOP_PATIENCE;
     while count > 0 {
         match inbox.recv_deadline(deadline) {
             Ok(event) if is_wanted(&event) => count -= 1,
-            Ok(Event::Signal(_)) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+            Ok(MemberEvent::Signal(_)) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 return false;
             }
             Ok(_) => {}
@@ -466,7 +477,7 @@ fn entropy() -> Result<u64, BootError> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-fn replica_config(config: &Config, identity: &Identity, incarnation: u64) -> replica::Config {
+fn replica_config(config: &Config, identity: &IdentityFile, incarnation: u64) -> replica::Config {
     let mut raft = raft::Config::new(identity.member, incarnation);
     let cluster = &config.cluster;
     raft.election_ticks = (cluster.election_ms / cluster.heartbeat_ms) as usize;
@@ -491,7 +502,7 @@ fn lease_ttl_min_s(config: &Config) -> i64 {
     i64::from((ticks * cluster.heartbeat_ms).div_ceil(1000))
 }
 
-fn shard_config(config: &Config, identity: &Identity, generation: u32, lease_seed: u64) -> ShardConfig {
+fn shard_config(config: &Config, identity: &IdentityFile, generation: u32, lease_seed: u64) -> ShardConfig {
     let mut shard = ShardConfig::new(0, identity.cluster, identity.member);
     let (cluster, process) = (&config.cluster, &config.process);
     shard.first_generation = generation;
@@ -517,7 +528,7 @@ fn shard_config(config: &Config, identity: &Identity, generation: u32, lease_see
 /// more once a member is listed, and may be wrong; or it is newer than this member's data.
 fn peer_config(
     config: &Config,
-    identity: &Identity,
+    identity: &IdentityFile,
     incarnation: u64,
     known: Vec<Url>,
     descriptors: Descriptors,
@@ -534,7 +545,7 @@ fn peer_config(
     peers
 }
 
-fn publish_body(config: &Config, identity: &Identity) -> Bytes {
+fn publish_body(config: &Config, identity: &IdentityFile) -> Bytes {
     let message = peer::PublishMember {
         id: identity.member.0,
         name: config.process.name.clone(),
@@ -556,7 +567,7 @@ struct Executor {
     shard_config: ShardConfig,
     /// The addresses on which each shard accepts.
     held: BTreeMap<Role, Vec<Held>>,
-    orders: Orders,
+    orders: ShardOrders,
     events: Events,
 }
 
@@ -572,10 +583,10 @@ impl Executor {
             let orders = self.orders.clone();
             let events = self.events.clone();
             tasks.push(glommio::spawn_local(async move {
-                let on_serving = || tell(&events, Event::Serving);
+                let on_serving = || tell(&events, MemberEvent::Serving);
                 match crate::shell::client::role::run(config, ports, held, orders, on_serving).await {
-                    Ok(()) => tell(&events, Event::ShardEnded),
-                    Err((address, error)) => tell(&events, Event::ListenFailed(address, error)),
+                    Ok(()) => tell(&events, MemberEvent::ShardEnded),
+                    Err((address, error)) => tell(&events, MemberEvent::ListenFailed(address, error)),
                 }
             }));
         }
@@ -584,20 +595,20 @@ impl Executor {
             let open = opener(&self.orders, &self.wiring);
             let on_news = move |told| match told {
                 RaftNews::Compared(Ok(())) => open(),
-                RaftNews::Compared(Err(reason)) => tell(&news, Event::DataDiffers(reason)),
-                RaftNews::HandedOver => tell(&news, Event::HandedOver),
-                RaftNews::Removed => tell(&news, Event::Removed),
+                RaftNews::Compared(Err(reason)) => tell(&news, MemberEvent::DataDiffers(reason)),
+                RaftNews::HandedOver => tell(&news, MemberEvent::HandedOver),
+                RaftNews::Removed => tell(&news, MemberEvent::Removed),
             };
             tasks.push(glommio::spawn_local(async move {
                 match RaftRole::new(seat, ports, on_news) {
                     Ok(role) => {
                         role.run().await;
-                        tell(&events, Event::RaftEnded);
+                        tell(&events, MemberEvent::RaftEnded);
                     }
                     Err(RaftStartError::Listen(address, error)) => {
-                        tell(&events, Event::PeerListenFailed(address, error));
+                        tell(&events, MemberEvent::PeerListenFailed(address, error));
                     }
-                    Err(RaftStartError::Log(error)) => tell(&events, Event::RaftRefused(error)),
+                    Err(RaftStartError::Log(error)) => tell(&events, MemberEvent::RaftRefused(error)),
                 }
             }));
         }
@@ -616,7 +627,7 @@ impl Executor {
             };
             match StoreRole::new(seat, ports, self.wiring.bell(Role::Store), on_published) {
                 Ok(store) => tasks.push(glommio::spawn_local(store.run())),
-                Err(source) => tell(&self.events, Event::ThreadFailed("the checkpoint writer", source)),
+                Err(source) => tell(&self.events, MemberEvent::ThreadFailed("the checkpoint writer", source)),
             }
         }
         for task in tasks {
@@ -626,7 +637,7 @@ impl Executor {
 }
 
 /// What lets clients in.
-fn opener(orders: &Orders, wiring: &Wiring) -> impl Fn() + 'static {
+fn opener(orders: &ShardOrders, wiring: &Wiring) -> impl Fn() + 'static {
     let (open, shards) = (Arc::clone(&orders.open), wiring.shard_bells());
     move || {
         open.store(true, Ordering::Release);

@@ -16,7 +16,7 @@ use crate::config::{Config, InitialCluster, InitialClusterState, Refused, WalSyn
 use crate::membership::{Cluster, member_id};
 use crate::mvcc::Store;
 use crate::raft::{CheckpointMeta, Entry, Recovered};
-use crate::shell::boot::data_dir::{DataDir, DataDirError, Identity, SyncMode};
+use crate::shell::boot::data_dir::{DataDir, DataDirError, IdentityFile, SyncMode};
 use crate::shell::boot::force_new::{self, ForceError};
 use crate::shell::boot::join::{self, JoinError};
 use crate::shell::discovery::{self, DiscoveryError};
@@ -77,7 +77,7 @@ pub(in crate::shell) enum RecoveryError {
 
 /// Everything the roles start from.
 pub(in crate::shell) struct Start {
-    pub identity: Identity,
+    pub identity: IdentityFile,
     pub machine: Machine,
     pub recovered: Recovered,
     pub wal: AnyWal,
@@ -157,7 +157,7 @@ fn bootstrap(
     data_dir: &DataDir,
     waiting: &Waiting,
     is_interrupted: &dyn Fn() -> bool,
-) -> Result<Identity, RecoveryError> {
+) -> Result<IdentityFile, RecoveryError> {
     config.cluster.check_empty().map_err(RecoveryError::Config)?;
     let found =
         run_aside(discovery::find(config, waiting, is_interrupted)).map_err(RecoveryError::Runtime)??;
@@ -185,7 +185,7 @@ fn bootstrap(
         }
     };
     let mut identity =
-        Identity { cluster: cluster.id(), member, measured_sync: SyncMode::Mmap, is_ready: false };
+        IdentityFile { cluster: cluster.id(), member, measured_sync: SyncMode::Mmap, is_ready: false };
     data_dir.write_identity(&identity)?;
     data_dir.reset_contents()?;
     if config.process.wal_sync == WalSync::Auto {
@@ -263,7 +263,7 @@ fn open_storage(data_dir: &DataDir, mode: SyncMode) -> Result<Box<dyn Storage + 
     })
 }
 
-pub(in crate::shell) fn wal_identity(identity: &Identity) -> wal::Identity {
+pub(in crate::shell) fn wal_identity(identity: &IdentityFile) -> wal::Identity {
     wal::Identity { cluster_id: identity.cluster.0, member_id: identity.member.0 }
 }
 
@@ -285,7 +285,7 @@ fn write_checkpoint(data_dir: &DataDir, header: &Header, machine: &mut Machine) 
     written.map_err(|source| RecoveryError::Io { action: "cannot write a checkpoint to", path, source })
 }
 
-fn load_checkpoint(data_dir: &DataDir, identity: &Identity) -> Result<(Header, Machine), RecoveryError> {
+fn load_checkpoint(data_dir: &DataDir, identity: &IdentityFile) -> Result<(Header, Machine), RecoveryError> {
     let path = data_dir.checkpoints();
     checkpoint_file::remove_unfinished(&path).map_err(|source| RecoveryError::Io {
         action: "cannot tidy",

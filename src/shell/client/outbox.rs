@@ -32,7 +32,7 @@ use super::response::{self, Headers};
 use crate::rpc::framing::{PREFIX_BYTES, put_prefix};
 use crate::rpc::{Code, Status};
 use crate::types::Term;
-use crate::watch::encode::{encoded_len, put_event_head, put_response};
+use crate::watch::wire::{encoded_len, put_event_head, put_response};
 use crate::watch::{Response, StreamId};
 
 /// Unsent bytes of all watch streams of the shard: half as much as of all answers.

@@ -95,7 +95,7 @@ impl Backend for Rings {
 
 /// What the process tells the shard. Each flag comes with a ring of the role's bell.
 #[derive(Debug, Clone, Default)]
-pub(in crate::shell) struct Orders {
+pub(in crate::shell) struct ShardOrders {
     /// This member is published: clients may come.
     pub open: Arc<AtomicBool>,
     /// No more clients; finish what is under way.
@@ -111,7 +111,7 @@ pub(in crate::shell) async fn run(
     config: ShardConfig,
     ports: ShardPorts,
     held: Vec<Held>,
-    orders: Orders,
+    orders: ShardOrders,
     on_serving: impl FnOnce(),
 ) -> Result<(), (SocketAddr, io::Error)> {
     let ShardPorts { bell, to_raft, to_store, inbox } = ports;

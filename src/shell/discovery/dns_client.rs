@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use crate::discovery::MEMBERS_MAX;
-use crate::discovery::dns::{Answer, Query, SrvRecord, UDP_BYTES_MAX};
+use crate::discovery::dns::{Query, SrvAnswer, SrvRecord, UDP_BYTES_MAX};
 use crate::discovery::resolv_conf::ResolvConf;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -77,9 +77,9 @@ impl<'a> DnsClient<'a> {
                     break;
                 }
                 match self.ask(server, name) {
-                    Ok(Answer::Records(records)) => return Ok(records),
-                    Ok(Answer::Absent) => return Ok(Vec::new()),
-                    Ok(Answer::Failed(reason)) => failures.push(format!("{server}: {reason}")),
+                    Ok(SrvAnswer::Records(records)) => return Ok(records),
+                    Ok(SrvAnswer::Absent) => return Ok(Vec::new()),
+                    Ok(SrvAnswer::Failed(reason)) => failures.push(format!("{server}: {reason}")),
                     Ok(other) => failures.push(format!("{server}: {other:?} where nothing more can be done")),
                     Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                         return Err(DnsError::Name { name: name.to_owned() });
@@ -98,7 +98,7 @@ impl<'a> DnsClient<'a> {
     }
 
     /// One server's answer, however it is to be asked.
-    fn ask(&self, server: SocketAddr, name: &str) -> io::Result<Answer> {
+    fn ask(&self, server: SocketAddr, name: &str) -> io::Result<SrvAnswer> {
         let mut has_edns = true;
         let mut is_tcp = self.conf.tcp;
         loop {
@@ -110,14 +110,14 @@ impl<'a> DnsClient<'a> {
                 self.ask_udp(server, &query, until)?
             };
             match answer {
-                Answer::Truncated if !is_tcp => is_tcp = true,
-                Answer::NoEdns if has_edns => has_edns = false,
+                SrvAnswer::Truncated if !is_tcp => is_tcp = true,
+                SrvAnswer::NoEdns if has_edns => has_edns = false,
                 answer => return Ok(answer),
             }
         }
     }
 
-    fn ask_udp(&self, server: SocketAddr, query: &Query, until: Instant) -> io::Result<Answer> {
+    fn ask_udp(&self, server: SocketAddr, query: &Query, until: Instant) -> io::Result<SrvAnswer> {
         let any = match server {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -131,7 +131,7 @@ impl<'a> DnsClient<'a> {
             socket.set_read_timeout(Some(self.slice(until)?))?;
             match socket.recv(&mut bytes) {
                 Ok(length) => match query.read(&bytes[..length], MEMBERS_MAX) {
-                    Answer::NotOurs => {}
+                    SrvAnswer::NotOurs => {}
                     answer => return Ok(answer),
                 },
                 Err(error) if is_pause(&error) => {}
@@ -141,7 +141,7 @@ impl<'a> DnsClient<'a> {
         Err(io::Error::other("it sends nothing but what was not asked for"))
     }
 
-    fn ask_tcp(&self, server: SocketAddr, query: &Query, until: Instant) -> io::Result<Answer> {
+    fn ask_tcp(&self, server: SocketAddr, query: &Query, until: Instant) -> io::Result<SrvAnswer> {
         let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let mut stream = TcpStream::connect_timeout(&server, left)?;
         stream.set_write_timeout(Some(left))?;
@@ -153,8 +153,8 @@ impl<'a> DnsClient<'a> {
         let mut bytes = vec![0; usize::from(u16::from_be_bytes(length))];
         self.read_exact(&mut stream, &mut bytes, until)?;
         Ok(match query.read(&bytes, MEMBERS_MAX) {
-            Answer::NotOurs => Answer::Failed("it answers another question".to_owned()),
-            Answer::Truncated => Answer::Failed("its answer is cut even by TCP".to_owned()),
+            SrvAnswer::NotOurs => SrvAnswer::Failed("it answers another question".to_owned()),
+            SrvAnswer::Truncated => SrvAnswer::Failed("its answer is cut even by TCP".to_owned()),
             answer => answer,
         })
     }

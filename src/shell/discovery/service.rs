@@ -13,7 +13,7 @@ use super::Stop;
 use super::grpc::{CallError, Client, Patience, Stream};
 use crate::config::{MemberUrls, ServiceDiscovery, Url};
 use crate::discovery::MEMBERS_MAX;
-use crate::discovery::registry::{Progress, Refusal, Registry, Step};
+use crate::discovery::registry::{Instruction, Progress, Refusal, Registry};
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::pb::etcdserverpb::{
     AuthenticateRequest, AuthenticateResponse, Compare, PutRequest, RangeRequest, RangeResponse, RequestOp,
@@ -129,7 +129,7 @@ impl<'a> Visit<'a> {
         loop {
             let look = self.look(&mut client).await.map_err(error)?;
             match self.registry.judge(look.size.as_deref(), &look.members)? {
-                Step::Complete(members) => {
+                Instruction::Complete(members) => {
                     let names = members.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(",");
                     tracing::info!(
                         token = self.service.token,
@@ -139,10 +139,10 @@ impl<'a> Visit<'a> {
                     return Ok(members);
                 }
                 // Nobody deletes it that fast: this service does not keep what it acknowledges.
-                Step::Register if is_registered => {
+                Instruction::Register if is_registered => {
                     return Err(Trouble::Passing("what was registered does not stay there".to_owned()));
                 }
-                Step::Register => {
+                Instruction::Register => {
                     is_registered = true;
                     if self.register(&mut client).await.map_err(error)? {
                         tracing::info!(
@@ -152,7 +152,7 @@ impl<'a> Visit<'a> {
                         );
                     }
                 }
-                Step::Wait(progress) => {
+                Instruction::Wait(progress) => {
                     is_registered = false;
                     self.tell(progress);
                     let watch = match &mut watch {

@@ -37,7 +37,7 @@ use self::link::Peer;
 use self::listener::Visitor;
 use crate::config::Url;
 use crate::peer::frame::put_frame;
-use crate::peer::{FrameKind, Identity, Lane, Refusal, RefusalCode, lane_of};
+use crate::peer::{FrameKind, Lane, PeerIdentity, Refusal, RefusalCode, lane_of};
 use crate::raft::{Message, mix};
 use crate::shell::net::Dialer;
 use crate::shell::net::quiet::Quiet;
@@ -117,7 +117,7 @@ enum About {
 #[derive(Debug)]
 pub(super) struct Transport {
     config: PeerConfig,
-    identity: Identity,
+    identity: PeerIdentity,
     events: Events,
     peers: RefCell<BTreeMap<MemberId, Rc<Peer>>>,
     removed: RefCell<BTreeSet<MemberId>>,
@@ -155,7 +155,7 @@ impl Transport {
     /// event waits.
     #[must_use]
     pub(super) fn new(config: PeerConfig, bell: Doorbell) -> Rc<Self> {
-        let identity = Identity {
+        let identity = PeerIdentity {
             cluster: config.cluster,
             member: config.member,
             incarnation: config.incarnation,
@@ -305,7 +305,7 @@ impl Transport {
         }
     }
 
-    fn identity(&self) -> &Identity {
+    fn identity(&self) -> &PeerIdentity {
         &self.identity
     }
 

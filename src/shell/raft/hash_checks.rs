@@ -18,7 +18,7 @@ use prost::Message as _;
 
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
-use crate::replica::hash_check::{Findings, Told};
+use crate::replica::hash_check::{Findings, HashReport};
 use crate::request::{Answer, Query, Refusal};
 use crate::shell::peer::{IncomingCall, Reply as PeerReply, Transport};
 use crate::shell::runtime::mesh::Doorbell;
@@ -68,7 +68,7 @@ enum Waiting {
 
 #[derive(Default)]
 struct Slot {
-    told: RefCell<Option<Told>>,
+    told: RefCell<Option<HashReport>>,
     waker: RefCell<Option<std::task::Waker>>,
 }
 
@@ -175,15 +175,15 @@ impl HashChecks {
     pub(in crate::shell) fn on_answer(&self, number: u64, result: Result<Answer, Refusal>) {
         let Some(waiting) = self.shared.waiting.borrow_mut().remove(&number) else { return };
         let told = match result {
-            Ok(answer) => Told::from_outcome(answer.outcome),
-            Err(refusal) => Told::Nothing(format!("{refusal:?}")),
+            Ok(answer) => HashReport::from_outcome(answer.outcome),
+            Err(refusal) => HashReport::Nothing(format!("{refusal:?}")),
         };
         match waiting {
             Waiting::Peer(reply) => {
                 self.shared.peers_waiting.set(self.shared.peers_waiting.get() - 1);
                 match (told.encode(), &told) {
                     (Some(body), _) => reply.succeed(body),
-                    (None, Told::Nothing(reason)) => reply.fail(reason),
+                    (None, HashReport::Nothing(reason)) => reply.fail(reason),
                     (None, _) => unreachable!("only a reason has no wire form"),
                 }
             }
@@ -225,10 +225,10 @@ impl HashChecks {
         let mut attempt = 1;
         loop {
             let fingerprint = match self.ask_own(query()).await {
-                Told::Hash(fingerprint) => fingerprint,
+                HashReport::Hash(fingerprint) => fingerprint,
                 // Nothing was ever compacted.
-                Told::Compacted if occasion == Occasion::Compaction => return None,
-                Told::Nothing(reason) => return Some(Err(reason)),
+                HashReport::Compacted if occasion == Occasion::Compaction => return None,
+                HashReport::Nothing(reason) => return Some(Err(reason)),
                 other => return Some(Err(format!("this member's own hash: {other:?}"))),
             };
             if occasion == Occasion::Compaction
@@ -251,7 +251,7 @@ impl HashChecks {
         }
     }
 
-    async fn ask_own(&self, query: Query) -> Told {
+    async fn ask_own(&self, query: Query) -> HashReport {
         let slot = Rc::<Slot>::default();
         self.shared.ask(query, false, Waiting::Own(Rc::clone(&slot)));
         self.bell.ring();
@@ -265,12 +265,12 @@ impl HashChecks {
         .await
     }
 
-    async fn ask_peer(&self, occasion: Occasion, member: MemberId, revision: i64) -> Told {
+    async fn ask_peer(&self, occasion: Occasion, member: MemberId, revision: i64) -> HashReport {
         let patience = if occasion == Occasion::Start { INITIAL_PATIENCE } else { PERIODIC_PATIENCE };
         let question = peer::HashQuestion { revision }.encode_to_vec();
         match self.transport.call(member, CALL_HASH_KV, question.into(), patience).await {
-            Ok(body) => Told::decode(body, revision),
-            Err(error) => Told::Nothing(error.to_string()),
+            Ok(body) => HashReport::decode(body, revision),
+            Err(error) => HashReport::Nothing(error.to_string()),
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::membership::{
     Cluster, Member, MemberChange, MemberChangeKind, Touch, Unsafe, check_add, check_promote, check_remove,
     joining_member_id,
 };
-use crate::raft::{ProposeError, Role};
+use crate::raft::{ProposeError, RaftState};
 use crate::replica::Replica;
 use crate::request::{MemberCall, Origin, Refusal};
 use crate::types::{MemberId, Ticket};
@@ -64,7 +64,7 @@ enum Caller {
 
 /// How far a call has come.
 #[derive(Debug)]
-enum Stage {
+enum CallStage {
     /// Not judged yet.
     Arrived(MemberCall),
     MovingLeader(MemberId),
@@ -78,7 +78,7 @@ enum Stage {
 struct Call {
     id: u64,
     caller: Caller,
-    stage: Stage,
+    stage: CallStage,
     arrived_tick: u64,
 }
 
@@ -103,7 +103,7 @@ pub(in crate::shell) enum LeaderAnswer {
 
 /// Who is to be told what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::shell) enum Told {
+pub(in crate::shell) enum Notification {
     /// Leadership has moved. All other successes come from the state machine.
     Client(Ticket, Result<(), Refusal>),
     /// A follower that asked; without a refusal its change is proposed.
@@ -118,12 +118,12 @@ pub(in crate::shell) struct MemberCalls {
     learners_max: u32,
     calls: Vec<Call>,
     last_id: u64,
-    told: Vec<Told>,
+    told: Vec<Notification>,
 }
 
 /// What became of a call in one turn.
-enum Step {
-    Waits(Stage),
+enum Advance {
+    Waits(CallStage),
     /// Somebody else answers, or has.
     Gone,
     Ends(Result<(), Refusal>),
@@ -136,15 +136,15 @@ impl MemberCalls {
 
     /// A client's call.
     pub(in crate::shell) fn push(&mut self, ticket: Ticket, call: MemberCall, tick: u64) {
-        self.add(Caller::Client(ticket), Stage::Arrived(call), tick);
+        self.add(Caller::Client(ticket), CallStage::Arrived(call), tick);
     }
 
     /// A follower's change, which is told by `key`.
     pub(in crate::shell) fn push_change(&mut self, key: u64, change: MemberChange, tick: u64) {
-        self.add(Caller::Follower(key), Stage::Made(change), tick);
+        self.add(Caller::Follower(key), CallStage::Made(change), tick);
     }
 
-    fn add(&mut self, caller: Caller, stage: Stage, tick: u64) {
+    fn add(&mut self, caller: Caller, stage: CallStage, tick: u64) {
         if CALLS_MAX <= self.calls.len() {
             self.tell(caller, Err(Refusal::TooManyRequests));
             return;
@@ -166,9 +166,9 @@ impl MemberCalls {
             // Whoever leads now is asked next.
             LeaderAnswer::Refused(_) | LeaderAnswer::Lost => {
                 let call = &mut self.calls[position];
-                let stage = std::mem::replace(&mut call.stage, Stage::MovingLeader(MemberId(0)));
+                let stage = std::mem::replace(&mut call.stage, CallStage::MovingLeader(MemberId(0)));
                 call.stage = match stage {
-                    Stage::Asked(change) => Stage::Made(change),
+                    CallStage::Asked(change) => CallStage::Made(change),
                     other => other,
                 };
             }
@@ -177,8 +177,8 @@ impl MemberCalls {
 
     fn tell(&mut self, caller: Caller, result: Result<(), Refusal>) {
         self.told.push(match caller {
-            Caller::Client(ticket) => Told::Client(ticket, result),
-            Caller::Follower(key) => Told::Follower(key, result.err()),
+            Caller::Client(ticket) => Notification::Client(ticket, result),
+            Caller::Follower(key) => Notification::Follower(key, result.err()),
         });
     }
 
@@ -187,19 +187,19 @@ impl MemberCalls {
         &mut self,
         replica: &mut Replica<R>,
         standing: &Standing<'_>,
-    ) -> Vec<Told> {
+    ) -> Vec<Notification> {
         let timeout_ticks = replica.request_timeout_ticks();
         for call in std::mem::take(&mut self.calls) {
             let Call { id, caller, stage, arrived_tick } = call;
-            let is_moving = matches!(stage, Stage::MovingLeader(_));
+            let is_moving = matches!(stage, CallStage::MovingLeader(_));
             match self.step(id, caller, stage, replica, standing) {
-                Step::Gone => {}
-                Step::Ends(result) => self.tell(caller, result),
-                Step::Waits(_) if arrived_tick + timeout_ticks <= standing.ticks => {
+                Advance::Gone => {}
+                Advance::Ends(result) => self.tell(caller, result),
+                Advance::Waits(_) if arrived_tick + timeout_ticks <= standing.ticks => {
                     let late = if is_moving { Refusal::TransferTimedOut } else { Refusal::TimedOut };
                     self.tell(caller, Err(late));
                 }
-                Step::Waits(stage) => self.calls.push(Call { id, caller, stage, arrived_tick }),
+                Advance::Waits(stage) => self.calls.push(Call { id, caller, stage, arrived_tick }),
             }
         }
         std::mem::take(&mut self.told)
@@ -209,19 +209,19 @@ impl MemberCalls {
         &self,
         id: u64,
         caller: Caller,
-        stage: Stage,
+        stage: CallStage,
         replica: &mut Replica<R>,
         standing: &Standing<'_>,
-    ) -> Step {
+    ) -> Advance {
         match stage {
-            Stage::Arrived(MemberCall::MoveLeader(to)) => begin_move(to, replica, standing),
-            Stage::Arrived(call) => match self.make(call, caller, standing) {
+            CallStage::Arrived(MemberCall::MoveLeader(to)) => begin_move(to, replica, standing),
+            CallStage::Arrived(call) => match self.make(call, caller, standing) {
                 Ok(change) => self.propose(id, caller, change, replica, standing),
-                Err(refusal) => Step::Ends(Err(refusal)),
+                Err(refusal) => Advance::Ends(Err(refusal)),
             },
-            Stage::MovingLeader(to) => go_on_moving(to, replica),
-            Stage::Made(change) => self.propose(id, caller, change, replica, standing),
-            Stage::Asked(change) => Step::Waits(Stage::Asked(change)),
+            CallStage::MovingLeader(to) => go_on_moving(to, replica),
+            CallStage::Made(change) => self.propose(id, caller, change, replica, standing),
+            CallStage::Asked(change) => Advance::Waits(CallStage::Asked(change)),
         }
     }
 
@@ -262,36 +262,36 @@ impl MemberCalls {
         change: MemberChange,
         replica: &mut Replica<R>,
         standing: &Standing<'_>,
-    ) -> Step {
+    ) -> Advance {
         let status = replica.status();
         let conf_change = || change.to_conf_change();
-        if status.role != Role::Leader {
+        if status.state != RaftState::Leader {
             return match (caller, status.leader) {
                 // Whoever asked finds the one that leads.
-                (Caller::Follower(_), _) => Step::Ends(Err(Refusal::NotLeader)),
-                (Caller::Client(_), None) => Step::Waits(Stage::Made(change)),
+                (Caller::Follower(_), _) => Advance::Ends(Err(Refusal::NotLeader)),
+                (Caller::Client(_), None) => Advance::Waits(CallStage::Made(change)),
                 (Caller::Client(_), Some(leader)) => {
                     (standing.ask)(id, leader, conf_change().encode());
-                    Step::Waits(Stage::Asked(change))
+                    Advance::Waits(CallStage::Asked(change))
                 }
             };
         }
         if let MemberChangeKind::Promote(learner) = change.kind
             && let Err(refusal) = self.check_learner(learner, replica, standing)
         {
-            return Step::Ends(Err(refusal));
+            return Advance::Ends(Err(refusal));
         }
         if replica.node().has_pending_change() {
-            return Step::Waits(Stage::Made(change));
+            return Advance::Waits(CallStage::Made(change));
         }
         match replica.propose_conf_change(&conf_change()) {
             Ok(()) => match caller {
-                Caller::Client(_) => Step::Gone,
-                Caller::Follower(_) => Step::Ends(Ok(())),
+                Caller::Client(_) => Advance::Gone,
+                Caller::Follower(_) => Advance::Ends(Ok(())),
             },
-            Err(ProposeError::NotMember) => Step::Ends(Err(Refusal::Stopped)),
+            Err(ProposeError::NotMember) => Advance::Ends(Err(Refusal::Stopped)),
             Err(ProposeError::NoLeader | ProposeError::Transferring | ProposeError::Full) => {
-                Step::Waits(Stage::Made(change))
+                Advance::Waits(CallStage::Made(change))
             }
         }
     }
@@ -327,31 +327,31 @@ impl MemberCalls {
     }
 }
 
-fn begin_move<R>(to: MemberId, replica: &mut Replica<R>, standing: &Standing<'_>) -> Step {
+fn begin_move<R>(to: MemberId, replica: &mut Replica<R>, standing: &Standing<'_>) -> Advance {
     let status = replica.status();
-    if status.role != Role::Leader {
-        return Step::Ends(Err(Refusal::NotLeader));
+    if status.state != RaftState::Leader {
+        return Advance::Ends(Err(Refusal::NotLeader));
     }
     if standing.cluster.member(to).is_none_or(|member| member.learner) {
-        return Step::Ends(Err(Refusal::BadTransferee));
+        return Advance::Ends(Err(Refusal::BadTransferee));
     }
     go_on_moving(to, replica)
 }
 
-fn go_on_moving<R>(to: MemberId, replica: &mut Replica<R>) -> Step {
+fn go_on_moving<R>(to: MemberId, replica: &mut Replica<R>) -> Advance {
     let status = replica.status();
     if status.leader == Some(to) {
-        return Step::Ends(Ok(()));
+        return Advance::Ends(Ok(()));
     }
     // Nobody leads while it moves. If another one won, this member no longer has a say.
-    if status.role == Role::Leader {
+    if status.state == RaftState::Leader {
         if !replica.node().is_transferring() {
             replica.node_mut().transfer_leader(to);
         }
     } else if status.leader.is_some() {
-        return Step::Ends(Err(Refusal::TransferTimedOut));
+        return Advance::Ends(Err(Refusal::TransferTimedOut));
     }
-    Step::Waits(Stage::MovingLeader(to))
+    Advance::Waits(CallStage::MovingLeader(to))
 }
 
 fn unix_seconds() -> i64 {

@@ -84,7 +84,7 @@ impl Seat {
         assert_eq!(self.replica.status().leader, Some(MemberId(leader)));
     }
 
-    fn advance(&mut self) -> Vec<Told> {
+    fn advance(&mut self) -> Vec<Notification> {
         let touch = |_: MemberId| Touch::Lasting;
         let ask = |id, leader, change| self.asked.borrow_mut().push((id, leader, change));
         let standing =
@@ -92,14 +92,14 @@ impl Seat {
         self.calls.advance(&mut self.replica, &standing)
     }
 
-    fn call(&mut self, call: MemberCall) -> Vec<Told> {
+    fn call(&mut self, call: MemberCall) -> Vec<Notification> {
         self.calls.push(TICKET, call, self.ticks);
         self.advance()
     }
 }
 
-fn refused(refusal: Refusal) -> Vec<Told> {
-    vec![Told::Client(TICKET, Err(refusal))]
+fn refused(refusal: Refusal) -> Vec<Notification> {
+    vec![Notification::Client(TICKET, Err(refusal))]
 }
 
 fn add(url: &str) -> MemberCall {
@@ -121,7 +121,7 @@ fn leader_proposes_one_change_and_keeps_the_next_until_that_is_applied() {
     let index = seat.replica.status().committed;
     seat.replica.on_conf_change(index, false).unwrap();
     seat.replica.on_applied(index);
-    assert_eq!(seat.advance(), [Told::Follower(5, None)]);
+    assert_eq!(seat.advance(), [Notification::Follower(5, None)]);
     assert_eq!(seat.settle(), 1);
     assert!(seat.asked.borrow().is_empty());
 }
@@ -164,7 +164,7 @@ fn change_is_sent_again_unaltered_when_the_leader_is_gone_and_its_own_no_is_pass
 fn member_that_does_not_lead_sends_a_follower_away() {
     let mut seat = Seat::new(&[(1, true, false), (2, true, false)]);
     seat.calls.push_change(5, removal(2, 3), 0);
-    assert_eq!(seat.advance(), [Told::Follower(5, Some(Refusal::NotLeader))]);
+    assert_eq!(seat.advance(), [Notification::Follower(5, Some(Refusal::NotLeader))]);
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn promotion_wants_a_learner_that_has_nearly_the_whole_log() {
 fn leadership_goes_to_voters_only_and_only_from_the_leader() {
     let mut seat = Seat::new(&[(1, true, false), (2, true, true)]);
     let to = |id| MemberCall::MoveLeader(MemberId(id));
-    assert_eq!(seat.call(to(1)), [Told::Client(TICKET, Ok(()))], "it leads already");
+    assert_eq!(seat.call(to(1)), [Notification::Client(TICKET, Ok(()))], "it leads already");
     assert_eq!(seat.call(to(2)), refused(Refusal::BadTransferee));
     assert_eq!(seat.call(to(9)), refused(Refusal::BadTransferee));
     let mut follower = Seat::new(&[(1, true, false), (2, true, false), (3, true, false)]);
@@ -235,5 +235,5 @@ fn calls_beyond_the_bound_are_refused() {
         seat.calls.push(TICKET, MemberCall::Remove(MemberId(9)), 0);
     }
     seat.calls.push_change(6, removal(2, 9), 0);
-    assert_eq!(seat.advance(), [Told::Follower(6, Some(Refusal::TooManyRequests))]);
+    assert_eq!(seat.advance(), [Notification::Follower(6, Some(Refusal::TooManyRequests))]);
 }

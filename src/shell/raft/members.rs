@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::member_calls::{LeaderAnswer, Standing, Told, refusal_number, refusal_of};
+use super::member_calls::{LeaderAnswer, Notification, Standing, refusal_number, refusal_of};
 use super::seat::RaftNews;
 use super::{CALL_MEMBER_CHANGE, RaftRole};
 use crate::config::Url;
@@ -112,11 +112,11 @@ impl RaftRole {
         let told = self.calls.advance(&mut self.replica, &standing);
         for told in told {
             match told {
-                Told::Client(ticket, outcome) => {
+                Notification::Client(ticket, outcome) => {
                     let answer = Answer { term: self.facts.term, outcome: Ok(Response::default()) };
                     self.reply(Reply { ticket, result: outcome.map(|()| answer) });
                 }
-                Told::Follower(key, refusal) => {
+                Notification::Follower(key, refusal) => {
                     let reply = self.followers.remove(&key).expect("one for each change");
                     let answer = pb::MemberChangeAnswer { refusal: refusal_number(refusal) };
                     reply.succeed(answer.encode_to_vec().into());

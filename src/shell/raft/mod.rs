@@ -13,8 +13,8 @@ pub(in crate::shell) mod lease_forward;
 pub(in crate::shell) mod member_calls;
 pub(in crate::shell) mod seat;
 
-mod catch_up;
 mod comparing;
+mod lagging;
 mod leadership;
 mod members;
 mod peers;
@@ -376,11 +376,11 @@ impl RaftRole {
             if leadership.leader.is_some() {
                 self.candidacy = None;
             }
-            if leadership.role != raft::Role::Leader {
+            if leadership.state != raft::RaftState::Leader {
                 self.transfers.stop_sending();
             }
             tracing::info!(
-                role = ?leadership.role,
+                role = ?leadership.state,
                 term = leadership.term.0,
                 leader = leadership.leader.map(|leader| leader.to_string()),
                 "raft leadership"

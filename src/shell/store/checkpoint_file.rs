@@ -6,7 +6,7 @@
 //! the log's next sync.
 //!
 //! Power cut at any line: until the rename is durable the old checkpoint and the whole log behind it
-//! are there; the log is released only after [`Event::Written`], which comes after the directory
+//! are there; the log is released only after [`WriterEvent::Written`], which comes after the directory
 //! sync. Left-over `*.tmp` files are removed at start.
 
 use std::fs::{self, File, OpenOptions};
@@ -55,7 +55,7 @@ pub(in crate::shell) enum LoadError {
 
 /// What the writing thread reports.
 #[derive(Debug)]
-pub(in crate::shell) enum Event {
+pub(in crate::shell) enum WriterEvent {
     /// The checkpoint at this index is durable under its name; older ones are gone.
     Written { header: Header, bytes: u64 },
     /// It could not be written; nothing is lost, the log stays. `error` says why.
@@ -86,7 +86,7 @@ impl CheckpointWriter {
     pub(in crate::shell) fn start(
         dir: PathBuf,
         room: Arc<SharedBell>,
-        report: impl Fn(Event) + Send + 'static,
+        report: impl Fn(WriterEvent) + Send + 'static,
     ) -> io::Result<Self> {
         let (commands, inbox) = channel::bounded(BLOCKS_WAITING_MAX);
         std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
@@ -98,9 +98,9 @@ impl CheckpointWriter {
                     command
                 };
                 match write(&dir, &header, next) {
-                    Ok(Some(bytes)) => report(Event::Written { header, bytes }),
-                    Ok(None) => report(Event::Abandoned),
-                    Err(error) => report(Event::Failed { index: header.index, error }),
+                    Ok(Some(bytes)) => report(WriterEvent::Written { header, bytes }),
+                    Ok(None) => report(WriterEvent::Abandoned),
+                    Err(error) => report(WriterEvent::Failed { index: header.index, error }),
                 }
             }
         })?;

@@ -145,13 +145,13 @@ impl StoreRole {
         self.checkpointing = Some(Checkpointing { header, progress });
     }
 
-    fn on_checkpoint_event(&mut self, event: checkpoint_file::Event) {
+    fn on_checkpoint_event(&mut self, event: checkpoint_file::WriterEvent) {
         self.checkpointing = None;
         match event {
-            checkpoint_file::Event::Abandoned => {}
+            checkpoint_file::WriterEvent::Abandoned => {}
             // An installed one overtook it.
-            checkpoint_file::Event::Written { header, .. } if header.index < self.installed => {}
-            checkpoint_file::Event::Written { header, bytes } => {
+            checkpoint_file::WriterEvent::Written { header, .. } if header.index < self.installed => {}
+            checkpoint_file::WriterEvent::Written { header, bytes } => {
                 tracing::info!(
                     index = header.index.0,
                     bytes,
@@ -163,7 +163,7 @@ impl StoreRole {
                 let meta = CheckpointMeta { index, term, voters, learners };
                 self.ports.to_raft.send_always(ToRaft::Checkpointed { meta, bytes });
             }
-            checkpoint_file::Event::Failed { index, error } => {
+            checkpoint_file::WriterEvent::Failed { index, error } => {
                 tracing::error!(
                     index = index.0,
                     %error,

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use prost::Message as _;
 
 use crate::apply::Machine;
-use crate::lease::keeper::{Answer, KeepAlive};
+use crate::lease::keeper::{KeepAlive, Renewed};
 use crate::lease::{Keeper, Proposal};
 use crate::pb::etcdserverpb as pb;
 use crate::replica::exchange::ToRaft;
@@ -32,7 +32,7 @@ const TICK: Duration = Duration::from_millis(100);
 const TURNS_MAX: u32 = 16;
 
 /// What a caller is told.
-pub(in crate::shell) type Told = (Ticket, Result<Response, Refusal>);
+pub(in crate::shell) type LeaseReply = (Ticket, Result<Response, Refusal>);
 
 /// See the module.
 pub(in crate::shell) struct LeaseClock {
@@ -47,7 +47,7 @@ pub(in crate::shell) struct LeaseClock {
     turns_waited: u32,
     /// The keeper may have requests.
     may_propose: bool,
-    answers: Vec<Answer>,
+    answers: Vec<Renewed>,
     /// Questions for whoever leads now.
     unserved: Vec<(Ticket, Query)>,
 }
@@ -130,7 +130,7 @@ impl LeaseClock {
         machine: &Machine,
         id: LeaseId,
         ticket: Ticket,
-    ) -> Option<Told> {
+    ) -> Option<LeaseReply> {
         match self.keeper.keep_alive(self.now_ms(), id, ticket) {
             None => {
                 self.unserved.push((ticket, Query::LeaseKeepAlive(id)));
@@ -214,10 +214,10 @@ impl LeaseClock {
     }
 
     /// The answers that came about since the last call.
-    pub(in crate::shell) fn take_told(&mut self, machine: &Machine) -> Vec<Told> {
+    pub(in crate::shell) fn take_told(&mut self, machine: &Machine) -> Vec<LeaseReply> {
         let answers = self.answers.drain(..);
         answers
-            .map(|Answer { ticket, id, ttl_s }| (ticket, Ok(machine.lease_keep_alive(id, ttl_s))))
+            .map(|Renewed { ticket, id, ttl_s }| (ticket, Ok(machine.lease_keep_alive(id, ttl_s))))
             .collect()
     }
 

@@ -109,7 +109,7 @@ pub(in crate::shell) struct StoreRole {
     leases: LeaseClock,
     quota: Arc<Quota>,
     writer: CheckpointWriter,
-    checkpoint_events: Arc<SharedRing<checkpoint_file::Event>>,
+    checkpoint_events: Arc<SharedRing<checkpoint_file::WriterEvent>>,
     checkpointing: Option<Checkpointing>,
     checkpoint_after: Option<Instant>,
     /// Since the last checkpoint began.

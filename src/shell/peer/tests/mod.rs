@@ -247,7 +247,7 @@ impl Puppet {
 
     async fn hello(&mut self, from: u64, to: u64, lane: Lane) {
         let identity =
-            Identity { cluster: CLUSTER, member: MemberId(from), incarnation: 7, peer_urls: vec![] };
+            PeerIdentity { cluster: CLUSTER, member: MemberId(from), incarnation: 7, peer_urls: vec![] };
         let mut bytes = BytesMut::from(&PREFACE[..]);
         put_message(&mut bytes, FrameKind::Hello, &identity.hello(MemberId(to), lane));
         self.write(&bytes).await;

@@ -181,7 +181,7 @@ fn silent_connections_do_not_keep_members_out_and_end_by_themselves() {
 async fn overheard(stream: TcpStream, welcome_session: u64) -> (Puppet, u64) {
     let mut puppet = Puppet::over(stream);
     let hello = Greeting::read(puppet.frame().await.unwrap().payload).unwrap();
-    let own = Identity { cluster: CLUSTER, member: MemberId(2), incarnation: 9, peer_urls: vec![] };
+    let own = PeerIdentity { cluster: CLUSTER, member: MemberId(2), incarnation: 9, peer_urls: vec![] };
     let welcome = own.welcome(&hello, crate::peer::handshake::Acquaintance::default()).unwrap();
     let mut bytes = BytesMut::from(&PREFACE[..]);
     put_message(&mut bytes, FrameKind::Welcome, &pb::Welcome { session: welcome_session, ..welcome });
@@ -196,7 +196,7 @@ fn what_was_said_on_one_connection_is_refused_on_another_and_so_is_a_frame_that_
         let dial = async |session: u64| {
             let mut puppet = Puppet::dial(b.address).await;
             let identity =
-                Identity { cluster: CLUSTER, member: MemberId(1), incarnation: 7, peer_urls: vec![] };
+                PeerIdentity { cluster: CLUSTER, member: MemberId(1), incarnation: 7, peer_urls: vec![] };
             let hello = pb::Hello { session, ..identity.hello(MemberId(2), Lane::Append) };
             let mut bytes = BytesMut::from(&PREFACE[..]);
             put_message(&mut bytes, FrameKind::Hello, &hello);

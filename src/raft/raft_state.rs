@@ -4,7 +4,7 @@ use raft::StateRole;
 
 /// A member's part at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum RaftState {
     Follower,
     /// Asks whether it could win.
     PreCandidate,
@@ -12,7 +12,7 @@ pub enum Role {
     Leader,
 }
 
-impl From<StateRole> for Role {
+impl From<StateRole> for RaftState {
     fn from(state: StateRole) -> Self {
         match state {
             StateRole::Follower => Self::Follower,

@@ -74,5 +74,5 @@ pub fn put_response(out: &mut impl BufMut, response: &Response<'_>) {
 }
 
 #[cfg(test)]
-#[path = "encode_tests.rs"]
+#[path = "wire_tests.rs"]
 mod tests;

@@ -36,7 +36,7 @@ pub(super) fn previous<'a>(store: &'a Store, change: &Change<'_>) -> Option<KeyV
 
 /// The piece in the making.
 #[derive(Debug, Default)]
-pub(super) struct Encoder {
+pub(super) struct EventEncoder {
     piece: Vec<u8>,
     pending: Vec<Pending>,
     targets: Vec<Target>,
@@ -56,7 +56,7 @@ struct Pending {
     targets: usize,
 }
 
-impl Encoder {
+impl EventEncoder {
     /// Encodes `change` for `targets`; what becomes complete goes to `give`. Returns the bytes it took.
     pub(super) fn push(
         &mut self,

@@ -34,7 +34,7 @@ pub(super) struct Turn {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct CatchUpTurns {
+pub(super) struct UnsyncedTurns {
     ready: BTreeSet<StreamId>,
     nearest: BTreeSet<(i64, StreamId)>,
     /// The stream whose turn was last.
@@ -42,7 +42,7 @@ pub(super) struct CatchUpTurns {
     is_nearest_due: bool,
 }
 
-impl CatchUpTurns {
+impl UnsyncedTurns {
     /// To be called after any change of what is behind in the stream or whether it is blocked.
     pub(super) fn rank(&mut self, id: StreamId, stream: &mut Stream) {
         let rank = if stream.is_blocked { None } else { stream.behind.nearest().map(|(next, _)| next) };
