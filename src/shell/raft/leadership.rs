@@ -4,8 +4,8 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::RaftRole;
 use super::seat::RaftNews;
+use super::{HandOver, RaftRole};
 use crate::raft;
 use crate::replica::exchange::{ToShard, ToStore};
 use crate::shell::runtime::logging::rounded;
@@ -14,15 +14,6 @@ use crate::types::MemberId;
 /// The most that members stagger their candidacies when the leader's process has ended: without it
 /// they would all ask each other at once and split the vote.
 const CANDIDACY_SPREAD: Duration = Duration::from_millis(60);
-
-/// The way of leadership to another member before this one stops.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum HandOver {
-    NotAsked,
-    /// Until this tick at most.
-    Until(u64),
-    Done,
-}
 
 impl RaftRole {
     /// A leader whose disk stalls commits nothing and deposes nobody, because its heartbeats need

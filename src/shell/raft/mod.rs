@@ -32,7 +32,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use self::kept::{Kept, bytes_in_log};
-use self::leadership::HandOver;
 use self::seat::{Parts, RaftNews, Seat, Settings};
 use crate::membership::Cluster;
 use crate::raft::{self, MessageKind, StartError};
@@ -107,6 +106,15 @@ pub(in crate::shell) struct RaftRole {
     is_removed: bool,
     is_stopping: bool,
     is_log_closed: bool,
+}
+
+/// The way of leadership to another member before this one stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HandOver {
+    NotAsked,
+    /// Until this tick at most.
+    Until(u64),
+    Done,
 }
 
 /// What came of calls about leases, by their numbers; None for nothing.

@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{StoreRole, checkpoint_file};
-use crate::apply::checkpoint::Checkpoint;
+use super::{Checkpointing, Progress, StoreRole, checkpoint_file};
 use crate::checkpoint::format::Header;
 use crate::raft::CheckpointMeta;
 use crate::replica::exchange::ToRaft;
@@ -17,25 +16,6 @@ const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
 /// Log that is worth a checkpoint when nothing else is to be done: half a second of replay at most
 /// is left for a restart that follows a burst of writes.
 const IDLE_CHECKPOINT_BYTES: u64 = 8 << 20;
-
-/// A checkpoint on its way to the disk.
-pub(super) struct Checkpointing {
-    header: Header,
-    progress: Progress,
-}
-
-enum Progress {
-    /// The thread has not taken the header yet.
-    Begin(Checkpoint),
-    /// Slices are made; one may wait for the thread.
-    Slices { checkpoint: Checkpoint, waiting: Option<Vec<u8>>, is_last: bool },
-    /// All slices are handed over.
-    Finish,
-    /// The thread syncs and renames.
-    Wait,
-    /// The state it is of is gone.
-    Abandon,
-}
 
 impl StoreRole {
     pub(super) fn checkpoint(&mut self) -> bool {

@@ -20,8 +20,10 @@ use std::time::{Duration, Instant};
 
 use prost::Message as _;
 
+use crate::apply::checkpoint::Checkpoint;
 use crate::apply::machine::{Applied, HashRead, StatusFacts};
 use crate::apply::{Alarm, AlarmType, Machine};
+use crate::checkpoint::format::Header;
 use crate::membership::MemberChange;
 use crate::raft::{CheckpointMeta, Entry, EntryKind};
 use crate::replica::exchange::{Facts, ToRaft, ToShard, ToStore};
@@ -35,7 +37,6 @@ use crate::shell::runtime::mesh::{SharedBell, SharedRing};
 use crate::shell::runtime::wiring::StorePorts;
 use crate::types::{Caller, LogIndex, MemberId, Term, Ticket};
 use checkpoint_file::CheckpointWriter;
-use checkpointing::Checkpointing;
 use lease_clock::LeaseClock;
 use quota::Quota;
 use watch_feed::WatchFeed;
@@ -88,6 +89,25 @@ pub(in crate::shell) struct Position {
     pub checkpoint: CheckpointMeta,
     /// Last entry that was in the log at start: whoever asked for it is gone.
     pub recovered: LogIndex,
+}
+
+/// A checkpoint on its way to the disk.
+struct Checkpointing {
+    header: Header,
+    progress: Progress,
+}
+
+enum Progress {
+    /// The thread has not taken the header yet.
+    Begin(Checkpoint),
+    /// Slices are made; one may wait for the thread.
+    Slices { checkpoint: Checkpoint, waiting: Option<Vec<u8>>, is_last: bool },
+    /// All slices are handed over.
+    Finish,
+    /// The thread syncs and renames.
+    Wait,
+    /// The state it is of is gone.
+    Abandon,
 }
 
 /// The store role.
