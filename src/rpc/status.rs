@@ -1,7 +1,7 @@
 //! The one table of what a client is told when it is told "no".
 //!
-//! Clients match on the exact text and on the code, so both are etcd's, odd grammar included. No
-//! other module writes an error text that leaves the process.
+//! Clients match on the exact text and on the code, so both are etcd's, odd grammar included. What the
+//! front end says of frames, bodies and its own bounds is not here: no client of etcd knows those texts.
 //!
 //! Compatibility: etcd 3.7. Where 3.5 answered another code, 3.7's is here. A row in the group
 //! "arrives as Unknown" looks as if it had a better code; etcd sends none, and clients know it so.

@@ -8,7 +8,7 @@
 //!
 //! Invariants: a slot is free or holds a waiter; generations of one slot never repeat within 2^28
 //! uses.
-//! Cost: insert and take O(1); `take_due` and `take_if` O(slots ever used at once).
+//! Cost: insert and take O(1); `expire` and `replace_each` O(slots ever used at once).
 
 use crate::types::ticket::{Caller, ClientCall, GENERATIONS, SHARDS_MAX, SLOTS_MAX, Ticket};
 
