@@ -17,6 +17,7 @@ mod lease_faults;
 mod lease_load;
 mod load;
 mod lock_load;
+mod moved;
 mod network;
 mod rolling;
 #[allow(unsafe_code, reason = "ptrace; see the module")]
@@ -209,4 +210,30 @@ async fn miss(puts: u64, padding: usize, flags: &[&str]) -> String {
     assert_eq!(revision, i64::try_from(puts).unwrap() + 1);
     cluster.assert_equal_hashes(revision).await;
     cluster.output(away)
+}
+
+#[test]
+fn two_of_three_members_come_back_under_other_addresses_and_the_cluster_serves_before_it_is_told() {
+    block_on(TEST_DEADLINE, async {
+        let mut cluster = Cluster::start(3, &FAST).await;
+        cluster.client(0).await.put_kv("before", "x").await.unwrap();
+        for member in [1, 2] {
+            cluster.terminate(member).await;
+        }
+        for member in [1, 2] {
+            moved::move_and_spawn(&mut cluster, member);
+        }
+        for member in [1, 2] {
+            cluster.wait_ready(member).await;
+        }
+        let client = cluster.client(0).await;
+        moved::check_all_write(&mut cluster).await;
+        for member in [1, 2] {
+            moved::update(&cluster, &client, member).await;
+        }
+        // By the list alone: the one that stayed is the only one that dials them at first.
+        cluster.terminate(0).await;
+        cluster.start_again(0).await;
+        moved::check_all_write(&mut cluster).await;
+    });
 }

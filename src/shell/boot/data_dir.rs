@@ -98,7 +98,7 @@ pub(in crate::shell) enum DataDirError {
     #[error(
         "{path} is damaged at offset {offset}: {problem}. Restore the directory from a backup; starting without this file could lose acknowledged writes"
     )]
-    IdentityFile { path: PathBuf, offset: usize, problem: &'static str },
+    DamagedIdentity { path: PathBuf, offset: usize, problem: &'static str },
     #[error(
         "{path} is damaged at offset {offset}: {problem}. If this machine's clock is right, delete the file: the next number is then taken from the clock"
     )]
@@ -202,7 +202,7 @@ impl DataDir {
             Ok(bytes) => {
                 parse_identity(&bytes).map(Some).map_err(|(offset, problem)| match later_format(&bytes) {
                     Some(format) => DataDirError::Later { path: self.root.clone(), format },
-                    None => DataDirError::IdentityFile { path, offset, problem },
+                    None => DataDirError::DamagedIdentity { path, offset, problem },
                 })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -218,8 +218,8 @@ fn tell_differences(config: &Config, machine: &Machine, own: MemberId, is_new: b
     if !addresses.are_same(&given, &member.peer_urls) {
         tracing::warn!(
             member = %own, known = ?member.peer_urls, given = ?given,
-            "--initial-advertise-peer-urls is ignored, since this data belongs to a member that others reach elsewhere; \
-             `etcdctl member update` tells them a new address. Is this the right --data-dir?"
+            "--initial-advertise-peer-urls is not what the members have agreed on. This member tells it to those that it \
+             reaches, and they dial it there too; `etcdctl member update` tells all. Is this the right --data-dir?"
         );
     }
 }

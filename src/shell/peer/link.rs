@@ -61,6 +61,8 @@ pub(super) struct Opened {
 pub(super) struct Peer {
     pub member: MemberId,
     pub urls: RefCell<Vec<Url>>,
+    /// Where it says that it is, in the Hello of its newest connection.
+    told_urls: RefCell<Vec<Url>>,
     /// Told by the member list; else by itself, in its Hello.
     pub is_listed: Cell<bool>,
     pub is_gone: Cell<bool>,
@@ -114,6 +116,7 @@ impl Peer {
         Self {
             member,
             urls: RefCell::new(urls),
+            told_urls: RefCell::default(),
             is_listed: Cell::new(is_listed),
             is_gone: Cell::new(false),
             links: Default::default(),
@@ -133,6 +136,26 @@ impl Peer {
     /// Tries every link now.
     pub(super) fn poke(&self) {
         self.links.iter().for_each(|link| link.poke.ring());
+    }
+
+    /// Where to dial it: as the members have agreed, and then where it says that it is. A member that has
+    /// moved takes part by that before anybody has updated the list.
+    fn candidates(&self) -> Vec<Url> {
+        let mut candidates = self.urls.borrow().clone();
+        for url in self.told_urls.borrow().iter() {
+            if !candidates.contains(url) {
+                candidates.push(url.clone());
+            }
+        }
+        candidates
+    }
+
+    /// It has said where it is.
+    pub(super) fn on_told(&self, urls: Vec<Url>) {
+        if *self.told_urls.borrow() != urls {
+            self.told_urls.replace(urls);
+            self.poke();
+        }
     }
 
     /// Its control connection has arrived.
@@ -204,8 +227,7 @@ impl Transport {
         let seed = self.config.incarnation ^ peer.member.0.rotate_left(u32::from(lane as u8));
         let mut backoff = Backoff { next: min, min, max, random: seed | 1 };
         while !self.is_stopping() && !peer.is_gone.get() {
-            let urls = peer.urls.borrow().clone();
-            match self.dial(&urls, peer.member, lane).await {
+            match self.dial(&peer.candidates(), peer.member, lane).await {
                 Ok(_) if self.is_stopping() || peer.is_gone.get() => return,
                 Ok(opened) => {
                     let since = opened.connection.opened;

@@ -281,8 +281,9 @@ impl Transport {
                 old.leave(replaced());
             }
         }
-        let peer = self.peer(from).or_else(|| self.meet(from, &greeting.from.peer_urls));
-        if let Some(peer) = peer {
+        let urls: Vec<Url> = greeting.from.peer_urls.iter().filter_map(|url| Url::parse(url).ok()).collect();
+        if let Some(peer) = self.peer(from).or_else(|| self.meet(from, &urls)) {
+            peer.on_told(urls);
             if has_restarted {
                 self.on_lost(&peer, &End::Cut);
             }
@@ -293,13 +294,12 @@ impl Transport {
     }
 
     /// A member that the list does not know yet, at the addresses it told.
-    fn meet(self: &Rc<Self>, member: MemberId, urls: &[String]) -> Option<Rc<super::link::Peer>> {
-        let urls: Vec<Url> = urls.iter().filter_map(|url| Url::parse(url).ok()).collect();
+    fn meet(self: &Rc<Self>, member: MemberId, urls: &[Url]) -> Option<Rc<super::link::Peer>> {
         let unlisted = self.peers.borrow().values().filter(|peer| !peer.is_listed.get()).count();
         if urls.is_empty() || UNLISTED_MAX <= unlisted {
             return None;
         }
-        Some(self.add_peer(member, urls, false))
+        Some(self.add_peer(member, urls.to_vec(), false))
     }
 
     /// Forgets a connection. Whether it was its lane's current one.

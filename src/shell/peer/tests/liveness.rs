@@ -140,6 +140,27 @@ fn a_member_that_the_list_does_not_know_yet_is_dialed_back() {
 }
 
 #[test]
+fn a_member_that_has_moved_is_dialed_where_it_says_that_it_is() {
+    run(async || {
+        let b = Node::start(config(2, 200));
+        let dead = Url::parse("http://127.0.0.1:1").unwrap();
+        b.transport.set_peers([(MemberId(3), vec![dead.clone()])]);
+        b.until(|event| matches!(event, PeerEvent::Unreachable(MemberId(3))).then_some(())).await;
+        let free = std::net::TcpListener::bind(local()).unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let mut moved = config(3, 300);
+        moved.peer_urls = vec![dead, url(address)];
+        let moved = Node::start_at(moved, address);
+        moved.peers(&[&b]);
+        moved.up(2).await;
+        b.up(3).await;
+        b.transport.send(&heartbeat(2, 3));
+        assert_eq!(moved.message().await, heartbeat(2, 3));
+    });
+}
+
+#[test]
 fn a_peer_that_leaves_the_list_is_left_and_its_address_may_change() {
     run(async || {
         let (a, b) = pair().await;
