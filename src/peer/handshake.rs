@@ -59,11 +59,13 @@ pub enum RefusalCode {
     Replaced = 10,
     /// The receiver of a stream wants it no more, or its sender gives up.
     Aborted = 11,
+    /// One of the two has begun anew since they met.
+    OtherLife = 12,
     /// A code of a later version.
     Unknown = 0,
 }
 
-const CODES: [RefusalCode; 11] = [
+const CODES: [RefusalCode; 12] = [
     RefusalCode::Version,
     RefusalCode::OtherCluster,
     RefusalCode::Removed,
@@ -75,6 +77,7 @@ const CODES: [RefusalCode; 11] = [
     RefusalCode::Stopping,
     RefusalCode::Replaced,
     RefusalCode::Aborted,
+    RefusalCode::OtherLife,
 ];
 
 /// A no, with its reason.
@@ -134,6 +137,10 @@ pub struct Greeting {
     pub release: String,
     /// The dialer's name for this connection.
     pub session: u64,
+    /// The sender's.
+    pub life: u64,
+    /// The one in which it has met the receiver.
+    pub to_life: u64,
     versions: (u32, u32),
 }
 
@@ -146,7 +153,7 @@ pub struct Acquaintance {
 }
 
 impl PeerIdentity {
-    /// The Hello to `to`, for a connection without a name.
+    /// The Hello to `to`, for a connection without a name, of a member without a life.
     #[must_use]
     pub fn hello(&self, to: MemberId, lane: Lane) -> pb::Hello {
         pb::Hello {
@@ -160,10 +167,12 @@ impl PeerIdentity {
             release: release().to_owned(),
             peer_urls: self.peer_urls.clone(),
             session: 0,
+            life: 0,
+            to_life: 0,
         }
     }
 
-    /// Whether the sender of `hello` may talk to this process. The answer names no session.
+    /// Whether the sender of `hello` may talk to this process. The answer names no session and no life.
     ///
     /// # Errors
     /// The refusal to answer with.
@@ -227,6 +236,7 @@ impl PeerIdentity {
             incarnation: self.incarnation,
             release: release().to_owned(),
             session: 0,
+            life: 0,
         })
     }
 
@@ -300,6 +310,8 @@ impl Greeting {
             lane,
             release: shortened(hello.release),
             session: hello.session,
+            life: hello.life,
+            to_life: hello.to_life,
             versions,
         })
     }

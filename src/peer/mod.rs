@@ -38,9 +38,11 @@
 pub mod frame;
 pub mod handshake;
 mod lane;
+mod lives;
 #[cfg(test)]
 mod tests;
 
 pub use frame::{FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameKind, PREFACE, Seal};
 pub use handshake::{Greeting, HANDSHAKE_BYTES_MAX, PEER_URLS_MAX, PeerIdentity, Refusal, RefusalCode};
 pub use lane::{Lane, lane_of};
+pub use lives::Lives;

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use pinion_kit::judge::history::Event;
 use pinion_kit::judge::{leases, order};
-use pinion_kit::{Cluster, TEST_DEADLINE, block_on, env_number, server_is_etcd};
+use pinion_kit::{Cluster, PATIENCE, TEST_DEADLINE, block_on, env_number, server_is_etcd, until};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -236,4 +236,51 @@ fn two_of_three_members_come_back_under_other_addresses_and_the_cluster_serves_b
         cluster.start_again(0).await;
         moved::check_all_write(&mut cluster).await;
     });
+}
+
+#[test]
+fn two_members_that_began_anew_serve_and_the_third_of_the_old_history_is_refused_with_the_reason() {
+    if server_is_etcd() {
+        return;
+    }
+    for restarts in [0, 2] {
+        block_on(TEST_DEADLINE, async {
+            let mut cluster = Cluster::start(3, &FAST).await;
+            for _restart in 0..restarts {
+                for member in 0..3 {
+                    cluster.terminate(member).await;
+                }
+                (0..3).for_each(|member| cluster.spawn(member));
+                for member in 0..3 {
+                    cluster.wait_ready(member).await;
+                }
+            }
+            cluster.client(0).await.put_kv("old", "x").await.unwrap();
+            cluster.settle().await;
+            for member in 0..3 {
+                cluster.terminate(member).await;
+            }
+            for member in [1, 2] {
+                std::fs::remove_dir_all(&cluster.launch(member).data_dir).unwrap();
+                cluster.spawn(member);
+            }
+            for member in [1, 2] {
+                cluster.wait_ready(member).await;
+            }
+            let client = cluster.client(1).await;
+            client.put_kv("new", "x").await.unwrap();
+            cluster.spawn(0);
+            let reason = "has begun anew with an empty data directory";
+            for member in 0..3 {
+                until(PATIENCE, async || cluster.output(member).contains(reason)).await;
+            }
+            // For more than an election.
+            for round in 0..100 {
+                client.put_kv("new", &format!("{round}")).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            assert!(!cluster.output(0).contains("ready to serve"), "{}", cluster.output(0));
+            assert_eq!(client.get("old").await.unwrap(), None);
+        });
+    }
 }

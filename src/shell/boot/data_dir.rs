@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::str::Lines;
 
 use super::contents::{self, Foreign};
+use crate::peer::Lives;
 use crate::shell::store::checkpoint_file::sync_dir;
 use crate::types::{ClusterId, MemberId};
 
@@ -34,6 +35,9 @@ const IDENTITY_TITLE_ANY: &str = "pinion data directory, format ";
 
 const IDENTITY_TITLE: &str = "pinion data directory, format 1";
 const INCARNATION_TITLE: &str = "pinion incarnation, format 1";
+
+/// First line of LIVES.
+const LIVES_TITLE: &str = "pinion lives, format 1";
 
 /// How the log reaches the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +107,10 @@ pub(in crate::shell) enum DataDirError {
         "{path} is damaged at offset {offset}: {problem}. If this machine's clock is right, delete the file: the next number is then taken from the clock"
     )]
     Incarnation { path: PathBuf, offset: usize, problem: &'static str },
+    #[error(
+        "{path} is damaged at offset {offset}: {problem}. Restore the directory from a backup, or remove this member from its cluster and add it again with an empty directory: without the file the others would take it for one that began anew"
+    )]
+    DamagedLives { path: PathBuf, offset: usize, problem: &'static str },
     #[error(
         "{path} holds a log or a checkpoint, but {root} has no IDENTITY file: part of the data was deleted, or one of the two is of another member. Restore the directory from a backup, or choose an empty one"
     )]
@@ -317,18 +325,38 @@ impl DataDir {
         Ok(incarnation)
     }
 
+    /// This member's life and those that it has met. A directory that has none yet gets `drawn`, durable
+    /// before anybody hears it.
+    ///
+    /// # Errors
+    /// [`DataDirError`] when the file is damaged, or cannot be written.
+    pub(in crate::shell) fn lives(&self, drawn: u64) -> Result<Lives, DataDirError> {
+        let path = self.root.join("LIVES");
+        match fs::read(&path) {
+            Ok(bytes) => parse_lives(&bytes).map_err(|(offset, problem)| DataDirError::DamagedLives {
+                path,
+                offset,
+                problem,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // 0 is none.
+                let lives = Lives { own: drawn.max(1), ..Lives::default() };
+                self.replace("LIVES", &format_lives(&lives))?;
+                Ok(lives)
+            }
+            Err(source) => Err(DataDirError::Io { action: "cannot read", path, source }),
+        }
+    }
+
+    /// What writes LIVES from any thread, one at a time.
+    pub(in crate::shell) fn lives_writer(&self) -> impl Fn(&Lives) -> Result<(), DataDirError> + use<> {
+        let root = self.root.clone();
+        move |lives| replace(&root, "LIVES", &format_lives(lives))
+    }
+
     /// Replaces a file durably: written aside, synced, renamed, directory synced.
     fn replace(&self, name: &str, text: &str) -> Result<(), DataDirError> {
-        let (path, aside) = (self.root.join(name), self.root.join(format!("{name}.tmp")));
-        let write = || -> io::Result<()> {
-            let mut file =
-                OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&aside)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&aside, &path)?;
-            sync_dir(&self.root)
-        };
-        write().map_err(io_error("cannot write", &path))
+        replace(&self.root, name, text)
     }
 
     /// Makes the directories of log and checkpoints, without files of our kind: what an unfinished
@@ -354,9 +382,29 @@ impl DataDir {
     }
 }
 
+fn replace(root: &Path, name: &str, text: &str) -> Result<(), DataDirError> {
+    let (path, aside) = (root.join(name), root.join(format!("{name}.tmp")));
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&aside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&aside, &path)?;
+        sync_dir(root)
+    };
+    write().map_err(io_error("cannot write", &path))
+}
+
 /// Our names at the top of a data directory, but for the log's.
-const OWN_NAMES: [&str; 6] =
-    ["LOCK", "IDENTITY", "IDENTITY.tmp", "INCARNATION", "INCARNATION.tmp", "checkpoint"];
+const OWN_NAMES: [&str; 8] = [
+    "LOCK",
+    "IDENTITY",
+    "IDENTITY.tmp",
+    "INCARNATION",
+    "INCARNATION.tmp",
+    "LIVES",
+    "LIVES.tmp",
+    "checkpoint",
+];
 
 /// See [`DataDir::check_unused`]. Looks only, so that a directory that is refused stays as it was.
 fn check_unused(root: &Path, wal: Option<&Path>) -> Result<(), DataDirError> {
@@ -480,6 +528,25 @@ fn parse_incarnation(bytes: &[u8]) -> Result<u64, (usize, &'static str)> {
     number(value(&mut checked_lines(bytes, INCARNATION_TITLE)?, "incarnation")?)
 }
 
+fn format_lives(lives: &Lives) -> String {
+    let mut text = format!("{LIVES_TITLE}\nown {:016x}\n", lives.own);
+    for (member, life) in &lives.known {
+        text += &format!("member {:016x} {life:016x}\n", member.0);
+    }
+    with_crc(text)
+}
+
+fn parse_lives(bytes: &[u8]) -> Result<Lives, (usize, &'static str)> {
+    let mut lines = checked_lines(bytes, LIVES_TITLE)?;
+    let mut lives = Lives { own: number(value(&mut lines, "own")?)?, ..Lives::default() };
+    while lines.clone().next().is_some() {
+        let (member, life) =
+            value(&mut lines, "member")?.split_once(' ').ok_or((0, "a line is too short"))?;
+        lives.known.insert(MemberId(number(member)?), number(life)?);
+    }
+    Ok(lives)
+}
+
 fn parse_identity(bytes: &[u8]) -> Result<IdentityFile, (usize, &'static str)> {
     let mut lines = checked_lines(bytes, IDENTITY_TITLE)?;
     let mut value = |name| value(&mut lines, name);
@@ -543,6 +610,26 @@ mod tests {
         assert!(matches!(data.begin_incarnation(901), Err(DataDirError::Incarnation { .. })));
         fs::remove_file(&path).unwrap();
         assert_eq!(data.begin_incarnation(902).unwrap(), 902);
+    }
+
+    #[test]
+    fn life_is_drawn_once_and_those_met_are_kept_and_damage_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(&dir.path().join("data"), None).unwrap();
+        let mut lives = data.lives(0).unwrap();
+        assert_eq!((lives.own, lives.known.len()), (1, 0), "0 is no life");
+        assert!(lives.meet(MemberId(7), 70) && lives.meet(MemberId(3), 30));
+        data.lives_writer()(&lives).unwrap();
+        assert_eq!(data.lives(9).unwrap(), lives);
+        let path = dir.path().join("data/LIVES");
+        let text = fs::read(&path).unwrap();
+        for position in 0..text.len() {
+            let mut damaged = text.clone();
+            damaged[position] ^= 1;
+            assert!(parse_lives(&damaged).is_err(), "byte {position}");
+        }
+        fs::write(&path, "nonsense").unwrap();
+        assert!(matches!(data.lives(9), Err(DataDirError::DamagedLives { .. })));
     }
 
     #[test]

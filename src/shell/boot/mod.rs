@@ -16,8 +16,8 @@ pub(in crate::shell) mod recovery;
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -29,7 +29,7 @@ use signal_hook::iterator::Signals;
 
 use crate::config::{Config, Url};
 use crate::pb::peer;
-use crate::peer::PEER_URLS_MAX;
+use crate::peer::{Lives, PEER_URLS_MAX};
 use crate::raft::{self, StartError};
 use crate::replica;
 use crate::shell::client::role::ShardOrders;
@@ -194,6 +194,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     let known = start.machine.sessions().last_incarnation(start.identity.member);
     let floor = u64::try_from(since.as_micros()).unwrap_or(0).max(known + 1);
     let incarnation = data_dir.begin_incarnation(floor)?;
+    let lives = data_dir.lives(entropy()?)?;
     tracing::info!(
         data_dir = %process.data_dir.display(),
         incarnation,
@@ -239,7 +240,10 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     let is_published = Arc::<AtomicBool>::default();
     let mut raft_seat = Some(RaftSeat {
         replica: replica_config(config, &identity, incarnation),
-        peers: peer_config(config, &identity, incarnation, known_peer_urls, descriptors),
+        peers: PeerConfig {
+            lives,
+            ..peer_config(config, &identity, incarnation, known_peer_urls, descriptors)
+        },
         held: held_for_peers,
         checkpoints: Place {
             dir: data_dir.checkpoints(),
@@ -270,6 +274,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
             is_open: Arc::clone(&orders.open),
             waiting,
             orders: raft_orders.clone(),
+            keep_lives: keep_lives(&data_dir, &helpers),
             quota: Arc::clone(&quota),
         },
     });
@@ -475,6 +480,23 @@ fn entropy() -> Result<u64, BootError> {
         .and_then(|mut source| source.read_exact(&mut bytes))
         .map_err(|source| BootError::Thread { what: "the source of randomness", source })?;
     Ok(u64::from_le_bytes(bytes))
+}
+
+/// Writes lives aside. The file is one, so whoever writes has the lock, and writes the newest.
+fn keep_lives(data_dir: &DataDir, helpers: &Helpers) -> Box<dyn Fn(Lives) + Send> {
+    let (write, helpers) = (Arc::new(data_dir.lives_writer()), helpers.clone());
+    let (newest, file) = (Arc::<Mutex<Lives>>::default(), Arc::<Mutex<()>>::default());
+    Box::new(move |lives| {
+        *newest.lock().unwrap_or_else(PoisonError::into_inner) = lives;
+        let (write, newest, file) = (Arc::clone(&write), Arc::clone(&newest), Arc::clone(&file));
+        helpers.run("lives", move || {
+            let _turn = file.lock().unwrap_or_else(PoisonError::into_inner);
+            let lives = newest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Err(error) = write(&lives) {
+                tracing::error!(%error, "which lives of the other members were met is not noted; it is with the next one");
+            }
+        });
+    })
 }
 
 fn replica_config(config: &Config, identity: &IdentityFile, incarnation: u64) -> replica::Config {

@@ -40,6 +40,8 @@ pub(in crate::shell) enum PeerEvent {
     },
     Call(IncomingCall),
     Bulk(BulkReader),
+    /// A member was met that `Transport::lives` did not have.
+    Met,
 }
 
 /// What one connection has waiting.

@@ -337,6 +337,16 @@ impl Transport {
         }
     }
 
+    /// Notes the life of a member that was dialed, at an address that the members or itself have told.
+    fn meet_life(&self, member: MemberId, life: u64) -> Result<(), Refusal> {
+        let judged = self.lives.borrow().judge(self.config.member, member, life, 0);
+        judged.map_err(|reason| Refusal::new(RefusalCode::OtherLife, reason))?;
+        if self.lives.borrow_mut().meet(member, life) {
+            self.events.tell(PeerEvent::Met);
+        }
+        Ok(())
+    }
+
     /// Opens a connection to whoever of `urls` answers first.
     pub(super) async fn dial(&self, urls: &[Url], to: MemberId, lane: Lane) -> Result<Opened, DialError> {
         let mut error = DialError::NoAddress;
@@ -374,7 +384,11 @@ impl Transport {
         let connection = connection.map_err(|error| failed(error.to_string()))?;
         let mut reader = FrameReader::new(&connection, HANDSHAKE_BYTES_MAX);
         let session = self.next_session();
-        let hello = HelloWire { session, ..self.identity().hello(to, lane) };
+        let (life, to_life) = {
+            let lives = self.lives.borrow();
+            (lives.own, lives.of(to))
+        };
+        let hello = HelloWire { session, life, to_life, ..self.identity().hello(to, lane) };
         connection.queue_message(FrameKind::Hello, &hello);
         let work = async {
             connection.flush().await?;
@@ -386,6 +400,7 @@ impl Transport {
             FrameKind::Welcome => {
                 let welcome = self.identity().check_welcome(to, frame.payload);
                 let welcome = welcome.map_err(DialError::Refused)?;
+                self.meet_life(to, welcome.life).map_err(DialError::Refused)?;
                 let (ours, theirs) = Seal::pair(session, welcome.session).unzip();
                 connection.set_seal(ours);
                 reader.set_seal(theirs);

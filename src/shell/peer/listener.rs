@@ -198,6 +198,11 @@ impl Transport {
             incarnation: visitor.map(|visitor| visitor.incarnation),
         };
         let mut welcome = self.identity().welcome(greeting, known)?;
+        let lives = self.lives.borrow();
+        if from != MemberId(0) {
+            let judged = lives.judge(self.config.member, from, greeting.life, greeting.to_life);
+            judged.map_err(|reason| Refusal::new(RefusalCode::OtherLife, reason))?;
+        }
         let is_crowded = if from == MemberId(0) {
             STRANGERS_MAX <= self.strangers.get()
         } else if let Some(visitor) = visitor {
@@ -210,6 +215,7 @@ impl Transport {
             return Err(Refusal::new(RefusalCode::Busy, "too many connections"));
         }
         welcome.session = self.next_session();
+        welcome.life = lives.own;
         connection.queue_message(FrameKind::Welcome, &welcome);
         let (theirs, ours) = Seal::pair(greeting.session, welcome.session).unzip();
         connection.set_seal(ours);

@@ -37,7 +37,7 @@ use self::link::Peer;
 use self::listener::Visitor;
 use crate::config::Url;
 use crate::peer::frame::put_frame;
-use crate::peer::{FrameKind, Lane, PeerIdentity, Refusal, RefusalCode, lane_of};
+use crate::peer::{FrameKind, Lane, Lives, PeerIdentity, Refusal, RefusalCode, lane_of};
 use crate::raft::{Message, mix};
 use crate::shell::net::Dialer;
 use crate::shell::net::quiet::Quiet;
@@ -57,6 +57,8 @@ pub(super) struct PeerConfig {
     pub incarnation: u64,
     /// Where others reach this member.
     pub peer_urls: Vec<Url>,
+    /// This member's life, and those that it has met.
+    pub lives: Lives,
     /// Largest raft message. An append carries at least one entry, so it exceeds the largest group.
     pub message_bytes_max: usize,
     /// What may wait for each lane's socket.
@@ -86,6 +88,7 @@ impl PeerConfig {
             member,
             incarnation,
             peer_urls: Vec::new(),
+            lives: Lives::default(),
             message_bytes_max: 64 << 20,
             queue_bytes_max: 64 << 20,
             inbound_bytes_max: 16 << 20,
@@ -118,6 +121,7 @@ enum About {
 pub(super) struct Transport {
     config: PeerConfig,
     identity: PeerIdentity,
+    lives: RefCell<Lives>,
     events: Events,
     peers: RefCell<BTreeMap<MemberId, Rc<Peer>>>,
     removed: RefCell<BTreeSet<MemberId>>,
@@ -163,8 +167,9 @@ impl Transport {
         };
         let dialer = Dialer::new(config.dial_timeout);
         Rc::new(Self {
-            config,
             identity,
+            lives: RefCell::new(config.lives.clone()),
+            config,
             events: Events::new(bell),
             peers: RefCell::default(),
             removed: RefCell::default(),
@@ -223,7 +228,13 @@ impl Transport {
                 visitor.leave(&refusal);
             }
         }
+        self.lives.borrow_mut().known.retain(|member, _| !removed.contains(member));
         self.removed.replace(removed);
+    }
+
+    /// The lives that this member has met.
+    pub(super) fn lives(&self) -> Lives {
+        self.lives.borrow().clone()
     }
 
     /// Sends a message to its receiver, or drops it; then the receiver is reported unreachable. False:

@@ -29,6 +29,7 @@ impl RaftRole {
                 PeerEvent::Refused { by, refusal } => self.on_refused(by, &refusal),
                 PeerEvent::Call(call) => self.on_call(call),
                 PeerEvent::Bulk(reader) => self.transfers.receive(reader),
+                PeerEvent::Met => (self.parts.keep_lives)(self.transport.lives()),
             }
         }
     }

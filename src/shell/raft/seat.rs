@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::checkpoint_transfer::Place;
 use super::hash_checks::HashCheckConfig;
+use crate::peer::Lives;
 use crate::raft::Recovered;
 use crate::replica;
 use crate::shell::log::reader::ReaderHandle;
@@ -69,6 +70,8 @@ pub(in crate::shell) struct Parts {
     /// Told what the start waits for until then.
     pub waiting: Waiting,
     pub orders: RaftOrders,
+    /// Writes them into the data directory, soon.
+    pub keep_lives: Box<dyn Fn(Lives) + Send>,
     pub quota: Arc<Quota>,
 }
 
