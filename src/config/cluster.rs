@@ -44,6 +44,8 @@ pub struct ClusterConfig {
     pub learners_max: u32,
     /// Go on as a cluster of this member alone.
     pub force_new_cluster: bool,
+    /// The same although a quorum answers.
+    pub force_new_cluster_against_quorum: bool,
     /// Operations of one transaction level at most.
     pub txn_ops_max: u32,
     /// Encoded write request at most.
@@ -96,6 +98,7 @@ impl ClusterConfig {
             strict_reconfig_check: settings.boolean("strict-reconfig-check")?,
             learners_max: settings.number_u32("max-learners", 0, LEARNERS_MAX_LIMIT)?,
             force_new_cluster: settings.boolean("force-new-cluster")?,
+            force_new_cluster_against_quorum: settings.boolean("force-new-cluster-against-quorum")?,
             txn_ops_max: settings.number_u32("max-txn-ops", 1, TXN_OPS_MAX_LIMIT)?,
             request_bytes_max: settings.number_u32("max-request-bytes", 1, REQUEST_BYTES_MAX_LIMIT)?,
         })

@@ -514,7 +514,16 @@ pub(super) static FLAGS: &[Flag] = &[
         alone, with its data. Every entry of its log is kept, also those of which nobody knows any more \
         whether they were committed; what only the lost members had is lost. All other members are removed \
         for ever: destroy their data directories, and add new members. Needs data; choose the member whose \
-        raft index is highest. Give it for one start only: given again, it removes whoever was added since.",
+        raft index is highest. Give it for one start only: given again, it removes whoever was added since. Refused while the other \
+        members answer and are a quorum with this one.",
+    ),
+    used(
+        Group::Clustering,
+        "force-new-cluster-against-quorum",
+        Bool,
+        "false",
+        "Lets --force-new-cluster go on although the other members answer and are a quorum with this one. They are \
+        removed and end; what they acknowledged and this member does not have is lost.",
     ),
     used(
         Group::Clustering,

@@ -284,3 +284,35 @@ fn two_members_that_began_anew_serve_and_the_third_of_the_old_history_is_refused
         });
     }
 }
+
+#[test]
+fn a_new_cluster_is_not_forced_while_a_quorum_answers_and_leaves_the_others_alive() {
+    if server_is_etcd() {
+        return;
+    }
+    block_on(TEST_DEADLINE, async {
+        let mut cluster = Cluster::start(3, &FAST).await;
+        cluster.client(0).await.put_kv("key", "x").await.unwrap();
+        cluster.terminate(0).await;
+        let forced = cluster.launch(0).clone().flag("--force-new-cluster");
+        let exit = forced.start_refused().await;
+        exit.assert_says(&["are a quorum with this one", "--force-new-cluster-against-quorum"]);
+        // One that is left with a single other one is still half of a quorum.
+        cluster.terminate(2).await;
+        let exit = forced.start_refused().await;
+        exit.assert_says(&["are a quorum with this one"]);
+        cluster.start_again(2).await;
+        cluster.start_again(0).await;
+        moved::check_all_write(&mut cluster).await;
+        // Who means it gets it.
+        cluster.terminate(0).await;
+        let meant = forced.clone().flag("--force-new-cluster-against-quorum").start().await;
+        assert_eq!(meant.connect().await.member_list().await.unwrap().members.len(), 1);
+        drop(meant);
+        // And who is alone needs no second flag.
+        cluster.kill(1);
+        cluster.kill(2);
+        let alone = forced.start().await;
+        assert_eq!(alone.connect().await.get("key").await.unwrap().as_deref(), Some(&b"x"[..]));
+    });
+}

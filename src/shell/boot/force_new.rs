@@ -10,7 +10,7 @@
 
 use crate::apply::Machine;
 use crate::checkpoint::format::Header;
-use crate::membership::{ChangeUndecodable, MemberChange};
+use crate::membership::{ChangeUndecodable, Cluster, MemberChange};
 use crate::raft::{CheckpointMeta, Entry, EntryKind, Recovered, StartError};
 use crate::request::group::{GroupError, decode_group};
 use crate::request::{EntryId, Rejection};
@@ -29,9 +29,18 @@ pub(in crate::shell) enum ForceError {
     NoData,
     #[error("--force-new-cluster: this member was removed from its cluster; choose another one ({0})")]
     NotMember(Rejection),
+    #[error(
+        "--force-new-cluster: the other members that answer ({0}) are a quorum with this one. Start it without the flag, \
+         and it takes part. To leave them behind all the same, give --force-new-cluster-against-quorum too: they are \
+         removed and end, and what they acknowledged and this member does not have is lost"
+    )]
+    Quorum(String),
+    #[error("--force-new-cluster: the other members cannot be asked: {0}")]
+    Ask(#[source] std::io::Error),
 }
 
-/// Applies the whole log to `machine` and leaves `own` as the only member. `recovered` is then what that
+/// Applies the whole log to `machine` and leaves `own` as the only member, if `may_leave` lets it leave the
+/// others. `recovered` is then what that
 /// state starts from. Nothing is on the disk until the caller writes the checkpoint.
 ///
 /// # Errors
@@ -40,6 +49,7 @@ pub(in crate::shell) fn reduce(
     machine: &mut Machine,
     recovered: &mut Recovered,
     own: MemberId,
+    may_leave: impl FnOnce(&Cluster) -> Result<(), ForceError>,
 ) -> Result<(), ForceError> {
     let tail = recovered.tail()?;
     let known = recovered.hard_state.map_or(recovered.checkpoint.index, |state| state.commit);
@@ -54,6 +64,7 @@ pub(in crate::shell) fn reduce(
     if checkpoint.index == LogIndex(0) {
         return Err(ForceError::NoData);
     }
+    may_leave(machine.cluster())?;
     let members = machine.cluster().members().len();
     machine.reduce_cluster_to(own).map_err(ForceError::NotMember)?;
     checkpoint.voters = vec![own];

@@ -160,6 +160,32 @@ pub(in crate::shell) async fn check_new(
     Ok(())
 }
 
+/// The other members with a vote that answer and count `own` among the members, by name.
+pub(in crate::shell) async fn answering(cluster: &Cluster, own: MemberId) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut asked: FuturesUnordered<_> = cluster
+        .members()
+        .filter(|member| member.id != own && !member.learner)
+        .map(|member| {
+            let urls: Vec<Url> = member.peer_urls.iter().filter_map(|url| Url::parse(url).ok()).collect();
+            async move {
+                let mut answers = ask_all(&urls);
+                while let Some((_, answer)) = answers.next().await {
+                    if answer.is_ok_and(|known| known.id() == cluster.id() && known.member(own).is_some()) {
+                        return Some(format!("{} {}", member.id, member.name));
+                    }
+                }
+                None
+            }
+        })
+        .collect();
+    while let Some(answer) = asked.next().await {
+        names.extend(answer);
+    }
+    names.sort();
+    names
+}
+
 /// As etcd prints members, in brief.
 fn describe(cluster: &Cluster) -> String {
     let members = cluster.members().map(|member| {

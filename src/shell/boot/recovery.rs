@@ -141,13 +141,28 @@ pub(in crate::shell) fn open(
     let hard_state = found.hard_state.map(hard_state_from_wal);
     let mut recovered = Recovered { hard_state, checkpoint, entries };
     if config.cluster.force_new_cluster {
-        force_new::reduce(&mut machine, &mut recovered, identity.member)?;
+        let own = identity.member;
+        let may_leave = |cluster: &Cluster| match config.cluster.force_new_cluster_against_quorum {
+            true => Ok(()),
+            false => refuse_quorum(cluster, own, waiting),
+        };
+        force_new::reduce(&mut machine, &mut recovered, own, may_leave)?;
         let header = force_new::header(&machine, identity.member, &recovered.checkpoint);
         write_checkpoint(data_dir, &header, &mut machine)?;
     }
     // Also of a member that has just joined, whatever it advertises.
     tell_differences(config, &machine, identity.member, is_new);
     Ok(Start { identity, machine, recovered, wal, sync_mode, last })
+}
+
+/// Asks the other members, which may be healthy: a flag that was left in a unit's file must not end them.
+fn refuse_quorum(cluster: &Cluster, own: MemberId, waiting: &Waiting) -> Result<(), ForceError> {
+    waiting.on("--force-new-cluster: the other members are asked whether they are there");
+    let answering = run_aside(join::answering(cluster, own)).map_err(ForceError::Ask)?;
+    if answering.len() + 1 < cluster.voters().count() / 2 + 1 || answering.is_empty() {
+        return Ok(());
+    }
+    Err(ForceError::Quorum(answering.join(", ")))
 }
 
 /// Makes the data of a new cluster. Until its last line nothing is acknowledged, and a directory left
