@@ -141,6 +141,8 @@ pub struct Greeting {
     pub life: u64,
     /// The one in which it has met the receiver.
     pub to_life: u64,
+    /// The connection may be used both ways.
+    pub is_duplex: bool,
     versions: (u32, u32),
 }
 
@@ -153,7 +155,7 @@ pub struct Acquaintance {
 }
 
 impl PeerIdentity {
-    /// The Hello to `to`, for a connection without a name, of a member without a life.
+    /// The Hello to `to`, for a connection without a name, of a member without a life that speaks one way.
     #[must_use]
     pub fn hello(&self, to: MemberId, lane: Lane) -> pb::Hello {
         pb::Hello {
@@ -169,10 +171,11 @@ impl PeerIdentity {
             session: 0,
             life: 0,
             to_life: 0,
+            duplex: false,
         }
     }
 
-    /// Whether the sender of `hello` may talk to this process. The answer names no session and no life.
+    /// Whether the sender of `hello` may talk to this process. The answer names no session and no life, and is for one way.
     ///
     /// # Errors
     /// The refusal to answer with.
@@ -237,6 +240,7 @@ impl PeerIdentity {
             release: release().to_owned(),
             session: 0,
             life: 0,
+            duplex: false,
         })
     }
 
@@ -312,6 +316,7 @@ impl Greeting {
             session: hello.session,
             life: hello.life,
             to_life: hello.to_life,
+            is_duplex: hello.duplex,
             versions,
         })
     }

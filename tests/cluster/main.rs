@@ -28,7 +28,9 @@ use std::time::Duration;
 
 use pinion_kit::judge::history::Event;
 use pinion_kit::judge::{leases, order};
-use pinion_kit::{Cluster, PATIENCE, TEST_DEADLINE, block_on, env_number, server_is_etcd, until};
+use pinion_kit::{
+    Cluster, PATIENCE, TEST_DEADLINE, block_on, env_number, eventually, free_port, server_is_etcd, until,
+};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -314,5 +316,28 @@ fn a_new_cluster_is_not_forced_while_a_quorum_answers_and_leaves_the_others_aliv
         cluster.kill(2);
         let alone = forced.start().await;
         assert_eq!(alone.connect().await.get("key").await.unwrap().as_deref(), Some(&b"x"[..]));
+    });
+}
+
+#[test]
+fn a_member_that_can_be_reached_in_one_direction_only_takes_part_and_makes_a_quorum() {
+    if server_is_etcd() {
+        return;
+    }
+    block_on(TEST_DEADLINE, async {
+        let mut cluster = Cluster::start_with(3, &FAST, |member, launch| {
+            if member == 2 {
+                // Nobody listens there.
+                launch.advertised_peer_port = Some(free_port());
+            }
+        })
+        .await;
+        moved::check_all_write(&mut cluster).await;
+        cluster.kill(0);
+        let client = cluster.client(2).await;
+        eventually(async || client.put_kv("by two of three", "x").await).await;
+        eventually(async || cluster.members[1].client().await.get("by two of three").await).await;
+        cluster.start_again(0).await;
+        moved::check_all_write(&mut cluster).await;
     });
 }

@@ -20,7 +20,7 @@ use super::events::{Allowance, PeerEvent};
 use super::link::{DialError, Peer};
 use crate::pb::peer as pb;
 use crate::peer::frame::put_message;
-use crate::peer::{Frame, FrameKind, Lane, Refusal};
+use crate::peer::{FrameKind, Lane, Refusal};
 use crate::shell::net::{TimedOut, within};
 use crate::shell::runtime::wake::Wake;
 use crate::types::MemberId;
@@ -152,7 +152,10 @@ impl Transport {
         timeout: Duration,
     ) -> Result<Bytes, CallError> {
         self.check_call(&body)?;
-        let connection = peer.link(Lane::Call).connected().await?;
+        let connection = match self.way_to(peer, Lane::Call) {
+            Some(connection) => connection,
+            None => peer.link(Lane::Call).connected().await?,
+        };
         let calls = &peer.calls;
         if CALLS_MAX <= calls.slots.borrow().len() {
             return Err(CallError::Overloaded);
@@ -185,26 +188,16 @@ impl Transport {
         self.config.call_bytes_max + ENVELOPE_BYTES_MAX
     }
 
-    /// Takes the answers on the connection that this side dialed.
-    pub(super) async fn read_answers(&self, calls: &Calls, mut reader: FrameReader) -> End {
-        reader.set_payload_bytes_max(self.call_frame_bytes_max());
-        loop {
-            match reader.next().await.and_then(response_of) {
-                Ok(response) => calls.on_answer(response),
-                Err(end) => return end,
-            }
-        }
-    }
-
     /// Whoever waits on a connection that has ended hears it.
     pub(super) fn end_calls(calls: &Calls, end: &End) {
         calls.on_end(end);
     }
 
-    /// Takes the questions on a connection that another process dialed.
+    /// Takes questions and answers off a connection, as far as it is for them.
     pub(super) async fn read_calls(
         &self,
         from: MemberId,
+        reads: Reads,
         connection: &Rc<Connection>,
         mut reader: FrameReader,
     ) -> End {
@@ -214,10 +207,20 @@ impl Transport {
         loop {
             allowance.room(self.config.inbound_bytes_max).await;
             let frame = match reader.next().await {
-                Ok(frame) if frame.kind == FrameKind::CallRequest => frame,
-                Ok(frame) => return End::Malformed(format!("{:?} frame on the call lane", frame.kind)),
+                Ok(frame) => frame,
                 Err(end) => return end,
             };
+            match (frame.kind, &reads.answers_to) {
+                (FrameKind::CallRequest, _) if reads.requests => {}
+                (FrameKind::CallResponse, Some(peer)) => {
+                    match pb::CallResponse::decode(frame.payload) {
+                        Ok(response) => peer.calls.on_answer(response),
+                        Err(error) => return End::Malformed(format!("answer does not decode: {error}")),
+                    }
+                    continue;
+                }
+                (kind, _) => return End::Malformed(format!("{kind:?} frame on the call lane")),
+            }
             let bytes = frame.payload.len();
             let request = match pb::CallRequest::decode(frame.payload) {
                 Ok(request) => request,
@@ -242,12 +245,16 @@ impl Transport {
     }
 }
 
-fn response_of(frame: Frame) -> Result<pb::CallResponse, End> {
-    if frame.kind != FrameKind::CallResponse {
-        return Err(End::Malformed(format!("{:?} frame as an answer", frame.kind)));
-    }
-    pb::CallResponse::decode(frame.payload)
-        .map_err(|error| End::Malformed(format!("answer does not decode: {error}")))
+/// What a connection of the call lane is for.
+pub(super) struct Reads {
+    /// Whose answers come.
+    pub answers_to: Option<Rc<Peer>>,
+    pub requests: bool,
+}
+
+impl Reads {
+    /// Of whoever dialed.
+    pub(super) const REQUESTS: Self = Self { answers_to: None, requests: true };
 }
 
 /// A question of another process.

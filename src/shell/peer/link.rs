@@ -4,6 +4,10 @@
 //! links try again at once. What is sent while a link is down is dropped: raft repeats what matters,
 //! and what must not be repeated is better lost.
 //!
+//! What is for a peer goes over the connection that we dialed, or, where there is none, over one that the peer
+//! dialed: a member that cannot be reached takes part as long as it reaches others. Checkpoints alone need a
+//! connection that their sender dials.
+//!
 //! A peer is *alive* while one of the two control connections is open, ours to it or its to us. When
 //! either ends, the other is dialed anew: a process that has gone answers with a refused connection
 //! within a round trip, and one that has not is up again as soon.
@@ -16,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use futures_lite::future;
 
-use super::call::{CallError, Calls};
+use super::call::{CallError, Calls, Reads};
 use super::connection::{Connection, End, FrameReader};
 use super::events::PeerEvent;
 use super::{About, Transport};
@@ -54,6 +58,7 @@ pub(super) struct Opened {
     pub connection: Rc<Connection>,
     pub reader: FrameReader,
     pub release: String,
+    pub is_duplex: bool,
 }
 
 /// Another member, as this one reaches it.
@@ -70,6 +75,8 @@ pub(super) struct Peer {
     pub calls: Calls,
     is_alive: Cell<bool>,
     up_since: Cell<Option<Instant>>,
+    /// `Up` was told, and no `Down` since.
+    is_up_told: Cell<bool>,
     /// `Unreachable` waits to be taken.
     pub is_unreachable_told: Cell<bool>,
     refused: Cell<Option<RefusalCode>>,
@@ -123,6 +130,7 @@ impl Peer {
             calls: Calls::default(),
             is_alive: Cell::new(false),
             up_since: Cell::new(None),
+            is_up_told: Cell::new(false),
             is_unreachable_told: Cell::new(false),
             refused: Cell::new(None),
         }
@@ -244,6 +252,9 @@ impl Transport {
                     self.on_dial_error(peer, lane, &error);
                     let is_refused = matches!(error, DialError::Refused(_));
                     link.failure.replace(Some(error));
+                    if lane == Lane::Control {
+                        self.on_way(peer, lane);
+                    }
                     link.failed_at.set(Some(Instant::now()));
                     link.tried.ring();
                     let pause = backoff.pause();
@@ -265,7 +276,7 @@ impl Transport {
 
     /// Carries a connection that was accepted to its end.
     async fn carry(self: &Rc<Self>, peer: &Rc<Peer>, lane: Lane, opened: Opened) {
-        let (connection, reader) = (opened.connection, opened.reader);
+        let Opened { connection, reader, release, is_duplex } = opened;
         let link = peer.link(lane);
         link.failure.replace(None);
         link.failed_at.set(None);
@@ -274,9 +285,10 @@ impl Transport {
         if lane == Lane::Control {
             peer.is_alive.set(true);
             peer.up_since.set(Some(connection.opened));
+            peer.is_up_told.set(true);
             self.events.tell(PeerEvent::Up(peer.member));
             tracing::info!(
-                peer = %peer.member, address = %connection.remote, release = opened.release,
+                peer = %peer.member, address = %connection.remote, release,
                 "connected to peer"
             );
         }
@@ -285,10 +297,15 @@ impl Transport {
         }
         link.tried.ring();
         let carried = self.register(&connection);
-        let end = if lane == Lane::Call {
-            connection.run(self.read_answers(&peer.calls, reader)).await
-        } else {
-            connection.run(read_nothing(reader)).await
+        let end = match lane {
+            Lane::Call => {
+                let reads = Reads { answers_to: Some(Rc::clone(peer)), requests: is_duplex };
+                connection.run(self.read_calls(peer.member, reads, &connection, reader)).await
+            }
+            _ if is_duplex => {
+                connection.run(self.read_messages(peer.member, lane, &connection, reader)).await
+            }
+            _ => connection.run(read_nothing(reader)).await,
         };
         drop(carried);
         link.connection.replace(None);
@@ -309,6 +326,7 @@ impl Transport {
 
     /// A control connection with a peer has ended, in either direction, and not because we wanted it.
     pub(super) fn on_lost(&self, peer: &Peer, end: &End) {
+        peer.is_up_told.set(false);
         if peer.is_alive.replace(false) {
             let reset = *end == End::Cut;
             self.events.tell(PeerEvent::Down { member: peer.member, reset });
@@ -322,6 +340,22 @@ impl Transport {
         link.poke.ring();
     }
 
+    /// A peer has opened a connection that is used both ways, or we have failed to open one. If it is the only
+    /// way, that is news.
+    pub(super) fn on_way(&self, peer: &Peer, lane: Lane) {
+        if lane == Lane::Bulk
+            || peer.link(lane).failure.borrow().is_none()
+            || self.way_to(peer, lane).is_none()
+        {
+            return;
+        }
+        match lane {
+            Lane::Control if !peer.is_up_told.replace(true) => self.events.tell(PeerEvent::Up(peer.member)),
+            Lane::Append => self.events.tell(PeerEvent::Reconnected(peer.member)),
+            _ => {}
+        }
+    }
+
     fn on_dial_error(&self, peer: &Peer, lane: Lane, error: &DialError) {
         if let DialError::Refused(refusal) = error
             && peer.refused.replace(Some(refusal.code)) != Some(refusal.code)
@@ -330,9 +364,14 @@ impl Transport {
         }
         // The lanes fail alike; one speaks for all.
         if lane == Lane::Control {
-            self.tell_unreachable(peer);
+            let is_reached = self.way_to(peer, lane).is_some();
+            if !is_reached {
+                self.tell_unreachable(peer);
+            }
             if let Some(left_out) = self.quiet.ask((peer.member, About::Dial), Instant::now()) {
-                tracing::warn!(peer = %peer.member, %error, left_out, "cannot connect to peer");
+                let instead =
+                    if is_reached { "; it is reached over the connections that it opens" } else { "" };
+                tracing::warn!(peer = %peer.member, %error, left_out, "cannot connect to peer{instead}");
             }
         }
     }
@@ -388,7 +427,7 @@ impl Transport {
             let lives = self.lives.borrow();
             (lives.own, lives.of(to))
         };
-        let hello = HelloWire { session, life, to_life, ..self.identity().hello(to, lane) };
+        let hello = HelloWire { session, life, to_life, duplex: true, ..self.identity().hello(to, lane) };
         connection.queue_message(FrameKind::Hello, &hello);
         let work = async {
             connection.flush().await?;
@@ -404,7 +443,7 @@ impl Transport {
                 let (ours, theirs) = Seal::pair(session, welcome.session).unzip();
                 connection.set_seal(ours);
                 reader.set_seal(theirs);
-                Ok(Opened { connection, reader, release: welcome.release })
+                Ok(Opened { connection, reader, release: welcome.release, is_duplex: welcome.duplex })
             }
             FrameKind::Refusal => Err(DialError::Refused(Refusal::from_wire(frame.payload))),
             kind => Err(failed(format!("{kind:?} frame instead of a Welcome"))),

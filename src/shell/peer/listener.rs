@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use futures_lite::future;
 use glommio::net::TcpListener;
 
+use super::call::Reads;
 use super::connection::{Connection, End, FrameReader};
 use super::events::{Allowance, PeerEvent};
 use super::{About, Transport};
@@ -48,7 +49,9 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub(super) struct Visitor {
     incarnation: u64,
-    lanes: BTreeMap<Lane, Rc<Connection>>,
+    /// What is for it may go over its connections.
+    pub(super) is_duplex: bool,
+    pub(super) lanes: BTreeMap<Lane, Rc<Connection>>,
     bulks: Vec<Rc<Connection>>,
 }
 
@@ -216,6 +219,7 @@ impl Transport {
         }
         welcome.session = self.next_session();
         welcome.life = lives.own;
+        welcome.duplex = true;
         connection.queue_message(FrameKind::Welcome, &welcome);
         let (theirs, ours) = Seal::pair(greeting.session, welcome.session).unzip();
         connection.set_seal(ours);
@@ -230,7 +234,7 @@ impl Transport {
         if from == MemberId(0) {
             self.strangers.set(self.strangers.get() + 1);
             let _counted = Counted(&self.strangers);
-            connection.run(self.read_calls(from, connection, reader)).await;
+            connection.run(self.read_calls(from, Reads::REQUESTS, connection, reader)).await;
             return;
         }
         self.admit(greeting, connection);
@@ -239,7 +243,15 @@ impl Transport {
             Lane::Control | Lane::Append => {
                 connection.run(self.read_messages(from, lane, connection, reader)).await
             }
-            Lane::Call => connection.run(self.read_calls(from, connection, reader)).await,
+            Lane::Call => {
+                let peer = self.peer(from).filter(|_| greeting.is_duplex);
+                let reads = Reads { answers_to: peer.clone(), requests: true };
+                let end = connection.run(self.read_calls(from, reads, connection, reader)).await;
+                if let Some(peer) = peer.filter(|peer| peer.link(lane).connection().is_none()) {
+                    Self::end_calls(&peer.calls, &end);
+                }
+                end
+            }
             Lane::Bulk => {
                 let begin = async {
                     match self.begin_bulk(from, connection, reader).await {
@@ -281,6 +293,7 @@ impl Transport {
                 visitor.leave(&replaced());
                 *visitor = Visitor { incarnation, ..Visitor::default() };
             }
+            visitor.is_duplex = greeting.is_duplex;
             if greeting.lane == Lane::Bulk {
                 visitor.bulks.push(Rc::clone(connection));
             } else if let Some(old) = visitor.lanes.insert(greeting.lane, Rc::clone(connection)) {
@@ -295,6 +308,9 @@ impl Transport {
             }
             if greeting.lane == Lane::Control {
                 peer.on_heard();
+            }
+            if greeting.is_duplex {
+                self.on_way(&peer, greeting.lane);
             }
         }
     }
@@ -330,7 +346,7 @@ impl Transport {
     }
 
     /// Takes raft's messages off a connection.
-    async fn read_messages(
+    pub(super) async fn read_messages(
         &self,
         from: MemberId,
         lane: Lane,

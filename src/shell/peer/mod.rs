@@ -242,7 +242,7 @@ impl Transport {
     pub(super) fn send(&self, message: &Message) -> bool {
         let Some(peer) = self.peer(message.to()) else { return false };
         let bytes_max = self.config.message_bytes_max;
-        let is_sent = peer.link(lane_of(message.kind())).connection().is_some_and(|connection| {
+        let is_sent = self.way_to(&peer, lane_of(message.kind())).is_some_and(|connection| {
             connection.queue(self.config.queue_bytes_max, |outbox| {
                 let start = outbox.len();
                 put_frame(outbox, FrameKind::RaftMessage, |outbox| message.encode(outbox));
@@ -282,7 +282,17 @@ impl Transport {
 
     /// Since when messages to `member` get through.
     pub(super) fn connected_since(&self, member: MemberId) -> Option<Instant> {
-        self.peer(member)?.up_since()
+        let peer = self.peer(member)?;
+        peer.up_since().or_else(|| self.way_to(&peer, Lane::Control).map(|connection| connection.opened))
+    }
+
+    /// The connection that carries a lane to a peer: ours, or else the peer's own.
+    fn way_to(&self, peer: &Peer, lane: Lane) -> Option<Rc<Connection>> {
+        peer.link(lane).connection().or_else(|| {
+            let visitors = self.visitors.borrow();
+            let visitor = visitors.get(&peer.member).filter(|visitor| visitor.is_duplex)?;
+            visitor.lanes.get(&lane).filter(|connection| connection.is_open()).cloned()
+        })
     }
 
     /// Says goodbye on all connections and ends everything.

@@ -140,6 +140,58 @@ fn a_member_that_the_list_does_not_know_yet_is_dialed_back() {
 }
 
 #[test]
+fn a_member_that_nobody_can_dial_is_reached_over_the_connections_that_it_opens() {
+    run(async || {
+        let b = Node::start(config(2, 200));
+        let dead = Url::parse("http://127.0.0.1:1").unwrap();
+        b.transport.set_peers([(MemberId(3), vec![dead.clone()])]);
+        b.until(|event| matches!(event, PeerEvent::Unreachable(MemberId(3))).then_some(())).await;
+        let mut hidden = config(3, 300);
+        hidden.peer_urls = vec![dead];
+        let hidden = Node::start(hidden);
+        hidden.peers(&[&b]);
+        hidden.up(2).await;
+        b.until(|event| matches!(event, PeerEvent::Up(MemberId(3))).then_some(())).await;
+        assert!(b.transport.connected_since(MemberId(3)).is_some());
+        let peer = b.transport.peer(MemberId(3)).unwrap();
+        while b.transport.way_to(&peer, Lane::Call).is_none() {
+            glommio::timer::sleep(Duration::from_millis(1)).await;
+        }
+        for _round in 0..3 {
+            assert!(b.transport.send(&heartbeat(2, 3)));
+            assert_eq!(hidden.message().await, heartbeat(2, 3));
+            assert!(hidden.transport.send(&heartbeat(3, 2)));
+            assert_eq!(b.message().await, heartbeat(3, 2));
+        }
+        // Questions in both directions.
+        for (from, to) in [(&b, &hidden), (&hidden, &b)] {
+            let (transport, member) = (Rc::clone(&from.transport), to.id());
+            let answer = glommio::spawn_local(async move {
+                transport.call(member, 7, Bytes::from_static(b"who?"), PATIENCE).await
+            });
+            to.until(|event| match event {
+                PeerEvent::Call(call) => {
+                    assert_eq!((call.kind, &call.body[..]), (7, &b"who?"[..]));
+                    call.reply.succeed(Bytes::from_static(b"me"));
+                    Some(())
+                }
+                _ => None,
+            })
+            .await;
+            assert_eq!(answer.await, Ok(Bytes::from_static(b"me")));
+        }
+        // Not unreachable: its silence would hold up replication.
+        glommio::timer::sleep(Duration::from_millis(50)).await;
+        while let Some(event) = b.transport.take_event() {
+            assert!(!matches!(event, PeerEvent::Unreachable(_)), "{event:?}");
+        }
+        hidden.transport.stop().await;
+        b.down(3).await;
+        assert!(b.transport.connected_since(MemberId(3)).is_none());
+    });
+}
+
+#[test]
 fn a_member_that_has_moved_is_dialed_where_it_says_that_it_is() {
     run(async || {
         let b = Node::start(config(2, 200));
