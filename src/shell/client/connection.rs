@@ -219,10 +219,12 @@ impl<B: Backend> Turns<'_, B> {
         if self.io.borrow().is_write_blocked() && self.drain(cx).is_err() {
             return Poll::Ready(Ending::Finished);
         }
-        self.shard.submit_deferred(self.account);
-
         let was_blocked = self.io.borrow().is_write_blocked();
+        self.shard.backend.hold();
+        self.shard.submit_deferred(self.account);
         let ended = self.exchange(cx, was_blocked);
+        // Before the answers are written: others work meanwhile.
+        self.shard.backend.release();
         let has_streams = || self.h2.has_streams();
         let clock = || self.shard.clock.elapsed_ms();
         if let Err(abuse) = self.io.borrow_mut().meter.check(clock, has_streams) {

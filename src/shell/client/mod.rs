@@ -112,6 +112,13 @@ pub trait Backend: 'static {
     /// # Errors
     /// Gives the order back when the ring is full.
     fn order(&self, order: Order) -> Result<(), Order>;
+
+    /// What is passed on between `hold` and `release` may wait for `release`: it comes within the turn of one
+    /// task.
+    fn hold(&self) {}
+
+    /// See `hold`.
+    fn release(&self) {}
 }
 
 /// Pressure timeouts that a client may take nothing while a quarter of the shard's memory for unread

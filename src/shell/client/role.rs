@@ -1,13 +1,11 @@
 //! The client role's executor: a client shard on its rings.
 
-use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Poll, Waker};
 
 use crate::replica::exchange::{ToRaft, ToShard, ToStore};
 use crate::request::{Command, Read};
@@ -23,46 +21,15 @@ struct Rings {
     shard: u16,
     to_raft: Sender<ToRaft>,
     to_store: Sender<ToStore>,
-    /// Something was sent that nobody was rung for: the ringer's turn.
-    is_unrung: Cell<bool>,
-    ringer: RefCell<Option<Waker>>,
+    /// A turn is under way, at whose end the others are rung.
+    is_held: Cell<bool>,
 }
 
 impl Rings {
-    fn new(shard: u16, to_raft: Sender<ToRaft>, to_store: Sender<ToStore>) -> Rc<Self> {
-        let (is_unrung, ringer) = (Cell::new(false), RefCell::default());
-        let rings = Rc::new(Self { shard, to_raft, to_store, is_unrung, ringer });
-        // It has its turn behind the tasks that are ready now, so what all of them send is one ring.
-        let weak = Rc::downgrade(&rings);
-        glommio::spawn_local(poll_fn(move |cx| {
-            let Some(rings) = weak.upgrade() else { return Poll::Ready(()) };
-            if rings.is_unrung.take() {
-                rings.to_raft.ring();
-                rings.to_store.ring();
-            }
-            let mut waker = rings.ringer.borrow_mut();
-            if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                *waker = Some(cx.waker().clone());
-            }
-            Poll::Pending
-        }))
-        .detach();
-        rings
-    }
-
-    fn ring_soon(&self) {
-        if !self.is_unrung.replace(true)
-            && let Some(ringer) = self.ringer.borrow().as_ref()
-        {
-            ringer.wake_by_ref();
-        }
-    }
-}
-
-impl Drop for Rings {
-    fn drop(&mut self) {
-        if let Some(ringer) = self.ringer.get_mut().take() {
-            ringer.wake();
+    fn ring(&self) {
+        if !self.is_held.get() {
+            self.to_raft.ring();
+            self.to_store.ring();
         }
     }
 }
@@ -79,7 +46,7 @@ impl Backend for Rings {
             }
             command => return Err(command),
         }
-        self.ring_soon();
+        self.ring();
         Ok(())
     }
 
@@ -88,8 +55,17 @@ impl Backend for Rings {
             return Err(order);
         }
         self.to_store.send_always(ToStore::Watch { shard: self.shard, order });
-        self.ring_soon();
+        self.ring();
         Ok(())
+    }
+
+    fn hold(&self) {
+        self.is_held.set(true);
+    }
+
+    fn release(&self) {
+        self.is_held.set(false);
+        self.ring();
     }
 }
 
@@ -128,7 +104,10 @@ pub(in crate::shell) async fn run(
     }
     let (number, reception) = (config.shard, Arc::clone(&config.reception));
     let has_waiting = || reception.has_waiting(usize::from(number));
-    let shard = ClientShard::new(config, Rings::new(number, to_raft, to_store));
+    let shard = ClientShard::new(
+        config,
+        Rc::new(Rings { shard: number, to_raft, to_store, is_held: Cell::new(false) }),
+    );
     let is_serving = Rc::new(Cell::new(true));
     let serving = {
         let (shard, is_serving, bell) = (Rc::clone(&shard), Rc::clone(&is_serving), bell.clone());
