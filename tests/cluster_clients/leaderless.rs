@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
+use pinion_kit::client::refusal;
 use pinion_kit::pb::etcdserverpb as pb;
-use pinion_kit::{TEST_DEADLINE, block_on};
+use pinion_kit::{Cluster, TEST_DEADLINE, block_on};
 use tokio::time::Instant;
-
-use crate::members::{Members, refusal};
 
 /// A fifth of etcd's, so that the test need not wait for its 7 s.
 const FLAGS: [&str; 2] = ["--heartbeat-interval=20", "--election-timeout=200"];
@@ -17,10 +16,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_millis(5_400);
 #[test]
 fn a_member_without_a_quorum_answers_in_etcds_words_and_at_etcds_times() {
     block_on(TEST_DEADLINE, async {
-        let mut members = Members::start(&FLAGS).await;
-        let (leader, followers) = members.roles().await;
+        let mut cluster = Cluster::start(3, &FLAGS).await;
+        let (leader, followers) = cluster.roles().await;
         let (alone, other) = (followers[0], followers[1]);
-        let client = members.connect(alone).await;
+        let client = cluster.client(alone).await;
         let strict = client.clone().requiring_leader();
         client.put_kv("key", "value").await.unwrap();
         client.lease_grant(&pb::LeaseGrantRequest { id: 1, ttl: 60 }).await.unwrap();
@@ -40,8 +39,8 @@ fn a_member_without_a_quorum_answers_in_etcds_words_and_at_etcds_times() {
         assert!(status.leader != 0 && status.errors.is_empty() && !status.is_learner, "{status:?}");
         assert_eq!(status.header.unwrap().raft_term, status.raft_term);
         let killed = Instant::now();
-        members.kill(leader);
-        members.kill(other);
+        cluster.kill(leader);
+        cluster.kill(other);
         let lost = loop {
             let status = client.status().await.unwrap();
             if status.leader == 0 {

@@ -1,20 +1,18 @@
 //! What a member without a vote says.
 
-use pinion_kit::client::Client;
+use pinion_kit::client::{Client, refusal};
 use pinion_kit::pb::etcdserverpb as pb;
-use pinion_kit::{TEST_DEADLINE, block_on};
-
-use crate::members::{Members, refusal};
+use pinion_kit::{Cluster, TEST_DEADLINE, block_on};
 
 #[test]
 fn a_learner_serves_status_and_stale_ranges_until_it_is_promoted() {
     block_on(TEST_DEADLINE, async {
-        let mut members = Members::start(&[]).await;
-        let leader = members.leader().await;
-        let voter = members.connect(leader).await;
+        let mut cluster = Cluster::start(3, &[]).await;
+        let (leader, _) = cluster.roles().await;
+        let voter = cluster.client(leader).await;
         voter.put_kv("key", "value").await.unwrap();
-        let id = members.add_learner(&voter).await;
-        let port = members.port(3);
+        cluster.add_learner(&voter).await;
+        let port = cluster.client_port(3);
         let learner = loop {
             if let Ok(client) = Client::connect(port).await
                 && client.status().await.is_ok_and(|status| status.is_learner && status.leader != 0)
@@ -33,14 +31,14 @@ fn a_learner_serves_status_and_stale_ranges_until_it_is_promoted() {
             let told = (code, "etcdserver: rpc not supported for learner".to_owned());
             assert_eq!(refusal(learner.get("key").await), told);
             assert_eq!(refusal(learner.put_kv("key", "other").await), told);
-            assert_eq!(refusal(learner.member_list().await), told);
+            assert_eq!(refusal(learner.member_list(false).await), told);
             assert_eq!(refusal(learner.leases().await), told);
             assert_eq!(refusal(learner.lease_time_to_live(1, false).await), told);
             assert_eq!(refusal(learner.watch().await.unwrap().1.next().await), told);
             assert_eq!(refusal(learner.keep_alive().await.unwrap().1.next().await), told);
         }
 
-        voter.member_promote(id).await.unwrap();
+        voter.member_promote(cluster.ids[3]).await.unwrap();
         while learner.status().await.unwrap().is_learner {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }

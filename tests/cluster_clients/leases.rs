@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use pinion_kit::client::{CallError, Client};
 use pinion_kit::pb::etcdserverpb as pb;
-use pinion_kit::{TEST_DEADLINE, block_on};
+use pinion_kit::{Cluster, TEST_DEADLINE, block_on};
 use tokio::time::Instant;
-
-use crate::members::Members;
 
 async fn grant(client: &Client, id: i64, ttl: i64) {
     let granted = client.lease_grant(&pb::LeaseGrantRequest { id, ttl }).await.unwrap();
@@ -48,10 +46,10 @@ async fn until_gone(client: &Client, id: i64) -> Instant {
 #[test]
 fn leases_are_kept_alive_through_followers_and_none_ends_early_when_the_leader_is_killed() {
     block_on(TEST_DEADLINE, async {
-        let mut members = Members::start(&[]).await;
-        let (leader, followers) = members.roles().await;
-        let client = members.connect(followers[0]).await;
-        let other = members.connect(followers[1]).await;
+        let mut cluster = Cluster::start(3, &[]).await;
+        let (leader, followers) = cluster.roles().await;
+        let client = cluster.client(followers[0]).await;
+        let other = cluster.client(followers[1]).await;
         grant(&client, 1, 2).await;
         // Longer than it lives, through both followers at once.
         let through = Duration::from_millis(3_500);
@@ -59,17 +57,17 @@ fn leases_are_kept_alive_through_followers_and_none_ends_early_when_the_leader_i
         a.and(b).unwrap();
         assert!(is_there(&client, 1).await);
         for member in 0..3 {
-            let lives = members.connect(member).await.lease_time_to_live(1, true).await.unwrap();
+            let lives = cluster.client(member).await.lease_time_to_live(1, true).await.unwrap();
             assert!((0..=2).contains(&lives.ttl), "m{member}: {} s left", lives.ttl);
             assert_eq!((lives.granted_ttl, &lives.keys[..]), (2, &["leased/1".into()][..]), "m{member}");
-            let unknown = members.connect(member).await.lease_time_to_live(99, false).await.unwrap();
+            let unknown = cluster.client(member).await.lease_time_to_live(99, false).await.unwrap();
             assert_eq!((unknown.ttl, unknown.granted_ttl), (-1, 0), "m{member}");
         }
 
         // Two that nobody keeps alive: their time began before, and may begin anew, but never early.
         grant(&client, 2, 3).await;
         let granted = Instant::now();
-        members.kill(leader);
+        cluster.kill(leader);
         let killed = Instant::now();
         let renewed = keep_alive(&client, 1, 2, Duration::from_secs(2)).await.unwrap();
         println!("renewed through a follower {:?} after the kill and before", killed.elapsed());
@@ -89,9 +87,9 @@ fn leases_are_kept_alive_through_followers_and_none_ends_early_when_the_leader_i
 #[test]
 fn thousands_of_renewals_through_a_follower_share_calls_and_are_answered_in_order() {
     block_on(TEST_DEADLINE, async {
-        let members = Members::start(&[]).await;
-        let (_, followers) = members.roles().await;
-        let client = members.connect(followers[0]).await;
+        let cluster = Cluster::start(3, &[]).await;
+        let (_, followers) = cluster.roles().await;
+        let client = cluster.client(followers[0]).await;
         for id in 1..=20 {
             client.lease_grant(&pb::LeaseGrantRequest { id, ttl: 100 + id }).await.unwrap();
         }

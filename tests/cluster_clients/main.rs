@@ -8,6 +8,5 @@
 mod leaderless;
 mod learner;
 mod leases;
-mod members;
 mod recipes;
 mod restart;

@@ -3,16 +3,14 @@
 use pinion_kit::pb::etcdserverpb as pb;
 use pinion_kit::pb::v3electionpb as election;
 use pinion_kit::pb::v3lockpb as lock;
-use pinion_kit::{TEST_DEADLINE, block_on};
-
-use crate::members::Members;
+use pinion_kit::{Cluster, TEST_DEADLINE, block_on};
 
 #[test]
 fn locks_elections_and_watchers_work_across_members() {
     block_on(TEST_DEADLINE, async {
-        let members = Members::start(&[]).await;
-        let (_, followers) = members.roles().await;
-        let (a, b) = (members.connect(followers[0]).await, members.connect(followers[1]).await);
+        let cluster = Cluster::start(3, &[]).await;
+        let (_, followers) = cluster.roles().await;
+        let (a, b) = (cluster.client(followers[0]).await, cluster.client(followers[1]).await);
         for id in [1, 2] {
             a.lease_grant(&pb::LeaseGrantRequest { id, ttl: 60 }).await.unwrap();
         }

@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use pinion_kit::client::{CallError, Client};
 use pinion_kit::pb::etcdserverpb as pb;
-use pinion_kit::{TEST_DEADLINE, block_on};
+use pinion_kit::{Cluster, TEST_DEADLINE, block_on};
 use tokio::time::Instant;
-
-use crate::members::Members;
 
 /// A proposal that is lost on its way to the leader is told after 5.4 s; nothing else takes that long.
 const FLAGS: [&str; 2] = ["--heartbeat-interval=20", "--election-timeout=200"];
@@ -70,16 +68,18 @@ async fn write(writer: usize, ports: [u16; 3], noticed: &Noticed, is_over: &Cell
 #[test]
 fn rolling_restart_under_load_costs_clients_a_reconnect_and_loses_no_proposal() {
     block_on(TEST_DEADLINE, async {
-        let mut members = Members::start(&FLAGS).await;
-        let ports = [0, 1, 2].map(|member| members.port(member));
+        let mut cluster = Cluster::start(3, &FLAGS).await;
+        let ports = [0, 1, 2].map(|member| cluster.client_port(member));
         let (noticed, is_over) = (Noticed::default(), Cell::new(false));
         let writers: Vec<_> =
             (0..WRITERS).map(|writer| Box::pin(write(writer, ports, &noticed, &is_over))).collect();
         let restarts = async {
             for round in 0..6 {
-                let (leader, followers) = members.roles().await;
+                let (leader, followers) = cluster.roles().await;
                 // Each second time the leader itself.
-                members.restart(if round % 2 == 0 { leader } else { followers[0] }).await;
+                let restarted = if round % 2 == 0 { leader } else { followers[0] };
+                cluster.terminate(restarted).await;
+                cluster.start_again(restarted).await;
             }
             is_over.set(true);
         };
@@ -110,7 +110,7 @@ fn rolling_restart_under_load_costs_clients_a_reconnect_and_loses_no_proposal() 
         let untold = noticed.refusals.borrow().iter().find(|(code, _)| *code != 14).cloned();
         assert_eq!(untold, None, "only Unavailable may be told, which clients retry");
         assert!(noticed.longest.get() < LONGEST_WAIT, "a write waited {:?}", noticed.longest.get());
-        let client = members.connect(0).await;
+        let client = cluster.client(0).await;
         for (writer, (_, acknowledged)) in writers.iter().enumerate() {
             let key = format!("writer/{writer}");
             let request = pb::RangeRequest { key: key.into(), ..Default::default() };

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use pinion::membership::{cluster_id, member_id};
 use pinion_kit::client::Client;
 use pinion_kit::pb::etcdserverpb as pb;
-use pinion_kit::{Launch, Server, TEST_DEADLINE, WorkDir, block_on, free_port, installed, server_binary};
+use pinion_kit::{
+    Launch, Server, TEST_DEADLINE, WorkDir, block_on, free_port, installed, server_binary, start_all,
+};
 
-use crate::group::{check_one_cluster, identities, member, start, until_it_says};
+use crate::group::{check_one_cluster, identities, member};
 
 /// A service in which tokens have this size.
 async fn service(work: &WorkDir, binary: PathBuf, tokens: &[(&str, &str)]) -> (Launch, Server) {
@@ -42,10 +44,9 @@ async fn check_discovery(binary: PathBuf) {
     let work = WorkDir::new();
     let (service, _running) = service(&work, binary, &[("t/1", "3")]).await;
     let launches = three(&work, &service, "t/1");
-    let servers = start(&launches).await;
+    let servers = start_all(&launches).await;
     check_one_cluster(&servers).await;
-    let url = |launch: &Launch| format!("http://127.0.0.1:{}", launch.peer_port);
-    let ids = launches.iter().map(|launch| member_id(&[url(launch)], "t/1"));
+    let ids = launches.iter().map(|launch| member_id(&[launch.peer_url()], "t/1"));
     assert_eq!(identities(&servers[0], 3).await.0, cluster_id(ids).0, "the token is the cluster's");
     let fourth = discovering(&work, "four", &service, "t/1");
     let exit = fourth.start_refused().await;
@@ -81,17 +82,17 @@ fn service_may_be_down_first_go_away_and_come_back_and_a_member_may_be_killed_wh
         launches[1].flags[2] =
             format!("--discovery-endpoints=127.0.0.1:{dead},127.0.0.1:{}", service.client_port);
         let mut first = launches[0].spawn();
-        until_it_says(&mut first, "the discovery service does not serve").await;
+        first.wait_output("the discovery service does not serve").await;
         let mut running = service.start().await;
-        until_it_says(&mut first, "registered with the discovery service").await;
+        first.wait_output("registered with the discovery service").await;
         first.kill();
         let mut first = launches[0].spawn();
-        until_it_says(&mut first, "waiting for members to register").await;
+        first.wait_output("waiting for members to register").await;
         assert!(!first.output().contains("registered with the discovery"), "it finds its own registration");
         let mut second = launches[1].spawn();
-        until_it_says(&mut second, "waiting for members to register").await;
+        second.wait_output("waiting for members to register").await;
         running.kill();
-        until_it_says(&mut second, "asking the discovery service again").await;
+        second.wait_output("asking the discovery service again").await;
         let running = service.start().await;
         let third = launches[2].spawn();
         let mut servers = vec![first, second, third];
@@ -118,7 +119,7 @@ fn mistakes_in_the_service_are_refused_by_name_and_a_signal_ends_the_waiting() {
 
         let first = discovering(&work, "one", &service, "t");
         let mut waiting = first.spawn();
-        until_it_says(&mut waiting, "waiting for members to register").await;
+        waiting.wait_output("waiting for members to register").await;
         let twin = Launch { name: "one".to_owned(), ..discovering(&work, "twin", &service, "t") };
         twin.start_refused().await.assert_says(&["discovery: duplicate name", "--name"]);
         assert_eq!(registrations(&client, "t").await.len(), 1, "it was not registered");
@@ -133,7 +134,7 @@ fn mistakes_in_the_service_are_refused_by_name_and_a_signal_ends_the_waiting() {
         garbage.assert_says(&["is not a registration", key]);
 
         let mut waiting = discovering(&work, "three", &service, "shrinks").spawn();
-        until_it_says(&mut waiting, "waiting for members to register").await;
+        waiting.wait_output("waiting for members to register").await;
         client.put_kv("/_etcd/registry/shrinks/_config/size", "2").await.unwrap();
         waiting.wait_exit().await.assert_says(&["changed from 3 to 2"]);
     });

@@ -3,11 +3,10 @@
 use std::net::Ipv4Addr;
 
 use pinion::membership::{cluster_id, member_id};
-use pinion_kit::pb::etcdserverpb as pb;
-use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, installed, server_binary};
+use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, installed, server_binary, start_all};
 
 use crate::dns_server::{DnsServer, Zone, client_of};
-use crate::group::{check_one_cluster, identities, member, start, until_it_says};
+use crate::group::{check_one_cluster, identities, member};
 
 const SERVICE: &str = "_etcd-server._tcp.pinion.test";
 
@@ -45,7 +44,7 @@ fn three_members_of_a_domain_begin_one_cluster_and_restart_without_the_records()
         // One is listed as it calls itself, the others by the address that their names lead to.
         let by_name = format!("--initial-advertise-peer-urls={}", urls(&launches)[2]);
         launches[2].flags.push(by_name);
-        let mut servers = start(&launches).await;
+        let mut servers = start_all(&launches).await;
         check_one_cluster(&servers).await;
         let (cluster, members) = identities(&servers[0], 3).await;
         let ids: Vec<_> = urls(&launches).into_iter().map(|url| member_id(&[url], "etcd-cluster")).collect();
@@ -69,7 +68,7 @@ fn three_members_of_a_domain_begin_one_cluster_and_restart_without_the_records()
         };
         launches[1].binary = hosts.client(&work, &server_binary());
         let mut again = launches[1].start().await;
-        until_it_says(&mut again, "discovery flags are ignored").await;
+        again.wait_output("discovery flags are ignored").await;
         assert_eq!(identities(&again, 3).await.0, cluster);
     });
 }
@@ -94,9 +93,8 @@ fn etcd_with_the_listed_urls_has_the_ids_that_pinion_derives_from_the_records() 
             .map(|(launch, url)| format!("{}={url}", launch.name))
             .collect();
         let of_etcd = launches.iter().zip(urls(&launches)).map(|(launch, url)| {
-            let mut theirs =
-                Launch::binary(other_dns.client(&work, &etcd), work.join(&format!("etcd-{}", launch.name)));
-            theirs.name.clone_from(&launch.name);
+            let data_dir = work.join(&format!("etcd-{}", launch.name));
+            let mut theirs = Launch::binary(other_dns.client(&work, &etcd), data_dir).named(&launch.name);
             theirs.initial_cluster = Some(listed.join(","));
             theirs
                 .flag(format!("--listen-peer-urls=http://{other}:{}", launch.peer_port))
@@ -106,7 +104,7 @@ fn etcd_with_the_listed_urls_has_the_ids_that_pinion_derives_from_the_records() 
         let binary = dns.client(&work, &server_binary());
         let ours: Vec<Launch> =
             launches.into_iter().map(|launch| Launch { binary: binary.clone(), ..launch }).collect();
-        let (ours, of_etcd) = (start(&ours).await, start(&of_etcd).await);
+        let (ours, of_etcd) = (start_all(&ours).await, start_all(&of_etcd).await);
         let (found, wanted) = (identities(&ours[0], 3).await, identities(&of_etcd[0], 3).await);
         assert_eq!(found, wanted, "cluster id, member ids, peer URLs and names");
         println!("the same on both: cluster {:x}, {:x?}", found.0, found.1);
@@ -130,7 +128,7 @@ fn etcd_derives_its_ids_from_the_urls_that_records_spell_out() {
             launch.flags.push(format!("--initial-advertise-peer-urls={url}"));
             launch.flags.push("--peer-auto-tls".to_owned());
         }
-        let servers = start(&launches).await;
+        let servers = start_all(&launches).await;
         let listed = urls(&launches).into_iter().map(|url| url.replace("http:", "https:"));
         let ids: Vec<_> = listed.map(|url| member_id(&[url], "etcd-cluster")).collect();
         let (cluster, members) = identities(&servers[0], 3).await;
@@ -151,9 +149,7 @@ fn member_that_was_added_joins_by_the_domain_that_lists_it_now() {
         let Some(before) = DnsServer::start(before) else { return };
         launches[0].binary = before.client(&work, &server_binary());
         let first = launches[0].start().await;
-        let url = urls(&launches)[1].clone();
-        let request = pb::MemberAddRequest { peer_ur_ls: vec![url], is_learner: false };
-        first.connect().await.member_add(&request).await.unwrap();
+        first.connect().await.member_add(&urls(&launches)[1], false).await.unwrap();
         let Some(after) = DnsServer::start(zone(SERVICE, &launches)) else { return };
         launches[1].binary = after.client(&work, &server_binary());
         let joining = launches[1].clone().flag("--initial-cluster-state=existing");
@@ -177,7 +173,7 @@ fn domain_without_members_with_https_or_without_a_server_is_told_from_each_other
         // Nobody listens there; it is asked again for a while, which a signal ends.
         launch.binary = client_of(Ipv4Addr::new(127, 54, 0, 1), &work, &server_binary());
         let mut alone = launch.flag("--discovery-srv=pinion.test").spawn();
-        until_it_says(&mut alone, "asking DNS again").await;
+        alone.wait_output("asking DNS again").await;
         let exit = alone.terminate().await;
         exit.assert_says(&[
             "cannot ask DNS",

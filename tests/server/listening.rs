@@ -178,7 +178,7 @@ fn an_advertised_wildcard_is_told_as_it_is_with_a_warning() {
         let advertised = "http://0.0.0.0:2379";
         let launch = Launch::new(work.join("data")).flag(format!("--advertise-client-urls={advertised}"));
         let server = launch.start().await;
-        let members = server.connect().await.member_list().await.unwrap();
+        let members = server.connect().await.member_list(false).await.unwrap();
         assert_eq!(members.members[0].client_ur_ls, [advertised]);
         if !server_is_etcd() {
             server.says("--advertise-client-urls has http://0.0.0.0:2379").await;

@@ -264,15 +264,14 @@ impl Client {
         self.unary("/etcdserverpb.Maintenance/Status", &pb::StatusRequest::default()).await
     }
 
-    pub async fn member_list(&self) -> Result<pb::MemberListResponse, CallError> {
-        self.unary("/etcdserverpb.Cluster/MemberList", &pb::MemberListRequest::default()).await
+    /// As a quorum has it if `linearizable`, or else as the asked member knows it.
+    pub async fn member_list(&self, linearizable: bool) -> Result<pb::MemberListResponse, CallError> {
+        self.unary("/etcdserverpb.Cluster/MemberList", &pb::MemberListRequest { linearizable }).await
     }
 
-    pub async fn member_add(
-        &self,
-        request: &pb::MemberAddRequest,
-    ) -> Result<pb::MemberAddResponse, CallError> {
-        self.unary("/etcdserverpb.Cluster/MemberAdd", request).await
+    pub async fn member_add(&self, url: &str, is_learner: bool) -> Result<pb::MemberAddResponse, CallError> {
+        let request = pb::MemberAddRequest { peer_ur_ls: vec![url.to_owned()], is_learner };
+        self.unary("/etcdserverpb.Cluster/MemberAdd", &request).await
     }
 
     pub async fn member_promote(&self, id: u64) -> Result<pb::MemberPromoteResponse, CallError> {

@@ -21,6 +21,17 @@ pub async fn start_all(launches: &[Launch]) -> Vec<Server> {
     servers
 }
 
+/// Starts these as a new cluster, and waits until all serve.
+pub async fn start_new(members: &mut [Member]) {
+    let launches: Vec<Launch> = {
+        let all: Vec<&Member> = members.iter().collect();
+        members.iter().map(|member| member.with("new", &all)).collect()
+    };
+    for (member, server) in members.iter_mut().zip(start_all(&launches).await) {
+        member.runs_as(server);
+    }
+}
+
 /// The members, by number: m0, m1 and so on.
 pub struct Cluster {
     pub members: Vec<Member>,
@@ -57,7 +68,8 @@ impl Cluster {
             launches.into_iter().zip(servers).map(|(launch, server)| Member::started(launch, server));
         let mut cluster = Self { members: members.collect(), ids: Vec::new(), work };
         for member in &cluster.members {
-            cluster.ids.push(member.status().await.unwrap().header.unwrap().member_id);
+            let status = member.client().await.status().await.unwrap();
+            cluster.ids.push(status.header.unwrap().member_id);
         }
         cluster
     }
@@ -65,9 +77,8 @@ impl Cluster {
     /// Adds a member without a vote through a client of a voter, starts it, and waits for nothing.
     pub async fn add_learner(&mut self, voter: &Client) {
         let mut learner = Member::new(&self.work, &format!("m{}", self.count()));
-        let request = pb::MemberAddRequest { peer_ur_ls: vec![learner.peer_url()], is_learner: true };
         // Refused while the members have not been in touch for long enough.
-        let added = eventually(async || voter.member_add(&request).await).await;
+        let added = eventually(async || voter.member_add(&learner.peer_url(), true).await).await;
         self.ids.push(added.member.expect("an answer names the member that was added").id);
         let members: Vec<&Member> = self.members.iter().chain([&learner]).collect();
         let launch = learner.with("existing", &members);
@@ -247,7 +258,7 @@ impl Cluster {
     pub async fn assert_equal_hashes(&self, revision: i64) {
         let mut hashes = Vec::new();
         for member in &self.members {
-            let answer = member.probe(async |client| client.hash_kv(revision).await).await;
+            let answer = member.client().await.hash_kv(revision).await;
             let answer = answer.unwrap_or_else(|error| panic!("HashKV of {}: {error}", member.name()));
             hashes.push((answer.hash, answer.compact_revision));
         }

@@ -30,7 +30,7 @@ mod server;
 mod wait;
 mod work_dir;
 
-pub use cluster::{Cluster, start_all};
+pub use cluster::{Cluster, start_all, start_new};
 pub use files::{copy_tree, segments};
 pub use launch::{Launch, free_port, server_binary, server_is_etcd};
 pub use member::Member;

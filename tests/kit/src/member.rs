@@ -27,6 +27,10 @@ impl Member {
         Self { launch, server: Some(server) }
     }
 
+    pub(crate) fn runs_as(&mut self, server: Server) {
+        self.server = Some(server);
+    }
+
     pub fn name(&self) -> &str {
         &self.launch.name
     }
@@ -84,7 +88,13 @@ impl Member {
 
     /// Starts it and waits until it serves.
     pub async fn start(&mut self) {
-        self.spawn();
+        let launch = self.launch.clone();
+        self.start_as(&launch).await;
+    }
+
+    /// The same, this time in another way.
+    pub async fn start_as(&mut self, launch: &Launch) {
+        self.spawn_as(launch);
         self.wait_ready().await;
     }
 
