@@ -4,15 +4,15 @@ use std::path::Path;
 
 use pinion_kit::client::{CallError, Client};
 use pinion_kit::pb::etcdserverpb as pb;
-use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, installed, server_is_etcd};
+use pinion_kit::{Launch, Member, TEST_DEADLINE, WorkDir, block_on, installed, server_is_etcd};
 
-use crate::group::{Node, add, list, move_leader, promote, remove, update};
+use crate::group;
 
 /// How often etcd is asked for an answer to every call.
 const REFERENCE_ATTEMPTS: u32 = 3;
 
 /// A member as both sides must tell it: without ids, and with ports by their part in the play.
-fn member(member: &pb::Member, node: &Node) -> String {
+fn member(member: &pb::Member, node: &Member) -> String {
     let known = |urls: &[String]| -> Vec<String> {
         let name = |url: &String| match url {
             url if *url == node.peer_url() => "own-peer".to_owned(),
@@ -27,7 +27,7 @@ fn member(member: &pb::Member, node: &Node) -> String {
 
 fn said<T>(
     result: Result<T, CallError>,
-    node: &Node,
+    node: &Member,
     parts: impl Fn(T) -> (Option<pb::ResponseHeader>, Option<pb::Member>, Vec<pb::Member>),
 ) -> String {
     match result {
@@ -44,19 +44,18 @@ fn said<T>(
     }
 }
 
-async fn play(node: &mut Node) -> Vec<String> {
-    let launch = node.with("new", &[node]);
-    node.server = Some(launch.start().await);
+async fn play(node: &mut Member) -> Vec<String> {
+    node.start_as(&node.with("new", &[node])).await;
     let client = node.client().await;
     let mut lines = Vec::new();
-    let own = list(&client).await.unwrap().members[0].id;
+    let own = client.member_list(true).await.unwrap().members[0].id;
     let (peer, learner) = (node.peer_url(), "http://127.0.0.1:2");
 
     lines.push(listed(&client, node).await);
     for id in [0, 1, own] {
         lines.push(removed(&client, node, id).await);
         lines.push(promoted(&client, node, id).await);
-        let moved = move_leader(&client, id).await;
+        let moved = client.move_leader(id).await;
         lines.push(said(moved, node, |answer| (answer.header, None, Vec::new())));
     }
     for id in [0, 1] {
@@ -73,10 +72,10 @@ async fn play(node: &mut Node) -> Vec<String> {
     lines.push(added(&client, node, learner, true).await);
     lines.push(added(&client, node, learner, true).await);
     lines.push(added(&client, node, "http://127.0.0.1:3", true).await);
-    let members = list(&client).await.unwrap().members;
+    let members = client.member_list(true).await.unwrap().members;
     let learner_id = members.iter().find(|member| member.is_learner).unwrap().id;
     lines.push(promoted(&client, node, learner_id).await);
-    let moved = move_leader(&client, learner_id).await;
+    let moved = client.move_leader(learner_id).await;
     lines.push(said(moved, node, |answer| (answer.header, None, Vec::new())));
     lines.push(updated(&client, node, learner_id, &peer).await);
     // Not the learner's: the installed etcd would make it a voter by that, which later ones do not.
@@ -95,31 +94,30 @@ async fn play(node: &mut Node) -> Vec<String> {
     lines
 }
 
-async fn listed(client: &Client, node: &Node) -> String {
-    said(list(client).await, node, |answer| (answer.header, None, answer.members))
+async fn listed(client: &Client, node: &Member) -> String {
+    said(client.member_list(true).await, node, |answer| (answer.header, None, answer.members))
 }
 
-async fn added(client: &Client, node: &Node, url: &str, as_learner: bool) -> String {
-    let answer = add(client, url, as_learner).await;
+async fn added(client: &Client, node: &Member, url: &str, as_learner: bool) -> String {
+    let answer = client.member_add(url, as_learner).await;
     said(answer, node, |answer| (answer.header, answer.member, answer.members))
 }
 
-async fn removed(client: &Client, node: &Node, id: u64) -> String {
-    said(remove(client, id).await, node, |answer| (answer.header, None, answer.members))
+async fn removed(client: &Client, node: &Member, id: u64) -> String {
+    said(client.member_remove(id).await, node, |answer| (answer.header, None, answer.members))
 }
 
-async fn promoted(client: &Client, node: &Node, id: u64) -> String {
-    said(promote(client, id).await, node, |answer| (answer.header, None, answer.members))
+async fn promoted(client: &Client, node: &Member, id: u64) -> String {
+    said(client.member_promote(id).await, node, |answer| (answer.header, None, answer.members))
 }
 
-async fn updated(client: &Client, node: &Node, id: u64, url: &str) -> String {
-    said(update(client, id, url).await, node, |answer| (answer.header, None, answer.members))
+async fn updated(client: &Client, node: &Member, id: u64, url: &str) -> String {
+    said(client.member_update(id, url).await, node, |answer| (answer.header, None, answer.members))
 }
 
-fn player(work: &WorkDir, name: &str, launch: Launch) -> Node {
-    let mut node = Node::new(work, "m");
-    let own = std::mem::replace(&mut node.launch, launch);
-    node.launch.flags = own.flags;
+fn player(work: &WorkDir, name: &str, launch: Launch) -> Member {
+    let mut node = group::member(work, "m");
+    node.launch = Launch { flags: node.launch.flags, ..launch.named("m") };
     node.launch.flags.push("--strict-reconfig-check=true".to_owned());
     node.launch.log_path = Some(work.join(&format!("{name}.log")));
     node
