@@ -11,7 +11,7 @@ use pinion_kit::pb::etcdserverpb as pb;
 use pinion_kit::pb::etcdserverpb::request_op::Request as Op;
 use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, installed};
 
-use crate::{ACTIVATE, CORRUPT, DEACTIVATE, GET, NO_SPACE, alarm, status};
+use crate::{ACTIVATE, CORRUPT, DEACTIVATE, GET, NO_SPACE};
 
 /// An answer without what differs between two servers.
 fn shown<T: std::fmt::Debug>(answer: Result<T, CallError>, revision: impl Fn(&T) -> i64) -> String {
@@ -22,7 +22,7 @@ fn shown<T: std::fmt::Debug>(answer: Result<T, CallError>, revision: impl Fn(&T)
 }
 
 async fn one_alarm(client: &Client, action: i32, kind: i32, member: u64) -> String {
-    match alarm(client, action, kind, member).await {
+    match client.alarm(action, kind, member).await {
         Ok(answer) => {
             let mut alarms: Vec<(u64, i32)> =
                 answer.alarms.iter().map(|alarm| (alarm.member_id, alarm.alarm)).collect();
@@ -65,7 +65,7 @@ async fn calls(client: &Client) -> Vec<String> {
     told.push(shown(client.lease_revoke(6).await, |answer| revision(&answer.header)));
     let compaction = pb::CompactionRequest { revision: 1_000, physical: false };
     told.push(shown(client.compact(&compaction).await, |answer| revision(&answer.header)));
-    let mut errors = status(client).await.errors;
+    let mut errors = client.status().await.unwrap().errors;
     // 3.7's text form has no blank at the end.
     errors.iter_mut().for_each(|error| error.truncate(error.trim_end().len()));
     errors.sort_unstable();

@@ -1,11 +1,12 @@
 //! A member whose data differs is found, named, and stops nothing but writes.
 
+use pinion_kit::client::refusal;
 use pinion_kit::pb::etcdserverpb as pb;
 use pinion_kit::pb::etcdserverpb::request_op::Request as Op;
-use pinion_kit::{TEST_DEADLINE, block_on, server_is_etcd, skip};
+use pinion_kit::{Cluster, TEST_DEADLINE, block_on, server_is_etcd, skip};
 
-use crate::cluster::Cluster;
-use crate::{ACTIVATE, CORRUPT, DEACTIVATE, GET, alarm, forge, refusal, status};
+use crate::cluster::{start, wait_alarms};
+use crate::{ACTIVATE, CORRUPT, DEACTIVATE, GET, forge};
 
 const CORRUPT_CLUSTER: &str = "etcdserver: corrupt cluster";
 
@@ -14,7 +15,7 @@ const FLAGS: &[&str] = &["--snapshot-count=5", "--checkpoint-bytes=1048576"];
 
 /// Writes, one entry each, the first of them the one that will be forged.
 async fn write_history(cluster: &Cluster) {
-    let client = cluster.connect(0).await;
+    let client = cluster.client(0).await;
     client.put_kv("victim", "value-as-written").await.unwrap();
     for number in 0..40 {
         client.put_kv(&format!("k{}", number % 7), &"x".repeat(200)).await.unwrap();
@@ -24,9 +25,9 @@ async fn write_history(cluster: &Cluster) {
 /// Stops one that does not lead, and gives it another value.
 async fn forge_follower(cluster: &mut Cluster) -> usize {
     let victim = (cluster.leader().await + 1) % 3;
-    forge::wait_checkpoint(&cluster.launches[victim].data_dir, "value-as-written").await;
-    cluster.stop(victim).await;
-    forge::exchange(&cluster.launches[victim].data_dir, "value-as-written", "value-as-damaged");
+    forge::wait_checkpoint(&cluster.launch(victim).data_dir, "value-as-written").await;
+    cluster.terminate(victim).await;
+    forge::exchange(&cluster.launch(victim).data_dir, "value-as-written", "value-as-damaged");
     victim
 }
 
@@ -41,45 +42,48 @@ fn a_member_with_other_data_is_found_by_the_leader_and_writes_stop_until_the_ala
     }
     block_on(TEST_DEADLINE, async {
         let flags = [FLAGS, &["--corrupt-check-time=300ms"]].concat();
-        let mut cluster = Cluster::start(&flags).await;
+        let mut cluster = start(&flags).await;
         write_history(&cluster).await;
         let leader = cluster.leader().await;
-        cluster.wait_log(leader, "data is the same").await;
-        assert_eq!(cluster.wait_alarms(0).await, []);
+        cluster.server(leader).says("data is the same").await;
+        assert_eq!(wait_alarms(&cluster, 0).await, []);
 
         let victim = forge_follower(&mut cluster).await;
-        cluster.wait_log(cluster.leader().await, "could not compare").await;
-        assert_eq!(cluster.wait_alarms(0).await, [], "a member that is down is not one that differs");
+        cluster.server(cluster.leader().await).says("could not compare").await;
+        assert_eq!(wait_alarms(&cluster, 0).await, [], "a member that is down is not one that differs");
         cluster.spawn(victim);
         cluster.wait_ready(victim).await;
-        let client = cluster.connect(victim).await;
+        let client = cluster.client(victim).await;
         let found = client.range(&range("victim")).await.unwrap().kvs;
         assert_eq!(&*found[0].value, b"value-as-damaged", "or there is nothing to be found");
 
-        let victim_id = cluster.id(victim).await;
-        let alarms = cluster.wait_alarms(1).await;
+        let victim_id = cluster.ids[victim];
+        let alarms = wait_alarms(&cluster, 1).await;
         assert_eq!((alarms[0].member_id, alarms[0].alarm), (victim_id, CORRUPT));
         let leader = cluster.leader().await;
-        cluster.wait_log(leader, "members hold different data").await;
+        cluster.server(leader).says("members hold different data").await;
         for slot in 0..3 {
-            let client = cluster.connect(slot).await;
-            assert_eq!(status(&client).await.errors, [format!("memberID:{victim_id} alarm:CORRUPT")]);
+            let client = cluster.client(slot).await;
+            assert_eq!(
+                client.status().await.unwrap().errors,
+                [format!("memberID:{victim_id} alarm:CORRUPT")]
+            );
             assert_eq!(refusal(client.put_kv("k0", "y").await), (15, CORRUPT_CLUSTER.to_owned()));
             assert_eq!(client.get("k0").await.unwrap().unwrap().len(), 200);
         }
 
         // The wrong member's alarm is not this one; and what is not repaired is found again.
-        let client = cluster.connect(leader).await;
-        assert_eq!(alarm(&client, DEACTIVATE, CORRUPT, 77).await.unwrap().alarms, []);
-        assert_eq!(alarm(&client, DEACTIVATE, CORRUPT, victim_id).await.unwrap().alarms.len(), 1);
-        assert_eq!(cluster.wait_alarms(1).await[0].member_id, victim_id);
+        let client = cluster.client(leader).await;
+        assert_eq!(client.alarm(DEACTIVATE, CORRUPT, 77).await.unwrap().alarms, []);
+        assert_eq!(client.alarm(DEACTIVATE, CORRUPT, victim_id).await.unwrap().alarms.len(), 1);
+        assert_eq!(wait_alarms(&cluster, 1).await[0].member_id, victim_id);
 
         // Without the member that differs the alarm can be lifted for good.
-        cluster.stop(victim).await;
-        let client = cluster.connect(cluster.leader().await).await;
-        alarm(&client, DEACTIVATE, CORRUPT, victim_id).await.unwrap();
+        cluster.terminate(victim).await;
+        let client = cluster.client(cluster.leader().await).await;
+        client.alarm(DEACTIVATE, CORRUPT, victim_id).await.unwrap();
         client.put_kv("k0", "y").await.unwrap();
-        assert_eq!(cluster.wait_alarms(0).await, []);
+        assert_eq!(wait_alarms(&cluster, 0).await, []);
     });
 }
 
@@ -90,22 +94,22 @@ fn a_member_with_other_data_refuses_to_serve_when_it_is_told_to_look_first() {
     }
     block_on(TEST_DEADLINE, async {
         let flags = [FLAGS, &["--feature-gates=InitialCorruptCheck=true"]].concat();
-        let mut cluster = Cluster::start(&flags).await;
+        let mut cluster = start(&flags).await;
         write_history(&cluster).await;
         let victim = forge_follower(&mut cluster).await;
-        let exit = cluster.spawn(victim).wait_exit().await;
+        cluster.spawn(victim);
+        let exit = cluster.wait_exit(victim).await;
         assert_eq!(exit.status.code(), Some(65), "{}", exit.output);
         exit.assert_says(&["differs from that of others", "hash", "empty --data-dir"]);
         assert!(!exit.output.contains("ready to serve"), "{}", exit.output);
 
         // The others serve, and one of them starts again beside the wreck: a majority agrees with it.
-        cluster.servers[victim] = None;
-        forge::exchange(&cluster.launches[victim].data_dir, "value-as-damaged", "value-as-written");
+        forge::exchange(&cluster.launch(victim).data_dir, "value-as-damaged", "value-as-written");
         cluster.spawn(victim);
         cluster.wait_ready(victim).await;
-        let client = cluster.connect(victim).await;
+        let client = cluster.client(victim).await;
         assert_eq!(client.get("victim").await.unwrap().as_deref(), Some(&b"value-as-written"[..]));
-        cluster.wait_log(victim, "data is the same").await;
+        cluster.server(victim).says("data is the same").await;
     });
 }
 
@@ -117,17 +121,17 @@ fn what_a_compaction_left_is_compared_where_the_gate_is_open() {
     block_on(TEST_DEADLINE, async {
         let gates = ["--feature-gates=CompactHashCheck=true", "--compact-hash-check-time=200ms"];
         let flags = [FLAGS, &gates].concat();
-        let mut cluster = Cluster::start(&flags).await;
+        let mut cluster = start(&flags).await;
         write_history(&cluster).await;
         let victim = forge_follower(&mut cluster).await;
         cluster.spawn(victim);
         cluster.wait_ready(victim).await;
-        assert_eq!(cluster.wait_alarms(0).await, [], "nothing was compacted, so nothing was compared");
+        assert_eq!(wait_alarms(&cluster, 0).await, [], "nothing was compacted, so nothing was compared");
         let leader = cluster.leader().await;
-        let client = cluster.connect(leader).await;
+        let client = cluster.client(leader).await;
         client.compact(&pb::CompactionRequest { revision: 30, physical: false }).await.unwrap();
-        let alarms = cluster.wait_alarms(1).await;
-        assert_eq!((alarms[0].member_id, alarms[0].alarm), (cluster.id(victim).await, CORRUPT));
+        let alarms = wait_alarms(&cluster, 1).await;
+        assert_eq!((alarms[0].member_id, alarms[0].alarm), (cluster.ids[victim], CORRUPT));
     });
 }
 
@@ -137,15 +141,15 @@ fn alarms_are_the_same_on_every_member_and_survive_restarts_with_and_without_a_c
         return skip("three members of etcd are not what is tested");
     }
     block_on(TEST_DEADLINE, async {
-        let mut cluster = Cluster::start(FLAGS).await;
-        let client = cluster.connect(0).await;
+        let mut cluster = start(FLAGS).await;
+        let client = cluster.client(0).await;
         let lease = client.lease_grant(&pb::LeaseGrantRequest { id: 7, ttl: 1 }).await.unwrap();
         let held = pb::PutRequest { key: "held".into(), lease: lease.id, ..Default::default() };
         client.put(&held).await.unwrap();
-        alarm(&client, ACTIVATE, CORRUPT, 5).await.unwrap();
-        assert_eq!(cluster.wait_alarms(1).await[0].member_id, 5);
+        client.alarm(ACTIVATE, CORRUPT, 5).await.unwrap();
+        assert_eq!(wait_alarms(&cluster, 1).await[0].member_id, 5);
         for slot in 0..3 {
-            let client = cluster.connect(slot).await;
+            let client = cluster.client(slot).await;
             let nested = pb::TxnRequest { success: vec![], ..Default::default() };
             let op = pb::RequestOp { request: Some(Op::RequestTxn(nested)) };
             let txn = pb::TxnRequest { success: vec![op], ..Default::default() };
@@ -156,24 +160,24 @@ fn alarms_are_the_same_on_every_member_and_survive_restarts_with_and_without_a_c
             assert_eq!(refusal(client.compact(&compaction).await), corrupt);
         }
         for slot in 0..3 {
-            cluster.stop(slot).await;
+            cluster.terminate(slot).await;
             cluster.spawn(slot);
             cluster.wait_ready(slot).await;
-            assert_eq!(alarm(&cluster.connect(slot).await, GET, 0, 0).await.unwrap().alarms.len(), 1);
+            assert_eq!(cluster.client(slot).await.alarm(GET, 0, 0).await.unwrap().alarms.len(), 1);
         }
         // Its time is over, and it is there as long as nothing may change.
-        let client = cluster.connect(1).await;
+        let client = cluster.client(1).await;
         assert!(client.get("held").await.unwrap().is_some());
-        alarm(&client, DEACTIVATE, CORRUPT, 5).await.unwrap();
+        client.alarm(DEACTIVATE, CORRUPT, 5).await.unwrap();
         for number in 0..40 {
             client.put_kv(&format!("k{number}"), "v").await.unwrap();
         }
         while client.get("held").await.unwrap().is_some() {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
-        cluster.stop(2).await;
+        cluster.terminate(2).await;
         cluster.spawn(2);
         cluster.wait_ready(2).await;
-        assert_eq!(cluster.wait_alarms(0).await, []);
+        assert_eq!(wait_alarms(&cluster, 0).await, []);
     });
 }
