@@ -12,11 +12,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use pinion_kit::client::Client;
 use pinion_kit::pb::etcdserverpb as pb;
-use pinion_kit::{Launch, Server, TEST_DEADLINE, WorkDir, block_on, env_number};
-use prost::Message as _;
+use pinion_kit::{Cluster, Member, TEST_DEADLINE, block_on, env_number, segments, until};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
@@ -31,121 +29,41 @@ const VALUE_BYTES: usize = 1_000_000;
 /// Kept of each round when the rest is compacted.
 const KEYS: u64 = 6;
 
-struct Cluster {
-    launches: Vec<Launch>,
-    servers: Vec<Option<Server>>,
-    _work: WorkDir,
+/// A member that follows, and one that leads.
+async fn follower_and_leader(cluster: &Cluster) -> (usize, usize) {
+    let (leader, followers) = cluster.roles().await;
+    (followers[0], leader)
 }
 
-impl Cluster {
-    async fn start(flags: &[&str]) -> Self {
-        let work = WorkDir::new();
-        let mut launches: Vec<Launch> = (0..3)
-            .map(|number| {
-                let mut launch = Launch::new(work.join(&format!("m{number}")));
-                launch.name = format!("m{number}");
-                flags.iter().fold(launch, |launch, flag| launch.flag(*flag))
-            })
-            .collect();
-        let members = launches
-            .iter()
-            .map(|launch| format!("{}=http://127.0.0.1:{}", launch.name, launch.peer_port))
-            .collect::<Vec<_>>()
-            .join(",");
-        launches.iter_mut().for_each(|launch| launch.initial_cluster = Some(members.clone()));
-        let mut servers: Vec<Server> = launches.iter().map(Launch::spawn).collect();
-        for server in &mut servers {
-            server.wait_ready().await.unwrap();
-        }
-        Self { launches, servers: servers.into_iter().map(Some).collect(), _work: work }
-    }
-
-    fn server(&mut self, member: usize) -> &mut Server {
-        self.servers[member].as_mut().expect("it runs")
-    }
-
-    async fn client(&mut self, member: usize) -> Client {
-        self.server(member).connect().await
-    }
-
-    /// A member that follows, and one that leads.
-    async fn follower_and_leader(&mut self) -> (usize, usize) {
-        let status = status(&self.client(0).await).await;
-        for member in 0..3 {
-            let client = self.client(member).await;
-            if status.leader == self::status(&client).await.header.unwrap().member_id {
-                return ((member + 1) % 3, member);
-            }
-        }
-        panic!("nobody leads");
-    }
-
-    /// Segments of a member's log: the oldest, and the one that is prepared behind the open one.
-    fn segments(&self, member: usize) -> (u32, u32) {
-        let names = std::fs::read_dir(self.launches[member].data_dir.join("wal")).unwrap();
-        let numbers: Vec<u32> = names
-            .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_suffix(".wal").map(str::to_owned))
-            .filter_map(|number| u32::from_str_radix(&number, 16).ok())
-            .collect();
-        (*numbers.iter().min().unwrap(), *numbers.iter().max().unwrap())
-    }
-
-    /// More log than the leader holds in memory, gone from its disk when this returns: a member that was
-    /// away meanwhile needs a checkpoint.
-    async fn leave_behind(&self, client: &Client, leader: usize, round: u64) {
-        let (_, before) = self.segments(leader);
-        let revision = write_round(client, round).await;
-        compact(client, revision - i64::try_from(KEYS).unwrap()).await;
-        until(|| async { before <= self.segments(leader).0 }).await;
-    }
-
-    /// A database of so many megabytes, whose log is gone from the leader's disk when this returns.
-    async fn fill(&self, client: &Client, leader: usize, megabytes: u64) {
-        let (_, before) = self.segments(leader);
-        for number in 0..megabytes {
-            let (key, value) = (format!("large/{number}").into(), vec![7; VALUE_BYTES].into());
-            client.put(&pb::PutRequest { key, value, ..Default::default() }).await.unwrap();
-        }
-        until(|| async { before <= self.segments(leader).0 }).await;
-    }
-
-    /// Every member's HashKV at the newest revision, once all have it.
-    async fn assert_equal(&mut self) {
-        let mut revision = 0;
-        for member in 0..3 {
-            revision = revision.max(revision_of(&self.client(member).await).await);
-        }
-        let mut hashes = Vec::new();
-        for member in 0..3 {
-            let client = self.client(member).await;
-            until(|| async { revision_of(&client).await >= revision }).await;
-            let request = pb::HashKvRequest { revision };
-            let answer =
-                client.call("/etcdserverpb.Maintenance/HashKV", request.encode_to_vec().into()).await;
-            let answer = pb::HashKvResponse::decode(answer.unwrap()).unwrap();
-            hashes.push((answer.hash, answer.compact_revision));
-        }
-        assert!(hashes.iter().all(|hash| *hash == hashes[0]), "at {revision}: {hashes:?}");
-    }
+/// More log than the leader holds in memory, gone from its disk when this returns: a member that was
+/// away meanwhile needs a checkpoint.
+async fn leave_behind(leader: &Member, client: &Client, round: u64) {
+    let (_, before) = segments(&leader.launch.data_dir);
+    let revision = write_round(client, round).await;
+    compact(client, revision - i64::try_from(KEYS).unwrap()).await;
+    until(DEADLINE, async || before <= segments(&leader.launch.data_dir).0).await;
 }
 
-async fn status(client: &Client) -> pb::StatusResponse {
-    pb::StatusResponse::decode(client.call("/etcdserverpb.Maintenance/Status", Bytes::new()).await.unwrap())
-        .unwrap()
+/// A database of so many megabytes, whose log is gone from the leader's disk when this returns.
+async fn fill(leader: &Member, client: &Client, megabytes: u64) {
+    let (_, before) = segments(&leader.launch.data_dir);
+    for number in 0..megabytes {
+        let (key, value) = (format!("large/{number}").into(), vec![7; VALUE_BYTES].into());
+        client.put(&pb::PutRequest { key, value, ..Default::default() }).await.unwrap();
+    }
+    until(DEADLINE, async || before <= segments(&leader.launch.data_dir).0).await;
+}
+
+/// Every member holds the same, once all have everything.
+async fn assert_equal(cluster: &mut Cluster) {
+    let revision = cluster.settle().await;
+    cluster.assert_equal_hashes(revision).await;
 }
 
 async fn revision_of(client: &Client) -> i64 {
     // Serializable: this member's own.
     let request = pb::RangeRequest { key: "none".into(), serializable: true, ..Default::default() };
     client.range(&request).await.unwrap().header.unwrap().revision
-}
-
-async fn until<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F) {
-    let deadline = Instant::now() + DEADLINE;
-    while !is_so().await {
-        assert!(Instant::now() < deadline, "it does not come about");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 /// More log than a leader keeps, most of it compacted away again; returns the last revision.
@@ -200,14 +118,14 @@ fn a_member_that_was_away_takes_a_checkpoint_and_is_killed_at_any_moment_of_it_w
     );
     let mut rng = StdRng::seed_from_u64(seed);
     block_on(Duration::from_secs(60 + 10 * kills), async {
-        let mut cluster = Cluster::start(&FLAGS).await;
-        let (away, leader) = cluster.follower_and_leader().await;
+        let mut cluster = Cluster::start(3, &FLAGS).await;
+        let (away, leader) = follower_and_leader(&cluster).await;
         let client = cluster.client(leader).await;
-        cluster.server(away).kill();
-        cluster.leave_behind(&client, leader, 0).await;
+        cluster.kill(away);
+        leave_behind(&cluster.members[leader], &client, 0).await;
         let mut installed = 0;
         for _ in 0..kills {
-            let mut server = cluster.launches[away].spawn();
+            let server = cluster.members[away].spawn();
             let phase = PHASES[rng.random_range(0..PHASES.len())];
             let deadline = Instant::now() + PHASE_DEADLINE;
             // Not every start comes to every phase: one that has installed needs no second time.
@@ -223,25 +141,25 @@ fn a_member_that_was_away_takes_a_checkpoint_and_is_killed_at_any_moment_of_it_w
             // So that the next one needs a checkpoint again.
             if output.contains(INSTALLING) {
                 installed += 1;
-                cluster.leave_behind(&client, leader, installed).await;
+                leave_behind(&cluster.members[leader], &client, installed).await;
             }
         }
         let started = Instant::now();
-        cluster.servers[away] = Some(cluster.launches[away].start().await);
+        cluster.start_again(away).await;
         println!("caught up {:?} after its start; {installed} installed before", started.elapsed());
-        cluster.assert_equal().await;
+        assert_equal(&mut cluster).await;
         // Once more, from what is on its disk.
-        cluster.server(away).kill();
-        cluster.servers[away] = Some(cluster.launches[away].start().await);
-        cluster.assert_equal().await;
+        cluster.kill(away);
+        cluster.start_again(away).await;
+        assert_equal(&mut cluster).await;
     });
 }
 
 #[test]
 fn watchers_of_a_member_that_was_frozen_get_every_change_once_though_it_took_a_checkpoint() {
     block_on(TEST_DEADLINE, async {
-        let mut cluster = Cluster::start(&FLAGS).await;
-        let (frozen, leader) = cluster.follower_and_leader().await;
+        let mut cluster = Cluster::start(3, &FLAGS).await;
+        let (frozen, leader) = follower_and_leader(&cluster).await;
         let client = cluster.client(leader).await;
         let (mut requests, mut answers) = cluster.client(frozen).await.watch().await.unwrap();
         let (key, range_end) = ("s/".into(), "s0".into());
@@ -253,8 +171,9 @@ fn watchers_of_a_member_that_was_frozen_get_every_change_once_though_it_took_a_c
             expected.push(put.header.unwrap().revision);
         }
         let started = Instant::now();
-        cluster.server(frozen).signal("STOP");
-        let (_, opened) = cluster.segments(leader);
+        cluster.signal(frozen, "STOP");
+        let leaders_dir = &cluster.launch(leader).data_dir;
+        let (_, opened) = segments(leaders_dir);
         for number in 0..20 {
             let put = client.put_kv(&format!("s/{number}"), "away").await.unwrap();
             expected.push(put.header.unwrap().revision);
@@ -263,8 +182,8 @@ fn watchers_of_a_member_that_was_frozen_get_every_change_once_though_it_took_a_c
         for round in 0..2 {
             write_round(&client, round).await;
         }
-        until(|| async { opened <= cluster.segments(leader).0 }).await;
-        cluster.server(frozen).signal("CONT");
+        until(DEADLINE, async || opened <= segments(leaders_dir).0).await;
+        cluster.signal(frozen, "CONT");
         let thawed = Instant::now();
         // What the others wrote is gone from their logs: whatever this member is told now is in its checkpoint.
         for number in 0..20 {
@@ -279,28 +198,28 @@ fn watchers_of_a_member_that_was_frozen_get_every_change_once_though_it_took_a_c
         }
         println!("frozen for {:?}, up to date {:?} later", thawed - started, thawed.elapsed());
         assert_eq!(found, expected);
-        let output = cluster.server(frozen).output();
+        let output = cluster.output(frozen);
         assert!(output.contains(INSTALLING), "it caught up by its log:\n{output}");
-        cluster.assert_equal().await;
+        assert_equal(&mut cluster).await;
     });
 }
 
 #[test]
 fn a_member_whose_data_was_wiped_is_stopped_with_what_to_do() {
     block_on(DEADLINE, async {
-        let mut cluster = Cluster::start(&FLAGS).await;
-        let (wiped, leader) = cluster.follower_and_leader().await;
+        let mut cluster = Cluster::start(3, &FLAGS).await;
+        let (wiped, leader) = follower_and_leader(&cluster).await;
         let client = cluster.client(leader).await;
         for number in 0..20 {
             client.put_kv(&format!("k{number}"), "v").await.unwrap();
         }
         let revision = revision_of(&client).await;
         let own = cluster.client(wiped).await;
-        until(|| async { revision <= revision_of(&own).await }).await;
-        cluster.server(wiped).kill();
-        std::fs::remove_dir_all(&cluster.launches[wiped].data_dir).unwrap();
-        let mut server = cluster.launches[wiped].spawn();
-        let exit = server.wait_exit().await;
+        until(DEADLINE, async || revision <= revision_of(&own).await).await;
+        cluster.kill(wiped);
+        std::fs::remove_dir_all(&cluster.launch(wiped).data_dir).unwrap();
+        cluster.spawn(wiped);
+        let exit = cluster.wait_exit(wiped).await;
         assert_eq!(exit.status.code(), Some(1), "{}", exit.output);
         exit.assert_says(&[
             "has already been bootstrapped",
@@ -316,33 +235,32 @@ fn a_member_whose_data_was_wiped_is_stopped_with_what_to_do() {
 fn puts_go_on_and_the_leaders_memory_stays_flat_while_a_checkpoint_is_streamed() {
     let megabytes = env_number("PINION_CATCH_UP_MB", 80);
     block_on(Duration::from_secs(60 + megabytes / 4), async {
-        let mut cluster = Cluster::start(&FLAGS).await;
-        let (away, leader) = cluster.follower_and_leader().await;
+        let mut cluster = Cluster::start(3, &FLAGS).await;
+        let (away, leader) = follower_and_leader(&cluster).await;
         let client = cluster.client(leader).await;
-        cluster.server(away).kill();
-        cluster.fill(&client, leader, megabytes).await;
+        cluster.kill(away);
+        fill(&cluster.members[leader], &client, megabytes).await;
         let checkpoints = |output: &str| output.matches("checkpoint written").count();
         // One after the last put, which an idle member writes by itself.
-        let written = checkpoints(&cluster.server(leader).output());
+        let written = checkpoints(&cluster.output(leader));
         let deadline = Instant::now() + Duration::from_secs(5);
-        while checkpoints(&cluster.server(leader).output()) == written && Instant::now() < deadline {
+        while checkpoints(&cluster.output(leader)) == written && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let quiet = put_until(&client, Instant::now() + Duration::from_secs(1), || false).await;
         let before = cluster.server(leader).resident_bytes();
-        cluster.servers[away] = Some(cluster.launches[away].spawn());
-        let server = cluster.servers[away].as_ref().unwrap();
-        let (mut peak, leader) = (before, cluster.servers[leader].as_ref().unwrap());
+        cluster.spawn(away);
+        let (mut peak, leader) = (before, cluster.server(leader));
         let busy = put_until(&client, Instant::now() + DEADLINE, || {
             peak = peak.max(leader.resident_bytes());
-            server.output().contains(INSTALLING)
+            cluster.output(away).contains(INSTALLING)
         })
         .await;
         println!("puts without a transfer: {quiet}\nputs with one of {megabytes} MB: {busy}");
         println!("leader's memory: {} MB, at most {} MB more", before >> 20, (peak - before) >> 20);
         assert!(peak - before < megabytes * 500_000, "it grew with the checkpoint: {before} to {peak}");
-        cluster.servers[away].as_mut().unwrap().wait_ready().await.unwrap();
-        cluster.assert_equal().await;
+        cluster.wait_ready(away).await;
+        assert_equal(&mut cluster).await;
     });
 }
 
@@ -350,16 +268,16 @@ fn puts_go_on_and_the_leaders_memory_stays_flat_while_a_checkpoint_is_streamed()
 #[test]
 fn a_member_that_missed_more_than_memory_holds_comes_back_by_the_log_on_the_disk() {
     block_on(DEADLINE, async {
-        let mut cluster = Cluster::start(&FLAGS[..2]).await;
-        let (away, leader) = cluster.follower_and_leader().await;
+        let mut cluster = Cluster::start(3, &FLAGS[..2]).await;
+        let (away, leader) = follower_and_leader(&cluster).await;
         let client = cluster.client(leader).await;
-        cluster.server(away).kill();
+        cluster.kill(away);
         write_round(&client, 0).await;
         let started = Instant::now();
-        cluster.servers[away] = Some(cluster.launches[away].start().await);
-        cluster.assert_equal().await;
+        cluster.start_again(away).await;
+        assert_equal(&mut cluster).await;
         println!("{ROUND_PUTS} MB behind: equal {:?} after its start", started.elapsed());
-        let output = cluster.server(away).output();
+        let output = cluster.output(away);
         assert!(!output.contains(INSTALLING), "the log was there, and a checkpoint came:\n{output}");
     });
 }
@@ -371,11 +289,11 @@ fn a_member_catches_up_with_a_large_database_while_the_leader_is_written_to_at_f
     let megabytes = env_number("PINION_CATCH_UP_MB", 80);
     block_on(Duration::from_secs(120 + megabytes / 2), async {
         // Compactions do not keep up with the writers, so the database grows.
-        let mut cluster = Cluster::start(&[&FLAGS[..], &["--quota-backend-bytes=-1"]].concat()).await;
-        let (away, leader) = cluster.follower_and_leader().await;
+        let mut cluster = Cluster::start(3, &[&FLAGS[..], &["--quota-backend-bytes=-1"]].concat()).await;
+        let (away, leader) = follower_and_leader(&cluster).await;
         let client = cluster.client(leader).await;
-        cluster.server(away).kill();
-        cluster.fill(&client, leader, megabytes).await;
+        cluster.kill(away);
+        fill(&cluster.members[leader], &client, megabytes).await;
         let (stop, written) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(0_u64)));
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
@@ -391,16 +309,16 @@ fn a_member_catches_up_with_a_large_database_while_the_leader_is_written_to_at_f
             before = before.max(cluster.server(leader).resident_bytes_own());
         }
         let mut peak = before;
-        let database = status(&client).await.db_size;
+        let database = client.status().await.unwrap().db_size;
         let (started, already) = (Instant::now(), written.get());
-        cluster.servers[away] = Some(cluster.launches[away].spawn());
+        cluster.spawn(away);
         // It has come up when it holds what the others held a moment ago, not only some day.
         let mut lag = i64::MAX;
         while lag > LAG_MAX {
             tokio::time::sleep(Duration::from_millis(20)).await;
             peak = peak.max(cluster.server(leader).resident_bytes_own());
             let newest = revision_of(&client).await;
-            let port = cluster.launches[away].client_port;
+            let port = cluster.client_port(away);
             let Ok(own) = Client::connect(port).await else { continue };
             let request = pb::RangeRequest { key: "none".into(), serializable: true, ..Default::default() };
             if let Ok(answer) = own.range(&request).await {
@@ -408,12 +326,12 @@ fn a_member_catches_up_with_a_large_database_while_the_leader_is_written_to_at_f
             }
         }
         let (took, meanwhile) = (started.elapsed(), written.get() - already);
-        let database = (status(&client).await.db_size - database) >> 20;
+        let database = (client.status().await.unwrap().db_size - database) >> 20;
         stop.set(true);
         for writer in writers {
             writer.await.unwrap();
         }
-        let output = cluster.server(away).output();
+        let output = cluster.output(away);
         let installed = output.matches(INSTALLING).count();
         println!(
             "{megabytes} MB and {} MB written meanwhile ({:.1} MB/s): caught up {took:?} after its start, \
@@ -425,8 +343,8 @@ fn a_member_catches_up_with_a_large_database_while_the_leader_is_written_to_at_f
             (peak - before) >> 20
         );
         assert_eq!(installed, 1, "a leader that is written to overtook its own checkpoint:\n{output}");
-        cluster.servers[away].as_mut().unwrap().wait_ready().await.unwrap();
-        cluster.assert_equal().await;
+        cluster.wait_ready(away).await;
+        assert_equal(&mut cluster).await;
     });
 }
 
