@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use pinion_kit::client::{CallError, Client};
+use pinion_kit::client::{CallError, Client, refusal};
 use pinion_kit::pb::etcdserverpb as pb;
 use pinion_kit::{Launch, Server, TEST_DEADLINE, WorkDir, block_on, server_is_etcd};
 use prost::Message as _;
@@ -20,13 +20,6 @@ async fn started(work: &WorkDir) -> (Server, Client) {
     (server, client)
 }
 
-fn status<T: std::fmt::Debug>(answer: Result<T, CallError>) -> (u32, String) {
-    match answer {
-        Err(CallError::Status { code, message }) => (code, message),
-        other => panic!("expected a gRPC status, got {other:?}"),
-    }
-}
-
 /// Fails unless the server still serves this client and new ones.
 async fn assert_unhurt(server: &mut Server, client: &Client) {
     assert!(server.is_running(), "the server ended: {}", server.output());
@@ -40,16 +33,16 @@ fn request_that_breaks_a_rule_gets_etcds_code_and_text() {
         let work = WorkDir::new();
         let (mut server, client) = started(&work).await;
         let key_missing = (3, "etcdserver: key is not provided".to_owned());
-        assert_eq!(status(client.put_kv("", "v").await), key_missing);
-        assert_eq!(status(client.range(&pb::RangeRequest::default()).await), key_missing);
-        assert_eq!(status(client.delete(&pb::DeleteRangeRequest::default()).await), key_missing);
+        assert_eq!(refusal(client.put_kv("", "v").await), key_missing);
+        assert_eq!(refusal(client.range(&pb::RangeRequest::default()).await), key_missing);
+        assert_eq!(refusal(client.delete(&pb::DeleteRangeRequest::default()).await), key_missing);
 
         let op =
             pb::RequestOp { request: Some(pb::request_op::Request::RequestPut(pb::PutRequest::default())) };
         let txn = |count| pb::TxnRequest { success: vec![op.clone(); count], ..Default::default() };
         let too_many = (3, "etcdserver: too many operations in txn request".to_owned());
-        assert_eq!(status(client.txn(&txn(129)).await), too_many, "counted before the keys are looked at");
-        assert_eq!(status(client.txn(&txn(128)).await), key_missing);
+        assert_eq!(refusal(client.txn(&txn(129)).await), too_many, "counted before the keys are looked at");
+        assert_eq!(refusal(client.txn(&txn(128)).await), key_missing);
 
         let put = |bytes: usize| pb::PutRequest {
             key: "large".into(),
@@ -58,20 +51,20 @@ fn request_that_breaks_a_rule_gets_etcds_code_and_text() {
         };
         client.put(&put(1_500_000)).await.expect("below the bound on requests");
         let too_large = (3, "etcdserver: request is too large".to_owned());
-        assert_eq!(status(client.put(&put(1_600_000)).await), too_large);
+        assert_eq!(refusal(client.put(&put(1_600_000)).await), too_large);
         let message = put(2_097_152);
         let length = message.encoded_len();
         let refused = (8, format!("grpc: received message larger than max ({length} vs. 2097152)"));
-        assert_eq!(status(client.put(&message).await), refused);
+        assert_eq!(refusal(client.put(&message).await), refused);
 
         let unknown_lease = pb::PutRequest { key: "k".into(), lease: 7, ..Default::default() };
         assert_eq!(
-            status(client.put(&unknown_lease).await),
+            refusal(client.put(&unknown_lease).await),
             (5, "etcdserver: requested lease not found".to_owned())
         );
         let future = pb::RangeRequest { key: "k".into(), revision: 1_000, ..Default::default() };
         assert_eq!(
-            status(client.range(&future).await),
+            refusal(client.range(&future).await),
             (11, "etcdserver: mvcc: required revision is a future revision".to_owned())
         );
         assert_unhurt(&mut server, &client).await;
@@ -85,19 +78,19 @@ fn unknown_method_or_service_is_unimplemented() {
         let (mut server, client) = started(&work).await;
         let call = |method: &'static str| client.call(method, Bytes::new());
         assert_eq!(
-            status(call("/etcdserverpb.KV/Frobnicate").await),
+            refusal(call("/etcdserverpb.KV/Frobnicate").await),
             (12, "unknown method Frobnicate for service etcdserverpb.KV".to_owned())
         );
-        assert_eq!(status(call("/no.Such/Method").await), (12, "unknown service no.Such".to_owned()));
+        assert_eq!(refusal(call("/no.Such/Method").await), (12, "unknown service no.Such".to_owned()));
         // A method that etcd has: the client is told that it is not its own mistake.
         if !server_is_etcd() {
             for method in ["/etcdserverpb.Auth/AuthEnable", "/etcdserverpb.Maintenance/Snapshot"] {
                 let told = format!("{} is not supported by Pinion yet", &method[1..]);
-                assert_eq!(status(call(method).await), (12, told));
+                assert_eq!(refusal(call(method).await), (12, told));
             }
         }
         // gRPC servers of etcd 3.4's time answered 8.
-        let nonsense = status(call("/nonsense").await).0;
+        let nonsense = refusal(call("/nonsense").await).0;
         assert!(nonsense == 12 || (nonsense == 8 && server_is_etcd()), "{nonsense}");
         assert_unhurt(&mut server, &client).await;
     });
@@ -128,12 +121,12 @@ fn undecodable_message_is_an_internal_error_and_changes_nothing() {
             nested = txn;
         }
         for message in messages.drain(..) {
-            let (code, text) = status(client.call(PUT, message.clone().into()).await);
+            let (code, text) = refusal(client.call(PUT, message.clone().into()).await);
             assert_eq!(code, 13, "{text} for {message:02x?}");
             assert!(text.starts_with("grpc: error unmarshalling request"), "{text}");
         }
         // etcd follows it and finds an empty operation at the bottom.
-        let (code, text) = status(client.call("/etcdserverpb.KV/Txn", nested.into()).await);
+        let (code, text) = refusal(client.call("/etcdserverpb.KV/Txn", nested.into()).await);
         assert!(matches!(code, 3 | 13), "{code} {text}");
         assert_eq!(client.get("k").await.unwrap(), None);
         assert_unhurt(&mut server, &client).await;

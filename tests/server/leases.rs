@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pinion_kit::client::{CallError, Client};
+use pinion_kit::client::{Client, refusal};
 use pinion_kit::pb::etcdserverpb as pb;
 use pinion_kit::stream::Answers;
 use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, server_is_etcd, skip};
@@ -16,13 +16,6 @@ async fn put(client: &Client, key: &str, lease: i64) {
     let request =
         pb::PutRequest { key: key.to_owned().into(), value: "v".into(), lease, ..Default::default() };
     client.put(&request).await.expect("a put with a lease");
-}
-
-fn status<T: std::fmt::Debug>(answer: Result<T, CallError>) -> (u32, String) {
-    match answer {
-        Err(CallError::Status { code, message }) => (code, message),
-        other => panic!("expected a gRPC status, got {other:?}"),
-    }
 }
 
 /// The next response with events.
@@ -51,7 +44,7 @@ fn leases_with_ttls_and_ids_out_of_bounds_get_etcds_answers() {
         let too_large = (11, "etcdserver: too large lease TTL".to_owned());
         for ttl in [9_000_000_001, i64::MAX] {
             let answer = client.lease_grant(&pb::LeaseGrantRequest { ttl, id: 0 }).await;
-            assert_eq!(status(answer), too_large, "{ttl}");
+            assert_eq!(refusal(answer), too_large, "{ttl}");
         }
         let huge = grant(&client, 9_000_000_000, 5).await;
         assert_eq!((huge.id, huge.ttl), (5, 9_000_000_000));
@@ -59,9 +52,9 @@ fn leases_with_ttls_and_ids_out_of_bounds_get_etcds_answers() {
             assert_eq!(grant(&client, 600, id).await.id, id);
         }
         let in_use = (9, "etcdserver: lease already exists".to_owned());
-        assert_eq!(status(client.lease_grant(&pb::LeaseGrantRequest { ttl: 9, id: 5 }).await), in_use);
+        assert_eq!(refusal(client.lease_grant(&pb::LeaseGrantRequest { ttl: 9, id: 5 }).await), in_use);
         let unknown = (5, "etcdserver: requested lease not found".to_owned());
-        assert_eq!(status(client.lease_revoke(77).await), unknown);
+        assert_eq!(refusal(client.lease_revoke(77).await), unknown);
         let gone = client.lease_time_to_live(77, true).await.unwrap();
         assert_eq!((gone.ttl, gone.granted_ttl, gone.keys.len()), (-1, 0, 0));
     });

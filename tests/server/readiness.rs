@@ -79,20 +79,9 @@ fn member_that_waits_for_a_quorum_says_so_and_is_ready_only_then() {
     }
     block_on(TEST_DEADLINE, async {
         let work = WorkDir::new();
-        let mut launches: Vec<Launch> = ["a", "b", "c"]
-            .map(|name| {
-                let mut launch = Launch::new(work.join(name));
-                launch.name = name.to_owned();
-                launch
-            })
-            .into();
-        let listed: Vec<String> = launches
-            .iter()
-            .map(|launch| format!("{}=http://127.0.0.1:{}", launch.name, launch.peer_port))
-            .collect();
-        for launch in &mut launches {
-            launch.initial_cluster = Some(listed.join(","));
-        }
+        let mut launches = ["a", "b", "c"].map(|name| Launch::new(work.join(name)).named(name));
+        let listed = Launch::listed(&launches);
+        launches.iter_mut().for_each(|launch| launch.initial_cluster = Some(listed.clone()));
         let (socket, name) = service_manager("quorum");
         let first = with_socket(launches[0].clone(), &name).spawn();
         let waits = "1 of 3 members; serves when 2 are up";
