@@ -8,7 +8,7 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pinion_kit::{Launch, WorkDir, block_on, env_number, server_is_etcd, skip};
+use pinion_kit::{Launch, WorkDir, block_on, copy_tree, env_number, server_is_etcd, skip};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -174,20 +174,6 @@ fn inflict(file: &Path, damage: &Damage) {
             byte[0] ^= 1 << bit;
             file.seek(SeekFrom::Start(offset)).unwrap();
             file.write_all(&byte).unwrap();
-        }
-    }
-}
-
-fn copy_tree(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    fs::set_permissions(to, fs::metadata(from).unwrap().permissions()).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy_tree(&path, &target);
-        } else {
-            fs::copy(&path, &target).unwrap();
         }
     }
 }

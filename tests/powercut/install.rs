@@ -16,7 +16,7 @@ use pinion_kit::client::Client;
 use pinion_kit::disk::{Fate, Node, Op, Recording};
 use pinion_kit::mount::{Mounted, Position};
 use pinion_kit::pb::etcdserverpb as pb;
-use pinion_kit::{Launch, Server, WorkDir, block_on, env_number, server_is_etcd, skip};
+use pinion_kit::{Launch, WorkDir, block_on, env_number, segments, server_is_etcd, skip, start_all, until};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
@@ -63,19 +63,17 @@ fn launches(work: &WorkDir, mounted: &Path) -> Vec<Launch> {
     let mut launches: Vec<Launch> = (0..3)
         .map(|number| {
             let dir = if number == 2 { data_dir(mounted) } else { work.join(&format!("m{number}")) };
-            let mut launch = Launch::new(dir)
+            let launch = Launch::new(dir)
+                .named(&format!("m{number}"))
                 .flag("--snapshot-count=20")
                 .flag("--checkpoint-bytes=1048576")
                 .flag("--snapshot-catchup-entries=0")
                 .flag("--heartbeat-interval=30")
                 .flag("--election-timeout=300");
-            launch.name = format!("m{number}");
-            launch.log_path = Some(work.join(&format!("m{number}.log")));
-            launch
+            Launch { log_path: Some(work.join(&format!("m{number}.log"))), ..launch }
         })
         .collect();
-    let listed = launches.iter().map(|it| format!("{}=http://127.0.0.1:{}", it.name, it.peer_port));
-    let listed = listed.collect::<Vec<_>>().join(",");
+    let listed = Launch::listed(&launches);
     launches.iter_mut().for_each(|launch| launch.initial_cluster = Some(listed.clone()));
     launches
 }
@@ -85,23 +83,6 @@ async fn served(launch: &Launch) -> Option<i64> {
     let client = Client::connect(launch.client_port).await.ok()?;
     let request = pb::RangeRequest { key: "none".into(), serializable: true, ..Default::default() };
     Some(client.range(&request).await.ok()?.header?.revision)
-}
-
-async fn until<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F) {
-    let deadline = Instant::now() + DEADLINE;
-    while !is_so().await {
-        assert!(Instant::now() < deadline, "it does not come about");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// The oldest segment of a log, and the one prepared behind the open one.
-fn segments(launch: &Launch) -> (u32, u32) {
-    let names = fs::read_dir(launch.data_dir.join("wal")).unwrap();
-    let names = names.filter_map(|entry| entry.unwrap().file_name().into_string().ok());
-    let numbers: Vec<u32> =
-        names.filter_map(|name| u32::from_str_radix(name.strip_suffix(".wal")?, 16).ok()).collect();
-    (*numbers.iter().min().unwrap(), *numbers.iter().max().unwrap())
 }
 
 /// What was recorded, and what to hold its images to.
@@ -119,10 +100,7 @@ impl Life {
         let follower = &launches[2];
         let mount = |base| Mounted::mount(base, disk).map_err(|error| error.to_string());
         let mounted = mount(Node::Dir(BTreeMap::new()))?;
-        let mut servers: Vec<Server> = launches.iter().map(Launch::spawn).collect();
-        for server in &mut servers {
-            server.wait_ready().await.unwrap();
-        }
+        let mut servers = start_all(&launches).await;
         let mut away = servers.pop().expect("three were started");
         // Whichever leads, it is not the one that goes.
         let mut writes = Writes::default();
@@ -130,20 +108,22 @@ impl Life {
         for number in 0..20 {
             writes.put(&client, format!("k{number}"), 100).await;
         }
-        until(async || served(follower).await == Some(writes.revision())).await;
+        until(DEADLINE, async || served(follower).await == Some(writes.revision())).await;
         let first = writes.revision();
         away.kill();
         drop(away);
         let base = check::read(disk).unwrap();
         mounted.finish();
 
-        let before: Vec<u32> = launches[..2].iter().map(|launch| segments(launch).1).collect();
+        let staying: Vec<&Path> = launches[..2].iter().map(|launch| launch.data_dir.as_path()).collect();
+        let before: Vec<u32> = staying.iter().map(|dir| segments(dir).1).collect();
         for number in 0..LARGE_PUTS {
             writes.put(&client, format!("large{}", number % LARGE_KEYS), LARGE_BYTES).await;
         }
         let revision = writes.revision();
         client.compact(&pb::CompactionRequest { revision, physical: false }).await.unwrap();
-        until(async || launches[..2].iter().zip(&before).all(|(it, before)| *before <= segments(it).0)).await;
+        let are_behind = || staying.iter().zip(&before).all(|(dir, before)| *before <= segments(dir).0);
+        until(DEADLINE, async || are_behind()).await;
 
         let mounted = mount(base)?;
         let position = mounted.position();
