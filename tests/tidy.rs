@@ -718,6 +718,43 @@ fn unexplained(manifest: &str) -> Vec<String> {
 }
 
 #[test]
+fn documents_that_are_named_are_here() {
+    let documents = files_below(Path::new(""), "md");
+    let mut files = Vec::new();
+    for extension in ["rs", "toml", "md", "proto", "service", "sh", "yml", "c"] {
+        files.extend(read(files_below(Path::new(""), extension)));
+    }
+    files.extend(read(vec![PathBuf::from(".ci/run")]));
+    // Results record the command that made them, whose output may have been moved since.
+    files.retain(|(path, _)| !path.starts_with("bench/results"));
+    let mut complaints = Vec::new();
+    for (path, text) in files {
+        let missing = missing_documents(&text, &documents).into_iter();
+        complaints.extend(missing.map(|name| format!("{} names {name}, which is not here", path.display())));
+    }
+    assert_none(&complaints);
+}
+
+/// Names of documents that no path of a document ends with. A path from the machine's root is elsewhere.
+fn missing_documents(text: &str, documents: &[PathBuf]) -> Vec<String> {
+    /// Stands for the name that the reader chooses.
+    const PLACEHOLDER: &str = "NAME.md";
+    let is_of_name = |c: char| c.is_alphanumeric() || matches!(c, '.' | '/' | '-' | '_');
+    let mut missing = Vec::new();
+    for word in text.split(|c: char| !is_of_name(c)) {
+        let word = word.trim_end_matches(['.', '/']);
+        let name: PathBuf =
+            Path::new(word).iter().filter(|part| !matches!(part.to_str(), Some("." | ".."))).collect();
+        let is_document = name.extension().is_some_and(|extension| extension == "md");
+        let is_here = documents.iter().any(|document| document.ends_with(&name));
+        if is_document && !is_here && !name.is_absolute() && !name.ends_with(PLACEHOLDER) {
+            missing.push(word.to_owned());
+        }
+    }
+    missing
+}
+
+#[test]
 fn links_in_the_docs_lead_somewhere() {
     let mut complaints = Vec::new();
     for (path, text) in read(files_below(Path::new(""), "md")) {
@@ -782,7 +819,14 @@ fn each_rule_sees_a_planted_violation() {
     }
     assert_eq!(unexplained("[dependencies]\nleft-pad = \"1\"\n").len(), 1);
     assert_eq!(unexplained("[dependencies]\nleft-pad = \"1\" # pads\n").len(), 0);
-    assert_eq!(links("see [a](b.md) and\n```\n[c](d)\n```\n"), ["b.md"]);
+    assert_eq!(links("see [a](b) and\n```\n[c](d)\n```\n"), ["b"]);
+    let documents = ["README.md", "wal/FORMAT.md"].map(PathBuf::from);
+    for here in ["../FORMAT.md", "wal/FORMAT.md.", "(README.md#a)", "file:///usr/share/README.md", "a.mdx"] {
+        assert_eq!(missing_documents(here, &documents), Vec::<String>::new(), "{here}");
+    }
+    for missing in [concat!("plan", ".md"), concat!("bench/FORMAT", ".md")] {
+        assert_eq!(missing_documents(&format!("`{missing}`'s table"), &documents), [missing]);
+    }
     let lib = "pub mod scan;\n#[cfg(feature = \"map\")]\npub mod map;\nmod record;\n";
     assert_eq!(pure_modules(lib).into_iter().collect::<Vec<_>>(), ["record", "scan"]);
 }

@@ -11,7 +11,7 @@ use crate::report::ratio;
 use crate::stream_cases::{EXPIRY, EXPIRY_BIG, FAN_OUT, FAN_OUT_50, SLOW};
 use crate::verdict::{Mark, Spread};
 
-/// design.md: fan-out of one put to a thousand watchers, and from commit to client.
+/// Marks of the design: fan-out of one put to a thousand watchers, by etcd's, and from commit to client.
 const FAN_OUT_RATIO_MIN: f64 = 3.0;
 const COMMIT_TO_CLIENT_US_MAX: f64 = 10_000.0;
 /// A key goes less than a second after its lease ended.

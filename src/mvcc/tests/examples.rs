@@ -1,4 +1,4 @@
-//! The rules of `semantics.md`, one by one, and bounds on memory and work.
+//! etcd's rules for revisions, versions, deletes and compaction, one by one, and bounds on memory and work.
 
 use super::{checkpoint_of, restored};
 use crate::mvcc::{HashKv, Store};

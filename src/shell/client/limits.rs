@@ -1,7 +1,8 @@
 //! What `h2` is told to allow, each with its reason.
 //!
-//! The table of attacks these answer is in the project's notes on HTTP/2 floods; what `h2` does not
-//! bound is counted by `frame_meter` and `account`.
+//! A client can flood a connection with what costs it little and a server much: resets, header blocks,
+//! small frames. Here are the bounds that `h2` knows; what it does not bound is counted by `frame_meter`
+//! and `account`.
 
 use std::time::Duration;
 
