@@ -718,6 +718,91 @@ fn unexplained(manifest: &str) -> Vec<String> {
 }
 
 #[test]
+fn every_dependency_is_used_by_the_code_that_declares_it() {
+    let mut manifests = read(files_below(Path::new(""), "toml"));
+    manifests.retain(|(path, _)| path.ends_with("Cargo.toml"));
+    assert!(5 < manifests.len(), "only {} packages were found", manifests.len());
+    let packages: Vec<&Path> = manifests.iter().map(|(path, _)| path.parent().unwrap()).collect();
+    let mut owned: Vec<Vec<(PathBuf, String)>> = vec![Vec::new(); packages.len()];
+    for (path, text) in sources() {
+        // Of packages inside each other, the inner one.
+        let holds = |package: &usize| path.starts_with(packages[*package]);
+        let package =
+            (0..packages.len()).filter(holds).max_by_key(|package| packages[*package].iter().count());
+        let package = package.expect("the root holds everything");
+        owned[package].push((path.strip_prefix(packages[package]).unwrap().to_owned(), text));
+    }
+    let mut complaints = Vec::new();
+    for ((path, manifest), sources) in manifests.iter().zip(&owned) {
+        complaints
+            .extend(unused(manifest, sources).into_iter().map(|what| format!("{}: {what}", path.display())));
+    }
+    let inherited = |name: &str| {
+        let line = |line: &str| {
+            let (found, rest) = line.split_once(['.', ' ']).unwrap_or((line, ""));
+            found == name && rest.contains("workspace = true")
+        };
+        manifests.iter().any(|(_, manifest)| manifest.lines().any(line))
+    };
+    let (_, root) = &manifests[packages.iter().position(|package| package.iter().next().is_none()).unwrap()];
+    for (section, name) in dependencies(root) {
+        if section == "[workspace.dependencies]" && !inherited(name) {
+            complaints.push(format!("Cargo.toml: no package inherits {name}"));
+        }
+    }
+    assert_none(&complaints);
+}
+
+/// Names in the tables of dependencies, each with its table.
+fn dependencies(manifest: &str) -> Vec<(&str, &str)> {
+    let mut section = "";
+    let mut found = Vec::new();
+    for line in manifest.lines().map(str::trim) {
+        if line.starts_with('[') {
+            section = line;
+        } else if section.ends_with("dependencies]") && !line.starts_with('#') && line.contains('=') {
+            found.push((section, line.split(['.', ' ', '=']).next().unwrap()));
+        }
+    }
+    found
+}
+
+/// Dependencies that no source names which is built with them: a build script has a table of its own, and what
+/// only tests name belongs into theirs.
+fn unused(manifest: &str, sources: &[(PathBuf, String)]) -> Vec<String> {
+    let is_script = |path: &Path| path == Path::new("build.rs");
+    let mut complaints = Vec::new();
+    for (section, name) in dependencies(manifest) {
+        let is_built_with = |path: &Path| match section {
+            "[dependencies]" => !is_script(path) && !is_test(path) && !path.starts_with("examples"),
+            "[build-dependencies]" => is_script(path),
+            _ => !is_script(path),
+        };
+        let is_used = sources.iter().any(|(path, text)| is_built_with(path) && names_crate(text, name));
+        // What packages inherit is none's own.
+        if !is_used && section != "[workspace.dependencies]" {
+            complaints.push(format!("nothing uses {name} of {section}"));
+        }
+    }
+    complaints
+}
+
+/// Whether a path in the code begins with the crate, or a `use` takes it as it is.
+fn names_crate(text: &str, name: &str) -> bool {
+    let name = name.replace('-', "_");
+    let mut in_string = false;
+    text.lines().any(|line| {
+        let code = code_of(line, &mut in_string);
+        code.match_indices(&name).any(|(at, _)| {
+            let (before, behind) = (&code[..at], &code[at + name.len()..]);
+            let is_begun = !before.ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | ':' | '.'));
+            let is_taken = before.trim_end().ends_with("use") && behind.starts_with([';', ' ']);
+            is_begun && (behind.starts_with("::") || is_taken)
+        })
+    })
+}
+
+#[test]
 fn documents_that_are_named_are_here() {
     let documents = files_below(Path::new(""), "md");
     let mut files = Vec::new();
@@ -826,6 +911,18 @@ fn each_rule_sees_a_planted_violation() {
     }
     for missing in [concat!("plan", ".md"), concat!("bench/FORMAT", ".md")] {
         assert_eq!(missing_documents(&format!("`{missing}`'s table"), &documents), [missing]);
+    }
+    let manifest = "[dependencies]\nleft-pad.workspace = true\n[build-dependencies]\nleft-pad = \"1\"\n";
+    let unused_with = |path: &str, text: &str| unused(manifest, &[(path.into(), text.to_owned())]).len();
+    for used in ["use left_pad::pad;", "use left_pad as pad;", "let a = (left_pad::pad)();"] {
+        assert_eq!(unused_with("src/lib.rs", used), 1, "{used}");
+        assert_eq!(unused_with("build.rs", used), 1, "{used}");
+        assert_eq!(unused_with("src/lib_tests.rs", used), 2, "{used}");
+    }
+    for unused in
+        ["// left_pad::pad", "use crate::left_pad::pad;", "let left_pad = 1;", "f(\"left_pad::pad\")"]
+    {
+        assert_eq!(unused_with("src/lib.rs", unused), 2, "{unused}");
     }
     let lib = "pub mod scan;\n#[cfg(feature = \"map\")]\npub mod map;\nmod record;\n";
     assert_eq!(pure_modules(lib).into_iter().collect::<Vec<_>>(), ["record", "scan"]);
