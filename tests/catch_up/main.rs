@@ -179,7 +179,7 @@ fn watchers_of_a_member_that_was_frozen_get_every_change_once_though_it_took_a_c
             expected.push(put.header.unwrap().revision);
         }
         // More than the leader's queue for it and the sockets between them hold: that it will get.
-        for round in 0..2 {
+        for round in 0..3 {
             write_round(&client, round).await;
         }
         until(DEADLINE, async || opened <= segments(leaders_dir).0).await;

@@ -309,7 +309,7 @@ fn a_new_cluster_is_not_forced_while_a_quorum_answers_and_leaves_the_others_aliv
         // Who means it gets it.
         cluster.terminate(0).await;
         let meant = forced.clone().flag("--force-new-cluster-against-quorum").start().await;
-        assert_eq!(meant.connect().await.member_list().await.unwrap().members.len(), 1);
+        assert_eq!(meant.connect().await.member_list(true).await.unwrap().members.len(), 1);
         drop(meant);
         // And who is alone needs no second flag.
         cluster.kill(1);

@@ -45,17 +45,29 @@ const UNLISTED_MAX: usize = 16;
 /// After a failed accept, most likely for want of file descriptors: those that end make room.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
+/// A live member answers heartbeats many times in this time.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+
 /// A member whose connections are open.
 #[derive(Debug, Default)]
 pub(super) struct Visitor {
     incarnation: u64,
     /// What is for it may go over its connections.
-    pub(super) is_duplex: bool,
-    pub(super) lanes: BTreeMap<Lane, Rc<Connection>>,
+    is_duplex: bool,
+    /// When it last said anything.
+    heard: Cell<Option<Instant>>,
+    lanes: BTreeMap<Lane, Rc<Connection>>,
     bulks: Vec<Rc<Connection>>,
 }
 
 impl Visitor {
+    /// The connection of a lane, for what is said back to it. A process that is silent may be frozen: what would
+    /// be queued for it would only be old when it wakes up.
+    pub(super) fn way_back(&self, lane: Lane) -> Option<&Rc<Connection>> {
+        let is_heard = self.heard.get().is_some_and(|at| at.elapsed() < SILENCE_MAX);
+        self.lanes.get(&lane).filter(|connection| self.is_duplex && is_heard && connection.is_open())
+    }
+
     /// Ends all its connections.
     pub(super) fn leave(&self, refusal: &Refusal) {
         self.connections().for_each(|connection| connection.leave(refusal.clone()));
@@ -294,6 +306,7 @@ impl Transport {
                 *visitor = Visitor { incarnation, ..Visitor::default() };
             }
             visitor.is_duplex = greeting.is_duplex;
+            visitor.heard.set(Some(Instant::now()));
             if greeting.lane == Lane::Bulk {
                 visitor.bulks.push(Rc::clone(connection));
             } else if let Some(old) = visitor.lanes.insert(greeting.lane, Rc::clone(connection)) {
@@ -365,6 +378,9 @@ impl Transport {
             // Another connection has taken over; what this one still brings may be old.
             if !connection.is_open() {
                 return End::Cut;
+            }
+            if let Some(visitor) = self.visitors.borrow().get(&from) {
+                visitor.heard.set(Some(Instant::now()));
             }
             let bytes = frame.payload.len();
             let message = match Message::decode(frame.payload) {

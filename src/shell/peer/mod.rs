@@ -290,8 +290,7 @@ impl Transport {
     fn way_to(&self, peer: &Peer, lane: Lane) -> Option<Rc<Connection>> {
         peer.link(lane).connection().or_else(|| {
             let visitors = self.visitors.borrow();
-            let visitor = visitors.get(&peer.member).filter(|visitor| visitor.is_duplex)?;
-            visitor.lanes.get(&lane).filter(|connection| connection.is_open()).cloned()
+            visitors.get(&peer.member)?.way_back(lane).cloned()
         })
     }
 
