@@ -119,7 +119,7 @@ const FOLDERS: &[(&str, &str)] = &[
     ("raft", "types pb"),
     ("rpc", "request config types pb"),
     ("request", "types pb"),
-    ("config", ""),
+    ("config", "types"),
     ("types", ""),
     ("pb", ""),
 ];

@@ -116,7 +116,12 @@ impl Alarms {
         let changes_data = match kind {
             K::Put | K::DeleteRange | K::Txn | K::Compact | K::LeaseGrant | K::LeaseRevoke => true,
             // Expiry has nobody to refuse: see `Machine::expire_leases`. The others do not touch keys.
-            K::LeaseExpire | K::LeaseCheckpoint | K::PublishMember | K::MemberUpdate | K::Alarm => false,
+            K::LeaseExpire
+            | K::LeaseCheckpoint
+            | K::PublishMember
+            | K::MemberUpdate
+            | K::Alarm
+            | K::FormatLevel => false,
         };
         if self.is_corrupt && changes_data {
             return Err(Rejection::Corrupt);

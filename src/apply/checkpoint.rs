@@ -10,6 +10,7 @@
 //! | tag | version | times | payload |
 //! |---|---|---|---|
 //! | 1 | 1 | 1 | membership: `pinion.peer.v1.Membership` |
+//! | 6 | 1 | ≤ 1 | the format level, from level 1 on: `pinion.peer.v1.FormatLevel` |
 //! | 4 | 1 | ≤ 1 | the alarms, if there are any: `pinion.peer.v1.Alarms` |
 //! | 5 | 1 | ≤ 1 | which groups have been applied, if any: `pinion.peer.v1.Sessions` |
 //! | 3 | 1 | ≥ 0 | the next leases in the order of their ids: `pinion.peer.v1.Leases` |
@@ -18,7 +19,8 @@
 //! The stream may be cut anywhere on its way: a reader collects what a section still misses. Sections
 //! carry no checksum, that is the container's task (`checkpoint::format`); what they cannot be is
 //! misread. A tag or version that is not known is refused, never skipped: it is state that other
-//! members have. Auth will be a new tag.
+//! members have. Auth will be a new tag. A tag, a version or a field that an earlier release does not know is
+//! written from its format level on (`types::format`), so a stream at level 0 is what release 0.1.0 writes.
 //! Invariant: the state written is the one at `begin`, whatever is applied meanwhile.
 
 use bytes::Bytes;
@@ -30,7 +32,7 @@ use crate::membership::Cluster;
 use crate::mvcc;
 use crate::pb::peer::{self, LeaseRecord, Leases};
 use crate::types::limits::LEASE_TTL_MAX_S;
-use crate::types::{LeaseId, LogIndex};
+use crate::types::{Feature, FormatLevel, LeaseId, LogIndex};
 
 const END: u8 = 0;
 const MEMBERSHIP: u8 = 1;
@@ -38,6 +40,7 @@ const KEY_SPACE: u8 = 2;
 const LEASES: u8 = 3;
 const ALARMS: u8 = 4;
 const SESSIONS: u8 = 5;
+const FORMAT_LEVEL: u8 = 6;
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 6;
 
@@ -49,6 +52,7 @@ const LEASE_BYTES_MAX: usize = 2 + 9 + 3 * 11;
 pub struct Checkpoint {
     /// Written first; membership is small.
     membership: Option<Vec<u8>>,
+    format_level: Option<Vec<u8>>,
     /// Absent without alarms, so that a version without them reads what has none.
     alarms: Option<Vec<u8>>,
     sessions: Option<Vec<u8>>,
@@ -74,6 +78,8 @@ pub enum RestoreError {
     Alarms(String),
     #[error("the sessions: {0}")]
     Sessions(String),
+    #[error("the format level: {0}")]
+    FormatLevel(String),
     #[error("the stream ends early")]
     Truncated,
     #[error("bytes follow the end of the stream")]
@@ -95,8 +101,12 @@ impl Machine {
                 granted_at: lease.granted_at().0,
             })
             .collect();
+        let format_level = self.format_level;
         Checkpoint {
             membership: Some(self.cluster.encode()),
+            format_level: format_level
+                .allows(Feature::LevelItself)
+                .then(|| peer::FormatLevel { level: format_level.0 }.encode_to_vec()),
             alarms: (self.alarms.iter().len() != 0).then(|| self.alarms.to_record().encode_to_vec()),
             sessions: (!self.sessions.is_empty()).then(|| self.sessions.to_record().encode_to_vec()),
             leases: leases.into_iter(),
@@ -110,6 +120,9 @@ impl Machine {
         assert!(!checkpoint.done, "a slice was asked for behind the last");
         if let Some(membership) = checkpoint.membership.take() {
             put_section(out, MEMBERSHIP, |out| out.extend_from_slice(&membership));
+            if let Some(format_level) = checkpoint.format_level.take() {
+                put_section(out, FORMAT_LEVEL, |out| out.extend_from_slice(&format_level));
+            }
             if let Some(alarms) = checkpoint.alarms.take() {
                 put_section(out, ALARMS, |out| out.extend_from_slice(&alarms));
             }
@@ -156,6 +169,7 @@ pub struct Restore {
     /// The head of a section whose rest has not come yet.
     pending: Vec<u8>,
     cluster: Option<Cluster>,
+    format_level: Option<FormatLevel>,
     alarms: Option<Alarms>,
     sessions: Option<Sessions>,
     leases: Table,
@@ -169,6 +183,12 @@ impl Restore {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The level of the state, as far as it was fed. Known also of a stream that is refused for it.
+    #[must_use]
+    pub fn format_level(&self) -> FormatLevel {
+        self.format_level.unwrap_or_default()
     }
 
     /// Takes the next piece of the stream, cut wherever.
@@ -210,11 +230,14 @@ impl Restore {
         if self.ended {
             return Err(RestoreError::Trailing);
         }
-        if version != VERSION || !matches!(tag, END | MEMBERSHIP | LEASES | ALARMS | SESSIONS | KEY_SPACE) {
+        let is_known =
+            matches!(tag, END | MEMBERSHIP | FORMAT_LEVEL | LEASES | ALARMS | SESSIONS | KEY_SPACE);
+        if version != VERSION || !is_known {
             return Err(RestoreError::Unknown { tag, version });
         }
         let in_place = match tag {
             MEMBERSHIP => self.cluster.is_none() && self.key_space.is_none(),
+            FORMAT_LEVEL => self.cluster.is_some() && self.format_level.is_none() && self.key_space.is_none(),
             LEASES => self.cluster.is_some() && self.key_space.is_none(),
             ALARMS => self.cluster.is_some() && self.alarms.is_none() && self.key_space.is_none(),
             SESSIONS => self.cluster.is_some() && self.sessions.is_none() && self.key_space.is_none(),
@@ -230,6 +253,17 @@ impl Restore {
                 let cluster = Cluster::decode(Bytes::copy_from_slice(payload))
                     .map_err(|error| RestoreError::Membership(error.to_string()))?;
                 self.cluster = Some(cluster);
+            }
+            FORMAT_LEVEL => {
+                let record = peer::FormatLevel::decode(payload)
+                    .map_err(|error| RestoreError::FormatLevel(error.to_string()))?;
+                let level = *self.format_level.insert(FormatLevel(record.level));
+                if FormatLevel::HIGHEST < level {
+                    return Err(RestoreError::FormatLevel(format!(
+                        "it is {level}, and this release reads up to {}: start a later release",
+                        FormatLevel::HIGHEST
+                    )));
+                }
             }
             ALARMS => {
                 let record =
@@ -284,8 +318,15 @@ impl Restore {
             }
             leases.move_key(kv.key, LeaseId(0), id);
         }
-        let (alarms, sessions) = (self.alarms.unwrap_or_default(), self.sessions.unwrap_or_default());
-        Ok(Machine::with(key_space.finish()?, cluster, leases, alarms, sessions))
+        Ok(Machine {
+            store: key_space.finish()?,
+            cluster,
+            leases,
+            alarms: self.alarms.unwrap_or_default(),
+            sessions: self.sessions.unwrap_or_default(),
+            format_level: self.format_level.unwrap_or_default(),
+            lease_changes: Vec::new(),
+        })
     }
 }
 

@@ -256,3 +256,78 @@ fn alarms_that_this_version_cannot_heed_are_refused() {
     damaged[HEADER_BYTES] = 0x0f;
     assert!(matches!(with(&damaged).err().unwrap(), RestoreError::Alarms(_)));
 }
+
+fn raise(machine: &mut Machine, level: u32) {
+    let body = peer::FormatLevel { level }.encode_to_vec();
+    let request = crate::apply::script::request(RequestKind::FormatLevel, body);
+    assert!(matches!(machine.apply(&request, crate::apply::script::AT), Applied::Now(Ok(_))));
+}
+
+/// The stream inside a checkpoint file.
+fn stream_of_file(mut bytes: &[u8]) -> Vec<u8> {
+    use crate::checkpoint::format::{Decoder, FRAME_HEADER_BYTES, Frame};
+    let (mut decoder, mut stream) = (Decoder::default(), Vec::new());
+    while let Some((head, rest)) = bytes.split_first_chunk::<FRAME_HEADER_BYTES>() {
+        let (payload, rest) = rest.split_at(decoder.payload_bytes(*head).unwrap());
+        if let Frame::Block(block) = decoder.frame(*head, payload).unwrap() {
+            stream.extend_from_slice(block);
+        }
+        bytes = rest;
+    }
+    decoder.finish().unwrap();
+    stream
+}
+
+/// Written by a build of release 0.1.0, with every section that it has: a published member, an alarm, a session,
+/// two leases, and a key space that was compacted.
+#[test]
+fn a_state_at_level_0_is_read_and_written_byte_for_byte_as_by_release_0_1_0() {
+    let golden = stream_of_file(include_bytes!("golden/release-0.1.0.checkpoint"));
+    let mut machine = restored(&golden, 100).unwrap();
+    assert_eq!(machine.format_level(), FormatLevel(0));
+    assert_eq!(run(&mut machine, "get k1 k4"), "rev 9 [k1=again@2/8/2 k3=swapped@4/9/2] of 2");
+    assert_eq!((machine.leases().len(), machine.alarms().iter().len()), (2, 1));
+    assert_eq!(stream(&mut machine, 256 << 10, |_| ()), golden);
+
+    // One section more, and nothing else, is what it becomes when the level is raised.
+    raise(&mut machine, 1);
+    let membership = HEADER_BYTES + u32::from_le_bytes(golden[2..6].try_into().unwrap()) as usize;
+    let section = [FORMAT_LEVEL, VERSION, 2, 0, 0, 0, 8, 1];
+    let raised = [&golden[..membership], &section, &golden[membership..]].concat();
+    assert_eq!(stream(&mut machine, 256 << 10, |_| ()), raised);
+    let mut twin = restored(&raised, 7).unwrap();
+    assert_eq!(twin.format_level(), FormatLevel(1));
+    assert_eq!(stream(&mut twin, 256 << 10, |_| ()), raised);
+    let twice = [&golden[..membership], &section, &section, &golden[membership..]].concat();
+    assert_eq!(restored(&twice, 100).err().unwrap(), RestoreError::Order { tag: FORMAT_LEVEL });
+}
+
+#[test]
+fn the_level_rises_and_never_falls_whatever_comes_again_or_late_and_whatever_is_wrong() {
+    let mut machine = filled();
+    for line in ["alarm on corrupt 7", "alarm on space 7"] {
+        run(&mut machine, line);
+    }
+    for (asked, level) in [(0, 0), (1, 1), (1, 1), (0, 1), (3, 3), (2, 3)] {
+        raise(&mut machine, asked);
+        assert_eq!(machine.format_level(), FormatLevel(level), "asked for {asked}");
+    }
+    let garbage = crate::apply::script::request(RequestKind::FormatLevel, vec![0x0f]);
+    assert!(matches!(machine.apply(&garbage, crate::apply::script::AT), Applied::Now(Err(_))));
+    assert_eq!(machine.format_level(), FormatLevel(3));
+}
+
+#[test]
+fn a_state_of_a_later_release_is_refused_by_its_level_before_anything_of_it_is_misread() {
+    let later = FormatLevel::HIGHEST.next();
+    let mut machine = filled();
+    raise(&mut machine, later.0);
+    let bytes = stream(&mut machine, 4_096, |_| ());
+    let mut restore = Restore::new();
+    let error = restore.feed(&bytes).unwrap_err();
+    assert_eq!(restore.format_level(), later);
+    assert!(matches!(error, RestoreError::FormatLevel(_)), "{error}");
+    let told =
+        format!("the format level: it is {later}, and this release reads up to {}", FormatLevel::HIGHEST);
+    assert!(error.to_string().starts_with(&told), "{error}");
+}

@@ -23,7 +23,7 @@ use crate::mvcc::{HashCursor, HashKv, HashOvertaken, Store};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
 use crate::request::{EntryId, Group, Outcome, Query, Rejection, Request, RequestKind, Response};
-use crate::types::{LeaseId, LogIndex, MemberId, Term};
+use crate::types::{FormatLevel, LeaseId, LogIndex, MemberId, Term};
 
 /// The etcd release whose behaviour clients meet; they choose features by it.
 pub const ETCD_VERSION: &str = "3.7.1";
@@ -67,25 +67,24 @@ pub struct Machine {
     pub(super) leases: Table,
     pub(super) alarms: Alarms,
     pub(super) sessions: Sessions,
+    pub(super) format_level: FormatLevel,
     /// Not yet taken by whoever applies.
     pub(super) lease_changes: Vec<Change>,
 }
 
 impl Machine {
-    /// Without leases or alarms; so no key of `store` has a lease.
+    /// Without leases or alarms, at the lowest format level; so no key of `store` has a lease.
     #[must_use]
     pub fn new(store: Store, cluster: Cluster) -> Self {
-        Self::with(store, cluster, Table::new(), Alarms::default(), Sessions::default())
-    }
-
-    pub(super) fn with(
-        store: Store,
-        cluster: Cluster,
-        leases: Table,
-        alarms: Alarms,
-        sessions: Sessions,
-    ) -> Self {
-        Self { store, cluster, leases, alarms, sessions, lease_changes: Vec::new() }
+        Self {
+            store,
+            cluster,
+            leases: Table::new(),
+            alarms: Alarms::default(),
+            sessions: Sessions::default(),
+            format_level: FormatLevel::LOWEST,
+            lease_changes: Vec::new(),
+        }
     }
 
     #[must_use]
@@ -96,6 +95,12 @@ impl Machine {
     #[must_use]
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// What this member may write; see `types::format`.
+    #[must_use]
+    pub fn format_level(&self) -> FormatLevel {
+        self.format_level
     }
 
     /// Carries out a membership change, which reaches the machine as raft's own entry. Raft must be
@@ -151,6 +156,7 @@ impl Machine {
             RequestKind::LeaseExpire => decode(body).map(|request| self.expire_leases(&request, at)),
             RequestKind::LeaseCheckpoint => decode(body).map(|request| self.note_leases(&request, at)),
             RequestKind::Alarm => decode(body).and_then(|request| self.alarm(&request)),
+            RequestKind::FormatLevel => decode(body).map(|request| self.raise_format_level(&request)),
         };
         Applied::Now(outcome)
     }
@@ -195,6 +201,13 @@ impl Machine {
 
     fn publish(&mut self, request: peer::PublishMember) -> Response {
         self.cluster.publish(request);
+        Response::default()
+    }
+
+    /// The level never falls. Two leaders may have asked for the same one, so that it is raised already is
+    /// nothing to complain about.
+    fn raise_format_level(&mut self, request: &peer::FormatLevel) -> Response {
+        self.format_level = self.format_level.max(FormatLevel(request.level));
         Response::default()
     }
 

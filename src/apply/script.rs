@@ -158,7 +158,8 @@ fn show_applied(kind: RequestKind, applied: Applied) -> String {
         | RequestKind::LeaseRevoke
         | RequestKind::LeaseExpire
         | RequestKind::LeaseCheckpoint
-        | RequestKind::MemberUpdate => {
+        | RequestKind::MemberUpdate
+        | RequestKind::FormatLevel => {
             assert!(response.body.is_empty(), "nothing to tell");
             String::new()
         }

@@ -459,6 +459,17 @@ pub(super) static FLAGS: &[Flag] = &[
     ),
     used(
         Group::Pinion,
+        "format-level-max",
+        Number,
+        "1",
+        "The highest format level that this member lets the cluster write; at most what this release reads. A \
+        cluster raises its level by itself as soon as all members read the next one, and then no member can go \
+        back to a release that does not. To keep that way open after an update, give all members the level \
+        of the release before (release 0.1.0: 0), and take the flag away when the new one has proven itself. A \
+        member whose cluster has gone beyond it does not start.",
+    ),
+    used(
+        Group::Pinion,
         "low-latency",
         Bool,
         "false",

@@ -12,6 +12,7 @@ use super::parse::{Refused, Settings};
 use super::placement::Placement;
 use super::url::Url;
 use super::value::{self, NumberError};
+use crate::types::FormatLevel;
 
 /// What `--max-request-metadata-bytes` may be: below, ordinary clients would be refused; above, 32
 /// connections could hold a shard's memory for unfinished requests.
@@ -54,6 +55,8 @@ pub struct ProcessConfig {
     pub log: LogConfig,
     pub placement: Placement,
     pub wal_sync: WalSync,
+    /// The highest format level that this member lets the cluster write.
+    pub format_level_max: FormatLevel,
     /// How long an idle executor polls before it sleeps.
     pub spin_before_park: Duration,
 }
@@ -196,6 +199,11 @@ impl ProcessConfig {
                 "wal-sync",
                 &[("auto", WalSync::Auto), ("mmap", WalSync::Mmap), ("direct", WalSync::Direct)],
             )?,
+            format_level_max: FormatLevel(settings.number_u32(
+                "format-level-max",
+                FormatLevel::LOWEST.0,
+                FormatLevel::HIGHEST.0,
+            )?),
             spin_before_park: spin(settings)?,
         })
     }

@@ -8,16 +8,20 @@
 //! newer one replaces it. When none is open any incarnation is welcome, so a clock that went back
 //! between two starts locks nobody out.
 //!
+//! A member says which format level it reads (`types::format`). One that does not read what the cluster
+//! writes is refused before it is sent any of it; the leader raises the level once all read the next.
+//!
 //! This is no authentication: whoever reaches the peer port and knows the cluster's id can take part.
 //! Compatibility: `VERSION_MIN` and `VERSION_MAX` are the versions of the conversation that this
-//! version speaks; the highest common one is used.
+//! version speaks; the highest common one is used. A field that the other side does not know is skipped by
+//! it, and one that is missing is 0: release 0.1.0 says no format level and so reads level 0.
 
 use bytes::Bytes;
 use prost::Message as _;
 
 use super::lane::Lane;
 use crate::pb::peer as pb;
-use crate::types::{ClusterId, MemberId};
+use crate::types::{ClusterId, FormatLevel, MemberId};
 
 /// Oldest version of the conversation that this version speaks.
 pub const VERSION_MIN: u32 = 1;
@@ -59,13 +63,15 @@ pub enum RefusalCode {
     Replaced = 10,
     /// The receiver of a stream wants it no more, or its sender gives up.
     Aborted = 11,
+    /// The cluster writes a format level that one of the two does not read.
+    FormatLevel = 12,
     /// One of the two has begun anew since they met.
-    OtherLife = 12,
+    OtherLife = 13,
     /// A code of a later version.
     Unknown = 0,
 }
 
-const CODES: [RefusalCode; 12] = [
+const CODES: [RefusalCode; 13] = [
     RefusalCode::Version,
     RefusalCode::OtherCluster,
     RefusalCode::Removed,
@@ -77,6 +83,7 @@ const CODES: [RefusalCode; 12] = [
     RefusalCode::Stopping,
     RefusalCode::Replaced,
     RefusalCode::Aborted,
+    RefusalCode::FormatLevel,
     RefusalCode::OtherLife,
 ];
 
@@ -125,6 +132,8 @@ pub struct PeerIdentity {
     pub incarnation: u64,
     /// Where it can be dialed.
     pub peer_urls: Vec<String>,
+    /// The highest format level that it reads.
+    pub format_level_max: FormatLevel,
 }
 
 /// A Hello that has the right form.
@@ -146,12 +155,14 @@ pub struct Greeting {
     versions: (u32, u32),
 }
 
-/// What an acceptor knows about a Hello's sender.
+/// What an acceptor judges a Hello's sender by, beside its own identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Acquaintance {
     pub is_removed: bool,
     /// Of the connections that are open.
     pub incarnation: Option<u64>,
+    /// The cluster's, as far as the acceptor has applied it.
+    pub format_level: FormatLevel,
 }
 
 impl PeerIdentity {
@@ -172,6 +183,7 @@ impl PeerIdentity {
             life: 0,
             to_life: 0,
             duplex: false,
+            format_level_max: self.format_level_max.0,
         }
     }
 
@@ -232,6 +244,11 @@ impl PeerIdentity {
                 format!("a process that started later runs as member {}", from.member),
             );
         }
+        // A process without identity may ask who the members are, whatever it reads: a member that lost its
+        // data must hear that it has run before. One that joins looks at the Welcome's level itself.
+        if !is_nobody {
+            check_format_level(from.member, &hello.release, from.format_level_max, known.format_level)?;
+        }
         Ok(pb::Welcome {
             version,
             cluster_id: self.cluster.0,
@@ -241,14 +258,22 @@ impl PeerIdentity {
             session: 0,
             life: 0,
             duplex: false,
+            format_level_max: self.format_level_max.0,
+            format_level: known.format_level.0,
         })
     }
 
-    /// Whether the answer to our Hello comes from whom we wanted.
+    /// Whether the answer to our Hello comes from whom we wanted, and from a member that reads the cluster's
+    /// format level as this process has applied it.
     ///
     /// # Errors
-    /// Why not. An acceptor that follows these rules never gives cause.
-    pub fn check_welcome(&self, to: MemberId, payload: Bytes) -> Result<pb::Welcome, Refusal> {
+    /// Why not. An acceptor that follows these rules gives cause only by its release.
+    pub fn check_welcome(
+        &self,
+        to: MemberId,
+        format_level: FormatLevel,
+        payload: Bytes,
+    ) -> Result<pb::Welcome, Refusal> {
         let refuse = |code, reason: String| Err(Refusal::new(code, reason));
         let welcome = match pb::Welcome::decode(payload) {
             Ok(welcome) => welcome,
@@ -272,8 +297,28 @@ impl PeerIdentity {
                 format!("member {} answered, not {to}", MemberId(welcome.member)),
             );
         }
+        let reads = FormatLevel(welcome.format_level_max);
+        check_format_level(MemberId(welcome.member), &welcome.release, reads, format_level)?;
         Ok(welcome)
     }
+}
+
+/// Whether a member that reads up to `reads` may take part in a cluster at `level`.
+fn check_format_level(
+    member: MemberId,
+    release: &str,
+    reads: FormatLevel,
+    level: FormatLevel,
+) -> Result<(), Refusal> {
+    if level <= reads {
+        return Ok(());
+    }
+    let reason = format!(
+        "the cluster writes format level {level}, and member {member}, of release {release}, reads up to {reads}. \
+         Update that member's binary first, to {}; if it is, its --format-level-max is too low",
+        level.releases()
+    );
+    Err(Refusal::new(RefusalCode::FormatLevel, reason))
 }
 
 impl Greeting {
@@ -309,6 +354,7 @@ impl Greeting {
                 member: MemberId(hello.from),
                 incarnation: hello.incarnation,
                 peer_urls: hello.peer_urls,
+                format_level_max: FormatLevel(hello.format_level_max),
             },
             to: MemberId(hello.to),
             lane,

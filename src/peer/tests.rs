@@ -10,7 +10,7 @@ use super::handshake::{Acquaintance, VERSION_MAX};
 use super::*;
 use crate::pb::peer as pb;
 use crate::raft::MessageKind;
-use crate::types::{ClusterId, MemberId};
+use crate::types::{ClusterId, FormatLevel, MemberId};
 
 const BYTES_MAX: usize = 4096;
 
@@ -198,7 +198,7 @@ fn noise_never_panics_a_reader() {
         }
         let payload = Bytes::from(payload);
         drop(Greeting::read(payload.clone()));
-        drop(identity(1).check_welcome(MemberId(2), payload.clone()));
+        drop(identity(1).check_welcome(MemberId(2), FormatLevel(0), payload.clone()));
         drop(Refusal::from_wire(payload));
     }
 }
@@ -209,6 +209,7 @@ fn identity(member: u64) -> PeerIdentity {
         member: MemberId(member),
         incarnation: 100,
         peer_urls: vec![format!("http://127.0.0.1:{member}")],
+        format_level_max: FormatLevel(1),
     }
 }
 
@@ -233,13 +234,19 @@ fn a_member_of_the_same_cluster_is_welcome_and_finds_the_right_one() {
     assert_eq!(greeting.lane, Lane::Append);
     let welcome = identity(2).welcome(&greeting, Acquaintance::default()).unwrap();
     let bytes = Bytes::from(welcome.encode_to_vec());
-    assert_eq!(identity(1).check_welcome(MemberId(2), bytes.clone()).unwrap().incarnation, 100);
     assert_eq!(
-        identity(1).check_welcome(MemberId(3), bytes.clone()).unwrap_err().code,
+        identity(1).check_welcome(MemberId(2), FormatLevel(0), bytes.clone()).unwrap().incarnation,
+        100
+    );
+    assert_eq!(
+        identity(1).check_welcome(MemberId(3), FormatLevel(0), bytes.clone()).unwrap_err().code,
         RefusalCode::WrongRecipient
     );
     let other = PeerIdentity { cluster: ClusterId(0xc2), ..identity(1) };
-    assert_eq!(other.check_welcome(MemberId(2), bytes).unwrap_err().code, RefusalCode::OtherCluster);
+    assert_eq!(
+        other.check_welcome(MemberId(2), FormatLevel(0), bytes).unwrap_err().code,
+        RefusalCode::OtherCluster
+    );
 }
 
 #[test]
@@ -270,18 +277,60 @@ fn each_wrong_hello_is_refused_with_its_reason() {
 
 #[test]
 fn a_removed_member_and_an_older_process_are_refused() {
-    let removed = Acquaintance { is_removed: true, incarnation: None };
+    let removed = Acquaintance { is_removed: true, ..Acquaintance::default() };
     assert_eq!(greet(&identity(1), |_| {}, removed).unwrap_err().code, RefusalCode::Removed);
-    let known = |incarnation| Acquaintance { is_removed: false, incarnation: Some(incarnation) };
+    let known = |incarnation| Acquaintance { incarnation: Some(incarnation), ..Acquaintance::default() };
     assert_eq!(greet(&identity(1), |_| {}, known(101)).unwrap_err().code, RefusalCode::DuplicateIdentity);
     assert!(greet(&identity(1), |_| {}, known(100)).is_ok(), "a further connection of the same process");
     assert!(greet(&identity(1), |_| {}, known(99)).is_ok(), "a restarted process");
 }
 
 #[test]
+fn a_member_that_does_not_read_what_the_cluster_writes_is_refused_by_whichever_side_knows() {
+    let at = |level| Acquaintance { format_level: FormatLevel(level), ..Acquaintance::default() };
+    assert!(greet(&identity(1), |_| {}, at(1)).is_ok());
+    let refusal = greet(&identity(1), |h| h.release = "0.2.0".to_owned(), at(2)).unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::FormatLevel);
+    assert_eq!(
+        refusal.reason,
+        "the cluster writes format level 2, and member 1, of release 0.2.0, reads up to 1. Update that member's \
+         binary first, to a later release than 0.2.0; if it is, its --format-level-max is too low"
+    );
+    // Release 0.1.0 does not know the field.
+    let first = |h: &mut pb::Hello| (h.release, h.format_level_max) = ("0.1.0".to_owned(), 0);
+    assert!(greet(&identity(1), first, at(0)).is_ok());
+    let refusal = greet(&identity(1), first, at(1)).unwrap_err();
+    assert!(refusal.reason.contains("of release 0.1.0, reads up to 0"), "{refusal}");
+    assert!(refusal.reason.contains("to release 0.2.0 or a later one"), "{refusal}");
+    let wire = refusal.to_wire().encode_to_vec();
+    assert_eq!(Refusal::from_wire(wire.into()), refusal, "what the other side logs is the same");
+
+    // An acceptor that has not applied the level yet welcomes, and the dialer knows better.
+    let greeting =
+        Greeting::read(identity(1).hello(MemberId(2), Lane::Append).encode_to_vec().into()).unwrap();
+    let accepted = |reads| {
+        let acceptor = PeerIdentity { format_level_max: FormatLevel(reads), ..identity(2) };
+        let welcome = acceptor.welcome(&greeting, at(0)).unwrap().encode_to_vec();
+        identity(1).check_welcome(MemberId(2), FormatLevel(1), welcome.into())
+    };
+    assert!(accepted(1).is_ok());
+    assert_eq!(accepted(0).unwrap_err().code, RefusalCode::FormatLevel);
+
+    // Whoever has no identity yet asks who the members are, and looks at the level itself.
+    let nobody = PeerIdentity { cluster: ClusterId(0), member: MemberId(0), ..identity(1) };
+    let asks = |h: &mut pb::Hello| (h.lane, h.to, h.format_level_max) = (3, 0, 0);
+    assert!(greet(&nobody, asks, at(9)).is_ok());
+}
+
+#[test]
 fn a_process_without_identity_may_call_and_no_more() {
-    let nobody =
-        PeerIdentity { cluster: ClusterId(0), member: MemberId(0), incarnation: 1, peer_urls: vec![] };
+    let nobody = PeerIdentity {
+        cluster: ClusterId(0),
+        member: MemberId(0),
+        incarnation: 1,
+        peer_urls: vec![],
+        ..identity(1)
+    };
     let call = |h: &mut pb::Hello| (h.lane, h.to) = (3, 0);
     assert!(greet(&nobody, call, Acquaintance::default()).is_ok());
     assert!(greet(&nobody, |_| {}, Acquaintance::default()).is_err());
@@ -323,17 +372,28 @@ fn urgent_messages_never_share_a_lane_with_entries() {
 
 #[test]
 fn golden_bytes_of_the_handshake_still_mean_the_same() {
-    let mut hello = identity(1).hello(MemberId(2), Lane::Append);
+    // What release 0.1.0 says, and every member that reads level 0.
+    let first = |member| PeerIdentity { format_level_max: FormatLevel(0), ..identity(member) };
+    let mut hello = first(1).hello(MemberId(2), Lane::Append);
     hello.release = "0.1.0".to_owned();
     let golden: &[u8] = b"\x08\x01\x10\x01\x19\xc1\x00\x00\x00\x00\x00\x00\x00!\x01\x00\x00\x00\x00\x00\x00\x00)\x02\x00\x00\x00\x00\x00\x00\x000\x029d\x00\x00\x00\x00\x00\x00\x00B\x050.1.0J\x12http://127.0.0.1:1";
     assert_eq!(hello.encode_to_vec(), golden, "another release must be able to refuse this one by name");
     let greeting = Greeting::read(Bytes::from_static(golden)).unwrap();
-    assert_eq!((&greeting.from, greeting.to, greeting.lane), (&identity(1), MemberId(2), Lane::Append));
-    let mut welcome = identity(2).welcome(&greeting, Acquaintance::default()).unwrap();
+    assert_eq!((&greeting.from, greeting.to, greeting.lane), (&first(1), MemberId(2), Lane::Append));
+    // A later field follows.
+    let later = identity(1).hello(MemberId(2), Lane::Append);
+    let later = pb::Hello { release: "0.1.0".to_owned(), ..later }.encode_to_vec();
+    assert_eq!(later, [golden, b"X\x01"].concat());
+    assert_eq!(Greeting::read(later.into()).unwrap().from, identity(1));
+    let mut welcome = first(2).welcome(&greeting, Acquaintance::default()).unwrap();
     welcome.release = "0.1.0".to_owned();
     let golden: &[u8] = b"\x08\x01\x11\xc1\x00\x00\x00\x00\x00\x00\x00\x19\x02\x00\x00\x00\x00\x00\x00\x00!d\x00\x00\x00\x00\x00\x00\x00*\x050.1.0";
     assert_eq!(welcome.encode_to_vec(), golden);
-    assert_eq!(identity(1).check_welcome(MemberId(2), Bytes::from_static(golden)), Ok(welcome));
+    let checked = |payload| identity(1).check_welcome(MemberId(2), FormatLevel(0), payload);
+    assert_eq!(checked(Bytes::from_static(golden)), Ok(welcome));
+    let later =
+        pb::Welcome { format_level_max: 3, format_level: 1, ..checked(Bytes::from_static(golden)).unwrap() };
+    assert_eq!(later.encode_to_vec(), [golden, b"8\x03@\x01"].concat());
     let refusal = Refusal::new(RefusalCode::Version, "why");
     let golden: &[u8] = b"\x08\x01\x12\x03why";
     assert_eq!(refusal.to_wire().encode_to_vec(), golden);
@@ -353,7 +413,9 @@ fn a_welcome_in_another_version_is_refused_by_the_one_that_dialed() {
     let mut welcome = identity(2).welcome(&greeting, Acquaintance::default()).unwrap();
     for version in [0, VERSION_MAX + 1] {
         welcome.version = version;
-        let refusal = identity(1).check_welcome(MemberId(2), welcome.encode_to_vec().into()).unwrap_err();
+        let refusal = identity(1)
+            .check_welcome(MemberId(2), FormatLevel(0), welcome.encode_to_vec().into())
+            .unwrap_err();
         assert_eq!(refusal.code, RefusalCode::Version);
         assert!(refusal.reason.contains(&format!("version {version} of the peer protocol")), "{refusal}");
     }

@@ -4,7 +4,7 @@ use crate::apply::Machine;
 use crate::membership::Cluster;
 use crate::raft::{CheckpointMeta, Entry};
 use crate::request::{Command, Query, Refusal, Reply, Response};
-use crate::types::{LogIndex, MemberId, Term, Ticket};
+use crate::types::{FormatLevel, LogIndex, MemberId, Term, Ticket};
 use crate::watch;
 
 /// What raft is told.
@@ -19,6 +19,8 @@ pub enum ToRaft {
     LeaseAnswer { number: u64, result: Result<Response, Refusal> },
     /// The members as of now. Comes once at the start, and again whenever they change.
     Members { cluster: Box<Cluster> },
+    /// The cluster's format level, once at the start and again whenever it is raised.
+    FormatLevel(FormatLevel),
     /// What the state machine says to the membership change at `index`, before it has applied anything
     /// behind it.
     Verdict { index: LogIndex, accepted: bool },

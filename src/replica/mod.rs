@@ -1,6 +1,7 @@
 //! Raft and state machine joined, still without I/O.
 
 pub mod exchange;
+mod format_gate;
 pub mod hash_check;
 mod proposals;
 mod reads;
@@ -12,5 +13,6 @@ mod role_tests;
 mod tests;
 mod under_way;
 
+pub use format_gate::{FormatGate, HeldBack};
 pub use proposals::GROUP_BYTES_MAX;
 pub use replica::{Config, Ready, Replica, Space};

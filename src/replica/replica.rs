@@ -16,17 +16,19 @@
 //! reads than `reads_max` wait. These bound the memory that clients can make a member hold.
 
 use bytes::Bytes;
+use prost::Message as _;
 
 use super::proposals::Proposals;
 use super::reads::Reads;
 use super::under_way::{Given, UnderWay};
+use crate::pb::peer as pb;
 use crate::raft::{
     self, CheckpointMeta, ConfChange, ConfChangeRefused, EntryKind, Message, MessageKind, Node, ProposeError,
     RaftState, Recovered, StartError, Status, StepError,
 };
 use crate::request::group;
 use crate::request::{Refusal, RequestKind};
-use crate::types::{LogIndex, MemberId, Term, Ticket, limits};
+use crate::types::{FormatLevel, LogIndex, MemberId, Term, Ticket, limits};
 
 /// A group stays open for this part of the request timeout at most, which is how much too early some of
 /// its requests may be refused: a tick or so.
@@ -169,7 +171,8 @@ impl<R> Replica<R> {
             | RequestKind::LeaseExpire
             | RequestKind::LeaseCheckpoint
             | RequestKind::MemberUpdate
-            | RequestKind::Alarm => Space::Exhausted,
+            | RequestKind::Alarm
+            | RequestKind::FormatLevel => Space::Exhausted,
         };
         if refused_for_space <= self.space {
             return Err(Refusal::NoSpace);
@@ -335,6 +338,24 @@ impl<R> Replica<R> {
     /// When it certainly goes nowhere.
     pub fn propose_conf_change(&mut self, change: &ConfChange) -> Result<(), ProposeError> {
         self.node.propose_conf_change(change)
+    }
+
+    /// Proposes to raise the cluster's format level. Whether that may be, `FormatGate` decides.
+    ///
+    /// It bypasses the groups: those are proposed again to whoever leads next, which may be a member that
+    /// does not know such an entry. This one is the present leader's, in its present term, or lost.
+    ///
+    /// # Errors
+    /// When it certainly goes nowhere, or this member does not lead.
+    pub(super) fn propose_format_level(&mut self, level: FormatLevel) -> Result<(), ProposeError> {
+        if self.stopped || !self.leads() {
+            return Err(ProposeError::NoLeader);
+        }
+        if self.space == Space::Exhausted {
+            return Err(ProposeError::Full);
+        }
+        let body = pb::FormatLevel { level: level.0 }.encode_to_vec();
+        self.node.propose(group::encode_unnamed(RequestKind::FormatLevel, body.into()))
     }
 
     /// Takes nothing more, and refuses what waits. What is in the log goes on.

@@ -3,13 +3,16 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::{Config, Ready, Replica, Space};
+use super::{Config, FormatGate, Ready, Replica, Space};
+use crate::membership::Cluster;
 use crate::pb::peer as pb;
 use crate::raft::tests::Disk;
-use crate::raft::{self, CheckpointMeta, EntryKind, Message, MessageKind, StepError};
+use crate::raft::{
+    self, CheckpointMeta, ConfChange, ConfChangeKind, EntryKind, Message, MessageKind, StepError,
+};
 use crate::request::group::{decode_group, encode_group, group_id};
 use crate::request::{GroupId, Origin, Refusal, Request, RequestKind};
-use crate::types::{LogIndex, MemberId, Ticket};
+use crate::types::{FormatLevel, LogIndex, MemberId, Ticket};
 
 const ME: MemberId = MemberId(1);
 
@@ -385,4 +388,92 @@ fn stopping_refuses_what_waits_and_what_comes_but_finishes_what_is_in_the_log() 
     assert_eq!(ready.refused_requests, [(Ticket(2), Refusal::Stopped)]);
     assert!(role.sync());
     assert_eq!(role.next().unwrap().raft.unwrap().committed.len(), 1);
+}
+
+/// Every entry that raises the format level among what is to be appended.
+fn raised(ready: &Ready<u64>) -> Vec<u32> {
+    let entries = ready.raft.iter().flat_map(|raft| &raft.entries);
+    let groups = entries.filter(|entry| !entry.data.is_empty()).map(|entry| decode_group(entry.data.clone()));
+    let requests = groups.flat_map(|group| group.unwrap().requests);
+    let levels = requests.filter(|request| request.kind == RequestKind::FormatLevel);
+    levels.map(|request| pb::FormatLevel::decode(request.body).unwrap().level).collect()
+}
+
+fn cluster_of(members: u64) -> Cluster {
+    let record = |id| pb::MemberRecord { id, learner: 1 < id, ..Default::default() };
+    let members = (1..=members).map(record).collect();
+    Cluster::decode(pb::Membership { cluster_id: 5, members, removed: vec![] }.encode_to_vec().into())
+        .unwrap()
+}
+
+#[test]
+fn leader_raises_the_format_level_once_a_term_by_one_and_a_follower_never() {
+    let mut role = Role::leading(|_| {});
+    let mut gate = FormatGate::new(FormatLevel(2));
+    let alone = cluster_of(1);
+    for _tick in 0..5 {
+        assert_eq!(gate.on_tick(&mut role.replica, &alone, |_| None), None);
+    }
+    let ready = role.next().unwrap();
+    assert_eq!(raised(&ready), [1], "one entry, however often it was asked");
+    role.settle();
+    gate.on_applied(FormatLevel(1));
+    gate.on_tick(&mut role.replica, &alone, |_| None);
+    assert_eq!(raised(&role.next().unwrap()), [2]);
+    role.settle();
+    gate.on_applied(FormatLevel(2));
+    gate.on_tick(&mut role.replica, &alone, |_| None);
+    assert!(role.next().is_none(), "as high as this member goes");
+
+    let mut follower = Role::new(2, |_| {});
+    let mut gate = FormatGate::new(FormatLevel(1));
+    gate.on_tick(&mut follower.replica, &alone, |_| Some(FormatLevel(1)));
+    assert!(follower.sent.is_empty() && follower.next().is_none_or(|ready| raised(&ready).is_empty()));
+}
+
+#[test]
+fn leader_waits_for_every_member_also_for_one_without_a_vote_and_for_a_change_under_way() {
+    let mut role = Role::leading(|_| {});
+    let mut gate = FormatGate::new(FormatLevel(1));
+    let two = cluster_of(2);
+    let mut tick = |role: &mut Role, reads| {
+        gate.on_tick(&mut role.replica, &two, |_| reads);
+        role.next().map(|ready| raised(&ready))
+    };
+    assert_eq!(tick(&mut role, None), None, "it is not connected");
+    assert_eq!(tick(&mut role, Some(FormatLevel(0))), None, "an earlier release");
+    // A third member is about to be added, which nobody has heard of yet.
+    let change = ConfChange { kind: ConfChangeKind::AddLearner, member: MemberId(3), context: Bytes::new() };
+    role.replica.propose_conf_change(&change).unwrap();
+    assert!(role.next().is_some());
+    assert_eq!(tick(&mut role, Some(FormatLevel(1))), None, "the change is under way");
+    role.sync();
+    let committed = role.next().unwrap().raft.unwrap().committed;
+    let index = committed.last().unwrap().index;
+    assert_eq!(tick(&mut role, Some(FormatLevel(1))), None, "committed and not applied");
+    role.replica.on_conf_change(index, false).unwrap();
+    role.replica.on_applied(index);
+    assert_eq!(tick(&mut role, Some(FormatLevel(1))), Some(vec![1]));
+}
+
+#[test]
+fn level_waits_while_the_disk_is_full_or_the_member_stops_and_its_entry_is_never_passed_on() {
+    let mut role = Role::leading(|_| {});
+    let mut gate = FormatGate::new(FormatLevel(1));
+    let alone = cluster_of(1);
+    role.replica.on_space(Space::Exhausted);
+    gate.on_tick(&mut role.replica, &alone, |_| None);
+    assert!(role.next().is_none());
+    role.replica.on_space(Space::Ample);
+    gate.on_tick(&mut role.replica, &alone, |_| None);
+    let ready = role.next().unwrap();
+    assert_eq!(raised(&ready), [1]);
+    // Another member that gives it to a leader is refused: only named groups are its own requests.
+    let entry = ready.raft.unwrap().entries.into_iter().find(|entry| !entry.data.is_empty()).unwrap();
+    let message = propose(MemberId(2), entry.data);
+    assert_eq!(role.replica.on_message(message), Err(StepError::NotAProposal { from: MemberId(2) }));
+    let mut role = Role::leading(|_| {});
+    role.replica.stop();
+    FormatGate::new(FormatLevel(1)).on_tick(&mut role.replica, &alone, |_| None);
+    assert!(role.next().is_none());
 }

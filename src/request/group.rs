@@ -10,7 +10,8 @@
 //! others apply would hold other data than they do.
 //! Cost: encode one copy of each body; decode none.
 //! Compatibility: `FORMAT` and the kinds' numbers are on disk. Format 1, whose groups had no name and whose
-//! requests each had their member, is still read.
+//! requests each had their member, is still read, and still written where a request needs no name: see
+//! `encode_unnamed`. A new format or kind is written from its format level on (`types::format`).
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
@@ -25,6 +26,9 @@ use crate::types::{MemberId, Ticket};
 
 /// The group's version. It rises when an older reader would misread.
 const FORMAT: u32 = 2;
+
+/// The version of a group without a name.
+const FORMAT_UNNAMED: u32 = 1;
 
 /// Names a group among all that were ever proposed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,6 +149,14 @@ pub fn encode_group(id: GroupId, requests: &[Request]) -> Bytes {
     buffer.freeze()
 }
 
+/// An entry's data for one request that nobody waits for and that may be applied any number of times. It has
+/// no name, so no member proposes it again, to a leader who may know less than the one that it was made by.
+#[must_use]
+pub fn encode_unnamed(kind: RequestKind, body: Bytes) -> Bytes {
+    let request = pb::Request { kind: kind.number(), body, ..Default::default() };
+    pb::Group { format: FORMAT_UNNAMED, requests: vec![request], ..Default::default() }.encode_to_vec().into()
+}
+
 /// What an entry holds. The bodies share `data`.
 ///
 /// # Errors
@@ -155,7 +167,7 @@ pub fn decode_group(data: Bytes) -> Result<Group, GroupError> {
     }
     let group = pb::Group::decode(data).map_err(|error| GroupError::Undecodable(error.to_string()))?;
     let id = match group.format {
-        1 => None,
+        FORMAT_UNNAMED => None,
         FORMAT => Some(GroupId {
             member: MemberId(group.member),
             incarnation: group.incarnation,
@@ -178,7 +190,7 @@ mod tests {
 
     use super::*;
 
-    const KINDS: [RequestKind; 11] = [
+    const KINDS: [RequestKind; 12] = [
         RequestKind::Put,
         RequestKind::DeleteRange,
         RequestKind::Txn,
@@ -190,6 +202,7 @@ mod tests {
         RequestKind::LeaseCheckpoint,
         RequestKind::MemberUpdate,
         RequestKind::Alarm,
+        RequestKind::FormatLevel,
     ];
 
     fn request(member: u64, ticket: u64, kind: RequestKind, body: &[u8]) -> Request {
@@ -264,7 +277,7 @@ mod tests {
     #[test]
     fn golden_bytes_of_a_group_still_mean_the_same_and_no_kind_has_another_number() {
         let numbers = KINDS.map(RequestKind::number);
-        assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+        assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
         assert!(KINDS.iter().all(|kind| RequestKind::from_number(kind.number()) == Some(*kind)));
         assert!([0, 1_000].iter().all(|number| RequestKind::from_number(*number).is_none()));
         let requests = vec![request(7, 1, RequestKind::Put, b"ab"), request(7, 300, RequestKind::Alarm, b"")];
@@ -277,6 +290,18 @@ mod tests {
         let golden: &[u8] = b"\x08\x01\x12\x18\x09\x07\x00\x00\x00\x00\x00\x00\x00\x11\x01\x00\x00\x00\x00\x00\x00\x00\x18\x01\"\x02ab\x12\x16\x09\xff\xff\xff\xff\xff\xff\xff\xff\x11,\x01\x00\x00\x00\x00\x00\x00\x18\x0b\"\x00";
         assert_eq!(decode_group(Bytes::from_static(golden)), Ok(Group { id: None, requests }), "format 1");
         assert_eq!(group_id(golden), None);
+    }
+
+    /// Release 0.1.0 reads this as a request of a kind that it does not know, and stops by name.
+    #[test]
+    fn golden_bytes_of_the_entry_that_raises_the_format_level() {
+        let golden: &[u8] = b"\x08\x01\x12\x06\x18\x0c\"\x02\x08\x01";
+        let body = Bytes::from(pb::FormatLevel { level: 1 }.encode_to_vec());
+        let data = encode_unnamed(RequestKind::FormatLevel, body.clone());
+        assert_eq!(&data[..], golden);
+        assert_eq!(group_id(&data), None, "nobody proposes it again");
+        let requests = vec![request(0, 0, RequestKind::FormatLevel, &body)];
+        assert_eq!(decode_group(data), Ok(Group { id: None, requests }));
     }
 
     #[test]

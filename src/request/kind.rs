@@ -26,6 +26,8 @@ pub enum RequestKind {
     MemberUpdate = 10,
     /// `etcdserverpb.AlarmRequest`
     Alarm = 11,
+    /// `pinion.peer.v1.FormatLevel`
+    FormatLevel = 12,
 }
 
 impl RequestKind {
@@ -50,6 +52,7 @@ impl RequestKind {
             9 => Some(Self::LeaseCheckpoint),
             10 => Some(Self::MemberUpdate),
             11 => Some(Self::Alarm),
+            12 => Some(Self::FormatLevel),
             _ => None,
         }
     }

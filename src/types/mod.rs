@@ -1,7 +1,8 @@
-//! The words every other module uses: revisions, ranges, identities, callers, limits, protobuf's bytes, and
-//! the first bytes of a connection.
+//! The words every other module uses: revisions, ranges, identities, callers, limits, format levels, protobuf's
+//! bytes, and the first bytes of a connection.
 
 pub mod first_bytes;
+pub mod format;
 pub mod ids;
 pub mod key_range;
 pub mod limits;
@@ -10,6 +11,7 @@ pub mod revision;
 pub mod ticket;
 
 pub use first_bytes::FirstBytes;
+pub use format::{Feature, FormatLevel};
 pub use ids::{ClusterId, LeaseId, LogIndex, MemberId, Term};
 pub use key_range::KeyRange;
 pub use revision::Revision;

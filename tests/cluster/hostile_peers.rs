@@ -12,7 +12,7 @@ use pinion::pb::peer as pb;
 use pinion::peer::frame::{put_frame, put_message};
 use pinion::peer::{FRAME_HEADER_BYTES, FrameDecoder, FrameKind, Lane, PREFACE, PeerIdentity, Refusal, Seal};
 use pinion::raft::MessageKind;
-use pinion::types::{ClusterId, MemberId};
+use pinion::types::{ClusterId, FormatLevel, MemberId};
 use pinion_kit::client::Client;
 use pinion_kit::{Cluster, block_on, server_is_etcd, skip};
 use prost::Message as _;
@@ -147,6 +147,7 @@ impl Liar {
             member: MemberId(cluster.ids[from]),
             incarnation: u64::MAX,
             peer_urls: Vec::new(),
+            format_level_max: FormatLevel::HIGHEST,
         };
         let stream = TcpStream::connect(("127.0.0.1", cluster.launch(to).peer_port)).await.unwrap();
         let mut liar = Self { stream, decoder: FrameDecoder::new(1 << 20), seal: None };

@@ -27,7 +27,7 @@ use crate::shell::net::addresses::{Addresses, RESOLVE_PATIENCE};
 use crate::shell::net::{Dialer, Stream, within};
 use crate::shell::raft::CALL_MEMBERS;
 use crate::shell::runtime::waiting::Waiting;
-use crate::types::{ClusterId, MemberId};
+use crate::types::{ClusterId, FormatLevel, MemberId};
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -65,6 +65,11 @@ pub(in crate::shell) enum JoinError {
          --initial-cluster-state=existing"
     )]
     Removed(MemberId),
+    #[error(
+        "the cluster writes format level {level}, and this process reads up to {level_max}: start {} \
+         as the new member, without a lower --format-level-max", level.releases()
+    )]
+    FormatLevel { level: FormatLevel, level_max: FormatLevel },
     #[error("stopped while asking the members of --initial-cluster")]
     Interrupted,
 }
@@ -75,6 +80,7 @@ pub(in crate::shell) enum JoinError {
 /// [`JoinError`].
 pub(in crate::shell) async fn join(
     plan: &Bootstrap,
+    level_max: FormatLevel,
     waiting: &Waiting,
     is_interrupted: &dyn Fn() -> bool,
 ) -> Result<(MemberId, Cluster), JoinError> {
@@ -87,7 +93,10 @@ pub(in crate::shell) async fn join(
         let mut answers = ask_all(&plan.others);
         while let Some((url, answer)) = answers.next().await {
             match answer {
-                Ok(cluster) => {
+                Ok((_, level)) if level_max < level => {
+                    return Err(JoinError::FormatLevel { level, level_max });
+                }
+                Ok((cluster, _)) => {
                     let found = find_joining(&cluster, &plan.members, &plan.peer_urls, |a, b| {
                         resolved.are_same(a, b)
                     });
@@ -144,7 +153,7 @@ pub(in crate::shell) async fn check_new(
 ) -> Result<(), JoinError> {
     let mut answers = ask_all(others);
     while let Some((url, answer)) = answers.next().await {
-        let Ok(known) = answer else { continue };
+        let Ok((known, _)) = answer else { continue };
         if known.id() != cluster {
             tracing::error!(
                 %url, its_cluster = %known.id(), our_cluster = %cluster,
@@ -171,7 +180,9 @@ pub(in crate::shell) async fn answering(cluster: &Cluster, own: MemberId) -> Vec
             async move {
                 let mut answers = ask_all(&urls);
                 while let Some((_, answer)) = answers.next().await {
-                    if answer.is_ok_and(|known| known.id() == cluster.id() && known.member(own).is_some()) {
+                    if answer
+                        .is_ok_and(|(known, _)| known.id() == cluster.id() && known.member(own).is_some())
+                    {
                         return Some(format!("{} {}", member.id, member.name));
                     }
                 }
@@ -195,8 +206,11 @@ fn describe(cluster: &Cluster) -> String {
     format!("{{ClusterID:{} Members:[{}]}}", cluster.id(), members.collect::<Vec<_>>().join(", "))
 }
 
+/// What a member says: who the members are, and what they write.
+type Told = (Cluster, FormatLevel);
+
 /// Asks all at once; the answers come as they arrive.
-fn ask_all(urls: &[Url]) -> FuturesUnordered<impl Future<Output = (Url, Result<Cluster, String>)>> {
+fn ask_all(urls: &[Url]) -> FuturesUnordered<impl Future<Output = (Url, Result<Told, String>)>> {
     let ask = |url: &Url| {
         let url = url.clone();
         async move {
@@ -210,7 +224,7 @@ fn ask_all(urls: &[Url]) -> FuturesUnordered<impl Future<Output = (Url, Result<C
 }
 
 /// Asks one member who the members are.
-async fn ask(stream: Stream) -> io::Result<Cluster> {
+async fn ask(stream: Stream) -> io::Result<Told> {
     stream.set_nodelay()?;
     let mut asking = Asking { stream, decoder: FrameDecoder::new(HANDSHAKE_BYTES_MAX) };
     within(ANSWER_TIMEOUT, asking.members()).await
@@ -223,18 +237,20 @@ struct Asking {
 }
 
 impl Asking {
-    async fn members(&mut self) -> io::Result<Cluster> {
+    async fn members(&mut self) -> io::Result<Told> {
         let nobody = PeerIdentity {
             cluster: ClusterId(0),
             member: MemberId(0),
             incarnation: 0,
             peer_urls: Vec::new(),
+            format_level_max: FormatLevel::HIGHEST,
         };
         let mut outbox = BytesMut::from(&PREFACE[..]);
         put_message(&mut outbox, FrameKind::Hello, &nobody.hello(MemberId(0), Lane::Call));
         self.stream.write_all(&outbox).await?;
         let welcome = self.expect(FrameKind::Welcome).await?;
-        nobody.check_welcome(MemberId(0), welcome).map_err(io::Error::other)?;
+        let welcome = nobody.check_welcome(MemberId(0), FormatLevel::LOWEST, welcome);
+        let level = FormatLevel(welcome.map_err(io::Error::other)?.format_level);
         self.decoder.set_payload_bytes_max(ANSWER_BYTES_MAX);
         outbox.clear();
         let timeout_ms = u32::try_from(ANSWER_TIMEOUT.as_millis()).expect("seconds");
@@ -245,7 +261,8 @@ impl Asking {
         if response.code != 0 {
             return Err(io::Error::other(response.reason));
         }
-        Cluster::decode(response.body).map_err(|error| io::Error::other(error.0))
+        let cluster = Cluster::decode(response.body).map_err(|error| io::Error::other(error.0))?;
+        Ok((cluster, level))
     }
 
     /// The payload of the next frame, which must be of this kind.
@@ -343,6 +360,7 @@ mod tests {
                 member: MemberId(1),
                 incarnation: 1,
                 peer_urls: Vec::new(),
+                format_level_max: FormatLevel::HIGHEST,
             };
             let hello = Greeting::read(member.expect(FrameKind::Hello)).unwrap();
             let welcome = own.welcome(&hello, Acquaintance::default()).unwrap();
@@ -384,7 +402,10 @@ mod tests {
         let others = vec![silent, babbling, refusing, good];
         // The names differ, the addresses do not.
         let plan = plan(others, &["http://localhost:1", "http://localhost:2"]);
-        assert_eq!(run(join(&plan, &Waiting::default(), &|| false)).unwrap(), (MemberId(2), cluster));
+        assert_eq!(
+            run(join(&plan, FormatLevel::HIGHEST, &Waiting::default(), &|| false)).unwrap(),
+            (MemberId(2), cluster)
+        );
     }
 
     #[test]
@@ -394,7 +415,7 @@ mod tests {
         assert_eq!(answers.len(), 2);
         assert!(answers.iter().all(|(url, answer)| *url == nobody && answer.is_err()));
         let plan = plan(vec![nobody], &["http://127.0.0.1:1"]);
-        let result = run(join(&plan, &Waiting::default(), &|| true));
+        let result = run(join(&plan, FormatLevel::HIGHEST, &Waiting::default(), &|| true));
         assert!(matches!(result, Err(JoinError::Interrupted)));
     }
 
@@ -403,7 +424,8 @@ mod tests {
         let cluster = members("http://127.0.0.1:2", "two");
         let url = member(honest(cluster));
         let plan = plan(vec![url.clone()], &["http://127.0.0.1:1", "http://127.0.0.1:2"]);
-        let error = run(join(&plan, &Waiting::default(), &|| false)).unwrap_err().to_string();
+        let error =
+            run(join(&plan, FormatLevel::HIGHEST, &Waiting::default(), &|| false)).unwrap_err().to_string();
         assert!(
             error.starts_with("error validating peerURLs {ClusterID:") && error.contains("started before")
         );

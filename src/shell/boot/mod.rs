@@ -41,7 +41,7 @@ use crate::shell::raft::hash_checks::HashCheckConfig;
 use crate::shell::raft::seat::{Parts, RaftNews, RaftOrders, Seat as RaftSeat, Settings};
 use crate::shell::raft::{RaftRole, RaftStartError};
 use crate::shell::runtime::aside::IO_MEMORY_BYTES;
-use crate::shell::runtime::exit::EXIT_DATA_DIFFERS;
+use crate::shell::runtime::exit::{EXIT_DATA_DIFFERS, EXIT_FORMAT_LEVEL};
 use crate::shell::runtime::helpers::Helpers;
 use crate::shell::runtime::logging;
 use crate::shell::runtime::mesh::SharedRing;
@@ -116,7 +116,11 @@ fn advice(source: &io::Error) -> &'static str {
 impl BootError {
     /// What the process ends with.
     pub(in crate::shell) fn exit_code(&self) -> u8 {
-        if matches!(self, Self::DataDiffers(_)) { EXIT_DATA_DIFFERS } else { 1 }
+        match self {
+            Self::DataDiffers(_) => EXIT_DATA_DIFFERS,
+            Self::Recovery(RecoveryError::FormatLevel(_)) => EXIT_FORMAT_LEVEL,
+            _ => 1,
+        }
     }
 }
 
@@ -200,6 +204,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         incarnation,
         cluster = %start.identity.cluster,
         member = %start.identity.member,
+        format_level = start.machine.format_level().0,
         wal_sync = start.sync_mode.as_str(),
         "data directory open"
     );
@@ -233,8 +238,12 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
 
     let orders = ShardOrders::default();
     let raft_orders = RaftOrders::default();
-    let position =
-        Position { member: identity.member, checkpoint: recovered.checkpoint.clone(), recovered: last };
+    let position = Position {
+        member: identity.member,
+        checkpoint: recovered.checkpoint.clone(),
+        recovered: last,
+        format_level_max: process.format_level_max,
+    };
     let quota_bytes = u64::try_from(process.quota_bytes).unwrap_or(u64::MAX);
     let quota = Arc::new(Quota::new(quota_bytes, wiring.bell(Role::Store)));
     let is_published = Arc::<AtomicBool>::default();
@@ -242,6 +251,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         replica: replica_config(config, &identity, incarnation),
         peers: PeerConfig {
             lives,
+            format_level: machine.format_level(),
             ..peer_config(config, &identity, incarnation, known_peer_urls, descriptors)
         },
         held: held_for_peers,
@@ -261,6 +271,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
             strict: config.cluster.strict_reconfig_check,
             catch_up_entries: process.catch_up_entries,
             learners_max: config.cluster.learners_max,
+            format_level_max: process.format_level_max,
             tick: Duration::from_millis(u64::from(config.cluster.heartbeat_ms)),
             election_ticks: u64::from(config.cluster.election_ms / config.cluster.heartbeat_ms),
             entropy: entropy()?,
@@ -557,6 +568,7 @@ fn peer_config(
 ) -> PeerConfig {
     let mut peers = PeerConfig::new(identity.cluster, identity.member, incarnation);
     peers.half_open_max = descriptors.half_open_max(peers.half_open_max);
+    peers.format_level_max = config.process.format_level_max;
     peers.peer_urls = known;
     for url in &config.process.initial_advertise_peer_urls {
         if !peers.peer_urls.contains(url) {

@@ -25,7 +25,8 @@ use crate::shell::net::addresses::{Addresses, RESOLVE_PATIENCE};
 use crate::shell::runtime::aside::run_aside;
 use crate::shell::runtime::waiting::Waiting;
 use crate::shell::store::checkpoint_file::{self, LoadError};
-use crate::types::{LogIndex, MemberId};
+use crate::shell::store::{FormatLevelTooHigh, check_format_level};
+use crate::types::{FormatLevel, LogIndex, MemberId};
 
 /// Bytes of a checkpoint block that the first checkpoint is made of.
 const BLOCK_BYTES: usize = 256 << 10;
@@ -65,6 +66,8 @@ pub(in crate::shell) enum RecoveryError {
         own: MemberId,
         own_cluster: String,
     },
+    #[error(transparent)]
+    FormatLevel(#[from] FormatLevelTooHigh),
     #[error("{0}")]
     Log(#[from] WalError),
     #[error(transparent)]
@@ -115,7 +118,8 @@ pub(in crate::shell) fn open(
         WalSync::Direct => SyncMode::Direct,
     };
     waiting.on(format!("the newest checkpoint in {} is being loaded", data_dir.checkpoints().display()));
-    let (header, mut machine) = load_checkpoint(data_dir, &identity)?;
+    let level_max = config.process.format_level_max;
+    let (header, mut machine) = load_checkpoint(data_dir, &identity, level_max)?;
     let opened = Instant::now();
     waiting.on(format!("the log in {} is being read", data_dir.wal().display()));
     let storage = open_storage(data_dir, sync_mode)?;
@@ -147,6 +151,7 @@ pub(in crate::shell) fn open(
             false => refuse_quorum(cluster, own, waiting),
         };
         force_new::reduce(&mut machine, &mut recovered, own, may_leave)?;
+        check_format_level(machine.format_level(), level_max)?;
         let header = force_new::header(&machine, identity.member, &recovered.checkpoint);
         write_checkpoint(data_dir, &header, &mut machine)?;
     }
@@ -195,7 +200,8 @@ fn bootstrap(
         }
         InitialClusterState::Existing => {
             let (member, cluster) =
-                run_aside(join::join(&plan, waiting, is_interrupted)).map_err(RecoveryError::Runtime)??;
+                run_aside(join::join(&plan, config.process.format_level_max, waiting, is_interrupted))
+                    .map_err(RecoveryError::Runtime)??;
             (member, cluster, CheckpointMeta::joining())
         }
     };
@@ -300,7 +306,11 @@ fn write_checkpoint(data_dir: &DataDir, header: &Header, machine: &mut Machine) 
     written.map_err(|source| RecoveryError::Io { action: "cannot write a checkpoint to", path, source })
 }
 
-fn load_checkpoint(data_dir: &DataDir, identity: &IdentityFile) -> Result<(Header, Machine), RecoveryError> {
+fn load_checkpoint(
+    data_dir: &DataDir,
+    identity: &IdentityFile,
+    level_max: FormatLevel,
+) -> Result<(Header, Machine), RecoveryError> {
     let path = data_dir.checkpoints();
     checkpoint_file::remove_unfinished(&path).map_err(|source| RecoveryError::Io {
         action: "cannot tidy",
@@ -310,9 +320,11 @@ fn load_checkpoint(data_dir: &DataDir, identity: &IdentityFile) -> Result<(Heade
     let checkpoints = path.clone();
     let started = Instant::now();
     let mut restore = Restore::new();
-    let header =
-        checkpoint_file::load_newest(&path, |block| restore.feed(block).map_err(|error| error.to_string()))?
-            .ok_or_else(|| RecoveryError::CheckpointMissing { path: path.clone() })?;
+    let loaded =
+        checkpoint_file::load_newest(&path, |block| restore.feed(block).map_err(|error| error.to_string()));
+    // First of all: that the rest cannot be read follows from it.
+    check_format_level(restore.format_level(), level_max)?;
+    let header = loaded?.ok_or_else(|| RecoveryError::CheckpointMissing { path: path.clone() })?;
     if header.cluster != identity.cluster || header.member != identity.member {
         return Err(RecoveryError::CheckpointForeign {
             path,

@@ -29,7 +29,7 @@ use crate::pb::peer::Hello as HelloWire;
 use crate::peer::{FrameKind, HANDSHAKE_BYTES_MAX, Lane, Refusal, RefusalCode, Seal};
 use crate::shell::net::within;
 use crate::shell::runtime::wake::{Broadcast, Wake};
-use crate::types::MemberId;
+use crate::types::{FormatLevel, MemberId};
 
 /// The lanes that are kept up, in the order of `Peer::links`.
 const LANES: [Lane; 3] = [Lane::Control, Lane::Append, Lane::Call];
@@ -59,6 +59,8 @@ pub(super) struct Opened {
     pub reader: FrameReader,
     pub release: String,
     pub is_duplex: bool,
+    /// What the acceptor reads.
+    pub format_level_max: FormatLevel,
 }
 
 /// Another member, as this one reaches it.
@@ -74,9 +76,10 @@ pub(super) struct Peer {
     links: [Rc<Link>; LANES.len()],
     pub calls: Calls,
     is_alive: Cell<bool>,
-    up_since: Cell<Option<Instant>>,
     /// `Up` was told, and no `Down` since.
     is_up_told: Cell<bool>,
+    /// When our control connection to it was accepted, if it is open, and what it said then that it reads.
+    up: Cell<Option<(Instant, FormatLevel)>>,
     /// `Unreachable` waits to be taken.
     pub is_unreachable_told: Cell<bool>,
     refused: Cell<Option<RefusalCode>>,
@@ -129,8 +132,8 @@ impl Peer {
             links: Default::default(),
             calls: Calls::default(),
             is_alive: Cell::new(false),
-            up_since: Cell::new(None),
             is_up_told: Cell::new(false),
+            up: Cell::new(None),
             is_unreachable_told: Cell::new(false),
             refused: Cell::new(None),
         }
@@ -174,17 +177,27 @@ impl Peer {
 
     /// When our control connection to it was accepted, if it is open.
     pub(super) fn up_since(&self) -> Option<Instant> {
-        self.up_since.get()
+        self.up.get().map(|(since, _)| since)
+    }
+
+    /// The highest format level that it reads, as it said on that connection.
+    pub(super) fn reads(&self) -> Option<FormatLevel> {
+        self.up.get().map(|(_, reads)| reads)
+    }
+
+    /// Ends its connections; they are dialed anew.
+    pub(super) fn leave(&self, refusal: &Refusal) {
+        for connection in self.links.iter().filter_map(|link| link.connection()) {
+            connection.leave(refusal.clone());
+        }
     }
 
     /// Ends its links for good.
     pub(super) fn retire(&self, refusal: &Refusal) {
         self.is_gone.set(true);
         self.is_alive.set(false);
+        self.leave(refusal);
         for link in &self.links {
-            if let Some(connection) = link.connection() {
-                connection.leave(refusal.clone());
-            }
             link.failure.replace(Some(DialError::NoAddress));
             link.tried.ring();
             link.poke.ring();
@@ -276,7 +289,7 @@ impl Transport {
 
     /// Carries a connection that was accepted to its end.
     async fn carry(self: &Rc<Self>, peer: &Rc<Peer>, lane: Lane, opened: Opened) {
-        let Opened { connection, reader, release, is_duplex } = opened;
+        let Opened { connection, reader, release, is_duplex, format_level_max } = opened;
         let link = peer.link(lane);
         link.failure.replace(None);
         link.failed_at.set(None);
@@ -284,8 +297,8 @@ impl Transport {
         peer.refused.set(None);
         if lane == Lane::Control {
             peer.is_alive.set(true);
-            peer.up_since.set(Some(connection.opened));
             peer.is_up_told.set(true);
+            peer.up.set(Some((connection.opened, format_level_max)));
             self.events.tell(PeerEvent::Up(peer.member));
             tracing::info!(
                 peer = %peer.member, address = %connection.remote, release,
@@ -313,7 +326,7 @@ impl Transport {
             Self::end_calls(&peer.calls, &end);
         }
         if lane == Lane::Control {
-            peer.up_since.set(None);
+            peer.up.set(None);
             if !matches!(end, End::Local(_)) {
                 self.on_lost(peer, &end);
             }
@@ -334,7 +347,7 @@ impl Transport {
         // The other direction may look well still. A new connection tells.
         let link = peer.link(Lane::Control);
         if let Some(connection) = link.connection() {
-            peer.up_since.set(None);
+            peer.up.set(None);
             connection.leave(Refusal::new(RefusalCode::Replaced, "the other direction has ended"));
         }
         link.poke.ring();
@@ -437,13 +450,20 @@ impl Transport {
         let frame = frame.map_err(|error| failed(error.to_string()))?;
         match frame.kind {
             FrameKind::Welcome => {
-                let welcome = self.identity().check_welcome(to, frame.payload);
+                let level = self.format_level.get();
+                let welcome = self.identity().check_welcome(to, level, frame.payload);
                 let welcome = welcome.map_err(DialError::Refused)?;
                 self.meet_life(to, welcome.life).map_err(DialError::Refused)?;
                 let (ours, theirs) = Seal::pair(session, welcome.session).unzip();
                 connection.set_seal(ours);
                 reader.set_seal(theirs);
-                Ok(Opened { connection, reader, release: welcome.release, is_duplex: welcome.duplex })
+                Ok(Opened {
+                    connection,
+                    reader,
+                    release: welcome.release,
+                    is_duplex: welcome.duplex,
+                    format_level_max: FormatLevel(welcome.format_level_max),
+                })
             }
             FrameKind::Refusal => Err(DialError::Refused(Refusal::from_wire(frame.payload))),
             kind => Err(failed(format!("{kind:?} frame instead of a Welcome"))),

@@ -28,7 +28,7 @@ use crate::peer::{
 };
 use crate::raft::{Message, MessageKind};
 use crate::shell::net::{Stream, TimedOut, within};
-use crate::types::MemberId;
+use crate::types::{FormatLevel, MemberId};
 
 /// Members that may be connected: those of the list, and a few that are to be added.
 const VISITORS_MAX: usize = 64;
@@ -56,6 +56,8 @@ pub(super) struct Visitor {
     is_duplex: bool,
     /// When it last said anything.
     heard: Cell<Option<Instant>>,
+    /// The highest format level that it reads, as it said.
+    pub(super) reads: FormatLevel,
     lanes: BTreeMap<Lane, Rc<Connection>>,
     bulks: Vec<Rc<Connection>>,
 }
@@ -211,6 +213,7 @@ impl Transport {
         let known = Acquaintance {
             is_removed: self.removed.borrow().contains(&from),
             incarnation: visitor.map(|visitor| visitor.incarnation),
+            format_level: self.format_level.get(),
         };
         let mut welcome = self.identity().welcome(greeting, known)?;
         let lives = self.lives.borrow();
@@ -303,7 +306,8 @@ impl Transport {
             if visitor.incarnation != incarnation {
                 has_restarted = visitor.connections().next().is_some();
                 visitor.leave(&replaced());
-                *visitor = Visitor { incarnation, ..Visitor::default() };
+                *visitor =
+                    Visitor { incarnation, reads: greeting.from.format_level_max, ..Visitor::default() };
             }
             visitor.is_duplex = greeting.is_duplex;
             visitor.heard.set(Some(Instant::now()));

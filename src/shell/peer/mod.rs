@@ -43,7 +43,7 @@ use crate::shell::net::Dialer;
 use crate::shell::net::quiet::Quiet;
 use crate::shell::runtime::mesh::Doorbell;
 use crate::shell::runtime::wake::Broadcast;
-use crate::types::{ClusterId, MemberId};
+use crate::types::{ClusterId, FormatLevel, MemberId};
 
 /// How long connections may take to say goodbye at the end.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -59,6 +59,10 @@ pub(super) struct PeerConfig {
     pub peer_urls: Vec<Url>,
     /// This member's life, and those that it has met.
     pub lives: Lives,
+    /// What it tells them that it reads.
+    pub format_level_max: FormatLevel,
+    /// The cluster's, as known at the start; see `set_format_level`.
+    pub format_level: FormatLevel,
     /// Largest raft message. An append carries at least one entry, so it exceeds the largest group.
     pub message_bytes_max: usize,
     /// What may wait for each lane's socket.
@@ -89,6 +93,8 @@ impl PeerConfig {
             incarnation,
             peer_urls: Vec::new(),
             lives: Lives::default(),
+            format_level_max: FormatLevel::HIGHEST,
+            format_level: FormatLevel::LOWEST,
             message_bytes_max: 64 << 20,
             queue_bytes_max: 64 << 20,
             inbound_bytes_max: 16 << 20,
@@ -122,6 +128,8 @@ pub(super) struct Transport {
     config: PeerConfig,
     identity: PeerIdentity,
     lives: RefCell<Lives>,
+    /// The cluster's.
+    format_level: Cell<FormatLevel>,
     events: Events,
     peers: RefCell<BTreeMap<MemberId, Rc<Peer>>>,
     removed: RefCell<BTreeSet<MemberId>>,
@@ -164,9 +172,11 @@ impl Transport {
             member: config.member,
             incarnation: config.incarnation,
             peer_urls: config.peer_urls.iter().map(ToString::to_string).collect(),
+            format_level_max: config.format_level_max,
         };
         let dialer = Dialer::new(config.dial_timeout);
         Rc::new(Self {
+            format_level: Cell::new(config.format_level),
             identity,
             lives: RefCell::new(config.lives.clone()),
             config,
@@ -292,6 +302,37 @@ impl Transport {
             let visitors = self.visitors.borrow();
             visitors.get(&peer.member)?.way_back(lane).cloned()
         })
+    }
+
+    /// The highest format level that `member` reads, while messages to it get through.
+    pub(super) fn reads(&self, member: MemberId) -> Option<FormatLevel> {
+        let peer = self.peer(member)?;
+        peer.reads().or_else(|| {
+            let visitors = self.visitors.borrow();
+            let visitor = visitors.get(&member)?;
+            visitor.way_back(Lane::Control).map(|_| visitor.reads)
+        })
+    }
+
+    /// The cluster's format level: members that do not read it are refused from now on, and their connections
+    /// end. There are none unless a member came back as an earlier release in the same moment.
+    pub(super) fn set_format_level(&self, level: FormatLevel) {
+        if self.format_level.replace(level) == level {
+            return;
+        }
+        let refusal = Refusal::new(
+            RefusalCode::FormatLevel,
+            format!("the cluster writes format level {level} from now on, which this member does not read"),
+        );
+        // Ending a connection runs no other task, so neither list changes below.
+        for visitor in self.visitors.borrow().values().filter(|visitor| visitor.reads < level) {
+            visitor.leave(&refusal);
+        }
+        for peer in
+            self.peers.borrow().values().filter(|peer| peer.reads().is_some_and(|reads| reads < level))
+        {
+            peer.leave(&refusal);
+        }
     }
 
     /// Says goodbye on all connections and ends everything.

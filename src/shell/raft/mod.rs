@@ -14,6 +14,7 @@ pub(in crate::shell) mod member_calls;
 pub(in crate::shell) mod seat;
 
 mod comparing;
+mod format_level;
 mod lagging;
 mod leadership;
 mod members;
@@ -36,7 +37,7 @@ use self::seat::{Parts, RaftNews, Seat, Settings};
 use crate::membership::Cluster;
 use crate::raft::{self, MessageKind, StartError};
 use crate::replica::exchange::{Facts, ToRaft, ToShard, ToStore};
-use crate::replica::{Ready, Replica, Space};
+use crate::replica::{FormatGate, Ready, Replica, Space};
 use crate::request::{Command, Query, Read, Refusal, Reply};
 use crate::shell::log::entries::{entry_to_wal, hard_state_to_wal};
 use crate::shell::log::writer::{LogCommand, LogEvent};
@@ -80,6 +81,7 @@ pub(in crate::shell) struct RaftRole {
     facts: Facts,
     cluster: Option<Box<Cluster>>,
     calls: MemberCalls,
+    format_gate: FormatGate,
     /// What the leader said to this member's changes.
     leader_answers: Rc<RefCell<Vec<(u64, LeaderAnswer)>>>,
     /// Followers that wait for this member's word, by the key that `calls` knows them by.
@@ -192,6 +194,7 @@ impl RaftRole {
             facts,
             cluster: None,
             calls: MemberCalls::new(settings.strict, settings.learners_max),
+            format_gate: FormatGate::new(settings.format_level_max),
             leader_answers: Rc::default(),
             followers: BTreeMap::new(),
             last_follower: 0,
@@ -253,6 +256,7 @@ impl RaftRole {
     fn on_tick(&mut self) {
         self.ticks += 1;
         self.replica.on_tick();
+        self.raise_format_level();
         self.keep_log();
         self.tell_waiting();
         if let Some(oldest) = self.ticks.checked_sub(self.replica.request_timeout_ticks()) {
@@ -270,6 +274,7 @@ impl RaftRole {
                     ToRaft::Command { ticket, command } => self.on_command(ticket, command),
                     ToRaft::LeaseAnswer { number, result } => self.answer_other_member(number, result),
                     ToRaft::Members { cluster } => self.on_members(cluster),
+                    ToRaft::FormatLevel(level) => self.on_format_level(level),
                     ToRaft::Verdict { index, accepted } => self.on_verdict(index, accepted),
                     ToRaft::Answer(reply) => self.reply(reply),
                     ToRaft::Applied { index } => {

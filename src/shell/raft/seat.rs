@@ -19,7 +19,7 @@ use crate::shell::runtime::helpers::Helpers;
 use crate::shell::runtime::mesh::SharedRing;
 use crate::shell::runtime::waiting::Waiting;
 use crate::shell::store::quota::Quota;
-use crate::types::LogIndex;
+use crate::types::{FormatLevel, LogIndex};
 
 /// Made on the main thread, taken on the role's core.
 pub(in crate::shell) struct Seat {
@@ -47,6 +47,8 @@ pub(in crate::shell) struct Settings {
     pub catch_up_entries: u64,
     /// `--max-learners`
     pub learners_max: u32,
+    /// `--format-level-max`
+    pub format_level_max: FormatLevel,
     /// `--heartbeat-interval`
     pub tick: Duration,
     /// Ticks without a leader before an election; a log that syncs nothing for as long costs the

@@ -3,6 +3,10 @@
 /// Exit code when a committed entry cannot be applied (`EX_SOFTWARE` of sysexits).
 pub(in crate::shell) const EXIT_STATE_UNKNOWN: i32 = 70;
 
+/// Exit code when a checkpoint is of a format level that this member may not read: it is the same reason, found
+/// before anything is applied.
+pub(in crate::shell) const EXIT_FORMAT_LEVEL: u8 = 70;
+
 /// Exit code when the log lacks what this member once acknowledged to its leader (`EX_DATAERR`).
 pub(in crate::shell) const EXIT_LOG_LOST: i32 = 65;
 

@@ -35,7 +35,7 @@ use crate::shell::runtime::helpers::Helpers;
 use crate::shell::runtime::logging;
 use crate::shell::runtime::mesh::{SharedBell, SharedRing};
 use crate::shell::runtime::wiring::StorePorts;
-use crate::types::{Caller, LogIndex, MemberId, Term, Ticket};
+use crate::types::{Caller, FormatLevel, LogIndex, MemberId, Term, Ticket};
 use checkpoint_file::CheckpointWriter;
 use lease_clock::LeaseClock;
 use quota::Quota;
@@ -89,6 +89,8 @@ pub(in crate::shell) struct Position {
     pub checkpoint: CheckpointMeta,
     /// Last entry that was in the log at start: whoever asked for it is gone.
     pub recovered: LogIndex,
+    /// The highest format level that it reads, or is to read (`--format-level-max`).
+    pub format_level_max: FormatLevel,
 }
 
 /// A checkpoint on its way to the disk.
@@ -203,6 +205,7 @@ impl StoreRole {
     /// Runs for the life of the process.
     pub(in crate::shell) async fn run(mut self) {
         self.tell_members();
+        self.tell_format_level();
         let idle_tick = Rc::new(Cell::new(false));
         let (ticked, bell) = (Rc::clone(&idle_tick), self.ports.bell.clone());
         glommio::spawn_local(async move {
@@ -337,6 +340,9 @@ impl StoreRole {
                         if matches!(request.kind, RequestKind::PublishMember | RequestKind::MemberUpdate) {
                             self.tell_members();
                         }
+                        if request.kind == RequestKind::FormatLevel {
+                            self.on_format_level(entry);
+                        }
                         let is_ours = request.origin.member == self.position.member;
                         if is_ours && self.position.recovered < entry.index {
                             match request.origin.ticket.caller() {
@@ -380,6 +386,30 @@ impl StoreRole {
         }
         self.watch.jump(self.machine.store(), &self.ports.to_shards, self.facts.term);
         self.tell_members();
+        self.tell_format_level();
+    }
+
+    fn on_format_level(&self, entry: &Entry) {
+        // Once: a restart replays the entry.
+        if self.position.recovered < entry.index {
+            let level = self.machine.format_level();
+            tracing::info!(
+                level = level.0,
+                needs = level.releases(),
+                "the cluster's format level is raised: no member can go back to an earlier release, and none of an \
+                 earlier release can join"
+            );
+        }
+        self.tell_format_level();
+    }
+
+    /// Tells raft what the cluster may write, or ends the process if this member may not read that.
+    fn tell_format_level(&self) {
+        let (level, level_max) = (self.machine.format_level(), self.position.format_level_max);
+        if let Err(error) = check_format_level(level, level_max) {
+            logging::exit(EXIT_STATE_UNKNOWN, || tracing::error!("{error}"));
+        }
+        self.ports.to_raft.send_always(ToRaft::FormatLevel(level));
     }
 
     fn change_members(&mut self, entry: &Entry) {
@@ -577,6 +607,36 @@ impl StoreRole {
         }
         !self.hashing.is_empty()
     }
+}
+
+/// The cluster writes what this member may not read.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the format level of this data is {level}, and this member reads up to {level_max}. {advice}",
+    advice = advice(*level)
+)]
+pub(in crate::shell) struct FormatLevelTooHigh {
+    level: FormatLevel,
+    level_max: FormatLevel,
+}
+
+fn advice(level: FormatLevel) -> String {
+    if level <= FormatLevel::HIGHEST {
+        "--format-level-max holds it below what the cluster has reached, and a level never falls: start it with a \
+         higher one, or without the flag"
+            .to_owned()
+    } else {
+        format!("Start {}", level.releases())
+    }
+}
+
+/// # Errors
+/// When a member that reads up to `level_max` may not be given a state of `level`.
+pub(in crate::shell) fn check_format_level(
+    level: FormatLevel,
+    level_max: FormatLevel,
+) -> Result<(), FormatLevelTooHigh> {
+    if level <= level_max { Ok(()) } else { Err(FormatLevelTooHigh { level, level_max }) }
 }
 
 /// The log holds something this version cannot apply: going on would make the member differ.

@@ -39,7 +39,7 @@ pub const METHODS: [Method; 19] = [
 ];
 
 /// Every kind of request in the log.
-pub const KINDS: [RequestKind; 11] = [
+pub const KINDS: [RequestKind; 12] = [
     RequestKind::Put,
     RequestKind::Txn,
     RequestKind::DeleteRange,
@@ -51,6 +51,7 @@ pub const KINDS: [RequestKind; 11] = [
     RequestKind::LeaseCheckpoint,
     RequestKind::MemberUpdate,
     RequestKind::Alarm,
+    RequestKind::FormatLevel,
 ];
 
 /// Levels of transactions inside transactions that are built; deeper ones come as raw bytes.
@@ -232,6 +233,9 @@ pub fn request_body(input: &mut Unstructured<'_>, kind: RequestKind) -> Vec<u8> 
         .encode_to_vec(),
         RequestKind::MemberUpdate => member_update(input).encode_to_vec(),
         RequestKind::Alarm => alarm(input).encode_to_vec(),
+        RequestKind::FormatLevel => {
+            peer::FormatLevel { level: u32::try_from(below(input, 3)).unwrap_or(0) }.encode_to_vec()
+        }
         RequestKind::LeaseGrant => {
             let ttl = [60, 2, 0, -1, i64::MAX][below(input, 5)];
             pb::LeaseGrantRequest { id: lease(input), ttl }.encode_to_vec()

@@ -14,11 +14,11 @@ use pinion::pb::peer as pb;
 use pinion::peer::frame::put_frame;
 use pinion::peer::handshake::Acquaintance;
 use pinion::peer::{
-    FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameKind, Greeting, Identity, PREFACE, Refusal,
+    FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameKind, Greeting, PREFACE, PeerIdentity, Refusal,
     Seal,
 };
 use pinion::raft::{CheckpointMeta, Config, EntryKind, Message, Node, Ready, Recovered};
-use pinion::types::{ClusterId, LogIndex, MemberId, Term};
+use pinion::types::{ClusterId, FormatLevel, LogIndex, MemberId, Term};
 use prost::Message as _;
 
 use crate::{below, bytes, memory, one_in};
@@ -164,11 +164,12 @@ fn frames(rest: &[u8]) {
 
 fn handshake(rest: &[u8]) {
     let mut input = Unstructured::new(rest);
-    let own = Identity {
+    let own = PeerIdentity {
         cluster: ClusterId(5),
         member: MemberId(1),
         incarnation: 10,
         peer_urls: vec!["http://10.0.0.1:2380".to_owned()],
+        format_level_max: FormatLevel(1),
     };
     let small = |input: &mut Unstructured<'_>| below(input, 12) as u64;
     let hello = if one_in(&mut input, 2) {
@@ -185,6 +186,7 @@ fn handshake(rest: &[u8]) {
             release: String::from_utf8_lossy(bytes(&mut input, 2_000)).into_owned(),
             peer_urls: (0..below(&mut input, 20)).map(|_| "http://x:1".to_owned()).collect(),
             session: small(&mut input),
+            format_level_max: below(&mut input, 3) as u32,
         };
         hello.encode_to_vec().into()
     };
@@ -193,12 +195,14 @@ fn handshake(rest: &[u8]) {
         let known = Acquaintance {
             is_removed: one_in(&mut input, 4),
             incarnation: one_in(&mut input, 2).then(|| small(&mut input)),
+            format_level: FormatLevel(below(&mut input, 3) as u32),
         };
         match own.welcome(&greeting, known) {
             Ok(welcome) => {
                 let from = &greeting.from;
                 assert!(from.member != own.member && !known.is_removed);
                 assert!(from.cluster == own.cluster || from.member == MemberId(0));
+                assert!(from.member == MemberId(0) || known.format_level <= from.format_level_max);
                 assert!(greeting.to == own.member || greeting.to == MemberId(0));
                 assert_eq!(welcome.member, own.member.0);
             }
@@ -211,7 +215,7 @@ fn handshake(rest: &[u8]) {
     let rest = Bytes::copy_from_slice(input.take_rest());
     let refusal = Refusal::from_wire(rest.clone());
     assert!(refusal.reason.len() <= 512);
-    drop(own.check_welcome(MemberId(2), rest));
+    drop(own.check_welcome(MemberId(2), FormatLevel(1), rest));
 }
 
 fn number(input: &mut Unstructured<'_>) -> u64 {

@@ -246,8 +246,13 @@ impl Puppet {
     }
 
     async fn hello(&mut self, from: u64, to: u64, lane: Lane) {
-        let identity =
-            PeerIdentity { cluster: CLUSTER, member: MemberId(from), incarnation: 7, peer_urls: vec![] };
+        let identity = PeerIdentity {
+            cluster: CLUSTER,
+            member: MemberId(from),
+            incarnation: 7,
+            peer_urls: vec![],
+            format_level_max: FormatLevel::HIGHEST,
+        };
         let mut bytes = BytesMut::from(&PREFACE[..]);
         put_message(&mut bytes, FrameKind::Hello, &identity.hello(MemberId(to), lane));
         self.write(&bytes).await;

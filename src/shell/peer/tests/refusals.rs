@@ -1,6 +1,7 @@
 //! Who and what is refused, and that it harms nobody.
 
 use super::*;
+use crate::types::FormatLevel;
 
 #[test]
 fn who_is_refused_hears_why_and_both_sides_log_it() {
@@ -181,7 +182,13 @@ fn silent_connections_do_not_keep_members_out_and_end_by_themselves() {
 async fn overheard(stream: TcpStream, welcome_session: u64) -> (Puppet, u64) {
     let mut puppet = Puppet::over(stream);
     let hello = Greeting::read(puppet.frame().await.unwrap().payload).unwrap();
-    let own = PeerIdentity { cluster: CLUSTER, member: MemberId(2), incarnation: 9, peer_urls: vec![] };
+    let own = PeerIdentity {
+        cluster: CLUSTER,
+        member: MemberId(2),
+        incarnation: 9,
+        peer_urls: vec![],
+        format_level_max: FormatLevel::HIGHEST,
+    };
     let welcome = own.welcome(&hello, crate::peer::handshake::Acquaintance::default()).unwrap();
     let mut bytes = BytesMut::from(&PREFACE[..]);
     put_message(&mut bytes, FrameKind::Welcome, &pb::Welcome { session: welcome_session, ..welcome });
@@ -195,8 +202,13 @@ fn what_was_said_on_one_connection_is_refused_on_another_and_so_is_a_frame_that_
         let b = Node::start(config(2, 200));
         let dial = async |session: u64| {
             let mut puppet = Puppet::dial(b.address).await;
-            let identity =
-                PeerIdentity { cluster: CLUSTER, member: MemberId(1), incarnation: 7, peer_urls: vec![] };
+            let identity = PeerIdentity {
+                cluster: CLUSTER,
+                member: MemberId(1),
+                incarnation: 7,
+                peer_urls: vec![],
+                format_level_max: FormatLevel::HIGHEST,
+            };
             let hello = pb::Hello { session, ..identity.hello(MemberId(2), Lane::Append) };
             let mut bytes = BytesMut::from(&PREFACE[..]);
             put_message(&mut bytes, FrameKind::Hello, &hello);
@@ -246,5 +258,38 @@ fn no_two_connections_of_a_member_have_one_name() {
             assert!(session != 0 && sessions.insert(session), "{session} in {sessions:?}");
             drop(puppet);
         }
+    });
+}
+
+#[test]
+fn what_a_member_reads_is_known_while_it_is_connected_and_one_that_reads_too_little_is_sent_away() {
+    run(async || {
+        let first = |mut config: PeerConfig| {
+            config.format_level_max = FormatLevel(0);
+            config
+        };
+        let (a, b) = pair_of(first(config(1, 100)), config(2, 200)).await;
+        assert_eq!(a.transport.reads(b.id()), Some(FormatLevel::HIGHEST));
+        assert_eq!(b.transport.reads(a.id()), Some(FormatLevel(0)));
+        assert_eq!(b.transport.reads(MemberId(3)), None);
+        // The level rises while it is connected: not what the leader meant, but possible.
+        b.transport.set_format_level(FormatLevel(1));
+        let refusal = a.refused().await;
+        assert_eq!(refusal.code, RefusalCode::FormatLevel, "{refusal}");
+        while b.transport.reads(a.id()).is_some() {
+            glommio::timer::sleep(Duration::from_millis(1)).await;
+        }
+        a.transport.stop().await;
+        assert_eq!(b.transport.reads(a.id()), None, "whoever answers there next may read something else");
+
+        let a = Node::start(first(config(1, 101)));
+        a.peers(&[&b]);
+        b.peers(&[&a]);
+        let refusal = a.refused().await;
+        assert_eq!(refusal.code, RefusalCode::FormatLevel);
+        assert!(refusal.reason.contains("Update that member's binary first"), "{refusal}");
+        // It would be let in by the other one, and does not want to.
+        assert_eq!(b.refused().await, refusal);
+        assert!(b.transport.reads(a.id()).is_none());
     });
 }
