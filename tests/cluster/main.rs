@@ -22,6 +22,7 @@ mod network;
 mod rolling;
 #[allow(unsafe_code, reason = "ptrace; see the module")]
 mod stall;
+mod updates;
 mod watchers;
 
 use std::time::Duration;

@@ -76,12 +76,18 @@ impl Cluster {
 
     /// Adds a member without a vote through a client of a voter, starts it, and waits for nothing.
     pub async fn add_learner(&mut self, voter: &Client) {
+        self.add_learner_with(voter, |_launch| {}).await;
+    }
+
+    /// The same with something changed in how it is started.
+    pub async fn add_learner_with(&mut self, voter: &Client, change: impl FnOnce(&mut Launch)) {
         let mut learner = Member::new(&self.work, &format!("m{}", self.count()));
         // Refused while the members have not been in touch for long enough.
         let added = eventually(async || voter.member_add(&learner.peer_url(), true).await).await;
         self.ids.push(added.member.expect("an answer names the member that was added").id);
         let members: Vec<&Member> = self.members.iter().chain([&learner]).collect();
-        let launch = learner.with("existing", &members);
+        let mut launch = learner.with("existing", &members);
+        change(&mut launch);
         learner.launch = launch;
         learner.spawn();
         self.members.push(learner);
