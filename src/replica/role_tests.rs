@@ -468,8 +468,10 @@ fn level_waits_while_the_disk_is_full_or_the_member_stops_and_its_entry_is_never
     gate.on_tick(&mut role.replica, &alone, |_| None);
     let ready = role.next().unwrap();
     assert_eq!(raised(&ready), [1]);
-    // Another member that gives it to a leader is refused: only named groups are its own requests.
+    // Only what has a name is proposed again, to whoever leads then.
     let entry = ready.raft.unwrap().entries.into_iter().find(|entry| !entry.data.is_empty()).unwrap();
+    assert_eq!(group_id(&entry.data), None);
+    // Another member that gives it to a leader is refused: only named groups are its own requests.
     let message = propose(MemberId(2), entry.data);
     assert_eq!(role.replica.on_message(message), Err(StepError::NotAProposal { from: MemberId(2) }));
     let mut role = Role::leading(|_| {});
