@@ -107,7 +107,7 @@ const FOLDERS: &[(&str, &str)] = &[
     ("shell/discovery", "shell/net shell/runtime discovery rpc config pb"),
     ("shell/net", "shell/runtime config"),
     ("shell/runtime", "replica config types"),
-    ("replica", "watch apply membership raft request types pb"),
+    ("replica", "watch apply membership raft rpc request types pb"),
     ("watch", "apply mvcc types pb"),
     ("apply", "lease membership mvcc request types pb"),
     ("lease", "types pb"),

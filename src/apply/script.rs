@@ -94,7 +94,7 @@ pub(super) fn run(machine: &mut Machine, line: &str) -> String {
             machine.apply(&request(kind.expect("a write"), body), AT),
         );
     }
-    match convert::command(method, body, &Limits::default()) {
+    match convert::command(method, body, &Limits::default(), || unreachable!("the story names its leases")) {
         Err(status) => show_status(&status),
         Ok(Command::Propose { kind, body }) => show_applied(kind, machine.apply(&request(kind, body), AT)),
         Ok(Command::Member(_)) => unreachable!("not in the language"),

@@ -28,6 +28,7 @@ use crate::raft::{
 };
 use crate::request::group;
 use crate::request::{Refusal, RequestKind};
+use crate::rpc::method;
 use crate::types::{FormatLevel, LogIndex, MemberId, Term, Ticket, limits};
 
 /// A group stays open for this part of the request timeout at most, which is how much too early some of
@@ -161,19 +162,7 @@ impl<R> Replica<R> {
         if self.stopped {
             return Err(Refusal::Stopped);
         }
-        let refused_for_space = match kind {
-            // These add data. The others free some, or are needed to run the cluster.
-            RequestKind::Put | RequestKind::Txn | RequestKind::LeaseGrant => Space::Scarce,
-            RequestKind::DeleteRange
-            | RequestKind::Compact
-            | RequestKind::PublishMember
-            | RequestKind::LeaseRevoke
-            | RequestKind::LeaseExpire
-            | RequestKind::LeaseCheckpoint
-            | RequestKind::MemberUpdate
-            | RequestKind::Alarm
-            | RequestKind::FormatLevel => Space::Exhausted,
-        };
+        let refused_for_space = if method::adds_data(kind) { Space::Scarce } else { Space::Exhausted };
         if refused_for_space <= self.space {
             return Err(Refusal::NoSpace);
         }

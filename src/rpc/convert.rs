@@ -1,8 +1,8 @@
-//! From a call's path and body to what the rest of the member is asked.
+//! From a call's method and body to what the rest of the member is asked.
 //!
 //! The body that goes through consensus is the client's own bytes: it is decoded here to be
 //! checked, and once more when it is applied, but never encoded again. Only a lease's grant is, with its
-//! name and time chosen.
+//! name and time chosen, so that every member applies the same.
 //!
 //! Compatibility: which calls write, and which reads may be stale, is etcd 3.7's choice; the one
 //! deviation is in `is_serializable`.
@@ -10,67 +10,15 @@
 use bytes::Bytes;
 use prost::Message;
 
+use super::method::Method;
 use super::range_stream::RangeStream;
 use super::status::Status;
 use super::validate;
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::request_op::Request as Op;
-use crate::request::{Command, MemberCall, Query, Read, RequestKind};
+use crate::request::{Command, MemberCall, Query, Read};
 use crate::types::limits::{LEASE_TTL_MIN_S_DEFAULT, REQUEST_BYTES_MAX_DEFAULT, TXN_OPS_MAX_DEFAULT};
 use crate::types::{LeaseId, MemberId};
-
-/// The methods this file turns into commands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
-    Range,
-    RangeStream,
-    Put,
-    DeleteRange,
-    Txn,
-    Compact,
-    MemberList,
-    Status,
-    Hash,
-    HashKv,
-    LeaseRevoke,
-    LeaseTimeToLive,
-    LeaseLeases,
-    MemberAdd,
-    MemberRemove,
-    MemberUpdate,
-    MemberPromote,
-    MoveLeader,
-    Alarm,
-}
-
-impl Method {
-    /// From the `:path` of a call.
-    #[must_use]
-    pub fn from_path(path: &str) -> Option<Self> {
-        Some(match path {
-            "/etcdserverpb.KV/Range" => Self::Range,
-            "/etcdserverpb.KV/RangeStream" => Self::RangeStream,
-            "/etcdserverpb.KV/Put" => Self::Put,
-            "/etcdserverpb.KV/DeleteRange" => Self::DeleteRange,
-            "/etcdserverpb.KV/Txn" => Self::Txn,
-            "/etcdserverpb.KV/Compact" => Self::Compact,
-            "/etcdserverpb.Cluster/MemberList" => Self::MemberList,
-            "/etcdserverpb.Cluster/MemberAdd" => Self::MemberAdd,
-            "/etcdserverpb.Cluster/MemberRemove" => Self::MemberRemove,
-            "/etcdserverpb.Cluster/MemberUpdate" => Self::MemberUpdate,
-            "/etcdserverpb.Cluster/MemberPromote" => Self::MemberPromote,
-            "/etcdserverpb.Maintenance/MoveLeader" => Self::MoveLeader,
-            "/etcdserverpb.Maintenance/Alarm" => Self::Alarm,
-            "/etcdserverpb.Maintenance/Status" => Self::Status,
-            "/etcdserverpb.Maintenance/Hash" => Self::Hash,
-            "/etcdserverpb.Maintenance/HashKV" => Self::HashKv,
-            "/etcdserverpb.Lease/LeaseRevoke" => Self::LeaseRevoke,
-            "/etcdserverpb.Lease/LeaseTimeToLive" => Self::LeaseTimeToLive,
-            "/etcdserverpb.Lease/LeaseLeases" => Self::LeaseLeases,
-            _ => return None,
-        })
-    }
-}
 
 /// Bounds that the operator sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,8 +41,17 @@ impl Default for Limits {
     }
 }
 
-/// Decodes and checks a call's body. An error is the call's final answer.
-pub fn command(method: Method, body: Bytes, limits: &Limits) -> Result<Command, Status> {
+/// Decodes and checks the body of a call that becomes a command, a read or a member call.
+/// `fresh_lease_id` names a lease whose client leaves that to the server.
+///
+/// # Errors
+/// The call's final answer.
+pub fn command(
+    method: Method,
+    body: Bytes,
+    limits: &Limits,
+    fresh_lease_id: impl FnOnce() -> i64,
+) -> Result<Command, Status> {
     match method {
         Method::Range => {
             let request: pb::RangeRequest = decode(body)?;
@@ -108,11 +65,11 @@ pub fn command(method: Method, body: Bytes, limits: &Limits) -> Result<Command, 
         }
         Method::Put => {
             validate::put(&decode(body.clone())?)?;
-            propose(RequestKind::Put, body, limits)
+            propose(method, body, limits)
         }
         Method::DeleteRange => {
             validate::delete_range(&decode(body.clone())?)?;
-            propose(RequestKind::DeleteRange, body, limits)
+            propose(method, body, limits)
         }
         Method::Txn => {
             let request: pb::TxnRequest = decode(body.clone())?;
@@ -120,12 +77,12 @@ pub fn command(method: Method, body: Bytes, limits: &Limits) -> Result<Command, 
             if is_read_only(&request) {
                 Ok(read(!is_serializable(&request), Query::Txn(request)))
             } else {
-                propose(RequestKind::Txn, body, limits)
+                propose(method, body, limits)
             }
         }
         Method::Compact => {
             decode::<pb::CompactionRequest>(body.clone())?;
-            propose(RequestKind::Compact, body, limits)
+            propose(method, body, limits)
         }
         Method::MemberList => {
             let request: pb::MemberListRequest = decode(body)?;
@@ -143,7 +100,7 @@ pub fn command(method: Method, body: Bytes, limits: &Limits) -> Result<Command, 
         }
         Method::MemberUpdate => {
             decode::<pb::MemberUpdateRequest>(body.clone())?;
-            propose(RequestKind::MemberUpdate, body, limits)
+            propose(method, body, limits)
         }
         Method::MemberPromote => {
             let request: pb::MemberPromoteRequest = decode(body)?;
@@ -159,7 +116,7 @@ pub fn command(method: Method, body: Bytes, limits: &Limits) -> Result<Command, 
             match AlarmAction::try_from(request.action) {
                 // etcd takes it through the log; a linearizable read sees as much and writes nothing.
                 Ok(AlarmAction::Get) => Ok(read(true, Query::Alarms { kind: request.alarm })),
-                Ok(_) => propose(RequestKind::Alarm, body, limits),
+                Ok(_) => propose(method, body, limits),
                 Err(_) => Err(Status::unknown_alarm_action(request.action)),
             }
         }
@@ -172,9 +129,18 @@ pub fn command(method: Method, body: Bytes, limits: &Limits) -> Result<Command, 
             Ok(read(false, Query::Hash))
         }
         Method::HashKv => Ok(read(false, Query::HashKv(decode(body)?))),
+        Method::LeaseGrant => {
+            let mut request: pb::LeaseGrantRequest = decode(body)?;
+            validate::lease_grant(&request)?;
+            if request.id == 0 {
+                request.id = fresh_lease_id();
+            }
+            request.ttl = request.ttl.max(limits.lease_ttl_min_s);
+            propose(method, request.encode_to_vec().into(), limits)
+        }
         Method::LeaseRevoke => {
             decode::<pb::LeaseRevokeRequest>(body.clone())?;
-            propose(RequestKind::LeaseRevoke, body, limits)
+            propose(method, body, limits)
         }
         // The leader alone knows how long a lease has still to live.
         Method::LeaseTimeToLive => Ok(read(true, Query::LeaseTimeToLive(decode(body)?))),
@@ -182,22 +148,39 @@ pub fn command(method: Method, body: Bytes, limits: &Limits) -> Result<Command, 
             decode::<pb::LeaseLeasesRequest>(body)?;
             Ok(read(false, Query::LeaseLeases))
         }
+        Method::Watch
+        | Method::LeaseKeepAlive
+        | Method::Defragment
+        | Method::Snapshot
+        | Method::Downgrade
+        | Method::AuthEnable
+        | Method::AuthDisable
+        | Method::AuthStatus
+        | Method::Authenticate
+        | Method::UserAdd
+        | Method::UserGet
+        | Method::UserList
+        | Method::UserDelete
+        | Method::UserChangePassword
+        | Method::UserGrantRole
+        | Method::UserRevokeRole
+        | Method::RoleAdd
+        | Method::RoleGet
+        | Method::RoleList
+        | Method::RoleDelete
+        | Method::RoleGrantPermission
+        | Method::RoleRevokePermission
+        | Method::Lock
+        | Method::Unlock
+        | Method::Campaign
+        | Method::Proclaim
+        | Method::Leader
+        | Method::Observe
+        | Method::Resign
+        | Method::HealthCheck
+        | Method::HealthWatch
+        | Method::HealthList => unreachable!("{method:?} does not become one command"),
     }
-}
-
-/// A lease's grant, with what every member has to agree on chosen before it is proposed: `fresh_id` is
-/// asked where the client leaves the lease's name to the server.
-///
-/// # Errors
-/// As `command`.
-pub fn lease_grant(body: Bytes, limits: &Limits, fresh_id: impl FnOnce() -> i64) -> Result<Command, Status> {
-    let mut request: pb::LeaseGrantRequest = decode(body)?;
-    validate::lease_grant(&request)?;
-    if request.id == 0 {
-        request.id = fresh_id();
-    }
-    request.ttl = request.ttl.max(limits.lease_ttl_min_s);
-    propose(RequestKind::LeaseGrant, request.encode_to_vec().into(), limits)
 }
 
 /// The lease that a message of a keep-alive stream renews.
@@ -217,7 +200,8 @@ fn read(linearizable: bool, query: Query) -> Command {
     Command::Read(Read { linearizable, query })
 }
 
-fn propose(kind: RequestKind, body: Bytes, limits: &Limits) -> Result<Command, Status> {
+fn propose(method: Method, body: Bytes, limits: &Limits) -> Result<Command, Status> {
+    let kind = method.request_kind().expect("the table makes it a request of the log");
     validate::request_bytes(body.len(), limits.request_bytes_max)?;
     Ok(Command::Propose { kind, body })
 }

@@ -43,6 +43,7 @@ use bytes::{Buf, Bytes};
 use super::call::Deferred;
 use super::outbox::Level;
 use super::signal::Signal;
+use crate::rpc::method::Weight;
 
 /// Calls of one connection that are with the backend. A client of etcd has some hundreds.
 pub(super) const CALLS_MAX: usize = 4096;
@@ -73,17 +74,6 @@ pub(super) const WIDE_CALLS_MAX: usize = 64;
 
 /// What an answer costs beside its bytes: `h2`'s stream and its queued frames.
 pub(super) const ANSWER_OVERHEAD_BYTES: usize = 1024;
-
-/// How large an answer may get.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Weight {
-    /// A write, or a question about the member: small.
-    Light,
-    /// One key.
-    Point,
-    /// Any number of keys.
-    Wide,
-}
 
 /// The shard's sums.
 #[derive(Debug, Default)]

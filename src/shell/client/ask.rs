@@ -9,11 +9,11 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 
-use super::account::Weight;
 use super::call::{Deferred, Mailbox, Recipient};
 use super::{Backend, ClientShard};
 use crate::request::{Command, Response};
 use crate::rpc::Status;
+use crate::rpc::method::Weight;
 use crate::types::Term;
 
 impl<B: Backend> ClientShard<B> {

@@ -14,10 +14,10 @@ use super::account::Account;
 use super::call::{Head, framing_status, overloaded};
 use super::place::{Kind, Place};
 use super::response::{self, Responder};
-use super::services::BidiMethod;
 use super::{Backend, ClientShard};
 use crate::rpc::Status;
 use crate::rpc::framing::Splitter;
+use crate::rpc::method::Becomes;
 
 /// What a stream of requests brings next.
 pub(super) enum Request {
@@ -55,15 +55,12 @@ impl<B: Backend> ClientShard<B> {
     pub(super) fn spawn_bidi(
         self: &Rc<Self>,
         account: &Rc<Account>,
-        method: BidiMethod,
         head: &Head,
         body: RecvStream,
         mut responder: Responder,
     ) {
-        let kind = match method {
-            BidiMethod::Watch => Kind::Watch,
-            BidiMethod::LeaseKeepAlive => Kind::KeepAlive,
-        };
+        let is_watch = head.method.row().becomes == Becomes::Watch;
+        let kind = if is_watch { Kind::Watch } else { Kind::KeepAlive };
         let Some(place) = Place::begin(&self.places, kind) else {
             return response::send_status(&mut responder, &overloaded("too many streams"));
         };
@@ -75,9 +72,10 @@ impl<B: Backend> ClientShard<B> {
             end: End::NotYet,
             place,
         };
-        match method {
-            BidiMethod::Watch => self.spawn_watch(head, incoming, responder),
-            BidiMethod::LeaseKeepAlive => self.spawn_keep_alive(account, head, incoming, responder),
+        if is_watch {
+            self.spawn_watch(head, incoming, responder);
+        } else {
+            self.spawn_keep_alive(account, head, incoming, responder);
         }
     }
 }

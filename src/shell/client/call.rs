@@ -15,18 +15,18 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method as HttpMethod, Request as HttpRequest, StatusCode};
 use prost::Message as _;
 
-use super::account::{Account, Charge, Weight};
+use super::account::{Account, Charge};
 use super::keep_alive::Answers;
 use super::leadership::Wait;
 use super::place::Upload;
 use super::response::{self, GRPC_ENCODING, Responder};
-use super::services::{self, Call};
 use super::{Backend, ClientShard, gzip, streams};
 use crate::pb::{etcdserverpb as pb, health};
 use crate::request::{Answer, Command, Outcome, Query, Read, Refusal, Response};
 use crate::rpc::api_version::ApiVersion;
 use crate::rpc::framing::{Assembler, FramingError, Message, is_grpc_content_type, parse_timeout};
 use crate::rpc::headers::Note;
+use crate::rpc::method::{Becomes, CallShape, HeaderShape, Weight};
 use crate::rpc::{Code, Method, Status, convert, status};
 use crate::types::Term;
 
@@ -38,7 +38,7 @@ const NS_PER_MS: u64 = 1_000_000;
 
 /// What the request headers say.
 pub(super) struct Head {
-    pub(super) call: Call,
+    pub(super) method: Method,
     /// When the client stops waiting.
     pub(super) client_deadline_ms: Option<u64>,
     pub(super) gzip: bool,
@@ -102,7 +102,7 @@ fn read_head<T>(request: &HttpRequest<T>, note: Option<Note>, now_ms: u64) -> Re
     let client_deadline_ms =
         timeout_ns.map(|timeout_ns| now_ms.saturating_add(timeout_ns.div_ceil(NS_PER_MS)));
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
-    let call = services::find(note.path.as_deref().unwrap_or(path))?;
+    let method = Method::find(note.path.as_deref().unwrap_or(path))?;
     let gzip = match last(headers, &GRPC_ENCODING) {
         None | Some(b"" | b"identity") => false,
         Some(b"gzip") => true,
@@ -115,7 +115,7 @@ fn read_head<T>(request: &HttpRequest<T>, note: Option<Note>, now_ms: u64) -> Re
     let api_version = headers.get(CLIENT_API_VERSION).map_or(&b""[..], |value| value.as_bytes());
     let api_version = ApiVersion::parse(api_version);
     let needs_leader = headers.get(HAS_LEADER).is_some_and(|value| value.as_bytes() == b"true");
-    Ok(Head { call, client_deadline_ms, gzip, needs_leader, api_version })
+    Ok(Head { method, client_deadline_ms, gzip, needs_leader, api_version })
 }
 
 pub(super) fn framing_status(error: &FramingError) -> Status {
@@ -131,21 +131,10 @@ pub(super) fn overloaded(what: &'static str) -> Status {
     Status { code: Code::ResourceExhausted, message: what.into() }
 }
 
-/// How an answer's message is made from the response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
-    /// Header and body.
-    Full,
-    /// The header says no revision: answers about the membership.
-    NoRevision,
-    /// No header either.
-    NoHeader,
-}
-
 /// Who gets an answer.
 pub(super) enum Recipient {
     /// The stream of a call that has one answer.
-    Unary { responder: Responder, gzip: bool, shape: Shape },
+    Unary { responder: Responder, gzip: bool, header: HeaderShape },
     /// The task of a call that has many.
     Task(Rc<Mailbox>),
     /// The task of a stream of requests, whose answers go out in the requests' order.
@@ -197,25 +186,6 @@ impl Mailbox {
     }
 }
 
-/// How much the answer to a query may weigh.
-fn weigh(command: &Command) -> Weight {
-    let Command::Read(read) = command else { return Weight::Light };
-    match &read.query {
-        Query::Range(range) if range.range_end.is_empty() || range.count_only => Weight::Point,
-        Query::Range(_) | Query::Txn(_) => Weight::Wide,
-        Query::RangeSlice(_) => Weight::Point,
-        Query::HashKv(_)
-        | Query::HashCompacted
-        | Query::Hash
-        | Query::MemberList
-        | Query::Status
-        | Query::Alarms { .. }
-        | Query::LeaseKeepAlive(_) => Weight::Light,
-        Query::LeaseTimeToLive(request) if !request.keys => Weight::Light,
-        Query::LeaseTimeToLive(_) | Query::LeaseLeases => Weight::Wide,
-    }
-}
-
 impl<B: Backend> ClientShard<B> {
     /// A request's headers have arrived, and often its body too.
     pub(super) fn on_request(
@@ -234,11 +204,11 @@ impl<B: Backend> ClientShard<B> {
             }
         };
         let mut body = request.into_body();
-        if let Call::Bidi(method) = head.call {
+        if head.method.row().call == CallShape::BothWays {
             if let Err(status) = self.admit(&head) {
                 return response::send_status(&mut responder, &status);
             }
-            return self.spawn_bidi(account, method, &head, body, responder);
+            return self.spawn_bidi(account, &head, body, responder);
         }
         let mut assembler = Assembler::new(self.receive_bytes_max);
         loop {
@@ -265,11 +235,11 @@ impl<B: Backend> ClientShard<B> {
 
     /// Whether this member, as it stands, serves the call at all.
     fn admit(&self, head: &Head) -> Result<(), Status> {
-        if self.leadership.is_learner() && !head.call.suits_learner() {
+        if self.leadership.is_learner() && !head.method.row().suits_learner {
             return Err(head.api_version.refusal_of_learner());
         }
         // A learner looks at a range first: it may be one that it does not serve.
-        let is_judged_later = self.leadership.is_learner() && head.call == Call::Member(Method::Range);
+        let is_judged_later = self.leadership.is_learner() && head.method == Method::Range;
         if head.api_version == ApiVersion::Malformed && !is_judged_later {
             return Err(status::INVALID_CLIENT_API_VERSION);
         }
@@ -384,45 +354,17 @@ impl<B: Backend> ClientShard<B> {
             return response::send_status(&mut responder, &status);
         }
         let request_bytes = payload.len();
-        let command = match head.call {
-            Call::Member(method) => convert::command(method, payload, &self.limits),
-            Call::Defragment => match decode::<pb::DefragmentRequest>(payload) {
-                Ok(_) => return self.answer_here(account, head, &mut responder, Vec::new()),
-                Err(status) => Err(status),
-            },
-            Call::HealthCheck => match decode::<health::HealthCheckRequest>(payload) {
-                Ok(request) if request.service.is_empty() => {
-                    let body = streams::health_response(true).encode_to_vec();
-                    return self.answer_here(account, head, &mut responder, body);
-                }
-                Ok(_) => Err(status::UNKNOWN_HEALTH_SERVICE),
-                Err(status) => Err(status),
-            },
-            Call::HealthList => match decode::<health::HealthListRequest>(payload) {
-                Ok(_) => {
-                    let body = streams::health_list().encode_to_vec();
-                    return self.answer_here(account, head, &mut responder, body);
-                }
-                Err(status) => Err(status),
-            },
-            Call::LeaseGrant => convert::lease_grant(payload, &self.limits, || self.lease_ids.positive()),
-            Call::Recipe(recipe) => return self.spawn_recipe(account, recipe, head, payload, responder),
-            Call::Bidi(_) => unreachable!("a stream of requests has a task and is never collected"),
-            Call::HealthWatch => match decode::<health::HealthCheckRequest>(payload) {
-                Ok(request) => return self.spawn_health_watch(account, head, &request, responder),
-                Err(status) => Err(status),
-            },
-        };
-        let shape = match head.call {
-            Call::Member(
-                Method::MemberList
-                | Method::MemberAdd
-                | Method::MemberRemove
-                | Method::MemberUpdate
-                | Method::MemberPromote,
-            ) => Shape::NoRevision,
-            Call::Member(Method::MoveLeader) => Shape::NoHeader,
-            _ => Shape::Full,
+        let row = head.method.row();
+        let command = match row.becomes {
+            Becomes::Command(_) | Becomes::Read | Becomes::Member => {
+                convert::command(head.method, payload, &self.limits, || self.lease_ids.positive())
+            }
+            Becomes::Recipe(recipe) => return self.spawn_recipe(account, recipe, head, payload, responder),
+            Becomes::Here => return self.answer_here(account, head, payload, responder),
+            Becomes::Watch | Becomes::LeaseStream => {
+                unreachable!("a stream of requests has a task and is never collected")
+            }
+            Becomes::NotYet => unreachable!("it was not found"),
         };
         match command {
             Ok(Command::Read(Read { linearizable: true, .. })) if self.leadership.is_learner() => {
@@ -435,17 +377,47 @@ impl<B: Backend> ClientShard<B> {
                 self.spawn_range_stream(account, head, linearizable, *first, responder);
             }
             Ok(command) => {
-                let weight = weigh(&command);
-                let recipient = Recipient::Unary { responder, gzip: head.gzip, shape };
+                let weight = row.weigh(&command);
+                let recipient = Recipient::Unary { responder, gzip: head.gzip, header: row.header };
                 self.submit(account, weight, request_bytes, head.client_deadline_ms, command, recipient);
             }
             Err(status) => response::send_status(&mut responder, &status),
         }
     }
 
-    /// Answers with a message that needs nobody else.
-    fn answer_here(&self, account: &Rc<Account>, head: &Head, responder: &mut Responder, body: Vec<u8>) {
-        response::send_message(&self.templates, account, responder, head.gzip, |_| {}, body);
+    /// Answers a call that needs nobody else.
+    fn answer_here(
+        self: &Rc<Self>,
+        account: &Rc<Account>,
+        head: &Head,
+        payload: Bytes,
+        mut responder: Responder,
+    ) {
+        let body = match head.method {
+            // There is nothing to defragment.
+            Method::Defragment => decode::<pb::DefragmentRequest>(payload).map(|_| Vec::new()),
+            Method::HealthCheck => match decode::<health::HealthCheckRequest>(payload) {
+                Ok(request) if request.service.is_empty() => {
+                    Ok(streams::health_response(true).encode_to_vec())
+                }
+                Ok(_) => Err(status::UNKNOWN_HEALTH_SERVICE),
+                Err(status) => Err(status),
+            },
+            Method::HealthList => {
+                decode::<health::HealthListRequest>(payload).map(|_| streams::health_list().encode_to_vec())
+            }
+            Method::HealthWatch => match decode(payload) {
+                Ok(request) => return self.spawn_health_watch(account, head, &request, responder),
+                Err(status) => Err(status),
+            },
+            other => unreachable!("{other:?} is not answered here"),
+        };
+        match body {
+            Ok(body) => {
+                response::send_message(&self.templates, account, &mut responder, head.gzip, |_| {}, body);
+            }
+            Err(status) => response::send_status(&mut responder, &status),
+        }
     }
 
     /// Submits a command, or queues it until there is room for its answer.
@@ -537,12 +509,11 @@ impl<B: Backend> ClientShard<B> {
             (Recipient::Unary { mut responder, .. }, Err(status)) => {
                 response::send_status(&mut responder, &status);
             }
-            (Recipient::Unary { mut responder, gzip, shape }, Ok((term, response))) => {
-                let revision = if shape == Shape::NoRevision { 0 } else { response.revision };
-                let head = |out: &mut Vec<u8>| {
-                    if shape != Shape::NoHeader {
-                        self.headers.put(out, revision, term);
-                    }
+            (Recipient::Unary { mut responder, gzip, header }, Ok((term, response))) => {
+                let head = |out: &mut Vec<u8>| match header {
+                    HeaderShape::Full => self.headers.put(out, response.revision, term),
+                    HeaderShape::NoRevision => self.headers.put(out, 0, term),
+                    HeaderShape::Absent => {}
                 };
                 response::send_message(&self.templates, account, &mut responder, gzip, head, response.body);
             }

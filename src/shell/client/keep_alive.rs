@@ -20,7 +20,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 
-use super::account::{Account, Body, Weight};
+use super::account::{Account, Body};
 use super::bidi::{Incoming, Request};
 use super::call::{Head, Recipient};
 use super::call_end::CallEnd;
@@ -30,6 +30,7 @@ use super::streams::Ended;
 use super::{Backend, ClientShard};
 use crate::request::Response;
 use crate::rpc::framing::{PREFIX_BYTES, put_prefix};
+use crate::rpc::method::Weight;
 use crate::rpc::{Status, convert};
 use crate::types::Term;
 

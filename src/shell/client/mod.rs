@@ -15,7 +15,8 @@
 //! client's frames by the `frame_credit` they have, `account` bounds what a connection holds, `place` what
 //! calls with a task do, `silence` who has not spoken yet, `slots` knows who waits, `limits` is what `h2` is
 //! told, `streams` has the calls
-//! with many answers, `leadership` what is told for want of a leader, `keep_alive` the leases', `recipe` those of several commands, `services` the paths.
+//! with many answers, `leadership` what is told for want of a leader, `keep_alive` the leases', `recipe` those of several commands. The
+//! methods themselves are `rpc::method`.
 //!
 //! Invariants: a call is answered once; a ticket whose waiter left is ignored; what a connection
 //! holds is counted until it is gone; no borrow of a cell is held while the backend or `h2` is called.
@@ -49,7 +50,6 @@ mod recipe;
 mod response;
 pub(in crate::shell) mod role;
 mod serial;
-mod services;
 mod signal;
 mod silence;
 mod slots;

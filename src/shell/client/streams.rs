@@ -11,7 +11,7 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 use prost::Message as _;
 
-use super::account::{Account, Body, Weight};
+use super::account::{Account, Body};
 use super::call::{Head, Mailbox, Recipient};
 use super::leadership::LeaderWish;
 use super::place::{Kind, Place};
@@ -22,6 +22,7 @@ use crate::pb::health::health_check_response::ServingStatus;
 use crate::pb::health::{HealthCheckRequest, HealthCheckResponse, HealthListResponse};
 use crate::request::{Command, Query, RangeSlice, Read, Response};
 use crate::rpc::framing::{PREFIX_BYTES, put_prefix};
+use crate::rpc::method::Weight;
 use crate::rpc::range_stream::RangeStream;
 use crate::rpc::{Code, Status};
 use crate::types::Term;

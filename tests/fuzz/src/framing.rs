@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use arbitrary::Unstructured;
 use bytes::Bytes;
-use pinion::rpc::convert::Method;
+use pinion::rpc::Method;
 use pinion::rpc::framing::{
     Assembler, FramingError, Message, PREFIX_BYTES, is_grpc_content_type, parse_timeout, percent_decode,
     percent_encode, split_path,
@@ -138,7 +138,8 @@ fn paths(rest: &[u8]) {
         }
         None => assert!(!path.starts_with('/') || path.matches('/').count() < 2, "{path}"),
     }
-    if Method::from_path(&path).is_some() {
-        assert!(split_path(&path).is_some_and(|(service, _)| service.starts_with("etcdserverpb.")));
+    match Method::find(&path) {
+        Ok(method) => assert_eq!(method.row().path, path),
+        Err(status) => assert!(!status.message.is_empty()),
     }
 }

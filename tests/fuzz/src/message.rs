@@ -10,13 +10,13 @@ use pinion::pb::etcdserverpb as pb;
 use pinion::pb::etcdserverpb::compare::TargetUnion;
 use pinion::pb::etcdserverpb::request_op::Request as Op;
 use pinion::pb::peer;
-use pinion::rpc::convert::Method;
+use pinion::rpc::Method;
 use prost::Message as _;
 
 use crate::{below, bytes, number, one_in};
 
 /// Every method that becomes a command.
-pub const METHODS: [Method; 19] = [
+pub const METHODS: [Method; 20] = [
     Method::Put,
     Method::Txn,
     Method::DeleteRange,
@@ -36,6 +36,7 @@ pub const METHODS: [Method; 19] = [
     Method::MemberPromote,
     Method::MoveLeader,
     Method::Alarm,
+    Method::LeaseGrant,
 ];
 
 /// Every kind of request in the log.
@@ -202,6 +203,10 @@ pub fn call_body(input: &mut Unstructured<'_>, method: Method) -> Vec<u8> {
         Method::Compact => compact(input).encode_to_vec(),
         Method::HashKv => pb::HashKvRequest { revision: number(input) }.encode_to_vec(),
         Method::MemberList => pb::MemberListRequest { linearizable: one_in(input, 2) }.encode_to_vec(),
+        Method::LeaseGrant => {
+            let ttl = number(input);
+            pb::LeaseGrantRequest { id: number(input), ttl }.encode_to_vec()
+        }
         Method::LeaseRevoke => pb::LeaseRevokeRequest { id: number(input) }.encode_to_vec(),
         Method::LeaseTimeToLive => {
             pb::LeaseTimeToLiveRequest { id: number(input), keys: one_in(input, 2) }.encode_to_vec()
@@ -215,6 +220,7 @@ pub fn call_body(input: &mut Unstructured<'_>, method: Method) -> Vec<u8> {
         Method::MoveLeader => pb::MoveLeaderRequest { target_id: member(input) }.encode_to_vec(),
         Method::Alarm => alarm(input).encode_to_vec(),
         Method::Status | Method::Hash | Method::LeaseLeases => Vec::new(),
+        _ => unreachable!("{method:?} becomes no command"),
     }
 }
 

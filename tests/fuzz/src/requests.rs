@@ -21,6 +21,7 @@ use pinion::mvcc::{KeyValueRef, Store};
 use pinion::pb::etcdserverpb as pb;
 use pinion::pb::peer;
 use pinion::rpc::convert::{self, Limits};
+use pinion::rpc::method::Method;
 use pinion::rpc::range_stream::RangeStream;
 use pinion::types::{KeyRange, LeaseId, LogIndex, MemberId, Revision, Term, Ticket};
 use prost::Message as _;
@@ -189,8 +190,8 @@ impl Twins {
         Self { limits, plain, other, checkpoint: None, bytes }
     }
 
-    fn call(&mut self, method: convert::Method, body: Bytes) {
-        match convert::command(method, body, &self.limits) {
+    fn call(&mut self, method: Method, body: Bytes) {
+        match convert::command(method, body, &self.limits, || 7) {
             Ok(Command::Propose { kind, body }) => {
                 let outcome = self.apply(kind, body);
                 let is_shards_own = matches!(

@@ -1,0 +1,325 @@
+//! The methods of the protocol, one row each. A method that is not in the table does not exist.
+//!
+//! A row says by which path a method is called, how many messages go each way, what stands in front of
+//! its answer and how large that may get, what becomes of the call, and what refuses it. Whoever needs to
+//! know one of these reads it here: the client shard, `convert`, and the replica for a full disk.
+//!
+//! Not here: what `apply` refuses because of an alarm. That is a function of the log, and a log outlives
+//! the table of the version that reads it. Nor what a member without a leader refuses: a client asks for
+//! that with any call, and then no method is exempt.
+//!
+//! Cost: a path is found by one `match` over all of them. A perfect hash was measured and took longer, since
+//! it ends in a call of `memcmp`.
+//! Compatibility: paths and shapes are those of `proto/`, which a test compares; texts for what is not
+//! found are gRPC-Go's.
+
+use super::framing::split_path;
+use super::status::{Code, Status};
+use crate::request::{Command, Query, RequestKind};
+
+/// How many messages go each way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallShape {
+    /// One request, one answer.
+    Unary,
+    /// One request, any number of answers.
+    ServerStream,
+    /// Any number of requests and of answers.
+    BothWays,
+}
+
+/// What of etcd's `ResponseHeader` an answer begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeaderShape {
+    Full,
+    /// All but the revision: answers about the membership.
+    NoRevision,
+    Absent,
+}
+
+/// How large an answer may get, as far as the method tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnswerWeight {
+    Light,
+    Point,
+    Wide,
+    /// `Point` for one key or a count, else `Wide`.
+    ByRange,
+    /// `Wide` with the keys of a lease, else `Light`.
+    ByKeys,
+    /// `Light` if the transaction writes, else `Wide`.
+    ByOperations,
+}
+
+/// How large an answer may get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// A write, or a question about the member: small.
+    Light,
+    /// One key.
+    Point,
+    /// Any number of keys.
+    Wide,
+}
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Becomes {
+    /// A request of this kind in the log. A transaction or a call about alarms may turn out to be a read.
+    Command(RequestKind),
+    /// A read of the state machine or of the leader's memory.
+    Read,
+    /// A change of who belongs to the cluster, or of who leads it.
+    Member,
+    /// A stream of the shard's watch hub.
+    Watch,
+    /// A stream of renewals, each a read.
+    LeaseStream,
+    /// A task of the shard that takes several commands.
+    Recipe(Recipe),
+    /// Answered by the shard alone.
+    Here,
+    /// Refused: this version does not have it. "Unknown method" would send the caller to look for a
+    /// mistake of its own.
+    NotYet,
+}
+
+/// Methods of `Lock` and `Election`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recipe {
+    Lock,
+    Unlock,
+    Campaign,
+    Proclaim,
+    Leader,
+    Observe,
+    Resign,
+}
+
+/// All that is known of a method before a call of it is looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    pub method: Method,
+    /// The `:path` of a call, byte by byte.
+    pub path: &'static str,
+    pub call: CallShape,
+    pub header: HeaderShape,
+    pub weight: AnswerWeight,
+    pub becomes: Becomes,
+    /// Whether a member without a vote answers. A range it answers only if it may be stale. Of all others
+    /// it would tell what it has, and nobody could see that this is an hour old.
+    pub suits_learner: bool,
+    /// Whether it is refused first when space gets scarce. The other requests free space, or are needed to
+    /// run the cluster.
+    pub adds_data: bool,
+}
+
+impl Row {
+    /// How large the answer to this call of the method may get.
+    #[must_use]
+    pub fn weigh(&self, command: &Command) -> Weight {
+        match self.weight {
+            AnswerWeight::Light => Weight::Light,
+            AnswerWeight::Point => Weight::Point,
+            AnswerWeight::Wide => Weight::Wide,
+            AnswerWeight::ByRange | AnswerWeight::ByKeys | AnswerWeight::ByOperations => {
+                let Command::Read(read) = command else { return Weight::Light };
+                match &read.query {
+                    Query::Range(range) if range.range_end.is_empty() || range.count_only => Weight::Point,
+                    Query::LeaseTimeToLive(request) if !request.keys => Weight::Light,
+                    _ => Weight::Wide,
+                }
+            }
+        }
+    }
+}
+
+/// Makes of the table the enum, the rows, and the way from a path to its method.
+macro_rules! methods {
+    ($(
+        $name:ident: $path:literal, $call:ident, $header:ident, $weight:ident, $becomes:expr, [$($flag:ident)*];
+    )*) => {
+        /// A method.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Method {
+            $($name,)*
+        }
+
+        /// A method's number is that of its row.
+        const ROWS: &[Row] = &[$(Row {
+            method: Method::$name,
+            path: $path,
+            call: CallShape::$call,
+            header: HeaderShape::$header,
+            weight: AnswerWeight::$weight,
+            becomes: $becomes,
+            $($flag: true,)*
+            ..PLAIN
+        },)*];
+
+        impl Method {
+            /// The method that a path calls, whether or not this version has it.
+            fn of_path(path: &str) -> Option<Self> {
+                Some(match path {
+                    $($path => Self::$name,)*
+                    _ => return None,
+                })
+            }
+        }
+    };
+}
+
+/// What a row is where it does not say otherwise.
+const PLAIN: Row = Row {
+    method: Method::Range,
+    path: "",
+    call: CallShape::Unary,
+    header: HeaderShape::Full,
+    weight: AnswerWeight::Light,
+    becomes: NotYet,
+    suits_learner: false,
+    adds_data: false,
+};
+
+use Becomes::{Command as Asks, Here, LeaseStream, Member, NotYet, Read, Recipe as Does, Watch};
+use RequestKind as Kind;
+
+methods! {
+    Range:                "/etcdserverpb.KV/Range",                    Unary,        Full,       ByRange,      Read,                        [suits_learner];
+    RangeStream:          "/etcdserverpb.KV/RangeStream",              ServerStream, Full,       Point,        Read,                        [];
+    Put:                  "/etcdserverpb.KV/Put",                      Unary,        Full,       Light,        Asks(Kind::Put),             [adds_data];
+    DeleteRange:          "/etcdserverpb.KV/DeleteRange",              Unary,        Full,       Light,        Asks(Kind::DeleteRange),     [];
+    Txn:                  "/etcdserverpb.KV/Txn",                      Unary,        Full,       ByOperations, Asks(Kind::Txn),             [adds_data];
+    Compact:              "/etcdserverpb.KV/Compact",                  Unary,        Full,       Light,        Asks(Kind::Compact),         [];
+
+    Watch:                "/etcdserverpb.Watch/Watch",                 BothWays,     Full,       Wide,         Watch,                       [];
+
+    LeaseGrant:           "/etcdserverpb.Lease/LeaseGrant",            Unary,        Full,       Light,        Asks(Kind::LeaseGrant),      [adds_data];
+    LeaseRevoke:          "/etcdserverpb.Lease/LeaseRevoke",           Unary,        Full,       Light,        Asks(Kind::LeaseRevoke),     [];
+    LeaseKeepAlive:       "/etcdserverpb.Lease/LeaseKeepAlive",        BothWays,     Full,       Light,        LeaseStream,                 [];
+    LeaseTimeToLive:      "/etcdserverpb.Lease/LeaseTimeToLive",       Unary,        Full,       ByKeys,       Read,                        [];
+    LeaseLeases:          "/etcdserverpb.Lease/LeaseLeases",           Unary,        Full,       Wide,         Read,                        [];
+
+    MemberAdd:            "/etcdserverpb.Cluster/MemberAdd",           Unary,        NoRevision, Light,        Member,                      [];
+    MemberRemove:         "/etcdserverpb.Cluster/MemberRemove",        Unary,        NoRevision, Light,        Member,                      [];
+    MemberUpdate:         "/etcdserverpb.Cluster/MemberUpdate",        Unary,        NoRevision, Light,        Asks(Kind::MemberUpdate),    [];
+    MemberList:           "/etcdserverpb.Cluster/MemberList",          Unary,        NoRevision, Light,        Read,                        [];
+    MemberPromote:        "/etcdserverpb.Cluster/MemberPromote",       Unary,        NoRevision, Light,        Member,                      [];
+
+    Alarm:                "/etcdserverpb.Maintenance/Alarm",           Unary,        Full,       Light,        Asks(Kind::Alarm),           [];
+    Status:               "/etcdserverpb.Maintenance/Status",          Unary,        Full,       Light,        Read,                        [suits_learner];
+    Defragment:           "/etcdserverpb.Maintenance/Defragment",      Unary,        Absent,     Light,        Here,                        [];
+    Hash:                 "/etcdserverpb.Maintenance/Hash",            Unary,        Full,       Light,        Read,                        [];
+    HashKv:               "/etcdserverpb.Maintenance/HashKV",          Unary,        Full,       Light,        Read,                        [];
+    Snapshot:             "/etcdserverpb.Maintenance/Snapshot",        ServerStream, Full,       Wide,         NotYet,                      [suits_learner];
+    MoveLeader:           "/etcdserverpb.Maintenance/MoveLeader",      Unary,        Absent,     Light,        Member,                      [];
+    Downgrade:            "/etcdserverpb.Maintenance/Downgrade",       Unary,        Full,       Light,        NotYet,                      [];
+
+    AuthEnable:           "/etcdserverpb.Auth/AuthEnable",             Unary,        Full,       Light,        NotYet,                      [];
+    AuthDisable:          "/etcdserverpb.Auth/AuthDisable",            Unary,        Full,       Light,        NotYet,                      [];
+    AuthStatus:           "/etcdserverpb.Auth/AuthStatus",             Unary,        Full,       Light,        NotYet,                      [];
+    Authenticate:         "/etcdserverpb.Auth/Authenticate",           Unary,        Full,       Light,        NotYet,                      [];
+    UserAdd:              "/etcdserverpb.Auth/UserAdd",                Unary,        Full,       Light,        NotYet,                      [];
+    UserGet:              "/etcdserverpb.Auth/UserGet",                Unary,        Full,       Light,        NotYet,                      [];
+    UserList:             "/etcdserverpb.Auth/UserList",               Unary,        Full,       Wide,         NotYet,                      [];
+    UserDelete:           "/etcdserverpb.Auth/UserDelete",             Unary,        Full,       Light,        NotYet,                      [];
+    UserChangePassword:   "/etcdserverpb.Auth/UserChangePassword",     Unary,        Full,       Light,        NotYet,                      [];
+    UserGrantRole:        "/etcdserverpb.Auth/UserGrantRole",          Unary,        Full,       Light,        NotYet,                      [];
+    UserRevokeRole:       "/etcdserverpb.Auth/UserRevokeRole",         Unary,        Full,       Light,        NotYet,                      [];
+    RoleAdd:              "/etcdserverpb.Auth/RoleAdd",                Unary,        Full,       Light,        NotYet,                      [];
+    RoleGet:              "/etcdserverpb.Auth/RoleGet",                Unary,        Full,       Light,        NotYet,                      [];
+    RoleList:             "/etcdserverpb.Auth/RoleList",               Unary,        Full,       Wide,         NotYet,                      [];
+    RoleDelete:           "/etcdserverpb.Auth/RoleDelete",             Unary,        Full,       Light,        NotYet,                      [];
+    RoleGrantPermission:  "/etcdserverpb.Auth/RoleGrantPermission",    Unary,        Full,       Light,        NotYet,                      [];
+    RoleRevokePermission: "/etcdserverpb.Auth/RoleRevokePermission",   Unary,        Full,       Light,        NotYet,                      [];
+
+    Lock:                 "/v3lockpb.Lock/Lock",                       Unary,        Full,       Light,        Does(Recipe::Lock),          [];
+    Unlock:               "/v3lockpb.Lock/Unlock",                     Unary,        Full,       Light,        Does(Recipe::Unlock),        [];
+
+    Campaign:             "/v3electionpb.Election/Campaign",           Unary,        Full,       Light,        Does(Recipe::Campaign),      [];
+    Proclaim:             "/v3electionpb.Election/Proclaim",           Unary,        Full,       Light,        Does(Recipe::Proclaim),      [];
+    Leader:               "/v3electionpb.Election/Leader",             Unary,        Full,       Point,        Does(Recipe::Leader),        [];
+    Observe:              "/v3electionpb.Election/Observe",            ServerStream, Full,       Point,        Does(Recipe::Observe),       [];
+    Resign:               "/v3electionpb.Election/Resign",             Unary,        Full,       Light,        Does(Recipe::Resign),        [];
+
+    HealthCheck:          "/grpc.health.v1.Health/Check",              Unary,        Absent,     Light,        Here,                        [suits_learner];
+    HealthWatch:          "/grpc.health.v1.Health/Watch",              ServerStream, Absent,     Light,        Here,                        [suits_learner];
+    HealthList:           "/grpc.health.v1.Health/List",               Unary,        Absent,     Light,        Here,                        [suits_learner];
+}
+
+/// All methods.
+#[must_use]
+pub fn table() -> &'static [Row] {
+    ROWS
+}
+
+impl Method {
+    /// The method's row.
+    #[must_use]
+    pub fn row(self) -> &'static Row {
+        &ROWS[self as usize]
+    }
+
+    /// Finds the method that a path calls. The path is matched byte by byte, its leading slash included.
+    ///
+    /// # Errors
+    /// The call's final answer: there is no such method, or this version does not have it.
+    pub fn find(path: &str) -> Result<Self, Status> {
+        match Self::of_path(path) {
+            Some(method) if method.row().becomes != NotYet => Ok(method),
+            found => Err(unknown(path, found)),
+        }
+    }
+
+    /// The kind of request that a call becomes.
+    #[must_use]
+    pub fn request_kind(self) -> Option<RequestKind> {
+        match self.row().becomes {
+            Asks(kind) => Some(kind),
+            _ => None,
+        }
+    }
+}
+
+/// Whether requests of this kind are refused first when space gets scarce: those of a method that adds data.
+#[must_use]
+pub const fn adds_data(kind: RequestKind) -> bool {
+    KINDS_THAT_ADD >> kind.number() & 1 == 1
+}
+
+/// A bit for each kind of request.
+const KINDS_THAT_ADD: u32 = {
+    let mut kinds = 0;
+    let mut at = 0;
+    while at < ROWS.len() {
+        if let Asks(kind) = ROWS[at].becomes
+            && ROWS[at].adds_data
+        {
+            kinds |= 1 << kind.number();
+        }
+        at += 1;
+    }
+    kinds
+};
+
+/// Why a call of `path` is refused, which is that of `found`.
+#[cold]
+fn unknown(path: &str, found: Option<Method>) -> Status {
+    match split_path(path) {
+        Some((service, method)) if found.is_some() => Status::not_supported(method, service),
+        Some((service, method)) if is_service(service) => Status::unknown_method(method, service),
+        Some((service, _)) => Status::unknown_service(service),
+        None => {
+            Status { code: Code::Unimplemented, message: format!("malformed method name: {path:?}").into() }
+        }
+    }
+}
+
+/// Whether the table has methods of this service.
+fn is_service(name: &str) -> bool {
+    ROWS.iter().any(|row| split_path(row.path).is_some_and(|(service, _)| service == name))
+}
+
+#[cfg(test)]
+#[path = "method_tests.rs"]
+mod tests;
