@@ -20,11 +20,13 @@ use std::time::Duration;
 use h2::server::Connection;
 use h2::{Ping, PingPong, Reason};
 
-use super::account::{Account, Body};
-use super::frame_meter::{self, Abuse, FrameMeter};
-use super::h2_io::{Io, IoHandle};
+use super::Backend;
+use super::ClientShard;
+use super::call::account::{Account, Body};
+use super::grpc::frame_meter::{self, Abuse, FrameMeter};
+use super::grpc::h2_io::{Io, IoHandle};
+use super::grpc::limits;
 use super::silence::Silence;
-use super::{Backend, ClientShard, limits};
 use crate::rpc::headers::{Fault, Gate};
 use crate::shell::net::Stream;
 use crate::types::first_bytes::{FirstBytes, HTTP2_PREFACE};

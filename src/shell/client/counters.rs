@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use super::connection::Ending;
-use super::frame_meter::Abuse;
+use super::grpc::frame_meter::Abuse;
 use crate::rpc::headers::Fault;
 
 /// Counts since the start, and levels now.

@@ -7,9 +7,10 @@ use std::time::Duration;
 use futures_lite::future;
 use glommio::net::TcpListener;
 
+use super::Backend;
+use super::ClientShard;
 use super::reception::{About, TooMany};
 use super::signal::Signal;
-use super::{Backend, ClientShard};
 
 /// After a failed accept, most likely for want of file descriptors: those that end make room.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);

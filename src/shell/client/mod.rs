@@ -23,40 +23,18 @@
 //! Cost: a put costs no task and no timer; see `account` for memory.
 //! Compatibility: gRPC-Go's answers to malformed calls, etcd's keepalive policy and timeouts.
 
-mod account;
-mod ask;
-mod bidi;
 mod call;
-mod call_end;
 mod connection;
 mod counters;
 mod drop_log;
-mod election;
-mod frame_credit;
-mod frame_head;
-mod frame_meter;
-mod gzip;
-mod h2_io;
-mod keep_alive;
-mod leadership;
-mod limits;
+mod grpc;
 mod listener;
-mod local_watch;
-mod lock;
-mod outbox;
-mod place;
 mod reception;
-mod recipe;
-mod response;
 pub(in crate::shell) mod role;
-mod serial;
 mod signal;
 mod silence;
-mod slots;
-mod streams;
 #[cfg(test)]
 mod tests;
-mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -67,22 +45,22 @@ use std::time::Duration;
 
 use glommio::net::TcpListener;
 
-use account::{Account, Ledger};
 use call::Submitted;
+use call::account::{Account, Ledger};
+use call::leadership::Leadership;
+use call::place::Places;
+use call::serial::Serial;
+use call::slots::Slots;
+use call::watch::Watches;
 pub use counters::Counters;
 use counters::CountersCell;
 use drop_log::{DropLog, Drops};
-use h2_io::SharedBuffers;
-use leadership::Leadership;
-use place::Places;
+use grpc::h2_io::SharedBuffers;
+use grpc::response::{Headers, Templates};
 use reception::Place;
 pub use reception::Reception;
-use response::{Headers, Templates};
-use serial::Serial;
 use signal::Signal;
 use silence::Silent;
-use slots::Slots;
-use watch::Watches;
 
 use crate::replica::exchange::Facts;
 use crate::request::{Command, Reply};
@@ -211,7 +189,7 @@ impl ShardConfig {
     }
     /// Bytes of a request's headers at most: its metadata and what HTTP/2 and gRPC say themselves.
     fn header_bytes_max(&self) -> usize {
-        self.metadata_bytes_max as usize + limits::CALL_HEADERS_BYTES
+        self.metadata_bytes_max as usize + grpc::limits::CALL_HEADERS_BYTES
     }
     fn keepalive_min_ms(&self) -> u64 {
         millis(self.keepalive.min_time)
@@ -469,9 +447,9 @@ impl<B: Backend> ClientShard<B> {
     /// little room left for others, one that has taken nothing for long.
     fn relieve_pressure(&self, accounts: &[Rc<Account>]) {
         let unread_bytes = self.ledger.unread_bytes();
-        let patience_ms = if account::SHARD_UNSENT_BYTES_MAX < unread_bytes {
+        let patience_ms = if call::account::SHARD_UNSENT_BYTES_MAX < unread_bytes {
             self.config.pressure_timeout_ms()
-        } else if account::SHARD_UNSENT_BYTES_MAX / 4 * 3 < unread_bytes {
+        } else if call::account::SHARD_UNSENT_BYTES_MAX / 4 * 3 < unread_bytes {
             LOW_PRESSURE_PATIENCE * self.config.pressure_timeout_ms()
         } else {
             return;

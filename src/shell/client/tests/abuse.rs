@@ -1,7 +1,7 @@
 //! What hostile clients get: their connection's end, and nobody else notices.
 
-use super::super::frame_credit::EARLY_ENDS_FIRST;
-use super::super::place::{PLACE_BYTES, UPLOAD_BYTES_MAX};
+use super::super::call::place::{PLACE_BYTES, UPLOAD_BYTES_MAX};
+use super::super::grpc::frame_credit::EARLY_ENDS_FIRST;
 use super::super::silence::SILENT_MAX;
 use super::raw::{self, Raw, frame, header, request_headers};
 use super::*;

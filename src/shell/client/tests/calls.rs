@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use prost::Message as _;
 
-use super::super::gzip;
+use super::super::grpc::gzip;
 use super::raw::{self, Raw, frame};
 use super::*;
 

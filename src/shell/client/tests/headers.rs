@@ -428,7 +428,7 @@ fn unfinished_header_blocks_are_refused_when_they_hold_too_much_memory() {
         (pieces.pop().unwrap(), pieces)
     };
     // As many connections as the shard has memory for, and more.
-    let connections = super::super::account::SHARD_HEADER_BYTES_MAX / 8_000_000;
+    let connections = super::super::call::account::SHARD_HEADER_BYTES_MAX / 8_000_000;
     let mut callers: Vec<Caller> = Vec::new();
     for _ in 0..connections + 8 {
         let mut caller = Caller::open(&server);

@@ -1,6 +1,6 @@
 //! What honest clients do in bulk: none of it ends their connection, or anybody's call.
 
-use super::super::frame_credit::{EARLY_ENDS_FIRST, PER_S};
+use super::super::grpc::frame_credit::{EARLY_ENDS_FIRST, PER_S};
 use super::raw::{self, Frame, Raw, frame, request_headers};
 use super::*;
 

@@ -1,6 +1,6 @@
 //! Full rings and clients that do not read.
 
-use super::super::account::{CALLS_MAX, UNSENT_BYTES_MAX};
+use super::super::call::account::{CALLS_MAX, UNSENT_BYTES_MAX};
 use super::*;
 
 #[test]

@@ -44,7 +44,7 @@ fn run_client(
     // :method POST, :scheme http, then :path … te as entries 66 … 62.
     let next = [0x83, 0x86, 0x80 | 66, 0x80 | 65, 0x80 | 64, 0x80 | 63, 0x80 | 62];
     let (mut sent, mut done, mut id) = (0, 0, 1_u32);
-    let mut walker = super::super::frame_meter::FrameWalker::default();
+    let mut walker = super::super::grpc::frame_meter::FrameWalker::default();
     let (mut out, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
     let mut settled = true;
     while done < calls {

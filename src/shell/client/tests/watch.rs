@@ -3,9 +3,9 @@
 use h2::{Reason, RecvStream, SendStream};
 use pb::watch_request::RequestUnion;
 
-use super::super::local_watch::News;
-use super::super::outbox::SHARD_BYTES_MAX;
-use super::super::place::Kind;
+use super::super::call::local_watch::News;
+use super::super::call::outbox::SHARD_BYTES_MAX;
+use super::super::call::place::Kind;
 use super::*;
 use crate::watch::WatchRange;
 
@@ -324,7 +324,7 @@ fn gzipped_requests_are_taken() {
         let request = client.request(WATCH).header("grpc-encoding", "gzip");
         let mut watch = Watch::open_with(&client, request).await;
         let create = pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(of_key("k"))) };
-        let mut bytes = framed(&super::super::gzip::deflate(&[&create.encode_to_vec()]));
+        let mut bytes = framed(&super::super::grpc::gzip::deflate(&[&create.encode_to_vec()]));
         bytes[0] = 1;
         watch.send_bytes(bytes);
         assert!(watch.next().await.created);

@@ -31,15 +31,17 @@ use std::task::{Context, Poll, ready};
 
 use h2::Reason;
 
-use super::bidi::{Incoming, Request};
-use super::call::{self, Head};
-use super::call_end::CallEnd;
-use super::counters::Counters;
+use super::end::CallEnd;
 use super::outbox::{Ending, Outbox, Room};
-use super::response::{self, Headers, Responder};
-use super::{Backend, ClientShard, ShardConfig};
+use super::{Head, decode};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
+use crate::shell::client::Backend;
+use crate::shell::client::ClientShard;
+use crate::shell::client::ShardConfig;
+use crate::shell::client::counters::Counters;
+use crate::shell::client::grpc::bidi::{Incoming, Request};
+use crate::shell::client::grpc::response::{self, Headers, Responder};
 use crate::types::Term;
 use crate::types::limits::GRPC_OVERHEAD_BYTES;
 use crate::watch::{Hub, HubLimits, Notice, Response, Sink, StreamId};
@@ -60,7 +62,7 @@ const PAUSED_A_FLUSH: usize = 64;
 const ORDERS_MAX: usize = 1024;
 
 /// The shard's watch streams.
-pub(super) struct Watches {
+pub(in crate::shell::client) struct Watches {
     hub: RefCell<Hub>,
     outboxes: RefCell<BTreeMap<StreamId, Rc<Outbox>>>,
     room: Rc<Room>,
@@ -76,7 +78,7 @@ pub(super) struct Watches {
 }
 
 impl Watches {
-    pub(super) fn new(config: &ShardConfig) -> Self {
+    pub(in crate::shell::client) fn new(config: &ShardConfig) -> Self {
         let fragment_bytes = config.request_bytes_max.saturating_add(GRPC_OVERHEAD_BYTES) as usize;
         Self {
             hub: RefCell::new(Hub::new(HubLimits { fragment_bytes, watcher_bytes_max: WATCHER_BYTES_MAX })),
@@ -90,7 +92,7 @@ impl Watches {
         }
     }
 
-    pub(super) fn count(&self, counters: &mut Counters) {
+    pub(in crate::shell::client) fn count(&self, counters: &mut Counters) {
         counters.watch_streams = self.outboxes.borrow().len() as u64;
         counters.watchers = self.hub.borrow().watchers_count() as u64;
         counters.watch_unsent_bytes = self.room.unsent_bytes() as u64;
@@ -104,7 +106,7 @@ impl Watches {
         outbox
     }
 
-    pub(super) fn on_request(&self, id: StreamId, request: pb::WatchRequest) {
+    pub(in crate::shell::client) fn on_request(&self, id: StreamId, request: pb::WatchRequest) {
         self.hub.borrow_mut().on_request(id, request);
     }
 
@@ -221,7 +223,7 @@ impl<B: Backend> ClientShard<B> {
     }
 
     /// Sends what notices have made the hub say, and what it orders now.
-    pub(super) fn flush_watches(&self) {
+    pub(in crate::shell::client) fn flush_watches(&self) {
         for outbox in self.watches.dirty.take() {
             outbox.flush();
         }
@@ -230,7 +232,7 @@ impl<B: Backend> ClientShard<B> {
     }
 
     /// Tells the hub which streams have room again, if there are any.
-    pub(super) fn settle_rooms(&self) {
+    pub(in crate::shell::client) fn settle_rooms(&self) {
         if self.watches.room.has_freed() {
             self.settle_watches();
         }
@@ -261,7 +263,7 @@ impl<B: Backend> ClientShard<B> {
     }
 
     /// Moves the clock of the watch streams and gives whatever is due its turn.
-    pub(super) fn tick_watches(&self) {
+    pub(in crate::shell::client) fn tick_watches(&self) {
         let (watches, now_ms) = (&self.watches, self.now_ms());
         watches.room.on_tick(now_ms);
         watches.notify_due(now_ms, self.config.watch_progress_interval_ms());
@@ -288,7 +290,12 @@ impl<B: Backend> ClientShard<B> {
     }
 
     /// Serves a watch stream until it ends.
-    pub(super) fn spawn_watch(self: &Rc<Self>, head: &Head, incoming: Incoming, mut responder: Responder) {
+    pub(in crate::shell::client) fn spawn_watch(
+        self: &Rc<Self>,
+        head: &Head,
+        incoming: Incoming,
+        mut responder: Responder,
+    ) {
         let (shard, end) = (Rc::clone(self), self.end_of_stream(head));
         glommio::spawn_local(async move {
             // At once and not with the first response: some clients wait for it before they ask.
@@ -343,7 +350,7 @@ impl<B: Backend> WatchTask<'_, B> {
                 Ok(Request::Gone) => return Poll::Ready(Ending::Gone),
                 Err(status) => return Poll::Ready(Ending::Status(status)),
             };
-            let request: pb::WatchRequest = match call::decode(payload) {
+            let request: pb::WatchRequest = match decode(payload) {
                 Ok(request) => request,
                 Err(status) => return Poll::Ready(Ending::Status(status)),
             };

@@ -10,17 +10,18 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use h2::RecvStream;
 
-use super::account::Account;
-use super::call::{Head, framing_status, overloaded};
-use super::place::{Kind, Place};
 use super::response::{self, Responder};
-use super::{Backend, ClientShard};
 use crate::rpc::Status;
 use crate::rpc::framing::Splitter;
 use crate::rpc::method::Becomes;
+use crate::shell::client::Backend;
+use crate::shell::client::ClientShard;
+use crate::shell::client::call::account::Account;
+use crate::shell::client::call::place::{Kind, Place};
+use crate::shell::client::call::{Head, framing_status, overloaded};
 
 /// What a stream of requests brings next.
-pub(super) enum Request {
+pub(in crate::shell::client) enum Request {
     /// One request message.
     Message(Bytes),
     /// The client will send no more; it may still read.
@@ -30,7 +31,7 @@ pub(super) enum Request {
 }
 
 /// The requests of a stream.
-pub(super) struct Incoming {
+pub(in crate::shell::client) struct Incoming {
     body: RecvStream,
     splitter: Splitter,
     /// Bytes of the stream's window that are not given back yet.
@@ -52,7 +53,7 @@ enum End {
 
 impl<B: Backend> ClientShard<B> {
     /// Gives a stream of requests its task.
-    pub(super) fn spawn_bidi(
+    pub(in crate::shell::client) fn spawn_bidi(
         self: &Rc<Self>,
         account: &Rc<Account>,
         head: &Head,
@@ -82,7 +83,7 @@ impl<B: Backend> ClientShard<B> {
 
 impl Incoming {
     /// The next request. An error is the call's final status.
-    pub(super) fn poll_next<B: Backend>(
+    pub(in crate::shell::client) fn poll_next<B: Backend>(
         &mut self,
         shard: &ClientShard<B>,
         cx: &mut Context<'_>,
@@ -120,7 +121,7 @@ impl Incoming {
     /// Takes what has arrived out of `h2`, also while no request may be taken: there each small frame
     /// costs a multiple of its bytes, here only these. They stay within the stream's window, which is
     /// given back when their requests are taken.
-    pub(super) fn absorb(&mut self, cx: &mut Context<'_>) {
+    pub(in crate::shell::client) fn absorb(&mut self, cx: &mut Context<'_>) {
         while self.end == End::NotYet {
             match self.body.poll_data(cx) {
                 Poll::Ready(Some(Ok(piece))) => {

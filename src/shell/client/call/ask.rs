@@ -9,16 +9,17 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 
-use super::call::{Deferred, Mailbox, Recipient};
-use super::{Backend, ClientShard};
+use super::{Deferred, Mailbox, Recipient};
 use crate::request::{Command, Response};
 use crate::rpc::Status;
 use crate::rpc::method::Weight;
+use crate::shell::client::Backend;
+use crate::shell::client::ClientShard;
 use crate::types::Term;
 
 impl<B: Backend> ClientShard<B> {
     /// Asks and waits for the answer, within the request timeout.
-    pub(super) async fn ask(&self, command: Command) -> Result<(Term, Response), Status> {
+    pub(in crate::shell::client) async fn ask(&self, command: Command) -> Result<(Term, Response), Status> {
         let mailbox = self.begin_to_ask(command);
         poll_fn(|cx| mailbox.poll_take(cx)).await
     }

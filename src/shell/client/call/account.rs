@@ -40,22 +40,22 @@ use std::task::Waker;
 
 use bytes::{Buf, Bytes};
 
-use super::call::Deferred;
+use super::Deferred;
 use super::outbox::Level;
-use super::signal::Signal;
 use crate::rpc::method::Weight;
+use crate::shell::client::signal::Signal;
 
 /// Calls of one connection that are with the backend. A client of etcd has some hundreds.
-pub(super) const CALLS_MAX: usize = 4096;
+pub(in crate::shell::client) const CALLS_MAX: usize = 4096;
 /// Bytes of those calls' requests: ten of the largest.
 pub(super) const REQUEST_BYTES_MAX: usize = 16 << 20;
 /// The same for the shard.
 pub(super) const SHARD_REQUEST_BYTES_MAX: usize = 128 << 20;
 
 /// Header blocks of one connection that have not ended or that `h2` has not taken.
-pub(super) const HEADER_BYTES_MAX: usize = 64 << 20;
+pub(in crate::shell::client) const HEADER_BYTES_MAX: usize = 64 << 20;
 /// The same for the shard.
-pub(super) const SHARD_HEADER_BYTES_MAX: usize = 256 << 20;
+pub(in crate::shell::client) const SHARD_HEADER_BYTES_MAX: usize = 256 << 20;
 
 /// Header blocks on their way that do not count: part of an ordinary one may be there at any time.
 const HEADERS_FREE_BYTES: usize = 4096;
@@ -66,9 +66,9 @@ pub(super) const BACKLOG_MAX: usize = 4096;
 pub(super) const BACKLOG_BYTES_MAX: usize = 16 << 20;
 
 /// Bytes of answers that one connection's client has not taken.
-pub(super) const UNSENT_BYTES_MAX: usize = 16 << 20;
+pub(in crate::shell::client) const UNSENT_BYTES_MAX: usize = 16 << 20;
 /// The same for the shard.
-pub(super) const SHARD_UNSENT_BYTES_MAX: usize = 256 << 20;
+pub(in crate::shell::client) const SHARD_UNSENT_BYTES_MAX: usize = 256 << 20;
 /// Reads of more than one key that one connection has with the store.
 pub(super) const WIDE_CALLS_MAX: usize = 64;
 
@@ -77,9 +77,9 @@ pub(super) const ANSWER_OVERHEAD_BYTES: usize = 1024;
 
 /// The shard's sums.
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
+pub(in crate::shell::client) struct Ledger {
     pub(super) request_bytes: Cell<usize>,
-    pub(super) unsent_bytes: Cell<usize>,
+    pub(in crate::shell::client) unsent_bytes: Cell<usize>,
     /// Memory in which bytes wait for sockets that take none.
     gathered_bytes: Cell<usize>,
     header_bytes: Cell<usize>,
@@ -88,7 +88,7 @@ pub(super) struct Ledger {
 
 impl Ledger {
     /// Bytes that wait for clients: answers not taken yet, and header blocks without their end.
-    pub(super) fn unread_bytes(&self) -> usize {
+    pub(in crate::shell::client) fn unread_bytes(&self) -> usize {
         self.unsent_bytes.get() + self.gathered_bytes.get() + self.header_bytes.get()
     }
 }
@@ -112,8 +112,8 @@ fn sub(cell: &Cell<usize>, n: usize) {
 }
 
 /// One connection's account, shared by its task, its calls and its unsent answers.
-pub(super) struct Account {
-    pub(super) id: u64,
+pub(in crate::shell::client) struct Account {
+    pub(in crate::shell::client) id: u64,
     ledger: Rc<Ledger>,
     waker: RefCell<Option<Waker>>,
     calls: Cell<usize>,
@@ -132,15 +132,15 @@ pub(super) struct Account {
     backlog_bytes: Cell<usize>,
     has_ended: Cell<bool>,
     /// The task does not read because the account is full.
-    pub(super) is_paused: Cell<bool>,
+    pub(in crate::shell::client) is_paused: Cell<bool>,
     /// It is on the shard's list of connections to wake when the backend is ready.
-    pub(super) waits_for_ready: Cell<bool>,
+    pub(in crate::shell::client) waits_for_ready: Cell<bool>,
     /// When the shard's tick has to give the task a turn.
-    pub(super) due_ms: Cell<u64>,
+    pub(in crate::shell::client) due_ms: Cell<u64>,
     /// When the client last took bytes.
-    pub(super) progress_ms: Cell<u64>,
+    pub(in crate::shell::client) progress_ms: Cell<u64>,
     /// The shard has chosen this connection to be closed.
-    pub(super) is_evicted: Cell<bool>,
+    pub(in crate::shell::client) is_evicted: Cell<bool>,
 }
 
 /// What a submitted call has taken from its connection's account.
@@ -152,7 +152,7 @@ pub(super) struct Charge {
 }
 
 impl Account {
-    pub(super) fn new(id: u64, ledger: Rc<Ledger>) -> Rc<Self> {
+    pub(in crate::shell::client) fn new(id: u64, ledger: Rc<Ledger>) -> Rc<Self> {
         Rc::new(Self {
             id,
             ledger,
@@ -178,7 +178,7 @@ impl Account {
         })
     }
 
-    pub(super) fn set_waker(&self, waker: &Waker) {
+    pub(in crate::shell::client) fn set_waker(&self, waker: &Waker) {
         let mut slot = self.waker.borrow_mut();
         if !slot.as_ref().is_some_and(|old| old.will_wake(waker)) {
             *slot = Some(waker.clone());
@@ -186,7 +186,7 @@ impl Account {
     }
 
     /// Gives the connection's task a turn.
-    pub(super) fn wake(&self) {
+    pub(in crate::shell::client) fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
@@ -197,7 +197,7 @@ impl Account {
     }
 
     /// The connection is gone: what waited goes with it.
-    pub(super) fn end(&self) {
+    pub(in crate::shell::client) fn end(&self) {
         self.has_ended.set(true);
         self.waker.replace(None);
         self.note_gathered(0);
@@ -209,7 +209,7 @@ impl Account {
     }
 
     /// Whether the connection has as much with the backend as it may.
-    pub(super) fn is_full(&self) -> bool {
+    pub(in crate::shell::client) fn is_full(&self) -> bool {
         CALLS_MAX <= self.calls.get()
             || REQUEST_BYTES_MAX <= self.request_bytes.get()
             || (SHARD_REQUEST_BYTES_MAX <= self.ledger.request_bytes.get() && 0 < self.calls.get())
@@ -221,19 +221,19 @@ impl Account {
     }
 
     /// Calls that are with the backend.
-    pub(super) fn calls(&self) -> usize {
+    pub(in crate::shell::client) fn calls(&self) -> usize {
         self.calls.get()
     }
 
     /// So much memory holds bytes that the socket does not take.
-    pub(super) fn note_gathered(&self, bytes: usize) {
+    pub(in crate::shell::client) fn note_gathered(&self, bytes: usize) {
         let before = self.gathered_bytes.replace(bytes);
         add(&self.ledger.gathered_bytes, bytes);
         sub(&self.ledger.gathered_bytes, before);
     }
 
     /// So much memory holds header blocks on their way. False: that is too much.
-    pub(super) fn note_headers(&self, bytes: usize) -> bool {
+    pub(in crate::shell::client) fn note_headers(&self, bytes: usize) -> bool {
         let bytes = bytes.saturating_sub(HEADERS_FREE_BYTES);
         let before = self.header_bytes.replace(bytes);
         add(&self.ledger.header_bytes, bytes);
@@ -243,7 +243,7 @@ impl Account {
     }
 
     /// What closing the connection would free at least.
-    pub(super) fn unread_bytes(&self) -> usize {
+    pub(in crate::shell::client) fn unread_bytes(&self) -> usize {
         self.unsent_bytes.get() + self.gathered_bytes.get() + self.header_bytes.get()
     }
 
@@ -415,14 +415,18 @@ impl Drop for Held {
 
 /// Bytes on their way out, as `h2` keeps them.
 #[derive(Debug)]
-pub(super) struct Body {
+pub(in crate::shell::client) struct Body {
     bytes: Bytes,
     held: Held,
 }
 
 impl Body {
     /// Counts `bytes` against `account`, with an answer's overhead.
-    pub(super) fn new(account: &Rc<Account>, bytes: Bytes, has_left: Option<Rc<Signal>>) -> Self {
+    pub(in crate::shell::client) fn new(
+        account: &Rc<Account>,
+        bytes: Bytes,
+        has_left: Option<Rc<Signal>>,
+    ) -> Self {
         let counted = bytes.len() + ANSWER_OVERHEAD_BYTES;
         add(&account.unsent_bytes, counted);
         add(&account.ledger.unsent_bytes, counted);

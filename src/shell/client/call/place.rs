@@ -17,19 +17,19 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use super::signal::Signal;
+use crate::shell::client::signal::Signal;
 
 /// What an idle call with a task costs: the task, `h2`'s stream, what the hub knows of it. Measured: 2.2 KiB
 /// each for 100,000 watch streams on one connection.
-pub(super) const PLACE_BYTES: usize = 4096;
+pub(in crate::shell::client) const PLACE_BYTES: usize = 4096;
 
 /// Uploads of one connection: 32 of the largest requests side by side, or 16,384 of which nothing has
 /// arrived but the headers.
-pub(super) const UPLOAD_BYTES_MAX: usize = 64 << 20;
+pub(in crate::shell::client) const UPLOAD_BYTES_MAX: usize = 64 << 20;
 
 /// What a call with a task is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::shell::client) enum Kind {
     /// A request that arrives in pieces.
     Upload,
     Watch,
@@ -60,7 +60,7 @@ impl Kind {
 
 /// What the shard's calls with tasks hold.
 #[derive(Debug, Default)]
-pub(super) struct Places {
+pub(in crate::shell::client) struct Places {
     bytes: [Cell<usize>; KINDS],
     uploads: Uploads,
 }
@@ -75,7 +75,7 @@ impl Places {
 
     /// What all calls of the kind hold.
     #[cfg(test)]
-    pub(super) fn bytes(&self, kind: Kind) -> usize {
+    pub(in crate::shell::client) fn bytes(&self, kind: Kind) -> usize {
         self.bytes[kind as usize].get()
     }
 
@@ -86,7 +86,7 @@ impl Places {
 
     /// Moves the clock. Under pressure, refuses the uploads that have not moved since `stalled_ms`, the
     /// longest idle first. Returns how many.
-    pub(super) fn on_tick(&self, now_ms: u64, stalled_ms: u64) -> u64 {
+    pub(in crate::shell::client) fn on_tick(&self, now_ms: u64, stalled_ms: u64) -> u64 {
         self.uploads.now_ms.set(now_ms);
         let (bytes, max) = (self.bytes[Kind::Upload as usize].get(), Kind::Upload.bytes_max());
         if bytes <= max / 4 * 3 {
@@ -97,7 +97,7 @@ impl Places {
 }
 
 /// A call's place.
-pub(super) struct Place {
+pub(in crate::shell::client) struct Place {
     places: Rc<Places>,
     kind: Kind,
     bytes: usize,
@@ -105,13 +105,13 @@ pub(super) struct Place {
 
 impl Place {
     /// None: there are too many of the kind already.
-    pub(super) fn begin(places: &Rc<Places>, kind: Kind) -> Option<Self> {
+    pub(in crate::shell::client) fn begin(places: &Rc<Places>, kind: Kind) -> Option<Self> {
         let mut place = Self { places: Rc::clone(places), kind, bytes: 0 };
         place.grow(PLACE_BYTES).then_some(place)
     }
 
     /// Counts that exactly `bytes` are held besides the place. False: that is too much.
-    pub(super) fn hold(&mut self, bytes: usize) -> bool {
+    pub(in crate::shell::client) fn hold(&mut self, bytes: usize) -> bool {
         let held = self.bytes - PLACE_BYTES;
         if held < bytes {
             return self.grow(bytes - held);
@@ -182,7 +182,10 @@ pub(super) struct Upload {
 
 impl Upload {
     /// None: the connection, whose uploads hold `connection_bytes`, or the shard has too many already.
-    pub(super) fn begin(places: &Rc<Places>, connection_bytes: &Rc<Cell<usize>>) -> Option<Self> {
+    pub(in crate::shell::client) fn begin(
+        places: &Rc<Places>,
+        connection_bytes: &Rc<Cell<usize>>,
+    ) -> Option<Self> {
         let place = Place { places: Rc::clone(places), kind: Kind::Upload, bytes: 0 };
         let uploads = &places.uploads;
         let number = uploads.next.replace(uploads.next.get() + 1);

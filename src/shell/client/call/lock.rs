@@ -5,19 +5,19 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::Backend;
-use super::call::decode;
+use super::decode;
 use super::recipe::{Caller, Told, standing};
 use super::streams::Ended;
 use crate::pb::{etcdserverpb as pb, v3lockpb};
 use crate::request::{Command, RequestKind};
 use crate::rpc::queue::{Contender, Purpose, rethrown};
 use crate::rpc::validate;
+use crate::shell::client::Backend;
 use crate::types::LeaseId;
 
 impl<B: Backend> Caller<B> {
     /// Answers when the caller holds the name.
-    pub(super) async fn lock(&mut self, payload: Bytes) -> Result<Told, Ended> {
+    pub(in crate::shell::client) async fn lock(&mut self, payload: Bytes) -> Result<Told, Ended> {
         let request: v3lockpb::LockRequest = decode(payload)?;
         let session = self.session(LeaseId(request.lease)).await?;
         let mut contender = Contender::new(Purpose::Lock, &request.name, session.lease, Bytes::new());
@@ -28,7 +28,7 @@ impl<B: Backend> Caller<B> {
     }
 
     /// Deletes the key, whoever's it is and whether or not it is there.
-    pub(super) async fn unlock(&mut self, payload: Bytes) -> Result<Told, Ended> {
+    pub(in crate::shell::client) async fn unlock(&mut self, payload: Bytes) -> Result<Told, Ended> {
         let request: v3lockpb::UnlockRequest = decode(payload)?;
         let delete = pb::DeleteRangeRequest { key: request.key, ..Default::default() };
         validate::delete_range(&delete).map_err(rethrown)?;

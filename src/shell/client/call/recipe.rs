@@ -21,18 +21,19 @@ use h2::Reason;
 use prost::Message as _;
 
 use super::account::Account;
-use super::call::{Head, overloaded};
-use super::call_end::CallEnd;
+use super::end::CallEnd;
 use super::local_watch::{LocalWatch, News};
 use super::place::{Kind, Place};
-use super::response::{self, Responder};
 use super::streams::Ended;
-use super::{Backend, ClientShard};
+use super::{Head, overloaded};
 use crate::pb::etcdserverpb as pb;
 use crate::request::{Command, Query, Read, RequestKind, Response};
 use crate::rpc::Status;
 use crate::rpc::method::Recipe;
 use crate::rpc::queue::{Contender, Standing, Step, rethrown};
+use crate::shell::client::Backend;
+use crate::shell::client::ClientShard;
+use crate::shell::client::grpc::response::{self, Responder};
 use crate::types::{LeaseId, Term};
 use crate::watch::WatchRange;
 
@@ -40,10 +41,10 @@ use crate::watch::WatchRange;
 const SESSION_TTL_S: i64 = 60;
 
 /// A caller and what may end its wait.
-pub(super) struct Caller<B: Backend> {
-    pub(super) shard: Rc<ClientShard<B>>,
-    pub(super) account: Rc<Account>,
-    pub(super) responder: Responder,
+pub(in crate::shell::client) struct Caller<B: Backend> {
+    pub(in crate::shell::client) shard: Rc<ClientShard<B>>,
+    pub(in crate::shell::client) account: Rc<Account>,
+    pub(in crate::shell::client) responder: Responder,
     gzip: bool,
     end: CallEnd,
     /// The caller was told that it waited too long; what it began is still followed to its end.
@@ -53,15 +54,15 @@ pub(super) struct Caller<B: Backend> {
 }
 
 /// A call's answer: its header, and the message without it.
-pub(super) struct Told {
-    pub(super) standing: Standing,
-    pub(super) body: Vec<u8>,
+pub(in crate::shell::client) struct Told {
+    pub(in crate::shell::client) standing: Standing,
+    pub(in crate::shell::client) body: Vec<u8>,
 }
 
 /// The lease of a call.
 #[derive(Clone, Copy)]
 pub(super) struct Session {
-    pub(super) lease: LeaseId,
+    pub(in crate::shell::client) lease: LeaseId,
     /// Granted for this call; nobody else knows it before the call is answered.
     is_granted: bool,
 }
@@ -147,7 +148,10 @@ impl<B: Backend> Caller<B> {
     }
 
     /// Asks and follows the command to its end. A caller that may not wait for it is told so meanwhile.
-    pub(super) async fn ask(&mut self, command: Command) -> Result<(Term, Response), Ended> {
+    pub(in crate::shell::client) async fn ask(
+        &mut self,
+        command: Command,
+    ) -> Result<(Term, Response), Ended> {
         let mailbox = self.shard.begin_to_ask(command);
         let answered = poll_fn(|cx| {
             if !self.is_told
@@ -254,7 +258,7 @@ impl<B: Backend> Caller<B> {
 }
 
 /// The standing that an answer's header tells.
-pub(super) fn standing(term: Term, response: &Response) -> Standing {
+pub(in crate::shell::client) fn standing(term: Term, response: &Response) -> Standing {
     Standing { term, revision: response.revision }
 }
 

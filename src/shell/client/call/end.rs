@@ -4,11 +4,13 @@
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use super::call::Head;
+use super::Head;
 use super::leadership::LeaderWish;
-use super::signal::Signal;
-use super::{Alarm, Backend, ClientShard};
 use crate::rpc::{Status, status};
+use crate::shell::client::Alarm;
+use crate::shell::client::Backend;
+use crate::shell::client::ClientShard;
+use crate::shell::client::signal::Signal;
 
 /// See the module.
 pub(super) struct CallEnd {
@@ -35,7 +37,7 @@ impl<B: Backend> ClientShard<B> {
 
 impl CallEnd {
     /// What the client is told, when the call is to end.
-    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Status> {
+    pub(in crate::shell::client) fn poll(&self, cx: &mut Context<'_>) -> Poll<Status> {
         if self.deadline.as_ref().is_some_and(|alarm| alarm.poll_fired(cx).is_ready()) {
             return Poll::Ready(status::CONTEXT_DEADLINE_EXCEEDED);
         }

@@ -12,12 +12,9 @@ use h2::{Reason, SendStream};
 use prost::Message as _;
 
 use super::account::{Account, Body};
-use super::call::{Head, Mailbox, Recipient};
 use super::leadership::LeaderWish;
 use super::place::{Kind, Place};
-use super::response::{self, Responder};
-use super::signal::Signal;
-use super::{Backend, ClientShard};
+use super::{Head, Mailbox, Recipient};
 use crate::pb::health::health_check_response::ServingStatus;
 use crate::pb::health::{HealthCheckRequest, HealthCheckResponse, HealthListResponse};
 use crate::request::{Command, Query, RangeSlice, Read, Response};
@@ -25,6 +22,10 @@ use crate::rpc::framing::{PREFIX_BYTES, put_prefix};
 use crate::rpc::method::Weight;
 use crate::rpc::range_stream::RangeStream;
 use crate::rpc::{Code, Status};
+use crate::shell::client::Backend;
+use crate::shell::client::ClientShard;
+use crate::shell::client::grpc::response::{self, Responder};
+use crate::shell::client::signal::Signal;
 use crate::types::Term;
 use crate::types::proto::put_message_head;
 
@@ -112,7 +113,7 @@ fn refuse(responder: &mut Responder) {
 }
 
 /// Frames a message of what `head` writes and `body`.
-pub(super) fn framed(head: impl FnOnce(&mut Vec<u8>), body: &[u8]) -> Bytes {
+pub(in crate::shell::client) fn framed(head: impl FnOnce(&mut Vec<u8>), body: &[u8]) -> Bytes {
     let mut out = vec![0; PREFIX_BYTES];
     head(&mut out);
     out.extend_from_slice(body);

@@ -11,10 +11,10 @@ use h2::server::SendResponse;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response as HttpResponse, StatusCode};
 
-use super::account::{Account, Body};
 use super::gzip;
 use crate::rpc::framing::{PREFIX_BYTES, percent_encode, put_prefix};
 use crate::rpc::{Code, Status};
+use crate::shell::client::call::account::{Account, Body};
 use crate::types::proto::{
     INT_FIELD_LEN_MAX, int_field_len, put_int_field, put_message_head, put_uint_field, uint_field_len,
 };
@@ -22,7 +22,7 @@ use crate::types::{ClusterId, MemberId, Term};
 
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(super) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-pub(super) const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+pub(in crate::shell::client) const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// From here on a body is sent as a piece of its own: a copy would cost more than the second frame.
 const BODY_APART_BYTES: usize = 8 * 1024;
@@ -37,13 +37,13 @@ const TERM: u8 = 4;
 const HEADER_BYTES_MAX: usize = 4 * INT_FIELD_LEN_MAX;
 
 /// Encodes response headers of one member.
-pub(super) struct Headers {
+pub(in crate::shell::client) struct Headers {
     /// `cluster_id` and `member_id`, encoded.
     identity: Vec<u8>,
 }
 
 impl Headers {
-    pub(super) fn new(cluster: ClusterId, member: MemberId) -> Self {
+    pub(in crate::shell::client) fn new(cluster: ClusterId, member: MemberId) -> Self {
         let mut identity = Vec::new();
         put_uint_field(&mut identity, CLUSTER_ID, cluster.0);
         put_uint_field(&mut identity, MEMBER_ID, member.0);
@@ -51,7 +51,7 @@ impl Headers {
     }
 
     /// Appends field 1 with the header; its revision is left out where it is 0.
-    pub(super) fn put(&self, out: &mut Vec<u8>, revision: i64, term: Term) {
+    pub(in crate::shell::client) fn put(&self, out: &mut Vec<u8>, revision: i64, term: Term) {
         let length = self.identity.len() + int_field_len(revision) + uint_field_len(term.0);
         put_message_head(out, HEADER, length);
         out.extend_from_slice(&self.identity);
@@ -61,13 +61,13 @@ impl Headers {
 }
 
 /// Response headers and trailers of the ordinary case, copied instead of built.
-pub(super) struct Templates {
+pub(in crate::shell::client) struct Templates {
     headers: HeaderMap,
     ok: HeaderMap,
 }
 
 impl Templates {
-    pub(super) fn new() -> Self {
+    pub(in crate::shell::client) fn new() -> Self {
         let mut headers = HeaderMap::with_capacity(1);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         let mut ok = HeaderMap::with_capacity(1);
@@ -76,7 +76,7 @@ impl Templates {
     }
 
     /// Trailers of a call that went well.
-    pub(super) fn ok(&self) -> HeaderMap {
+    pub(in crate::shell::client) fn ok(&self) -> HeaderMap {
         self.ok.clone()
     }
 
@@ -91,12 +91,12 @@ impl Templates {
 }
 
 /// The stream a call is answered on.
-pub(super) type Responder = SendResponse<Body>;
+pub(in crate::shell::client) type Responder = SendResponse<Body>;
 
 /// Answers with one message made of `head` and `tail`. Returns its size.
 ///
 /// A send that fails has lost its client, who cannot be told; `h2` forgets the stream by itself.
-pub(super) fn send_message(
+pub(in crate::shell::client) fn send_message(
     templates: &Templates,
     account: &Rc<Account>,
     responder: &mut Responder,
@@ -135,12 +135,15 @@ pub(super) fn send_message(
 }
 
 /// Response headers of a call that answers with several messages.
-pub(super) fn send_head(templates: &Templates, responder: &mut Responder) -> Option<h2::SendStream<Body>> {
+pub(in crate::shell::client) fn send_head(
+    templates: &Templates,
+    responder: &mut Responder,
+) -> Option<h2::SendStream<Body>> {
     responder.send_response(templates.head(false), false).ok()
 }
 
 /// The trailers that carry `status`.
-pub(super) fn status_trailers(status: &Status) -> HeaderMap {
+pub(in crate::shell::client) fn status_trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(2);
     put_status(&mut trailers, status);
     trailers
@@ -155,12 +158,16 @@ fn put_status(headers: &mut HeaderMap, status: &Status) {
 }
 
 /// Answers with a status alone, which is response headers and trailers in one.
-pub(super) fn send_status(responder: &mut Responder, status: &Status) {
+pub(in crate::shell::client) fn send_status(responder: &mut Responder, status: &Status) {
     send_http_status(responder, StatusCode::OK, status);
 }
 
 /// The same for a request that is not gRPC's: with an HTTP status that says so too.
-pub(super) fn send_http_status(responder: &mut Responder, http: StatusCode, status: &Status) {
+pub(in crate::shell::client) fn send_http_status(
+    responder: &mut Responder,
+    http: StatusCode,
+    status: &Status,
+) {
     debug_assert!(status.code != Code::Ok, "a call that went well answers with a message");
     let mut head = HttpResponse::new(());
     *head.status_mut() = http;

@@ -10,17 +10,18 @@ use std::task::Poll;
 use bytes::Bytes;
 
 use super::outbox::{Ending, Outbox};
-use super::signal::Signal;
-use super::{Backend, ClientShard};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
 use crate::rpc::{Status, status};
+use crate::shell::client::Backend;
+use crate::shell::client::ClientShard;
+use crate::shell::client::signal::Signal;
 use crate::types::KeyRange;
 use crate::watch::{Event, WatchRange};
 
 /// What a watcher learnt.
 #[derive(Debug)]
-pub(super) enum News {
+pub(in crate::shell::client) enum News {
     /// Changes in order, whole revisions.
     Events(Vec<Event>),
     /// History was compacted up to and including this revision - 1 before it was read. There will be
@@ -29,7 +30,7 @@ pub(super) enum News {
 }
 
 /// Gets the changes of a range from a revision on. Dropped, it leaves the hub.
-pub(super) struct LocalWatch<B: Backend> {
+pub(in crate::shell::client) struct LocalWatch<B: Backend> {
     shard: Rc<ClientShard<B>>,
     outbox: Rc<Outbox>,
     stop: Rc<Signal>,
@@ -37,7 +38,11 @@ pub(super) struct LocalWatch<B: Backend> {
 
 impl<B: Backend> ClientShard<B> {
     /// Watches `range` from `start_revision` on (inclusive; 0 is from now on).
-    pub(super) fn watch_locally(self: &Rc<Self>, range: WatchRange, start_revision: i64) -> LocalWatch<B> {
+    pub(in crate::shell::client) fn watch_locally(
+        self: &Rc<Self>,
+        range: WatchRange,
+        start_revision: i64,
+    ) -> LocalWatch<B> {
         let outbox = self.watches.open(Outbox::of_task);
         let (key, range_end) = match range.keys() {
             KeyRange::One(key) => (key, &[][..]),
@@ -62,7 +67,7 @@ impl<B: Backend> LocalWatch<B> {
     ///
     /// # Errors
     /// The shard is stopping, or has no memory left for watchers.
-    pub(super) async fn next(&mut self) -> Result<News, Status> {
+    pub(in crate::shell::client) async fn next(&mut self) -> Result<News, Status> {
         let news = poll_fn(|cx| match self.outbox.poll_news(cx) {
             Poll::Pending => self.stop.poll_fired(cx).map(|()| Err(status::STOPPED)),
             news => news,

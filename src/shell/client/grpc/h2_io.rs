@@ -45,14 +45,14 @@ pub(super) const TURN_FRAMES_MAX: u64 = 1024;
 const SCRATCH_BYTES: usize = 16 * 1024;
 
 /// Buffers that the connections of a shard share, since at most one of them is at work.
-pub(super) struct SharedBuffers {
+pub(in crate::shell::client) struct SharedBuffers {
     scratch: RefCell<Box<[u8]>>,
     /// A gather buffer is with a connection only while bytes wait in it.
     gather: RefCell<Vec<u8>>,
 }
 
 impl SharedBuffers {
-    pub(super) fn new() -> Rc<Self> {
+    pub(in crate::shell::client) fn new() -> Rc<Self> {
         Rc::new(Self {
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             gather: RefCell::new(Vec::with_capacity(GATHER_BYTES_MAX)),
@@ -61,11 +61,11 @@ impl SharedBuffers {
 }
 
 /// One connection's socket and what is known about its bytes.
-pub(super) struct Io {
+pub(in crate::shell::client) struct Io {
     stream: Stream,
     buffers: Rc<SharedBuffers>,
-    pub(super) meter: FrameMeter,
-    pub(super) gate: Gate,
+    pub(in crate::shell::client) meter: FrameMeter,
+    pub(in crate::shell::client) gate: Gate,
     /// Bytes read and metered that the gate has not taken.
     unread: Vec<u8>,
     /// Bytes that the gate has passed and `h2` has not taken.
@@ -79,21 +79,21 @@ pub(super) struct Io {
     /// `h2` was told to wait until a write is possible.
     has_refused_write: bool,
     /// No more bytes of this socket go to `h2` for now: the connection has enough to do.
-    pub(super) paused: bool,
+    pub(in crate::shell::client) paused: bool,
     /// The socket had no more bytes in this turn.
     is_dry: bool,
     turn_bytes: usize,
     turn_frames_start: u64,
-    pub(super) now_ms: u64,
-    pub(super) last_read_ms: u64,
+    pub(in crate::shell::client) now_ms: u64,
+    pub(in crate::shell::client) last_read_ms: u64,
     /// When the socket last took bytes.
-    pub(super) last_write_ms: u64,
+    pub(in crate::shell::client) last_write_ms: u64,
     pub(super) bytes_received: u64,
     pub(super) bytes_sent: u64,
 }
 
 impl Io {
-    pub(super) fn new(
+    pub(in crate::shell::client) fn new(
         stream: Stream,
         buffers: Rc<SharedBuffers>,
         meter: FrameMeter,
@@ -126,7 +126,7 @@ impl Io {
     }
 
     /// Starts a turn of the connection's task.
-    pub(super) fn start_turn(&mut self, now_ms: u64) {
+    pub(in crate::shell::client) fn start_turn(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
         self.is_dry = false;
         self.turn_bytes = 0;
@@ -134,23 +134,27 @@ impl Io {
     }
 
     /// Gives bytes back that were read before `h2` was there to take them.
-    pub(super) fn push_back(&mut self, bytes: Vec<u8>) {
+    pub(in crate::shell::client) fn push_back(&mut self, bytes: Vec<u8>) {
         assert!(self.pushback.is_empty(), "bytes are given back once");
         self.pushback = bytes;
     }
 
     /// Takes those bytes back out.
-    pub(super) fn take_pushback(&mut self) -> Vec<u8> {
+    pub(in crate::shell::client) fn take_pushback(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.pushback)
     }
 
     /// The client's address and ours.
-    pub(super) fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+    pub(in crate::shell::client) fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
         Some((self.stream.remote().ok()?, self.stream.local().ok()?))
     }
 
     /// Reads as much as there is, at most `into.len()` bytes.
-    pub(super) fn poll_raw_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+    pub(in crate::shell::client) fn poll_raw_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         let n = ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
         self.last_read_ms = self.now_ms;
         self.bytes_received += n as u64;
@@ -158,22 +162,22 @@ impl Io {
     }
 
     /// Whether bytes wait for the socket to take them.
-    pub(super) fn is_write_blocked(&self) -> bool {
+    pub(in crate::shell::client) fn is_write_blocked(&self) -> bool {
         self.write_blocked
     }
 
     /// Bytes that wait for the socket.
-    pub(super) fn gathered(&self) -> usize {
+    pub(in crate::shell::client) fn gathered(&self) -> usize {
         self.gather.len() - self.gather_sent
     }
 
     /// Memory that this takes, while they do.
-    pub(super) fn blocked_bytes(&self) -> usize {
+    pub(in crate::shell::client) fn blocked_bytes(&self) -> usize {
         self.gather.capacity()
     }
 
     /// Appends bytes of our own, which are whole frames. Only between frames.
-    pub(super) fn append(&mut self, bytes: &[u8]) {
+    pub(in crate::shell::client) fn append(&mut self, bytes: &[u8]) {
         if self.gather.capacity() == 0 {
             self.gather = std::mem::take(&mut *self.buffers.gather.borrow_mut());
         }
@@ -181,7 +185,7 @@ impl Io {
     }
 
     /// Hands what is gathered to the socket. Ready when all of it went.
-    pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(in crate::shell::client) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.gather_sent < self.gather.len() {
             match Pin::new(&mut self.stream).poll_write(cx, &self.gather[self.gather_sent..]) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -216,7 +220,7 @@ impl Io {
     }
 
     /// Ends our direction of the connection.
-    pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(in crate::shell::client) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(cx))?;
         Pin::new(&mut self.stream).poll_close(cx)
     }
@@ -303,7 +307,7 @@ impl Io {
     }
 
     /// Memory that holds headers on their way.
-    pub(super) fn header_bytes(&self) -> usize {
+    pub(in crate::shell::client) fn header_bytes(&self) -> usize {
         self.gate.held_bytes() + self.gated.capacity() + self.unread.capacity()
     }
 
@@ -341,7 +345,7 @@ impl Drop for Io {
 
 /// The connection's `Io`, shared between `h2`, which keeps it out of sight, and the task.
 #[derive(Clone)]
-pub(super) struct IoHandle(pub(super) Rc<RefCell<Io>>);
+pub(in crate::shell::client) struct IoHandle(pub(in crate::shell::client) Rc<RefCell<Io>>);
 
 impl AsyncRead for IoHandle {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -4,6 +4,22 @@
 //! submitted in the connection's turn, and its answer is written by whoever brings it. Only a body
 //! that arrives in pieces and a method that streams get one.
 
+pub(super) mod account;
+mod ask;
+mod election;
+mod end;
+mod keep_alive;
+pub(super) mod leadership;
+pub(super) mod local_watch;
+mod lock;
+pub(super) mod outbox;
+pub(super) mod place;
+mod recipe;
+pub(super) mod serial;
+pub(super) mod slots;
+mod streams;
+pub(super) mod watch;
+
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -15,12 +31,10 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method as HttpMethod, Request as HttpRequest, StatusCode};
 use prost::Message as _;
 
-use super::account::{Account, Charge};
-use super::keep_alive::Answers;
-use super::leadership::Wait;
-use super::place::Upload;
-use super::response::{self, GRPC_ENCODING, Responder};
-use super::{Backend, ClientShard, gzip, streams};
+use super::Backend;
+use super::ClientShard;
+use super::grpc::gzip;
+use super::grpc::response::{self, GRPC_ENCODING, Responder};
 use crate::pb::{etcdserverpb as pb, health};
 use crate::request::{Answer, Command, Outcome, Query, Read, Refusal, Response};
 use crate::rpc::api_version::ApiVersion;
@@ -29,6 +43,10 @@ use crate::rpc::headers::Note;
 use crate::rpc::method::{Becomes, CallShape, HeaderShape, Weight};
 use crate::rpc::{Code, Method, Status, convert, status};
 use crate::types::Term;
+use account::{Account, Charge};
+use keep_alive::Answers;
+use leadership::Wait;
+use place::Upload;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");

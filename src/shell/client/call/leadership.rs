@@ -11,10 +11,10 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 
-use super::signal::Signal;
 use crate::replica::exchange::Facts;
 use crate::request::{Command, Query};
 use crate::rpc::{Status, status};
+use crate::shell::client::signal::Signal;
 
 /// Election timeouts without a leader after which streams that want one end.
 const LEADERLESS_TIMEOUTS: u64 = 3;
@@ -30,7 +30,7 @@ pub(super) enum Wait {
 }
 
 impl Wait {
-    pub(super) fn of(command: &Command) -> Self {
+    pub(in crate::shell::client) fn of(command: &Command) -> Self {
         match command {
             Command::Propose { .. } | Command::Member(_) => Self::Write,
             Command::Read(read) => match read.query {
@@ -42,7 +42,7 @@ impl Wait {
 }
 
 /// See the module.
-pub(super) struct Leadership {
+pub(in crate::shell::client) struct Leadership {
     election_timeout_ms: u64,
     /// What raft last said; None before it has said anything.
     facts: Cell<Option<Facts>>,
@@ -55,7 +55,7 @@ pub(super) struct Leadership {
 }
 
 impl Leadership {
-    pub(super) fn new(election_timeout_ms: u64) -> Self {
+    pub(in crate::shell::client) fn new(election_timeout_ms: u64) -> Self {
         Self {
             election_timeout_ms,
             facts: Cell::new(None),
@@ -66,7 +66,7 @@ impl Leadership {
         }
     }
 
-    pub(super) fn on_facts(&self, facts: Facts, now_ms: u64) {
+    pub(in crate::shell::client) fn on_facts(&self, facts: Facts, now_ms: u64) {
         let before = self.facts.replace(Some(facts));
         match facts.leader {
             None if self.leaderless_since_ms.get().is_none() => self.leaderless_since_ms.set(Some(now_ms)),
@@ -87,7 +87,7 @@ impl Leadership {
         }
     }
 
-    pub(super) fn is_learner(&self) -> bool {
+    pub(in crate::shell::client) fn is_learner(&self) -> bool {
         self.facts.get().is_some_and(|facts| facts.is_learner)
     }
 
@@ -111,7 +111,7 @@ impl Leadership {
     }
 
     /// Ends the streams that have wanted a leader for too long.
-    pub(super) fn on_tick(&self, now_ms: u64) {
+    pub(in crate::shell::client) fn on_tick(&self, now_ms: u64) {
         let Some(since_ms) = self.leaderless_since_ms.get() else { return };
         if now_ms < since_ms + LEADERLESS_TIMEOUTS * self.election_timeout_ms {
             return;

@@ -14,19 +14,19 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 use prost::Message as _;
 
-use super::Backend;
 use super::account::Body;
-use super::call::decode;
+use super::decode;
 use super::local_watch::{LocalWatch, News};
 use super::recipe::{Caller, Told, standing};
-use super::response;
-use super::signal::Signal;
 use super::streams::{Ended, framed};
 use crate::pb::mvccpb::{self, KeyValue};
 use crate::pb::{etcdserverpb as pb, v3electionpb};
 use crate::request::Response;
 use crate::rpc::queue::{self, Contender, Purpose, Standing, rethrown};
 use crate::rpc::status;
+use crate::shell::client::Backend;
+use crate::shell::client::grpc::response;
+use crate::shell::client::signal::Signal;
 use crate::types::LeaseId;
 use crate::watch::{Event, WatchRange};
 
@@ -48,7 +48,7 @@ impl<B: Backend> Caller<B> {
     }
 
     /// Gives the leader's key another value, if it is still the one it was.
-    pub(super) async fn proclaim(&mut self, payload: Bytes) -> Result<Told, Ended> {
+    pub(in crate::shell::client) async fn proclaim(&mut self, payload: Bytes) -> Result<Told, Ended> {
         let v3electionpb::ProclaimRequest { leader, value } = decode(payload)?;
         let leader = leader.ok_or(status::ELECTION_LEADER_MISSING)?;
         if leader.key.is_empty() {
@@ -67,7 +67,7 @@ impl<B: Backend> Caller<B> {
     }
 
     /// Deletes the leader's key, if it is still the one it was.
-    pub(super) async fn resign(&mut self, payload: Bytes) -> Result<Told, Ended> {
+    pub(in crate::shell::client) async fn resign(&mut self, payload: Bytes) -> Result<Told, Ended> {
         let v3electionpb::ResignRequest { leader } = decode(payload)?;
         let leader = leader.ok_or(status::ELECTION_LEADER_MISSING)?;
         let (standing, _) = self.carry_out(&queue::resign(leader.key, leader.rev)).await?;
@@ -75,7 +75,7 @@ impl<B: Backend> Caller<B> {
     }
 
     /// Tells the leader's key.
-    pub(super) async fn leader(&mut self, payload: Bytes) -> Result<Told, Ended> {
+    pub(in crate::shell::client) async fn leader(&mut self, payload: Bytes) -> Result<Told, Ended> {
         let request: v3electionpb::LeaderRequest = decode(payload)?;
         let (term, response) = self.ask(queue::leader(&request.name)).await?;
         let kv = Some(first_key(&response).ok_or(status::ELECTION_NO_LEADER)?);
@@ -93,7 +93,7 @@ impl<B: Backend> Caller<B> {
     }
 
     /// Sends the present leader, each of its values, and then the next one.
-    pub(super) async fn observe(mut self, payload: Bytes) {
+    pub(in crate::shell::client) async fn observe(mut self, payload: Bytes) {
         let request: v3electionpb::LeaderRequest = match decode(payload) {
             Ok(request) => request,
             Err(status) => return response::send_status(&mut self.responder, &status),

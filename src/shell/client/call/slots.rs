@@ -13,7 +13,7 @@
 use crate::types::ticket::{Caller, ClientCall, GENERATIONS, SHARDS_MAX, SLOTS_MAX, Ticket};
 
 /// A table of waiters `W`.
-pub(super) struct Slots<W> {
+pub(in crate::shell::client) struct Slots<W> {
     shard: u16,
     first_generation: u32,
     entries: Vec<Entry<W>>,
@@ -29,13 +29,13 @@ struct Entry<W> {
 impl<W> Slots<W> {
     /// `first_generation` differs between starts of the process, so that an answer to a ticket of
     /// an earlier life finds nobody.
-    pub(super) fn new(shard: u16, first_generation: u32) -> Self {
+    pub(in crate::shell::client) fn new(shard: u16, first_generation: u32) -> Self {
         assert!(shard < SHARDS_MAX, "shard {shard} does not fit a ticket");
         Self { shard, first_generation, entries: Vec::new(), free: Vec::new() }
     }
 
     /// Waiters now.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::shell::client) fn len(&self) -> usize {
         self.entries.len() - self.free.len()
     }
 
@@ -45,7 +45,7 @@ impl<W> Slots<W> {
     }
 
     /// Takes a waiter in until `deadline_ms`.
-    pub(super) fn insert(&mut self, deadline_ms: u64, waiter: W) -> Ticket {
+    pub(in crate::shell::client) fn insert(&mut self, deadline_ms: u64, waiter: W) -> Ticket {
         let slot = self.free.pop().unwrap_or_else(|| {
             let slot = u32::try_from(self.entries.len()).expect("accounts bound the calls");
             assert!(slot < SLOTS_MAX, "accounts bound the calls");
@@ -77,13 +77,17 @@ impl<W> Slots<W> {
     }
 
     /// Ends a wait.
-    pub(super) fn take(&mut self, ticket: Ticket) -> Option<W> {
+    pub(in crate::shell::client) fn take(&mut self, ticket: Ticket) -> Option<W> {
         self.slot(ticket).map(|slot| self.release(slot))
     }
 
     /// Ends each wait that is over at `now_ms`, unless `keep` turns the waiter into one that waits
     /// until a later deadline.
-    pub(super) fn expire(&mut self, now_ms: u64, mut keep: impl FnMut(W) -> Option<(u64, W)>) {
+    pub(in crate::shell::client) fn expire(
+        &mut self,
+        now_ms: u64,
+        mut keep: impl FnMut(W) -> Option<(u64, W)>,
+    ) {
         for slot in 0..self.entries.len() {
             let entry = &mut self.entries[slot];
             if entry.waiter.is_none() || now_ms < entry.deadline_ms {

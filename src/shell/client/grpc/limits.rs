@@ -20,7 +20,7 @@ const _: () = assert!(HEADERS_BYTES_ABUSE <= 16 << 20);
 
 /// Bytes of a request's headers that are not the client's metadata: path, authority, content type, timeout
 /// and agent take some 300, counted with 32 each as HTTP/2 does.
-pub(super) const CALL_HEADERS_BYTES: usize = 4 * 1024;
+pub(in crate::shell::client) const CALL_HEADERS_BYTES: usize = 4 * 1024;
 
 /// Window of one stream. A request of 1 MiB arrives without waiting for us.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -49,7 +49,7 @@ const PENDING_ACCEPT_RESET_STREAMS_MAX: usize = 4096;
 const _: () = assert!(4 * super::h2_io::TURN_FRAMES_MAX <= PENDING_ACCEPT_RESET_STREAMS_MAX as u64);
 
 /// Builds the server side of one connection.
-pub(super) fn server_builder(concurrent_streams_max: Option<u32>) -> Builder {
+pub(in crate::shell::client) fn server_builder(concurrent_streams_max: Option<u32>) -> Builder {
     let mut builder = Builder::new();
     builder
         .max_frame_size(u32::try_from(FRAME_BYTES_MAX).expect("it is the protocol's smallest"))

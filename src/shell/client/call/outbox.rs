@@ -28,15 +28,15 @@ use h2::{Reason, SendStream};
 
 use super::account::{ANSWER_OVERHEAD_BYTES, Body};
 use super::local_watch::News;
-use super::response::{self, Headers};
 use crate::rpc::framing::{PREFIX_BYTES, put_prefix};
 use crate::rpc::{Code, Status};
+use crate::shell::client::grpc::response::{self, Headers};
 use crate::types::Term;
 use crate::watch::wire::{encoded_len, put_event_head, put_response};
 use crate::watch::{Response, StreamId};
 
 /// Unsent bytes of all watch streams of the shard: half as much as of all answers.
-pub(super) const SHARD_BYTES_MAX: usize = 128 << 20;
+pub(in crate::shell::client) const SHARD_BYTES_MAX: usize = 128 << 20;
 
 /// The part of what is free that one stream may have unsent.
 const STREAM_SHARE: usize = 256;
@@ -66,12 +66,12 @@ pub(super) struct Room {
 }
 
 impl Room {
-    pub(super) fn unsent_bytes(&self) -> usize {
+    pub(in crate::shell::client) fn unsent_bytes(&self) -> usize {
         self.unsent_bytes.get()
     }
 
     /// There is nothing left, so others wait for whoever does not read.
-    pub(super) fn is_full(&self) -> bool {
+    pub(in crate::shell::client) fn is_full(&self) -> bool {
         self.stream_bytes_max() == 0
     }
 
@@ -81,7 +81,7 @@ impl Room {
     }
 
     /// Moves the clock, and finds who has room because others' bytes went.
-    pub(super) fn on_tick(&self, now_ms: u64) {
+    pub(in crate::shell::client) fn on_tick(&self, now_ms: u64) {
         self.now_ms.set(now_ms);
         self.refused.borrow_mut().retain(|level| {
             level.note_room();
@@ -113,7 +113,7 @@ pub(super) struct Level {
 }
 
 impl Level {
-    pub(super) fn new(stream: StreamId, room: &Rc<Room>) -> Rc<Self> {
+    pub(in crate::shell::client) fn new(stream: StreamId, room: &Rc<Room>) -> Rc<Self> {
         Rc::new(Self {
             stream,
             room: Rc::clone(room),
@@ -125,7 +125,7 @@ impl Level {
     }
 
     /// Whether events may be pushed. If not, `Room::take_freed` names the stream when they may.
-    pub(super) fn has_room(self: &Rc<Self>) -> bool {
+    pub(in crate::shell::client) fn has_room(self: &Rc<Self>) -> bool {
         if self.unsent_bytes.get() < self.room.stream_bytes_max() {
             return true;
         }
@@ -145,7 +145,7 @@ impl Level {
     }
 
     /// Bytes have left, or will never.
-    pub(super) fn remove(&self, bytes: usize) {
+    pub(in crate::shell::client) fn remove(&self, bytes: usize) {
         let take = |cell: &Cell<usize>| {
             cell.set(cell.get().checked_sub(bytes).expect("what leaves a level was added to it"));
         };
@@ -170,7 +170,7 @@ impl Level {
         0 < self.unsent_bytes.get() && self.progress_ms.get() <= ms
     }
 
-    pub(super) fn progress_ms(&self) -> u64 {
+    pub(in crate::shell::client) fn progress_ms(&self) -> u64 {
         self.progress_ms.get()
     }
 
@@ -185,7 +185,7 @@ impl Level {
 
 /// How a stream ends.
 #[derive(Debug)]
-pub(super) enum Ending {
+pub(in crate::shell::client) enum Ending {
     /// The client has left.
     Gone,
     /// With trailers behind what is unsent.
@@ -277,15 +277,15 @@ impl Unflushed {
 
 /// One stream's responses on their way out.
 pub(super) struct Outbox {
-    pub(super) id: StreamId,
-    pub(super) level: Rc<Level>,
+    pub(in crate::shell::client) id: StreamId,
+    pub(in crate::shell::client) level: Rc<Level>,
     target: RefCell<Target>,
     /// Counted bytes of what `h2` does not have yet.
     unflushed_bytes: Cell<usize>,
     /// It is on the list of those to flush.
     pub(super) is_dirty: Cell<bool>,
     /// It is on the list of those that wait with their next request.
-    pub(super) is_paused: Cell<bool>,
+    pub(in crate::shell::client) is_paused: Cell<bool>,
     /// The stream is notified of progress.
     pub(super) has_progress_timer: Cell<bool>,
     ending: RefCell<Option<Ending>>,
@@ -318,7 +318,7 @@ impl Outbox {
     }
 
     /// Takes a response in.
-    pub(super) fn push(&self, headers: &Headers, term: Term, response: &Response<'_>) {
+    pub(in crate::shell::client) fn push(&self, headers: &Headers, term: Term, response: &Response<'_>) {
         match &mut *self.target.borrow_mut() {
             Target::Client { unflushed, .. } => match unflushed.push(headers, term, response) {
                 Ok(bytes) => {
@@ -340,7 +340,7 @@ impl Outbox {
     }
 
     /// Hands what was pushed to `h2`, or wakes the task that waits for it.
-    pub(super) fn flush(&self) {
+    pub(in crate::shell::client) fn flush(&self) {
         self.is_dirty.set(false);
         match &mut *self.target.borrow_mut() {
             Target::Client { stream, unflushed } => {
@@ -363,7 +363,7 @@ impl Outbox {
     }
 
     /// Has the stream's task end it.
-    pub(super) fn end(&self, ending: Ending) {
+    pub(in crate::shell::client) fn end(&self, ending: Ending) {
         self.ending.borrow_mut().get_or_insert(ending);
         self.wake();
     }
@@ -373,7 +373,7 @@ impl Outbox {
     }
 
     /// Gives the stream's task a turn.
-    pub(super) fn wake(&self) {
+    pub(in crate::shell::client) fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
@@ -417,7 +417,7 @@ impl Outbox {
     }
 
     /// Ends the stream towards its client. Nothing is pushed to it any more.
-    pub(super) fn close(&self, ending: &Ending) {
+    pub(in crate::shell::client) fn close(&self, ending: &Ending) {
         if matches!(ending, Ending::Status(_)) {
             self.flush();
         }

@@ -45,7 +45,7 @@ enum Passed {
 
 /// Finds frame heads in a stream of bytes that comes in arbitrary pieces.
 #[derive(Debug, Default)]
-pub(super) struct FrameWalker {
+pub(in crate::shell::client) struct FrameWalker {
     head: [u8; HEAD_BYTES],
     /// Bytes of `head` that are there; a whole head is taken at once, so less than `HEAD_BYTES`.
     head_filled: usize,
@@ -55,7 +55,7 @@ pub(super) struct FrameWalker {
 
 impl FrameWalker {
     /// Goes over `bytes` and tells `on_frame` each head that is complete.
-    pub(super) fn walk(&mut self, mut bytes: &[u8], mut on_frame: impl FnMut(Head)) {
+    pub(in crate::shell::client) fn walk(&mut self, mut bytes: &[u8], mut on_frame: impl FnMut(Head)) {
         while !bytes.is_empty() {
             let (passed, what) = self.pass(bytes);
             if let Passed::Head(head) = what {
@@ -94,7 +94,7 @@ impl FrameWalker {
 
 /// Why a connection has to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Abuse {
+pub(in crate::shell::client) enum Abuse {
     /// More control frames than any use of gRPC makes.
     ControlFlood,
     /// Keepalive pings more often than the policy allows.
@@ -103,7 +103,7 @@ pub(super) enum Abuse {
 
 /// Counts of one connection.
 #[derive(Debug)]
-pub(super) struct FrameMeter {
+pub(in crate::shell::client) struct FrameMeter {
     inbound: FrameWalker,
     outbound: FrameWalker,
     credit: FrameCredit,
@@ -118,7 +118,7 @@ pub(super) struct FrameMeter {
 }
 
 impl FrameMeter {
-    pub(super) fn new(ping_interval_min_ms: u64, now_ms: u64) -> Self {
+    pub(in crate::shell::client) fn new(ping_interval_min_ms: u64, now_ms: u64) -> Self {
         Self {
             inbound: FrameWalker::default(),
             outbound: FrameWalker::default(),
@@ -181,7 +181,7 @@ impl FrameMeter {
 
     /// Holds what was counted against the limits. `clock` is read where they seem to be passed: the
     /// time that came with the bytes may be from before this process stood still.
-    pub(super) fn check(
+    pub(in crate::shell::client) fn check(
         &mut self,
         clock: impl Fn() -> u64,
         has_streams: impl Fn() -> bool,
@@ -219,23 +219,23 @@ impl FrameMeter {
     }
 
     /// Frames received in all.
-    pub(super) fn frames(&self) -> u64 {
+    pub(in crate::shell::client) fn frames(&self) -> u64 {
         self.frames
     }
 
     /// The highest stream the client has opened, for a GOAWAY.
-    pub(super) fn last_stream(&self) -> u32 {
+    pub(in crate::shell::client) fn last_stream(&self) -> u32 {
         self.credit.last_stream()
     }
 
     /// Whether a frame of our own may be put behind what was sent.
-    pub(super) fn may_insert(&self) -> bool {
+    pub(in crate::shell::client) fn may_insert(&self) -> bool {
         self.outbound.is_between_frames()
     }
 }
 
 /// A GOAWAY frame with debug data, which `h2` cannot be asked for.
-pub(super) fn go_away(last_stream: u32, code: u32, debug: &[u8]) -> Vec<u8> {
+pub(in crate::shell::client) fn go_away(last_stream: u32, code: u32, debug: &[u8]) -> Vec<u8> {
     let length = u32::try_from(8 + debug.len()).expect("debug data is a short constant");
     let mut frame = Vec::with_capacity(HEAD_BYTES + 8 + debug.len());
     frame.extend_from_slice(&length.to_be_bytes()[1..]);

@@ -21,7 +21,7 @@
 //! Cost: O(1) a frame.
 
 /// Credit for a second.
-pub(super) const PER_S: u32 = 1000 * PER_MS;
+pub(in crate::shell::client) const PER_S: u32 = 1000 * PER_MS;
 
 /// The same for a millisecond. 2,000 control frames cost about 0.2 % of a core, as many early ends 2 %.
 const PER_MS: u32 = 2;
@@ -50,7 +50,7 @@ const FRAME_SENT_EARNS: u32 = 4;
 const DATA_BYTES_PER_FRAME: u32 = 12;
 
 /// Early ends of a connection that has just begun.
-pub(super) const EARLY_ENDS_FIRST: u32 = 4_096;
+pub(in crate::shell::client) const EARLY_ENDS_FIRST: u32 = 4_096;
 
 /// Credit for early ends in all: 16 s of standing still, or 0.3 s of a core at once.
 const EARLY_ENDS_MAX: u32 = 32_768;
@@ -98,7 +98,7 @@ pub(super) struct FrameCredit {
 }
 
 impl FrameCredit {
-    pub(super) fn new(now_ms: u64) -> Self {
+    pub(in crate::shell::client) fn new(now_ms: u64) -> Self {
         let control_frames = Purse {
             balance: CONTROL_FRAMES_FIRST.into(),
             time_max: CONTROL_FRAMES_TIME_MAX,
@@ -175,7 +175,7 @@ impl FrameCredit {
     }
 
     /// The highest stream that the client has opened.
-    pub(super) fn last_stream(&self) -> u32 {
+    pub(in crate::shell::client) fn last_stream(&self) -> u32 {
         self.last_stream
     }
 }

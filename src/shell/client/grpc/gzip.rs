@@ -12,7 +12,7 @@ use flate2::write::GzEncoder;
 use crate::rpc::{Code, Status};
 
 /// Inflates a message of at most `max` bytes.
-pub(super) fn inflate(compressed: &[u8], max: u32) -> Result<Vec<u8>, Status> {
+pub(in crate::shell::client) fn inflate(compressed: &[u8], max: u32) -> Result<Vec<u8>, Status> {
     let mut out = Vec::new();
     let taken = MultiGzDecoder::new(compressed).take(u64::from(max) + 1).read_to_end(&mut out);
     match taken {
@@ -29,7 +29,7 @@ pub(super) fn inflate(compressed: &[u8], max: u32) -> Result<Vec<u8>, Status> {
 }
 
 /// Compresses an answer. The fastest level: the client asked by compressing, not by saying how.
-pub(super) fn deflate(parts: &[&[u8]]) -> Vec<u8> {
+pub(in crate::shell::client) fn deflate(parts: &[&[u8]]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     for part in parts {
         encoder.write_all(part).expect("writing to a Vec does not fail");

@@ -21,17 +21,18 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 
 use super::account::{Account, Body};
-use super::bidi::{Incoming, Request};
-use super::call::{Head, Recipient};
-use super::call_end::CallEnd;
-use super::response::{self, Responder};
-use super::signal::Signal;
+use super::end::CallEnd;
 use super::streams::Ended;
-use super::{Backend, ClientShard};
+use super::{Head, Recipient};
 use crate::request::Response;
 use crate::rpc::framing::{PREFIX_BYTES, put_prefix};
 use crate::rpc::method::Weight;
 use crate::rpc::{Status, convert};
+use crate::shell::client::Backend;
+use crate::shell::client::ClientShard;
+use crate::shell::client::grpc::bidi::{Incoming, Request};
+use crate::shell::client::grpc::response::{self, Responder};
+use crate::shell::client::signal::Signal;
 use crate::types::Term;
 
 /// Requests of one stream that are with the backend or wait for the answer to an earlier one. A client
@@ -45,7 +46,7 @@ type Answer = Result<(Term, Response), Status>;
 
 /// The answers to a stream's requests, put in as they come, taken out in order.
 #[derive(Default)]
-pub(super) struct Answers {
+pub(in crate::shell::client) struct Answers {
     queue: RefCell<Queue>,
 }
 
@@ -68,7 +69,7 @@ impl Answers {
     }
 
     /// The answer to request `number`.
-    pub(super) fn put(&self, number: u64, answer: Answer) {
+    pub(in crate::shell::client) fn put(&self, number: u64, answer: Answer) {
         let mut queue = self.queue.borrow_mut();
         let slot = number.checked_sub(queue.first).and_then(|slot| usize::try_from(slot).ok());
         let slot = slot.expect("an answer is taken after it was put");
@@ -103,7 +104,7 @@ impl Answers {
 
 impl<B: Backend> ClientShard<B> {
     /// Gives a stream of renewals its task.
-    pub(super) fn spawn_keep_alive(
+    pub(in crate::shell::client) fn spawn_keep_alive(
         self: &Rc<Self>,
         account: &Rc<Account>,
         head: &Head,

@@ -9,11 +9,11 @@ use std::cell::Cell;
 use crate::raft::mix;
 
 /// A shard's generator.
-pub(super) struct Serial(Cell<u64>);
+pub(in crate::shell::client) struct Serial(Cell<u64>);
 
 impl Serial {
     /// `seed` differs between starts of the process, `shard` within it.
-    pub(super) fn new(seed: u64, shard: u16) -> Self {
+    pub(in crate::shell::client) fn new(seed: u64, shard: u16) -> Self {
         Self(Cell::new(mix(mix(seed) ^ u64::from(shard))))
     }
 
