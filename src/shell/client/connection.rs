@@ -22,7 +22,8 @@ use h2::{Ping, PingPong, Reason};
 
 use super::Backend;
 use super::ClientShard;
-use super::call::account::{Account, Body};
+use super::call::account::Account;
+use super::call::body::Body;
 use super::grpc::frame_meter::{self, Abuse, FrameMeter};
 use super::grpc::h2_io::{Io, IoHandle};
 use super::grpc::limits;

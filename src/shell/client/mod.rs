@@ -30,6 +30,7 @@ mod drop_log;
 mod grpc;
 mod listener;
 mod reception;
+mod responder;
 pub(in crate::shell) mod role;
 mod signal;
 mod silence;
@@ -47,6 +48,7 @@ use glommio::net::TcpListener;
 
 use call::Submitted;
 use call::account::{Account, Ledger};
+use call::header::Headers;
 use call::leadership::Leadership;
 use call::place::Places;
 use call::serial::Serial;
@@ -56,7 +58,7 @@ pub use counters::Counters;
 use counters::CountersCell;
 use drop_log::{DropLog, Drops};
 use grpc::h2_io::SharedBuffers;
-use grpc::response::{Headers, Templates};
+use grpc::response::Templates;
 use reception::Place;
 pub use reception::Reception;
 use signal::Signal;
@@ -220,7 +222,7 @@ pub struct ClientShard<B: Backend> {
     /// Largest message that is received: what may be proposed and gRPC's overhead.
     receive_bytes_max: u32,
     headers: Headers,
-    templates: Templates,
+    templates: Rc<Templates>,
     buffers: Rc<SharedBuffers>,
     ledger: Rc<Ledger>,
     places: Rc<Places>,

@@ -29,8 +29,8 @@
 //! Watch responses have a budget of their own (`outbox`), since a client has its watches and its calls on
 //! one connection, and an application that is slow to look at its watches must not find its puts waiting.
 //!
-//! Invariants: every count falls to zero when the connection ends; `Held` counts a body exactly as
-//! long as it is in memory.
+//! Invariants: every count falls to zero when the connection ends; a `Body` is counted exactly as long as
+//! it is in memory.
 //! Cost: O(1) a call.
 
 use std::cell::{Cell, RefCell};
@@ -38,12 +38,8 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::Waker;
 
-use bytes::{Buf, Bytes};
-
 use super::Deferred;
-use super::outbox::Level;
 use crate::rpc::method::Weight;
-use crate::shell::client::signal::Signal;
 
 /// Calls of one connection that are with the backend. A client of etcd has some hundreds.
 pub(in crate::shell::client) const CALLS_MAX: usize = 4096;
@@ -120,7 +116,7 @@ pub(in crate::shell::client) struct Account {
     wide_calls: Cell<usize>,
     request_bytes: Cell<usize>,
     /// What its uploads hold: see `place`.
-    pub(super) upload_bytes: Rc<Cell<usize>>,
+    pub(in crate::shell::client) upload_bytes: Rc<Cell<usize>>,
     unsent_bytes: Cell<usize>,
     gathered_bytes: Cell<usize>,
     /// Header blocks that have not ended or that `h2` has not taken.
@@ -301,6 +297,21 @@ impl Account {
         }
     }
 
+    /// Bytes of an answer are on their way out.
+    pub(super) fn add_unsent(&self, bytes: usize) {
+        add(&self.unsent_bytes, bytes);
+        add(&self.ledger.unsent_bytes, bytes);
+    }
+
+    /// Bytes of an answer have left, or never will. Calls nothing: a wake only queues the task.
+    pub(super) fn remove_unsent(&self, bytes: usize) {
+        sub(&self.unsent_bytes, bytes);
+        sub(&self.ledger.unsent_bytes, bytes);
+        if self.next_deferred().is_some() {
+            self.wake();
+        }
+    }
+
     /// Calls that wait.
     pub(super) fn backlog_len(&self) -> usize {
         self.backlog.borrow().len()
@@ -373,91 +384,17 @@ impl Account {
     }
 }
 
-/// Counts bytes as unsent until `h2` lets go of them.
-#[derive(Debug)]
-enum Held {
-    Answer {
-        account: Rc<Account>,
-        bytes: usize,
-        /// Fired when the body is gone.
-        has_left: Option<Rc<Signal>>,
-    },
-    Watch {
-        level: Rc<Level>,
-        bytes: usize,
-    },
-}
-
 impl std::fmt::Debug for Account {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Account").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
-impl Drop for Held {
-    // Runs inside h2, with its locks held: nothing here may call h2. A wake only queues the task.
-    fn drop(&mut self) {
-        match self {
-            Self::Answer { account, bytes, has_left } => {
-                sub(&account.unsent_bytes, *bytes);
-                sub(&account.ledger.unsent_bytes, *bytes);
-                if let Some(has_left) = has_left.take() {
-                    has_left.fire();
-                }
-                if account.next_deferred().is_some() {
-                    account.wake();
-                }
-            }
-            Self::Watch { level, bytes } => level.remove(*bytes),
-        }
-    }
-}
-
-/// Bytes on their way out, as `h2` keeps them.
-#[derive(Debug)]
-pub(in crate::shell::client) struct Body {
-    bytes: Bytes,
-    held: Held,
-}
-
-impl Body {
-    /// Counts `bytes` against `account`, with an answer's overhead.
-    pub(in crate::shell::client) fn new(
-        account: &Rc<Account>,
-        bytes: Bytes,
-        has_left: Option<Rc<Signal>>,
-    ) -> Self {
-        let counted = bytes.len() + ANSWER_OVERHEAD_BYTES;
-        add(&account.unsent_bytes, counted);
-        add(&account.ledger.unsent_bytes, counted);
-        Self { bytes, held: Held::Answer { account: Rc::clone(account), bytes: counted, has_left } }
-    }
-
-    /// Watch responses, of which `level` counts `counted` bytes already.
-    pub(super) fn of_watch(level: &Rc<Level>, bytes: Bytes, counted: usize) -> Self {
-        Self { bytes, held: Held::Watch { level: Rc::clone(level), bytes: counted } }
-    }
-}
-
-impl Buf for Body {
-    fn remaining(&self) -> usize {
-        self.bytes.len()
-    }
-
-    fn chunk(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    fn advance(&mut self, n: usize) {
-        self.bytes.advance(n);
-        if let Held::Watch { level, .. } = &self.held {
-            level.note_progress();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
+    use super::super::body::Body;
     use super::*;
 
     fn account() -> (Rc<Account>, Rc<Ledger>) {
@@ -487,7 +424,7 @@ mod tests {
     #[test]
     fn unsent_answer_blocks_further_reads_and_its_end_frees_them() {
         let (account, ledger) = account();
-        let body = Body::new(&account, Bytes::from(vec![0; 20 << 20]), None);
+        let body = Body::new(&account, Bytes::from(vec![0; 20 << 20]));
         assert!(!account.may_ask(Weight::Point));
         assert!(!account.may_ask(Weight::Light));
         drop(body);
@@ -499,7 +436,7 @@ mod tests {
     fn full_shard_stops_large_reads_of_others_but_not_small_ones() {
         let (hog, ledger) = account();
         let other = Account::new(2, Rc::clone(&ledger));
-        let _body = Body::new(&hog, Bytes::from(vec![0; SHARD_UNSENT_BYTES_MAX]), None);
+        let _body = Body::new(&hog, Bytes::from(vec![0; SHARD_UNSENT_BYTES_MAX]));
         assert!(other.may_ask(Weight::Wide), "one is always let through");
         other.charge(Weight::Light, 1);
         assert!(!other.may_ask(Weight::Wide));

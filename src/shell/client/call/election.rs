@@ -7,26 +7,22 @@
 //! Compatibility: other than etcd, `Leader` and `Resign` with lease 0 grant no lease that nobody uses.
 
 use std::future::poll_fn;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use h2::{Reason, SendStream};
 use prost::Message as _;
 
-use super::account::Body;
 use super::decode;
+use super::end::Ended;
 use super::local_watch::{LocalWatch, News};
 use super::recipe::{Caller, Told, standing};
-use super::streams::{Ended, framed};
 use crate::pb::mvccpb::{self, KeyValue};
 use crate::pb::{etcdserverpb as pb, v3electionpb};
 use crate::request::Response;
 use crate::rpc::queue::{self, Contender, Purpose, Standing, rethrown};
 use crate::rpc::status;
 use crate::shell::client::Backend;
-use crate::shell::client::grpc::response;
-use crate::shell::client::signal::Signal;
+use crate::shell::client::responder::AnswerStream;
 use crate::types::LeaseId;
 use crate::watch::{Event, WatchRange};
 
@@ -94,20 +90,17 @@ impl<B: Backend> Caller<B> {
 
     /// Sends the present leader, each of its values, and then the next one.
     pub(in crate::shell::client) async fn observe(mut self, payload: Bytes) {
+        let Some(responder) = self.responder.take() else { return };
         let request: v3electionpb::LeaderRequest = match decode(payload) {
             Ok(request) => request,
-            Err(status) => return response::send_status(&mut self.responder, &status),
+            Err(status) => return responder.refuse(&status),
         };
-        let Some(mut stream) = response::send_head(&self.shard.templates, &mut self.responder) else {
-            return;
-        };
-        match self.observe_on(&request.name, &mut stream).await {
-            Ended::Status(status) => drop(stream.send_trailers(response::status_trailers(&status))),
-            Ended::Gone => stream.send_reset(Reason::CANCEL),
-        }
+        let Some(mut stream) = responder.open() else { return };
+        let ended = self.observe_on(&request.name, &mut stream).await;
+        stream.end(Err(ended));
     }
 
-    async fn observe_on(&self, name: &[u8], stream: &mut SendStream<Body>) -> Ended {
+    async fn observe_on(&self, name: &[u8], stream: &mut AnswerStream) -> Ended {
         let mut observer = Observer { caller: self, stream, name, sent: (Bytes::new(), 0) };
         loop {
             if let Err(ended) = observer.follow_next_leader().await {
@@ -120,7 +113,7 @@ impl<B: Backend> Caller<B> {
 /// The task of an `Observe`.
 struct Observer<'a, B: Backend> {
     caller: &'a Caller<B>,
-    stream: &'a mut SendStream<Body>,
+    stream: &'a mut AnswerStream,
     name: &'a [u8],
     /// Key and `mod_revision` of what was sent last: a second look after a compaction repeats nothing.
     sent: (Bytes, i64),
@@ -180,7 +173,7 @@ impl<B: Backend> Observer<'_, B> {
 
     /// Whether the stream has to end.
     fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        if self.stream.poll_reset(cx).is_ready() {
+        if self.stream.poll_gone(cx).is_ready() {
             return Poll::Ready(Ended::Gone);
         }
         self.caller.poll_out_of_time(cx)
@@ -206,12 +199,8 @@ impl<B: Backend> Observer<'_, B> {
         self.sent = sent;
         let body = v3electionpb::LeaderResponse { header: None, kv: Some(kv) }.encode_to_vec();
         let (shard, account) = (&self.caller.shard, &self.caller.account);
-        let message = framed(|out| shard.headers.put(out, standing.revision, standing.term), &body);
-        let has_left = Rc::new(Signal::default());
-        let body = Body::new(account, message, Some(Rc::clone(&has_left)));
-        if self.stream.send_data(body, false).is_err() {
-            return Err(Ended::Gone);
-        }
+        let head = |out: &mut Vec<u8>| shard.headers.put(out, standing.revision, standing.term);
+        let has_left = self.stream.send_message(account, head, &body)?;
         poll_fn(|cx| match self.poll_ended(cx) {
             Poll::Ready(ended) => Poll::Ready(Err(ended)),
             Poll::Pending => has_left.poll_fired(cx).map(Ok),

@@ -1,5 +1,5 @@
-//! What may end a call from the server's side while it waits: its deadline, the server's stop, and, if
-//! the client wants a leader, the lack of one.
+//! How a call with a task ends, and what may end it from the server's side while it waits: its deadline, the
+//! server's stop, and, if the client wants a leader, the lack of one.
 
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -10,9 +10,34 @@ use crate::rpc::{Status, status};
 use crate::shell::client::Alarm;
 use crate::shell::client::Backend;
 use crate::shell::client::ClientShard;
+use crate::shell::client::responder::Gone;
 use crate::shell::client::signal::Signal;
 
-/// See the module.
+/// How a call with a task ended, when not by its last message.
+#[derive(Debug)]
+pub(in crate::shell::client) enum Ended {
+    /// The client is told, behind what was sent.
+    Status(Status),
+    /// The client has left.
+    Gone,
+    /// The shard needs its memory: at once, and what is unsent is thrown away.
+    Crowded,
+}
+
+impl From<Status> for Ended {
+    /// A status that is told as it is.
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl From<Gone> for Ended {
+    fn from(Gone: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+/// What ends a call from the server's side.
 pub(super) struct CallEnd {
     deadline: Option<Alarm>,
     stop: Rc<Signal>,

@@ -18,20 +18,16 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use h2::{Reason, SendStream};
 
-use super::account::{Account, Body};
-use super::end::CallEnd;
-use super::streams::Ended;
+use super::account::Account;
+use super::end::{CallEnd, Ended};
 use super::{Head, Recipient};
 use crate::request::Response;
-use crate::rpc::framing::{PREFIX_BYTES, put_prefix};
 use crate::rpc::method::Weight;
 use crate::rpc::{Status, convert};
 use crate::shell::client::Backend;
 use crate::shell::client::ClientShard;
-use crate::shell::client::grpc::bidi::{Incoming, Request};
-use crate::shell::client::grpc::response::{self, Responder};
+use crate::shell::client::responder::{AnswerStream, Request, Requests, Responder};
 use crate::shell::client::signal::Signal;
 use crate::types::Term;
 
@@ -108,30 +104,24 @@ impl<B: Backend> ClientShard<B> {
         self: &Rc<Self>,
         account: &Rc<Account>,
         head: &Head,
-        incoming: Incoming,
-        mut responder: Responder,
+        requests: Requests,
+        responder: Responder,
     ) {
-        let Some(stream) = response::send_head(&self.templates, &mut responder) else { return };
+        let Some(stream) = responder.open() else { return };
         let mut renewals = Renewals {
             shard: Rc::clone(self),
             account: Rc::clone(account),
             client_deadline_ms: head.client_deadline_ms,
             server_end: self.end_of_stream(head),
-            incoming,
+            requests,
             stream,
             answers: Rc::default(),
-            unsent: Vec::new(),
             leaving: None,
             end: None,
         };
         glommio::spawn_local(async move {
-            match poll_fn(|cx| renewals.poll(cx)).await {
-                Ok(()) => drop(renewals.stream.send_trailers(renewals.shard.templates.ok())),
-                Err(Ended::Status(status)) => {
-                    drop(renewals.stream.send_trailers(response::status_trailers(&status)));
-                }
-                Err(Ended::Gone) => renewals.stream.send_reset(Reason::CANCEL),
-            }
+            let end = poll_fn(|cx| renewals.poll(cx)).await;
+            renewals.stream.end(end);
         })
         .detach();
     }
@@ -143,11 +133,10 @@ struct Renewals<B: Backend> {
     account: Rc<Account>,
     client_deadline_ms: Option<u64>,
     server_end: CallEnd,
-    incoming: Incoming,
-    stream: SendStream<Body>,
+    requests: Requests,
+    /// Gathers the answers that wait for the last piece to leave.
+    stream: AnswerStream,
     answers: Rc<Answers>,
-    /// Framed answers that wait for the last piece to leave.
-    unsent: Vec<u8>,
     /// Fired when the last piece has left.
     leaving: Option<Rc<Signal>>,
     /// No request is taken any more; this is told behind the answers to those that were.
@@ -156,18 +145,18 @@ struct Renewals<B: Backend> {
 
 impl<B: Backend> Renewals<B> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
-        if self.stream.poll_reset(cx).is_ready() {
+        if self.stream.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Ended::Gone));
         }
         if let Poll::Ready(status) = self.server_end.poll(cx) {
             return Poll::Ready(Err(status.into()));
         }
-        self.gather();
+        self.gather()?;
         self.send(cx)?;
         self.answers.wake_on_next(cx);
         self.take_requests(cx)?;
         if self.answers.len() == 0
-            && self.unsent.is_empty()
+            && self.stream.messages().len() == 0
             && let Some(end) = self.end.take()
         {
             return Poll::Ready(end.map_err(Ended::Status));
@@ -175,28 +164,26 @@ impl<B: Backend> Renewals<B> {
         Poll::Pending
     }
 
-    /// Frames the answers that are next.
-    fn gather(&mut self) {
+    /// Gathers the answers that are next.
+    fn gather(&mut self) -> Result<(), Ended> {
         while let Some(answer) = self.answers.take_next() {
             match answer {
-                Ok((term, response)) => self.put_message(term, &response),
+                Ok((term, response)) => {
+                    let mut messages = self.stream.messages();
+                    let headers = &self.shard.headers;
+                    messages.begin(|out| headers.put(out, response.revision, term), response.body.len())?;
+                    messages.rest().extend_from_slice(&response.body);
+                    messages.end();
+                }
                 Err(status) => {
                     // What was asked behind it is nobody's any more.
                     self.answers = Rc::default();
                     self.end = Some(Err(status));
-                    return;
+                    break;
                 }
             }
         }
-    }
-
-    fn put_message(&mut self, term: Term, response: &Response) {
-        let start = self.unsent.len();
-        self.unsent.resize(start + PREFIX_BYTES, 0);
-        self.shard.headers.put(&mut self.unsent, response.revision, term);
-        self.unsent.extend_from_slice(&response.body);
-        let length = u32::try_from(self.unsent.len() - start - PREFIX_BYTES).expect("an id and a number");
-        put_prefix(&mut &mut self.unsent[start..start + PREFIX_BYTES], false, length);
+        Ok(())
     }
 
     /// Sends what is gathered, if the last piece has left.
@@ -204,23 +191,24 @@ impl<B: Backend> Renewals<B> {
         let is_leaving = |signal: &Rc<Signal>| signal.poll_fired(cx).is_pending();
         // At the end nothing more is gathered, so nothing is gained by waiting.
         let is_last = self.end.is_some() && self.answers.len() == 0;
-        if self.unsent.is_empty() || (self.leaving.as_ref().is_some_and(is_leaving) && !is_last) {
+        if self.stream.messages().len() == 0 || (self.leaving.as_ref().is_some_and(is_leaving) && !is_last) {
             return Ok(());
         }
-        let signal = Rc::new(Signal::default());
-        let piece = Bytes::from(std::mem::take(&mut self.unsent));
-        let body = Body::new(&self.account, piece, Some(Rc::clone(&signal)));
+        let has_left = self.stream.send_gathered(&self.account)?;
         // For the moment when the next piece may follow.
-        assert!(signal.poll_fired(cx).is_pending(), "the piece is still here");
-        self.leaving = Some(signal);
-        self.stream.send_data(body, false).map_err(|_| Ended::Gone)
+        if has_left.poll_fired(cx).is_pending() {
+            self.leaving = Some(has_left);
+        }
+        Ok(())
     }
 
     /// Submits the requests that are there, as many as may be unanswered.
     fn take_requests(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
-        while self.end.is_none() && self.answers.len() < IN_FLIGHT_MAX && self.unsent.len() < UNSENT_BYTES_MAX
+        while self.end.is_none()
+            && self.answers.len() < IN_FLIGHT_MAX
+            && self.stream.messages().len() < UNSENT_BYTES_MAX
         {
-            match self.incoming.poll_next(&self.shard, cx) {
+            match self.requests.poll_next(cx) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Ok(Request::Gone)) => return Err(Ended::Gone),
                 Poll::Ready(Ok(Request::HalfClosed)) => self.end = Some(Ok(())),
@@ -228,7 +216,7 @@ impl<B: Backend> Renewals<B> {
                 Poll::Ready(Ok(Request::Message(message))) => self.submit(message),
             }
         }
-        self.incoming.absorb(cx);
+        self.requests.absorb(cx);
         Ok(())
     }
 

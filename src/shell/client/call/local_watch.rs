@@ -9,7 +9,8 @@ use std::task::Poll;
 
 use bytes::Bytes;
 
-use super::outbox::{Ending, Outbox};
+use super::end::Ended;
+use super::outbox::Outbox;
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
 use crate::rpc::{Status, status};
@@ -81,6 +82,6 @@ impl<B: Backend> LocalWatch<B> {
 
 impl<B: Backend> Drop for LocalWatch<B> {
     fn drop(&mut self) {
-        self.shard.close_watch(&self.outbox, &Ending::Gone);
+        self.shard.close_watch(&self.outbox, Ended::Gone);
     }
 }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::decode;
+use super::end::Ended;
 use super::recipe::{Caller, Told, standing};
-use super::streams::Ended;
 use crate::pb::{etcdserverpb as pb, v3lockpb};
 use crate::request::{Command, RequestKind};
 use crate::rpc::queue::{Contender, Purpose, rethrown};

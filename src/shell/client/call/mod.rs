@@ -1,13 +1,18 @@
-//! A call from its request headers to the command that is asked of the member, and back.
+//! A call from its request to the command that is asked of the member, and back.
 //!
-//! The common call never gets a task: its body is there when its headers are, it is decoded and
-//! submitted in the connection's turn, and its answer is written by whoever brings it. Only a body
-//! that arrives in pieces and a method that streams get one.
+//! A call knows no transport. A front end brings it with its request and with what it is answered on
+//! (`responder`); here it is admitted, accounted for, submitted, waited for and given up. No file of this
+//! folder names a front end's library, which `tests/tidy.rs` holds.
+//!
+//! The common call never gets a task: it is decoded and submitted in the connection's turn, and its answer
+//! is written by whoever brings it. A method that streams gets one.
 
 pub(super) mod account;
 mod ask;
+pub(super) mod body;
 mod election;
-mod end;
+pub(super) mod end;
+pub(super) mod header;
 mod keep_alive;
 pub(super) mod leadership;
 pub(super) mod local_watch;
@@ -21,127 +26,34 @@ mod streams;
 pub(super) mod watch;
 
 use std::cell::RefCell;
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream};
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use http::{Method as HttpMethod, Request as HttpRequest, StatusCode};
 use prost::Message as _;
 
 use super::Backend;
 use super::ClientShard;
-use super::grpc::gzip;
-use super::grpc::response::{self, GRPC_ENCODING, Responder};
+use super::responder::{Requests, Responder};
 use crate::pb::{etcdserverpb as pb, health};
 use crate::request::{Answer, Command, Outcome, Query, Read, Refusal, Response};
 use crate::rpc::api_version::ApiVersion;
-use crate::rpc::framing::{Assembler, FramingError, Message, is_grpc_content_type, parse_timeout};
-use crate::rpc::headers::Note;
-use crate::rpc::method::{Becomes, CallShape, HeaderShape, Weight};
+use crate::rpc::method::{Becomes, HeaderShape, Weight};
 use crate::rpc::{Code, Method, Status, convert, status};
 use crate::types::Term;
 use account::{Account, Charge};
 use keep_alive::Answers;
 use leadership::Wait;
-use place::Upload;
+use place::{Kind, Place};
 
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
-const CLIENT_API_VERSION: HeaderName = HeaderName::from_static("client-api-version");
-
-const NS_PER_MS: u64 = 1_000_000;
-
-/// What the request headers say.
+/// What is known of a call before its request is looked at.
 pub(super) struct Head {
     pub(super) method: Method,
     /// When the client stops waiting.
     pub(super) client_deadline_ms: Option<u64>,
-    pub(super) gzip: bool,
     /// The client wants no service from a member that knows no leader.
     pub(super) needs_leader: bool,
-    api_version: ApiVersion,
-}
-
-/// Why request headers are answered at once.
-struct Refused {
-    http: StatusCode,
-    status: Status,
-}
-
-impl From<Status> for Refused {
-    fn from(status: Status) -> Self {
-        Self { http: StatusCode::OK, status }
-    }
-}
-
-/// The last value of a header, which is the one that gRPC-Go goes by.
-fn last<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
-    headers.get_all(name).iter().next_back().map(HeaderValue::as_bytes)
-}
-
-fn refused(http: StatusCode, code: Code, message: String) -> Refused {
-    Refused { http, status: Status { code, message: message.into() } }
-}
-
-/// Reads the request headers, in the order in which gRPC-Go complains about them.
-fn read_head<T>(request: &HttpRequest<T>, note: Option<Note>, now_ms: u64) -> Result<Head, Refused> {
-    let note = note.unwrap_or_default();
-    if let Some(refusal) = note.refusal {
-        return Err(refusal.into());
-    }
-    let headers = request.headers();
-    if !headers.get_all(CONTENT_TYPE).iter().any(|value| is_grpc_content_type(value.as_bytes())) {
-        let text = String::from_utf8_lossy(last(headers, &CONTENT_TYPE).unwrap_or_default());
-        let message = format!("invalid gRPC request content-type {text:?}");
-        return Err(refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, message));
-    }
-    let mut timeout_ns = None;
-    for value in headers.get_all(GRPC_TIMEOUT) {
-        match parse_timeout(value.as_bytes()) {
-            Ok(ns) => timeout_ns = Some(ns),
-            Err(why) => {
-                let message = format!("malformed grpc-timeout: {why}");
-                return Err(refused(StatusCode::BAD_REQUEST, Code::Internal, message));
-            }
-        }
-    }
-    if request.method() != HttpMethod::POST {
-        let method = note.method.as_deref().unwrap_or(request.method().as_str());
-        let message = format!("Received a HEADERS frame with :method {method:?} which should be POST");
-        return Err(refused(StatusCode::METHOD_NOT_ALLOWED, Code::Internal, message));
-    }
-    // A call that has no time left at this clock's step is not begun.
-    if timeout_ns.is_some_and(|timeout_ns| timeout_ns < NS_PER_MS) {
-        return Err(status::CONTEXT_DEADLINE_EXCEEDED.into());
-    }
-    let client_deadline_ms =
-        timeout_ns.map(|timeout_ns| now_ms.saturating_add(timeout_ns.div_ceil(NS_PER_MS)));
-    let path = request.uri().path_and_query().map_or("", |path| path.as_str());
-    let method = Method::find(note.path.as_deref().unwrap_or(path))?;
-    let gzip = match last(headers, &GRPC_ENCODING) {
-        None | Some(b"" | b"identity") => false,
-        Some(b"gzip") => true,
-        Some(other) => {
-            let name = String::from_utf8_lossy(other);
-            let message = format!("grpc: Decompressor is not installed for grpc-encoding {name:?}");
-            return Err(Status { code: Code::Unimplemented, message: message.into() }.into());
-        }
-    };
-    let api_version = headers.get(CLIENT_API_VERSION).map_or(&b""[..], |value| value.as_bytes());
-    let api_version = ApiVersion::parse(api_version);
-    let needs_leader = headers.get(HAS_LEADER).is_some_and(|value| value.as_bytes() == b"true");
-    Ok(Head { method, client_deadline_ms, gzip, needs_leader, api_version })
-}
-
-pub(super) fn framing_status(error: &FramingError) -> Status {
-    let code = match error {
-        FramingError::TooLarge { .. } => Code::ResourceExhausted,
-        _ => Code::Internal,
-    };
-    Status { code, message: error.to_string().into() }
+    pub(super) api_version: ApiVersion,
 }
 
 /// The status of a call whose connection makes the shard hold too much already.
@@ -152,7 +64,7 @@ pub(super) fn overloaded(what: &'static str) -> Status {
 /// Who gets an answer.
 pub(super) enum Recipient {
     /// The stream of a call that has one answer.
-    Unary { responder: Responder, gzip: bool, header: HeaderShape },
+    Unary { responder: Responder, header: HeaderShape },
     /// The task of a call that has many.
     Task(Rc<Mailbox>),
     /// The task of a stream of requests, whose answers go out in the requests' order.
@@ -205,52 +117,6 @@ impl Mailbox {
 }
 
 impl<B: Backend> ClientShard<B> {
-    /// A request's headers have arrived, and often its body too.
-    pub(super) fn on_request(
-        self: &Rc<Self>,
-        account: &Rc<Account>,
-        cx: &mut Context<'_>,
-        request: HttpRequest<RecvStream>,
-        note: Option<Note>,
-        mut responder: Responder,
-    ) {
-        self.counters.count(|counters| counters.requests += 1);
-        let head = match read_head(&request, note, self.now_ms()) {
-            Ok(head) => head,
-            Err(refused) => {
-                return response::send_http_status(&mut responder, refused.http, &refused.status);
-            }
-        };
-        let mut body = request.into_body();
-        if head.method.row().call == CallShape::BothWays {
-            if let Err(status) = self.admit(&head) {
-                return response::send_status(&mut responder, &status);
-            }
-            return self.spawn_bidi(account, &head, body, responder);
-        }
-        let mut assembler = Assembler::new(self.receive_bytes_max);
-        loop {
-            match body.poll_data(cx) {
-                Poll::Ready(Some(Ok(piece))) => {
-                    if let Err(error) = assembler.push(piece) {
-                        return response::send_status(&mut responder, &framing_status(&error));
-                    }
-                    // The window these bytes took is not given back here: h2 does it when the call
-                    // ends, so a connection's window also bounds what it has in flight.
-                    if body.is_end_stream() {
-                        break;
-                    }
-                }
-                Poll::Ready(None) => break,
-                // Reset by the client.
-                Poll::Ready(Some(Err(_))) => return,
-                Poll::Pending => return self.spawn_upload(account, head, body, assembler, responder),
-            }
-        }
-        drop(body);
-        self.on_body(account, &head, assembler, responder);
-    }
-
     /// Whether this member, as it stands, serves the call at all.
     fn admit(&self, head: &Head) -> Result<(), Status> {
         if self.leadership.is_learner() && !head.method.row().suits_learner {
@@ -267,109 +133,40 @@ impl<B: Backend> ClientShard<B> {
         Ok(())
     }
 
-    /// Gives a body that comes in pieces a task of its own.
-    fn spawn_upload(
+    /// A call whose requests are a stream has arrived. `requests` gets the call's place, for what an
+    /// unfinished request holds.
+    pub(super) fn on_stream(
         self: &Rc<Self>,
         account: &Rc<Account>,
-        head: Head,
-        body: RecvStream,
-        assembler: Assembler,
-        mut responder: Responder,
+        head: &Head,
+        requests: impl FnOnce(Place) -> Requests,
+        responder: Responder,
     ) {
-        let Some(upload) = Upload::begin(&self.places, &account.upload_bytes) else {
-            return response::send_status(&mut responder, &overloaded("too many unfinished requests"));
+        if let Err(status) = self.admit(head) {
+            return responder.refuse(&status);
+        }
+        let is_watch = head.method.row().becomes == Becomes::Watch;
+        let kind = if is_watch { Kind::Watch } else { Kind::KeepAlive };
+        let Some(place) = Place::begin(&self.places, kind) else {
+            return responder.refuse(&overloaded("too many streams"));
         };
-        let (shard, account) = (Rc::clone(self), Rc::clone(account));
-        glommio::spawn_local(async move {
-            match shard.collect(&head, body, assembler, upload).await {
-                Some(Ok(assembler)) => shard.on_body(&account, &head, assembler, responder),
-                Some(Err(status)) => response::send_status(&mut responder, &status),
-                // The client gave up: say so to h2, which forgets the stream.
-                None => responder.send_reset(Reason::CANCEL),
-            }
-        })
-        .detach();
-    }
-
-    /// Collects the rest of a body. None: the stream is gone.
-    async fn collect(
-        &self,
-        head: &Head,
-        mut body: RecvStream,
-        mut assembler: Assembler,
-        mut upload: Upload,
-    ) -> Option<Result<Assembler, Status>> {
-        let alarm = head.client_deadline_ms.map(|deadline_ms| self.set_alarm(deadline_ms));
-        if body.flow_control().release_capacity(assembler.len()).is_err() {
-            return None;
-        }
-        if !upload.grow(assembler.len()) {
-            return Some(Err(overloaded("too many unfinished request bytes")));
-        }
-        loop {
-            let piece = poll_fn(|cx| {
-                if alarm.as_ref().is_some_and(|alarm| alarm.poll_fired(cx).is_ready()) {
-                    return Poll::Ready(Err(status::CONTEXT_DEADLINE_EXCEEDED));
-                }
-                if upload.poll_refused(cx).is_ready() {
-                    return Poll::Ready(Err(overloaded("unfinished request has not moved for too long")));
-                }
-                body.poll_data(cx).map(Ok)
-            });
-            let piece = match piece.await {
-                Ok(Some(Ok(piece))) => piece,
-                Ok(None) => return Some(Ok(assembler)),
-                Ok(Some(Err(_))) => return None,
-                Err(status) => return Some(Err(status)),
-            };
-            let bytes = piece.len();
-            if let Err(error) = assembler.push(piece) {
-                return Some(Err(framing_status(&error)));
-            }
-            if !upload.grow(bytes) {
-                return Some(Err(overloaded("too many unfinished request bytes")));
-            }
-            if body.flow_control().release_capacity(bytes).is_err() {
-                return None;
-            }
+        if is_watch {
+            self.spawn_watch(head, requests(place), responder);
+        } else {
+            self.spawn_keep_alive(account, head, requests(place), responder);
         }
     }
 
-    /// A request is there in full.
-    fn on_body(
-        self: &Rc<Self>,
-        account: &Rc<Account>,
-        head: &Head,
-        assembler: Assembler,
-        mut responder: Responder,
-    ) {
-        let message = assembler.finish().map_err(|error| framing_status(&error));
-        match message.and_then(|message| self.unpack(head.gzip, message)) {
-            Ok(payload) => self.dispatch(account, head, payload, responder),
-            Err(status) => response::send_status(&mut responder, &status),
-        }
-    }
-
-    pub(super) fn unpack(&self, gzip: bool, message: Message) -> Result<Bytes, Status> {
-        match (message.compressed, gzip) {
-            (false, _) => Ok(message.payload),
-            (true, true) => gzip::inflate(&message.payload, self.receive_bytes_max).map(Bytes::from),
-            (true, false) => Err(Status {
-                code: Code::Internal,
-                message: "grpc: compressed flag set with identity or empty encoding".into(),
-            }),
-        }
-    }
-
-    fn dispatch(
+    /// A call with one request has arrived, the request with it.
+    pub(super) fn on_call(
         self: &Rc<Self>,
         account: &Rc<Account>,
         head: &Head,
         payload: Bytes,
-        mut responder: Responder,
+        responder: Responder,
     ) {
         if let Err(status) = self.admit(head) {
-            return response::send_status(&mut responder, &status);
+            return responder.refuse(&status);
         }
         let request_bytes = payload.len();
         let row = head.method.row();
@@ -386,20 +183,20 @@ impl<B: Backend> ClientShard<B> {
         };
         match command {
             Ok(Command::Read(Read { linearizable: true, .. })) if self.leadership.is_learner() => {
-                response::send_status(&mut responder, &head.api_version.refusal_of_learner());
+                responder.refuse(&head.api_version.refusal_of_learner());
             }
             Ok(_) if head.api_version == ApiVersion::Malformed => {
-                response::send_status(&mut responder, &status::INVALID_CLIENT_API_VERSION);
+                responder.refuse(&status::INVALID_CLIENT_API_VERSION);
             }
             Ok(Command::Read(Read { linearizable, query: Query::RangeSlice(first) })) => {
                 self.spawn_range_stream(account, head, linearizable, *first, responder);
             }
             Ok(command) => {
                 let weight = row.weigh(&command);
-                let recipient = Recipient::Unary { responder, gzip: head.gzip, header: row.header };
+                let recipient = Recipient::Unary { responder, header: row.header };
                 self.submit(account, weight, request_bytes, head.client_deadline_ms, command, recipient);
             }
-            Err(status) => response::send_status(&mut responder, &status),
+            Err(status) => responder.refuse(&status),
         }
     }
 
@@ -409,7 +206,7 @@ impl<B: Backend> ClientShard<B> {
         account: &Rc<Account>,
         head: &Head,
         payload: Bytes,
-        mut responder: Responder,
+        responder: Responder,
     ) {
         let body = match head.method {
             // There is nothing to defragment.
@@ -431,10 +228,8 @@ impl<B: Backend> ClientShard<B> {
             other => unreachable!("{other:?} is not answered here"),
         };
         match body {
-            Ok(body) => {
-                response::send_message(&self.templates, account, &mut responder, head.gzip, |_| {}, body);
-            }
-            Err(status) => response::send_status(&mut responder, &status),
+            Ok(body) => responder.answer(account, |_| {}, body),
+            Err(status) => responder.refuse(&status),
         }
     }
 
@@ -524,16 +319,14 @@ impl<B: Backend> ClientShard<B> {
         match (recipient, answer) {
             (Recipient::Task(mailbox), answer) => mailbox.put(answer),
             (Recipient::InOrder { answers, number }, answer) => answers.put(number, answer),
-            (Recipient::Unary { mut responder, .. }, Err(status)) => {
-                response::send_status(&mut responder, &status);
-            }
-            (Recipient::Unary { mut responder, gzip, header }, Ok((term, response))) => {
+            (Recipient::Unary { responder, .. }, Err(status)) => responder.refuse(&status),
+            (Recipient::Unary { responder, header }, Ok((term, response))) => {
                 let head = |out: &mut Vec<u8>| match header {
                     HeaderShape::Full => self.headers.put(out, response.revision, term),
                     HeaderShape::NoRevision => self.headers.put(out, 0, term),
                     HeaderShape::Absent => {}
                 };
-                response::send_message(&self.templates, account, &mut responder, gzip, head, response.body);
+                responder.answer(account, head, response.body);
             }
         }
     }

@@ -24,13 +24,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use h2::{Reason, SendStream};
 
-use super::account::{ANSWER_OVERHEAD_BYTES, Body};
+use super::account::ANSWER_OVERHEAD_BYTES;
+use super::body::Body;
+use super::end::Ended;
+use super::header::Headers;
 use super::local_watch::News;
-use crate::rpc::framing::{PREFIX_BYTES, put_prefix};
 use crate::rpc::{Code, Status};
-use crate::shell::client::grpc::response::{self, Headers};
+use crate::shell::client::responder::{AnswerStream, Messages};
 use crate::types::Term;
 use crate::watch::wire::{encoded_len, put_event_head, put_response};
 use crate::watch::{Response, StreamId};
@@ -44,15 +45,6 @@ const STREAM_SHARE: usize = 256;
 /// Bodies of events from here on are not copied. Smaller ones would save less than the frame costs
 /// that `h2` makes of each piece, and keep more of the batch they are a part of in memory.
 const APART_BYTES: usize = 64 << 10;
-
-/// A buffer of small events that has grown so large is sent as it is and the next one begun.
-const BUFFER_BYTES_MAX: usize = 1 << 20;
-
-/// The largest `ResponseHeader` with its tag and length.
-const HEADER_BYTES_MAX: usize = 2 + 4 * 11;
-
-/// gRPC-Go's bound on a message.
-const MESSAGE_BYTES_MAX: u64 = i32::MAX.unsigned_abs() as u64;
 
 /// The budget of the shard's watch streams.
 #[derive(Debug, Default)]
@@ -183,23 +175,9 @@ impl Level {
     }
 }
 
-/// How a stream ends.
-#[derive(Debug)]
-pub(in crate::shell::client) enum Ending {
-    /// The client has left.
-    Gone,
-    /// With trailers behind what is unsent.
-    Status(Status),
-    /// At once, and what is unsent is thrown away.
-    Reset(Reason),
-}
-
 /// Where a stream's responses go.
 enum Target {
-    Client {
-        stream: SendStream<Body>,
-        unflushed: Unflushed,
-    },
+    Client(AnswerStream),
     /// To a task of this shard, with what each piece is counted as.
     Local {
         news: VecDeque<(Result<News, Status>, usize)>,
@@ -208,68 +186,39 @@ enum Target {
     Closed,
 }
 
-/// Responses that `h2` does not have yet.
-#[derive(Default)]
-struct Unflushed {
-    /// What is written of the responses before `buffer`.
-    pieces: Vec<Bytes>,
-    buffer: Vec<u8>,
+/// Gathers a response. Returns what it will take of the wire.
+fn gather(
+    messages: &mut Messages<'_>,
+    headers: &Headers,
+    term: Term,
+    response: &Response<'_>,
+) -> Result<usize, Status> {
+    let body_bytes = encoded_len(response);
+    let is_large = |part: &Bytes| APART_BYTES <= part.len();
+    let any_large = response.events.iter().any(|event| is_large(&event.body) || is_large(&event.previous));
+    if !any_large {
+        messages.make_room(body_bytes);
+    }
+    messages.begin(|out| headers.put(out, response.revision, term), body_bytes)?;
+    if any_large {
+        gather_in_pieces(messages, response);
+    } else {
+        put_response(messages.rest(), response);
+    }
+    Ok(messages.end())
 }
 
-impl Unflushed {
-    /// Ends the buffer.
-    fn seal(&mut self) {
-        if !self.buffer.is_empty() {
-            self.pieces.push(std::mem::take(&mut self.buffer).into());
-        }
-    }
-
-    /// Writes a response. Returns its bytes, or how many they would be when no message can have so many.
-    fn push(&mut self, headers: &Headers, term: Term, response: &Response<'_>) -> Result<usize, u64> {
-        if BUFFER_BYTES_MAX <= self.buffer.len() {
-            self.seal();
-        }
-        let body_bytes = encoded_len(response);
-        let is_large = |part: &Bytes| APART_BYTES <= part.len();
-        let any_large =
-            response.events.iter().any(|event| is_large(&event.body) || is_large(&event.previous));
-        if !any_large {
-            self.buffer.reserve(PREFIX_BYTES + HEADER_BYTES_MAX + body_bytes.min(BUFFER_BYTES_MAX));
-        }
-        let start = self.buffer.len();
-        self.buffer.resize(start + PREFIX_BYTES, 0);
-        headers.put(&mut self.buffer, response.revision, term);
-        let message_bytes = self.buffer.len() - start - PREFIX_BYTES + body_bytes;
-        let announced = match u32::try_from(message_bytes) {
-            Ok(announced) if u64::from(announced) <= MESSAGE_BYTES_MAX => announced,
-            _ => {
-                self.buffer.truncate(start);
-                return Err(message_bytes as u64);
-            }
-        };
-        put_prefix(&mut &mut self.buffer[start..start + PREFIX_BYTES], false, announced);
-        if any_large {
-            self.push_in_pieces(response);
-        } else {
-            put_response(&mut self.buffer, response);
-            assert_eq!(self.buffer.len() - start - PREFIX_BYTES, message_bytes, "the length was announced");
-        }
-        Ok(PREFIX_BYTES + message_bytes)
-    }
-
-    fn push_in_pieces(&mut self, response: &Response<'_>) {
-        // Events are the last field.
-        put_response(&mut self.buffer, &Response { events: &[], ..*response });
-        for event in response.events {
-            let parts = [&event.body, if response.previous { &event.previous } else { &Bytes::new() }];
-            put_event_head(&mut self.buffer, event, response.previous);
-            for part in parts {
-                if APART_BYTES <= part.len() {
-                    self.seal();
-                    self.pieces.push(part.clone());
-                } else {
-                    self.buffer.extend_from_slice(part);
-                }
+fn gather_in_pieces(messages: &mut Messages<'_>, response: &Response<'_>) {
+    // Events are the last field.
+    put_response(messages.rest(), &Response { events: &[], ..*response });
+    for event in response.events {
+        let parts = [&event.body, if response.previous { &event.previous } else { &Bytes::new() }];
+        put_event_head(messages.rest(), event, response.previous);
+        for part in parts {
+            if APART_BYTES <= part.len() {
+                messages.share(part.clone());
+            } else {
+                messages.rest().extend_from_slice(part);
             }
         }
     }
@@ -280,7 +229,7 @@ pub(super) struct Outbox {
     pub(in crate::shell::client) id: StreamId,
     pub(in crate::shell::client) level: Rc<Level>,
     target: RefCell<Target>,
-    /// Counted bytes of what `h2` does not have yet.
+    /// Counted bytes of what the front end gathers.
     unflushed_bytes: Cell<usize>,
     /// It is on the list of those to flush.
     pub(super) is_dirty: Cell<bool>,
@@ -288,7 +237,7 @@ pub(super) struct Outbox {
     pub(in crate::shell::client) is_paused: Cell<bool>,
     /// The stream is notified of progress.
     pub(super) has_progress_timer: Cell<bool>,
-    ending: RefCell<Option<Ending>>,
+    ended: RefCell<Option<Ended>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -302,14 +251,14 @@ impl Outbox {
             is_dirty: Cell::new(false),
             is_paused: Cell::new(false),
             has_progress_timer: Cell::new(false),
-            ending: RefCell::new(None),
+            ended: RefCell::new(None),
             waker: RefCell::new(None),
         })
     }
 
     /// Of a client's stream.
-    pub(super) fn of_client(id: StreamId, room: &Rc<Room>, stream: SendStream<Body>) -> Rc<Self> {
-        Self::new(id, room, Target::Client { stream, unflushed: Unflushed::default() })
+    pub(super) fn of_client(id: StreamId, room: &Rc<Room>, stream: AnswerStream) -> Rc<Self> {
+        Self::new(id, room, Target::Client(stream))
     }
 
     /// Of a task of this shard.
@@ -320,12 +269,12 @@ impl Outbox {
     /// Takes a response in.
     pub(in crate::shell::client) fn push(&self, headers: &Headers, term: Term, response: &Response<'_>) {
         match &mut *self.target.borrow_mut() {
-            Target::Client { unflushed, .. } => match unflushed.push(headers, term, response) {
+            Target::Client(stream) => match gather(&mut stream.messages(), headers, term, response) {
                 Ok(bytes) => {
                     self.level.add(bytes);
                     self.unflushed_bytes.set(self.unflushed_bytes.get() + bytes);
                 }
-                Err(bytes) => self.end(Ending::Status(Status::sent_too_large(bytes, MESSAGE_BYTES_MAX))),
+                Err(status) => self.end(status.into()),
             },
             Target::Local { news } => {
                 if let Some(piece) = piece_of_news(response) {
@@ -339,22 +288,22 @@ impl Outbox {
         }
     }
 
-    /// Hands what was pushed to `h2`, or wakes the task that waits for it.
+    /// Hands what was pushed to the front end, or wakes the task that waits for it.
     pub(in crate::shell::client) fn flush(&self) {
         self.is_dirty.set(false);
         match &mut *self.target.borrow_mut() {
-            Target::Client { stream, unflushed } => {
-                unflushed.seal();
-                // The overhead is counted here, since it is `h2`'s for each piece.
-                let pieces = unflushed.pieces.len();
-                self.level.add(pieces * ANSWER_OVERHEAD_BYTES);
-                let mut uncounted = self.unflushed_bytes.take() + pieces * ANSWER_OVERHEAD_BYTES;
-                for piece in unflushed.pieces.drain(..) {
+            Target::Client(stream) => {
+                // The overhead is counted here, since it is the front end's for each piece.
+                let overhead_bytes = stream.messages().pieces_count() * ANSWER_OVERHEAD_BYTES;
+                self.level.add(overhead_bytes);
+                let mut uncounted = self.unflushed_bytes.take() + overhead_bytes;
+                let sent = stream.send(|piece| {
                     let counted = piece.len() + ANSWER_OVERHEAD_BYTES;
                     uncounted -= counted;
-                    // An error means that the client is gone, which the stream's task will hear.
-                    stream.send_data(Body::of_watch(&self.level, piece, counted), false).ok();
-                }
+                    Body::of_watch(&self.level, piece, counted)
+                });
+                // An error means that the client is gone, which the stream's task will hear.
+                sent.ok();
                 assert_eq!(uncounted, 0, "every byte is in a piece");
             }
             Target::Local { .. } => self.wake(),
@@ -363,13 +312,13 @@ impl Outbox {
     }
 
     /// Has the stream's task end it.
-    pub(in crate::shell::client) fn end(&self, ending: Ending) {
-        self.ending.borrow_mut().get_or_insert(ending);
+    pub(in crate::shell::client) fn end(&self, ended: Ended) {
+        self.ended.borrow_mut().get_or_insert(ended);
         self.wake();
     }
 
     pub(super) fn is_ending(&self) -> bool {
-        self.ending.borrow().is_some()
+        self.ended.borrow().is_some()
     }
 
     /// Gives the stream's task a turn.
@@ -381,15 +330,15 @@ impl Outbox {
 
     /// Whether the stream is to end, from either side. If not, the task is woken when it is, and by
     /// `wake`.
-    pub(super) fn poll_ending(&self, cx: &mut Context<'_>) -> Poll<Ending> {
+    pub(super) fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Ended> {
         self.wait(cx);
-        if let Some(ending) = self.ending.take() {
-            return Poll::Ready(ending);
+        if let Some(ended) = self.ended.take() {
+            return Poll::Ready(ended);
         }
         match &mut *self.target.borrow_mut() {
-            Target::Client { stream, .. } => stream.poll_reset(cx).map(|_| Ending::Gone),
+            Target::Client(stream) => stream.poll_gone(cx).map(|()| Ended::Gone),
             Target::Local { .. } => Poll::Pending,
-            Target::Closed => Poll::Ready(Ending::Gone),
+            Target::Closed => Poll::Ready(Ended::Gone),
         }
     }
 
@@ -417,8 +366,8 @@ impl Outbox {
     }
 
     /// Ends the stream towards its client. Nothing is pushed to it any more.
-    pub(in crate::shell::client) fn close(&self, ending: &Ending) {
-        if matches!(ending, Ending::Status(_)) {
+    pub(in crate::shell::client) fn close(&self, ended: Ended) {
+        if matches!(ended, Ended::Status(_)) {
             self.flush();
         }
         let target = self.target.replace(Target::Closed);
@@ -426,16 +375,7 @@ impl Outbox {
         self.level.remove(self.unflushed_bytes.take());
         self.waker.replace(None);
         match target {
-            Target::Client { mut stream, .. } => {
-                match ending {
-                    Ending::Status(status) => {
-                        stream.send_trailers(response::status_trailers(status)).ok();
-                    }
-                    // If it is gone already, this does nothing.
-                    Ending::Gone => stream.send_reset(Reason::CANCEL),
-                    Ending::Reset(reason) => stream.send_reset(*reason),
-                }
-            }
+            Target::Client(stream) => stream.end(Err(ended)),
             Target::Local { news } => self.level.remove(news.iter().map(|(_, bytes)| bytes).sum()),
             Target::Closed => {}
         }
@@ -460,6 +400,8 @@ mod tests {
 
     use super::*;
     use crate::pb::{etcdserverpb as pb, mvccpb};
+    use crate::rpc::framing::put_prefix;
+    use crate::shell::client::grpc::response::Framed;
     use crate::types::{ClusterId, MemberId};
     use crate::watch::Event;
 
@@ -563,7 +505,7 @@ mod tests {
             ..Default::default()
         };
         let sizes = [0, 100, APART_BYTES - 20, APART_BYTES, 2 << 20];
-        let (mut unflushed, mut expected, mut counted) = (Unflushed::default(), Vec::new(), 0);
+        let (mut framed, mut expected, mut counted) = (Framed::default(), Vec::new(), 0);
         for (body, before) in sizes.into_iter().flat_map(|body| sizes.map(|before| (body, before))) {
             let event = mvccpb::Event { kv: Some(kv(body)), ..Default::default() };
             let previous = mvccpb::Event { prev_kv: Some(kv(before)), ..Default::default() };
@@ -582,7 +524,7 @@ mod tests {
                     events: &[&encoded, &encoded],
                     ..Response::default()
                 };
-                counted += unflushed.push(&headers, Term(3), &response).unwrap();
+                counted += gather(&mut Messages::Grpc(&mut framed), &headers, Term(3), &response).unwrap();
                 let mut whole = event.clone();
                 if is_asked {
                     whole.prev_kv = previous.prev_kv.clone();
@@ -603,9 +545,9 @@ mod tests {
                 expected.extend(message);
             }
         }
-        unflushed.seal();
-        assert!(2 * sizes.len() < unflushed.pieces.len(), "large bodies are pieces of their own");
-        assert!(unflushed.pieces.concat() == expected);
+        let pieces: Vec<Bytes> = framed.take().collect();
+        assert!(2 * sizes.len() < pieces.len(), "large bodies are pieces of their own");
+        assert!(pieces.concat() == expected);
         assert_eq!(counted, expected.len());
     }
 }

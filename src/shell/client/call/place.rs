@@ -172,7 +172,7 @@ impl Uploads {
 }
 
 /// A request that arrives in pieces.
-pub(super) struct Upload {
+pub(in crate::shell::client) struct Upload {
     /// What all uploads of its connection hold.
     connection_bytes: Rc<Cell<usize>>,
     place: Place,
@@ -197,7 +197,7 @@ impl Upload {
     }
 
     /// Counts bytes that came. False: that is too much.
-    pub(super) fn grow(&mut self, bytes: usize) -> bool {
+    pub(in crate::shell::client) fn grow(&mut self, bytes: usize) -> bool {
         self.connection_bytes.set(self.connection_bytes.get() + bytes);
         self.progress.bytes.set(self.place.bytes + bytes);
         self.progress.at_ms.set(self.place.places.uploads.now_ms.get());
@@ -205,7 +205,7 @@ impl Upload {
     }
 
     /// Whether its memory is needed for others.
-    pub(super) fn poll_refused(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(in crate::shell::client) fn poll_refused(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.progress.refused.poll_fired(cx)
     }
 }

@@ -17,23 +17,20 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use h2::Reason;
 use prost::Message as _;
 
 use super::account::Account;
-use super::end::CallEnd;
+use super::end::{CallEnd, Ended};
 use super::local_watch::{LocalWatch, News};
 use super::place::{Kind, Place};
-use super::streams::Ended;
 use super::{Head, overloaded};
 use crate::pb::etcdserverpb as pb;
 use crate::request::{Command, Query, Read, RequestKind, Response};
-use crate::rpc::Status;
 use crate::rpc::method::Recipe;
 use crate::rpc::queue::{Contender, Standing, Step, rethrown};
 use crate::shell::client::Backend;
 use crate::shell::client::ClientShard;
-use crate::shell::client::grpc::response::{self, Responder};
+use crate::shell::client::responder::Responder;
 use crate::types::{LeaseId, Term};
 use crate::watch::WatchRange;
 
@@ -44,11 +41,10 @@ const SESSION_TTL_S: i64 = 60;
 pub(in crate::shell::client) struct Caller<B: Backend> {
     pub(in crate::shell::client) shard: Rc<ClientShard<B>>,
     pub(in crate::shell::client) account: Rc<Account>,
-    pub(in crate::shell::client) responder: Responder,
-    gzip: bool,
+    /// None: the caller was told that it waited too long, or has left. What it began is still followed to its
+    /// end.
+    pub(super) responder: Option<Responder>,
     end: CallEnd,
-    /// The caller was told that it waited too long; what it began is still followed to its end.
-    is_told: bool,
     /// The call's place in the account.
     _place: Place,
 }
@@ -75,7 +71,7 @@ impl<B: Backend> ClientShard<B> {
         recipe: Recipe,
         head: &Head,
         payload: Bytes,
-        mut responder: Responder,
+        responder: Responder,
     ) {
         let kind = match recipe {
             Recipe::Lock | Recipe::Campaign => Kind::Queue,
@@ -87,18 +83,16 @@ impl<B: Backend> ClientShard<B> {
             place.grow(2 * payload.len()).then_some(place)
         });
         let Some(place) = place else {
-            return response::send_status(&mut responder, &overloaded("too many calls that wait"));
+            return responder.refuse(&overloaded("too many calls that wait"));
         };
         let mut caller = Caller {
             shard: Rc::clone(self),
             account: Rc::clone(account),
-            responder,
-            gzip: head.gzip,
+            responder: Some(responder),
             end: match recipe {
                 Recipe::Observe => self.end_of_stream(head),
                 _ => self.end_of_unary(head),
             },
-            is_told: false,
             _place: place,
         };
         glommio::spawn_local(async move {
@@ -119,26 +113,21 @@ impl<B: Backend> ClientShard<B> {
 
 impl<B: Backend> Caller<B> {
     fn finish(&mut self, told: Result<Told, Ended>) {
-        if std::mem::replace(&mut self.is_told, true) {
-            return;
-        }
-        let (shard, responder) = (&self.shard, &mut self.responder);
+        let Some(responder) = self.responder.take() else { return };
         match told {
             Ok(Told { standing: Standing { revision, term }, body }) => {
-                let head = |out: &mut Vec<u8>| shard.headers.put(out, revision, term);
-                response::send_message(&shard.templates, &self.account, responder, self.gzip, head, body);
+                let head = |out: &mut Vec<u8>| self.shard.headers.put(out, revision, term);
+                responder.answer(&self.account, head, body);
             }
-            Err(Ended::Status(status)) => response::send_status(responder, &status),
-            Err(Ended::Gone) => responder.send_reset(Reason::CANCEL),
+            Err(Ended::Status(status)) => responder.refuse(&status),
+            Err(Ended::Gone | Ended::Crowded) => responder.abandon(),
         }
     }
 
     /// Whether the caller has stopped waiting, or has to.
     fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        if self.is_told || self.responder.poll_reset(cx).is_ready() {
-            return Poll::Ready(Ended::Gone);
-        }
-        self.poll_out_of_time(cx)
+        let is_gone = self.responder.as_mut().is_none_or(|responder| responder.poll_gone(cx).is_ready());
+        if is_gone { Poll::Ready(Ended::Gone) } else { self.poll_out_of_time(cx) }
     }
 
     /// Whether the caller's deadline or the server's end has come, or its patience without a leader is
@@ -154,7 +143,7 @@ impl<B: Backend> Caller<B> {
     ) -> Result<(Term, Response), Ended> {
         let mailbox = self.shard.begin_to_ask(command);
         let answered = poll_fn(|cx| {
-            if !self.is_told
+            if self.responder.is_some()
                 && let Poll::Ready(ended) = self.poll_ended(cx)
             {
                 self.finish(Err(ended));
@@ -260,11 +249,4 @@ impl<B: Backend> Caller<B> {
 /// The standing that an answer's header tells.
 pub(in crate::shell::client) fn standing(term: Term, response: &Response) -> Standing {
     Standing { term, revision: response.revision }
-}
-
-impl From<Status> for Ended {
-    /// A status that is told as it is.
-    fn from(status: Status) -> Self {
-        Self::Status(status)
-    }
 }

@@ -5,27 +5,23 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use h2::{Reason, SendStream};
 use prost::Message as _;
 
-use super::account::{Account, Body};
+use super::account::Account;
+use super::end::Ended;
 use super::leadership::LeaderWish;
 use super::place::{Kind, Place};
-use super::{Head, Mailbox, Recipient};
+use super::{Head, Mailbox, Recipient, overloaded};
 use crate::pb::health::health_check_response::ServingStatus;
 use crate::pb::health::{HealthCheckRequest, HealthCheckResponse, HealthListResponse};
 use crate::request::{Command, Query, RangeSlice, Read, Response};
-use crate::rpc::framing::{PREFIX_BYTES, put_prefix};
 use crate::rpc::method::Weight;
 use crate::rpc::range_stream::RangeStream;
-use crate::rpc::{Code, Status};
 use crate::shell::client::Backend;
 use crate::shell::client::ClientShard;
-use crate::shell::client::grpc::response::{self, Responder};
-use crate::shell::client::signal::Signal;
+use crate::shell::client::responder::{AnswerStream, Responder};
 use crate::types::Term;
 use crate::types::proto::put_message_head;
 
@@ -43,14 +39,6 @@ pub(super) fn health_list() -> HealthListResponse {
     HealthListResponse { statuses: [(String::new(), health_response(true))].into() }
 }
 
-/// How a call with a task ended, when not by its last message.
-pub(super) enum Ended {
-    /// The client is told.
-    Status(Status),
-    /// The client has left.
-    Gone,
-}
-
 impl<B: Backend> ClientShard<B> {
     /// Answers with the present health and stays open until the client or the server leaves.
     pub(super) fn spawn_health_watch(
@@ -58,27 +46,25 @@ impl<B: Backend> ClientShard<B> {
         account: &Rc<Account>,
         head: &Head,
         request: &HealthCheckRequest,
-        mut responder: Responder,
+        responder: Responder,
     ) {
         let Some(place) = Place::begin(&self.places, Kind::HealthWatch) else {
-            return refuse(&mut responder);
+            return responder.refuse(&overloaded("too many streams"));
         };
         let message = health_response(request.service.is_empty()).encode_to_vec();
-        let (shard, account, end) = (Rc::clone(self), Rc::clone(account), self.end_of_stream(head));
+        let (account, end) = (Rc::clone(account), self.end_of_stream(head));
         glommio::spawn_local(async move {
             let _place = place;
-            let Some(mut stream) = response::send_head(&shard.templates, &mut responder) else { return };
-            let body = Body::new(&account, framed(|_| {}, &message), None);
-            if stream.send_data(body, false).is_err() {
-                return;
+            let Some(mut stream) = responder.open() else { return };
+            if let Err(ended) = stream.send_message(&account, |_| {}, &message) {
+                return stream.end(Err(ended));
             }
-            let ended = poll_fn(|cx| match stream.poll_reset(cx) {
-                Poll::Ready(_) => Poll::Ready(None),
-                Poll::Pending => end.poll(cx).map(Some),
+            let ended = poll_fn(|cx| match stream.poll_gone(cx) {
+                Poll::Ready(()) => Poll::Ready(Ended::Gone),
+                Poll::Pending => end.poll(cx).map(Ended::Status),
             });
-            if let Some(status) = ended.await {
-                drop(stream.send_trailers(response::status_trailers(&status)));
-            }
+            let ended = ended.await;
+            stream.end(Err(ended));
         })
         .detach();
     }
@@ -90,10 +76,10 @@ impl<B: Backend> ClientShard<B> {
         head: &Head,
         linearizable: bool,
         first: RangeSlice,
-        mut responder: Responder,
+        responder: Responder,
     ) {
         let Some(place) = Place::begin(&self.places, Kind::RangeStream) else {
-            return refuse(&mut responder);
+            return responder.refuse(&overloaded("too many streams"));
         };
         let (shard, account) = (Rc::clone(self), Rc::clone(account));
         let (client_deadline_ms, leader) = (head.client_deadline_ms, self.leadership.wish(head.needs_leader));
@@ -101,25 +87,10 @@ impl<B: Backend> ClientShard<B> {
             let _place = place;
             let (shard, account) = (&shard, &account);
             let mut slices = Slices { shard, account, client_deadline_ms, leader, linearizable };
-            slices.run(first, &mut responder).await;
+            slices.run(first, responder).await;
         })
         .detach();
     }
-}
-
-fn refuse(responder: &mut Responder) {
-    let message = "too many streams".into();
-    response::send_status(responder, &Status { code: Code::ResourceExhausted, message });
-}
-
-/// Frames a message of what `head` writes and `body`.
-pub(in crate::shell::client) fn framed(head: impl FnOnce(&mut Vec<u8>), body: &[u8]) -> Bytes {
-    let mut out = vec![0; PREFIX_BYTES];
-    head(&mut out);
-    out.extend_from_slice(body);
-    let length = u32::try_from(out.len() - PREFIX_BYTES).expect("a slice is a few megabytes");
-    put_prefix(&mut &mut out[..PREFIX_BYTES], false, length);
-    Bytes::from(out)
 }
 
 /// One range stream.
@@ -132,31 +103,38 @@ struct Slices<'a, B: Backend> {
 }
 
 impl<B: Backend> Slices<'_, B> {
-    async fn run(&mut self, first: RangeSlice, responder: &mut Responder) {
+    async fn run(&mut self, first: RangeSlice, mut responder: Responder) {
         let mut range = RangeStream::new(&first, self.shard.limits.request_bytes_max);
-        // The first slice decides whether there will be response headers or a status alone.
+        // The first slice decides whether there will be messages or a status alone.
         let mailbox = self.ask(first);
         let answered = poll_fn(|cx| {
-            if responder.poll_reset(cx).is_ready() {
-                return Poll::Ready(Err(Ended::Gone));
-            }
-            if let Poll::Ready(status) = self.leader.poll_lost(cx) {
-                return Poll::Ready(Err(Ended::Status(status)));
-            }
-            mailbox.poll_take(cx).map_err(Ended::Status)
+            let is_gone = responder.poll_gone(cx).is_ready();
+            self.poll_answer(cx, is_gone, &mailbox)
         });
         let (term, answer) = match answered.await {
             Ok(answer) => answer,
-            Err(Ended::Status(status)) => return response::send_status(responder, &status),
-            Err(Ended::Gone) => return responder.send_reset(Reason::CANCEL),
+            Err(Ended::Status(status)) => return responder.refuse(&status),
+            Err(Ended::Gone | Ended::Crowded) => return responder.abandon(),
         };
-        let Some(mut stream) = response::send_head(&self.shard.templates, responder) else { return };
-        let trailers = match self.rest(&mut range, &mut stream, term, answer).await {
-            Ok(()) => self.shard.templates.ok(),
-            Err(Ended::Status(status)) => response::status_trailers(&status),
-            Err(Ended::Gone) => return stream.send_reset(Reason::CANCEL),
-        };
-        drop(stream.send_trailers(trailers));
+        let Some(mut stream) = responder.open() else { return };
+        let end = self.rest(&mut range, &mut stream, term, answer).await;
+        stream.end(end);
+    }
+
+    /// The answer to a slice, unless the client `is_gone` or has lost its patience.
+    fn poll_answer(
+        &self,
+        cx: &mut Context<'_>,
+        is_gone: bool,
+        mailbox: &Mailbox,
+    ) -> Poll<Result<(Term, Response), Ended>> {
+        if is_gone {
+            return Poll::Ready(Err(Ended::Gone));
+        }
+        match self.leader.poll_lost(cx) {
+            Poll::Ready(status) => Poll::Ready(Err(status.into())),
+            Poll::Pending => mailbox.poll_take(cx).map_err(Ended::Status),
+        }
     }
 
     fn ask(&self, slice: RangeSlice) -> Rc<Mailbox> {
@@ -173,7 +151,7 @@ impl<B: Backend> Slices<'_, B> {
     async fn rest(
         &mut self,
         range: &mut RangeStream,
-        stream: &mut SendStream<Body>,
+        stream: &mut AnswerStream,
         mut term: Term,
         mut answer: Response,
     ) -> Result<(), Ended> {
@@ -184,49 +162,29 @@ impl<B: Backend> Slices<'_, B> {
             if next.is_none() {
                 self.shard.headers.put(&mut header, range.revision().unwrap_or(answer.revision), term);
             }
-            let message = framed(
-                |out| {
-                    put_message_head(out, RANGE_RESPONSE, header.len() + answer.body.len());
-                    out.extend_from_slice(&header);
-                },
-                &answer.body,
-            );
+            let head = |out: &mut Vec<u8>| {
+                put_message_head(out, RANGE_RESPONSE, header.len() + answer.body.len());
+                out.extend_from_slice(&header);
+            };
+            let has_left = stream.send_message(self.account, head, &answer.body)?;
             drop(std::mem::take(&mut answer.body));
-            self.send(stream, message, next.is_none()).await?;
             let Some(next) = next else { return Ok(()) };
+            poll_fn(|cx| match stream.poll_gone(cx) {
+                Poll::Ready(()) => Poll::Ready(Err(Ended::Gone)),
+                Poll::Pending => match self.leader.poll_lost(cx) {
+                    Poll::Ready(status) => Poll::Ready(Err(status.into())),
+                    Poll::Pending => has_left.poll_fired(cx).map(Ok),
+                },
+            })
+            .await?;
             // The first slice has read at a revision that is durable; what follows reads there.
             self.linearizable = false;
             let mailbox = self.ask(next);
             let answered = poll_fn(|cx| {
-                if stream.poll_reset(cx).is_ready() {
-                    return Poll::Ready(Err(Ended::Gone));
-                }
-                if let Poll::Ready(status) = self.leader.poll_lost(cx) {
-                    return Poll::Ready(Err(Ended::Status(status)));
-                }
-                mailbox.poll_take(cx).map_err(Ended::Status)
+                let is_gone = stream.poll_gone(cx).is_ready();
+                self.poll_answer(cx, is_gone, &mailbox)
             });
             (term, answer) = answered.await?;
         }
-    }
-
-    /// Sends a message and, unless it is the last, waits until it has left.
-    async fn send(&self, stream: &mut SendStream<Body>, message: Bytes, is_last: bool) -> Result<(), Ended> {
-        let has_left = Rc::new(Signal::default());
-        let body = Body::new(self.account, message, Some(Rc::clone(&has_left)));
-        if stream.send_data(body, false).is_err() {
-            return Err(Ended::Gone);
-        }
-        if is_last {
-            return Ok(());
-        }
-        poll_fn(|cx| match stream.poll_reset(cx) {
-            Poll::Ready(_) => Poll::Ready(Err(Ended::Gone)),
-            Poll::Pending => match self.leader.poll_lost(cx) {
-                Poll::Ready(status) => Poll::Ready(Err(Ended::Status(status))),
-                Poll::Pending => has_left.poll_fired(cx).map(Ok),
-            },
-        })
-        .await
     }
 }

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! client ─► task of the stream ─ request ─► Hub ─ order ─► Backend (the store's feed)
-//! client ◄─ h2 ◄─ flush ◄─ Outbox ◄─ response ─ Hub ◄─ notice ─┘ on_watch
+//! client ◄─ front end ◄─ flush ◄─ Outbox ◄─ response ─ Hub ◄─ notice ─┘ on_watch
 //! ```
 //!
 //! A stream's task reads requests and waits for the stream's end; it has no part in the sending. A
 //! notice is given to the hub, which writes responses into the outboxes of the streams concerned; when
-//! the notices at hand are through, `flush` hands each of them to `h2` in one piece and thereby gives
+//! the notices at hand are through, `flush` hands each of them to the front end in one piece and thereby gives
 //! its connection a turn. So a change costs a task switch for each connection, not for each watcher.
 //!
 //! The member's own tasks watch too (`local_watch`): their outbox is a queue of events.
@@ -17,7 +17,7 @@
 //! outbox; and its place among the calls with a task, which also counts the unfinished request.
 //!
 //! Invariants: the hub has exactly the streams in `outboxes` and `closing`; no borrow of it is held
-//! while `h2` or the backend is called; at most `ORDERS_MAX` orders are with the store.
+//! while the front end or the backend is called; at most `ORDERS_MAX` orders are with the store.
 //! Cost: a response O(log streams) and a copy; a tick O(streams that have no room).
 //! Compatibility: a stream lives until its client resets it or its deadline passes; half-closing it ends
 //! nothing. At `stop` it gets `Unavailable`, which clients take as a reason to watch on elsewhere; what
@@ -29,10 +29,9 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use h2::Reason;
-
-use super::end::CallEnd;
-use super::outbox::{Ending, Outbox, Room};
+use super::end::{CallEnd, Ended};
+use super::header::Headers;
+use super::outbox::{Outbox, Room};
 use super::{Head, decode};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
@@ -40,8 +39,7 @@ use crate::shell::client::Backend;
 use crate::shell::client::ClientShard;
 use crate::shell::client::ShardConfig;
 use crate::shell::client::counters::Counters;
-use crate::shell::client::grpc::bidi::{Incoming, Request};
-use crate::shell::client::grpc::response::{self, Headers, Responder};
+use crate::shell::client::responder::{Request, Requests, Responder};
 use crate::types::Term;
 use crate::types::limits::GRPC_OVERHEAD_BYTES;
 use crate::watch::{Hub, HubLimits, Notice, Response, Sink, StreamId};
@@ -66,7 +64,7 @@ pub(in crate::shell::client) struct Watches {
     hub: RefCell<Hub>,
     outboxes: RefCell<BTreeMap<StreamId, Rc<Outbox>>>,
     room: Rc<Room>,
-    /// Outboxes that have something for `h2`.
+    /// Outboxes that have something for the front end.
     dirty: RefCell<Vec<Rc<Outbox>>>,
     /// Streams that have ended and are still with the hub.
     closing: RefCell<Vec<StreamId>>,
@@ -271,9 +269,7 @@ impl<B: Backend> ClientShard<B> {
             let since_ms = now_ms.saturating_sub(self.config.pressure_timeout_ms());
             if let Some(outbox) = watches.most_stalled(since_ms) {
                 self.counters.count(|counters| counters.watch_resets += 1);
-                // gRPC's `Internal`: clients of etcd watch on from where they were. `Canceled` and
-                // `ResourceExhausted` would end their watches.
-                outbox.end(Ending::Reset(Reason::INTERNAL_ERROR));
+                outbox.end(Ended::Crowded);
             }
         }
         self.settle_watches();
@@ -281,10 +277,10 @@ impl<B: Backend> ClientShard<B> {
     }
 
     /// Ends a stream that was opened.
-    pub(super) fn close_watch(&self, outbox: &Outbox, ending: &Ending) {
+    pub(super) fn close_watch(&self, outbox: &Outbox, ended: Ended) {
         let removed = self.watches.outboxes.borrow_mut().remove(&outbox.id);
         assert!(removed.is_some(), "a stream is closed once");
-        outbox.close(ending);
+        outbox.close(ended);
         self.watches.closing.borrow_mut().push(outbox.id);
         self.settle_watches();
     }
@@ -293,18 +289,18 @@ impl<B: Backend> ClientShard<B> {
     pub(in crate::shell::client) fn spawn_watch(
         self: &Rc<Self>,
         head: &Head,
-        incoming: Incoming,
-        mut responder: Responder,
+        requests: Requests,
+        responder: Responder,
     ) {
         let (shard, end) = (Rc::clone(self), self.end_of_stream(head));
         glommio::spawn_local(async move {
             // At once and not with the first response: some clients wait for it before they ask.
-            let Some(stream) = response::send_head(&shard.templates, &mut responder) else { return };
+            let Some(stream) = responder.open() else { return };
             let open = |id, room: &_| Outbox::of_client(id, room, stream);
             let outbox = shard.watches.open(open);
-            let mut task = WatchTask { shard: &shard, outbox: &outbox, incoming: Some(incoming), end };
-            let ending = poll_fn(|cx| task.poll(cx)).await;
-            shard.close_watch(&outbox, &ending);
+            let mut task = WatchTask { shard: &shard, outbox: &outbox, requests: Some(requests), end };
+            let ended = poll_fn(|cx| task.poll(cx)).await;
+            shard.close_watch(&outbox, ended);
         })
         .detach();
     }
@@ -315,44 +311,44 @@ struct WatchTask<'a, B: Backend> {
     shard: &'a Rc<ClientShard<B>>,
     outbox: &'a Rc<Outbox>,
     /// None: the client sends no more requests.
-    incoming: Option<Incoming>,
+    requests: Option<Requests>,
     end: CallEnd,
 }
 
 impl<B: Backend> WatchTask<'_, B> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
-        let mut ending = self.outbox.poll_ending(cx);
-        if ending.is_pending() {
-            ending = self.end.poll(cx).map(Ending::Status);
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        let mut ended = self.outbox.poll_ended(cx);
+        if ended.is_pending() {
+            ended = self.end.poll(cx).map(Ended::Status);
         }
-        if ending.is_pending() {
-            ending = self.poll_requests(cx);
+        if ended.is_pending() {
+            ended = self.poll_requests(cx);
             self.shard.settle_watches();
         }
-        ending
+        ended
     }
 
     /// Takes the requests that are there. Ready when the stream is to end.
-    fn poll_requests(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+    fn poll_requests(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         let watches = &self.shard.watches;
         for _ in 0..REQUESTS_A_TURN {
-            let Some(incoming) = &mut self.incoming else { return Poll::Pending };
+            let Some(requests) = &mut self.requests else { return Poll::Pending };
             if watches.must_wait(self.outbox) {
-                incoming.absorb(cx);
+                requests.absorb(cx);
                 return Poll::Pending;
             }
-            let payload = match ready!(incoming.poll_next(self.shard, cx)) {
+            let payload = match ready!(requests.poll_next(cx)) {
                 Ok(Request::Message(payload)) => payload,
                 Ok(Request::HalfClosed) => {
-                    self.incoming = None;
+                    self.requests = None;
                     return Poll::Pending;
                 }
-                Ok(Request::Gone) => return Poll::Ready(Ending::Gone),
-                Err(status) => return Poll::Ready(Ending::Status(status)),
+                Ok(Request::Gone) => return Poll::Ready(Ended::Gone),
+                Err(status) => return Poll::Ready(Ended::Status(status)),
             };
             let request: pb::WatchRequest = match decode(payload) {
                 Ok(request) => request,
-                Err(status) => return Poll::Ready(Ending::Status(status)),
+                Err(status) => return Poll::Ready(Ended::Status(status)),
             };
             if let Some(RequestUnion::CreateRequest(create)) = &request.request_union
                 && create.progress_notify

@@ -1,39 +1,25 @@
-//! Calls whose requests are a stream: `Watch` and `LeaseKeepAlive`.
+//! The requests of a call that has any number of them, cut out of its body as they come.
 //!
-//! Each has a task that reads its requests; `Incoming` cuts them out of the body as they come. The
-//! body's flow-control window is given back piece by piece, so a client that sends faster than its
+//! The call has a task that reads them. The body's flow-control window is given back piece by piece, so a client that sends faster than its
 //! requests are taken is held by its own window. An unfinished request is counted in the account.
 
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use h2::RecvStream;
 
-use super::response::{self, Responder};
+use super::request::{framing_status, unpack};
 use crate::rpc::Status;
 use crate::rpc::framing::Splitter;
-use crate::rpc::method::Becomes;
-use crate::shell::client::Backend;
-use crate::shell::client::ClientShard;
-use crate::shell::client::call::account::Account;
-use crate::shell::client::call::place::{Kind, Place};
-use crate::shell::client::call::{Head, framing_status, overloaded};
-
-/// What a stream of requests brings next.
-pub(in crate::shell::client) enum Request {
-    /// One request message.
-    Message(Bytes),
-    /// The client will send no more; it may still read.
-    HalfClosed,
-    /// The client has left.
-    Gone,
-}
+use crate::shell::client::call::overloaded;
+use crate::shell::client::call::place::Place;
+use crate::shell::client::responder::Request;
 
 /// The requests of a stream.
 pub(in crate::shell::client) struct Incoming {
     body: RecvStream,
     splitter: Splitter,
+    /// Of a request, inflated or not.
+    bytes_max: u32,
     /// Bytes of the stream's window that are not given back yet.
     unreleased: usize,
     gzip: bool,
@@ -51,41 +37,16 @@ enum End {
     Gone,
 }
 
-impl<B: Backend> ClientShard<B> {
-    /// Gives a stream of requests its task.
-    pub(in crate::shell::client) fn spawn_bidi(
-        self: &Rc<Self>,
-        account: &Rc<Account>,
-        head: &Head,
-        body: RecvStream,
-        mut responder: Responder,
-    ) {
-        let is_watch = head.method.row().becomes == Becomes::Watch;
-        let kind = if is_watch { Kind::Watch } else { Kind::KeepAlive };
-        let Some(place) = Place::begin(&self.places, kind) else {
-            return response::send_status(&mut responder, &overloaded("too many streams"));
-        };
-        let incoming = Incoming {
-            body,
-            splitter: Splitter::new(self.receive_bytes_max),
-            unreleased: 0,
-            gzip: head.gzip,
-            end: End::NotYet,
-            place,
-        };
-        if is_watch {
-            self.spawn_watch(head, incoming, responder);
-        } else {
-            self.spawn_keep_alive(account, head, incoming, responder);
-        }
-    }
-}
-
 impl Incoming {
+    /// Requests of at most `bytes_max` in `body`.
+    pub(super) fn new(body: RecvStream, bytes_max: u32, gzip: bool, place: Place) -> Self {
+        let splitter = Splitter::new(bytes_max);
+        Self { body, splitter, bytes_max, unreleased: 0, gzip, end: End::NotYet, place }
+    }
+
     /// The next request. An error is the call's final status.
-    pub(in crate::shell::client) fn poll_next<B: Backend>(
+    pub(in crate::shell::client) fn poll_next(
         &mut self,
-        shard: &ClientShard<B>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Request, Status>> {
         self.absorb(cx);
@@ -95,7 +56,7 @@ impl Incoming {
         match self.splitter.take() {
             Ok(Some(message)) => {
                 self.release(self.splitter.len());
-                Poll::Ready(shard.unpack(self.gzip, message).map(Request::Message))
+                Poll::Ready(unpack(self.gzip, message, self.bytes_max).map(Request::Message))
             }
             Ok(None) if self.end == End::HalfClosed => {
                 let splitter = std::mem::replace(&mut self.splitter, Splitter::new(0));
@@ -110,7 +71,7 @@ impl Incoming {
                 }
                 if self.splitter.is_empty() {
                     // A stream that waits for its next request keeps no buffer of the size of its last.
-                    self.splitter = Splitter::new(shard.receive_bytes_max);
+                    self.splitter = Splitter::new(self.bytes_max);
                 }
                 Poll::Pending
             }

@@ -7,4 +7,5 @@ pub(super) mod frame_meter;
 pub(super) mod gzip;
 pub(super) mod h2_io;
 pub(super) mod limits;
+mod request;
 pub(super) mod response;

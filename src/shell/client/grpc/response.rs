@@ -1,64 +1,42 @@
-//! Answers as HTTP/2: response headers, the framed message, trailers; or trailers alone.
+//! Answers as gRPC: response headers, framed messages, trailers; or trailers alone.
 //!
-//! The response header of etcd (`ResponseHeader`, field 1 of nearly every message) is put in front of
-//! the body here. A small answer is one buffer; a large body stays where the store wrote it and goes
-//! out as a second piece.
+//! An answer that is whole is one buffer when it is small; a large body stays where the store wrote it and
+//! goes out as a second piece. Messages of a stream are framed one behind the other into one buffer, which
+//! goes to `h2` as one piece when they are sent; large parts of them are not copied and are pieces that all
+//! who send them share.
+//!
+//! A send that fails has lost its client, who cannot be told; `h2` forgets the stream by itself.
 
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
+use h2::{Reason, SendStream};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response as HttpResponse, StatusCode};
 
 use super::gzip;
 use crate::rpc::framing::{PREFIX_BYTES, percent_encode, put_prefix};
 use crate::rpc::{Code, Status};
-use crate::shell::client::call::account::{Account, Body};
-use crate::types::proto::{
-    INT_FIELD_LEN_MAX, int_field_len, put_int_field, put_message_head, put_uint_field, uint_field_len,
-};
-use crate::types::{ClusterId, MemberId, Term};
+use crate::shell::client::call::account::Account;
+use crate::shell::client::call::body::Body;
+use crate::shell::client::call::end::Ended;
+use crate::shell::client::call::header::HEADER_BYTES_MAX;
+use crate::shell::client::responder::Gone;
 
-pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-pub(super) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-pub(in crate::shell::client) const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+pub(super) const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// From here on a body is sent as a piece of its own: a copy would cost more than the second frame.
 const BODY_APART_BYTES: usize = 8 * 1024;
 
-/// The header's field in every answer.
-const HEADER: u8 = 1;
-/// Fields of `ResponseHeader`.
-const CLUSTER_ID: u8 = 1;
-const MEMBER_ID: u8 = 2;
-const REVISION: u8 = 3;
-const TERM: u8 = 4;
-const HEADER_BYTES_MAX: usize = 4 * INT_FIELD_LEN_MAX;
+/// A buffer of framed messages that has grown so large is sent as it is and the next one begun.
+const BUFFER_BYTES_MAX: usize = 1 << 20;
 
-/// Encodes response headers of one member.
-pub(in crate::shell::client) struct Headers {
-    /// `cluster_id` and `member_id`, encoded.
-    identity: Vec<u8>,
-}
-
-impl Headers {
-    pub(in crate::shell::client) fn new(cluster: ClusterId, member: MemberId) -> Self {
-        let mut identity = Vec::new();
-        put_uint_field(&mut identity, CLUSTER_ID, cluster.0);
-        put_uint_field(&mut identity, MEMBER_ID, member.0);
-        Self { identity }
-    }
-
-    /// Appends field 1 with the header; its revision is left out where it is 0.
-    pub(in crate::shell::client) fn put(&self, out: &mut Vec<u8>, revision: i64, term: Term) {
-        let length = self.identity.len() + int_field_len(revision) + uint_field_len(term.0);
-        put_message_head(out, HEADER, length);
-        out.extend_from_slice(&self.identity);
-        put_int_field(out, REVISION, revision);
-        put_uint_field(out, TERM, term.0);
-    }
-}
+/// gRPC-Go's bound on a message.
+const MESSAGE_BYTES_MAX: u32 = i32::MAX.unsigned_abs();
 
 /// Response headers and trailers of the ordinary case, copied instead of built.
 pub(in crate::shell::client) struct Templates {
@@ -67,17 +45,12 @@ pub(in crate::shell::client) struct Templates {
 }
 
 impl Templates {
-    pub(in crate::shell::client) fn new() -> Self {
+    pub(in crate::shell::client) fn new() -> Rc<Self> {
         let mut headers = HeaderMap::with_capacity(1);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         let mut ok = HeaderMap::with_capacity(1);
         ok.insert(GRPC_STATUS, HeaderValue::from_static("0"));
-        Self { headers, ok }
-    }
-
-    /// Trailers of a call that went well.
-    pub(in crate::shell::client) fn ok(&self) -> HeaderMap {
-        self.ok.clone()
+        Rc::new(Self { headers, ok })
     }
 
     fn head(&self, gzip: bool) -> HttpResponse<()> {
@@ -90,63 +63,222 @@ impl Templates {
     }
 }
 
-/// The stream a call is answered on.
-pub(in crate::shell::client) type Responder = SendResponse<Body>;
-
-/// Answers with one message made of `head` and `tail`. Returns its size.
-///
-/// A send that fails has lost its client, who cannot be told; `h2` forgets the stream by itself.
-pub(in crate::shell::client) fn send_message(
-    templates: &Templates,
-    account: &Rc<Account>,
-    responder: &mut Responder,
-    gzip: bool,
-    head: impl FnOnce(&mut Vec<u8>),
-    tail: Vec<u8>,
-) -> usize {
-    let apart = BODY_APART_BYTES <= tail.len() && !gzip;
-    let room = PREFIX_BYTES + 2 + HEADER_BYTES_MAX + if apart { 0 } else { tail.len() };
-    let mut first = Vec::with_capacity(room);
-    first.resize(PREFIX_BYTES, 0);
-    head(&mut first);
-    let mut length = first.len() - PREFIX_BYTES + tail.len();
-    if gzip {
-        let packed = gzip::deflate(&[&first[PREFIX_BYTES..], &tail]);
-        length = packed.len();
-        first.truncate(PREFIX_BYTES);
-        first.extend_from_slice(&packed);
-    } else if !apart {
-        first.extend_from_slice(&tail);
-    }
-    let Ok(announced) = u32::try_from(length) else {
-        send_status(responder, &Status::sent_too_large(length as u64, i32::MAX.unsigned_abs().into()));
-        return 0;
-    };
-    put_prefix(&mut &mut first[..PREFIX_BYTES], gzip, announced);
-    let Ok(mut stream) = responder.send_response(templates.head(gzip), false) else { return length };
-    let mut sent = stream.send_data(Body::new(account, Bytes::from(first), None), false);
-    if apart && sent.is_ok() {
-        sent = stream.send_data(Body::new(account, Bytes::from(tail), None), false);
-    }
-    if sent.is_ok() {
-        drop(stream.send_trailers(templates.ok()));
-    }
-    length
+/// What a call is answered on.
+pub(in crate::shell::client) struct Responder {
+    stream: SendResponse<Body>,
+    templates: Rc<Templates>,
+    /// A whole answer is compressed, since its request may have been.
+    pub(super) gzip: bool,
 }
 
-/// Response headers of a call that answers with several messages.
-pub(in crate::shell::client) fn send_head(
-    templates: &Templates,
-    responder: &mut Responder,
-) -> Option<h2::SendStream<Body>> {
-    responder.send_response(templates.head(false), false).ok()
+impl Responder {
+    pub(super) fn new(stream: SendResponse<Body>, templates: &Rc<Templates>) -> Self {
+        Self { stream, templates: Rc::clone(templates), gzip: false }
+    }
+
+    /// Answers with one message made of `head` and `tail`.
+    pub(in crate::shell::client) fn answer(
+        mut self,
+        account: &Rc<Account>,
+        head: impl FnOnce(&mut Vec<u8>),
+        tail: Vec<u8>,
+    ) {
+        let gzip = self.gzip;
+        let apart = BODY_APART_BYTES <= tail.len() && !gzip;
+        let room = PREFIX_BYTES + HEADER_BYTES_MAX + if apart { 0 } else { tail.len() };
+        let mut first = Vec::with_capacity(room);
+        first.resize(PREFIX_BYTES, 0);
+        head(&mut first);
+        let mut length = first.len() - PREFIX_BYTES + tail.len();
+        if gzip {
+            let packed = gzip::deflate(&[&first[PREFIX_BYTES..], &tail]);
+            length = packed.len();
+            first.truncate(PREFIX_BYTES);
+            first.extend_from_slice(&packed);
+        } else if !apart {
+            first.extend_from_slice(&tail);
+        }
+        let Ok(announced) = u32::try_from(length) else {
+            return self.refuse(&Status::sent_too_large(length as u64, MESSAGE_BYTES_MAX.into()));
+        };
+        put_prefix(&mut &mut first[..PREFIX_BYTES], gzip, announced);
+        let Ok(mut stream) = self.stream.send_response(self.templates.head(gzip), false) else { return };
+        let mut sent = stream.send_data(Body::new(account, Bytes::from(first)), false);
+        if apart && sent.is_ok() {
+            sent = stream.send_data(Body::new(account, Bytes::from(tail)), false);
+        }
+        if sent.is_ok() {
+            drop(stream.send_trailers(self.templates.ok.clone()));
+        }
+    }
+
+    /// Answers with a status alone, which is response headers and trailers in one.
+    pub(in crate::shell::client) fn refuse(self, status: &Status) {
+        self.refuse_http(StatusCode::OK, status);
+    }
+
+    /// The same for a request that is not gRPC's: with an HTTP status that says so too.
+    pub(super) fn refuse_http(mut self, http: StatusCode, status: &Status) {
+        debug_assert!(status.code != Code::Ok, "a call that went well answers with a message");
+        let mut head = HttpResponse::new(());
+        *head.status_mut() = http;
+        let mut headers = HeaderMap::with_capacity(3);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        put_status(&mut headers, status);
+        *head.headers_mut() = headers;
+        drop(self.stream.send_response(head, true));
+    }
+
+    /// Sends the response headers of an answer of several messages. None: the client has left.
+    pub(in crate::shell::client) fn open(mut self) -> Option<AnswerStream> {
+        let stream = self.stream.send_response(self.templates.head(false), false).ok()?;
+        Some(AnswerStream { stream, templates: self.templates, framed: Framed::default() })
+    }
+
+    /// Whether the client has left.
+    pub(in crate::shell::client) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_reset(cx).map(drop)
+    }
+
+    /// The client has left: says so to `h2`, which forgets the stream.
+    pub(in crate::shell::client) fn abandon(mut self) {
+        self.stream.send_reset(Reason::CANCEL);
+    }
 }
 
-/// The trailers that carry `status`.
-pub(in crate::shell::client) fn status_trailers(status: &Status) -> HeaderMap {
-    let mut trailers = HeaderMap::with_capacity(2);
-    put_status(&mut trailers, status);
-    trailers
+/// An answer of several messages.
+pub(in crate::shell::client) struct AnswerStream {
+    stream: SendStream<Body>,
+    templates: Rc<Templates>,
+    pub(in crate::shell::client) framed: Framed,
+}
+
+impl AnswerStream {
+    /// Sends the messages that were gathered. `body` counts each piece.
+    pub(in crate::shell::client) fn send(&mut self, mut body: impl FnMut(Bytes) -> Body) -> Result<(), Gone> {
+        let stream = &mut self.stream;
+        // All are taken, whatever becomes of the first: `body` counts them.
+        let sent = self.framed.take().map(|piece| stream.send_data(body(piece), false));
+        sent.fold(Ok(()), |before, sent| before.and(sent.map_err(|_| Gone)))
+    }
+
+    /// Whether the client has left.
+    pub(in crate::shell::client) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_reset(cx).map(drop)
+    }
+
+    /// Ends the answer, behind what was sent.
+    pub(in crate::shell::client) fn end(mut self, end: Result<(), Ended>) {
+        let trailers = match end {
+            Ok(()) => self.templates.ok.clone(),
+            Err(Ended::Status(status)) => {
+                let mut trailers = HeaderMap::with_capacity(2);
+                put_status(&mut trailers, &status);
+                trailers
+            }
+            // If `h2` knows already, this does nothing.
+            Err(Ended::Gone) => return self.stream.send_reset(Reason::CANCEL),
+            // Clients of etcd take `Internal` as a reason to watch on from where they were. `Canceled` and
+            // `ResourceExhausted` would end their watches.
+            Err(Ended::Crowded) => return self.stream.send_reset(Reason::INTERNAL_ERROR),
+        };
+        drop(self.stream.send_trailers(trailers));
+    }
+}
+
+/// Framed messages that `h2` does not have yet.
+#[derive(Default)]
+pub(in crate::shell::client) struct Framed {
+    /// What is written of the messages before `buffer`.
+    pieces: Vec<Bytes>,
+    buffer: Vec<u8>,
+    /// Bytes of `pieces`.
+    sealed_bytes: usize,
+    /// Where among all bytes the message that was begun last begins and ends.
+    message: (usize, usize),
+}
+
+impl Framed {
+    /// Bytes gathered.
+    pub(in crate::shell::client) fn len(&self) -> usize {
+        self.sealed_bytes + self.buffer.len()
+    }
+
+    /// Makes room for a message whose header and `bytes` behind it will be copied.
+    pub(in crate::shell::client) fn make_room(&mut self, bytes: usize) {
+        if BUFFER_BYTES_MAX <= self.buffer.len() {
+            self.seal();
+        }
+        self.buffer.reserve(PREFIX_BYTES + HEADER_BYTES_MAX + bytes.min(BUFFER_BYTES_MAX));
+    }
+
+    /// Begins a message with what `head` writes, of which `rest_bytes` follow.
+    ///
+    /// # Errors
+    /// How large the message would be and how large it may be. Nothing is gathered.
+    pub(in crate::shell::client) fn begin(
+        &mut self,
+        head: impl FnOnce(&mut Vec<u8>),
+        rest_bytes: usize,
+    ) -> Result<(), Status> {
+        if BUFFER_BYTES_MAX <= self.buffer.len() {
+            self.seal();
+        }
+        let start = self.buffer.len();
+        self.buffer.resize(start + PREFIX_BYTES, 0);
+        head(&mut self.buffer);
+        let message_bytes = self.buffer.len() - start - PREFIX_BYTES + rest_bytes;
+        let announced = match u32::try_from(message_bytes) {
+            Ok(announced) if announced <= MESSAGE_BYTES_MAX => announced,
+            _ => {
+                self.buffer.truncate(start);
+                return Err(Status::sent_too_large(message_bytes as u64, MESSAGE_BYTES_MAX.into()));
+            }
+        };
+        put_prefix(&mut &mut self.buffer[start..start + PREFIX_BYTES], false, announced);
+        let begin = self.sealed_bytes + start;
+        self.message = (begin, begin + PREFIX_BYTES + message_bytes);
+        Ok(())
+    }
+
+    /// Where the rest of the message is written.
+    pub(in crate::shell::client) fn rest(&mut self) -> &mut Vec<u8> {
+        &mut self.buffer
+    }
+
+    /// Appends a large part of the message, which is not copied.
+    pub(in crate::shell::client) fn share(&mut self, part: Bytes) {
+        self.seal();
+        self.sealed_bytes += part.len();
+        self.pieces.push(part);
+    }
+
+    /// Ends the message. Returns what it will take of the wire.
+    pub(in crate::shell::client) fn end(&mut self) -> usize {
+        let (begin, end) = self.message;
+        assert_eq!(self.len(), end, "the length was announced");
+        end - begin
+    }
+
+    /// Ends the buffer.
+    fn seal(&mut self) {
+        if !self.buffer.is_empty() {
+            self.sealed_bytes += self.buffer.len();
+            self.pieces.push(std::mem::take(&mut self.buffer).into());
+        }
+    }
+
+    /// Pieces that would be sent now.
+    pub(in crate::shell::client) fn pieces_count(&self) -> usize {
+        self.pieces.len() + usize::from(!self.buffer.is_empty())
+    }
+
+    /// Takes all that is gathered.
+    pub(in crate::shell::client) fn take(&mut self) -> impl Iterator<Item = Bytes> {
+        self.seal();
+        self.sealed_bytes = 0;
+        self.pieces.drain(..)
+    }
 }
 
 fn put_status(headers: &mut HeaderMap, status: &Status) {
@@ -154,58 +286,5 @@ fn put_status(headers: &mut HeaderMap, status: &Status) {
     if !status.message.is_empty() {
         let text = HeaderValue::try_from(percent_encode(&status.message));
         headers.insert(GRPC_MESSAGE, text.expect("percent-encoded text is printable ASCII"));
-    }
-}
-
-/// Answers with a status alone, which is response headers and trailers in one.
-pub(in crate::shell::client) fn send_status(responder: &mut Responder, status: &Status) {
-    send_http_status(responder, StatusCode::OK, status);
-}
-
-/// The same for a request that is not gRPC's: with an HTTP status that says so too.
-pub(in crate::shell::client) fn send_http_status(
-    responder: &mut Responder,
-    http: StatusCode,
-    status: &Status,
-) {
-    debug_assert!(status.code != Code::Ok, "a call that went well answers with a message");
-    let mut head = HttpResponse::new(());
-    *head.status_mut() = http;
-    let mut headers = HeaderMap::with_capacity(3);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    put_status(&mut headers, status);
-    *head.headers_mut() = headers;
-    drop(responder.send_response(head, true));
-}
-
-#[cfg(test)]
-mod tests {
-    use prost::Message as _;
-
-    use super::*;
-    use crate::pb::etcdserverpb as pb;
-
-    #[test]
-    fn header_in_front_of_a_body_decodes_as_one_message_for_extreme_numbers() {
-        let numbers = [0, 1, 127, 128, 1 << 14, (1 << 35) - 1, 1 << 35, 1 << 62, i64::MAX];
-        for cluster in numbers {
-            for revision in numbers {
-                for term in numbers {
-                    let headers = Headers::new(ClusterId(cluster.cast_unsigned()), MemberId(u64::MAX));
-                    let mut bytes = Vec::new();
-                    headers.put(&mut bytes, revision, Term(term.cast_unsigned()));
-                    assert!(bytes.len() <= 2 + HEADER_BYTES_MAX);
-                    let body = pb::DeleteRangeResponse { deleted: 7, ..Default::default() };
-                    bytes.extend(body.encode_to_vec());
-                    let whole = pb::DeleteRangeResponse::decode(&bytes[..]).unwrap();
-                    let header = whole.header.unwrap();
-                    assert_eq!(header.cluster_id, cluster.cast_unsigned());
-                    assert_eq!(header.member_id, u64::MAX);
-                    assert_eq!(header.revision, revision);
-                    assert_eq!(header.raft_term, term.cast_unsigned());
-                    assert_eq!(whole.deleted, 7);
-                }
-            }
-        }
     }
 }

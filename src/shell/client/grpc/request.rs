@@ -1,0 +1,256 @@
+//! A call's way in: from its request headers and its body to `ClientShard::on_call` or `on_stream`.
+//!
+//! The common call never gets a task: its body is there when its headers are, and it is decoded and submitted
+//! in the connection's turn. Only a body that arrives in pieces gets one, and a method that streams.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::{Method as HttpMethod, Request as HttpRequest, StatusCode};
+
+use super::bidi::Incoming;
+use super::gzip;
+use super::response::{self, GRPC_ENCODING};
+use crate::rpc::api_version::ApiVersion;
+use crate::rpc::framing::{Assembler, FramingError, Message, is_grpc_content_type, parse_timeout};
+use crate::rpc::headers::Note;
+use crate::rpc::method::CallShape;
+use crate::rpc::{Code, Method, Status, status};
+use crate::shell::client::call::account::Account;
+use crate::shell::client::call::body::Body;
+use crate::shell::client::call::place::Upload;
+use crate::shell::client::call::{Head, overloaded};
+use crate::shell::client::responder::{Requests, Responder};
+use crate::shell::client::{Backend, ClientShard};
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
+const CLIENT_API_VERSION: HeaderName = HeaderName::from_static("client-api-version");
+
+const NS_PER_MS: u64 = 1_000_000;
+
+/// Why request headers are answered at once.
+struct Refused {
+    http: StatusCode,
+    status: Status,
+}
+
+impl From<Status> for Refused {
+    fn from(status: Status) -> Self {
+        Self { http: StatusCode::OK, status }
+    }
+}
+
+/// The last value of a header, which is the one that gRPC-Go goes by.
+fn last<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
+    headers.get_all(name).iter().next_back().map(HeaderValue::as_bytes)
+}
+
+fn refused(http: StatusCode, code: Code, message: String) -> Refused {
+    Refused { http, status: Status { code, message: message.into() } }
+}
+
+/// Reads the request headers, in the order in which gRPC-Go complains about them. Also tells whether messages
+/// may be compressed.
+fn read_head<T>(request: &HttpRequest<T>, note: Option<Note>, now_ms: u64) -> Result<(Head, bool), Refused> {
+    let note = note.unwrap_or_default();
+    if let Some(refusal) = note.refusal {
+        return Err(refusal.into());
+    }
+    let headers = request.headers();
+    if !headers.get_all(CONTENT_TYPE).iter().any(|value| is_grpc_content_type(value.as_bytes())) {
+        let text = String::from_utf8_lossy(last(headers, &CONTENT_TYPE).unwrap_or_default());
+        let message = format!("invalid gRPC request content-type {text:?}");
+        return Err(refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, message));
+    }
+    let mut timeout_ns = None;
+    for value in headers.get_all(GRPC_TIMEOUT) {
+        match parse_timeout(value.as_bytes()) {
+            Ok(ns) => timeout_ns = Some(ns),
+            Err(why) => {
+                let message = format!("malformed grpc-timeout: {why}");
+                return Err(refused(StatusCode::BAD_REQUEST, Code::Internal, message));
+            }
+        }
+    }
+    if request.method() != HttpMethod::POST {
+        let method = note.method.as_deref().unwrap_or(request.method().as_str());
+        let message = format!("Received a HEADERS frame with :method {method:?} which should be POST");
+        return Err(refused(StatusCode::METHOD_NOT_ALLOWED, Code::Internal, message));
+    }
+    // A call that has no time left at this clock's step is not begun.
+    if timeout_ns.is_some_and(|timeout_ns| timeout_ns < NS_PER_MS) {
+        return Err(status::CONTEXT_DEADLINE_EXCEEDED.into());
+    }
+    let client_deadline_ms =
+        timeout_ns.map(|timeout_ns| now_ms.saturating_add(timeout_ns.div_ceil(NS_PER_MS)));
+    let path = request.uri().path_and_query().map_or("", |path| path.as_str());
+    let method = Method::find(note.path.as_deref().unwrap_or(path))?;
+    let gzip = match last(headers, &GRPC_ENCODING) {
+        None | Some(b"" | b"identity") => false,
+        Some(b"gzip") => true,
+        Some(other) => {
+            let name = String::from_utf8_lossy(other);
+            let message = format!("grpc: Decompressor is not installed for grpc-encoding {name:?}");
+            return Err(Status { code: Code::Unimplemented, message: message.into() }.into());
+        }
+    };
+    let api_version = headers.get(CLIENT_API_VERSION).map_or(&b""[..], |value| value.as_bytes());
+    let api_version = ApiVersion::parse(api_version);
+    let needs_leader = headers.get(HAS_LEADER).is_some_and(|value| value.as_bytes() == b"true");
+    Ok((Head { method, client_deadline_ms, needs_leader, api_version }, gzip))
+}
+
+pub(super) fn framing_status(error: &FramingError) -> Status {
+    let code = match error {
+        FramingError::TooLarge { .. } => Code::ResourceExhausted,
+        _ => Code::Internal,
+    };
+    Status { code, message: error.to_string().into() }
+}
+
+impl<B: Backend> ClientShard<B> {
+    /// A request's headers have arrived, and often its body too.
+    pub(in crate::shell::client) fn on_request(
+        self: &Rc<Self>,
+        account: &Rc<Account>,
+        cx: &mut Context<'_>,
+        request: HttpRequest<RecvStream>,
+        note: Option<Note>,
+        stream: SendResponse<Body>,
+    ) {
+        self.counters.count(|counters| counters.requests += 1);
+        let mut responder = response::Responder::new(stream, &self.templates);
+        let (head, gzip) = match read_head(&request, note, self.now_ms()) {
+            Ok(read) => read,
+            Err(refused) => return responder.refuse_http(refused.http, &refused.status),
+        };
+        responder.gzip = gzip;
+        let mut body = request.into_body();
+        if head.method.row().call == CallShape::BothWays {
+            let requests = |place| Requests::Grpc(Incoming::new(body, self.receive_bytes_max, gzip, place));
+            return self.on_stream(account, &head, requests, Responder::Grpc(responder));
+        }
+        let mut assembler = Assembler::new(self.receive_bytes_max);
+        loop {
+            match body.poll_data(cx) {
+                Poll::Ready(Some(Ok(piece))) => {
+                    if let Err(error) = assembler.push(piece) {
+                        return responder.refuse(&framing_status(&error));
+                    }
+                    // The window these bytes took is not given back here: h2 does it when the call
+                    // ends, so a connection's window also bounds what it has in flight.
+                    if body.is_end_stream() {
+                        break;
+                    }
+                }
+                Poll::Ready(None) => break,
+                // Reset by the client.
+                Poll::Ready(Some(Err(_))) => return,
+                Poll::Pending => return self.spawn_upload(account, head, body, assembler, responder),
+            }
+        }
+        drop(body);
+        self.on_body(account, &head, assembler, responder);
+    }
+
+    /// Gives a body that comes in pieces a task of its own.
+    fn spawn_upload(
+        self: &Rc<Self>,
+        account: &Rc<Account>,
+        head: Head,
+        body: RecvStream,
+        assembler: Assembler,
+        responder: response::Responder,
+    ) {
+        let Some(upload) = Upload::begin(&self.places, &account.upload_bytes) else {
+            return responder.refuse(&overloaded("too many unfinished requests"));
+        };
+        let (shard, account) = (Rc::clone(self), Rc::clone(account));
+        glommio::spawn_local(async move {
+            match shard.collect(&head, body, assembler, upload).await {
+                Some(Ok(assembler)) => shard.on_body(&account, &head, assembler, responder),
+                Some(Err(status)) => responder.refuse(&status),
+                // The client gave up: say so to h2, which forgets the stream.
+                None => responder.abandon(),
+            }
+        })
+        .detach();
+    }
+
+    /// Collects the rest of a body. None: the stream is gone.
+    async fn collect(
+        &self,
+        head: &Head,
+        mut body: RecvStream,
+        mut assembler: Assembler,
+        mut upload: Upload,
+    ) -> Option<Result<Assembler, Status>> {
+        let alarm = head.client_deadline_ms.map(|deadline_ms| self.set_alarm(deadline_ms));
+        if body.flow_control().release_capacity(assembler.len()).is_err() {
+            return None;
+        }
+        if !upload.grow(assembler.len()) {
+            return Some(Err(overloaded("too many unfinished request bytes")));
+        }
+        loop {
+            let piece = poll_fn(|cx| {
+                if alarm.as_ref().is_some_and(|alarm| alarm.poll_fired(cx).is_ready()) {
+                    return Poll::Ready(Err(status::CONTEXT_DEADLINE_EXCEEDED));
+                }
+                if upload.poll_refused(cx).is_ready() {
+                    return Poll::Ready(Err(overloaded("unfinished request has not moved for too long")));
+                }
+                body.poll_data(cx).map(Ok)
+            });
+            let piece = match piece.await {
+                Ok(Some(Ok(piece))) => piece,
+                Ok(None) => return Some(Ok(assembler)),
+                Ok(Some(Err(_))) => return None,
+                Err(status) => return Some(Err(status)),
+            };
+            let bytes = piece.len();
+            if let Err(error) = assembler.push(piece) {
+                return Some(Err(framing_status(&error)));
+            }
+            if !upload.grow(bytes) {
+                return Some(Err(overloaded("too many unfinished request bytes")));
+            }
+            if body.flow_control().release_capacity(bytes).is_err() {
+                return None;
+            }
+        }
+    }
+
+    /// A request is there in full.
+    fn on_body(
+        self: &Rc<Self>,
+        account: &Rc<Account>,
+        head: &Head,
+        assembler: Assembler,
+        responder: response::Responder,
+    ) {
+        let message = assembler.finish().map_err(|error| framing_status(&error));
+        match message.and_then(|message| unpack(responder.gzip, message, self.receive_bytes_max)) {
+            Ok(payload) => self.on_call(account, head, payload, Responder::Grpc(responder)),
+            Err(status) => responder.refuse(&status),
+        }
+    }
+}
+
+/// The message as it was before it was compressed, of at most `bytes_max`.
+pub(super) fn unpack(gzip: bool, message: Message, bytes_max: u32) -> Result<Bytes, Status> {
+    match (message.compressed, gzip) {
+        (false, _) => Ok(message.payload),
+        (true, true) => gzip::inflate(&message.payload, bytes_max).map(Bytes::from),
+        (true, false) => Err(Status {
+            code: Code::Internal,
+            message: "grpc: compressed flag set with identity or empty encoding".into(),
+        }),
+    }
+}
