@@ -140,22 +140,25 @@ const CIRCLES: &[&[&str]] = &[
         "shell/peer/listener.rs",
         "shell/peer/mod.rs",
     ],
-    // `ClientShard`.
+    // `ClientShard`, its calls and what their front end gives them.
     &[
         "shell/client/call/account.rs",
-        "shell/client/grpc/bidi.rs",
-        "shell/client/call/mod.rs",
+        "shell/client/call/body.rs",
         "shell/client/call/end.rs",
-        "shell/client/connection.rs",
-        "shell/client/counters.rs",
         "shell/client/call/keep_alive.rs",
-        "shell/client/listener.rs",
         "shell/client/call/local_watch.rs",
-        "shell/client/mod.rs",
+        "shell/client/call/mod.rs",
         "shell/client/call/outbox.rs",
-        "shell/client/grpc/response.rs",
         "shell/client/call/streams.rs",
         "shell/client/call/watch.rs",
+        "shell/client/connection.rs",
+        "shell/client/counters.rs",
+        "shell/client/grpc/bidi.rs",
+        "shell/client/grpc/request.rs",
+        "shell/client/grpc/response.rs",
+        "shell/client/listener.rs",
+        "shell/client/mod.rs",
+        "shell/client/responder.rs",
     ],
 ];
 const _: () = assert!(CIRCLES.len() <= 5, "break one up first");
@@ -188,6 +191,9 @@ const BANNED_WORDS: [&str; 25] = [
     "println",
     "eprintln",
 ];
+
+/// Words of the front ends, which a call of a client must not know.
+const TRANSPORT_WORDS: [&str; 5] = ["h2", "http", "hyper", "grpc", "http1"];
 
 /// Modules of std that a core must not use. `io` is not among them: its error type is the storage
 /// trait's, and its functions need a file or a socket, which the words above keep out.
@@ -426,6 +432,35 @@ fn cores_name_no_clock_no_file_no_thread_and_no_hash_map() {
     }
     assert!(checked > 20, "only {checked} files of cores were found");
     assert_none(&complaints);
+}
+
+#[test]
+fn calls_of_clients_know_no_transport() {
+    let mut complaints = Vec::new();
+    let mut checked = 0;
+    for (path, text) in sources() {
+        if path.starts_with("src/shell/client/call") && !is_test(&path) {
+            checked += 1;
+            let found = words_in_code(&text, &TRANSPORT_WORDS);
+            complaints.extend(found.into_iter().map(|what| format!("{}: {what}", path.display())));
+        }
+    }
+    assert!(checked > 10, "only {checked} files of calls were found");
+    assert_none(&complaints);
+}
+
+/// Those of `banned` that code has, line by line. Tests inside the file come last and are left out.
+fn words_in_code(text: &str, banned: &[&str]) -> Vec<String> {
+    let mut complaints = Vec::new();
+    let mut in_string = false;
+    for (number, line) in text.lines().enumerate().take_while(|(_, line)| line.trim() != "mod tests {") {
+        let code = code_of(line, &mut in_string);
+        let mut words = code.split(|c: char| !c.is_alphanumeric() && c != '_');
+        if let Some(word) = words.find(|word| banned.contains(word)) {
+            complaints.push(format!("line {}: {word}", number + 1));
+        }
+    }
+    complaints
 }
 
 fn is_core(path: &Path) -> bool {
@@ -901,6 +936,13 @@ fn each_rule_sees_a_planted_violation() {
         "f(\"a \\\n http b\")",
     ] {
         assert_eq!(impurities(pure), Vec::<String>::new(), "{pure}");
+    }
+    for transport in ["use h2::Reason;", "fn f(head: &http::HeaderMap) {}", "use crate::shell::client::grpc;"]
+    {
+        assert_eq!(words_in_code(transport, &TRANSPORT_WORDS).len(), 1, "{transport}");
+    }
+    for call in ["// as `h2` keeps it", "let s = \"http\";", "use h2_io;", "mod tests {\nuse h2::Reason;"] {
+        assert_eq!(words_in_code(call, &TRANSPORT_WORDS), Vec::<String>::new(), "{call}");
     }
     assert_eq!(unexplained("[dependencies]\nleft-pad = \"1\"\n").len(), 1);
     assert_eq!(unexplained("[dependencies]\nleft-pad = \"1\" # pads\n").len(), 0);

@@ -6,17 +6,23 @@
 //! sends all that was written in one system call.
 //!
 //! ```text
-//! socket → h2_io → gate → h2 → call ─ submit(ticket, command) → Backend
-//! socket ← h2_io ← h2 ← response ← on_reply(ticket, result) ←┘
+//!            front end (grpc/)                  call/
+//! socket → h2_io → gate → h2 → request ─ on_call, on_stream ─ submit(ticket, command) → Backend
+//! socket ← h2_io ← h2 ← response ←──────── Responder ←────── on_reply(ticket, result) ←┘
 //! ```
 //!
-//! The gate is `rpc::headers`: it writes anew the header blocks that `h2` would not take and etcd does.
-//! `reception` spreads connections over the shards, `connection` runs the turns, `frame_meter` judges the
-//! client's frames by the `frame_credit` they have, `account` bounds what a connection holds, `place` what
-//! calls with a task do, `silence` who has not spoken yet, `slots` knows who waits, `limits` is what `h2` is
-//! told, `streams` has the calls
-//! with many answers, `leadership` what is told for want of a leader, `keep_alive` the leases', `recipe` those of several commands. The
-//! methods themselves are `rpc::method`.
+//! A call knows no transport (`call`): it is admitted, accounted for, submitted, waited for and given up there,
+//! and what streams or takes several commands has its task there. A front end turns a connection's bytes
+//! into calls and answers into bytes (`grpc`). Between them stands `responder`. The methods themselves are
+//! `rpc::method`.
+//!
+//! In `call`, `account` bounds what a connection holds, `place` what calls with a task do, `slots` knows who
+//! waits, `leadership` what is told for want of a leader, `end` how a call ends; `watch`, `keep_alive` and
+//! `streams` are the calls with many answers, `recipe` those of several commands. In `grpc`, the gate is
+//! `rpc::headers`, which writes anew the header blocks that `h2` would not take and etcd does; `frame_meter`
+//! judges the client's frames by the `frame_credit` they have, and `limits` is what `h2` is told. Here,
+//! `reception` spreads connections over the shards, `connection` runs their turns, `silence` knows who has not
+//! spoken yet.
 //!
 //! Invariants: a call is answered once; a ticket whose waiter left is ignored; what a connection
 //! holds is counted until it is gone; no borrow of a cell is held while the backend or `h2` is called.
