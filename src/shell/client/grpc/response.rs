@@ -156,10 +156,14 @@ pub(in crate::shell::client) struct AnswerStream {
 impl AnswerStream {
     /// Sends the messages that were gathered. `body` counts each piece.
     pub(in crate::shell::client) fn send(&mut self, mut body: impl FnMut(Bytes) -> Body) -> Result<(), Gone> {
-        let stream = &mut self.stream;
+        let mut sent = Ok(());
         // All are taken, whatever becomes of the first: `body` counts them.
-        let sent = self.framed.take().map(|piece| stream.send_data(body(piece), false));
-        sent.fold(Ok(()), |before, sent| before.and(sent.map_err(|_| Gone)))
+        for piece in self.framed.take() {
+            if self.stream.send_data(body(piece), false).is_err() {
+                sent = Err(Gone);
+            }
+        }
+        sent
     }
 
     /// Whether the client has left.
