@@ -59,7 +59,7 @@ fn joining_member_may_advertise_another_url_than_it_was_added_with() {
         let own = listed.iter().find(|member| member.name == "b").expect("it has said its name");
         assert_eq!(own.peer_ur_ls, [b.peer_url()]);
         if !server_is_etcd() {
-            b.server().says("--initial-advertise-peer-urls is ignored").await;
+            b.server().says("--initial-advertise-peer-urls is not what the members have agreed on").await;
         }
         b.client().await.put_kv("k", "v").await.unwrap();
     });

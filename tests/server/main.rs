@@ -10,6 +10,7 @@ mod etcdctl;
 mod large_values;
 mod leases;
 mod listening;
+mod lists;
 mod lock;
 mod logging;
 mod readiness;

@@ -61,9 +61,9 @@ fn fresh_member_derives_its_ids_as_etcd_does() {
     block_on(TEST_DEADLINE, async {
         let work = WorkDir::new();
         let mut launch = Launch::new(work.join("data"));
-        // Known from etcd 3.4.23, started once with these very flags (a lone member does not connect to
-        // its own peer URL, and ours does not even listen there).
-        launch.peer_port = 42_380;
+        // Known from etcd 3.4.23, started once with this very URL (a lone member does not connect to its own).
+        // It listens elsewhere: any connection of this machine may have that port.
+        launch.advertised_peer_port = Some(42_380);
         let header = launch.start().await.connect().await.put_kv("k", "v").await.unwrap().header.unwrap();
         assert_eq!(format!("{:x}", header.member_id), MEMBER_ID_OF_PORT_42380);
         assert_eq!(format!("{:x}", header.cluster_id), CLUSTER_ID_OF_PORT_42380);

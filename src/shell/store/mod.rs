@@ -2,7 +2,8 @@
 //! slices between them.
 //!
 //! Long work is compaction, hashing, checkpoints and the history that watchers ask for. A turn does one slice of each, about a
-//! millisecond together, then looks at its rings again; so nothing a client asks waits for more.
+//! millisecond together, then looks at its rings again. A list of many keys is not cut into slices yet, but a turn
+//! answers one at most: what is behind many of them (a renewal, a put) waits for one.
 
 pub(in crate::shell) mod checkpoint_file;
 mod checkpointing;
@@ -25,6 +26,7 @@ use crate::apply::machine::{Applied, HashRead, StatusFacts};
 use crate::apply::{Alarm, AlarmType, Machine};
 use crate::checkpoint::format::Header;
 use crate::membership::MemberChange;
+use crate::pb::etcdserverpb::{self as pb, request_op};
 use crate::raft::{CheckpointMeta, Entry, EntryKind};
 use crate::replica::exchange::{Facts, ToRaft, ToShard, ToStore};
 use crate::request::group::decode_group;
@@ -127,6 +129,8 @@ pub(in crate::shell) struct StoreRole {
     compacting: VecDeque<(Ticket, Response, i64)>,
     compact_after: Option<Instant>,
     hashing: VecDeque<(Ticket, HashRead)>,
+    /// Bounded as all reads are, by who asks.
+    long_reads: VecDeque<(Ticket, Query)>,
     watch: WatchFeed,
     leases: LeaseClock,
     quota: Arc<Quota>,
@@ -183,6 +187,7 @@ impl StoreRole {
             compacting: VecDeque::new(),
             compact_after: None,
             hashing: VecDeque::new(),
+            long_reads: VecDeque::new(),
             watch,
             leases: LeaseClock::new(upkeep.election_timeout),
             quota,
@@ -269,10 +274,10 @@ impl StoreRole {
                     }
                     ToStore::Confirmed { reads } => {
                         for (ticket, query) in reads {
-                            self.read(ticket, &query);
+                            self.read(ticket, query);
                         }
                     }
-                    ToStore::Read { ticket, query } => self.read(ticket, &query),
+                    ToStore::Read { ticket, query } => self.read(ticket, query),
                     ToStore::LeaseAnswers { answers } => {
                         let revision = self.machine.store().current_revision();
                         for (ticket, body) in answers {
@@ -453,8 +458,8 @@ impl StoreRole {
         }
     }
 
-    fn read(&mut self, ticket: Ticket, query: &Query) {
-        match query {
+    fn read(&mut self, ticket: Ticket, query: Query) {
+        match &query {
             Query::HashKv(request) => match self.machine.begin_hash(request) {
                 Ok(cursor) => self.hashing.push_back((ticket, cursor)),
                 Err(rejection) => self.answer(ticket, Err(rejection)),
@@ -474,8 +479,17 @@ impl StoreRole {
                 }
             }
             Query::LeaseLeases => self.answer(ticket, Ok(self.leases.leases(&self.machine))),
-            _ => self.answer(ticket, self.machine.read(query, &self.facts)),
+            _ if is_long(&query) => self.long_reads.push_back((ticket, query)),
+            _ => self.answer(ticket, self.machine.read(&query, &self.facts)),
         }
+    }
+
+    /// One read that may take long. What it answers is as new as the moment.
+    fn read_long(&mut self) -> bool {
+        if let Some((ticket, query)) = self.long_reads.pop_front() {
+            self.answer(ticket, self.machine.read(&query, &self.facts));
+        }
+        !self.long_reads.is_empty()
     }
 
     /// This member does not lead: what it was asked about leases is for whoever does.
@@ -543,9 +557,10 @@ impl StoreRole {
     fn work(&mut self) -> bool {
         let compaction = self.compact();
         let hash = self.hash();
+        let read = self.read_long();
         let checkpoint = self.checkpoint();
         let watch = self.watch.work(self.machine.store(), &self.ports.to_shards, self.facts.term);
-        compaction || hash || checkpoint || watch
+        compaction || hash || read || checkpoint || watch
     }
 
     /// Raises the NOSPACE alarm when the key space has reached its quota, or a request was refused that
@@ -637,6 +652,38 @@ pub(in crate::shell) fn check_format_level(
     level_max: FormatLevel,
 ) -> Result<(), FormatLevelTooHigh> {
     if level <= level_max { Ok(()) } else { Err(FormatLevelTooHigh { level, level_max }) }
+}
+
+/// Keys that a range looks at in no more time than a slice of long work.
+const SHORT_RANGE_KEYS: i64 = 1_000;
+
+/// Whether a read may look at more keys than that.
+fn is_long(query: &Query) -> bool {
+    match query {
+        Query::Range(range) => is_long_range(range),
+        Query::Txn(txn) => txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
+            Some(request_op::Request::RequestRange(range)) => is_long_range(range),
+            _ => false,
+        }),
+        _ => false,
+    }
+}
+
+fn is_long_range(range: &pb::RangeRequest) -> bool {
+    let has_filter = [
+        range.min_mod_revision,
+        range.max_mod_revision,
+        range.min_create_revision,
+        range.max_create_revision,
+    ];
+    // Whoever sorts or filters looks at all keys, however few are wanted.
+    let looks_at_all = range.limit == 0
+        || SHORT_RANGE_KEYS < range.limit
+        || range.sort_order != 0
+        || range.sort_target != 0
+        || has_filter.iter().any(|revision| *revision != 0);
+    let is_count = range.count_only && has_filter.iter().all(|revision| *revision == 0);
+    !range.range_end.is_empty() && looks_at_all && !is_count
 }
 
 /// The log holds something this version cannot apply: going on would make the member differ.

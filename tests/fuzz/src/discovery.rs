@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use arbitrary::Unstructured;
 use pinion::config::Url;
-use pinion::discovery::dns::{Answer, Query};
-use pinion::discovery::registry::{Registry, Step};
+use pinion::discovery::dns::{Query, SrvAnswer};
+use pinion::discovery::registry::{Instruction, Registry};
 use pinion::discovery::resolv_conf::ResolvConf;
 use pinion::pb::mvccpb::KeyValue;
 
@@ -49,9 +49,9 @@ fn dns(input: &mut Unstructured<'_>) {
     message.extend_from_slice(bytes(input, 2_000));
     let answer = query.read(&message, RECORDS_MAX);
     if !message.starts_with(&ID.to_be_bytes()) {
-        assert_eq!(answer, Answer::NotOurs);
+        assert_eq!(answer, SrvAnswer::NotOurs);
     }
-    if let Answer::Records(records) = answer {
+    if let SrvAnswer::Records(records) = answer {
         assert!((1..=RECORDS_MAX).contains(&records.len()));
         for record in records {
             assert!(record.target.len() <= 255 && !record.target.ends_with('.'), "{record:?}");
@@ -74,13 +74,13 @@ fn registry(input: &mut Unstructured<'_>) {
         let count = below(input, 8);
         let members: Vec<KeyValue> = (0..count).map(|_| member(input, &registry, &own_key)).collect();
         match registry.judge(size.as_deref(), &members) {
-            Ok(Step::Complete(found)) => {
+            Ok(Instruction::Complete(found)) => {
                 assert!(found.iter().any(|(name, _)| name == "m1"), "{found:?}");
                 let size: usize = String::from_utf8(size.expect("said")).unwrap().trim().parse().unwrap();
                 assert_eq!(found.len(), size);
             }
-            Ok(Step::Wait(progress)) => assert!(0 < progress.missing, "{progress:?}"),
-            Ok(Step::Register) => assert!(members.iter().all(|kv| kv.key != own_key.as_bytes())),
+            Ok(Instruction::Wait(progress)) => assert!(0 < progress.missing, "{progress:?}"),
+            Ok(Instruction::Register) => assert!(members.iter().all(|kv| kv.key != own_key.as_bytes())),
             Err(refusal) => assert!(!refusal.to_string().is_empty()),
         }
     }

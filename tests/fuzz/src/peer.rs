@@ -187,6 +187,9 @@ fn handshake(rest: &[u8]) {
             peer_urls: (0..below(&mut input, 20)).map(|_| "http://x:1".to_owned()).collect(),
             session: small(&mut input),
             format_level_max: below(&mut input, 3) as u32,
+            life: small(&mut input),
+            to_life: small(&mut input),
+            duplex: one_in(&mut input, 2),
         };
         hello.encode_to_vec().into()
     };
