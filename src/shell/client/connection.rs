@@ -25,6 +25,7 @@ use super::ClientShard;
 use super::call::account::Account;
 use super::call::body::Body;
 use super::grpc::frame_meter::{self, Abuse, FrameMeter};
+use super::grpc::greeting::{SETTINGS_ACK, Said};
 use super::grpc::h2_io::{Io, IoHandle};
 use super::grpc::limits;
 use super::silence::Silence;
@@ -95,7 +96,11 @@ pub(super) async fn run<B: Backend>(shard: Rc<ClientShard<B>>, account: Rc<Accou
     match read_protocol(&shard, &account, &silence, &io).await {
         Protocol::Http2 => {
             drop(silence);
-            let ending = serve_h2(&shard, &account, &io).await;
+            let ending = match greet(&shard, &account, &io).await {
+                // In a box, which is made when it is needed.
+                true => Box::pin(serve_h2(&shard, &account, &io)).await,
+                false => Ending::Finished,
+            };
             account.end();
             shard.forget_calls(&account);
             shard.counters.count(|counters| counters.count_ending(ending));
@@ -180,6 +185,39 @@ async fn read_some<B: Backend>(
         io.poll_raw_read(cx, into)
     })
     .await
+}
+
+/// Greets a client and waits until it says what `h2` is needed for, or until something is to be said to it. False:
+/// it has left.
+async fn greet<B: Backend>(shard: &ClientShard<B>, account: &Account, io: &RefCell<Io>) -> bool {
+    let mut said = Said::default();
+    io.borrow_mut().append(shard.greeting.bytes());
+    let stays = poll_fn(|cx| {
+        account.set_waker(cx.waker());
+        let (now_ms, mut io) = (shard.now_ms(), io.borrow_mut());
+        io.start_turn(now_ms);
+        let ping_ms = io.last_read_ms.saturating_add(shard.config.keepalive_interval_ms());
+        account.due_ms.set(ping_ms);
+        if shard.is_stopping() || account.is_evicted.get() || ping_ms <= now_ms {
+            return Poll::Ready(true);
+        }
+        loop {
+            if let Poll::Ready(Err(_)) = io.poll_drain(cx) {
+                return Poll::Ready(false);
+            }
+            let mut piece = [0; 256];
+            let Ok(n @ 1..) = ready!(io.poll_raw_read(cx, &mut piece)) else { return Poll::Ready(false) };
+            io.meter.on_received(now_ms, &piece[..n]);
+            let (settings, needs_h2) = said.hear(&piece[..n]);
+            (0..settings).for_each(|_| io.append(&SETTINGS_ACK));
+            if needs_h2 {
+                return Poll::Ready(true);
+            }
+        }
+    });
+    let stays = stays.await;
+    io.borrow_mut().replay(said.replay(&shard.greeting));
+    stays
 }
 
 async fn serve_h2<B: Backend>(

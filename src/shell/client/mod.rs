@@ -63,6 +63,7 @@ use call::watch::Watches;
 pub use counters::Counters;
 use counters::CountersCell;
 use drop_log::{DropLog, Drops};
+use grpc::greeting::Greeting;
 use grpc::h2_io::SharedBuffers;
 use grpc::response::Templates;
 use reception::Place;
@@ -230,6 +231,7 @@ pub struct ClientShard<B: Backend> {
     headers: Headers,
     templates: Rc<Templates>,
     buffers: Rc<SharedBuffers>,
+    greeting: Greeting,
     ledger: Rc<Ledger>,
     places: Rc<Places>,
     silent: Rc<Silent>,
@@ -272,6 +274,7 @@ impl<B: Backend> ClientShard<B> {
             headers: Headers::new(config.cluster, config.member),
             templates: Templates::new(),
             buffers: SharedBuffers::new(),
+            greeting: Greeting::record(&grpc::limits::server_builder(config.concurrent_streams_max)),
             lease_ids: Serial::new(config.lease_seed, config.shard),
             own: Account::new(u64::MAX, Rc::clone(&ledger)),
             ledger,

@@ -133,7 +133,7 @@ impl FrameMeter {
     }
 
     /// Bytes from the client, after the preface.
-    pub(super) fn on_received(&mut self, now_ms: u64, mut bytes: &[u8]) {
+    pub(in crate::shell::client) fn on_received(&mut self, now_ms: u64, mut bytes: &[u8]) {
         self.credit.on_time(now_ms);
         while !bytes.is_empty() {
             let (passed, what) = self.inbound.pass(bytes);

@@ -28,6 +28,7 @@ use futures_lite::io::{AsyncRead as _, AsyncWrite as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frame_meter::FrameMeter;
+use super::greeting::{Heard, Sifted};
 use crate::rpc::headers::Gate;
 use crate::shell::net::Stream;
 
@@ -73,6 +74,8 @@ pub(in crate::shell::client) struct Io {
     gated_taken: usize,
     /// Bytes that were read to tell the protocol: the preface, which is no frame. `h2` gets it first.
     pushback: Vec<u8>,
+    /// Until `h2` has said again what the client heard before it began.
+    heard: Option<Heard>,
     gather: Vec<u8>,
     gather_sent: usize,
     write_blocked: bool,
@@ -109,6 +112,7 @@ impl Io {
             gated: Vec::new(),
             gated_taken: 0,
             pushback: Vec::new(),
+            heard: None,
             gather: Vec::new(),
             gather_sent: 0,
             write_blocked: false,
@@ -137,6 +141,12 @@ impl Io {
     pub(in crate::shell::client) fn push_back(&mut self, bytes: Vec<u8>) {
         assert!(self.pushback.is_empty(), "bytes are given back once");
         self.pushback = bytes;
+    }
+
+    /// What the client said and heard before `h2` began.
+    pub(in crate::shell::client) fn replay(&mut self, (said, heard): (Vec<u8>, Heard)) {
+        assert!(self.unread.is_empty(), "nothing was read for h2");
+        (self.unread, self.heard) = (said, Some(heard));
     }
 
     /// Takes those bytes back out.
@@ -311,7 +321,17 @@ impl Io {
         self.gate.held_bytes() + self.gated.capacity() + self.unread.capacity()
     }
 
-    fn poll_gather(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_gather(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(heard) = &mut self.heard {
+            let (n, sifted) = heard.sift(bytes);
+            if heard.is_over() {
+                self.heard = None;
+            }
+            if sifted == Sifted::Dropped {
+                return Poll::Ready(Ok(n));
+            }
+            bytes = &bytes[..n];
+        }
         if GATHER_BYTES_MAX <= self.gathered() {
             // Full: some of it has to go first.
             if let Poll::Ready(Err(error)) = self.poll_drain(cx) {

@@ -4,6 +4,7 @@ pub(super) mod bidi;
 pub(super) mod frame_credit;
 mod frame_head;
 pub(super) mod frame_meter;
+pub(super) mod greeting;
 pub(super) mod gzip;
 pub(super) mod h2_io;
 pub(super) mod limits;

@@ -61,6 +61,39 @@ fn calls_that_wait_pay_for_their_window_updates_and_for_being_given_up_later() {
 }
 
 #[test]
+fn who_greets_and_calls_later_hears_the_settings_once_and_each_of_its_own_acknowledged_once() {
+    let server = Server::start(quick());
+    let mut raw = Raw::connect(&server);
+    raw.send(raw::PREFACE);
+    // In pieces, and settled before more is said.
+    let ours = frame(raw::SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]);
+    for piece in ours.chunks(5) {
+        raw.send(piece);
+    }
+    let settings = raw.receive().unwrap();
+    assert_eq!((settings.kind, settings.flags), (raw::SETTINGS, 0));
+    let acknowledged = raw.receive().unwrap();
+    assert_eq!((acknowledged.kind, acknowledged.flags), (raw::SETTINGS, raw::ACK));
+    raw.send(&frame(raw::SETTINGS, raw::ACK, 0, &[]));
+    raw.send(&frame(raw::WINDOW_UPDATE, 0, 0, &WINDOW));
+    raw.send(&frame(raw::SETTINGS, 0, 0, &[]));
+    assert_eq!(raw.receive().map(|frame| (frame.kind, frame.flags)), Some((raw::SETTINGS, raw::ACK)));
+    for n in 0..3 {
+        raw.send(&call_of_c_core(PUT, n, &put("k", b"v"), raw::END_STREAM));
+        loop {
+            let frame = raw.receive().expect("the connection goes on");
+            assert_ne!(frame.kind, raw::SETTINGS, "{frame:?}");
+            if frame.kind == raw::HEADERS && frame.flags & raw::END_STREAM != 0 {
+                break;
+            }
+        }
+    }
+    raw.send(&frame(raw::SETTINGS, 0, 0, &[]));
+    assert_eq!(raw.receive_kind(raw::SETTINGS).unwrap().flags, raw::ACK);
+    is_served(&mut raw);
+}
+
+#[test]
 fn watch_streams_are_cancelled_together_at_once() {
     const STREAMS: u32 = 6_000;
     const { assert!(EARLY_ENDS_FIRST < STREAMS) };
