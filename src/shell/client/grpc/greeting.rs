@@ -18,10 +18,10 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use h2::server::Builder;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::shell::client::call::body::Body;
 use crate::types::first_bytes::HTTP2_PREFACE;
 
 /// Bytes of a frame's head.
@@ -59,7 +59,7 @@ impl Greeting {
         let heard = Arc::<Mutex<Vec<u8>>>::default();
         let tape = Tape { said, heard: Arc::clone(&heard) };
         let mut cx = Context::from_waker(Waker::noop());
-        let mut handshake = pin!(builder.handshake::<_, Body>(tape));
+        let mut handshake = pin!(builder.handshake::<_, Bytes>(tape));
         if let Poll::Ready(Ok(mut h2)) = handshake.as_mut().poll(&mut cx) {
             // Waits for a request that never comes.
             let _is_pending = h2.poll_accept(&mut cx);
