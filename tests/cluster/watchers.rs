@@ -157,6 +157,13 @@ impl Watchers {
     }
 }
 
+/// The code of a status that no server sends.
+const SILENT: u32 = 0;
+
+fn is_silence(error: &CallError) -> bool {
+    matches!(error, CallError::Status { code: SILENT, .. })
+}
+
 /// A client with one stream at a time.
 struct Streaming {
     ports: Rc<[u16]>,
@@ -192,8 +199,11 @@ impl Streaming {
             let connect = tokio::time::timeout(CALL_DEADLINE, Client::connect(self.ports[self.member])).await;
             match connect {
                 Ok(Ok(client)) => {
-                    if let Err(error) = self.stream(client).await {
-                        self.shared.note_error(&error);
+                    match self.stream(client).await {
+                        // Nothing may have happened that one of them wants to hear of.
+                        Err(error) if is_silence(&error) && !self.asks_for_progress() => {}
+                        Err(error) => self.shared.note_error(&error),
+                        Ok(()) => {}
                     }
                     self.resume();
                 }
@@ -205,6 +215,11 @@ impl Streaming {
         }
         let lives = self.watchers.into_iter().map(|watcher| watcher.life);
         self.told.lives.borrow_mut().extend(lives);
+    }
+
+    /// Whether some news comes at each interval of progress notifications.
+    fn asks_for_progress(&self) -> bool {
+        self.watchers.iter().any(|watcher| watcher.progress_notify)
     }
 
     fn resume(&mut self) {
@@ -303,9 +318,7 @@ impl Streaming {
         tokio::select! {
             response = tokio::time::timeout(SILENCE, answers.next_unbounded()) => match response {
                 Ok(response) => Ok(Some(response?.ok_or_else(|| CallError::Transport("ended".to_owned()))?)),
-                Err(_silent) => {
-                    Err(CallError::Status { code: 0, message: format!("a watch silent for {SILENCE:?}") })
-                }
+                Err(_silent) => Err(CallError::Status { code: SILENT, message: format!("a watch silent for {SILENCE:?}") }),
             },
             _ = self.last.changed() => Ok(None),
         }

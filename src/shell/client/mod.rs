@@ -241,7 +241,7 @@ pub struct ClientShard<B: Backend> {
     /// What the shard asks for itself is counted here.
     own: Rc<Account>,
     calls: RefCell<Slots<Submitted>>,
-    alarms: Rc<RefCell<Slots<Weak<Signal>>>>,
+    timers: Rc<RefCell<Slots<Weak<Signal>>>>,
     watches: Watches,
     connections: RefCell<BTreeMap<u64, Rc<Account>>>,
     connections_made: Cell<u64>,
@@ -282,7 +282,7 @@ impl<B: Backend> ClientShard<B> {
             silent: Rc::default(),
             drop_log: DropLog::default(),
             calls: RefCell::new(Slots::new(config.shard, config.first_generation)),
-            alarms: Rc::new(RefCell::new(Slots::new(0, 0))),
+            timers: Rc::new(RefCell::new(Slots::new(0, 0))),
             watches: Watches::new(&config),
             connections: RefCell::new(BTreeMap::new()),
             connections_made: Cell::new(0),
@@ -415,7 +415,7 @@ impl<B: Backend> ClientShard<B> {
         self.now_ms.set(self.clock.elapsed_ms());
         self.leadership.on_tick(self.now_ms());
         self.expire_calls();
-        self.alarms.borrow_mut().expire(self.now_ms(), |signal| {
+        self.timers.borrow_mut().expire(self.now_ms(), |signal| {
             if let Some(signal) = signal.upgrade() {
                 signal.fire();
             }
@@ -501,10 +501,10 @@ impl<B: Backend> ClientShard<B> {
     }
 
     /// A signal that fires at `deadline_ms`.
-    fn set_alarm(&self, deadline_ms: u64) -> Alarm {
+    fn set_timer(&self, deadline_ms: u64) -> Timer {
         let signal = Rc::new(Signal::default());
-        let ticket = self.alarms.borrow_mut().insert(deadline_ms, Rc::downgrade(&signal));
-        Alarm { signal, ticket, alarms: Rc::clone(&self.alarms) }
+        let ticket = self.timers.borrow_mut().insert(deadline_ms, Rc::downgrade(&signal));
+        Timer { signal, ticket, timers: Rc::clone(&self.timers) }
     }
 
     /// A signal that fires at `stop`.
@@ -552,22 +552,22 @@ impl<B: Backend> ClientShard<B> {
 }
 
 /// A deadline of a task. Dropped, it costs nothing more.
-struct Alarm {
+struct Timer {
     signal: Rc<Signal>,
     ticket: Ticket,
-    alarms: Rc<RefCell<Slots<Weak<Signal>>>>,
+    timers: Rc<RefCell<Slots<Weak<Signal>>>>,
 }
 
-impl Alarm {
+impl Timer {
     fn poll_fired(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.signal.poll_fired(cx)
     }
 }
 
-impl Drop for Alarm {
+impl Drop for Timer {
     fn drop(&mut self) {
         // None when it has fired.
-        drop(self.alarms.borrow_mut().take(self.ticket));
+        drop(self.timers.borrow_mut().take(self.ticket));
     }
 }
 

@@ -15,7 +15,7 @@ use prost::Message as _;
 use super::decode;
 use super::end::Ended;
 use super::local_watch::{LocalWatch, News};
-use super::recipe::{Caller, Told, standing};
+use super::recipe::{Caller, RecipeAnswer, standing};
 use crate::pb::mvccpb::{self, KeyValue};
 use crate::pb::{etcdserverpb as pb, v3electionpb};
 use crate::request::Response;
@@ -28,7 +28,7 @@ use crate::watch::{Event, WatchRange};
 
 impl<B: Backend> Caller<B> {
     /// Answers when the caller leads.
-    pub(super) async fn campaign(&mut self, payload: Bytes) -> Result<Told, Ended> {
+    pub(super) async fn campaign(&mut self, payload: Bytes) -> Result<RecipeAnswer, Ended> {
         let v3electionpb::CampaignRequest { name, lease, value } = decode(payload)?;
         let session = self.session(LeaseId(lease)).await?;
         let mut contender = Contender::new(Purpose::Election, &name, session.lease, value);
@@ -40,11 +40,11 @@ impl<B: Backend> Caller<B> {
             lease: session.lease.0,
         };
         let response = v3electionpb::CampaignResponse { header: None, leader: Some(leader) };
-        Ok(Told { standing, body: response.encode_to_vec() })
+        Ok(RecipeAnswer { standing, body: response.encode_to_vec() })
     }
 
     /// Gives the leader's key another value, if it is still the one it was.
-    pub(in crate::shell::client) async fn proclaim(&mut self, payload: Bytes) -> Result<Told, Ended> {
+    pub(in crate::shell::client) async fn proclaim(&mut self, payload: Bytes) -> Result<RecipeAnswer, Ended> {
         let v3electionpb::ProclaimRequest { leader, value } = decode(payload)?;
         let leader = leader.ok_or(status::ELECTION_LEADER_MISSING)?;
         if leader.key.is_empty() {
@@ -59,24 +59,24 @@ impl<B: Backend> Caller<B> {
         if proclaimed.is_err() {
             self.clean_up(session, None).await;
         }
-        Ok(Told { standing: proclaimed?, body: Vec::new() })
+        Ok(RecipeAnswer { standing: proclaimed?, body: Vec::new() })
     }
 
     /// Deletes the leader's key, if it is still the one it was.
-    pub(in crate::shell::client) async fn resign(&mut self, payload: Bytes) -> Result<Told, Ended> {
+    pub(in crate::shell::client) async fn resign(&mut self, payload: Bytes) -> Result<RecipeAnswer, Ended> {
         let v3electionpb::ResignRequest { leader } = decode(payload)?;
         let leader = leader.ok_or(status::ELECTION_LEADER_MISSING)?;
         let (standing, _) = self.carry_out(&queue::resign(leader.key, leader.rev)).await?;
-        Ok(Told { standing, body: Vec::new() })
+        Ok(RecipeAnswer { standing, body: Vec::new() })
     }
 
     /// Tells the leader's key.
-    pub(in crate::shell::client) async fn leader(&mut self, payload: Bytes) -> Result<Told, Ended> {
+    pub(in crate::shell::client) async fn leader(&mut self, payload: Bytes) -> Result<RecipeAnswer, Ended> {
         let request: v3electionpb::LeaderRequest = decode(payload)?;
         let (term, response) = self.ask(queue::leader(&request.name)).await?;
         let kv = Some(first_key(&response).ok_or(status::ELECTION_NO_LEADER)?);
         let body = v3electionpb::LeaderResponse { header: None, kv }.encode_to_vec();
-        Ok(Told { standing: standing(term, &response), body })
+        Ok(RecipeAnswer { standing: standing(term, &response), body })
     }
 
     /// Proposes a guarded transaction; tells whether the guard held.

@@ -7,9 +7,9 @@ use std::task::{Context, Poll};
 use super::Head;
 use super::leadership::LeaderWish;
 use crate::rpc::{Status, status};
-use crate::shell::client::Alarm;
 use crate::shell::client::Backend;
 use crate::shell::client::ClientShard;
+use crate::shell::client::Timer;
 use crate::shell::client::responder::Gone;
 use crate::shell::client::signal::Signal;
 
@@ -39,7 +39,7 @@ impl From<Gone> for Ended {
 
 /// What ends a call from the server's side.
 pub(super) struct CallEnd {
-    deadline: Option<Alarm>,
+    deadline: Option<Timer>,
     stop: Rc<Signal>,
     leader: LeaderWish,
 }
@@ -53,7 +53,7 @@ impl<B: Backend> ClientShard<B> {
     /// What ends a call with one answer: whether there is a leader was asked when it came.
     pub(super) fn end_of_unary(&self, head: &Head) -> CallEnd {
         CallEnd {
-            deadline: head.client_deadline_ms.map(|deadline_ms| self.set_alarm(deadline_ms)),
+            deadline: head.client_deadline_ms.map(|deadline_ms| self.set_timer(deadline_ms)),
             stop: self.signal_at_stop(),
             leader: self.leadership.wish(false),
         }
@@ -63,7 +63,7 @@ impl<B: Backend> ClientShard<B> {
 impl CallEnd {
     /// What the client is told, when the call is to end.
     pub(in crate::shell::client) fn poll(&self, cx: &mut Context<'_>) -> Poll<Status> {
-        if self.deadline.as_ref().is_some_and(|alarm| alarm.poll_fired(cx).is_ready()) {
+        if self.deadline.as_ref().is_some_and(|timer| timer.poll_fired(cx).is_ready()) {
             return Poll::Ready(status::CONTEXT_DEADLINE_EXCEEDED);
         }
         if self.stop.poll_fired(cx).is_ready() {

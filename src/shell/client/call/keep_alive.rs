@@ -38,7 +38,7 @@ const IN_FLIGHT_MAX: usize = 64;
 /// Answers are gathered behind a piece on its way out up to this size; then the client has to read.
 const UNSENT_BYTES_MAX: usize = 2048;
 
-type Answer = Result<(Term, Response), Status>;
+type RenewalAnswer = Result<(Term, Response), Status>;
 
 /// The answers to a stream's requests, put in as they come, taken out in order.
 #[derive(Default)]
@@ -51,7 +51,7 @@ struct Queue {
     /// Number of the request whose answer is taken next.
     first: u64,
     /// From `first` on; None is unanswered.
-    slots: VecDeque<Option<Answer>>,
+    slots: VecDeque<Option<RenewalAnswer>>,
     /// Taken by the answer that is waited for; whatever follows it is found by the same turn.
     waker: Option<Waker>,
 }
@@ -65,7 +65,7 @@ impl Answers {
     }
 
     /// The answer to request `number`.
-    pub(in crate::shell::client) fn put(&self, number: u64, answer: Answer) {
+    pub(in crate::shell::client) fn put(&self, number: u64, answer: RenewalAnswer) {
         let mut queue = self.queue.borrow_mut();
         let slot = number.checked_sub(queue.first).and_then(|slot| usize::try_from(slot).ok());
         let slot = slot.expect("an answer is taken after it was put");
@@ -79,7 +79,7 @@ impl Answers {
         }
     }
 
-    fn take_next(&self) -> Option<Answer> {
+    fn take_next(&self) -> Option<RenewalAnswer> {
         let mut queue = self.queue.borrow_mut();
         queue.slots.front()?.as_ref()?;
         queue.first += 1;
@@ -251,7 +251,7 @@ mod tests {
         }
     }
 
-    fn answer(revision: i64) -> Answer {
+    fn answer(revision: i64) -> RenewalAnswer {
         Ok((Term(1), Response { revision, ..Default::default() }))
     }
 

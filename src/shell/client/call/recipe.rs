@@ -50,7 +50,7 @@ pub(in crate::shell::client) struct Caller<B: Backend> {
 }
 
 /// A call's answer: its header, and the message without it.
-pub(in crate::shell::client) struct Told {
+pub(in crate::shell::client) struct RecipeAnswer {
     pub(in crate::shell::client) standing: Standing,
     pub(in crate::shell::client) body: Vec<u8>,
 }
@@ -112,10 +112,10 @@ impl<B: Backend> ClientShard<B> {
 }
 
 impl<B: Backend> Caller<B> {
-    fn finish(&mut self, told: Result<Told, Ended>) {
+    fn finish(&mut self, told: Result<RecipeAnswer, Ended>) {
         let Some(responder) = self.responder.take() else { return };
         match told {
-            Ok(Told { standing: Standing { revision, term }, body }) => {
+            Ok(RecipeAnswer { standing: Standing { revision, term }, body }) => {
                 let head = |out: &mut Vec<u8>| self.shard.headers.put(out, revision, term);
                 responder.answer(&self.account, head, body);
             }

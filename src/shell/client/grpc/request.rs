@@ -191,7 +191,7 @@ impl<B: Backend> ClientShard<B> {
         mut assembler: Assembler,
         mut upload: Upload,
     ) -> Option<Result<Assembler, Status>> {
-        let alarm = head.client_deadline_ms.map(|deadline_ms| self.set_alarm(deadline_ms));
+        let timer = head.client_deadline_ms.map(|deadline_ms| self.set_timer(deadline_ms));
         if body.flow_control().release_capacity(assembler.len()).is_err() {
             return None;
         }
@@ -200,7 +200,7 @@ impl<B: Backend> ClientShard<B> {
         }
         loop {
             let piece = poll_fn(|cx| {
-                if alarm.as_ref().is_some_and(|alarm| alarm.poll_fired(cx).is_ready()) {
+                if timer.as_ref().is_some_and(|timer| timer.poll_fired(cx).is_ready()) {
                     return Poll::Ready(Err(status::CONTEXT_DEADLINE_EXCEEDED));
                 }
                 if upload.poll_refused(cx).is_ready() {
