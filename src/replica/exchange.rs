@@ -10,9 +10,8 @@ use crate::watch;
 /// What raft is told.
 #[derive(Debug)]
 pub enum ToRaft {
-    /// Of a client: a proposal, a linearizable read, or a call about the members. Of the store: what it
-    /// proposes itself, and a question about a lease that reached it while it did not lead, which is for
-    /// whoever does.
+    /// A client's proposal, linearizable read or call about the members; or the store's own proposal, or a
+    /// question about a lease that reached it while it did not lead, and is for whoever does.
     Command { ticket: Ticket, command: Command },
     /// What the leader's store says to the question about a lease that another member passed on under
     /// this number.

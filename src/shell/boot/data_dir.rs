@@ -348,7 +348,7 @@ impl DataDir {
         }
     }
 
-    /// What writes LIVES from any thread, one at a time.
+    /// A writer of LIVES for any thread, to be called by one at a time.
     pub(in crate::shell) fn lives_writer(&self) -> impl Fn(&Lives) -> Result<(), DataDirError> + use<> {
         let root = self.root.clone();
         move |lives| replace(&root, "LIVES", &format_lives(lives))

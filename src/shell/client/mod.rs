@@ -100,8 +100,8 @@ pub trait Backend: 'static {
     /// Gives the order back when the ring is full.
     fn order(&self, order: Order) -> Result<(), Order>;
 
-    /// What is passed on between `hold` and `release` may wait for `release`: it comes within the turn of one
-    /// task.
+    /// Messages that are passed on between `hold` and `release` may wait for `release`, which comes within the
+    /// turn of one task.
     fn hold(&self) {}
 
     /// See `hold`.

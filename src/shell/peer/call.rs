@@ -245,7 +245,7 @@ impl Transport {
     }
 }
 
-/// What a connection of the call lane is for.
+/// The use of a connection of the call lane.
 pub(super) struct Reads {
     /// Whose answers come.
     pub answers_to: Option<Rc<Peer>>,
@@ -253,7 +253,7 @@ pub(super) struct Reads {
 }
 
 impl Reads {
-    /// Of whoever dialed.
+    /// For a connection whose dialer takes no questions.
     pub(super) const REQUESTS: Self = Self { answers_to: None, requests: true };
 }
 

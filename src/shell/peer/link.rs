@@ -4,7 +4,7 @@
 //! links try again at once. What is sent while a link is down is dropped: raft repeats what matters,
 //! and what must not be repeated is better lost.
 //!
-//! What is for a peer goes over the connection that we dialed, or, where there is none, over one that the peer
+//! Messages for a peer go over the connection that we dialed, or, where there is none, over one that the peer
 //! dialed: a member that cannot be reached takes part as long as it reaches others. Checkpoints alone need a
 //! connection that their sender dials.
 //!

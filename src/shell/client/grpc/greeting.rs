@@ -5,7 +5,7 @@
 //! when the client says something else: it is told all that was said, and what it answers to that is dropped,
 //! since the client has heard it.
 //!
-//! What `h2` would say is not written here but recorded from it, once a shard ([`Greeting`]).
+//! The words of `h2` are not written here but recorded from it, once a shard ([`Greeting`]).
 //!
 //! Plain values: no clock and no socket.
 //! Bounds: `SAID_BYTES_MAX` of the client's words.
@@ -46,7 +46,7 @@ fn frame_len(bytes: &[u8]) -> Option<usize> {
     Some(HEAD_BYTES + u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize)
 }
 
-/// What `h2` says first.
+/// The first words of `h2`.
 #[derive(Debug, Default)]
 pub(in crate::shell::client) struct Greeting {
     bytes: Vec<u8>,
@@ -120,11 +120,11 @@ impl AsyncWrite for Tape {
     }
 }
 
-/// What a client has said since its preface.
+/// A client's words since its preface.
 #[derive(Debug, Default)]
 pub(in crate::shell::client) struct Said {
     bytes: Vec<u8>,
-    /// Of `bytes`, in whole frames that need no `h2`.
+    /// Length of the whole frames in `bytes` that need no `h2`.
     judged: usize,
     settings: usize,
 }
@@ -201,7 +201,7 @@ fn is_valid_setting(setting: &[u8]) -> bool {
     }
 }
 
-/// What the client has heard and `h2` will say again.
+/// Words that the client has heard and `h2` will say again.
 #[derive(Debug)]
 pub(in crate::shell::client) struct Heard {
     greeting: Vec<u8>,
@@ -238,7 +238,7 @@ impl Heard {
     }
 }
 
-/// What becomes of bytes.
+/// The fate of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::shell::client) enum Sifted {
     Dropped,

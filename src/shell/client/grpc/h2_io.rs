@@ -143,7 +143,7 @@ impl Io {
         self.pushback = bytes;
     }
 
-    /// What the client said and heard before `h2` began.
+    /// Takes over the words that were said and heard before `h2` began.
     pub(in crate::shell::client) fn replay(&mut self, (said, heard): (Vec<u8>, Heard)) {
         assert!(self.unread.is_empty(), "nothing was read for h2");
         (self.unread, self.heard) = (said, Some(heard));
