@@ -97,7 +97,7 @@ impl Machine {
         &self.cluster
     }
 
-    /// What this member may write; see `types::format`.
+    /// The formats that this member may write; see `types::format`.
     #[must_use]
     pub fn format_level(&self) -> FormatLevel {
         self.format_level

@@ -155,7 +155,7 @@ pub struct Greeting {
     versions: (u32, u32),
 }
 
-/// What an acceptor judges a Hello's sender by, beside its own identity.
+/// An acceptor's knowledge of a Hello's sender, beside its own identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Acquaintance {
     pub is_removed: bool,

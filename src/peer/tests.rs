@@ -372,7 +372,7 @@ fn urgent_messages_never_share_a_lane_with_entries() {
 
 #[test]
 fn golden_bytes_of_the_handshake_still_mean_the_same() {
-    // What release 0.1.0 says, and every member that reads level 0.
+    // A member of release 0.1.0, and every other that reads level 0, says this.
     let first = |member| PeerIdentity { format_level_max: FormatLevel(0), ..identity(member) };
     let mut hello = first(1).hello(MemberId(2), Lane::Append);
     hello.release = "0.1.0".to_owned();

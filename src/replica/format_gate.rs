@@ -24,9 +24,9 @@ const TELL_TICKS: u64 = 100;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeldBack {
     pub member: MemberId,
-    /// What it reads; absent while it is not connected.
+    /// The highest level that it reads; absent while it is not connected.
     pub reads: Option<FormatLevel>,
-    /// What it would have to read.
+    /// The level that it would have to read.
     pub needed: FormatLevel,
 }
 
