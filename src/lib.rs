@@ -16,4 +16,5 @@ pub mod rpc;
 #[cfg(feature = "server")]
 pub mod shell;
 pub mod types;
+pub mod upkeep;
 pub mod watch;

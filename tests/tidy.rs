@@ -42,7 +42,7 @@ fn is_made(name: &str) -> bool {
 }
 
 /// Concepts that have a directory in `src/`.
-const CONCEPTS: [&str; 17] = [
+const CONCEPTS: [&str; 18] = [
     "apply",
     "auth",
     "checkpoint",
@@ -59,11 +59,12 @@ const CONCEPTS: [&str; 17] = [
     "shell",
     "sim",
     "types",
+    "upkeep",
     "watch",
 ];
 
 /// Directories of `src/` whose code is a function of what is passed in.
-const CORES: [&str; 15] = [
+const CORES: [&str; 16] = [
     "apply",
     "auth",
     "checkpoint",
@@ -78,6 +79,7 @@ const CORES: [&str; 15] = [
     "request",
     "rpc",
     "types",
+    "upkeep",
     "watch",
 ];
 
@@ -99,8 +101,8 @@ const FOLDERS: &[(&str, &str)] = &[
     ),
     (
         "shell/store",
-        "shell/runtime replica watch apply lease membership mvcc checkpoint raft rpc \
-        request types pb",
+        "shell/runtime replica watch upkeep apply lease membership mvcc checkpoint raft rpc \
+        request config types pb",
     ),
     ("shell/log", "shell/runtime raft types"),
     ("shell/peer", "shell/net shell/runtime peer raft config types pb"),
@@ -109,6 +111,7 @@ const FOLDERS: &[(&str, &str)] = &[
     ("shell/runtime", "replica config types"),
     ("replica", "watch apply membership raft rpc request types pb"),
     ("watch", "apply mvcc types pb"),
+    ("upkeep", "config"),
     ("apply", "lease membership mvcc request types pb"),
     ("lease", "types pb"),
     ("discovery", "membership config types pb"),

@@ -81,7 +81,7 @@ impl InitialCluster {
     pub(super) fn read(settings: &Settings, process: &ProcessConfig) -> Result<Self, Refused> {
         let given = |name: &str| !settings.text(name).is_empty();
         // There is nothing to fall back to; a value that etcd does not know is refused whatever is asked.
-        settings.word("discovery-fallback", &[("exit", ())])?;
+        settings.word("discovery-fallback", &[("exit", ()), ("proxy", ())])?;
         let service = ServiceDiscovery::read(settings)?;
         let srv = given("discovery-srv");
         let chosen = [given("initial-cluster"), srv, service.is_some()];

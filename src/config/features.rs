@@ -4,10 +4,9 @@
 //! whose other position asks for something this version lacks is refused by name; one that only
 //! chooses between ways inside etcd is taken and has no effect.
 
+use super::flags::GATES_FLAG as FLAG;
 use super::parse::{Refused, Settings};
 use super::value;
-
-const FLAG: &str = "feature-gates";
 
 /// The gates that this version acts on, with etcd's defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,7 +36,8 @@ const GATES: [(&str, Gate); 11] = [
     ("LeaseCheckpoint", Gate::Harmless),
     ("LeaseCheckpointPersist", Gate::Harmless),
     ("SetMemberLocalAddr", Gate::Only(false)),
-    ("FastLeaseKeepAlive", Gate::Only(true)),
+    // A keep-alive waits for the leader's confirmation and for nothing else, in either position.
+    ("FastLeaseKeepAlive", Gate::Harmless),
     ("PriorityRequest", Gate::Only(false)),
     // Some of all alpha gates are not granted.
     ("AllAlpha", Gate::Only(false)),

@@ -33,16 +33,20 @@ pub(super) enum Kind {
 pub(super) enum Support {
     /// Acted on.
     Used,
-    /// Refused by name, unless the value is the default or one of these, which ask for nothing that
-    /// is missing.
-    Missing { harmless: &'static [&'static str] },
+    /// Refused by name, with the reason, unless the value is the default or one of these, which ask for
+    /// nothing that is missing.
+    Missing { harmless: &'static [&'static str], because: &'static str },
     /// Any value is taken, or any of these words if there are some, and has no effect: it asks for
     /// nothing that is missing. Whoever gives another than the default is told so, and why.
     Moot { words: &'static [&'static str], because: &'static str },
     /// Accepted and without effect, as in etcd.
     Ignored,
-    /// Refused: etcd had it until this version.
-    Removed { in_version: &'static str },
+    /// An older name of another flag.
+    Renamed { to: &'static str },
+    /// An older boolean: true gives another flag this text.
+    StandsFor { to: &'static str, text: &'static str },
+    /// An older boolean for one of `--feature-gates`.
+    Gate(&'static str),
 }
 
 /// One flag.
@@ -70,23 +74,6 @@ pub(super) fn find(name: &str) -> Option<&'static Flag> {
     FLAGS.iter().find(|flag| flag.name == name)
 }
 
-/// What to write today instead of a flag that etcd removed, if anything.
-pub(super) fn successor(removed: &str) -> Option<String> {
-    const GATES: [(&str, &str); 6] = [
-        ("experimental-initial-corrupt-check", "InitialCorruptCheck"),
-        ("experimental-compact-hash-check-enabled", "CompactHashCheck"),
-        ("experimental-enable-lease-checkpoint", "LeaseCheckpoint"),
-        ("experimental-enable-lease-checkpoint-persist", "LeaseCheckpointPersist"),
-        ("experimental-stop-grpc-service-on-defrag", "StopGRPCServiceOnDefrag"),
-        ("experimental-txn-mode-write-with-shared-buffer", "TxnModeWriteWithSharedBuffer"),
-    ];
-    if let Some((_, gate)) = GATES.iter().find(|(flag, _)| *flag == removed) {
-        return Some(format!("--feature-gates={gate}=true"));
-    }
-    let flag = find(removed.strip_prefix("experimental-")?)?;
-    (!matches!(flag.support, Support::Removed { .. })).then(|| format!("--{}", flag.name))
-}
-
 /// What `--low-latency` puts in the place of other flags' defaults. The pulse bounds how long an idle
 /// executor can oversleep by 10 ms (`shell/runtime/pulse.rs`), so a shorter tick would promise what the runtime
 /// does not keep; etcd's ratio of ten ticks to an election stays.
@@ -104,7 +91,7 @@ const fn used(
 }
 
 const fn missing(name: &'static str, kind: Kind, default: &'static str) -> Flag {
-    missing_but(name, kind, default, &[])
+    missing_but(name, kind, default, &[], NOT_YET)
 }
 
 const fn missing_but(
@@ -112,8 +99,18 @@ const fn missing_but(
     kind: Kind,
     default: &'static str,
     harmless: &'static [&'static str],
+    because: &'static str,
 ) -> Flag {
-    Flag { name, group: Group::Other, kind, default, support: Support::Missing { harmless }, help: "" }
+    let support = Support::Missing { harmless, because };
+    Flag { name, group: Group::Other, kind, default, support, help: "" }
+}
+
+const fn renamed(name: &'static str, kind: Kind, to: &'static str) -> Flag {
+    Flag { name, group: Group::Other, kind, default: "", support: Support::Renamed { to }, help: "" }
+}
+
+const fn gate(name: &'static str, gate: &'static str) -> Flag {
+    Flag { name, group: Group::Other, kind: Kind::Bool, default: "", support: Support::Gate(gate), help: "" }
 }
 
 const fn moot(name: &'static str, kind: Kind, default: &'static str, because: &'static str) -> Flag {
@@ -134,22 +131,21 @@ const fn ignored(name: &'static str, kind: Kind) -> Flag {
     Flag { name, group: Group::Other, kind, default: "", support: Support::Ignored, help: "" }
 }
 
-const fn removed(name: &'static str, in_version: &'static str) -> Flag {
-    Flag {
-        name,
-        group: Group::Other,
-        kind: Kind::Text,
-        default: "",
-        support: Support::Removed { in_version },
-        help: "",
-    }
-}
+/// The flag that opens and closes gates.
+pub(super) const GATES_FLAG: &str = "feature-gates";
 
+const NOT_YET: &str = "not supported by Pinion yet";
 const NO_BBOLT: &str = "there is no bbolt file";
 const NO_AUTH: &str = "there is no auth yet, and so no password or token";
 const NO_TLS: &str = "nothing is encrypted yet, and the flags that ask for TLS are refused";
 const NO_HTTP: &str = "there is no HTTP/1.1 API yet that it could restrict";
+const NO_PROXY: &str = "there is no v2 proxy, which etcd has dropped";
+const NO_V2_DISCOVERY: &str =
+    "there is no v2 discovery, which etcd has dropped; use --discovery-endpoints and --discovery-token";
+const NO_PROFILES: &str = "there is no pprof, which is Go's; use perf";
+const WAITS_ANYWAY: &str = "clients are let in once this member has caught up, however long that takes";
 const NO_TRACING: &str = "nothing is traced; --enable-distributed-tracing is refused";
+const SYNCS_ANYWAY: &str = "every acknowledged write is synced, which is what makes it acknowledged";
 
 use Kind::{Bool, Duration, Number, Text, Urls};
 
@@ -481,6 +477,13 @@ pub(super) static FLAGS: &[Flag] = &[
     ),
     used(Group::Other, "version", Bool, "false", "Print the version and exit."),
     used(Group::Other, "help", Bool, "false", "Print this and exit."),
+    used(
+        Group::Other,
+        "help-markdown",
+        Bool,
+        "false",
+        "Print all flags as a table and exit; tuning/FLAGS.md is its output.",
+    ),
     missing("config-file", Text, ""),
     // Member
     moot("max-snapshots", Number, "5", "one checkpoint is kept, the newest"),
@@ -499,7 +502,14 @@ pub(super) static FLAGS: &[Flag] = &[
     moot("socket-reuse-address", Bool, "false", "every listener has SO_REUSEADDR, as with Go"),
     moot("raft-read-timeout", Duration, "5s", "connections between members have deadlines of their own"),
     moot("raft-write-timeout", Duration, "5s", "connections between members have deadlines of their own"),
-    missing("memory-mlock", Bool, "false"),
+    used(
+        Group::Member,
+        "memory-mlock",
+        Bool,
+        "false",
+        "Keep in RAM what the process has touched, all of it, so that nothing of it is ever swapped out. Needs \
+        as much locked memory (LimitMEMLOCK= of systemd) as the member may grow to.",
+    ),
     // Clustering
     used(
         Group::Clustering,
@@ -620,16 +630,31 @@ pub(super) static FLAGS: &[Flag] = &[
         "discovery-fallback",
         Text,
         "exit",
-        "What to do when discovery fails. There is nothing but exit.",
+        "What to do when discovery fails. exit: end; proxy, the default of etcd 3.5, which has it for v2 discovery \
+        alone, does the same.",
     ),
     missing("discovery-insecure-transport", Bool, "true"),
     moot("discovery-insecure-skip-tls-verify", Bool, "false", NO_TLS),
     missing("discovery-cert", Text, ""),
     missing("discovery-key", Text, ""),
     missing("discovery-cacert", Text, ""),
-    // The mode alone asks for nothing: without a retention there is no auto-compaction.
-    missing_but("auto-compaction-mode", Text, "periodic", &["revision"]),
-    missing("auto-compaction-retention", Duration, "0"),
+    used(
+        Group::Clustering,
+        "auto-compaction-mode",
+        Text,
+        "periodic",
+        "What --auto-compaction-retention counts: periodic, time; revision, revisions.",
+    ),
+    used(
+        Group::Clustering,
+        "auto-compaction-retention",
+        Text,
+        "0",
+        "History that the leader leaves when nobody compacts: hours (12) or a duration (30m) of it, or so many \
+        revisions. 0: all of it, and the key space grows until somebody compacts. A periodic one compacts for the \
+        first time after that long, then as often, but every hour at least; one of revisions every five minutes. \
+        The same on all members, since any may lead.",
+    ),
     moot_word(
         "v2-deprecation",
         Text,
@@ -670,7 +695,7 @@ pub(super) static FLAGS: &[Flag] = &[
     moot("auth-token-ttl", Number, "300", NO_AUTH),
     // Monitoring, logging, tracing
     missing("metrics", Text, "basic"),
-    missing("enable-pprof", Bool, "false"),
+    missing_but("enable-pprof", Bool, "false", &[], NO_PROFILES),
     missing("enable-log-rotation", Bool, "false"),
     moot(
         "log-rotation-config-json",
@@ -680,17 +705,17 @@ pub(super) static FLAGS: &[Flag] = &[
     ),
     moot("warning-apply-duration", Duration, "100ms", "slow requests are not logged"),
     moot("warning-unary-request-duration", Duration, "300ms", "slow requests are not logged"),
-    missing("enable-distributed-tracing", Bool, "false"),
+    missing_but("enable-distributed-tracing", Bool, "false", &[], "nothing is traced"),
     moot("distributed-tracing-address", Text, "localhost:4317", NO_TRACING),
     moot("distributed-tracing-service-name", Text, "etcd", NO_TRACING),
     moot("distributed-tracing-instance-id", Text, "", NO_TRACING),
     moot("distributed-tracing-sampling-rate", Number, "0", NO_TRACING),
     // Features and tuning. There is no gateway yet, so switching it off is granted.
-    missing_but("enable-grpc-gateway", Bool, "true", &["false"]),
+    missing_but("enable-grpc-gateway", Bool, "true", &["false"], NOT_YET),
     moot("downgrade-check-time", Duration, "5s", "a cluster of Pinion has one version and no downgrade"),
     moot("bootstrap-defrag-threshold-megabytes", Number, "0", "there is nothing to defragment"),
     // Unsafe
-    missing("unsafe-no-fsync", Bool, "false"),
+    moot("unsafe-no-fsync", Bool, "false", SYNCS_ANYWAY),
     // Accepted and without effect in etcd too
     ignored("cluster-active-size", Text),
     ignored("cluster-remove-delay", Text),
@@ -707,38 +732,55 @@ pub(super) static FLAGS: &[Flag] = &[
     ignored("vv", Bool),
     ignored("test.coverprofile", Text),
     ignored("test.outputdir", Text),
-    // Removed
-    removed("enable-v2", "3.6"),
-    removed("experimental-enable-v2v3", "3.6"),
-    removed("proxy", "3.6"),
-    removed("proxy-failure-wait", "3.6"),
-    removed("proxy-refresh-interval", "3.6"),
-    removed("proxy-dial-timeout", "3.6"),
-    removed("proxy-write-timeout", "3.6"),
-    removed("proxy-read-timeout", "3.6"),
-    removed("discovery", "3.7"),
-    removed("discovery-proxy", "3.7"),
-    removed("experimental-bootstrap-defrag-threshold-megabytes", "3.7"),
-    removed("experimental-compact-hash-check-enabled", "3.7"),
-    removed("experimental-compact-hash-check-time", "3.7"),
-    removed("experimental-compaction-batch-limit", "3.7"),
-    removed("experimental-compaction-sleep-interval", "3.7"),
-    removed("experimental-corrupt-check-time", "3.7"),
-    removed("experimental-distributed-tracing-address", "3.7"),
-    removed("experimental-distributed-tracing-instance-id", "3.7"),
-    removed("experimental-distributed-tracing-sampling-rate", "3.7"),
-    removed("experimental-distributed-tracing-service-name", "3.7"),
-    removed("experimental-downgrade-check-time", "3.7"),
-    removed("experimental-enable-distributed-tracing", "3.7"),
-    removed("experimental-enable-lease-checkpoint", "3.7"),
-    removed("experimental-enable-lease-checkpoint-persist", "3.7"),
-    removed("experimental-initial-corrupt-check", "3.7"),
-    removed("experimental-memory-mlock", "3.7"),
-    removed("experimental-peer-skip-client-san-verification", "3.7"),
-    removed("experimental-snapshot-catchup-entries", "3.7"),
-    removed("experimental-stop-grpc-service-on-defrag", "3.7"),
-    removed("experimental-txn-mode-write-with-shared-buffer", "3.7"),
-    removed("experimental-warning-apply-duration", "3.7"),
-    removed("experimental-warning-unary-request-duration", "3.7"),
-    removed("experimental-watch-progress-notify-interval", "3.7"),
+    // Names of etcd 3.4 to 3.6
+    renamed("log-output", Text, "log-outputs"),
+    Flag {
+        name: "debug",
+        group: Group::Other,
+        kind: Bool,
+        default: "false",
+        support: Support::StandsFor { to: "log-level", text: "debug" },
+        help: "",
+    },
+    moot("log-package-levels", Text, "", "there is one level for all, --log-level"),
+    missing_but("enable-v2", Bool, "false", &[], "there is no v2 API yet"),
+    missing_but("experimental-enable-v2v3", Text, "", &[], "there is no v2 API yet"),
+    missing_but("proxy", Text, "off", &[], NO_PROXY),
+    moot("proxy-failure-wait", Number, "5000", NO_PROXY),
+    moot("proxy-refresh-interval", Number, "30000", NO_PROXY),
+    moot("proxy-dial-timeout", Number, "1000", NO_PROXY),
+    moot("proxy-write-timeout", Number, "5000", NO_PROXY),
+    moot("proxy-read-timeout", Number, "0", NO_PROXY),
+    missing_but("discovery", Text, "", &[], NO_V2_DISCOVERY),
+    missing_but("discovery-proxy", Text, "", &[], NO_V2_DISCOVERY),
+    renamed("experimental-backend-bbolt-freelist-type", Text, "backend-bbolt-freelist-type"),
+    renamed(
+        "experimental-bootstrap-defrag-threshold-megabytes",
+        Number,
+        "bootstrap-defrag-threshold-megabytes",
+    ),
+    gate("experimental-compact-hash-check-enabled", "CompactHashCheck"),
+    renamed("experimental-compact-hash-check-time", Duration, "compact-hash-check-time"),
+    renamed("experimental-compaction-batch-limit", Number, "compaction-batch-limit"),
+    renamed("experimental-compaction-sleep-interval", Duration, "compaction-sleep-interval"),
+    renamed("experimental-corrupt-check-time", Duration, "corrupt-check-time"),
+    renamed("experimental-distributed-tracing-address", Text, "distributed-tracing-address"),
+    renamed("experimental-distributed-tracing-instance-id", Text, "distributed-tracing-instance-id"),
+    renamed("experimental-distributed-tracing-sampling-rate", Number, "distributed-tracing-sampling-rate"),
+    renamed("experimental-distributed-tracing-service-name", Text, "distributed-tracing-service-name"),
+    renamed("experimental-downgrade-check-time", Duration, "downgrade-check-time"),
+    renamed("experimental-enable-distributed-tracing", Bool, "enable-distributed-tracing"),
+    gate("experimental-enable-lease-checkpoint", "LeaseCheckpoint"),
+    gate("experimental-enable-lease-checkpoint-persist", "LeaseCheckpointPersist"),
+    gate("experimental-initial-corrupt-check", "InitialCorruptCheck"),
+    renamed("experimental-max-learners", Number, "max-learners"),
+    renamed("experimental-memory-mlock", Bool, "memory-mlock"),
+    renamed("experimental-peer-skip-client-san-verification", Bool, "peer-skip-client-san-verification"),
+    renamed("experimental-snapshot-catchup-entries", Number, "snapshot-catchup-entries"),
+    gate("experimental-stop-grpc-service-on-defrag", "StopGRPCServiceOnDefrag"),
+    gate("experimental-txn-mode-write-with-shared-buffer", "TxnModeWriteWithSharedBuffer"),
+    moot("experimental-wait-cluster-ready-timeout", Duration, "5s", WAITS_ANYWAY),
+    renamed("experimental-warning-apply-duration", Duration, "warning-apply-duration"),
+    renamed("experimental-warning-unary-request-duration", Duration, "warning-unary-request-duration"),
+    renamed("experimental-watch-progress-notify-interval", Duration, "watch-progress-notify-interval"),
 ];

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::flags::{FLAGS, Group, Kind, Support};
+use super::flags::{FLAGS, GATES_FLAG, Group, Kind, Support};
 
 /// The etcd version whose API and flags this follows. Clients read it from Status and /version.
 pub const ETCD_API_VERSION: &str = "3.7.1";
@@ -45,12 +45,52 @@ pub(super) fn help() -> String {
             wrap(&mut text, 6, flag.help.split_whitespace());
         }
     }
-    text.push_str("\nKnown, and refused unless given their default, since not supported yet:\n");
+    text.push_str("\nKnown, and refused unless given their default, since ignoring them would be a lie:\n");
     wrap(&mut text, 2, names(|support| matches!(support, Support::Missing { .. })));
     text.push_str("\nAccepted without effect, since they ask for nothing that is missing:\n");
     wrap(&mut text, 2, names(|support| matches!(support, Support::Moot { .. })));
+    text.push_str("\nOlder names, each with today's in tuning/FLAGS.md:\n");
+    wrap(
+        &mut text,
+        2,
+        names(|support| {
+            matches!(support, Support::Renamed { .. } | Support::StandsFor { .. } | Support::Gate(_))
+        }),
+    );
     text.push_str("\nAccepted without effect, as in etcd:\n");
     wrap(&mut text, 2, names(|support| matches!(support, Support::Ignored)));
+    text
+}
+
+/// All flags as one table in Markdown.
+pub(super) fn markdown() -> String {
+    let mut text = String::from(
+        "# Flags\n\n\
+         Every flag and environment variable of etcd 3.4 to 3.7, and Pinion's own. Made by `pinion --help-markdown`, from \
+         the table that\nthe binary reads its flags by; a test compares them.\n\n\
+         | flag | variable | default | meaning |\n|---|---|---|---|\n",
+    );
+    for flag in FLAGS {
+        let default = if flag.default.is_empty() { String::new() } else { format!("`{}`", flag.default) };
+        let meaning = match flag.support {
+            Support::Used => flag.help.split_whitespace().collect::<Vec<_>>().join(" "),
+            Support::Missing { harmless, because } => {
+                let also: String = harmless.iter().map(|word| format!(" or `{word}`")).collect();
+                let default = if flag.default.is_empty() { "nothing".to_owned() } else { default.clone() };
+                format!("Refused, unless it is {default}{also}: {because}.")
+            }
+            Support::Moot { because, .. } => format!("Accepted with a warning, no effect: {because}."),
+            Support::Ignored => "Accepted without effect, as in etcd.".to_owned(),
+            Support::Renamed { to } => format!("Older name of `--{to}`."),
+            Support::StandsFor { to, text } => format!("If true, older name of `--{to}={text}`."),
+            Support::Gate(gate) => format!("Older name of `--{GATES_FLAG}={gate}=true`."),
+        };
+        // A bar would end the cell.
+        let meaning = meaning.replace('|', "\\|");
+        let (name, variable) = (flag.name, flag.variable());
+        writeln!(text, "| `--{name}` | `{variable}` | {default} | {meaning} |")
+            .expect("a String takes every write");
+    }
     text
 }
 

@@ -5,10 +5,11 @@
 //! machine, a file or the environment, so whether a port is free or a core exists is not known here.
 //!
 //! Invariant: a `Config` that `parse` returned passed `validate`.
-//! Compatibility: flag names, variables, defaults, syntax and exit codes are etcd 3.7's. What this
-//! version does not do is refused by name, never taken and forgotten: a `--client-cert-auth` that
-//! is silently ignored would be an open door.
+//! Compatibility: flag names, variables, defaults, syntax and exit codes are etcd 3.7's, and the names of 3.4 to
+//! 3.6 are taken too. What would be a lie if it was ignored is refused by name: a `--client-cert-auth` that is
+//! taken and forgotten would be an open door. What asks for nothing that exists here is taken with a warning.
 
+mod auto_compaction;
 mod cluster;
 mod discovery;
 mod features;
@@ -24,6 +25,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub use auto_compaction::AutoCompaction;
 pub use cluster::{
     Bootstrap, ClusterConfig, ELECTION_MS_MAX, FirstMembers, InitialClusterState, LEARNERS_MAX_LIMIT,
     REQUEST_BYTES_MAX_LIMIT, TXN_OPS_MAX_LIMIT,
@@ -75,6 +77,9 @@ fn read(
     let (settings, mut warnings) = parse::settings(args, variables)?;
     if settings.boolean("help")? {
         return Ok(Parsed::Print(help::help()));
+    }
+    if settings.boolean("help-markdown")? {
+        return Ok(Parsed::Print(help::markdown()));
     }
     if settings.boolean("version")? {
         return Ok(Parsed::Print(help::version()));

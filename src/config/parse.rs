@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::flags::{self, Flag, Kind, Support};
+use super::flags::{self, Flag, GATES_FLAG, Kind, Support};
 use super::url::Url;
 use super::value::{self, NumberError};
 
@@ -40,16 +40,25 @@ impl fmt::Display for Refused {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The stronger one is the larger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Origin {
-    Argument,
     Variable,
+    Argument,
+}
+
+/// A flag's text, and the flag or variable that it came by, as the operator wrote it.
+#[derive(Debug)]
+struct Given {
+    text: String,
+    origin: Origin,
+    written: String,
 }
 
 /// What was given, by flag name. What was not given has its default: a profile's, or the table's.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
-    given: BTreeMap<&'static str, (String, Origin)>,
+    given: BTreeMap<&'static str, Given>,
     /// Defaults that come before the table's.
     profile: &'static [(&'static str, &'static str)],
 }
@@ -84,13 +93,6 @@ pub(super) fn settings(
         let Some(flag) = flags::find(name) else {
             return Err(Refused::usage(format!("flag provided but not defined: -{name}")));
         };
-        // Before its value is looked for: etcd does not know the flag, so it has no arity.
-        if let Support::Removed { in_version } = flag.support {
-            let instead = flags::successor(name).map(|now| format!("; use {now}")).unwrap_or_default();
-            return Err(Refused::usage(format!(
-                "flag provided but not defined: -{name} (etcd removed it in {in_version}{instead})"
-            )));
-        }
         let value = match (value, flag.kind) {
             (Some(value), _) => value,
             (None, Kind::Bool) => "true".to_owned(),
@@ -101,16 +103,18 @@ pub(super) fn settings(
         if flag.kind == Kind::Urls && value.is_empty() && settings.is_given(flag.name) {
             continue;
         }
-        settings.given.insert(flag.name, (value, Origin::Argument));
+        let written = format!("--{name}");
+        settings.given.insert(flag.name, Given { text: value, origin: Origin::Argument, written });
     }
-    let asks_only = settings.is_given("help") || settings.is_given("version");
+    let asks_only = ["help", "help-markdown", "version"].iter().any(|name| settings.is_given(name));
     if let Some(stray) = stray.filter(|_| !asks_only) {
         return Err(Refused::contradiction(format!("{stray:?} is not a valid flag")));
     }
     let mut warnings = settings.take_variables(variables);
-    for (name, (value, _)) in &settings.given {
+    warnings.extend(settings.take_old_names()?);
+    for (name, given) in &settings.given {
         let flag = flags::find(name).expect("only names from the table were inserted");
-        warnings.extend(settings.check_support(flag, value)?);
+        warnings.extend(settings.check_support(flag, &given.text)?);
     }
     // Nonsense is refused where the rest of the configuration is read, after `--help`.
     if settings.boolean("low-latency") == Ok(true) {
@@ -158,15 +162,15 @@ impl Settings {
         let source = self.source(flag.name);
         match flag.support {
             Support::Used | Support::Ignored => Ok(None),
-            Support::Removed { .. } => {
-                unreachable!("refused while the arguments were read; no variable sets it")
+            Support::Renamed { .. } | Support::StandsFor { .. } | Support::Gate(_) => {
+                unreachable!("old names were replaced by the new ones")
             }
             Support::Missing { .. } | Support::Moot { .. } if is_default => Ok(None),
-            Support::Missing { harmless } => {
+            Support::Missing { harmless, because } => {
                 if harmless.iter().any(|known| same(flag.kind, value, known)) {
                     return Ok(None);
                 }
-                Err(Refused::usage(format!("{source}={value}: not supported by Pinion yet")))
+                Err(Refused::usage(format!("{source}={value}: {because}")))
             }
             Support::Moot { words, because } => {
                 if let Some(reason) = expected(flag.kind, value) {
@@ -181,11 +185,8 @@ impl Settings {
     }
 
     fn take_variables(&mut self, variables: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
-        let known: BTreeMap<String, &'static Flag> = flags::FLAGS
-            .iter()
-            .filter(|flag| !matches!(flag.support, Support::Removed { .. }))
-            .map(|flag| (flag.variable(), flag))
-            .collect();
+        let known: BTreeMap<String, &'static Flag> =
+            flags::FLAGS.iter().map(|flag| (flag.variable(), flag)).collect();
         let mut warnings = Vec::new();
         for (variable, value) in variables {
             // `ETCDCTL_…` does not begin with `ETCD_`.
@@ -194,7 +195,7 @@ impl Settings {
             }
             match known.get(&variable) {
                 // Images that set ETCD_VERSION mean their own contents, not a wish to print it.
-                Some(flag) if matches!(flag.name, "version" | "help") => {
+                Some(flag) if matches!(flag.name, "version" | "help" | "help-markdown") => {
                     warnings.push(format!("environment variable {variable} is ignored"));
                 }
                 Some(flag) if value.is_empty() && flag.support != Support::Used => {}
@@ -204,20 +205,69 @@ impl Settings {
                 )),
                 Some(_) if value.is_empty() => {}
                 Some(flag) => {
-                    self.given.insert(flag.name, (value, Origin::Variable));
+                    let given = Given { text: value, origin: Origin::Variable, written: variable };
+                    self.given.insert(flag.name, given);
                 }
-                None => {
-                    let name = variable.strip_prefix("ETCD_").unwrap_or_default();
-                    let name = name.to_ascii_lowercase().replace('_', "-");
-                    let instead = flags::find(&name).and_then(|removed| flags::successor(removed.name));
-                    let instead = instead.map(|now| format!("; use {now}")).unwrap_or_default();
-                    warnings.push(format!("unrecognized environment variable {variable}{instead}"));
-                }
+                None => warnings.push(format!("unrecognized environment variable {variable}")),
             }
         }
         // The environment has no order; a log that people compare should.
         warnings.sort();
         warnings
+    }
+
+    /// Puts what came by an older name where today's name belongs; that one wins over it, and an argument over a
+    /// variable. Gates are told one by one, and by `--feature-gates` last.
+    fn take_old_names(&mut self) -> Result<Vec<String>, Refused> {
+        let mut warnings = Vec::new();
+        let mut gates = Vec::new();
+        for flag in flags::FLAGS {
+            let is_old = matches!(
+                flag.support,
+                Support::Renamed { .. } | Support::StandsFor { .. } | Support::Gate(_)
+            );
+            let Some(given) = is_old.then(|| self.given.remove(flag.name)).flatten() else { continue };
+            let position = value::parse_bool(&given.text);
+            if flag.kind == Kind::Bool && position.is_none() {
+                let Given { text, written, .. } = given;
+                return Err(Refused::usage(format!(
+                    "invalid value {text:?} for {written}: expected true or false"
+                )));
+            }
+            let (to, text) = match flag.support {
+                Support::Gate(gate) => {
+                    let position = position.expect("gates are booleans");
+                    warnings.push(format!(
+                        "{} is an older name; write --{GATES_FLAG}={gate}={position}",
+                        given.written
+                    ));
+                    gates.push(format!("{gate}={position}"));
+                    continue;
+                }
+                Support::StandsFor { to, text } if position == Some(true) => (to, text.to_owned()),
+                Support::StandsFor { .. } => continue,
+                Support::Renamed { to } => (to, given.text),
+                _ => unreachable!("only old names come this far"),
+            };
+            if let Some(known) = self.given.get(to)
+                && given.origin <= known.origin
+            {
+                warnings.push(format!("{} is unused: shadowed by {}", given.written, known.written));
+                continue;
+            }
+            warnings.push(format!("{} is an older name; write --{to}={text}", given.written));
+            self.given.insert(to, Given { text, origin: given.origin, written: given.written });
+        }
+        if !gates.is_empty() {
+            let known = self.given.remove(GATES_FLAG);
+            let (origin, written) =
+                known.as_ref().map_or((Origin::Argument, format!("--{GATES_FLAG}")), |known| {
+                    (known.origin, known.written.clone())
+                });
+            gates.extend(known.map(|known| known.text));
+            self.given.insert(GATES_FLAG, Given { text: gates.join(","), origin, written });
+        }
+        Ok(warnings)
     }
 
     /// Whether the flag or its variable was given at all.
@@ -227,18 +277,13 @@ impl Settings {
 
     /// The flag or variable to blame, as the operator wrote it.
     pub(super) fn source(&self, name: &str) -> String {
-        match self.given.get(name) {
-            Some((_, Origin::Variable)) => {
-                flags::find(name).expect("only names from the table were inserted").variable()
-            }
-            _ => format!("--{name}"),
-        }
+        self.given.get(name).map_or_else(|| format!("--{name}"), |given| given.written.clone())
     }
 
     /// The flag's text: given, or the profile's, or its default.
     pub(super) fn text(&self, name: &str) -> &str {
-        if let Some((value, _)) = self.given.get(name) {
-            return value;
+        if let Some(given) = self.given.get(name) {
+            return &given.text;
         }
         if let Some((_, value)) = self.profile.iter().find(|(flag, _)| *flag == name) {
             return value;

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::auto_compaction::AutoCompaction;
 use super::features::FeatureGates;
 use super::parse::{Refused, Settings};
 use super::placement::Placement;
@@ -45,6 +46,8 @@ pub struct ProcessConfig {
     pub catch_up_entries: u64,
     pub compaction_batch_revisions: u32,
     pub compaction_sleep: Duration,
+    /// History that the leader keeps of its own accord; None: all, until somebody compacts.
+    pub auto_compaction: Option<AutoCompaction>,
     /// A quiet watcher that asked for it hears this often how far it has come.
     pub watch_progress_interval: Duration,
     /// The leader compares the members' data this often.
@@ -57,6 +60,8 @@ pub struct ProcessConfig {
     pub wal_sync: WalSync,
     /// The highest format level that this member lets the cluster write.
     pub format_level_max: FormatLevel,
+    /// Nothing that was touched is swapped out.
+    pub lock_memory: bool,
     /// How long an idle executor polls before it sleeps.
     pub spin_before_park: Duration,
 }
@@ -186,6 +191,7 @@ impl ProcessConfig {
                 revisions => revisions,
             },
             compaction_sleep: settings.duration("compaction-sleep-interval")?,
+            auto_compaction: AutoCompaction::read(settings)?,
             // etcd raises a shorter one to the least too, rather than refuse it.
             watch_progress_interval: non_zero(settings.duration("watch-progress-notify-interval")?)
                 .map_or(WATCH_PROGRESS_DEFAULT, |interval| interval.max(WATCH_PROGRESS_MIN)),
@@ -204,6 +210,7 @@ impl ProcessConfig {
                 FormatLevel::LOWEST.0,
                 FormatLevel::HIGHEST.0,
             )?),
+            lock_memory: settings.boolean("memory-mlock")?,
             spin_before_park: spin(settings)?,
         })
     }
@@ -305,6 +312,7 @@ pub(super) fn remarks(settings: &Settings) -> Result<Vec<String>, Refused> {
         let source = settings.source("snapshot-count");
         remarks.push(format!("{source}=0 stands for the default, {CHECKPOINT_ENTRIES_DEFAULT}"));
     }
+    remarks.extend(AutoCompaction::remark(settings)?);
     if 1 < log_outputs(settings)?.len() {
         let (source, text) = (settings.source("log-outputs"), settings.text("log-outputs"));
         remarks.push(format!(

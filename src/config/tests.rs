@@ -112,8 +112,8 @@ fn watch_progress_interval_is_etcds_for_zero_and_never_shorter_than_etcds_least(
         assert_eq!(config.process.watch_progress_interval, Duration::from_millis(ms), "{given}");
     }
     assert_eq!(run(&[]).process.watch_progress_interval, Duration::from_secs(600));
-    let removed = refused(&["--experimental-watch-progress-notify-interval=1s"]);
-    assert!(removed.message.contains("etcd"), "{removed}");
+    let old = run(&["--experimental-watch-progress-notify-interval=1s"]).process;
+    assert_eq!(old.watch_progress_interval, Duration::from_secs(1));
 }
 
 #[test]
@@ -132,18 +132,23 @@ fn bad_command_line_exits_as_etcd_does() {
         (&["extra"], 1, "\"extra\" is not a valid flag"),
         (&["-"], 1, "\"-\" is not a valid flag"),
         (&["--", "extra"], 1, "\"extra\" is not a valid flag"),
+        (&["--experimental-nope"], 2, "flag provided but not defined: -experimental-nope"),
         (
-            &["--experimental-memory-mlock"],
+            &["--experimental-initial-corrupt-check=maybe"],
             2,
-            "flag provided but not defined: -experimental-memory-mlock (etcd",
+            "invalid value \"maybe\" for --experimental-initial-corrupt-check: expected true or false",
         ),
-        (&["--experimental-watch-progress-notify-interval=5s"], 2, "; use --watch-progress-notify-interval)"),
         (
-            &["--experimental-initial-corrupt-check=true"],
+            &["--experimental-compaction-batch-limit=x"],
             2,
-            "; use --feature-gates=InitialCorruptCheck=true)",
+            "invalid value \"x\" for --experimental-compaction-batch-limit: expected a whole number",
         ),
-        (&["--enable-v2"], 2, "-enable-v2 (etcd removed it in 3.6)"),
+        (&["--enable-v2"], 2, "--enable-v2=true: there is no v2 API yet"),
+        (&["--experimental-enable-v2v3=/v2"], 2, "there is no v2 API yet"),
+        (&["--proxy=on"], 2, "--proxy=on: there is no v2 proxy"),
+        (&["--discovery=http://d/token"], 2, "use --discovery-endpoints"),
+        (&["--enable-pprof"], 2, "--enable-pprof=true: there is no pprof"),
+        (&["--experimental-enable-distributed-tracing"], 2, "nothing is traced"),
         (&["--max-txn-ops=x"], 2, "invalid value \"x\" for --max-txn-ops: expected a whole number"),
         (&["--max-txn-ops=0"], 2, "at least 1"),
         (&["--max-txn-ops=+128"], 2, "expected a whole number"),
@@ -264,14 +269,14 @@ fn every_missing_flag_is_refused_by_name_and_accepted_with_its_default() {
     for flag in flags::FLAGS {
         // Those that ask for nothing were among them once.
         missing_count += usize::from(matches!(flag.support, Support::Missing { .. } | Support::Moot { .. }));
-        let Support::Missing { harmless } = flag.support else { continue };
+        let Support::Missing { harmless, because } = flag.support else { continue };
         for value in std::iter::once(&flag.default).chain(harmless) {
             run(&[&format!("--{}={value}", flag.name)]);
         }
         let refused = refused(&[&format!("--{}=definitely-not-default", flag.name)]);
         assert_eq!(refused.exit_code, 2);
         assert!(refused.message.contains(&format!("--{}=", flag.name)), "{refused}");
-        assert!(refused.message.contains("not supported by Pinion yet"), "{refused}");
+        assert!(refused.message.contains(because), "{refused}");
     }
     assert!(missing_count > 60, "{missing_count}");
 }
@@ -364,24 +369,167 @@ fn numbers_and_levels_are_read_in_every_spelling_that_go_takes() {
     assert!(
         refused(&["--log-outputs=stderr,"]).message.contains("expected default, stderr, stdout or a file")
     );
-    assert!(refused(&["--auto-compaction-retention=1"]).message.contains("not supported by Pinion yet"));
 }
 
 #[test]
-fn variable_of_a_removed_flag_is_told_with_what_took_its_place() {
-    let variables = [
-        ("ETCD_EXPERIMENTAL_INITIAL_CORRUPT_CHECK", "true"),
-        ("ETCD_EXPERIMENTAL_CORRUPT_CHECK_TIME", "1h"),
-        ("ETCD_ENABLE_V2", "true"),
-    ];
+fn auto_compaction_retention_is_read_as_etcd_reads_it() {
+    let policy = |args: &[&str]| run(args).process.auto_compaction;
+    let periodic = |seconds| Some(AutoCompaction::Periodic(Duration::from_secs(seconds)));
+    for (text, want) in [
+        ("0", None),
+        ("", None),
+        ("0s", None),
+        ("1", periodic(3_600)),
+        ("+12", periodic(43_200)),
+        ("08", periodic(28_800)),
+        ("30m", periodic(1_800)),
+        ("1h30m", periodic(5_400)),
+        ("2562047", periodic(2_562_047 * 3_600)),
+    ] {
+        assert_eq!(policy(&[&format!("--auto-compaction-retention={text}")]), want, "{text}");
+    }
+    let revisions = |text: &str| {
+        policy(&["--auto-compaction-mode=revision", &format!("--auto-compaction-retention={text}")])
+    };
+    assert_eq!(revisions("1000"), Some(AutoCompaction::Revision(1_000)));
+    assert_eq!(revisions("0"), None);
+    // etcd's arithmetic, and surely a mistake.
+    assert_eq!(revisions("5m"), Some(AutoCompaction::Revision(300_000_000_000)));
+    let variables = [("ETCD_AUTO_COMPACTION_MODE", "revision"), ("ETCD_AUTO_COMPACTION_RETENTION", "5m")];
+    let Parsed::Run { warnings, .. } = parse_line(&[], &variables) else { panic!("refused") };
+    assert!(matches!(&warnings[..], [one] if one.contains("300000000000 of them are kept")), "{warnings:?}");
+    for text in ["-1", "-1h", "1x", "0x10", "1_000", "2562048", "99999999999999999999", "5 m"] {
+        let refused = refused(&[&format!("--auto-compaction-retention={text}")]);
+        assert!(refused.message.contains("--auto-compaction-retention"), "{text}: {refused}");
+    }
+    for mode in ["", "size", "Periodic"] {
+        let refused = refused(&[&format!("--auto-compaction-mode={mode}")]);
+        assert!(refused.message.contains("expected one of periodic, revision"), "{mode}: {refused}");
+    }
+}
+
+#[test]
+fn older_name_does_what_the_new_one_does_and_says_so() {
+    let taken = |args: &[&str], variables: &[(&str, &str)]| match parse_line(args, variables) {
+        Parsed::Run { config, warnings } => (*config, warnings),
+        other => panic!("{args:?} {variables:?} gave {other:?}"),
+    };
+    for flag in flags::FLAGS {
+        let (line, today) = match flag.support {
+            Support::Renamed { to } => {
+                // Another than the default, and one that is granted.
+                let value = match to {
+                    "compaction-batch-limit" | "max-learners" | "snapshot-catchup-entries" => "7",
+                    "corrupt-check-time" | "compaction-sleep-interval" => "7s",
+                    "compact-hash-check-time" | "watch-progress-notify-interval" => "7s",
+                    "memory-mlock" => "true",
+                    "log-outputs" => "stdout",
+                    _ => flags::find(to).unwrap().default,
+                };
+                (format!("--{}={value}", flag.name), format!("--{to}={value}"))
+            }
+            Support::StandsFor { to, text } => (format!("--{}", flag.name), format!("--{to}={text}")),
+            Support::Gate(gate) => (format!("--{}", flag.name), format!("--feature-gates={gate}=true")),
+            _ => continue,
+        };
+        let (config, warnings) = taken(&[&line], &[]);
+        assert_eq!(config, run(&[&today]), "{line}");
+        assert_eq!(warnings.len(), 1, "{line}: {warnings:?}");
+        assert!(warnings[0].contains(&format!("is an older name; write {today}")), "{line}: {warnings:?}");
+        let (_, text) = line.split_once('=').unwrap_or(("", "true"));
+        assert_eq!(taken(&[], &[(&flag.variable(), text)]).0, config, "{line}");
+    }
+    // Today's name wins, and an argument over a variable.
+    let old = "--experimental-compaction-batch-limit=7";
+    let batch = |(config, _): (Config, Vec<String>)| config.process.compaction_batch_revisions;
+    assert_eq!(batch(taken(&[old, "--compaction-batch-limit=9"], &[])), 9);
+    assert_eq!(batch(taken(&["--compaction-batch-limit=9", old], &[])), 9);
+    assert_eq!(batch(taken(&[old], &[("ETCD_COMPACTION_BATCH_LIMIT", "9")])), 7);
+    let variable = [("ETCD_EXPERIMENTAL_COMPACTION_BATCH_LIMIT", "7")];
+    let (config, warnings) = taken(&["--compaction-batch-limit=9"], &variable);
+    assert_eq!(config.process.compaction_batch_revisions, 9);
+    assert_eq!(
+        warnings,
+        ["ETCD_EXPERIMENTAL_COMPACTION_BATCH_LIMIT is unused: shadowed by --compaction-batch-limit"]
+    );
+    let gates = |args: &[&str]| taken(args, &[]).0.process.features;
+    let both = ["--experimental-initial-corrupt-check", "--experimental-compact-hash-check-enabled"];
+    assert_eq!(gates(&both), FeatureGates { initial_corrupt_check: true, compact_hash_check: true });
+    assert_eq!(
+        gates(&[both[0], "--feature-gates=InitialCorruptCheck=false"]),
+        FeatureGates::default(),
+        "today's name wins"
+    );
+    assert_eq!(gates(&["--experimental-initial-corrupt-check=false"]), FeatureGates::default());
+    assert_eq!(run(&["--debug=false"]), run(&[]));
+    assert_eq!(run(&["--debug", "--log-level=warn"]).process.log.level, LogLevel::Warn);
+}
+
+/// What etcd 3.4.23 and 3.5.30 print with `--help`, of both the names that are not 3.7's.
+#[test]
+fn every_flag_of_etcd_3_4_and_3_5_is_known() {
+    for name in [
+        "debug",
+        "discovery",
+        "discovery-proxy",
+        "enable-v2",
+        "experimental-backend-bbolt-freelist-type",
+        "experimental-bootstrap-defrag-threshold-megabytes",
+        "experimental-compact-hash-check-enabled",
+        "experimental-compact-hash-check-time",
+        "experimental-compaction-batch-limit",
+        "experimental-compaction-sleep-interval",
+        "experimental-corrupt-check-time",
+        "experimental-distributed-tracing-address",
+        "experimental-distributed-tracing-instance-id",
+        "experimental-distributed-tracing-sampling-rate",
+        "experimental-distributed-tracing-service-name",
+        "experimental-downgrade-check-time",
+        "experimental-enable-distributed-tracing",
+        "experimental-enable-lease-checkpoint",
+        "experimental-enable-lease-checkpoint-persist",
+        "experimental-enable-v2v3",
+        "experimental-initial-corrupt-check",
+        "experimental-memory-mlock",
+        "experimental-peer-skip-client-san-verification",
+        "experimental-snapshot-catchup-entries",
+        "experimental-stop-grpc-service-on-defrag",
+        "experimental-txn-mode-write-with-shared-buffer",
+        "experimental-warning-apply-duration",
+        "experimental-warning-unary-request-duration",
+        "experimental-watch-progress-notify-interval",
+        "log-output",
+        "log-package-levels",
+        "proxy",
+        "proxy-dial-timeout",
+        "proxy-failure-wait",
+        "proxy-read-timeout",
+        "proxy-refresh-interval",
+        "proxy-write-timeout",
+    ] {
+        assert!(flags::find(name).is_some(), "{name}");
+    }
+}
+
+#[test]
+fn table_of_the_docs_is_what_the_binary_prints() {
+    let Parsed::Print(table) = parse_line(&["--help-markdown"], &[]) else { panic!("no table") };
+    let committed = include_str!("../../tuning/FLAGS.md");
+    assert!(table == committed, "run: cargo run -- --help-markdown > tuning/FLAGS.md");
+    for flag in flags::FLAGS {
+        assert!(table.contains(&format!("| `--{}` |", flag.name)), "{}", flag.name);
+    }
+}
+
+#[test]
+fn unknown_variable_is_told_and_ignored() {
+    let variables = [("ETCD_NO_SUCH_THING", "true"), ("PINION_ENABLE_V2", "true"), ("ETCDCTL_API", "3")];
     let Parsed::Run { warnings, .. } = parse_line(&[], &variables) else { panic!("refused") };
     assert_eq!(
         warnings,
         [
-            "unrecognized environment variable ETCD_ENABLE_V2",
-            "unrecognized environment variable ETCD_EXPERIMENTAL_CORRUPT_CHECK_TIME; use --corrupt-check-time",
-            "unrecognized environment variable ETCD_EXPERIMENTAL_INITIAL_CORRUPT_CHECK; use \
-             --feature-gates=InitialCorruptCheck=true",
+            "unrecognized environment variable ETCD_NO_SUCH_THING",
+            "unrecognized environment variable PINION_ENABLE_V2",
         ]
     );
 }
@@ -422,7 +570,7 @@ fn joining_member_may_advertise_another_url_than_it_is_listed_with() {
 
 #[test]
 fn boolean_asking_for_a_missing_feature_is_refused_however_it_is_spelled() {
-    for args in [&["--client-cert-auth"][..], &["-client-cert-auth=T"], &["--unsafe-no-fsync"]] {
+    for args in [&["--client-cert-auth"][..], &["-client-cert-auth=T"], &["--auto-tls"]] {
         assert!(refused(args).message.contains("not supported by Pinion yet"), "{args:?}");
     }
     run(&["--client-cert-auth=False", "--corrupt-check-time=0ms", "--enable-grpc-gateway=0"]);
@@ -526,10 +674,7 @@ fn help_tells_every_flag_that_is_used_and_names_every_other() {
                 assert!(help.contains(&format!("  --{}", flag.name)), "{}", flag.name);
                 assert!(flag.help.len() > 10, "{} has no help", flag.name);
             }
-            Support::Missing { .. } | Support::Moot { .. } | Support::Ignored => {
-                assert!(help.contains(flag.name), "{}", flag.name);
-            }
-            Support::Removed { .. } => {}
+            _ => assert!(help.contains(flag.name), "{}", flag.name),
         }
     }
     assert!(help.lines().all(|line| line.chars().count() <= 100));
@@ -557,13 +702,13 @@ fn feature_gates_are_read_as_etcd_reads_them_and_what_is_missing_is_refused_by_n
     assert_eq!(run(&[]).process.features, none);
     assert_eq!(gates("CompactHashCheck=true, InitialCorruptCheck=T,"), both);
     assert_eq!(gates("InitialCorruptCheck=true,InitialCorruptCheck=false"), none, "the last one counts");
-    assert_eq!(gates("LeaseCheckpoint=true,FastLeaseKeepAlive=true,AllAlpha=false,AllBeta=true"), none);
+    assert_eq!(gates("LeaseCheckpoint=true,FastLeaseKeepAlive=false,AllAlpha=false,AllBeta=true"), none);
     for (text, word) in [
         ("Nonsense=true", "unrecognized feature gate: Nonsense"),
         ("InitialCorruptCheck", "missing bool value for InitialCorruptCheck"),
         ("InitialCorruptCheck=yes", "invalid value of InitialCorruptCheck=yes"),
         ("AllAlpha=true", "AllAlpha=true is not supported"),
-        ("FastLeaseKeepAlive=false", "FastLeaseKeepAlive=false is not supported"),
+        ("PriorityRequest=true", "PriorityRequest=true is not supported"),
     ] {
         let refused = refused(&[&format!("--feature-gates={text}")]);
         assert!(refused.exit_code == 2 && refused.message.contains(word), "{refused}");
@@ -674,7 +819,7 @@ fn bad_discovery_flags_are_refused_and_no_password_is_shown() {
         (&["--discovery-password=hidden"], "no --discovery-user"),
         (&["--discovery-user=u"], "ETCD_DISCOVERY_PASSWORD"),
         (&["--discovery-user=:hidden"], "ETCD_DISCOVERY_PASSWORD"),
-        (&["--discovery-fallback=proxy"], "expected one of exit"),
+        (&["--discovery-fallback=retry"], "expected one of exit, proxy"),
         (&["--discovery-insecure-transport=false"], "not supported by Pinion yet"),
     ] {
         let refused = refused(args);

@@ -52,6 +52,8 @@ pub enum ToStore {
     Install { meta: CheckpointMeta, machine: Box<Machine> },
     /// The store's own request about leases with this number goes nowhere.
     LeaseRefused { number: u64 },
+    /// The same of the compaction with this number that the store asked for itself.
+    CompactionRefused { number: u64, refusal: Refusal },
 }
 
 /// What a client shard is told. One ring from each role, so what the store says comes in the order it

@@ -25,6 +25,8 @@ pub enum Caller {
     PassedOn(u64),
     /// A read of the raft role's own.
     Raft(u64),
+    /// A compaction that the store asks for itself.
+    Compaction(u64),
     /// A request whose answer does not matter.
     Nobody,
 }
@@ -55,6 +57,7 @@ const LEASE: u64 = 0xffe;
 const PASSED_ON: u64 = 0xffd;
 const RAFT: u64 = 0xffc;
 const NOBODY: u64 = 0xffb;
+const COMPACTION: u64 = 0xffa;
 
 /// Shards that a ticket can name. Leaves room for more kinds.
 pub const SHARDS_MAX: u16 = 0xff0;
@@ -69,6 +72,7 @@ impl Ticket {
             LEASE => Caller::Lease(number),
             PASSED_ON => Caller::PassedOn(number),
             RAFT => Caller::Raft(number),
+            COMPACTION => Caller::Compaction(number),
             shard if shard < SHARDS_MAX as u64 => Caller::Client(ClientCall {
                 shard: (self.0 >> NUMBER_BITS) as u16,
                 generation: ((self.0 >> SLOT_BITS) & ((1 << GENERATION_BITS) - 1)) as u32,
@@ -94,6 +98,7 @@ impl From<Caller> for Ticket {
             Caller::Lease(number) => (LEASE, number),
             Caller::PassedOn(number) => (PASSED_ON, number),
             Caller::Raft(number) => (RAFT, number),
+            Caller::Compaction(number) => (COMPACTION, number),
             Caller::Nobody => (NOBODY, 0),
         };
         assert!(number < 1 << NUMBER_BITS, "one a nanosecond for fifty days: {number}");
@@ -112,7 +117,8 @@ mod tests {
     fn every_caller_is_told_from_all_others_by_its_ticket() {
         let mut callers = vec![Caller::Publish, Caller::Nobody];
         for number in [0, 1, (1 << NUMBER_BITS) - 1] {
-            callers.extend([Caller::Lease(number), Caller::PassedOn(number), Caller::Raft(number)]);
+            callers.extend([Caller::Lease(number), Caller::PassedOn(number)]);
+            callers.extend([Caller::Raft(number), Caller::Compaction(number)]);
         }
         for shard in [0, 1, SHARDS_MAX - 1] {
             for generation in [0, 1, GENERATIONS - 1] {
@@ -135,7 +141,11 @@ mod tests {
         for _ in 0..10_000 {
             let ticket = Ticket(random.random());
             match ticket.caller() {
-                Caller::Client(_) | Caller::Lease(_) | Caller::PassedOn(_) | Caller::Raft(_) => {
+                Caller::Client(_)
+                | Caller::Lease(_)
+                | Caller::PassedOn(_)
+                | Caller::Raft(_)
+                | Caller::Compaction(_) => {
                     assert_eq!(Ticket::from(ticket.caller()), ticket);
                 }
                 Caller::Publish => assert_eq!(ticket.0 >> NUMBER_BITS, PUBLISH),

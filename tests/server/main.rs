@@ -2,6 +2,7 @@
 #![allow(unreachable_pub, reason = "a test binary has no other crate to reach")]
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod auto_compaction;
 mod bad_input;
 mod compaction;
 mod data_dirs;

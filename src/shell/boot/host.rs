@@ -66,6 +66,10 @@ pub(in crate::shell) enum HostError {
         "this process may start {got} more threads, and needs {wanted} for this placement ({source}): raise the limit of processes (`ulimit -u`, LimitNPROC= and TasksMax= of systemd, the pids limit of the container), or end others of this user"
     )]
     Threads { wanted: usize, got: usize, source: io::Error },
+    #[error(
+        "--memory-mlock: this process may not lock its memory ({source}): raise `ulimit -l`, or LimitMEMLOCK= of systemd, to what the member may grow to"
+    )]
+    LockMemory { source: io::Error },
     #[error("{flag}: cannot listen on {address}: {source}")]
     Listen { flag: &'static str, address: SocketAddr, source: io::Error },
 }
@@ -102,6 +106,20 @@ fn raise(limited: Limited) -> u64 {
         }
     }
     limit.rlim_cur
+}
+
+/// Keeps what this process touches in RAM from now on. Pages are locked as they are touched: to lock all that is
+/// mapped would read the whole log and fill every reserved arena.
+///
+/// # Errors
+/// [`HostError::LockMemory`], when the limit of locked memory is in the way.
+#[expect(unsafe_code, reason = "std has no mlockall")]
+pub(in crate::shell) fn lock_memory() -> Result<(), HostError> {
+    // SAFETY: the call takes flags alone and changes no memory that the process sees.
+    if unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) } == 0 {
+        return Ok(());
+    }
+    Err(HostError::LockMemory { source: io::Error::last_os_error() })
 }
 
 /// Raises the soft limits, then checks memory locking, descriptors, threads and io_uring for so many

@@ -182,6 +182,9 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), placement = %plan, pinned, executors = executors.len(), "placement plan");
     let executors_count = executors.len() as u64;
     let descriptors_max = host::check(executors_count)?;
+    if process.lock_memory {
+        host::lock_memory()?;
+    }
     let descriptors = Descriptors::expected(descriptors_max, executors_count);
     // Before anything is on the disk, which is another member's if the addresses are.
     let hold =
@@ -297,6 +300,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
             checkpoint_bytes: process.checkpoint_bytes,
             compaction_batch: process.compaction_batch_revisions as usize,
             compaction_sleep: process.compaction_sleep,
+            auto_compaction: process.auto_compaction,
             election_timeout: Duration::from_millis(u64::from(config.cluster.election_ms)),
         },
         quota_bytes: process.quota_bytes,

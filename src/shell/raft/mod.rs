@@ -415,6 +415,9 @@ impl RaftRole {
             Caller::PassedOn(number) => self.answer_other_member(number, Err(refusal)),
             Caller::Publish => self.published_tick = None,
             Caller::Lease(number) => self.ports.to_store.send_always(ToStore::LeaseRefused { number }),
+            Caller::Compaction(number) => {
+                self.ports.to_store.send_always(ToStore::CompactionRefused { number, refusal });
+            }
             Caller::Client(_) | Caller::Raft(_) => self.reply(Reply { ticket, result: Err(refusal) }),
             Caller::Nobody => {}
         }
@@ -428,7 +431,11 @@ impl RaftRole {
                     sender.send_always(ToShard::Reply(reply));
                 }
             }
-            Caller::Publish | Caller::Lease(_) | Caller::PassedOn(_) | Caller::Nobody => {}
+            Caller::Publish
+            | Caller::Lease(_)
+            | Caller::PassedOn(_)
+            | Caller::Compaction(_)
+            | Caller::Nobody => {}
         }
     }
 

@@ -5,6 +5,7 @@
 //! millisecond together, then looks at its rings again. A list of many keys is not cut into slices yet, but a turn
 //! answers one at most: what is behind many of them (a renewal, a put) waits for one.
 
+mod auto_compaction;
 pub(in crate::shell) mod checkpoint_file;
 mod checkpointing;
 pub(in crate::shell) mod lease_clock;
@@ -25,6 +26,7 @@ use crate::apply::checkpoint::Checkpoint;
 use crate::apply::machine::{Applied, HashRead, StatusFacts};
 use crate::apply::{Alarm, AlarmType, Machine};
 use crate::checkpoint::format::Header;
+use crate::config::AutoCompaction;
 use crate::membership::MemberChange;
 use crate::pb::etcdserverpb::{self as pb, request_op};
 use crate::raft::{CheckpointMeta, Entry, EntryKind};
@@ -38,6 +40,8 @@ use crate::shell::runtime::logging;
 use crate::shell::runtime::mesh::{SharedBell, SharedRing};
 use crate::shell::runtime::wiring::StorePorts;
 use crate::types::{Caller, FormatLevel, LogIndex, MemberId, Term, Ticket};
+use crate::upkeep::Standing;
+use auto_compaction::CompactionClock;
 use checkpoint_file::CheckpointWriter;
 use lease_clock::LeaseClock;
 use quota::Quota;
@@ -66,6 +70,8 @@ pub(in crate::shell) struct Upkeep {
     pub compaction_batch: usize,
     /// Pause after each compaction slice.
     pub compaction_sleep: Duration,
+    /// History that stays when nobody asks for compactions (`--auto-compaction-retention`).
+    pub auto_compaction: Option<AutoCompaction>,
     /// A new leader gives every lease so much more time (`--election-timeout`).
     pub election_timeout: Duration,
 }
@@ -133,6 +139,7 @@ pub(in crate::shell) struct StoreRole {
     long_reads: VecDeque<(Ticket, Query)>,
     watch: WatchFeed,
     leases: LeaseClock,
+    auto_compaction: Option<CompactionClock>,
     quota: Arc<Quota>,
     writer: CheckpointWriter,
     checkpoint_events: Arc<SharedRing<checkpoint_file::WriterEvent>>,
@@ -175,6 +182,9 @@ impl StoreRole {
         })?;
         let (applied, applied_term) = (position.checkpoint.index, position.checkpoint.term);
         let watch = WatchFeed::new(ports.to_shards.len(), machine.store());
+        let auto_compaction = upkeep.auto_compaction.map(|policy| {
+            CompactionClock::start(policy, machine.store().current_revision(), ports.bell.clone())
+        });
         Ok(Self {
             machine,
             ports,
@@ -190,6 +200,7 @@ impl StoreRole {
             long_reads: VecDeque::new(),
             watch,
             leases: LeaseClock::new(upkeep.election_timeout),
+            auto_compaction,
             quota,
             writer,
             checkpoint_events,
@@ -227,6 +238,7 @@ impl StoreRole {
                 self.on_idle_tick();
             }
             self.watch_quota();
+            self.look_at_history();
             let has_work = self.work() | self.lease_turn(is_behind);
             if self.reported < self.applied {
                 self.reported = self.applied;
@@ -238,8 +250,9 @@ impl StoreRole {
                 continue;
             }
             let (inbox, events, leases) = (&self.ports.inbox, &self.checkpoint_events, &self.leases);
-            let is_ready =
-                || !events.is_empty() || leases.has_ticked() || inbox.iter().any(|ring| !ring.is_empty());
+            let has_to_look = || self.auto_compaction.as_ref().is_some_and(CompactionClock::has_ticked);
+            let has_message = || inbox.iter().any(|ring| !ring.is_empty());
+            let is_ready = || !events.is_empty() || leases.has_ticked() || has_to_look() || has_message();
             // A pause of background work ends by itself; everything else rings.
             let pause = [self.compact_after, self.checkpoint_after].into_iter().flatten().min();
             match (pause, &self.checkpointing) {
@@ -294,6 +307,11 @@ impl StoreRole {
                         self.give_back_lease_questions();
                     }
                     ToStore::LeaseRefused { number } => self.leases.on_refused(number),
+                    ToStore::CompactionRefused { number, refusal } => {
+                        if let Some(clock) = &mut self.auto_compaction {
+                            clock.on_refused(number, &format!("{refusal:?}"));
+                        }
+                    }
                     ToStore::CheckpointWanted => {
                         // One that holds all there is may be on its way to raft; one that failed rests.
                         let is_newer = self.checkpointed < self.applied;
@@ -353,6 +371,7 @@ impl StoreRole {
                             match request.origin.ticket.caller() {
                                 Caller::Lease(number) => self.leases.on_applied(number, entry.term),
                                 Caller::Publish => self.on_published(),
+                                Caller::Compaction(number) => self.on_compacted(number, &applied),
                                 _ => self.answer_request(request.origin.ticket, applied),
                             }
                         }
@@ -537,7 +556,7 @@ impl StoreRole {
                 self.ports.to_raft.send_always(ToRaft::LeaseAnswer { number, result });
             }
             Caller::Raft(_) => self.ports.to_raft.send_always(ToRaft::Answer(reply(result))),
-            Caller::Publish | Caller::Lease(_) | Caller::Nobody => {}
+            Caller::Publish | Caller::Lease(_) | Caller::Compaction(_) | Caller::Nobody => {}
         }
     }
 
@@ -586,6 +605,25 @@ impl StoreRole {
         let body = alarm.activation().encode_to_vec().into();
         let command = Command::Propose { kind: RequestKind::Alarm, body };
         self.ports.to_raft.send_always(ToRaft::Command { ticket: Caller::Nobody.into(), command });
+    }
+
+    /// Compacts history of its own accord, if that is wanted and its time has come.
+    fn look_at_history(&mut self) {
+        let leads = self.leads().is_some();
+        let Some(clock) = &mut self.auto_compaction else { return };
+        let store = self.machine.store();
+        let (current, compacted) = (store.current_revision(), store.compact_revision());
+        clock.turn(Standing { current, compacted, leads }, &self.ports.to_raft);
+    }
+
+    fn on_compacted(&mut self, number: u64, applied: &Applied) {
+        if let Some(clock) = &mut self.auto_compaction {
+            let rejection = match applied {
+                Applied::Now(Err(rejection)) => Some(rejection),
+                Applied::Now(Ok(_)) | Applied::AfterCompaction(_) => None,
+            };
+            clock.on_ended(number, rejection);
+        }
     }
 
     /// Removes what compactions made unreadable, whether or not anybody waits for that.

@@ -1,0 +1,11 @@
+//! Upkeep: when a member does what no client asks for.
+//!
+//! Decisions alone: the shell passes the time and where the state stands, and carries out what comes back. What is
+//! to change the state goes through the log as any client's request does.
+
+mod auto_compaction;
+
+pub use auto_compaction::{AutoCompactor, Ended, Outcome, Standing};
+
+#[cfg(test)]
+mod auto_compaction_tests;
