@@ -5,8 +5,8 @@
 //!
 //! A member id is used by one process at a time. Which one, its *incarnation* tells, which grows from
 //! start to start: while connections of one incarnation are open, an older one is refused, and a
-//! newer one replaces it. When none is open any incarnation is welcome, so a clock that went back
-//! between two starts locks nobody out.
+//! newer one replaces it, whichever side dialed. When none is open any incarnation is welcome, so a clock that
+//! went back between two starts locks nobody out.
 //!
 //! A member says which format level it reads (`types::format`). One that does not read what the cluster
 //! writes is refused before it is sent any of it; the leader raises the level once all read the next.
@@ -101,6 +101,15 @@ impl Refusal {
         Self { code, reason: reason.into() }
     }
 
+    /// Whether another process than the one that was looked for says no: its word is not that one's.
+    #[must_use]
+    pub fn is_of_stranger(&self) -> bool {
+        matches!(
+            self.code,
+            RefusalCode::OtherCluster | RefusalCode::WrongRecipient | RefusalCode::OwnConnection
+        )
+    }
+
     /// As it is sent.
     #[must_use]
     pub fn to_wire(&self) -> pb::Refusal {
@@ -136,6 +145,13 @@ pub struct PeerIdentity {
     pub format_level_max: FormatLevel,
 }
 
+/// The word to an older one of two processes that run as `member`, or about it.
+#[must_use]
+pub fn duplicate_of_newer(member: MemberId) -> Refusal {
+    let reason = format!("a process that started later runs as member {member}");
+    Refusal::new(RefusalCode::DuplicateIdentity, reason)
+}
+
 /// A Hello that has the right form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Greeting {
@@ -152,6 +168,8 @@ pub struct Greeting {
     pub to_life: u64,
     /// The connection may be used both ways.
     pub is_duplex: bool,
+    /// The name under which the receiver asked for the connection, to send a stream over it; 0: it did not.
+    pub stream: u64,
     versions: (u32, u32),
 }
 
@@ -183,6 +201,7 @@ impl PeerIdentity {
             life: 0,
             to_life: 0,
             duplex: false,
+            stream: 0,
             format_level_max: self.format_level_max.0,
         }
     }
@@ -222,7 +241,11 @@ impl PeerIdentity {
         if hello.to != MemberId(0) && hello.to != self.member {
             return refuse(
                 RefusalCode::WrongRecipient,
-                format!("this is member {}, not {}", self.member, hello.to),
+                format!(
+                    "this is member {}, not {}: the name or address where {} is looked for leads here. Correct the \
+                     name, or tell the cluster where that member is (member update)",
+                    self.member, hello.to, hello.to
+                ),
             );
         }
         if from.member == self.member {
@@ -239,10 +262,7 @@ impl PeerIdentity {
             };
         }
         if !is_nobody && known.incarnation.is_some_and(|known| from.incarnation < known) {
-            return refuse(
-                RefusalCode::DuplicateIdentity,
-                format!("a process that started later runs as member {}", from.member),
-            );
+            return Err(duplicate_of_newer(from.member));
         }
         // A process without identity may ask who the members are, whatever it reads: a member that lost its
         // data must hear that it has run before. One that joins looks at the Welcome's level itself.
@@ -294,7 +314,10 @@ impl PeerIdentity {
         if to != MemberId(0) && welcome.member != to.0 {
             return refuse(
                 RefusalCode::WrongRecipient,
-                format!("member {} answered, not {to}", MemberId(welcome.member)),
+                format!(
+                    "member {} answered, not {to}: the name or address where {to} is looked for leads there",
+                    MemberId(welcome.member)
+                ),
             );
         }
         let reads = FormatLevel(welcome.format_level_max);
@@ -345,6 +368,9 @@ impl Greeting {
         if hello.to == 0 && lane != Lane::Call {
             return Err(malformed("only a call may be for whoever is there".to_owned()));
         }
+        if hello.stream != 0 && lane != Lane::Bulk {
+            return Err(malformed(format!("a stream on the lane {lane:?}")));
+        }
         if hello.from != 0 && hello.cluster_id == 0 {
             return Err(malformed("a member without a cluster".to_owned()));
         }
@@ -363,6 +389,7 @@ impl Greeting {
             life: hello.life,
             to_life: hello.to_life,
             is_duplex: hello.duplex,
+            stream: hello.stream,
             versions,
         })
     }

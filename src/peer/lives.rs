@@ -5,11 +5,12 @@
 //! made and kept there. Members note each other's lives where they dial, and talk to no other life again:
 //! each of two histories may have answered clients, and nobody but an operator can say which one counts.
 //!
-//! 0 is the life of a version that has none. Nothing is noted of it, and it is refused nowhere.
+//! 0 is the life of a release that has none. Nothing is noted of it, and it is refused only where a later
+//! release would say one.
 
 use std::collections::BTreeMap;
 
-use crate::types::MemberId;
+use crate::types::{FormatLevel, MemberId};
 
 /// This member's life, and those of the others that it has met.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,6 +33,21 @@ impl Lives {
             self.known.insert(member, life);
         }
         is_news
+    }
+
+    /// Whether a process that does not say its life may be `member`: not one that has a life in what this member
+    /// knows, and reads a format level that came after lives did.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_told(&self, member: MemberId, life: u64, reads: FormatLevel) -> Result<(), String> {
+        if life == 0 && self.of(member) != 0 && FormatLevel::LOWEST < reads {
+            return Err(format!(
+                "a process that calls itself member {member} does not say which life it is in, as every release that \
+                 reads format level {reads} does: it is no member. Find out who it is, and keep it off the peer port"
+            ));
+        }
+        Ok(())
     }
 
     /// Judges a conversation between `member`, in its life `theirs`, which knows this one in `ours`, and this
@@ -90,6 +106,11 @@ mod tests {
                 }
             }
         }
+        // Who says none is an earlier release, or nobody.
+        assert!(lives.check_told(OTHER, 0, FormatLevel::LOWEST).is_ok(), "went back a release");
+        assert!(lives.check_told(OTHER, 0, FormatLevel(1)).unwrap_err().contains("does not say which life"));
+        assert!(lives.check_told(OTHER, 20, FormatLevel(1)).is_ok());
+        assert!(lives.check_told(MemberId(3), 0, FormatLevel(1)).is_ok(), "not met yet");
         // A member of before this version, which has no life of its own.
         assert_eq!(Lives::default().judge(OWN, OTHER, 20, 10), Ok(()));
     }

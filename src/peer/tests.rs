@@ -323,6 +323,18 @@ fn a_member_that_does_not_read_what_the_cluster_writes_is_refused_by_whichever_s
 }
 
 #[test]
+fn the_name_of_a_stream_belongs_to_the_stream_lane_alone() {
+    let named = |lane: u32| {
+        let change = |h: &mut pb::Hello| (h.lane, h.stream) = (lane, 9);
+        greet(&identity(1), change, Acquaintance::default())
+    };
+    assert!(named(4).is_ok());
+    for lane in 1..4 {
+        assert_eq!(named(lane).unwrap_err().code, RefusalCode::Malformed);
+    }
+}
+
+#[test]
 fn a_process_without_identity_may_call_and_no_more() {
     let nobody = PeerIdentity {
         cluster: ClusterId(0),

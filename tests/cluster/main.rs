@@ -18,7 +18,9 @@ mod lease_load;
 mod load;
 mod lock_load;
 mod moved;
+mod namespaces;
 mod network;
+mod reached;
 mod rolling;
 #[allow(unsafe_code, reason = "ptrace; see the module")]
 mod stall;

@@ -14,7 +14,11 @@ pub fn move_and_spawn(cluster: &mut Cluster, member: usize) {
 
 /// Tells the cluster where the member is now.
 pub async fn update(cluster: &Cluster, client: &Client, member: usize) {
-    let url = cluster.members[member].peer_url();
+    update_to(cluster, client, member, cluster.members[member].peer_url()).await;
+}
+
+/// The same, at a URL of the test's.
+pub async fn update_to(cluster: &Cluster, client: &Client, member: usize, url: String) {
     let request = pb::MemberUpdateRequest { id: cluster.ids[member], peer_ur_ls: vec![url] };
     let answer: pb::MemberUpdateResponse =
         eventually(async || client.unary("/etcdserverpb.Cluster/MemberUpdate", &request).await).await;

@@ -6,9 +6,10 @@
 //! given when it cannot be looked up in time: a name service that is away does not cut off a member whose
 //! address has not changed.
 //!
-//! Bounds: `LOOKUPS_MAX` threads at a time, one a name; `NAMES_MAX` names are remembered.
+//! Bounds: `LOOKUPS_MAX` threads at a time, one a name; `NAMES_MAX` names are remembered, each with
+//! `ADDRESSES_KEPT_MAX` addresses.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
@@ -30,8 +31,12 @@ const LOOKUPS_MAX: usize = 64;
 /// Names whose addresses are kept; when there are more, all are forgotten.
 const NAMES_MAX: usize = 1024;
 
-/// Addresses of one name that are tried.
-pub(in crate::shell) const ADDRESSES_MAX: usize = 8;
+/// Addresses of one name that a caller is given. The next caller gets the next ones, so that one of many that is
+/// right is found in the end.
+const ADDRESSES_MAX: usize = 8;
+
+/// Addresses of one name that are kept.
+const ADDRESSES_KEPT_MAX: usize = 128;
 
 /// Asks the system's resolver on a thread of its own and gives its answer to `on_found`, on that thread.
 ///
@@ -43,7 +48,7 @@ pub(in crate::shell) fn start_lookup(
 ) -> io::Result<()> {
     let look = move || {
         let found = look_up(&authority);
-        on_found(found.map(|found| found.take(ADDRESSES_MAX).collect()));
+        on_found(found.map(|found| found.take(ADDRESSES_KEPT_MAX).collect()));
     };
     std::thread::Builder::new().name("resolver".to_owned()).spawn(look).map(|_handle| ())
 }
@@ -95,6 +100,8 @@ pub(in crate::shell) struct Resolver {
 struct Inner {
     /// The last good addresses.
     known: RefCell<BTreeMap<String, Vec<SocketAddr>>>,
+    /// Moves on with every answer that was cut.
+    turn: Cell<usize>,
     under_way: RefCell<BTreeMap<String, Rc<Shared>>>,
 }
 
@@ -114,16 +121,28 @@ impl Resolver {
             return Ok(vec![address]);
         }
         let error = match within(patience, self.look_up(&authority)).await {
-            Ok(addresses) => return Ok(addresses),
+            Ok(addresses) => return Ok(self.some_of(addresses)),
             Err(error) => error,
         };
         match self.inner.known.borrow().get(&authority) {
             Some(known) => {
                 tracing::debug!(name = authority, %error, addresses = ?known, "using the last good addresses");
-                Ok(known.clone())
+                Ok(self.some_of(known.clone()))
             }
             None => Err(error),
         }
+    }
+
+    /// As many as a caller tries, each time others.
+    fn some_of(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        if ADDRESSES_MAX < addresses.len() {
+            let turn = self.inner.turn.get();
+            self.inner.turn.set(turn.wrapping_add(1));
+            let first = turn.wrapping_mul(ADDRESSES_MAX) % addresses.len();
+            addresses.rotate_left(first);
+            addresses.truncate(ADDRESSES_MAX);
+        }
+        addresses
     }
 
     async fn look_up(&self, authority: &str) -> io::Result<Vec<SocketAddr>> {
@@ -225,6 +244,25 @@ mod tests {
             let url = Url::parse("http://localhost:7").unwrap();
             assert!(!resolver.resolve(&url, PATIENCE).await.unwrap().is_empty());
         });
+    }
+
+    #[test]
+    fn a_name_with_many_addresses_leads_to_a_few_at_a_time_and_to_all_of_them_in_the_end() {
+        let resolver = Resolver::default();
+        let many: Vec<SocketAddr> =
+            (0..100).map(|last| SocketAddr::new([10, 0, 0, last].into(), 7)).collect();
+        let mut seen = std::collections::BTreeSet::new();
+        for _caller in 0..100_usize.div_ceil(ADDRESSES_MAX) {
+            let some = resolver.some_of(many.clone());
+            assert_eq!(some.len(), ADDRESSES_MAX);
+            seen.extend(some);
+        }
+        assert_eq!(seen.len(), 100);
+        assert_eq!(
+            resolver.some_of(many[..8].to_vec()),
+            many[..8],
+            "a few are always all given, in their order"
+        );
     }
 
     #[test]

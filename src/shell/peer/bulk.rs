@@ -9,10 +9,15 @@
 //! The receiver says from which offset on it wants the stream, so that one which broke can be resumed
 //! when its header says that it is the same. What was received is what the receiver says it holds:
 //! there are no acknowledgements on the way, TCP's window is the backpressure.
+//!
+//! The sender dials. If it cannot, because a firewall is open in one direction alone or the receiver has moved, it
+//! asks the receiver to dial, by a call over whatever connection there is (`OpenStream`). That connection begins
+//! with the same Hello, which says the name under which it was asked for; after the Welcome all is as drawn.
 //! Invariants: chunks follow each other without gap or overlap from the accepted offset to the length.
-//! Bounds: the sender holds `WINDOW_BYTES` and a chunk, the receiver a chunk and what one read brings.
+//! Bounds: the sender holds `WINDOW_BYTES` and a chunk, the receiver a chunk and what one read brings; a
+//! receiver dials for `BULKS_MAX` streams of a member at a time.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,12 +26,16 @@ use futures_lite::future;
 use prost::Message as _;
 
 use super::Transport;
+use super::call::{CALL_OPEN_STREAM, CallError, Reply};
 use super::connection::{Connection, End, FrameReader};
-use super::link::DialError;
+use super::events::PeerEvent;
+use super::link::{DialError, Purpose};
+use super::listener::{BULKS_MAX, Counted};
 use crate::pb::peer as pb;
 use crate::peer::frame::put_frame;
 use crate::peer::{Frame, FrameKind, Lane, Refusal, RefusalCode};
-use crate::shell::runtime::wake::Broadcast;
+use crate::shell::net::within;
+use crate::shell::runtime::wake::{Broadcast, Wake};
 use crate::types::MemberId;
 
 /// Bytes of one chunk: small beside the window, so that a stream shares its executor.
@@ -75,6 +84,23 @@ struct Answers {
     changed: Broadcast,
 }
 
+/// A stream whose receiver was asked to dial.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    member: MemberId,
+    opened: RefCell<Option<(Rc<Connection>, Rc<Answers>)>>,
+    arrived: Wake,
+}
+
+/// Nobody waits for a connection any more. One that came and was not taken ends.
+struct Forget<'a>(&'a Transport, u64);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.0.wanted.borrow_mut().remove(&self.1);
+    }
+}
+
 /// The sending end of a stream. Dropped before it is finished, it tells the receiver so.
 #[derive(Debug)]
 pub(in crate::shell) struct BulkWriter {
@@ -96,33 +122,128 @@ impl Transport {
         }
         let peer = self.peer(member);
         let peer = peer.ok_or_else(|| BulkError::Unreachable(format!("member {member} is not known")))?;
-        let urls = peer.urls.borrow().clone();
-        let opened = self.dial(&urls, member, Lane::Bulk).await.map_err(|error| match error {
-            DialError::Refused(refusal) => BulkError::Refused(refusal),
-            other => BulkError::Unreachable(other.to_string()),
-        })?;
-        let (connection, reader) = (opened.connection, opened.reader);
-        connection.queue_message(FrameKind::BulkBegin, &pb::BulkBegin { header });
-        let answers = Rc::<Answers>::default();
-        let task = {
-            let (transport, connection, answers) =
-                (Rc::clone(self), Rc::clone(&connection), Rc::clone(&answers));
-            async move {
-                let _registered = transport.register(&connection);
-                connection.run(read_answers(&answers, reader)).await;
-                answers.changed.ring();
+        let dialed = self.dial(&peer.candidates(), member, Purpose::of(Lane::Bulk)).await;
+        let (connection, answers) = match dialed {
+            Ok(opened) => {
+                let (connection, answers) = (opened.connection, Rc::<Answers>::default());
+                let task = {
+                    let (transport, reader) = (Rc::clone(self), opened.reader);
+                    let (connection, answers) = (Rc::clone(&connection), Rc::clone(&answers));
+                    async move {
+                        let _registered = transport.register(&connection);
+                        answers.read(&connection, reader).await;
+                    }
+                };
+                self.spawn(task);
+                (connection, answers)
             }
+            Err(DialError::Refused(refusal)) if !refusal.is_of_stranger() => {
+                return Err(BulkError::Refused(refusal));
+            }
+            Err(error) => self.be_dialed(member).await.map_err(|reason| {
+                BulkError::Unreachable(format!("{error}; asked to dial this member for it: {reason}"))
+            })?,
         };
-        self.spawn(task);
+        connection.queue_message(FrameKind::BulkBegin, &pb::BulkBegin { header });
         let mut writer = BulkWriter { connection, answers, offset: 0, is_finished: false };
         let patience = self.patience(Lane::Bulk);
         writer.offset = writer.wait(patience, |answers| answers.accepted.get()).await?;
         Ok(writer)
     }
 
-    /// Takes the first frame of a stream that another member sends, and hands the rest to the raft
-    /// role.
-    pub(super) async fn begin_bulk(
+    /// Asks a member to open a connection for a stream to it.
+    async fn be_dialed(&self, member: MemberId) -> Result<(Rc<Connection>, Rc<Answers>), CallError> {
+        let name = self.next_session();
+        let wanted = Rc::new(Wanted { member, opened: RefCell::default(), arrived: Wake::default() });
+        self.wanted.borrow_mut().insert(name, Rc::clone(&wanted));
+        let _forget = Forget(self, name);
+        let body = pb::OpenStream { stream: name }.encode_to_vec().into();
+        // It looks a name up, connects and greets, for some addresses.
+        let timeout = self.config.handshake_timeout + 8 * self.config.dial_timeout;
+        self.call(member, CALL_OPEN_STREAM, body, timeout).await?;
+        let arrived = async {
+            while wanted.opened.borrow().is_none() {
+                wanted.arrived.rung().await;
+            }
+            Ok::<_, CallError>(())
+        };
+        within(self.config.handshake_timeout, arrived).await?;
+        Ok(wanted.opened.take().expect("it was there a line above"))
+    }
+
+    /// Whether a stream to `member` waits for a connection under this name.
+    pub(super) fn is_wanted(&self, member: MemberId, name: u64) -> bool {
+        let wanted = self.wanted.borrow();
+        wanted.get(&name).is_some_and(|wanted| wanted.member == member && wanted.opened.borrow().is_none())
+    }
+
+    /// Hands a connection to the stream that waits for it, and serves it to its end.
+    pub(super) async fn send_wanted(
+        &self,
+        name: u64,
+        connection: &Rc<Connection>,
+        reader: FrameReader,
+    ) -> End {
+        let answers = Rc::<Answers>::default();
+        // The sender may have given up since the Hello was judged; then nobody holds the connection open.
+        let Some(wanted) = self.wanted.borrow_mut().remove(&name) else {
+            connection.leave(Refusal::new(RefusalCode::Aborted, "the sender gave up"));
+            return connection.run(future::pending()).await;
+        };
+        connection.set_patience(self.patience(Lane::Bulk));
+        wanted.opened.replace(Some((Rc::clone(connection), Rc::clone(&answers))));
+        wanted.arrived.ring();
+        drop(wanted);
+        answers.read(connection, reader).await
+    }
+
+    /// A member wants to send a stream, and cannot dial this one.
+    pub(super) fn open_for_stream(self: &Rc<Self>, from: MemberId, body: Bytes, reply: Reply) {
+        let stream = pb::OpenStream::decode(body).map_or(0, |wanted| wanted.stream);
+        if stream == 0 {
+            return reply.fail("a stream without a name");
+        }
+        let Some(peer) = self.peer(from) else { return reply.fail("this member does not know the caller") };
+        if BULKS_MAX <= peer.fetching.get() {
+            return reply.fail("too many streams of this member are under way");
+        }
+        let transport = Rc::clone(self);
+        self.spawn(async move {
+            let _counted = Counted::one_more(&peer.fetching);
+            let purpose = Purpose { lane: Lane::Bulk, stream };
+            let opened = match transport.dial(&peer.candidates(), from, purpose).await {
+                Ok(opened) => opened,
+                Err(error) => return reply.fail(&error.to_string()),
+            };
+            reply.succeed(Bytes::new());
+            let _registered = transport.register(&opened.connection);
+            tracing::info!(peer = %from, "this member dialed a peer that has a checkpoint for it and cannot dial");
+            transport.take_bulk(from, &opened.connection, opened.reader).await;
+        });
+    }
+
+    /// Takes a stream that another member sends, to its end.
+    pub(super) async fn take_bulk(
+        &self,
+        from: MemberId,
+        connection: &Rc<Connection>,
+        reader: FrameReader,
+    ) -> End {
+        let begin = async {
+            match self.begin_bulk(from, connection, reader).await {
+                Ok(stream) => {
+                    self.events.tell(PeerEvent::Bulk(stream));
+                    // From here on the stream's receiver reads, and ends it.
+                    future::pending().await
+                }
+                Err(end) => end,
+            }
+        };
+        connection.run(begin).await
+    }
+
+    /// Takes the first frame of a stream.
+    async fn begin_bulk(
         &self,
         from: MemberId,
         connection: &Rc<Connection>,
@@ -145,21 +266,30 @@ impl Transport {
     }
 }
 
-async fn read_answers(answers: &Answers, mut reader: FrameReader) -> End {
-    loop {
-        let frame = match reader.next().await {
-            Ok(frame) => frame,
-            Err(end) => return end,
-        };
-        match frame.kind {
-            FrameKind::BulkAccept => match pb::BulkAccept::decode(frame.payload) {
-                Ok(accept) => answers.accepted.set(Some(accept.offset)),
-                Err(error) => return End::Malformed(format!("BulkAccept does not decode: {error}")),
-            },
-            FrameKind::BulkDone => answers.is_done.set(true),
-            kind => return End::Malformed(format!("{kind:?} frame as the answer to a stream")),
+impl Answers {
+    /// Carries a connection that a stream is sent over.
+    async fn read(&self, connection: &Connection, reader: FrameReader) -> End {
+        let end = connection.run(self.take(reader)).await;
+        self.changed.ring();
+        end
+    }
+
+    async fn take(&self, mut reader: FrameReader) -> End {
+        loop {
+            let frame = match reader.next().await {
+                Ok(frame) => frame,
+                Err(end) => return end,
+            };
+            match frame.kind {
+                FrameKind::BulkAccept => match pb::BulkAccept::decode(frame.payload) {
+                    Ok(accept) => self.accepted.set(Some(accept.offset)),
+                    Err(error) => return End::Malformed(format!("BulkAccept does not decode: {error}")),
+                },
+                FrameKind::BulkDone => self.is_done.set(true),
+                kind => return End::Malformed(format!("{kind:?} frame as the answer to a stream")),
+            }
+            self.changed.ring();
         }
-        answers.changed.ring();
     }
 }
 

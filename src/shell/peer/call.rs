@@ -34,6 +34,10 @@ pub(super) const ENVELOPE_BYTES_MAX: usize = 2048;
 /// Longest reason of a failed call.
 const REASON_BYTES_MAX: usize = 1024;
 
+/// A call between members that the transport answers itself: `pinion.peer.v1.OpenStream`. The raft role's calls
+/// have other numbers.
+pub(super) const CALL_OPEN_STREAM: u32 = 32;
+
 /// How a call was answered. On the wire.
 const CODE_OK: u32 = 0;
 const CODE_FAILED: u32 = 1;
@@ -195,7 +199,7 @@ impl Transport {
 
     /// Takes questions and answers off a connection, as far as it is for them.
     pub(super) async fn read_calls(
-        &self,
+        self: &Rc<Self>,
         from: MemberId,
         reads: Reads,
         connection: &Rc<Connection>,
@@ -237,6 +241,10 @@ impl Transport {
             under_way.set(under_way.get() + 1);
             if CALLS_MAX < under_way.get() {
                 reply.answer(CODE_OVERLOADED, "", Bytes::new());
+                continue;
+            }
+            if request.kind == CALL_OPEN_STREAM {
+                self.open_for_stream(from, request.body, reply);
                 continue;
             }
             let call = IncomingCall { from, kind: request.kind, body: request.body, reply };

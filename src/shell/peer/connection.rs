@@ -105,7 +105,7 @@ pub(super) struct Connection {
     end: RefCell<Option<End>>,
     scratch: Scratch,
     /// How long a write, or a frame that has begun to arrive, may make no progress.
-    patience: Duration,
+    patience: Cell<Duration>,
 }
 
 impl Connection {
@@ -125,8 +125,15 @@ impl Connection {
             drained: Broadcast::default(),
             end: RefCell::default(),
             scratch: Rc::clone(scratch),
-            patience,
+            patience: Cell::new(patience),
         }))
+    }
+
+    /// Changes how long the connection may make no progress.
+    pub(super) fn set_patience(&self, patience: Duration) {
+        self.patience.set(patience);
+        // Refused for a socket that has ended, and that is heard elsewhere.
+        self.stream.borrow().expect_answers(patience).ok();
     }
 
     /// Frames that are appended from now on are sealed.
@@ -371,7 +378,7 @@ impl FrameReader {
                 self.turn_bytes = 0;
                 glommio::executor().yield_now().await;
             }
-            let patience = self.decoder.is_partial().then_some(self.connection.patience);
+            let patience = self.decoder.is_partial().then_some(self.connection.patience.get());
             let set = self.connection.stream.borrow().set_read_timeout(patience);
             set.expect("the configuration has no timeout of zero");
             let decoder = &mut self.decoder;

@@ -5,8 +5,8 @@
 //! and what must not be repeated is better lost.
 //!
 //! Messages for a peer go over the connection that we dialed, or, where there is none, over one that the peer
-//! dialed: a member that cannot be reached takes part as long as it reaches others. Checkpoints alone need a
-//! connection that their sender dials.
+//! dialed: a member that cannot be reached takes part as long as it reaches others. For a stream it is asked to
+//! dial (`bulk`).
 //!
 //! A peer is *alive* while one of the two control connections is open, ours to it or its to us. When
 //! either ends, the other is dialed anew: a process that has gone answers with a refused connection
@@ -53,11 +53,27 @@ pub(super) enum DialError {
     Stopping,
 }
 
+/// The use of a connection that is dialed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Purpose {
+    pub lane: Lane,
+    /// As in Hello.
+    pub stream: u64,
+}
+
+impl Purpose {
+    /// To send on a lane.
+    pub(super) fn of(lane: Lane) -> Self {
+        Self { lane, stream: 0 }
+    }
+}
+
 /// A connection that was accepted.
 pub(super) struct Opened {
     pub connection: Rc<Connection>,
     pub reader: FrameReader,
     pub release: String,
+    pub incarnation: u64,
     pub is_duplex: bool,
     /// What the acceptor reads.
     pub format_level_max: FormatLevel,
@@ -82,6 +98,8 @@ pub(super) struct Peer {
     up: Cell<Option<(Instant, FormatLevel)>>,
     /// `Unreachable` waits to be taken.
     pub is_unreachable_told: Cell<bool>,
+    /// Connections that we opened for streams of its own.
+    pub fetching: Cell<usize>,
     refused: Cell<Option<RefusalCode>>,
 }
 
@@ -89,6 +107,8 @@ pub(super) struct Peer {
 #[derive(Debug, Default)]
 pub(super) struct Link {
     connection: RefCell<Option<Rc<Connection>>>,
+    /// Of the process at the other end of `connection`.
+    incarnation: Cell<u64>,
     /// Ends a pause.
     poke: Wake,
     /// After every attempt.
@@ -135,6 +155,7 @@ impl Peer {
             is_up_told: Cell::new(false),
             up: Cell::new(None),
             is_unreachable_told: Cell::new(false),
+            fetching: Cell::new(0),
             refused: Cell::new(None),
         }
     }
@@ -151,7 +172,7 @@ impl Peer {
 
     /// Where to dial it: as the members have agreed, and then where it says that it is. A member that has
     /// moved takes part by that before anybody has updated the list.
-    fn candidates(&self) -> Vec<Url> {
+    pub(super) fn candidates(&self) -> Vec<Url> {
         let mut candidates = self.urls.borrow().clone();
         for url in self.told_urls.borrow().iter() {
             if !candidates.contains(url) {
@@ -183,6 +204,19 @@ impl Peer {
     /// The highest format level that it reads, as it said on that connection.
     pub(super) fn reads(&self) -> Option<FormatLevel> {
         self.up.get().map(|(_, reads)| reads)
+    }
+
+    /// The process that answered where we dialed, as far as a connection to it is open.
+    pub(super) fn incarnation(&self) -> Option<u64> {
+        let open = self.links.iter().filter(|link| link.connection().is_some());
+        open.map(|link| link.incarnation.get()).max()
+    }
+
+    /// Ends the connections to processes before `incarnation`. Whether there was one.
+    pub(super) fn leave_before(&self, incarnation: u64, refusal: &Refusal) -> bool {
+        let older = self.links.iter().filter(|link| link.incarnation.get() < incarnation);
+        let connections = older.filter_map(|link| link.connection());
+        connections.map(|connection| connection.leave(refusal.clone())).count() != 0
     }
 
     /// Ends its connections; they are dialed anew.
@@ -248,7 +282,7 @@ impl Transport {
         let seed = self.config.incarnation ^ peer.member.0.rotate_left(u32::from(lane as u8));
         let mut backoff = Backoff { next: min, min, max, random: seed | 1 };
         while !self.is_stopping() && !peer.is_gone.get() {
-            match self.dial(&peer.candidates(), peer.member, lane).await {
+            match self.dial(&peer.candidates(), peer.member, Purpose::of(lane)).await {
                 Ok(_) if self.is_stopping() || peer.is_gone.get() => return,
                 Ok(opened) => {
                     let since = opened.connection.opened;
@@ -289,10 +323,11 @@ impl Transport {
 
     /// Carries a connection that was accepted to its end.
     async fn carry(self: &Rc<Self>, peer: &Rc<Peer>, lane: Lane, opened: Opened) {
-        let Opened { connection, reader, release, is_duplex, format_level_max } = opened;
+        let Opened { connection, reader, release, incarnation, is_duplex, format_level_max } = opened;
         let link = peer.link(lane);
         link.failure.replace(None);
         link.failed_at.set(None);
+        link.incarnation.set(incarnation);
         link.connection.replace(Some(Rc::clone(&connection)));
         peer.refused.set(None);
         if lane == Lane::Control {
@@ -390,9 +425,10 @@ impl Transport {
     }
 
     /// Notes the life of a member that was dialed, at an address that the members or itself have told.
-    fn meet_life(&self, member: MemberId, life: u64) -> Result<(), Refusal> {
+    fn meet_life(&self, member: MemberId, life: u64, reads: FormatLevel) -> Result<(), Refusal> {
+        let told = self.lives.borrow().check_told(member, life, reads);
         let judged = self.lives.borrow().judge(self.config.member, member, life, 0);
-        judged.map_err(|reason| Refusal::new(RefusalCode::OtherLife, reason))?;
+        told.and(judged).map_err(|reason| Refusal::new(RefusalCode::OtherLife, reason))?;
         if self.lives.borrow_mut().meet(member, life) {
             self.events.tell(PeerEvent::Met);
         }
@@ -400,7 +436,12 @@ impl Transport {
     }
 
     /// Opens a connection to whoever of `urls` answers first.
-    pub(super) async fn dial(&self, urls: &[Url], to: MemberId, lane: Lane) -> Result<Opened, DialError> {
+    pub(super) async fn dial(
+        &self,
+        urls: &[Url],
+        to: MemberId,
+        purpose: Purpose,
+    ) -> Result<Opened, DialError> {
         let mut error = DialError::NoAddress;
         for url in urls {
             let failed = |reason: io::Error| DialError::Failed {
@@ -419,7 +460,7 @@ impl Transport {
                 if self.is_stopping() {
                     return Err(DialError::Stopping);
                 }
-                match self.dial_address(address, to, lane).await {
+                match self.dial_address(address, to, purpose).await {
                     Ok(opened) => return Ok(opened),
                     Err(DialError::Failed { reason, .. }) => error = failed(io::Error::other(reason)),
                     Err(refused) => error = refused,
@@ -429,7 +470,13 @@ impl Transport {
         Err(error)
     }
 
-    async fn dial_address(&self, address: SocketAddr, to: MemberId, lane: Lane) -> Result<Opened, DialError> {
+    async fn dial_address(
+        &self,
+        address: SocketAddr,
+        to: MemberId,
+        purpose: Purpose,
+    ) -> Result<Opened, DialError> {
+        let lane = purpose.lane;
         let failed = |reason: String| DialError::Failed { authority: address.to_string(), reason };
         let stream = self.dialer.connect(address).await.map_err(|error| failed(error.to_string()))?;
         let connection = Connection::new(stream, &self.scratch, self.patience(lane));
@@ -440,7 +487,14 @@ impl Transport {
             let lives = self.lives.borrow();
             (lives.own, lives.of(to))
         };
-        let hello = HelloWire { session, life, to_life, duplex: true, ..self.identity().hello(to, lane) };
+        let hello = HelloWire {
+            session,
+            life,
+            to_life,
+            duplex: true,
+            stream: purpose.stream,
+            ..self.identity().hello(to, lane)
+        };
         connection.queue_message(FrameKind::Hello, &hello);
         let work = async {
             connection.flush().await?;
@@ -453,7 +507,9 @@ impl Transport {
                 let level = self.format_level.get();
                 let welcome = self.identity().check_welcome(to, level, frame.payload);
                 let welcome = welcome.map_err(DialError::Refused)?;
-                self.meet_life(to, welcome.life).map_err(DialError::Refused)?;
+                self.check_incarnation(to, welcome.incarnation).map_err(DialError::Refused)?;
+                let reads = FormatLevel(welcome.format_level_max);
+                self.meet_life(to, welcome.life, reads).map_err(DialError::Refused)?;
                 let (ours, theirs) = Seal::pair(session, welcome.session).unzip();
                 connection.set_seal(ours);
                 reader.set_seal(theirs);
@@ -461,8 +517,9 @@ impl Transport {
                     connection,
                     reader,
                     release: welcome.release,
+                    incarnation: welcome.incarnation,
                     is_duplex: welcome.duplex,
-                    format_level_max: FormatLevel(welcome.format_level_max),
+                    format_level_max: reads,
                 })
             }
             FrameKind::Refusal => Err(DialError::Refused(Refusal::from_wire(frame.payload))),

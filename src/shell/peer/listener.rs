@@ -24,7 +24,8 @@ use super::{About, Transport};
 use crate::config::Url;
 use crate::peer::handshake::Acquaintance;
 use crate::peer::{
-    FrameError, FrameKind, Greeting, HANDSHAKE_BYTES_MAX, Lane, Refusal, RefusalCode, Seal, lane_of,
+    FrameError, FrameKind, Greeting, HANDSHAKE_BYTES_MAX, Lane, Refusal, RefusalCode, Seal,
+    duplicate_of_newer, lane_of,
 };
 use crate::raft::{Message, MessageKind};
 use crate::shell::net::{Stream, TimedOut, within};
@@ -37,7 +38,7 @@ const VISITORS_MAX: usize = 64;
 const STRANGERS_MAX: usize = 16;
 
 /// Streams of one member at a time.
-const BULKS_MAX: usize = 2;
+pub(super) const BULKS_MAX: usize = 2;
 
 /// Members that are dialed though the list does not know them.
 const UNLISTED_MAX: usize = 16;
@@ -81,7 +82,14 @@ impl Visitor {
 }
 
 /// Counts one while it lives.
-struct Counted<'a>(&'a Cell<usize>);
+pub(super) struct Counted<'a>(&'a Cell<usize>);
+
+impl<'a> Counted<'a> {
+    pub(super) fn one_more(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
@@ -90,6 +98,35 @@ impl Drop for Counted<'_> {
 }
 
 impl Transport {
+    /// The newest process that runs as `member`, of those with which a connection is open in either direction.
+    fn incarnation_of(&self, member: MemberId) -> Option<u64> {
+        let dialed = self.peer(member).and_then(|peer| peer.incarnation());
+        dialed.max(self.incarnation_of_visitor(member))
+    }
+
+    fn incarnation_of_visitor(&self, member: MemberId) -> Option<u64> {
+        let visitors = self.visitors.borrow();
+        let visitor = visitors.get(&member)?;
+        visitor.connections().any(|connection| connection.is_open()).then_some(visitor.incarnation)
+    }
+
+    /// A process of this incarnation has answered where `member` was dialed: an older one ends.
+    ///
+    /// # Errors
+    /// When a newer one has dialed this member.
+    pub(super) fn check_incarnation(&self, member: MemberId, incarnation: u64) -> Result<(), Refusal> {
+        match self.incarnation_of_visitor(member) {
+            Some(known) if incarnation < known => Err(duplicate_of_newer(member)),
+            Some(known) if known < incarnation => {
+                if let Some(visitor) = self.visitors.borrow().get(&member) {
+                    visitor.leave(&Refusal::new(RefusalCode::Replaced, "a newer process took over"));
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Accepts from one listener more.
     pub(in crate::shell) fn listen(self: &Rc<Self>, listener: TcpListener) {
         assert_ne!(self.config.member, MemberId(0), "who listens has an identity");
@@ -184,7 +221,7 @@ impl Transport {
         self.log(about, connection, None, &end.to_string());
     }
 
-    fn log_refusal(&self, connection: &Connection, from: Option<MemberId>, reason: &str) {
+    pub(super) fn log_refusal(&self, connection: &Connection, from: Option<MemberId>, reason: &str) {
         self.log(About::Refusal, connection, from, reason);
     }
 
@@ -212,14 +249,19 @@ impl Transport {
         let visitor = visitors.get(&from);
         let known = Acquaintance {
             is_removed: self.removed.borrow().contains(&from),
-            incarnation: visitor.map(|visitor| visitor.incarnation),
+            incarnation: self.incarnation_of(from),
             format_level: self.format_level.get(),
         };
         let mut welcome = self.identity().welcome(greeting, known)?;
         let lives = self.lives.borrow();
         if from != MemberId(0) {
+            let reads = greeting.from.format_level_max;
+            let told = lives.check_told(from, greeting.life, reads);
             let judged = lives.judge(self.config.member, from, greeting.life, greeting.to_life);
-            judged.map_err(|reason| Refusal::new(RefusalCode::OtherLife, reason))?;
+            told.and(judged).map_err(|reason| Refusal::new(RefusalCode::OtherLife, reason))?;
+        }
+        if greeting.stream != 0 && !self.is_wanted(from, greeting.stream) {
+            return Err(Refusal::new(RefusalCode::Aborted, "no stream waits for this connection"));
         }
         let is_crowded = if from == MemberId(0) {
             STRANGERS_MAX <= self.strangers.get()
@@ -247,8 +289,7 @@ impl Transport {
         let _registered = self.register(connection);
         let from = greeting.from.member;
         if from == MemberId(0) {
-            self.strangers.set(self.strangers.get() + 1);
-            let _counted = Counted(&self.strangers);
+            let _counted = Counted::one_more(&self.strangers);
             connection.run(self.read_calls(from, Reads::REQUESTS, connection, reader)).await;
             return;
         }
@@ -267,19 +308,8 @@ impl Transport {
                 }
                 end
             }
-            Lane::Bulk => {
-                let begin = async {
-                    match self.begin_bulk(from, connection, reader).await {
-                        Ok(stream) => {
-                            self.events.tell(PeerEvent::Bulk(stream));
-                            // From here on the stream's receiver reads, and ends it.
-                            future::pending().await
-                        }
-                        Err(end) => end,
-                    }
-                };
-                connection.run(begin).await
-            }
+            Lane::Bulk if greeting.stream != 0 => self.send_wanted(greeting.stream, connection, reader).await,
+            Lane::Bulk => self.take_bulk(from, connection, reader).await,
         };
         let was_current = self.dismiss(from, lane, connection);
         if lane == Lane::Control && was_current && !self.is_stopping() && !matches!(end, End::Local(_)) {
@@ -316,6 +346,9 @@ impl Transport {
             } else if let Some(old) = visitor.lanes.insert(greeting.lane, Rc::clone(connection)) {
                 old.leave(replaced());
             }
+        }
+        if let Some(peer) = self.peer(from) {
+            has_restarted |= peer.leave_before(incarnation, &replaced());
         }
         let urls: Vec<Url> = greeting.from.peer_urls.iter().filter_map(|url| Url::parse(url).ok()).collect();
         if let Some(peer) = self.peer(from).or_else(|| self.meet(from, &urls)) {

@@ -31,6 +31,7 @@ pub(super) use bulk::{BulkError, BulkReader};
 pub(super) use call::{IncomingCall, Reply};
 pub(super) use events::PeerEvent;
 
+use self::bulk::Wanted;
 use self::connection::{Connection, Scratch};
 use self::events::Events;
 use self::link::Peer;
@@ -135,6 +136,8 @@ pub(super) struct Transport {
     removed: RefCell<BTreeSet<MemberId>>,
     visitors: RefCell<BTreeMap<MemberId, Visitor>>,
     strangers: Cell<usize>,
+    /// Streams whose receivers have been asked to dial, by their names.
+    wanted: RefCell<BTreeMap<u64, Rc<Wanted>>>,
     half_open: RefCell<BTreeMap<u64, Rc<Connection>>>,
     /// Accepted, in either direction.
     open: RefCell<BTreeMap<u64, Rc<Connection>>>,
@@ -185,6 +188,7 @@ impl Transport {
             removed: RefCell::default(),
             visitors: RefCell::default(),
             strangers: Cell::new(0),
+            wanted: RefCell::default(),
             half_open: RefCell::default(),
             open: RefCell::default(),
             closed: Broadcast::default(),

@@ -246,6 +246,10 @@ impl Puppet {
     }
 
     async fn hello(&mut self, from: u64, to: u64, lane: Lane) {
+        self.hello_with(from, to, lane, |_hello| ()).await;
+    }
+
+    async fn hello_with(&mut self, from: u64, to: u64, lane: Lane, change: impl FnOnce(&mut pb::Hello)) {
         let identity = PeerIdentity {
             cluster: CLUSTER,
             member: MemberId(from),
@@ -254,7 +258,9 @@ impl Puppet {
             format_level_max: FormatLevel::HIGHEST,
         };
         let mut bytes = BytesMut::from(&PREFACE[..]);
-        put_message(&mut bytes, FrameKind::Hello, &identity.hello(MemberId(to), lane));
+        let mut hello = identity.hello(MemberId(to), lane);
+        change(&mut hello);
+        put_message(&mut bytes, FrameKind::Hello, &hello);
         self.write(&bytes).await;
     }
 

@@ -26,11 +26,14 @@ fn who_is_refused_hears_why_and_both_sides_log_it() {
         let wrong = Node::start(config(3, 100));
         wrong.transport.set_peers([(MemberId(9), vec![url(b.address)])]);
         assert_eq!(wrong.refused().await.code, RefusalCode::WrongRecipient);
-        assert!(2 <= lines.with("this is member 2, not 9"));
+        assert!(
+            2 <= lines.with("this is member 2, not 9: the name or address where 9 is looked for leads here")
+        );
 
         let own = Node::start(config(4, 100));
         own.transport.set_peers([(MemberId(9), vec![url(own.address)])]);
         assert_eq!(own.refused().await.code, RefusalCode::WrongRecipient);
+        assert!(2 <= lines.with("this is member 4, not 9"), "it found itself there");
         assert!(!b.transport.has_event(), "nobody got in");
     });
 }
@@ -61,6 +64,82 @@ fn an_older_process_of_a_member_is_refused_and_a_newer_one_takes_over() {
         newer.up(2).await;
         assert!(b.down(1).await, "whoever was member 1 has ended");
         assert_eq!(a.refused().await.code, RefusalCode::DuplicateIdentity);
+    });
+}
+
+/// As a copied data directory does: two processes, each at an address of its own, and each dials.
+#[test]
+fn of_two_processes_of_one_member_that_are_dialed_and_dial_the_newer_one_alone_is_talked_to() {
+    run(async || {
+        for newer_first in [false, true] {
+            let b = Node::start(config(2, 200));
+            let (mut older, mut newer) = (config(1, 100), config(1, 101));
+            let free = || std::net::TcpListener::bind(local()).unwrap().local_addr().unwrap();
+            let (older_at, newer_at) = (free(), free());
+            (older.peer_urls, newer.peer_urls) = (vec![url(older_at)], vec![url(newer_at)]);
+            let (older, newer) = if newer_first {
+                let newer = Node::start_at(newer, newer_at);
+                newer.peers(&[&b]);
+                newer.up(2).await;
+                (Node::start_at(older, older_at), newer)
+            } else {
+                let older = Node::start_at(older, older_at);
+                older.peers(&[&b]);
+                b.peers(&[&older]);
+                older.up(2).await;
+                b.up(1).await;
+                let newer = Node::start_at(newer, newer_at);
+                newer.peers(&[&b]);
+                newer.up(2).await;
+                (older, newer)
+            };
+            // The list has the older one's address still.
+            b.peers(&[&older]);
+            older.peers(&[&b]);
+            assert_eq!(older.refused().await.code, RefusalCode::DuplicateIdentity);
+            let peer = b.transport.peer(MemberId(1)).unwrap();
+            while peer.incarnation() != Some(101) {
+                glommio::timer::sleep(Duration::from_millis(1)).await;
+            }
+            for index in 1..=3 {
+                while !b.transport.send(&append(2, 1, index, 10)) {
+                    glommio::timer::sleep(Duration::from_millis(1)).await;
+                }
+                assert_eq!(newer.message().await, append(2, 1, index, 10));
+            }
+            while let Some(event) = older.transport.take_event() {
+                assert!(!matches!(event, PeerEvent::Message(_)), "{event:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_member_that_does_not_say_its_life_or_says_a_forged_one_is_refused_once_it_was_met() {
+    run(async || {
+        let (lines, _guard) = Lines::listen();
+        let mut met = config(2, 200);
+        met.lives = Lives { own: 20, known: [(MemberId(1), 10)].into() };
+        let b = Node::start(met);
+        let ask = async |change: fn(&mut pb::Hello)| {
+            let mut puppet = Puppet::dial(b.address).await;
+            puppet.hello_with(1, 2, Lane::Control, change).await;
+            let frame = puppet.frame().await.unwrap();
+            (frame.kind == FrameKind::Refusal).then(|| Refusal::from_wire(frame.payload))
+        };
+        let missing = ask(|_hello| ()).await.unwrap();
+        assert_eq!(missing.code, RefusalCode::OtherLife);
+        assert!(missing.reason.contains("does not say which life it is in"), "{missing}");
+        let forged = ask(|hello| hello.life = 11).await.unwrap();
+        assert!(forged.reason.contains("member 1 has begun anew"), "{forged}");
+        let other = ask(|hello| (hello.life, hello.to_life) = (10, 21)).await.unwrap();
+        assert!(other.reason.contains("member 2 has begun anew"), "{other}");
+        for _again in 0..5 {
+            assert_eq!(ask(|_hello| ()).await.unwrap(), missing);
+        }
+        assert_eq!(lines.with("peer connection refused"), 1, "once, with the count of those that follow");
+        assert_eq!(ask(|hello| hello.life = 10).await, None);
+        assert_eq!(ask(|hello| hello.format_level_max = 0).await, None, "a release without lives");
     });
 }
 

@@ -126,3 +126,92 @@ fn a_stream_with_a_gap_or_a_wrong_length_is_never_complete() {
         }
     });
 }
+
+/// A member that nobody can dial, and one that it has dialed.
+async fn hidden_and_met() -> (Node, Node) {
+    let b = Node::start(config(2, 200));
+    let dead = Url::parse("http://127.0.0.1:1").unwrap();
+    b.transport.set_peers([(MemberId(3), vec![dead.clone()])]);
+    let mut hidden = config(3, 300);
+    hidden.peer_urls = vec![dead];
+    let hidden = Node::start(hidden);
+    hidden.peers(&[&b]);
+    hidden.up(2).await;
+    let peer = b.transport.peer(MemberId(3)).unwrap();
+    while b.transport.way_to(&peer, Lane::Call).is_none() {
+        glommio::timer::sleep(Duration::from_millis(1)).await;
+    }
+    (hidden, b)
+}
+
+#[test]
+fn a_stream_to_a_member_that_nobody_can_dial_goes_over_a_connection_that_it_opens() {
+    run(async || {
+        let (hidden, b) = hidden_and_met().await;
+        let state = Bytes::from(vec![7; 3_000_000]);
+        for header in ["at 7", "at 8"] {
+            let sending = async {
+                let mut writer =
+                    b.transport.open_bulk(MemberId(3), Bytes::from_static(header.as_bytes())).await.unwrap();
+                writer.write(state.clone()).await.unwrap();
+                writer.finish(PATIENCE).await.unwrap();
+            };
+            let receiving = async {
+                let mut reader = hidden
+                    .until(|event| if let PeerEvent::Bulk(reader) = event { Some(reader) } else { None })
+                    .await;
+                assert_eq!((reader.from, &reader.header[..]), (MemberId(2), header.as_bytes()));
+                reader.accept(0);
+                let mut held = Vec::new();
+                while let Some((_, bytes)) = reader.next().await.unwrap() {
+                    held.extend_from_slice(&bytes);
+                }
+                reader.finish();
+                assert!(held == state, "{} bytes", held.len());
+            };
+            futures_lite::future::zip(sending, receiving).await;
+        }
+        assert!(b.transport.wanted.borrow().is_empty(), "nothing is left of the names");
+        let peer = hidden.transport.peer(MemberId(2)).unwrap();
+        while peer.fetching.get() != 0 {
+            glommio::timer::sleep(Duration::from_millis(1)).await;
+        }
+    });
+}
+
+#[test]
+fn a_connection_for_a_stream_that_nobody_sends_is_refused_and_a_member_opens_few_of_them() {
+    run(async || {
+        let (hidden, b) = hidden_and_met().await;
+        let mut puppet = Puppet::dial(b.address).await;
+        puppet.hello_with(3, 2, Lane::Bulk, |hello| (hello.stream, hello.incarnation) = (99, 300)).await;
+        assert_eq!(puppet.goodbye().await.reason, "no stream waits for this connection");
+        // Names that nobody waits under: each is dialed for, and refused there.
+        let ask = async |stream: u64| {
+            let body = pb::OpenStream { stream }.encode_to_vec().into();
+            let asked = b.transport.call(MemberId(3), super::super::call::CALL_OPEN_STREAM, body, PATIENCE);
+            asked.await.unwrap_err().to_string()
+        };
+        assert_eq!(ask(0).await, "a stream without a name");
+        assert!(ask(5).await.contains("no stream waits for this connection"));
+        let (one, (two, three)) =
+            futures_lite::future::zip(ask(6), futures_lite::future::zip(ask(7), ask(8))).await;
+        let refused = [one, two, three];
+        let full = refused.iter().filter(|reason| reason.contains("too many streams"));
+        assert_eq!(full.count(), 1, "{refused:?}");
+        while let Some(event) = hidden.transport.take_event() {
+            assert!(!matches!(event, PeerEvent::Bulk(_)), "{event:?}");
+        }
+    });
+}
+
+#[test]
+fn a_member_that_cannot_open_the_connection_says_why() {
+    run(async || {
+        let (hidden, b) = hidden_and_met().await;
+        // It does not find the way back any more, and what is open stays.
+        hidden.transport.set_peers([(MemberId(2), vec![Url::parse("http://127.0.0.1:1").unwrap()])]);
+        let error = b.transport.open_bulk(MemberId(3), Bytes::new()).await.unwrap_err().to_string();
+        assert!(error.contains("asked to dial this member for it: 127.0.0.1:1"), "{error}");
+    });
+}
