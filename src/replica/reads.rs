@@ -20,8 +20,11 @@
 //! place before the first entry of the term in which this member leads. So once that entry has been
 //! handed out to the state machine, a read may follow it there at once, and before that it waits.
 //!
+//! *Urgent reads.* A renewal of a lease has a deadline that its client cannot move. Of the reads that are released
+//! together urgent ones are the first, and they are counted apart, so that a flood of others does not shut them out.
+//!
 //! Invariants: a read leaves exactly once, released or refused.
-//! Bounds: the caller bounds the number of reads; see `count`.
+//! Bounds: the caller bounds the number of reads; see `count` and `urgent_count`.
 
 use std::collections::VecDeque;
 
@@ -31,6 +34,7 @@ use crate::types::LogIndex;
 #[derive(Debug)]
 struct Waiting<R> {
     read: R,
+    is_urgent: bool,
     arrived_tick: u64,
 }
 
@@ -61,6 +65,7 @@ pub(super) struct Reads<R> {
     confirmed: VecDeque<Confirmed<R>>,
     next_round: u64,
     count: usize,
+    urgent_count: usize,
 }
 
 impl<R> Reads<R> {
@@ -71,17 +76,28 @@ impl<R> Reads<R> {
             confirmed: VecDeque::new(),
             next_round: 1,
             count: 0,
+            urgent_count: 0,
         }
     }
 
-    /// Reads that wait, in whatever state.
+    /// Reads that wait, in whatever state, but for urgent ones.
     pub(super) fn count(&self) -> usize {
         self.count
     }
 
+    /// Urgent reads that wait, in whatever state.
+    pub(super) fn urgent_count(&self) -> usize {
+        self.urgent_count
+    }
+
     pub(super) fn push(&mut self, read: R, tick: u64) {
-        self.waiting.push(Waiting { read, arrived_tick: tick });
+        self.waiting.push(Waiting { read, is_urgent: false, arrived_tick: tick });
         self.count += 1;
+    }
+
+    pub(super) fn push_urgent(&mut self, read: R, tick: u64) {
+        self.waiting.push(Waiting { read, is_urgent: true, arrived_tick: tick });
+        self.urgent_count += 1;
     }
 
     /// The number of the round to ask now, if one is due. `on_asked` or nothing must follow.
@@ -134,9 +150,18 @@ impl<R> Reads<R> {
     /// Moves out the reads that a state machine which has applied `applied` may answer.
     pub(super) fn release(&mut self, applied: LogIndex, released: &mut Vec<R>) {
         // Indexes of different leaders need not ascend, so the whole queue is looked at; it is short.
+        let may_go = |confirmed: &Confirmed<R>| confirmed.index <= applied;
+        if 0 < self.urgent_count {
+            for confirmed in self.confirmed.iter_mut().filter(|confirmed| may_go(confirmed)) {
+                let before = released.len();
+                let urgent = confirmed.reads.extract_if(.., |waiting| waiting.is_urgent);
+                released.extend(urgent.map(|waiting| waiting.read));
+                self.urgent_count -= released.len() - before;
+            }
+        }
         let count = &mut self.count;
         self.confirmed.retain_mut(|confirmed| {
-            if applied < confirmed.index {
+            if !may_go(confirmed) {
                 return true;
             }
             *count -= confirmed.reads.len();
@@ -158,12 +183,12 @@ impl<R> Reads<R> {
     fn take_if(&mut self, mut is_meant: impl FnMut(&Waiting<R>) -> bool, taken: &mut Vec<R>) {
         let rounds = self.rounds.iter_mut().map(|round| &mut round.reads);
         let confirmed = self.confirmed.iter_mut().map(|confirmed| &mut confirmed.reads);
-        let count = &mut self.count;
+        let (count, urgent_count) = (&mut self.count, &mut self.urgent_count);
         for reads in rounds.chain(confirmed).chain([&mut self.waiting]) {
-            let gone = reads.extract_if(.., |waiting| is_meant(waiting));
-            let before = taken.len();
-            taken.extend(gone.map(|waiting| waiting.read));
-            *count -= taken.len() - before;
+            for gone in reads.extract_if(.., |waiting| is_meant(waiting)) {
+                *(if gone.is_urgent { &mut *urgent_count } else { &mut *count }) -= 1;
+                taken.push(gone.read);
+            }
         }
         self.confirmed.retain(|confirmed| !confirmed.reads.is_empty());
         if self.rounds.iter().all(|round| round.reads.is_empty()) {
@@ -204,6 +229,27 @@ mod tests {
         reads.on_confirmed(2, LogIndex(10));
         assert_eq!(released(&mut reads, 10), ["b", "c"]);
         assert_eq!(reads.count(), 0);
+    }
+
+    #[test]
+    fn urgent_reads_are_released_before_others_that_arrived_earlier_and_are_counted_apart() {
+        let mut reads = Reads::new();
+        reads.push("get", 0);
+        reads.push_urgent("renew", 0);
+        assert_eq!(ask(&mut reads, 0), Some(1));
+        reads.on_confirmed(1, LogIndex(9));
+        reads.push("list", 1);
+        reads.push_urgent("renew again", 1);
+        assert_eq!(ask(&mut reads, 1), Some(2));
+        reads.on_confirmed(2, LogIndex(10));
+        reads.push_urgent("too early", 1);
+        assert_eq!((reads.count(), reads.urgent_count()), (2, 3));
+        assert_eq!(released(&mut reads, 9), ["renew", "get"], "no index is skipped for it");
+        assert_eq!(released(&mut reads, 10), ["renew again", "list"]);
+        assert_eq!((reads.count(), reads.urgent_count()), (0, 1));
+        let mut withdrawn = Vec::new();
+        reads.withdraw(|read| *read == "too early", &mut withdrawn);
+        assert_eq!((withdrawn, reads.urgent_count()), (vec!["too early"], 0));
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //!
 //! Backpressure: refused with "too many requests" when more entries than `apply_gap_max` are
 //! committed and not applied, or more bytes than `backlog_bytes_max` wait or are not applied, or more
-//! reads than `reads_max` wait. These bound the memory that clients can make a member hold.
+//! reads than `reads_max` wait (urgent ones are counted apart). These bound the memory that clients can make a member hold.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -199,6 +199,22 @@ impl<R> Replica<R> {
             return Err((read, Refusal::TooManyRequests));
         }
         self.reads.push(read, self.tick);
+        Ok(())
+    }
+
+    /// The same for one that has a deadline of its own, as a renewal of a lease has: it goes before others, and is
+    /// taken when too many of those wait.
+    ///
+    /// # Errors
+    /// As `on_read`, for as many urgent reads.
+    pub fn on_urgent_read(&mut self, read: R) -> Result<(), (R, Refusal)> {
+        if self.stopped {
+            return Err((read, Refusal::Stopped));
+        }
+        if self.config.reads_max <= self.reads.urgent_count() {
+            return Err((read, Refusal::TooManyRequests));
+        }
+        self.reads.push_urgent(read, self.tick);
         Ok(())
     }
 
@@ -459,7 +475,7 @@ impl<R> Replica<R> {
     }
 
     fn ask_for_reads(&mut self) {
-        if self.reads.count() == 0 {
+        if self.reads.count() + self.reads.urgent_count() == 0 {
             return;
         }
         if let Some(index) = self.local_reads_from() {

@@ -359,6 +359,10 @@ fn reads_are_bounded() {
     role.replica.on_read(1).unwrap();
     role.replica.on_read(2).unwrap();
     assert_eq!(role.replica.on_read(3), Err((3, Refusal::TooManyRequests)));
+    // Renewals have room of their own, which is bounded, too.
+    role.replica.on_urgent_read(4).unwrap();
+    role.replica.on_urgent_read(5).unwrap();
+    assert_eq!(role.replica.on_urgent_read(6), Err((6, Refusal::TooManyRequests)));
 }
 
 #[test]

@@ -70,13 +70,15 @@ struct Waiting {
 #[derive(Debug)]
 pub(super) struct Events {
     urgent: RefCell<VecDeque<Waiting>>,
+    /// Renewals of leases among them: they do not wait behind entries.
+    calls: RefCell<VecDeque<Waiting>>,
     bulky: RefCell<VecDeque<Waiting>>,
     bell: Doorbell,
 }
 
 impl Events {
     pub(super) fn new(bell: Doorbell) -> Self {
-        Self { urgent: RefCell::default(), bulky: RefCell::default(), bell }
+        Self { urgent: RefCell::default(), calls: RefCell::default(), bulky: RefCell::default(), bell }
     }
 
     /// News without a size.
@@ -89,14 +91,18 @@ impl Events {
     pub(super) fn deliver(&self, lane: Lane, event: PeerEvent, bytes: usize, allowance: &Rc<Allowance>) {
         allowance.waiting_bytes.set(allowance.waiting_bytes.get() + bytes);
         let waiting = Waiting { event, charged: Some((Rc::clone(allowance), bytes)) };
-        let queue = if lane == Lane::Control { &self.urgent } else { &self.bulky };
+        let queue = match lane {
+            Lane::Control => &self.urgent,
+            Lane::Call => &self.calls,
+            Lane::Append | Lane::Bulk => &self.bulky,
+        };
         queue.borrow_mut().push_back(waiting);
         self.bell.ring();
     }
 
     pub(super) fn take(&self) -> Option<PeerEvent> {
-        let urgent = self.urgent.borrow_mut().pop_front();
-        let waiting = urgent.or_else(|| self.bulky.borrow_mut().pop_front())?;
+        let next = |queue: &RefCell<VecDeque<Waiting>>| queue.borrow_mut().pop_front();
+        let waiting = [&self.urgent, &self.calls, &self.bulky].into_iter().find_map(next)?;
         if let Some((allowance, bytes)) = waiting.charged {
             allowance.waiting_bytes.set(allowance.waiting_bytes.get() - bytes);
             allowance.freed.ring();
@@ -111,6 +117,6 @@ impl Events {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.urgent.borrow().is_empty() && self.bulky.borrow().is_empty()
+        [&self.urgent, &self.calls, &self.bulky].into_iter().all(|queue| queue.borrow().is_empty())
     }
 }

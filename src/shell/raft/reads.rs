@@ -12,10 +12,13 @@ use crate::types::{Caller, Ticket};
 
 impl RaftRole {
     pub(super) fn on_read(&mut self, ticket: Ticket, query: Query) {
-        let taken = if is_for_leader(&query) && self.facts.leader != Some(self.replica.id()) {
-            self.lease_questions.ask(ticket, query, self.ticks).map_err(|refusal| (ticket, refusal))
+        let refused = |((ticket, _query), refusal)| (ticket, refusal);
+        let taken = if !is_for_leader(&query) {
+            self.replica.on_read((ticket, query)).map_err(refused)
+        } else if self.facts.leader == Some(self.replica.id()) {
+            self.replica.on_urgent_read((ticket, query)).map_err(refused)
         } else {
-            self.replica.on_read((ticket, query)).map_err(|((ticket, _query), refusal)| (ticket, refusal))
+            self.lease_questions.ask(ticket, query, self.ticks).map_err(|refusal| (ticket, refusal))
         };
         if let Err((ticket, refusal)) = taken {
             self.refuse(ticket, refusal);
