@@ -36,11 +36,11 @@ impl InnerHeader {
     }
 }
 
-fn header_len(header: Option<InnerHeader>) -> usize {
+pub(super) fn header_len(header: Option<InnerHeader>) -> usize {
     header.map_or(0, |header| message_field_len(header.len()))
 }
 
-fn put_header(out: &mut Vec<u8>, header: Option<InnerHeader>) {
+pub(super) fn put_header(out: &mut Vec<u8>, header: Option<InnerHeader>) {
     if let Some(header) = header {
         put_message_head(out, 1, header.len());
         put_int_field(out, 3, header.revision);
@@ -57,7 +57,7 @@ pub(crate) struct Shown {
 impl Shown {
     pub(crate) const ALL: Self = Self { value: true, lease: true };
 
-    fn value<'a>(self, kv: &KeyValueRef<'a>) -> &'a [u8] {
+    pub(super) fn value<'a>(self, kv: &KeyValueRef<'a>) -> &'a [u8] {
         if self.value { kv.value } else { &[] }
     }
 
@@ -77,13 +77,38 @@ pub(crate) fn kv_len(kv: &KeyValueRef<'_>, shown: Shown) -> usize {
 }
 
 pub(crate) fn put_kv_field(out: &mut Vec<u8>, field: u8, kv: &KeyValueRef<'_>, shown: Shown) {
+    put_kv_front(out, field, kv, shown);
+    out.extend_from_slice(shown.value(kv));
+    put_kv_lease(out, kv, shown);
+}
+
+/// Writes `put_kv_field` up to the value's bytes.
+pub(super) fn put_kv_front(out: &mut Vec<u8>, field: u8, kv: &KeyValueRef<'_>, shown: Shown) {
     put_message_head(out, field, kv_len(kv, shown));
     put_bytes_field(out, 1, kv.key);
     put_int_field(out, 2, kv.create_revision);
     put_int_field(out, 3, kv.mod_revision);
     put_int_field(out, 4, kv.version);
-    put_bytes_field(out, 5, shown.value(kv));
+    let value = shown.value(kv);
+    if !value.is_empty() {
+        put_message_head(out, 5, value.len());
+    }
+}
+
+/// Writes what follows the value's bytes.
+pub(super) fn put_kv_lease(out: &mut Vec<u8>, kv: &KeyValueRef<'_>, shown: Shown) {
     put_int_field(out, 6, shown.lease(kv));
+}
+
+/// Bytes of a `RangeResponse` behind its keys.
+pub(super) fn range_tail_len(more: bool, count: u64) -> usize {
+    usize::from(more) * 2 + int_field_len(count_field(count))
+}
+
+/// Writes what follows the keys of a `RangeResponse`.
+pub(super) fn put_range_tail(out: &mut Vec<u8>, more: bool, count: u64) {
+    put_int_field(out, 3, i64::from(more));
+    put_int_field(out, 4, count_field(count));
 }
 
 /// A response that knows its size before it is written.
@@ -96,10 +121,20 @@ pub(super) trait Encode {
     fn to_body(&self) -> Result<Vec<u8>, Rejection> {
         let len = self.encoded_len(None);
         check_answer_bytes(len as u64)?;
+        Ok(self.to_body_of(len))
+    }
+
+    /// The same, unless it takes more than `bytes_max`.
+    fn to_short_body(&self, bytes_max: usize) -> Option<Vec<u8>> {
+        let len = self.encoded_len(None);
+        (len <= bytes_max).then(|| self.to_body_of(len))
+    }
+
+    fn to_body_of(&self, len: usize) -> Vec<u8> {
         let mut out = Vec::with_capacity(len);
         self.encode(None, &mut out);
         debug_assert_eq!(out.len(), len, "the two passes disagree");
-        Ok(out)
+        out
     }
 }
 
@@ -135,10 +170,7 @@ fn count_field(count: u64) -> i64 {
 impl Encode for RangeAnswer<'_> {
     fn encoded_len(&self, header: Option<InnerHeader>) -> usize {
         let kvs = self.kvs.as_slice().iter().map(|kv| message_field_len(kv_len(kv, self.shown)));
-        header_len(header)
-            + kvs.sum::<usize>()
-            + usize::from(self.more) * 2
-            + int_field_len(count_field(self.count))
+        header_len(header) + kvs.sum::<usize>() + range_tail_len(self.more, self.count)
     }
 
     fn encode(&self, header: Option<InnerHeader>, out: &mut Vec<u8>) {
@@ -146,8 +178,7 @@ impl Encode for RangeAnswer<'_> {
         for kv in self.kvs.as_slice() {
             put_kv_field(out, 2, kv, self.shown);
         }
-        put_int_field(out, 3, i64::from(self.more));
-        put_int_field(out, 4, count_field(self.count));
+        put_range_tail(out, self.more, self.count);
     }
 }
 
@@ -277,6 +308,11 @@ impl TxnAnswer {
 
     pub(super) fn close(&mut self, nested: usize) {
         self.nested[nested].end = self.bytes.len();
+    }
+
+    /// Bytes of the answer so far.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
     }
 
     fn grow_bound(&mut self, bytes: u64) -> Result<(), Rejection> {

@@ -16,7 +16,7 @@ use prost::Message;
 use super::encode::Encode as _;
 use super::moves::{Moves, check_lease};
 use super::view::check_readable;
-use super::{Alarms, Sessions, range, txn, write};
+use super::{Alarms, LongRead, Sessions, range, txn, write};
 use crate::lease::{Change, Table};
 use crate::membership::{Cluster, MemberChange};
 use crate::mvcc::{HashCursor, HashKv, HashOvertaken, Store};
@@ -212,7 +212,7 @@ impl Machine {
     }
 
     /// Does about `steps` records' worth of the work that compactions left behind. True when nothing
-    /// is left, or all that is left waits for a running checkpoint: then every
+    /// is left, or all that is left waits for a checkpoint or a list under way: then every
     /// `Applied::AfterCompaction` so far may be answered.
     pub fn work_slice(&mut self, steps: usize) -> bool {
         self.store.compact_slice(steps)
@@ -259,6 +259,35 @@ impl Machine {
                 unreachable!("the store role gives keep-alives to the leader's memory")
             }
         }
+    }
+
+    /// Answers a read as `read` does if that is done in one piece in next to no time. `None`: it is one that
+    /// `begin_long_read` begins.
+    #[must_use]
+    pub fn read_short(&self, query: &Query, facts: &StatusFacts) -> Option<Outcome> {
+        match query {
+            Query::Range(request) => range::answer_short(&self.store, request),
+            Query::Txn(request) => txn::answer_short(&self.store, request),
+            other => Some(self.read(other, facts)),
+        }
+    }
+
+    /// Begins a Range or a transaction of ranges at its revision, which stays readable for it until
+    /// `end_long_read`.
+    ///
+    /// # Errors
+    /// The read's answer.
+    pub fn begin_long_read(&mut self, query: &Query) -> Result<LongRead, Rejection> {
+        match query {
+            Query::Range(request) => LongRead::range(&mut self.store, request),
+            Query::Txn(request) => LongRead::txn(&mut self.store, request),
+            other => unreachable!("{other:?} is read in one piece"),
+        }
+    }
+
+    /// Gives up what the read has pinned.
+    pub fn end_long_read(&mut self, read: LongRead) {
+        read.end(&mut self.store);
     }
 
     pub(super) fn response(&self, body: Vec<u8>) -> Response {

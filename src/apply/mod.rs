@@ -4,10 +4,12 @@ pub mod alarm;
 mod alarm_requests;
 pub(crate) mod encode;
 mod lease;
+mod long_read;
 mod moves;
 mod range;
 #[cfg(test)]
 mod script;
+mod sort;
 mod txn;
 mod view;
 mod write;
@@ -18,5 +20,6 @@ pub mod session;
 
 pub use alarm::{Alarm, AlarmType, Alarms};
 pub use checkpoint::{Checkpoint, Restore, RestoreError};
+pub use long_read::LongRead;
 pub use machine::{Applied, Machine, StatusFacts};
 pub use session::Sessions;

@@ -17,6 +17,7 @@ use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::request::{Outcome, RangeSlice, Rejection, Response};
 use crate::types::KeyRange;
+use crate::types::limits::{SHORT_BYTES_MAX, SHORT_KEYS_MAX};
 use crate::types::proto::message_field_len;
 
 /// Answers a Range of its own.
@@ -25,6 +26,48 @@ pub(super) fn answer(store: &Store, request: &pb::RangeRequest) -> Outcome {
     let body = select(store, request, at)?.to_body()?;
     // The header speaks of now, also when the read is of long ago.
     Ok(Response { revision: store.current_revision(), body, resume: None })
+}
+
+/// Answers a Range of its own that is answered in one piece: it looks at `SHORT_KEYS_MAX` keys at most, and
+/// takes no more than `SHORT_BYTES_MAX`. `None`: it may not, and is a `LongRead`.
+pub(super) fn answer_short(store: &Store, request: &pb::RangeRequest) -> Option<Outcome> {
+    let at = match readable_revision(store, request.revision) {
+        Ok(at) => at,
+        Err(rejection) => return Some(Err(rejection)),
+    };
+    keys_visited_max(store, request, at).filter(|&keys| keys <= SHORT_KEYS_MAX)?;
+    match select(store, request, at) {
+        Ok(answer) => {
+            let body = answer.to_short_body(SHORT_BYTES_MAX)?;
+            Some(Ok(Response { revision: store.current_revision(), body, resume: None }))
+        }
+        Err(rejection) => Some(Err(rejection)),
+    }
+}
+
+/// Keys that `select` looks at, at most; `None` where that cannot be told.
+pub(super) fn keys_visited_max(store: &Store, request: &pb::RangeRequest, at: i64) -> Option<u64> {
+    let keys = KeyRange::new(&request.key, &request.range_end);
+    if matches!(keys, KeyRange::One(_)) {
+        return Some(1);
+    }
+    // Of an older revision it looks at keys that are deleted, too.
+    if at < store.current_revision() {
+        return None;
+    }
+    if request.count_only {
+        return Some(1);
+    }
+    let is_sorted =
+        request.sort_order > SortOrder::Ascend as i32 || request.sort_target != SortTarget::Key as i32;
+    let looks_at_all = is_sorted || request.limit <= 0 || Filter(request).is_active();
+    if !looks_at_all && request.limit.unsigned_abs() < SHORT_KEYS_MAX {
+        return Some(request.limit.unsigned_abs() + 1);
+    }
+    // Values are as long as they are: comparing many is not short.
+    let is_costly = request.sort_target == SortTarget::Value as i32;
+    let count = store.count(keys, at);
+    Some(if is_costly { count.saturating_mul(64) } else { count })
 }
 
 /// Zero and negative numbers mean the current revision.
@@ -75,7 +118,7 @@ pub(super) fn slice_answer(store: &Store, slice: &RangeSlice) -> Outcome {
 
 /// What `keys_only` leaves out. 3.7 answers it from the index, which knows no leases, unless it had
 /// to fetch the values to sort by them.
-fn shown(request: &pb::RangeRequest) -> Shown {
+pub(super) fn shown(request: &pb::RangeRequest) -> Shown {
     if !request.keys_only {
         return Shown::ALL;
     }
@@ -83,16 +126,16 @@ fn shown(request: &pb::RangeRequest) -> Shown {
 }
 
 /// Inclusive bounds on revisions, each active if not zero.
-struct Filter<'r>(&'r pb::RangeRequest);
+pub(super) struct Filter<'r>(pub(super) &'r pb::RangeRequest);
 
 impl Filter<'_> {
-    fn is_active(&self) -> bool {
+    pub(super) fn is_active(&self) -> bool {
         let request = self.0;
         (request.min_mod_revision | request.max_mod_revision) != 0
             || (request.min_create_revision | request.max_create_revision) != 0
     }
 
-    fn passes(&self, kv: &KeyValueRef<'_>) -> bool {
+    pub(super) fn passes(&self, kv: &KeyValueRef<'_>) -> bool {
         let within = |min: i64, max: i64, revision: i64| {
             (min == 0 || min <= revision) && (max == 0 || revision <= max)
         };
@@ -101,15 +144,21 @@ impl Filter<'_> {
     }
 }
 
+/// In which order, by what.
+pub(super) fn sort_options(request: &pb::RangeRequest) -> Result<(SortOrder, SortTarget), Rejection> {
+    let unknown = |_| Rejection::SortOption { order: request.sort_order, target: request.sort_target };
+    let order = SortOrder::try_from(request.sort_order).map_err(unknown)?;
+    let target = SortTarget::try_from(request.sort_target).map_err(unknown)?;
+    Ok((order, target))
+}
+
 /// Evaluates `request` at revision `at`, which the caller has checked.
 pub(super) fn select<'v, V: View>(
     view: &'v V,
     request: &'v pb::RangeRequest,
     at: i64,
 ) -> Result<RangeAnswer<'v>, Rejection> {
-    let unknown = || Rejection::SortOption { order: request.sort_order, target: request.sort_target };
-    let order = SortOrder::try_from(request.sort_order).map_err(|_| unknown())?;
-    let target = SortTarget::try_from(request.sort_target).map_err(|_| unknown())?;
+    let (order, target) = sort_options(request)?;
     let keys = KeyRange::new(&request.key, &request.range_end);
     let shown = shown(request);
     if request.count_only {

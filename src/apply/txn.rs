@@ -21,6 +21,7 @@ use crate::pb::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion
 use crate::pb::etcdserverpb::request_op::Request as Op;
 use crate::request::{Outcome, Rejection, Response};
 use crate::types::KeyRange;
+use crate::types::limits::{SHORT_BYTES_MAX, SHORT_KEYS_MAX};
 
 /// Runs a transaction that may write.
 pub(super) fn apply(store: &mut Store, leases: &mut Table, request: &pb::TxnRequest) -> Outcome {
@@ -40,17 +41,56 @@ pub(super) fn apply(store: &mut Store, leases: &mut Table, request: &pb::TxnRequ
 
 /// Answers a transaction of ranges only, which does not go through the log.
 pub(super) fn answer(store: &Store, request: &pb::TxnRequest) -> Outcome {
+    let (succeeded, ranges) = ranges(store, request)?;
+    let mut answer = TxnAnswer::new(succeeded);
+    for range in ranges {
+        push_range(&mut answer, store, range)?;
+    }
+    Ok(Response { revision: store.current_revision(), body: answer.into_body(), resume: None })
+}
+
+/// As `answer`, if the transaction is answered in one piece; see `range::answer_short`.
+pub(super) fn answer_short(store: &Store, request: &pb::TxnRequest) -> Option<Outcome> {
+    let compared = request.compare.iter().map(|compare| match compare.range_end.is_empty() {
+        true => 1,
+        false => store.count(KeyRange::new(&compare.key, &compare.range_end), store.current_revision()),
+    });
+    let mut keys = compared.sum::<u64>();
+    let (succeeded, ranges) = match ranges(store, request) {
+        Ok(path) if keys <= SHORT_KEYS_MAX => path,
+        Ok(_) => return None,
+        Err(rejection) => return Some(Err(rejection)),
+    };
+    let mut answer = TxnAnswer::new(succeeded);
+    for range in ranges {
+        let at = if range.revision <= 0 { store.current_revision() } else { range.revision };
+        keys += range::keys_visited_max(store, range, at)?;
+        if SHORT_KEYS_MAX < keys {
+            return None;
+        }
+        if let Err(rejection) = push_range(&mut answer, store, range) {
+            return Some(Err(rejection));
+        }
+        if SHORT_BYTES_MAX < answer.len() {
+            return None;
+        }
+    }
+    Some(Ok(Response { revision: store.current_revision(), body: answer.into_body(), resume: None }))
+}
+
+/// What the comparisons of a transaction of ranges say, and the ranges to be answered.
+pub(super) fn ranges<'r>(
+    store: &Store,
+    request: &'r pb::TxnRequest,
+) -> Result<(bool, impl Iterator<Item = &'r pb::RangeRequest> + use<'r>), Rejection> {
     let path = Path::decide(store, request);
     check_ranges(store, request, &mut path.walk())?;
     let succeeded = path.walk().next();
-    let mut answer = TxnAnswer::new(succeeded);
-    for op in branch(request, succeeded) {
-        let Some(Op::RequestRange(op)) = &op.request else {
-            unreachable!("the client shard sends what is not all ranges through the log");
-        };
-        push_range(&mut answer, store, op)?;
-    }
-    Ok(Response { revision: store.current_revision(), body: answer.into_body(), resume: None })
+    let ranges = branch(request, succeeded).iter().map(|op| match &op.request {
+        Some(Op::RequestRange(range)) => range,
+        _ => unreachable!("the client shard sends what is not all ranges through the log"),
+    });
+    Ok((succeeded, ranges))
 }
 
 fn branch(request: &pb::TxnRequest, succeeded: bool) -> &[pb::RequestOp] {

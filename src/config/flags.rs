@@ -447,6 +447,14 @@ pub(super) static FLAGS: &[Flag] = &[
     ),
     used(
         Group::Pinion,
+        "pinned-history-bytes",
+        Number,
+        "268435456",
+        "Compacted history that lists under way may hold in memory. Beyond it the list that began first is ended \
+        as Unavailable. More: lists of slow clients outlive more compactions; more memory at worst.",
+    ),
+    used(
+        Group::Pinion,
         "spin-before-park",
         Duration,
         "30us",

@@ -42,6 +42,8 @@ pub struct ProcessConfig {
     pub checkpoint_entries: u64,
     /// ... or after so many bytes of log, whichever is first.
     pub checkpoint_bytes: u64,
+    /// Compacted history that lists under way may hold.
+    pub pinned_history_bytes: u64,
     /// Entries behind a checkpoint that stay in the log for other members.
     pub catch_up_entries: u64,
     pub compaction_batch_revisions: u32,
@@ -185,6 +187,7 @@ impl ProcessConfig {
                 entries => entries,
             },
             checkpoint_bytes: settings.number("checkpoint-bytes", CHECKPOINT_BYTES_MIN, u64::MAX)?,
+            pinned_history_bytes: settings.number("pinned-history-bytes", 0, u64::MAX)?,
             catch_up_entries: settings.number("snapshot-catchup-entries", 0, u64::MAX)?,
             compaction_batch_revisions: match settings.number_u32("compaction-batch-limit", 0, u32::MAX)? {
                 0 => 500,

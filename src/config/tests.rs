@@ -73,6 +73,7 @@ fn without_flags_a_single_member_has_etcds_defaults() {
     assert_eq!(process.keepalive.server_interval, Some(Duration::from_secs(7_200)));
     assert_eq!(process.compaction_batch_revisions, 500);
     assert_eq!(process.compaction_sleep, Duration::ZERO);
+    assert_eq!(process.pinned_history_bytes, 256 << 20);
     assert_eq!(process.placement, Placement::Auto);
     assert_eq!(process.wal_sync, WalSync::Auto);
     assert_eq!((cluster.heartbeat_ms, cluster.election_ms, cluster.pre_vote), (100, 1_000, true));

@@ -26,6 +26,7 @@
 //! each key.
 
 use super::Store;
+use super::pin::Pin;
 use super::record::NEWEST;
 use super::tree::Tree;
 use crate::types::proto::put_varint;
@@ -36,14 +37,6 @@ pub(super) const HEADER: u8 = 1;
 pub(super) const RECORDS: u8 = 2;
 pub(super) const KEYS: u8 = 3;
 pub(super) const END: u8 = 4;
-
-/// A running checkpoint as the store knows it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Pin {
-    id: u64,
-    /// The compact revision when it began: jobs up to it remove nothing the checkpoint wants.
-    pub(super) compacted: i64,
-}
 
 /// A checkpoint being written. Must be given to `Store::end_checkpoint`, finished or not: until
 /// then compacted history stays in memory.
@@ -81,11 +74,8 @@ impl Store {
     /// Starts a checkpoint of the current revision. Writes and compactions may go on; memory of
     /// later compactions comes back only after `end_checkpoint`.
     pub fn begin_checkpoint(&mut self) -> CheckpointCursor {
-        let pin = Pin { id: self.pins_made, compacted: self.compacted };
-        self.pins_made += 1;
-        self.pins.push(pin);
         CheckpointCursor {
-            pin,
+            pin: self.pins.add(self.compacted),
             revision: self.current,
             end_seq: self.log.next_seq(),
             phase: Phase::Header,
@@ -109,7 +99,7 @@ impl Store {
                 out.extend_from_slice(&MAGIC);
                 out.extend_from_slice(&FORMAT.to_le_bytes());
                 out.extend_from_slice(&cursor.revision.to_le_bytes());
-                out.extend_from_slice(&cursor.pin.compacted.to_le_bytes());
+                out.extend_from_slice(&cursor.pin.at.to_le_bytes());
                 out.extend_from_slice(&cursor.end_seq.to_le_bytes());
                 cursor.phase = Phase::Records(0);
             }
@@ -122,7 +112,7 @@ impl Store {
                         cursor.phase = Phase::Keys(Vec::new());
                         break;
                     };
-                    if record.is_dropped_at(cursor.pin.compacted) {
+                    if record.is_dropped_at(cursor.pin.at) {
                         continue;
                     }
                     put_varint(out, record.seq - *last);
@@ -158,9 +148,7 @@ impl Store {
                         Some(newest.seq())
                     } else {
                         let record = self.find_version(newest, cursor.revision);
-                        record
-                            .filter(|record| !record.is_dropped_at(cursor.pin.compacted))
-                            .map(|record| record.seq)
+                        record.filter(|record| !record.is_dropped_at(cursor.pin.at)).map(|record| record.seq)
                     };
                     let Some(seq) = seq else { continue };
                     put_varint(out, seq);
@@ -186,8 +174,6 @@ impl Store {
 
     /// Releases a checkpoint, finished or abandoned.
     pub fn end_checkpoint(&mut self, cursor: CheckpointCursor) {
-        let before = self.pins.len();
-        self.pins.retain(|pin| pin.id != cursor.pin.id);
-        assert_eq!(self.pins.len() + 1, before, "a checkpoint ends in the store it began in");
+        self.pins.remove(cursor.pin);
     }
 }

@@ -12,7 +12,7 @@
 //! third of what is retained, and no more than four bytes are copied for each byte freed.
 //!
 //! Between slices the store is whole: given-up records are unreadable whether removed or not.
-//! While a checkpoint runs, jobs beyond the compact revision it started at wait.
+//! While something is pinned (`pin`), jobs beyond the oldest pin wait, and what they would give up is counted.
 
 use super::Store;
 use super::log::{CHUNK_BYTES, Chunk, SegmentBox};
@@ -24,6 +24,17 @@ use super::store::KEY_OVERHEAD_BYTES;
 pub(super) struct Compaction {
     done: i64,
     job: Option<Job>,
+    held: Held,
+}
+
+/// What the oldest pin keeps that a compaction would have given up.
+#[derive(Debug, Clone, Copy, Default)]
+struct Held {
+    /// The pin's revision.
+    from: i64,
+    /// Records below this are counted.
+    next_seq: u64,
+    bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +53,7 @@ enum Phase {
 
 impl Compaction {
     pub(super) fn new(done: i64) -> Self {
-        Self { done, job: None }
+        Self { done, job: None, held: Held::default() }
     }
 
     /// The compact revision up to which all is removed.
@@ -76,9 +87,10 @@ impl Store {
         let mut steps = steps.max(1);
         while 0 < steps {
             let Some(job) = self.compaction.job else {
-                let held_at = self.pins.iter().map(|pin| pin.compacted).min();
+                let held_at = self.pins.held_at();
                 let to = held_at.map_or(self.compacted, |held_at| held_at.min(self.compacted));
                 if to <= self.compaction.done {
+                    self.count_held(to, steps);
                     return true;
                 }
                 // From the old compact revision on, not behind it: its tombstones were kept.
@@ -92,6 +104,38 @@ impl Store {
             }
         }
         false
+    }
+
+    /// Counts what a job from `from` to the compact revision would give up, which waits for a pin.
+    fn count_held(&mut self, from: i64, steps: usize) {
+        let mut held = self.compaction.held;
+        if held.from != from || held.next_seq == 0 {
+            held = Held { from, next_seq: self.log.seq_of_revision(from), bytes: 0 };
+        }
+        for record in self.log.iter_from(held.next_seq).take(steps) {
+            if self.compacted < record.main {
+                break;
+            }
+            held.next_seq = record.seq + 1;
+            let previous = record.links.and_then(|links| self.log.get(links.previous));
+            if from < record.main
+                && let Some(previous) = previous
+            {
+                held.bytes += (previous.key.len() + previous.value.len()) as u64;
+            }
+        }
+        self.compaction.held = held;
+    }
+
+    /// Bytes of keys and values that pins keep though they are compacted, as far as `compact_slice` has
+    /// counted them.
+    #[must_use]
+    pub fn history_held_bytes(&self) -> u64 {
+        if self.compaction.done < self.compacted && self.compaction.is_idle() {
+            self.compaction.held.bytes
+        } else {
+            0
+        }
     }
 
     /// Whether compacted history is still held in memory.
@@ -184,7 +228,7 @@ impl Store {
         }
         self.log.replace(start..end, rewritten);
         if finished {
-            self.compaction = Compaction { done: to, job: None };
+            self.compaction = Compaction::new(to);
         } else {
             self.compaction.job = Some(Job { to, phase: Phase::Sweep(last) });
         }

@@ -51,6 +51,11 @@ impl Chunk {
         self.dropped_bytes
     }
 
+    /// Memory reserved for records and their offsets.
+    fn held_bytes(&self) -> u64 {
+        (self.bytes.capacity() + 4 * (self.offsets.capacity() + self.seqs.capacity())) as u64
+    }
+
     pub(super) fn seq_at(&self, slot: usize) -> u64 {
         match self.seqs.get(slot) {
             Some(&distance) => self.first_seq + u64::from(distance),
@@ -215,12 +220,14 @@ pub(super) struct Log {
     next_seq: u64,
     /// Whether the last chunk takes appends.
     open: bool,
+    /// Memory of all chunks but the open one.
+    sealed_held_bytes: u64,
 }
 
 impl Log {
     /// An empty log whose first record gets `next_seq`.
     pub(super) fn new(next_seq: u64) -> Self {
-        Self { firsts: Vec::new(), chunks: Vec::new(), next_seq, open: false }
+        Self { firsts: Vec::new(), chunks: Vec::new(), next_seq, open: false, sealed_held_bytes: 0 }
     }
 
     pub(super) fn next_seq(&self) -> u64 {
@@ -231,11 +238,10 @@ impl Log {
         &self.chunks
     }
 
-    /// Memory reserved for records and their offsets.
+    /// Memory reserved for records and their offsets. O(1).
     pub(super) fn held_bytes(&self) -> u64 {
-        let held =
-            |chunk: &Chunk| chunk.bytes.capacity() + 4 * (chunk.offsets.capacity() + chunk.seqs.capacity());
-        self.chunks.iter().map(|chunk| held(chunk) as u64).sum()
+        let open = self.chunks.last().filter(|_| self.open);
+        self.sealed_held_bytes + open.map_or(0, |open| open.held_bytes())
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -398,7 +404,9 @@ impl Log {
     /// Closes the open chunk, if there is one.
     pub(super) fn seal(&mut self) {
         if self.open {
-            self.chunks.last_mut().expect("an open chunk is the last one").trim();
+            let last = self.chunks.last_mut().expect("an open chunk is the last one");
+            last.trim();
+            self.sealed_held_bytes += last.held_bytes();
             self.open = false;
         }
     }
@@ -415,8 +423,10 @@ impl Log {
         assert!(seq <= self.next_seq, "nothing to take back at {seq}");
         while self.firsts.last().is_some_and(|&first| seq <= first) {
             self.firsts.pop();
-            self.chunks.pop();
-            self.open = false;
+            let chunk = self.chunks.pop().expect("there is a chunk for each first number");
+            if !std::mem::take(&mut self.open) {
+                self.sealed_held_bytes -= chunk.held_bytes();
+            }
         }
         if let Some(last) = self.chunks.last_mut() {
             let slots = last.lower_bound(seq);
@@ -456,11 +466,15 @@ impl Log {
         debug_assert!(with.iter().all(|chunk| 0 < chunk.records_count()));
         assert!(!self.open || range.end < self.chunks.len(), "the open chunk is not rewritten");
         drop(self.firsts.splice(range.clone(), with.iter().map(|chunk| chunk.first_seq)));
-        drop(self.chunks.splice(range, with));
+        self.sealed_held_bytes += with.iter().map(|chunk| chunk.held_bytes()).sum::<u64>();
+        for chunk in self.chunks.splice(range, with) {
+            self.sealed_held_bytes -= chunk.held_bytes();
+        }
     }
 
     /// Takes a sealed chunk out of its place; `replace` must close the gap.
     pub(super) fn take(&mut self, index: usize) -> SegmentBox {
+        self.sealed_held_bytes -= self.chunks[index].held_bytes();
         std::mem::take(&mut self.chunks[index])
     }
 
@@ -492,6 +506,8 @@ impl Log {
             assert!(!exact || dropped_bytes == chunk.dropped_bytes, "chunk at {first}");
         }
         assert!(last.0 < self.next_seq);
+        let held_bytes: u64 = self.chunks.iter().map(|chunk| chunk.held_bytes()).sum();
+        assert_eq!(held_bytes, self.held_bytes());
     }
 }
 

@@ -32,6 +32,8 @@ mod history;
 mod key_value;
 
 mod compaction;
+mod pin;
+mod pinned;
 
 mod crc32c;
 mod hash;
@@ -47,6 +49,7 @@ pub use checkpoint::CheckpointCursor;
 pub use hash::{HashCursor, HashKv, HashOvertaken};
 pub use history::KeyChanges;
 pub use key_value::KeyValueRef;
+pub use pinned::{CountCursor, Cursor, ReadPin};
 pub use restore::{Restore, RestoreError};
 pub use store::{Changes, Scan, Store};
 pub use txn::{WriteTxn, Written};

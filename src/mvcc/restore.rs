@@ -7,6 +7,7 @@
 use super::checkpoint::{END, FORMAT, HEADER, KEYS, MAGIC, RECORDS};
 use super::compaction::Compaction;
 use super::log::Log;
+use super::pin::Pins;
 use super::record::{EXPRESS_STRIDE, NEWEST, Newest, PAYLOAD_BYTES_MAX, Record, SEQ_END};
 use super::store::KEY_OVERHEAD_BYTES;
 use super::tree::TreeBuilder;
@@ -125,8 +126,7 @@ impl Restore {
             head: self.current,
             compacted: self.compacted,
             compaction: Compaction::new(self.compacted),
-            pins: Vec::new(),
-            pins_made: 0,
+            pins: Pins::default(),
             record_bytes: self.record_bytes,
             key_bytes: self.key_bytes,
         })

@@ -5,9 +5,9 @@
 //! `compacted <= current`; `head` is `current`, or one more while an open transaction has changes.
 //! Cost: see each call; the newest version of a key is reached without touching older ones.
 
-use super::checkpoint::Pin;
 use super::compaction::Compaction;
 use super::log::{Log, Records};
+use super::pin::Pins;
 use super::record::{NEWEST, Newest, Record};
 use super::tree::{Path, Tree};
 use super::{Change, KeyValueRef, WriteTxn};
@@ -25,8 +25,7 @@ pub struct Store {
     pub(super) head: i64,
     pub(super) compacted: i64,
     pub(super) compaction: Compaction,
-    pub(super) pins: Vec<Pin>,
-    pub(super) pins_made: u64,
+    pub(super) pins: Pins,
     /// Encoded length of all records that no compaction has given up.
     pub(super) record_bytes: u64,
     /// What the tree holds: its keys and a fixed overhead for each.
@@ -51,8 +50,7 @@ impl Store {
             head: 1,
             compacted: -1,
             compaction: Compaction::new(-1),
-            pins: Vec::new(),
-            pins_made: 0,
+            pins: Pins::default(),
             record_bytes: 0,
             key_bytes: 0,
         }
@@ -85,7 +83,7 @@ impl Store {
     }
 
     /// Memory the versions are kept in, given-up ones that are not yet removed included: what
-    /// `Status` shows as the size of the database. O(chunks).
+    /// `Status` shows as the size of the database. O(1).
     #[must_use]
     pub fn bytes_held(&self) -> u64 {
         self.log.held_bytes() + self.key_bytes
@@ -116,10 +114,7 @@ impl Store {
         if let KeyRange::One(key) = range {
             return u64::from(self.get(key, at).is_some());
         }
-        let now = match range {
-            KeyRange::Between { start, end } => self.tree.rank(end) - self.tree.rank(start),
-            _ => self.tree.live_count() - self.tree.rank(range.start()),
-        };
+        let now = self.count_now(range);
         if self.head <= at {
             return now;
         }
@@ -128,6 +123,16 @@ impl Store {
             self.count_back(range, at, first, now)
         } else {
             self.scan(range, at).count() as u64
+        }
+    }
+
+    /// Live keys of a range of several keys, as the tree has them now. O(log keys).
+    pub(super) fn count_now(&self, range: KeyRange<'_>) -> u64 {
+        match range {
+            KeyRange::One(key) => u64::from(self.tree.get(key).is_some_and(Newest::is_live)),
+            _ if range.is_empty() => 0,
+            KeyRange::Between { start, end } => self.tree.rank(end) - self.tree.rank(start),
+            KeyRange::From(start) => self.tree.live_count() - self.tree.rank(start),
         }
     }
 
@@ -269,14 +274,16 @@ pub struct Scan<'a> {
 /// Records that a scan fetches side by side.
 const AHEAD: usize = 8;
 
-impl Scan<'_> {
-    fn touch_ahead(&mut self) {
-        let ahead = self.store.tree.rest_of_leaf(&self.path);
+impl Store {
+    /// Has the processor fetch the records of the next keys from `path` on. Returns of how many, at least
+    /// one.
+    pub(super) fn touch_ahead(&self, path: &Path) -> usize {
+        let ahead = self.tree.rest_of_leaf(path);
         let ahead = &ahead[..ahead.len().min(AHEAD)];
-        let sum = ahead.iter().fold(0_u8, |sum, &newest| sum ^ self.store.log.touch(newest));
+        let sum = ahead.iter().fold(0_u8, |sum, &newest| sum ^ self.log.touch(newest));
         // The sum means nothing: it only keeps the reads from being optimised away.
         std::hint::black_box(sum);
-        self.touched = ahead.len().max(1);
+        ahead.len().max(1)
     }
 }
 
@@ -291,7 +298,7 @@ impl<'a> Iterator for Scan<'a> {
                 return None;
             }
             if self.touched == 0 {
-                self.touch_ahead();
+                self.touched = self.store.touch_ahead(&self.path);
             }
             self.touched -= 1;
             Tree::advance(&mut self.path);

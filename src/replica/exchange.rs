@@ -3,7 +3,7 @@
 use crate::apply::Machine;
 use crate::membership::Cluster;
 use crate::raft::{CheckpointMeta, Entry};
-use crate::request::{Command, Query, Refusal, Reply, Response};
+use crate::request::{Command, PieceNotice, PieceOrder, Query, Refusal, Reply, Response};
 use crate::types::{FormatLevel, LogIndex, MemberId, Term, Ticket};
 use crate::watch;
 
@@ -44,6 +44,8 @@ pub enum ToStore {
     LeaseAnswers { answers: Vec<(Ticket, Vec<u8>)> },
     /// From the watch hub of a client shard.
     Watch { shard: u16, order: watch::Order },
+    /// From a client shard, about an answer in pieces.
+    Pieces { order: PieceOrder },
     /// Leadership moved.
     Leadership { facts: Facts },
     /// A follower needs a newer checkpoint than there is.
@@ -62,6 +64,8 @@ pub enum ToStore {
 #[derive(Debug)]
 pub enum ToShard {
     Reply(Reply),
+    /// Of an answer in pieces.
+    Pieces(PieceNotice),
     /// For the shard's watch hub.
     Watch {
         term: Term,

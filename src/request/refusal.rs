@@ -9,6 +9,10 @@ pub enum Refusal {
     TooManyRequests,
     /// The disk has no room for the log, or the request would not fit the quota.
     NoSpace,
+    /// The read held more compacted history, or memory of sorts, than there may be, and was the slowest.
+    TooSlow,
+    /// Sorting the answer would take more memory than there may be.
+    SortTooLarge,
     /// No answer within the request timeout.
     TimedOut,
     /// No leader took it within the request timeout. It is in no log.

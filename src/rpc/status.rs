@@ -255,6 +255,18 @@ impl Status {
     }
 }
 
+/// Ours: a list whose client reads too slowly holds memory that others need.
+const TOO_SLOW: Status = Status {
+    code: Code::Unavailable,
+    message: Cow::Borrowed("etcdserver: the answer was read too slowly and held too much memory"),
+};
+
+/// Ours: etcd sorts whatever is asked for.
+const SORT_TOO_LARGE: Status = Status {
+    code: Code::ResourceExhausted,
+    message: Cow::Borrowed("etcdserver: sorting the answer takes too much memory"),
+};
+
 impl From<&Rejection> for Status {
     fn from(rejection: &Rejection) -> Self {
         match rejection {
@@ -293,6 +305,8 @@ impl From<Refusal> for Status {
             Refusal::Stopped => STOPPED,
             Refusal::TooManyRequests => TOO_MANY_REQUESTS,
             Refusal::NoSpace => NO_SPACE,
+            Refusal::TooSlow => TOO_SLOW,
+            Refusal::SortTooLarge => SORT_TOO_LARGE,
             Refusal::TimedOut => TIMED_OUT,
             Refusal::NotProposed => CONTEXT_DEADLINE_EXCEEDED,
             Refusal::NoLeader => NO_LEADER,

@@ -145,6 +145,8 @@ fn rejections_and_refusals_become_their_rows() {
         (Refusal::TooManyRequests, TOO_MANY_REQUESTS),
         (Refusal::NoSpace, NO_SPACE),
         (Refusal::TimedOut, TIMED_OUT),
+        (Refusal::TooSlow, TOO_SLOW),
+        (Refusal::SortTooLarge, SORT_TOO_LARGE),
         (Refusal::NoLeader, NO_LEADER),
         (Refusal::LostWithLeader, TIMED_OUT_LEADER_FAILURE),
         (Refusal::LeaderChanged, LEADER_CHANGED),

@@ -25,3 +25,43 @@ pub const LEASE_TTL_MAX_S: i64 = 9_000_000_000;
 
 /// Shortest life of a lease at the default election timeout, in seconds.
 pub const LEASE_TTL_MIN_S_DEFAULT: i64 = 2;
+
+/// The longest that a slice of long work may take, in nanoseconds. See `types/slice.rs`.
+pub const SLICE_NS_MAX: u64 = 500_000;
+
+/// The longest that all slices of one turn of the store may take together.
+pub const TURN_NS_MAX: u64 = 1_000_000;
+
+/// Counted work of a slice: half of what it may take, so that a slower machine keeps the bound too.
+pub const SLICE_NS: u64 = SLICE_NS_MAX / 2;
+
+/// Counted work of a turn's slices together. A put passes the store's executor several times on its way, so
+/// this, not the bound, is what it waits for each time.
+pub const TURN_NS: u64 = TURN_NS_MAX / 2;
+
+/// Price of a key that is found in the index, its record in no cache.
+pub const KEY_NS: u64 = 200;
+
+/// Price of a record behind the one before it.
+pub const RECORD_NS: u64 = 60;
+
+/// Price of one comparison of a sort.
+pub const COMPARE_NS: u64 = 20;
+
+/// Price of a KiB that is copied or compared.
+pub const KIB_NS: u64 = 150;
+
+/// The largest unit of work that is not divided: one comparison of two values.
+pub const SLICE_UNIT_NS_MAX: u64 = 8_000_000;
+
+/// Keys that are read in one piece: what an ordinary page has.
+pub const SHORT_KEYS_MAX: u64 = 1_000;
+
+/// Bytes of an answer that is made in one piece.
+pub const SHORT_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes of one piece of a long answer.
+pub const PIECE_BYTES: usize = 128 << 10;
+
+/// Pieces of one answer on their way between the store and the client's socket.
+pub const PIECES_MAX: usize = 2;

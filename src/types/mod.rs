@@ -1,5 +1,5 @@
-//! The words every other module uses: revisions, ranges, identities, callers, limits, format levels, protobuf's
-//! bytes, and the first bytes of a connection.
+//! The words every other module uses: revisions, ranges, identities, callers, limits, slices of long work, format
+//! levels, protobuf's bytes, and the first bytes of a connection.
 
 pub mod first_bytes;
 pub mod format;
@@ -8,6 +8,7 @@ pub mod key_range;
 pub mod limits;
 pub mod proto;
 pub mod revision;
+pub mod slice;
 pub mod ticket;
 
 pub use first_bytes::FirstBytes;
@@ -15,4 +16,5 @@ pub use format::{Feature, FormatLevel};
 pub use ids::{ClusterId, LeaseId, LogIndex, MemberId, Term};
 pub use key_range::KeyRange;
 pub use revision::Revision;
+pub use slice::Slice;
 pub use ticket::{Caller, Ticket};

@@ -301,6 +301,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
             compaction_batch: process.compaction_batch_revisions as usize,
             compaction_sleep: process.compaction_sleep,
             auto_compaction: process.auto_compaction,
+            pinned_history_bytes: process.pinned_history_bytes,
             election_timeout: Duration::from_millis(u64::from(config.cluster.election_ms)),
         },
         quota_bytes: process.quota_bytes,

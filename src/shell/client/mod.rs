@@ -56,6 +56,7 @@ use call::Submitted;
 use call::account::{Account, Ledger};
 use call::header::Headers;
 use call::leadership::Leadership;
+use call::pieces::Incoming;
 use call::place::Places;
 use call::serial::Serial;
 use call::slots::Slots;
@@ -72,7 +73,7 @@ use signal::Signal;
 use silence::Silent;
 
 use crate::replica::exchange::Facts;
-use crate::request::{Command, Reply};
+use crate::request::{Command, PieceOrder, Reply};
 use crate::rpc::Limits;
 use crate::shell::net::Stream;
 use crate::types::limits::{
@@ -100,11 +101,14 @@ pub trait Backend: 'static {
     /// Gives the order back when the ring is full.
     fn order(&self, order: Order) -> Result<(), Order>;
 
+    /// Passes on an order about an answer in pieces; it may wait for room, in order, until the next `release`.
+    fn order_pieces(&self, order: PieceOrder);
+
     /// Messages that are passed on between `hold` and `release` may wait for `release`, which comes within the
     /// turn of one task.
     fn hold(&self) {}
 
-    /// See `hold`.
+    /// See `hold`. Comes at least once a tick.
     fn release(&self) {}
 }
 
@@ -241,6 +245,7 @@ pub struct ClientShard<B: Backend> {
     /// What the shard asks for itself is counted here.
     own: Rc<Account>,
     calls: RefCell<Slots<Submitted>>,
+    incoming: Incoming,
     timers: Rc<RefCell<Slots<Weak<Signal>>>>,
     watches: Watches,
     connections: RefCell<BTreeMap<u64, Rc<Account>>>,
@@ -282,6 +287,7 @@ impl<B: Backend> ClientShard<B> {
             silent: Rc::default(),
             drop_log: DropLog::default(),
             calls: RefCell::new(Slots::new(config.shard, config.first_generation)),
+            incoming: Incoming::default(),
             timers: Rc::new(RefCell::new(Slots::new(0, 0))),
             watches: Watches::new(&config),
             connections: RefCell::new(BTreeMap::new()),
@@ -415,7 +421,7 @@ impl<B: Backend> ClientShard<B> {
         self.now_ms.set(self.clock.elapsed_ms());
         self.leadership.on_tick(self.now_ms());
         self.expire_calls();
-        self.timers.borrow_mut().expire(self.now_ms(), |signal| {
+        self.timers.borrow_mut().expire(self.now_ms(), |_, signal| {
             if let Some(signal) = signal.upgrade() {
                 signal.fire();
             }
@@ -435,6 +441,7 @@ impl<B: Backend> ClientShard<B> {
         self.counters.count(|counters| counters.uploads_dropped += refused);
         self.tick_watches();
         self.drop_log.on_tick(self.now_ms(), self.drops());
+        self.backend.release();
         if self.is_blocked() {
             self.ready();
         }

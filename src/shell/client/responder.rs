@@ -10,7 +10,15 @@
 //!           ─► ClientShard::on_stream(head, Requests, Responder)
 //! front end ◄─ Responder::answer(one message) │ refuse(status)
 //!           ◄─ Responder::open() ─► AnswerStream: messages, send, …, end(status)
+//!                                 │ AnswerStream: begin_in_pieces, send_piece, …, end(status)
 //! ```
+//!
+//! The answer of a call that has one comes in either of two ways. A short one comes whole, by `answer`. A long
+//! one (`call::pieces`: a list of many keys, a large value) comes as one message in pieces: `begin_in_pieces`
+//! tells its length and its head before a byte of its body is there, and the pieces are cut anywhere, also
+//! inside a field. If the store has to give it up half way, `end` gets a status though the message is not
+//! complete; a front end then has to break the message off so that no client takes it for whole. A front end
+//! that needs a message whole collects the pieces, and counts them as it would have counted the whole.
 //!
 //! Backpressure: what is sent is a `Body`, which counts its bytes until the front end has let go of them.
 //! Whoever wants to go on only then asks its `Signal` or its level.
@@ -110,6 +118,31 @@ impl AnswerStream {
         messages.rest().extend_from_slice(body);
         messages.end();
         Ok(self.send_gathered(account)?)
+    }
+
+    /// Begins an answer of one message whose body comes in pieces: what `head` writes, and `body_bytes` behind
+    /// it, by `send_piece`. Nothing else is sent before it or behind it.
+    ///
+    /// # Errors
+    /// The client has left, or no message may be so large.
+    pub(super) fn begin_in_pieces(
+        &mut self,
+        account: &Rc<Account>,
+        head: impl FnOnce(&mut Vec<u8>),
+        body_bytes: u64,
+    ) -> Result<(), Ended> {
+        match self {
+            Self::Grpc(stream) => stream.begin_in_pieces(head, body_bytes, |head| Body::new(account, head)),
+        }
+    }
+
+    /// Sends the next part of the body. The signal fires when it has left.
+    pub(super) fn send_piece(&mut self, account: &Rc<Account>, piece: Bytes) -> Result<Rc<Signal>, Gone> {
+        let has_left = Rc::new(Signal::default());
+        match self {
+            Self::Grpc(stream) => stream.send_piece(Body::with_signal(account, piece, &has_left))?,
+        }
+        Ok(has_left)
     }
 
     /// Sends what was gathered. The signal fires when the last of it has left.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::replica::exchange::{ToRaft, ToShard, ToStore};
-use crate::request::{Command, Read};
+use crate::request::{Command, PieceOrder, Read};
 use crate::shell::client::{Backend, ClientShard, ShardConfig};
 use crate::shell::net::listen::Held;
 use crate::shell::runtime::mesh::Sender;
@@ -57,6 +57,11 @@ impl Backend for Rings {
         self.to_store.send_always(ToStore::Watch { shard: self.shard, order });
         self.ring();
         Ok(())
+    }
+
+    fn order_pieces(&self, order: PieceOrder) {
+        self.to_store.send_always(ToStore::Pieces { order });
+        self.ring();
     }
 
     fn hold(&self) {
@@ -126,6 +131,7 @@ pub(in crate::shell) async fn run(
             while let Some(message) = ring.take() {
                 match message {
                     ToShard::Reply(reply) => shard.on_reply(reply),
+                    ToShard::Pieces(notice) => shard.on_pieces(notice),
                     ToShard::Watch { term, notice } => shard.on_watch(term, notice),
                     ToShard::Facts(facts) => shard.on_facts(facts),
                 }

@@ -6,6 +6,8 @@ use super::{Checkpointing, Progress, StoreRole, checkpoint_file};
 use crate::checkpoint::format::Header;
 use crate::raft::CheckpointMeta;
 use crate::replica::exchange::ToRaft;
+use crate::types::Slice;
+use crate::types::limits::SLICE_NS;
 
 /// Bytes of checkpoint made in one turn: a tenth of a millisecond or so of copying.
 const CHECKPOINT_SLICE_BYTES: usize = 256 << 10;
@@ -18,7 +20,7 @@ const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
 const IDLE_CHECKPOINT_BYTES: u64 = 8 << 20;
 
 impl StoreRole {
-    pub(super) fn checkpoint(&mut self) -> bool {
+    pub(super) fn checkpoint(&mut self, slice: &mut Slice) -> bool {
         while let Some(event) = self.checkpoint_events.take() {
             self.on_checkpoint_event(event);
         }
@@ -41,6 +43,7 @@ impl StoreRole {
                 let (block, is_last) = match waiting {
                     Some(block) => (block, is_last),
                     None => {
+                        slice.spend(SLICE_NS);
                         let mut block =
                             Vec::with_capacity(CHECKPOINT_SLICE_BYTES + (CHECKPOINT_SLICE_BYTES >> 3));
                         let is_last = self.machine.checkpoint_slice(

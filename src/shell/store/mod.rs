@@ -1,15 +1,19 @@
 //! The store role's executor: applies what is committed, answers reads, and does the long work in
 //! slices between them.
 //!
-//! Long work is compaction, hashing, checkpoints and the history that watchers ask for. A turn does one slice of each, about a
-//! millisecond together, then looks at its rings again. A list of many keys is not cut into slices yet, but a turn
-//! answers one at most: what is behind many of them (a renewal, a put) waits for one.
+//! Long work is whatever grows with the data: lists (`long_reads`), compaction, hashing, checkpoints, and the
+//! history that watchers ask for. Each kind has its slices in turn (`turn`): a turn of the store gives slices
+//! until they come to `TURN_NS` of counted work together, looks at its rings again, and goes on with the kind
+//! that is next. So every kind that has work gets a slice within `KINDS` turns, and what waits in the rings
+//! waits for one turn's slices.
 
 mod auto_compaction;
 pub(in crate::shell) mod checkpoint_file;
 mod checkpointing;
 pub(in crate::shell) mod lease_clock;
+mod long_reads;
 pub(in crate::shell) mod quota;
+mod turn;
 pub(in crate::shell) mod watch_feed;
 
 use std::cell::Cell;
@@ -28,7 +32,6 @@ use crate::apply::{Alarm, AlarmType, Machine};
 use crate::checkpoint::format::Header;
 use crate::config::AutoCompaction;
 use crate::membership::MemberChange;
-use crate::pb::etcdserverpb::{self as pb, request_op};
 use crate::raft::{CheckpointMeta, Entry, EntryKind};
 use crate::replica::exchange::{Facts, ToRaft, ToShard, ToStore};
 use crate::request::group::decode_group;
@@ -39,19 +42,26 @@ use crate::shell::runtime::helpers::Helpers;
 use crate::shell::runtime::logging;
 use crate::shell::runtime::mesh::{SharedBell, SharedRing};
 use crate::shell::runtime::wiring::StorePorts;
-use crate::types::{Caller, FormatLevel, LogIndex, MemberId, Term, Ticket};
+use crate::types::limits::SLICE_NS;
+use crate::types::{Caller, FormatLevel, LogIndex, MemberId, Slice, Term, Ticket};
 use crate::upkeep::Standing;
 use auto_compaction::CompactionClock;
 use checkpoint_file::CheckpointWriter;
 use lease_clock::LeaseClock;
+use long_reads::{LongReads, Said};
 use quota::Quota;
+use turn::{Kind, Turns};
 use watch_feed::WatchFeed;
 
 /// Records hashed in one turn.
 const HASH_SLICE_RECORDS: usize = 1_000;
 
-/// Messages taken from the rings before long work gets its turn.
+/// Messages taken from the rings before long work gets its turn. A KiB of an answer counts as one, too.
 const MESSAGES_PER_TURN: usize = 256;
+
+/// Long work lets the executor look at its sockets for so long after each turn: it does not while a task of
+/// it is ready to run, until its preempt timer fires.
+const BREATH: Duration = Duration::from_micros(10);
 
 /// How often the store looks whether it is idle.
 const IDLE_TICK: Duration = Duration::from_secs(1);
@@ -72,6 +82,8 @@ pub(in crate::shell) struct Upkeep {
     pub compaction_sleep: Duration,
     /// History that stays when nobody asks for compactions (`--auto-compaction-retention`).
     pub auto_compaction: Option<AutoCompaction>,
+    /// Compacted history that lists under way may hold (`--pinned-history-bytes`).
+    pub pinned_history_bytes: u64,
     /// A new leader gives every lease so much more time (`--election-timeout`).
     pub election_timeout: Duration,
 }
@@ -135,8 +147,10 @@ pub(in crate::shell) struct StoreRole {
     compacting: VecDeque<(Ticket, Response, i64)>,
     compact_after: Option<Instant>,
     hashing: VecDeque<(Ticket, HashRead)>,
-    /// Bounded as all reads are, by who asks.
-    long_reads: VecDeque<(Ticket, Query)>,
+    long_reads: LongReads,
+    turns: Turns,
+    /// The ring that the next turn begins with.
+    first_ring: usize,
     watch: WatchFeed,
     leases: LeaseClock,
     auto_compaction: Option<CompactionClock>,
@@ -197,7 +211,9 @@ impl StoreRole {
             compacting: VecDeque::new(),
             compact_after: None,
             hashing: VecDeque::new(),
-            long_reads: VecDeque::new(),
+            long_reads: LongReads::new(upkeep.pinned_history_bytes),
+            turns: Turns::default(),
+            first_ring: 0,
             watch,
             leases: LeaseClock::new(upkeep.election_timeout),
             auto_compaction,
@@ -245,7 +261,11 @@ impl StoreRole {
                 self.ports.to_raft.send_always(ToRaft::Applied { index: self.applied });
             }
             let is_waiting_for_room = self.ring();
-            if is_behind || has_work || is_waiting_for_room {
+            if has_work {
+                glommio::timer::sleep(BREATH).await;
+                continue;
+            }
+            if is_behind || is_waiting_for_room {
                 glommio::executor().yield_now().await;
                 continue;
             }
@@ -274,7 +294,9 @@ impl StoreRole {
     /// Whether more may be waiting.
     fn take_messages(&mut self) -> bool {
         let mut left = MESSAGES_PER_TURN;
-        for slot in 0..self.ports.inbox.len() {
+        let rings = self.ports.inbox.len();
+        self.first_ring = (self.first_ring + 1) % rings;
+        for slot in (self.first_ring..rings).chain(0..self.first_ring) {
             while let Some(message) = self.ports.inbox[slot].take() {
                 match message {
                     ToStore::Committed { entries, facts } => {
@@ -287,10 +309,15 @@ impl StoreRole {
                     }
                     ToStore::Confirmed { reads } => {
                         for (ticket, query) in reads {
-                            self.read(ticket, query);
+                            left = left.saturating_sub(self.read(ticket, query));
                         }
                     }
-                    ToStore::Read { ticket, query } => self.read(ticket, query),
+                    ToStore::Read { ticket, query } => left = left.saturating_sub(self.read(ticket, query)),
+                    ToStore::Pieces { order } => {
+                        if let Some(said) = self.long_reads.on_order(&mut self.machine, order) {
+                            self.say(said);
+                        }
+                    }
                     ToStore::LeaseAnswers { answers } => {
                         let revision = self.machine.store().current_revision();
                         for (ticket, body) in answers {
@@ -322,7 +349,7 @@ impl StoreRole {
                     }
                     ToStore::Install { meta, machine } => self.install(&meta, machine),
                 }
-                left -= 1;
+                left = left.saturating_sub(1);
                 if left == 0 {
                     return true;
                 }
@@ -394,6 +421,9 @@ impl StoreRole {
     fn install(&mut self, meta: &CheckpointMeta, machine: Box<Machine>) {
         assert!(self.applied < meta.index, "a checkpoint is installed to get ahead");
         self.give_up_checkpoint();
+        let mut said = Vec::new();
+        self.long_reads.end_all(&mut self.machine, |what| said.push(what));
+        said.into_iter().for_each(|what| self.say(what));
         // What a million keys held is not given back on this core.
         self.helpers.discard(std::mem::replace(&mut self.machine, *machine));
         // Who leads installs nothing, whatever this role has heard so far.
@@ -477,7 +507,9 @@ impl StoreRole {
         }
     }
 
-    fn read(&mut self, ticket: Ticket, query: Query) {
+    /// Answers a read, or takes it in. Returns how many messages it counts as besides its own.
+    fn read(&mut self, ticket: Ticket, query: Query) -> usize {
+        let mut cost = 0;
         match &query {
             Query::HashKv(request) => match self.machine.begin_hash(request) {
                 Ok(cursor) => self.hashing.push_back((ticket, cursor)),
@@ -498,17 +530,40 @@ impl StoreRole {
                 }
             }
             Query::LeaseLeases => self.answer(ticket, Ok(self.leases.leases(&self.machine))),
-            _ if is_long(&query) => self.long_reads.push_back((ticket, query)),
-            _ => self.answer(ticket, self.machine.read(&query, &self.facts)),
+            _ => match self.machine.read_short(&query, &self.facts) {
+                Some(outcome) => {
+                    cost = outcome.as_ref().map_or(0, |response| response.body.len() >> 10);
+                    self.answer(ticket, outcome);
+                }
+                None => {
+                    if let Some(said) = self.long_reads.begin(&mut self.machine, ticket, &query) {
+                        self.say(said);
+                    }
+                }
+            },
         }
+        cost
     }
 
-    /// One read that may take long. What it answers is as new as the moment.
-    fn read_long(&mut self) -> bool {
-        if let Some((ticket, query)) = self.long_reads.pop_front() {
-            self.answer(ticket, self.machine.read(&query, &self.facts));
+    /// A slice of a long read.
+    fn read_on(&mut self, slice: &mut Slice) -> bool {
+        let (term, mut said) = (self.facts.term, Vec::new());
+        self.long_reads.relieve(&mut self.machine, |what| said.push(what));
+        self.long_reads.slice(&mut self.machine, term, slice, |what| said.push(what));
+        said.into_iter().for_each(|what| self.say(what));
+        self.long_reads.has_work()
+    }
+
+    /// Passes on what a long read says.
+    fn say(&self, said: Said) {
+        match said {
+            Said::Answer { ticket, result } => self.tell(ticket, result),
+            Said::Notice { shard, notice } => {
+                if let Some(sender) = self.ports.to_shards.get(usize::from(shard)) {
+                    sender.send_always(ToShard::Pieces(notice));
+                }
+            }
         }
-        !self.long_reads.is_empty()
     }
 
     /// This member does not lead: what it was asked about leases is for whoever does.
@@ -572,14 +627,27 @@ impl StoreRole {
         is_waiting
     }
 
-    /// One slice of each long work. Whether any of it wants another turn at once.
+    /// Slices of long work, as many as a turn has. Whether any of it wants another turn at once.
     fn work(&mut self) -> bool {
-        let compaction = self.compact();
-        let hash = self.hash();
-        let read = self.read_long();
-        let checkpoint = self.checkpoint();
-        let watch = self.watch.work(self.machine.store(), &self.ports.to_shards, self.facts.term);
-        compaction || hash || read || checkpoint || watch
+        let mut turn = self.turns.begin();
+        let mut wants_turn = false;
+        while let Some((kind, mut slice)) = turn.next_slice(&self.turns) {
+            let begun = Instant::now();
+            wants_turn |= match kind {
+                Kind::Read => self.read_on(&mut slice),
+                Kind::Compact => self.compact(&mut slice),
+                Kind::Hash => self.hash(&mut slice),
+                Kind::Checkpoint => self.checkpoint(&mut slice),
+                Kind::Watch => {
+                    let (store, term) = (self.machine.store(), self.facts.term);
+                    self.watch.work(store, &self.ports.to_shards, term, &mut slice)
+                }
+            };
+            slice.check();
+            turn.on_slice(&slice, begun.elapsed());
+        }
+        self.turns.end(turn, wants_turn);
+        wants_turn
     }
 
     /// Raises the NOSPACE alarm when the key space has reached its quota, or a request was refused that
@@ -627,21 +695,22 @@ impl StoreRole {
     }
 
     /// Removes what compactions made unreadable, whether or not anybody waits for that.
-    fn compact(&mut self) -> bool {
+    fn compact(&mut self, slice: &mut Slice) -> bool {
         let is_done = !self.machine.store().is_compacting() && self.compacting.is_empty();
         if is_done || self.compact_after.is_some_and(|end| Instant::now() < end) {
             return false;
         }
         self.compact_after = None;
+        slice.spend(SLICE_NS);
         let is_paused = self.machine.work_slice(self.upkeep.compaction_batch);
         let removed = self.machine.store().removed_through();
         while let Some((ticket, response, _)) =
-            self.compacting.pop_front_if(|(_, _, revision)| *revision <= removed)
+            self.compacting.pop_front_if(|(_, _, revision)| is_paused || *revision <= removed)
         {
             self.answer(ticket, Ok(response));
         }
         if is_paused {
-            // What is left is held back by a running checkpoint.
+            // What is left is held back by a pin, for which no caller waits.
             return false;
         }
         if self.upkeep.compaction_sleep.is_zero() {
@@ -651,8 +720,9 @@ impl StoreRole {
         false
     }
 
-    fn hash(&mut self) -> bool {
+    fn hash(&mut self, slice: &mut Slice) -> bool {
         let Some((ticket, cursor)) = self.hashing.front_mut() else { return false };
+        slice.spend(SLICE_NS);
         if let Some(outcome) = self.machine.hash_slice(cursor, HASH_SLICE_RECORDS) {
             let ticket = *ticket;
             self.hashing.pop_front();
@@ -690,38 +760,6 @@ pub(in crate::shell) fn check_format_level(
     level_max: FormatLevel,
 ) -> Result<(), FormatLevelTooHigh> {
     if level <= level_max { Ok(()) } else { Err(FormatLevelTooHigh { level, level_max }) }
-}
-
-/// Keys that a range looks at in no more time than a slice of long work.
-const SHORT_RANGE_KEYS: i64 = 1_000;
-
-/// Whether a read may look at more keys than that.
-fn is_long(query: &Query) -> bool {
-    match query {
-        Query::Range(range) => is_long_range(range),
-        Query::Txn(txn) => txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
-            Some(request_op::Request::RequestRange(range)) => is_long_range(range),
-            _ => false,
-        }),
-        _ => false,
-    }
-}
-
-fn is_long_range(range: &pb::RangeRequest) -> bool {
-    let has_filter = [
-        range.min_mod_revision,
-        range.max_mod_revision,
-        range.min_create_revision,
-        range.max_create_revision,
-    ];
-    // Whoever sorts or filters looks at all keys, however few are wanted.
-    let looks_at_all = range.limit == 0
-        || SHORT_RANGE_KEYS < range.limit
-        || range.sort_order != 0
-        || range.sort_target != 0
-        || has_filter.iter().any(|revision| *revision != 0);
-    let is_count = range.count_only && has_filter.iter().all(|revision| *revision == 0);
-    !range.range_end.is_empty() && looks_at_all && !is_count
 }
 
 /// The log holds something this version cannot apply: going on would make the member differ.

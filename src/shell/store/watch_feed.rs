@@ -7,7 +7,8 @@
 use crate::mvcc::Store;
 use crate::replica::exchange::ToShard;
 use crate::shell::runtime::mesh::Sender;
-use crate::types::Term;
+use crate::types::limits::SLICE_NS;
+use crate::types::{Slice, Term};
 use crate::watch::{Feed, Notice, Order};
 
 /// The feed of the store role.
@@ -53,7 +54,12 @@ impl WatchFeed {
         store: &Store,
         to_shards: &[Sender<ToShard>],
         term: Term,
+        slice: &mut Slice,
     ) -> bool {
+        if !self.feed.has_work() {
+            return false;
+        }
+        slice.spend(SLICE_NS);
         self.feed.work(store, |shard, notice| send(to_shards, shard, term, notice));
         self.feed.has_work()
     }

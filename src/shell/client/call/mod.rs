@@ -18,6 +18,7 @@ pub(super) mod leadership;
 pub(super) mod local_watch;
 mod lock;
 pub(super) mod outbox;
+pub(super) mod pieces;
 pub(super) mod place;
 mod recipe;
 pub(super) mod serial;
@@ -336,8 +337,10 @@ impl<B: Backend> ClientShard<B> {
     pub(super) fn expire_calls(&self) {
         let now_ms = self.now_ms();
         let mut late = Vec::new();
-        self.calls.borrow_mut().expire(now_ms, |mut waiter| match waiter.recipient.take() {
+        let mut forgotten = Vec::new();
+        self.calls.borrow_mut().expire(now_ms, |ticket, mut waiter| match waiter.recipient.take() {
             Some(recipient) => {
+                forgotten.extend((waiter.charge.weight == Weight::Wide).then_some(ticket));
                 late.push((Rc::clone(&waiter.account), recipient, waiter.is_client_deadline, waiter.wait));
                 Some((now_ms + self.config.request_timeout_ms(), waiter))
             }
@@ -346,6 +349,7 @@ impl<B: Backend> ClientShard<B> {
                 None
             }
         });
+        self.forget_reads(forgotten);
         for (account, recipient, is_client_deadline, wait) in late {
             self.counters.count(|counters| counters.timeouts += 1);
             self.answer(&account, recipient, Err(self.timeout_status(is_client_deadline, wait)));
@@ -378,13 +382,15 @@ impl<B: Backend> ClientShard<B> {
         if account.calls() == 0 {
             return;
         }
-        let mut gone = Vec::new();
-        self.calls.borrow_mut().replace_each(|mut waiter| {
+        let (mut gone, mut forgotten) = (Vec::new(), Vec::new());
+        self.calls.borrow_mut().replace_each(|ticket, mut waiter| {
             if waiter.account.id == account.id {
+                forgotten.extend((waiter.charge.weight == Weight::Wide).then_some(ticket));
                 gone.push(waiter.recipient.take());
             }
             waiter
         });
+        self.forget_reads(forgotten);
     }
 }
 

@@ -35,6 +35,8 @@ pub(in crate::shell::client) enum Kind {
     Watch,
     KeepAlive,
     RangeStream,
+    /// One answer, which comes in pieces.
+    Pieces,
     HealthWatch,
     /// Waits for its turn: `Lock`, `Campaign`.
     Queue,
@@ -53,7 +55,7 @@ impl Kind {
         match self {
             Self::Watch | Self::Queue => 512 << 20,
             Self::Upload | Self::KeepAlive | Self::Observe => 256 << 20,
-            Self::RangeStream | Self::HealthWatch | Self::Unqueue => 64 << 20,
+            Self::RangeStream | Self::Pieces | Self::HealthWatch | Self::Unqueue => 64 << 20,
         }
     }
 }

@@ -86,14 +86,16 @@ impl<W> Slots<W> {
     pub(in crate::shell::client) fn expire(
         &mut self,
         now_ms: u64,
-        mut keep: impl FnMut(W) -> Option<(u64, W)>,
+        mut keep: impl FnMut(Ticket, W) -> Option<(u64, W)>,
     ) {
         for slot in 0..self.entries.len() {
-            let entry = &mut self.entries[slot];
+            let entry = &self.entries[slot];
             if entry.waiter.is_none() || now_ms < entry.deadline_ms {
                 continue;
             }
-            match entry.waiter.take().and_then(&mut keep) {
+            let ticket = self.ticket(u32::try_from(slot).expect("slots are 24 bits"));
+            let entry = &mut self.entries[slot];
+            match entry.waiter.take().and_then(|waiter| keep(ticket, waiter)) {
                 Some((deadline_ms, waiter)) => {
                     entry.deadline_ms = deadline_ms;
                     entry.waiter = Some(waiter);
@@ -107,9 +109,11 @@ impl<W> Slots<W> {
     }
 
     /// Goes over all waiters and replaces each by what `map` makes of it.
-    pub(super) fn replace_each(&mut self, mut map: impl FnMut(W) -> W) {
-        for entry in &mut self.entries {
-            entry.waiter = entry.waiter.take().map(&mut map);
+    pub(super) fn replace_each(&mut self, mut map: impl FnMut(Ticket, W) -> W) {
+        for slot in 0..self.entries.len() {
+            let Some(waiter) = self.entries[slot].waiter.take() else { continue };
+            let ticket = self.ticket(u32::try_from(slot).expect("slots are 24 bits"));
+            self.entries[slot].waiter = Some(map(ticket, waiter));
         }
     }
 }
@@ -149,7 +153,7 @@ mod tests {
         let late = slots.insert(20, 2);
         let kept = slots.insert(10, 3);
         let mut due = Vec::new();
-        slots.expire(10, |waiter| {
+        slots.expire(10, |_, waiter| {
             due.push(waiter);
             (waiter == 3).then_some((30, 4))
         });

@@ -166,6 +166,29 @@ impl AnswerStream {
         sent
     }
 
+    /// Sends the prefix and the head of a message of which `body_bytes` follow by `send_piece`.
+    pub(in crate::shell::client) fn begin_in_pieces(
+        &mut self,
+        head: impl FnOnce(&mut Vec<u8>),
+        body_bytes: u64,
+        body: impl FnOnce(Bytes) -> Body,
+    ) -> Result<(), Ended> {
+        let mut first = vec![0; PREFIX_BYTES];
+        head(&mut first);
+        let message_bytes = (first.len() - PREFIX_BYTES) as u64 + body_bytes;
+        let announced = match u32::try_from(message_bytes) {
+            Ok(announced) if announced <= MESSAGE_BYTES_MAX => announced,
+            _ => return Err(Status::sent_too_large(message_bytes, MESSAGE_BYTES_MAX.into()).into()),
+        };
+        put_prefix(&mut &mut first[..PREFIX_BYTES], false, announced);
+        self.stream.send_data(body(first.into()), false).map_err(|_| Ended::Gone)
+    }
+
+    /// Sends the next part of a message that has begun.
+    pub(in crate::shell::client) fn send_piece(&mut self, piece: Body) -> Result<(), Gone> {
+        self.stream.send_data(piece, false).map_err(|_| Gone)
+    }
+
     /// Whether the client has left.
     pub(in crate::shell::client) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.stream.poll_reset(cx).map(drop)

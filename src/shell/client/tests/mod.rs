@@ -13,6 +13,7 @@ mod leader;
 mod lease;
 mod lock;
 mod overload;
+mod pieces;
 mod raw;
 mod throughput;
 mod watch;
@@ -38,7 +39,7 @@ use super::{Backend, ClientShard, Counters, ShardConfig};
 use crate::pb::{etcdserverpb as pb, mvccpb};
 use crate::replica::exchange::ToShard;
 use crate::request::{
-    Answer, Command, Outcome, Query, RangeSlice, Read, Refusal, Reply, RequestKind, Response,
+    Answer, Command, Outcome, PieceOrder, Query, RangeSlice, Read, Refusal, Reply, RequestKind, Response,
 };
 use crate::rpc::framing::{PREFIX_BYTES, percent_decode, put_prefix};
 use crate::rpc::queue::model::Model;
@@ -74,6 +75,8 @@ struct MapBackend {
     model: RefCell<Model>,
     /// Renewals asked for.
     renewals: Cell<u64>,
+    /// Ranges from a key `pieces:N`.
+    long_reads: RefCell<pieces::LongReads>,
 }
 
 impl Backend for MapBackend {
@@ -83,6 +86,11 @@ impl Backend for MapBackend {
         }
         let result = match self.refusal.get() {
             Some(refusal) => Err(refusal),
+            None if let Some(begun) = self.long_reads.borrow_mut().begin(ticket, &command) => {
+                self.outgoing.borrow_mut().extend(begun.into_iter().map(ToShard::Pieces));
+                self.wake_pump();
+                return Ok(());
+            }
             None if is_the_models(&command) => {
                 Ok(Answer { term: TERM, outcome: self.model_answer(&command) })
             }
@@ -104,6 +112,12 @@ impl Backend for MapBackend {
         self.outgoing.borrow_mut().push_back(ToShard::Watch { term: TERM, notice });
         self.wake_pump();
         Ok(())
+    }
+
+    fn order_pieces(&self, order: PieceOrder) {
+        let notices = self.long_reads.borrow_mut().on_order(order);
+        self.outgoing.borrow_mut().extend(notices.into_iter().map(ToShard::Pieces));
+        self.wake_pump();
     }
 }
 
@@ -210,6 +224,7 @@ impl MapBackend {
                 let Some(message) = self.outgoing.borrow_mut().pop_front() else { break };
                 match message {
                     ToShard::Reply(reply) => shard.on_reply(reply),
+                    ToShard::Pieces(notice) => shard.on_pieces(notice),
                     ToShard::Watch { term, notice } => shard.on_watch(term, notice),
                     ToShard::Facts(facts) => shard.on_facts(facts),
                 }

@@ -1,0 +1,290 @@
+//! Reads in slices: whose turn it is, what the client has taken of each, and which have to end early.
+//!
+//! Reads take turns: whoever had a slice goes to the end of the queue. A read whose pieces wait for its client
+//! is parked and has no turn until one has left. So a slow client costs its pieces, the key at which its read
+//! stands, and what compactions would remove meanwhile but for its pin.
+//!
+//! What reads hold together is bounded: the history behind their pins by `--pinned-history-bytes`, the memory of
+//! their sorts by `SORT_BYTES_MAX`. Beyond the first the oldest read ends as too slow. A sort that finds no
+//! room waits; when it has waited for `PATIENCE`, whichever parked sort has stood still for longest, and for at
+//! least as long, ends as too slow.
+//!
+//! Invariants: a read is measured, made whole, parked or in pieces; all but the parked and the waiting ones
+//! are in the queue once. A read that ended has released its pin.
+//! Cost: O(log reads) a slice.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::apply::{LongRead, Machine};
+use crate::request::{AnswerId, Outcome, PieceNotice, PieceOrder, Query, Refusal, Response};
+use crate::types::limits::{PIECE_BYTES, PIECES_MAX};
+use crate::types::{Caller, Slice, Term, Ticket};
+
+/// Memory of all sorts: some 16 million keys at once.
+const SORT_BYTES_MAX: u64 = 512 << 20;
+
+/// How long a sort waits for the memory of one whose client takes nothing.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often a line is logged about reads that were ended.
+const LOG_PAUSE: Duration = Duration::from_secs(1);
+
+/// What is said to whoever asked.
+#[derive(Debug)]
+pub(super) enum Said {
+    Answer { ticket: Ticket, result: Result<Outcome, Refusal> },
+    Notice { shard: u16, notice: PieceNotice },
+}
+
+/// All reads in slices.
+#[derive(Debug)]
+pub(super) struct LongReads {
+    reads: BTreeMap<AnswerId, Reading>,
+    ready: VecDeque<AnswerId>,
+    /// Sorts without memory, each since when.
+    waiting: VecDeque<(AnswerId, Instant)>,
+    sort_bytes: u64,
+    begun: u64,
+    /// Most of the history that pins may hold.
+    history_bytes_max: u64,
+    /// Reads that were ended and not told of.
+    ended: u64,
+    logged_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Reading {
+    ticket: Ticket,
+    read: LongRead,
+    sort_bytes: u64,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Measure,
+    /// Small enough for one message between roles.
+    Whole(Vec<u8>),
+    Pieces {
+        shard: u16,
+        /// Pieces that may be sent.
+        credit: usize,
+        piece: Vec<u8>,
+        parked_at: Option<Instant>,
+    },
+}
+
+impl LongReads {
+    pub(super) fn new(history_bytes_max: u64) -> Self {
+        Self {
+            reads: BTreeMap::new(),
+            ready: VecDeque::new(),
+            waiting: VecDeque::new(),
+            sort_bytes: 0,
+            begun: 0,
+            history_bytes_max,
+            ended: 0,
+            logged_at: None,
+        }
+    }
+
+    /// Whether a slice would find something to do.
+    pub(super) fn has_work(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Begins a read. What it answers is as new as this moment.
+    pub(super) fn begin(&mut self, machine: &mut Machine, ticket: Ticket, query: &Query) -> Option<Said> {
+        let read = match machine.begin_long_read(query) {
+            Ok(read) => read,
+            Err(rejection) => return Some(Said::Answer { ticket, result: Ok(Err(rejection)) }),
+        };
+        let sort_bytes = read.sort_bytes_max();
+        if SORT_BYTES_MAX < sort_bytes {
+            machine.end_long_read(read);
+            return Some(Said::Answer { ticket, result: Err(Refusal::SortTooLarge) });
+        }
+        let id = AnswerId(self.begun);
+        self.begun += 1;
+        self.reads.insert(id, Reading { ticket, read, sort_bytes, stage: Stage::Measure });
+        if sort_bytes == 0 || self.has_room_for(sort_bytes) {
+            self.sort_bytes += sort_bytes;
+            self.ready.push_back(id);
+        } else {
+            self.waiting.push_back((id, Instant::now()));
+        }
+        None
+    }
+
+    fn has_room_for(&self, sort_bytes: u64) -> bool {
+        self.waiting.is_empty() && self.sort_bytes + sort_bytes <= SORT_BYTES_MAX
+    }
+
+    /// Takes an order of the shard that gets the answer.
+    pub(super) fn on_order(&mut self, machine: &mut Machine, order: PieceOrder) -> Option<Said> {
+        match order {
+            PieceOrder::More { id } => {
+                if let Some(Reading { stage: Stage::Pieces { credit, parked_at, .. }, .. }) =
+                    self.reads.get_mut(&id)
+                {
+                    *credit += 1;
+                    if parked_at.take().is_some() {
+                        self.ready.push_back(id);
+                    }
+                }
+                None
+            }
+            PieceOrder::Cancel { id } => {
+                self.end(machine, id);
+                None
+            }
+            PieceOrder::Forget { ticket } => {
+                let (&id, _) = self.reads.iter().find(|(_, reading)| reading.ticket == ticket)?;
+                self.end(machine, id);
+                Some(Said::Answer { ticket, result: Err(Refusal::TimedOut) })
+            }
+        }
+    }
+
+    /// Gives a read up, whose caller knows.
+    fn end(&mut self, machine: &mut Machine, id: AnswerId) -> Option<(Ticket, Stage)> {
+        let Reading { ticket, read, sort_bytes, stage } = self.reads.remove(&id)?;
+        machine.end_long_read(read);
+        match self.waiting.iter().position(|(waiting, _)| *waiting == id) {
+            Some(place) => drop(self.waiting.remove(place)),
+            None => self.sort_bytes -= sort_bytes,
+        }
+        // In the queue it is passed over.
+        while let Some((id, _)) =
+            self.waiting.pop_front_if(|(id, _)| self.sort_bytes + self.reads[id].sort_bytes <= SORT_BYTES_MAX)
+        {
+            self.sort_bytes += self.reads[&id].sort_bytes;
+            self.ready.push_back(id);
+        }
+        Some((ticket, stage))
+    }
+
+    /// One slice of the read whose turn it is.
+    pub(super) fn slice(
+        &mut self,
+        machine: &mut Machine,
+        term: Term,
+        slice: &mut Slice,
+        mut say: impl FnMut(Said),
+    ) {
+        let Some(id) = self.ready.pop_front() else { return };
+        let Some(reading) = self.reads.get_mut(&id) else { return };
+        let Reading { ticket, read, stage, .. } = reading;
+        let (ticket, revision) = (*ticket, read.revision());
+        let store = machine.store();
+        match stage {
+            Stage::Measure => match read.measure(store, slice) {
+                Err(rejection) => {
+                    self.end(machine, id);
+                    return say(Said::Answer { ticket, result: Ok(Err(rejection)) });
+                }
+                Ok(None) => {}
+                Ok(Some(body_bytes)) => match ticket.caller() {
+                    Caller::Client(call) if PIECE_BYTES as u64 <= body_bytes => {
+                        let shard = call.shard;
+                        *stage =
+                            Stage::Pieces { shard, credit: PIECES_MAX, piece: Vec::new(), parked_at: None };
+                        let notice = PieceNotice::Begin { id, ticket, term, revision, body_bytes };
+                        say(Said::Notice { shard, notice });
+                    }
+                    _ => *stage = Stage::Whole(Vec::with_capacity(PIECE_BYTES.min(usize_of(body_bytes)))),
+                },
+            },
+            Stage::Whole(body) => {
+                if read.write(store, slice, usize::MAX, body) {
+                    let body = std::mem::take(body);
+                    self.end(machine, id);
+                    let response = Response { revision, body, resume: None };
+                    return say(Said::Answer { ticket, result: Ok(Ok(response)) });
+                }
+            }
+            Stage::Pieces { shard, credit, piece, parked_at } => {
+                let shard = *shard;
+                if piece.capacity() == 0 {
+                    piece.reserve_exact(PIECE_BYTES);
+                }
+                let is_done = read.write(store, slice, PIECE_BYTES, piece);
+                if is_done || PIECE_BYTES <= piece.len() {
+                    let bytes = std::mem::take(piece);
+                    say(Said::Notice { shard, notice: PieceNotice::Piece { id, bytes } });
+                    *credit -= 1;
+                    if is_done {
+                        self.end(machine, id);
+                        return say(Said::Notice { shard, notice: PieceNotice::End { id, result: Ok(()) } });
+                    }
+                    if *credit == 0 {
+                        *parked_at = Some(Instant::now());
+                        return;
+                    }
+                }
+            }
+        }
+        self.ready.push_back(id);
+    }
+
+    /// Ends a read that holds what others need, if there is one.
+    pub(super) fn relieve(&mut self, machine: &mut Machine, say: impl FnMut(Said)) {
+        if self.reads.is_empty() {
+            return;
+        }
+        let held_bytes = machine.store().history_held_bytes();
+        let now = Instant::now();
+        let slowest = if self.history_bytes_max < held_bytes {
+            // None: it is the checkpoint that holds it.
+            let oldest = machine.store().oldest_pin();
+            self.reads.iter().find(|(_, reading)| Some(reading.read.pinned()) == oldest).map(|(id, _)| *id)
+        } else if self.waiting.front().is_some_and(|(_, since)| PATIENCE <= now.duration_since(*since)) {
+            let parked = self.reads.iter().filter_map(|(id, reading)| match reading.stage {
+                Stage::Pieces { parked_at, .. } if 0 < reading.sort_bytes => Some((parked_at?, *id)),
+                _ => None,
+            });
+            parked.min().filter(|(since, _)| PATIENCE <= now.duration_since(*since)).map(|(_, id)| id)
+        } else {
+            None
+        };
+        if let Some(id) = slowest {
+            self.refuse(machine, id, Refusal::TooSlow, say);
+            self.ended += 1;
+        }
+        if 0 < self.ended && self.logged_at.is_none_or(|at| LOG_PAUSE <= now.duration_since(at)) {
+            tracing::warn!(
+                ended = self.ended,
+                pinned_history_bytes = held_bytes,
+                pinned_history_bytes_max = self.history_bytes_max,
+                sort_bytes = self.sort_bytes,
+                "lists whose clients read too slowly were ended: they held compacted history, or memory of sorts, \
+                 that others need (--pinned-history-bytes)"
+            );
+            self.ended = 0;
+            self.logged_at = Some(now);
+        }
+    }
+
+    fn refuse(&mut self, machine: &mut Machine, id: AnswerId, refusal: Refusal, mut say: impl FnMut(Said)) {
+        match self.end(machine, id) {
+            Some((_, Stage::Pieces { shard, .. })) => {
+                say(Said::Notice { shard, notice: PieceNotice::End { id, result: Err(refusal) } });
+            }
+            Some((ticket, _)) => say(Said::Answer { ticket, result: Err(refusal) }),
+            None => {}
+        }
+    }
+
+    /// The state that the reads are of is about to go.
+    pub(super) fn end_all(&mut self, machine: &mut Machine, mut say: impl FnMut(Said)) {
+        while let Some((&id, _)) = self.reads.first_key_value() {
+            self.refuse(machine, id, Refusal::LeaderChanged, &mut say);
+        }
+        self.ready.clear();
+    }
+}
+
+fn usize_of(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
