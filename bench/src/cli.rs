@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::call;
 use crate::client::{self, Endpoint, Plan};
 use crate::compare::{self, CompareOptions};
+use crate::disturb::{self, DisturbOptions};
 use crate::host::Host;
 use crate::report::{self, Bar, Figures};
 use crate::selfcheck;
@@ -66,6 +67,13 @@ enum Command {
         (--server-cpus 0 --client-cpus 1) or they measure each other."
     )]
     Compare(CompareOptions),
+    /// Puts at a fixed rate while something big happens: their latency over time, as figures and pictures
+    #[command(
+        after_help = "Starts each target on fresh data, loads --keys keys, puts --rate a second on a fixed schedule, \
+        and lets each disturbance begin after --lead: what came before is \"alone\". Percentiles beside a disturbance \
+        are of the requests due while it lasted. Give the server and the client different cores."
+    )]
+    Disturb(DisturbOptions),
     /// Measure this client against a server that does no work, and check its accounts
     SelfCheck(SelfCheckArgs),
 }
@@ -206,6 +214,7 @@ pub(crate) fn run() -> Result<bool, AnyError> {
         Command::Watch(command) => stream_commands::run_watch(command),
         Command::Lease(command) => stream_commands::run_lease(command),
         Command::Compare(options) => compare::run(&options),
+        Command::Disturb(options) => disturb::run(&options),
         Command::SelfCheck(args) => run_self_check(args),
     }
 }
@@ -226,6 +235,7 @@ impl TargetArgs {
             threads: self.threads,
             pin: self.pin.0.clone(),
             is_spinning: self.spin,
+            keeps_timeline: false,
             seed: self.seed,
             space,
             load,

@@ -83,6 +83,8 @@ pub(crate) struct Plan {
     pub pin: Vec<usize>,
     /// Ask epoll without ever sleeping in it.
     pub is_spinning: bool,
+    /// Remember each request's own latency: see `Tally::timeline`.
+    pub keeps_timeline: bool,
     pub seed: u64,
     pub space: Space,
     pub load: Load,
@@ -214,6 +216,7 @@ fn collect(
     observer: &mut dyn Observer,
 ) -> Result<RunResult, ClientError> {
     let mut tally = Tally::new(window.measure_start_ns, window.stop_ns);
+    tally.timeline = Some(Vec::new());
     let (mut cpu_ns, mut cpu_ns_busiest, mut reconnects, mut done) = (0, 0, 0, 0);
     let (mut is_open, mut is_closed) = (false, false);
     let mut stop_ns = 0;

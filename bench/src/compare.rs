@@ -657,6 +657,7 @@ impl Session<'_> {
             threads: self.options.threads,
             pin: self.options.client_cpus.0.clone(),
             is_spinning: self.options.spin,
+            keeps_timeline: false,
             seed: self.options.seed,
             space: Space { keys, key_bytes: KEY_BYTES, value_bytes: VALUE_BYTES },
             load: Load::Endless { scenario: case.scenario, read_percent: 0, page_keys: 100 },

@@ -46,10 +46,13 @@ pub(crate) enum Method {
     LeaseGrant,
     LeaseKeepAlive,
     Status,
+    DeleteRange,
+    Compact,
+    HashKv,
 }
 
 impl Method {
-    const COUNT: usize = 7;
+    const COUNT: usize = 10;
 
     /// The `:path` of the call.
     pub(crate) fn path(self) -> &'static str {
@@ -61,6 +64,9 @@ impl Method {
             Self::LeaseGrant => "/etcdserverpb.Lease/LeaseGrant",
             Self::LeaseKeepAlive => "/etcdserverpb.Lease/LeaseKeepAlive",
             Self::Status => "/etcdserverpb.Maintenance/Status",
+            Self::DeleteRange => "/etcdserverpb.KV/DeleteRange",
+            Self::Compact => "/etcdserverpb.KV/Compact",
+            Self::HashKv => "/etcdserverpb.Maintenance/HashKV",
         }
     }
 }

@@ -81,6 +81,7 @@ fn the_h2_crate_understands_us_and_we_it() {
         threads: 1,
         pin: Vec::new(),
         is_spinning: false,
+        keeps_timeline: false,
         seed: 1,
         space: Space { keys: 400, key_bytes: 32, value_bytes: 30_000 },
         load: Load::Fill(crate::workload::Fill { batch: 1, is_shuffled: true }),

@@ -230,6 +230,11 @@ impl Server {
     /// Ends the server and starts it again on the same directory and ports.
     pub(crate) fn restart(mut self, signal: StopSignal) -> Result<Self, ProcessError> {
         self.stop(signal)?;
+        self.start_again()
+    }
+
+    /// Starts a server that has ended on the same directory and ports, and waits for its first answer.
+    pub(crate) fn start_again(self) -> Result<Self, ProcessError> {
         let begin = Instant::now();
         let mut server = Self::spawn(&self.launch, &self.directory, &self.seat)?;
         server.wait_for_answer(begin)?;

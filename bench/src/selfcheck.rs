@@ -47,6 +47,7 @@ impl Options {
             threads: self.threads,
             pin: self.pin.clone(),
             is_spinning: false,
+            keeps_timeline: false,
             seed: 1,
             space: Space { keys: 100_000, key_bytes: 32, value_bytes: 256 },
             load: Load::Endless { scenario: Scenario::Put, read_percent: 0, page_keys: 1 },

@@ -307,6 +307,7 @@ pub(crate) fn catch_up_after(
         threads: 1,
         pin: bench.pin.clone(),
         is_spinning: false,
+        keeps_timeline: false,
         seed: bench.seed,
         space: Space { keys: history, ..puts.space.clone() },
         load: Load::Fill(order),

@@ -89,6 +89,16 @@ pub(crate) struct Tally {
     pub failures: BTreeMap<Failure, FailureCount>,
     /// When the last good reply came.
     pub last_reply_ns: u64,
+    /// If wanted: of each request due inside the window, when it was due, counted from the window's start, and
+    /// its latency; in no order.
+    pub timeline: Option<Vec<Sample>>,
+}
+
+/// One request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sample {
+    pub due_ns: u64,
+    pub latency_ns: u64,
 }
 
 impl Tally {
@@ -108,6 +118,7 @@ impl Tally {
             unsent: 0,
             failures: BTreeMap::new(),
             last_reply_ns: 0,
+            timeline: None,
         }
     }
 
@@ -118,6 +129,13 @@ impl Tally {
 
     fn is_measured(&self, time_ns: u64) -> bool {
         self.measure_start_ns <= time_ns && time_ns < self.measure_stop_ns
+    }
+
+    fn record(&mut self, due_ns: u64, latency_ns: u64) {
+        self.latency.saturating_record(latency_ns);
+        if let Some(timeline) = &mut self.timeline {
+            timeline.push(Sample { due_ns: due_ns - self.measure_start_ns, latency_ns });
+        }
     }
 
     pub(crate) fn on_sent(&mut self, due_ns: u64, sent_ns: u64) {
@@ -133,7 +151,7 @@ impl Tally {
         self.last_reply_ns = now_ns;
         self.replies_in_window += u64::from(self.is_measured(now_ns));
         if self.is_measured(due_ns) {
-            self.latency.saturating_record(now_ns - due_ns);
+            self.record(due_ns, now_ns - due_ns);
         }
     }
 
@@ -150,7 +168,7 @@ impl Tally {
     pub(crate) fn on_missing(&mut self, due_ns: u64, now_ns: u64) {
         self.on_failure(Failure::Missing, "");
         if self.is_measured(due_ns) {
-            self.latency.saturating_record(now_ns - due_ns);
+            self.record(due_ns, now_ns - due_ns);
         }
     }
 
@@ -158,7 +176,7 @@ impl Tally {
     pub(crate) fn on_unsent(&mut self, due_ns: u64, now_ns: u64) {
         if self.is_measured(due_ns) {
             self.unsent += 1;
-            self.latency.saturating_record(now_ns - due_ns);
+            self.record(due_ns, now_ns - due_ns);
         }
     }
 
@@ -175,6 +193,9 @@ impl Tally {
         self.replies_in_window += other.replies_in_window;
         self.unsent += other.unsent;
         self.last_reply_ns = self.last_reply_ns.max(other.last_reply_ns);
+        if let (Some(own), Some(others)) = (&mut self.timeline, &other.timeline) {
+            own.extend_from_slice(others);
+        }
         for (failure, count) in &other.failures {
             let entry = self.failures.entry(*failure).or_default();
             if entry.count == 0 {

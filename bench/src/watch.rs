@@ -85,6 +85,7 @@ impl SidePuts {
             threads: 1,
             pin: bench.core(0).into_iter().collect(),
             is_spinning: false,
+            keeps_timeline: false,
             seed: bench.seed,
             space: self.space.clone(),
             load: Load::Endless { scenario: Scenario::Put, read_percent: 0, page_keys: 1 },
@@ -229,8 +230,8 @@ impl fmt::Display for CatchUp {
 
 /// Watchers of a history, until each has it.
 #[derive(Debug)]
-struct Latecomers {
-    book: Book,
+pub(crate) struct Latecomers {
+    pub book: Book,
     /// The history's last revision.
     target: i64,
     /// Events up to it.
@@ -315,7 +316,8 @@ impl CatchUp {
         Ok(findings)
     }
 
-    fn watch(
+    /// Lets them come, and says so to `ready`. What they saw, how long it took, and the client's own time.
+    pub(crate) fn watch(
         &self,
         base: i64,
         target: i64,

@@ -283,6 +283,7 @@ impl<'a> Worker<'a> {
     /// Runs from `window.start_ns` until every request has its reply, its failure or its deadline.
     pub(crate) fn run(&mut self, mut window: Window, live: &AtomicU64) -> Result<WorkerResult, ClientError> {
         let mut tally = Tally::new(window.measure_start_ns, window.stop_ns);
+        tally.timeline = self.plan.keeps_timeline.then(Vec::new);
         let mut schedule = self.plan.rate_per_s.map(|rate| {
             let workers = self.plan.workers() as u64;
             Schedule::new(window.start_ns, window.stop_ns, rate, self.index as u64, workers)

@@ -285,6 +285,37 @@ pub(crate) fn count_request() -> Vec<u8> {
     message
 }
 
+/// All keys of ours, without their values.
+pub(crate) fn list_request() -> Vec<u8> {
+    let mut message = Vec::new();
+    put_whole_range(&mut message);
+    put_varint(&mut message, 8, 1);
+    message
+}
+
+/// Deletes the keys of these numbers.
+pub(crate) fn delete_request(space: &Space, keys: std::ops::Range<u64>) -> Vec<u8> {
+    let mut message = Vec::new();
+    for (field, index) in [(1, keys.start), (2, keys.end)] {
+        if index < space.keys {
+            put_length(&mut message, field, space.key_bytes);
+            space.put_key(&mut message, index);
+        } else {
+            put_length(&mut message, field, PREFIX_END.len());
+            message.extend_from_slice(PREFIX_END);
+        }
+    }
+    message
+}
+
+/// Compacts at a revision; answered when what it removes is gone.
+pub(crate) fn compact_request(revision: u64) -> Vec<u8> {
+    let mut message = Vec::new();
+    put_varint(&mut message, 1, revision);
+    put_varint(&mut message, 2, 1);
+    message
+}
+
 /// A linearizable get of one key: the smallest question that needs a working quorum.
 pub(crate) fn probe_request() -> Vec<u8> {
     let mut message = Vec::new();

@@ -121,7 +121,9 @@ impl Alarms {
             | K::PublishMember
             | K::MemberUpdate
             | K::Alarm
-            | K::FormatLevel => false,
+            | K::FormatLevel
+            // The whole request is asked.
+            | K::Part => false,
         };
         if self.is_corrupt && changes_data {
             return Err(Rejection::Corrupt);

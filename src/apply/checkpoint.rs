@@ -13,6 +13,7 @@
 //! | 6 | 1 | ≤ 1 | the format level, from level 1 on: `pinion.peer.v1.FormatLevel` |
 //! | 4 | 1 | ≤ 1 | the alarms, if there are any: `pinion.peer.v1.Alarms` |
 //! | 5 | 1 | ≤ 1 | which groups have been applied, if any: `pinion.peer.v1.Sessions` |
+//! | 7 | 1 | ≥ 0 | the next part of an incomplete request, of level 1: `pinion.peer.v1.HeldPart` |
 //! | 3 | 1 | ≥ 0 | the next leases in the order of their ids: `pinion.peer.v1.Leases` |
 //! | 2 | 1 | ≥ 1 | the next block of the key space, `mvcc`'s own bytes |
 //!
@@ -26,6 +27,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 
+use super::parts::Parts;
 use super::{Alarms, Machine, Sessions};
 use crate::lease::{Lease, Table};
 use crate::membership::Cluster;
@@ -41,6 +43,7 @@ const LEASES: u8 = 3;
 const ALARMS: u8 = 4;
 const SESSIONS: u8 = 5;
 const FORMAT_LEVEL: u8 = 6;
+const PARTS: u8 = 7;
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 6;
 
@@ -56,6 +59,8 @@ pub struct Checkpoint {
     /// Absent without alarms, so that a version without them reads what has none.
     alarms: Option<Vec<u8>>,
     sessions: Option<Vec<u8>>,
+    /// They share their bytes with the state. Empty below the level at which there are any.
+    parts: std::vec::IntoIter<peer::HeldPart>,
     /// As they were at the beginning, in the order of their ids. What is small is copied: 32 bytes a
     /// lease, against its keys, which are not.
     leases: std::vec::IntoIter<LeaseRecord>,
@@ -78,6 +83,8 @@ pub enum RestoreError {
     Alarms(String),
     #[error("the sessions: {0}")]
     Sessions(String),
+    #[error("the parts of requests: {0}")]
+    Parts(String),
     #[error("the format level: {0}")]
     FormatLevel(String),
     #[error("the stream ends early")]
@@ -109,6 +116,7 @@ impl Machine {
                 .then(|| peer::FormatLevel { level: format_level.0 }.encode_to_vec()),
             alarms: (self.alarms.iter().len() != 0).then(|| self.alarms.to_record().encode_to_vec()),
             sessions: (!self.sessions.is_empty()).then(|| self.sessions.to_record().encode_to_vec()),
+            parts: self.parts.to_records().into_iter(),
             leases: leases.into_iter(),
             key_space: self.store.begin_checkpoint(),
             done: false,
@@ -129,6 +137,10 @@ impl Machine {
             if let Some(sessions) = checkpoint.sessions.take() {
                 put_section(out, SESSIONS, |out| out.extend_from_slice(&sessions));
             }
+            return false;
+        }
+        if let Some(part) = checkpoint.parts.next() {
+            put_section(out, PARTS, |out| part.encode(out).expect("a vector takes any number of bytes"));
             return false;
         }
         if checkpoint.leases.len() != 0 {
@@ -172,6 +184,7 @@ pub struct Restore {
     format_level: Option<FormatLevel>,
     alarms: Option<Alarms>,
     sessions: Option<Sessions>,
+    parts: Parts,
     leases: Table,
     /// Id of the last lease.
     last_lease: Option<LeaseId>,
@@ -231,14 +244,14 @@ impl Restore {
             return Err(RestoreError::Trailing);
         }
         let is_known =
-            matches!(tag, END | MEMBERSHIP | FORMAT_LEVEL | LEASES | ALARMS | SESSIONS | KEY_SPACE);
+            matches!(tag, END | MEMBERSHIP | FORMAT_LEVEL | LEASES | ALARMS | SESSIONS | PARTS | KEY_SPACE);
         if version != VERSION || !is_known {
             return Err(RestoreError::Unknown { tag, version });
         }
         let in_place = match tag {
             MEMBERSHIP => self.cluster.is_none() && self.key_space.is_none(),
             FORMAT_LEVEL => self.cluster.is_some() && self.format_level.is_none() && self.key_space.is_none(),
-            LEASES => self.cluster.is_some() && self.key_space.is_none(),
+            LEASES | PARTS => self.cluster.is_some() && self.key_space.is_none(),
             ALARMS => self.cluster.is_some() && self.alarms.is_none() && self.key_space.is_none(),
             SESSIONS => self.cluster.is_some() && self.sessions.is_none() && self.key_space.is_none(),
             KEY_SPACE => self.cluster.is_some(),
@@ -274,6 +287,11 @@ impl Restore {
                 let record = peer::Sessions::decode(payload)
                     .map_err(|error| RestoreError::Sessions(error.to_string()))?;
                 self.sessions = Some(Sessions::from_record(&record).map_err(RestoreError::Sessions)?);
+            }
+            PARTS => {
+                let record = peer::HeldPart::decode(Bytes::copy_from_slice(payload))
+                    .map_err(|error| RestoreError::Parts(error.to_string()))?;
+                self.parts.restore(record).map_err(RestoreError::Parts)?;
             }
             LEASES => {
                 let leases =
@@ -324,6 +342,7 @@ impl Restore {
             leases,
             alarms: self.alarms.unwrap_or_default(),
             sessions: self.sessions.unwrap_or_default(),
+            parts: self.parts,
             format_level: self.format_level.unwrap_or_default(),
             lease_changes: Vec::new(),
         })

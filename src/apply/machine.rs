@@ -15,6 +15,7 @@ use prost::Message;
 
 use super::encode::Encode as _;
 use super::moves::{Moves, check_lease};
+use super::parts::Parts;
 use super::view::check_readable;
 use super::{Alarms, LongRead, Sessions, range, txn, write};
 use crate::lease::{Change, Table};
@@ -67,6 +68,7 @@ pub struct Machine {
     pub(super) leases: Table,
     pub(super) alarms: Alarms,
     pub(super) sessions: Sessions,
+    pub(super) parts: Parts,
     pub(super) format_level: FormatLevel,
     /// Not yet taken by whoever applies.
     pub(super) lease_changes: Vec<Change>,
@@ -82,6 +84,7 @@ impl Machine {
             leases: Table::new(),
             alarms: Alarms::default(),
             sessions: Sessions::default(),
+            parts: Parts::default(),
             format_level: FormatLevel::LOWEST,
             lease_changes: Vec::new(),
         }
@@ -106,7 +109,9 @@ impl Machine {
     /// Carries out a membership change, which reaches the machine as raft's own entry. Raft must be
     /// told whether it was taken.
     pub fn change_members(&mut self, change: &MemberChange) -> Outcome {
-        self.cluster.change(&change.kind)
+        let outcome = self.cluster.change(&change.kind);
+        self.parts.retain(|member| !self.cluster.is_removed(member));
+        outcome
     }
 
     /// The cluster goes on as this member alone; see `Cluster::reduce_to`.
@@ -114,7 +119,9 @@ impl Machine {
     /// # Errors
     /// When `own` is no member.
     pub fn reduce_cluster_to(&mut self, own: MemberId) -> Result<(), Rejection> {
-        self.cluster.reduce_to(own)
+        self.cluster.reduce_to(own)?;
+        self.parts.retain(|member| !self.cluster.is_removed(member));
+        Ok(())
     }
 
     /// Which groups have been applied.
@@ -124,11 +131,19 @@ impl Machine {
     }
 
     /// The requests of the next group of the log that are to be applied: all, or none if it was applied
-    /// before or overtaken.
+    /// before or overtaken. A part of a request stands for the request when it is the last, and else for nothing.
     #[must_use]
     pub fn admit(&mut self, group: Group) -> Vec<Request> {
-        let is_new = group.id.is_none_or(|id| self.sessions.admit(id));
-        if is_new { group.requests } else { Vec::new() }
+        let Some(id) = group.id else { return group.requests };
+        if !self.sessions.admit(id) {
+            return Vec::new();
+        }
+        let mut requests = group.requests;
+        // The only one of its group: `decode_group`.
+        if let Some(part) = requests.pop_if(|request| request.kind == RequestKind::Part) {
+            requests.extend(self.parts.take(id, part));
+        }
+        requests
     }
 
     /// Applies the next request of a group that was admitted, which stands in the entry `at`.
@@ -157,6 +172,7 @@ impl Machine {
             RequestKind::LeaseCheckpoint => decode(body).map(|request| self.note_leases(&request, at)),
             RequestKind::Alarm => decode(body).and_then(|request| self.alarm(&request)),
             RequestKind::FormatLevel => decode(body).map(|request| self.raise_format_level(&request)),
+            RequestKind::Part => Err(Rejection::Undecodable("a part that does not fit the others".into())),
         };
         Applied::Now(outcome)
     }

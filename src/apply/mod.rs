@@ -6,6 +6,7 @@ pub(crate) mod encode;
 mod lease;
 mod long_read;
 mod moves;
+pub mod parts;
 mod range;
 #[cfg(test)]
 mod script;
@@ -22,4 +23,5 @@ pub use alarm::{Alarm, AlarmType, Alarms};
 pub use checkpoint::{Checkpoint, Restore, RestoreError};
 pub use long_read::LongRead;
 pub use machine::{Applied, Machine, StatusFacts};
+pub use parts::Parts;
 pub use session::Sessions;

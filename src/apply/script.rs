@@ -159,7 +159,8 @@ fn show_applied(kind: RequestKind, applied: Applied) -> String {
         | RequestKind::LeaseExpire
         | RequestKind::LeaseCheckpoint
         | RequestKind::MemberUpdate
-        | RequestKind::FormatLevel => {
+        | RequestKind::FormatLevel
+        | RequestKind::Part => {
             assert!(response.body.is_empty(), "nothing to tell");
             String::new()
         }

@@ -12,9 +12,12 @@ use super::parse::{Refused, Settings};
 use super::process::ProcessConfig;
 use super::url::Url;
 
-/// Largest `--max-request-bytes`. etcd warns above it; here a group of requests must fit one log
-/// record, whose size is bounded.
-pub const REQUEST_BYTES_MAX_LIMIT: u32 = 10 * 1024 * 1024;
+/// Largest `--max-request-bytes`. A request is in memory several times on its way (`ARCHITECTURE.md`, "What is
+/// bounded, and where"), and two of the largest have to fit those bounds.
+pub const REQUEST_BYTES_MAX_LIMIT: u32 = 64 * 1024 * 1024;
+
+/// `--max-request-bytes` above which there is a warning, etcd's.
+const REQUEST_BYTES_RECOMMENDED: u32 = 10 * 1024 * 1024;
 
 /// Largest `--max-txn-ops`: with larger ones a single request would hold the store for too long.
 pub const TXN_OPS_MAX_LIMIT: u32 = 65_536;
@@ -102,6 +105,19 @@ impl ClusterConfig {
             txn_ops_max: settings.number_u32("max-txn-ops", 1, TXN_OPS_MAX_LIMIT)?,
             request_bytes_max: settings.number_u32("max-request-bytes", 1, REQUEST_BYTES_MAX_LIMIT)?,
         })
+    }
+
+    /// What an operator should know, for the log.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let bytes = self.request_bytes_max;
+        let is_large = REQUEST_BYTES_RECOMMENDED < bytes;
+        let warning = || {
+            format!(
+                "exceeded recommended request limit: --max-request-bytes={bytes}, recommended is at most \
+                 {REQUEST_BYTES_RECOMMENDED}: a request of this size is in memory several times on its way"
+            )
+        };
+        is_large.then(warning).into_iter().collect()
     }
 
     pub(super) fn validate(&self) -> Result<(), Refused> {

@@ -288,8 +288,8 @@ pub(super) static FLAGS: &[Flag] = &[
         "max-request-bytes",
         Number,
         "1572864",
-        "Bytes at most in one write request, up to 10485760. A gRPC message may be 512 KiB \
-        larger. The same on all members.",
+        "Bytes at most in one write request, up to 67108864; above 10485760 with a warning. A gRPC message \
+        may be 512 KiB larger. The same on all members.",
     ),
     used(
         Group::Limits,

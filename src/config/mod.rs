@@ -89,6 +89,7 @@ fn read(
     config.validate()?;
     warnings.extend(process::remarks(&settings)?);
     warnings.extend(config.process.warnings());
+    warnings.extend(config.cluster.warnings());
     Ok(Parsed::Run { config: Box::new(config), warnings })
 }
 

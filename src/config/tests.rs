@@ -41,6 +41,19 @@ fn bootstrap(config: &Config) -> Result<Bootstrap, Refused> {
 
 /// Many compose files have it, and etcd starts.
 #[test]
+fn large_requests_are_taken_with_a_warning() {
+    for (bytes, warnings_count) in [(10_485_760, 0), (10_485_761, 1), (52_428_800, 1), (67_108_864, 1)] {
+        let line = format!("--max-request-bytes={bytes}");
+        let Parsed::Run { config, warnings } = parse_line(&[&line], &[]) else { panic!("{line} is refused") };
+        assert_eq!(
+            (config.cluster.request_bytes_max, warnings.len()),
+            (bytes, warnings_count),
+            "{warnings:?}"
+        );
+    }
+}
+
+#[test]
 fn an_advertised_wildcard_is_taken_with_a_warning() {
     for (args, warnings_count) in [
         (&["--advertise-client-urls=http://0.0.0.0:2379"][..], 1),
@@ -156,7 +169,7 @@ fn bad_command_line_exits_as_etcd_does() {
         (&["--max-txn-ops=08"], 2, "expected a whole number"),
         (&["--snapshot-count=99999999999999999999"], 2, "at most 18446744073709551615"),
         (&["--quota-backend-bytes=8e9"], 2, "expected a whole number"),
-        (&["--max-request-bytes=10485761"], 2, "at most 10485760"),
+        (&["--max-request-bytes=67108865"], 2, "at most 67108864"),
         (&["--pre-vote=maybe"], 2, "invalid value \"maybe\" for --pre-vote: expected true or false"),
         (&["--socket-reuse-port=maybe"], 2, "expected true or false"),
         (&["--grpc-keepalive-interval=5"], 2, "is not a duration"),

@@ -2,7 +2,9 @@
 
 pub mod exchange;
 mod format_gate;
+mod group;
 pub mod hash_check;
+mod large;
 mod proposals;
 mod reads;
 #[expect(clippy::module_inception, reason = "the role's state is the module's subject")]

@@ -6,14 +6,19 @@
 //! timer and no count makes a group leave. `GROUP_BYTES_MAX` closes one, and so does a request that comes
 //! long after the first one, when there is no leader or the disk stands still; then the next one opens.
 //!
+//! A request that is large goes in parts (`request::part`), where all members read them: each is a group, and leaves
+//! when no other group waits, or between two that were full. So what is small waits for one part of what is large.
+//!
 //! Invariants: groups leave in the order their requests arrived, which is the order of their numbers. A
-//! group holds at least one request, and more than `GROUP_BYTES_MAX` only when a single request does.
+//! group holds at least one request, and more than `GROUP_BYTES_MAX` only when a single request or part does.
 //! Cost: one copy of each body; a group's memory is at most a quarter larger than its bytes.
 
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
+use super::group::Group;
+use super::large::LargeRequests;
 use crate::request::group;
 use crate::request::{GroupId, RequestKind};
 use crate::types::{MemberId, Ticket};
@@ -24,16 +29,6 @@ pub const GROUP_BYTES_MAX: usize = 1 << 20;
 
 /// The first group's space; a page.
 const GROUP_BYTES_EXPECTED: usize = 4096;
-
-/// A closed group.
-#[derive(Debug)]
-pub(super) struct Group {
-    pub(super) data: Bytes,
-    /// Its place among all groups of this start of the member.
-    pub(super) number: u64,
-    /// When its first request arrived.
-    pub(super) opened_tick: u64,
-}
 
 /// Requests that are in no log yet.
 #[derive(Debug)]
@@ -51,11 +46,12 @@ pub(super) struct Proposals {
     /// What the last group needed: the next one asks for as much at once.
     expected_bytes: usize,
     open_ticks_max: u64,
+    large: LargeRequests,
 }
 
 impl Proposals {
     /// A group that waits is refused as a whole, so it stays open for `open_ticks_max` at most.
-    pub(super) fn new(member: MemberId, incarnation: u64, open_ticks_max: u64) -> Self {
+    pub(super) fn new(member: MemberId, incarnation: u64, open_ticks_max: u64, part_bytes: usize) -> Self {
         Self {
             member,
             incarnation,
@@ -66,12 +62,13 @@ impl Proposals {
             full: VecDeque::new(),
             full_bytes: 0,
             expected_bytes: GROUP_BYTES_EXPECTED,
+            large: LargeRequests::new(part_bytes),
         }
     }
 
     /// Bytes that wait.
     pub(super) fn waiting_bytes(&self) -> usize {
-        self.full_bytes + self.open.len()
+        self.full_bytes + self.open.len() + self.large.bytes()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -94,13 +91,18 @@ impl Proposals {
         group::put_request(&mut self.open, ticket, kind, body);
     }
 
+    /// Takes a large request, to go in parts.
+    pub(super) fn push_large(&mut self, ticket: Ticket, kind: RequestKind, body: Bytes, tick: u64) {
+        self.large.push(ticket, kind, body, tick);
+    }
+
     /// Takes a group that was overtaken, under a new number and behind all others.
     pub(super) fn push_again(&mut self, data: &[u8], opened_tick: u64) {
         self.set_aside();
         let number = self.next_id().number;
         let data = group::renumbered(data, number);
         self.full_bytes += data.len();
-        self.full.push_back(Group { data, number, opened_tick });
+        self.full.push_back(Group { data, number, opened_tick, is_part: false });
     }
 
     fn next_id(&mut self) -> GroupId {
@@ -108,13 +110,26 @@ impl Proposals {
         GroupId { member: self.member, incarnation: self.incarnation, number: self.last_number }
     }
 
-    /// Closes the open group, if there is one.
+    /// Closes the open group, if there is one. A part of a large request follows it, so that those who fill
+    /// group after group do not keep it waiting.
     fn set_aside(&mut self) {
         if !self.open.is_empty() {
             let group = self.close();
-            self.full_bytes += group.data.len();
-            self.full.push_back(group);
+            let part = self.cut();
+            for group in [group].into_iter().chain(part) {
+                self.full_bytes += group.data.len();
+                self.full.push_back(group);
+            }
         }
+    }
+
+    /// A part of a large request, if one waits.
+    fn cut(&mut self) -> Option<Group> {
+        let (member, incarnation, last_number) = (self.member, self.incarnation, &mut self.last_number);
+        self.large.cut(|| {
+            *last_number += 1;
+            GroupId { member, incarnation, number: *last_number }
+        })
     }
 
     fn close(&mut self) -> Group {
@@ -124,13 +139,17 @@ impl Proposals {
         // The log keeps the group for a while: what it does not use goes back, at the price of a copy.
         let roomy = used / 4 < reserved - used;
         let data = if roomy { Bytes::copy_from_slice(&open) } else { open.freeze() };
-        Group { data, number: self.last_number, opened_tick: self.opened_tick }
+        Group { data, number: self.last_number, opened_tick: self.opened_tick, is_part: false }
     }
 
     /// The oldest group, with the bytes it must not exceed: `None` when nothing waits or it does not
     /// fit. Any group fits when `first`.
     pub(super) fn take(&mut self, bytes_max: usize, first: bool) -> Option<Group> {
-        let next_bytes = self.full.front().map_or(self.open.len(), |group| group.data.len());
+        let next_bytes = match self.full.front() {
+            Some(group) => group.data.len(),
+            None if self.open.is_empty() => self.large.next_group_bytes(),
+            None => self.open.len(),
+        };
         if next_bytes == 0 || (!first && bytes_max < next_bytes) {
             return None;
         }
@@ -139,6 +158,7 @@ impl Proposals {
                 self.full_bytes -= group.data.len();
                 Some(group)
             }
+            None if self.open.is_empty() => self.cut(),
             None => Some(self.close()),
         }
     }
@@ -159,6 +179,11 @@ impl Proposals {
         }
         taken
     }
+
+    /// Takes out the large requests that came before `tick`: whoever waits for them.
+    pub(super) fn take_large_older_than(&mut self, tick: u64) -> Vec<Ticket> {
+        self.large.take_older_than(tick)
+    }
 }
 
 #[cfg(test)]
@@ -176,7 +201,7 @@ mod tests {
 
     #[test]
     fn everything_that_waits_is_one_group_in_the_order_it_came() {
-        let mut proposals = Proposals::new(MemberId(1), 9, 5);
+        let mut proposals = Proposals::new(MemberId(1), 9, 5, 100);
         for ticket in 0..1_000 {
             push(&mut proposals, ticket, 10, 0);
         }
@@ -188,7 +213,7 @@ mod tests {
 
     #[test]
     fn group_closes_at_its_byte_bound_and_a_larger_request_is_a_group_of_its_own() {
-        let mut proposals = Proposals::new(MemberId(1), 9, 5);
+        let mut proposals = Proposals::new(MemberId(1), 9, 5, 100);
         push(&mut proposals, 0, 10, 0);
         push(&mut proposals, 1, GROUP_BYTES_MAX + 5, 0);
         for ticket in 2..5 {
@@ -205,14 +230,14 @@ mod tests {
 
     #[test]
     fn overtaken_group_goes_behind_all_others_under_a_new_number_and_keeps_its_age() {
-        let mut proposals = Proposals::new(MemberId(1), 9, 5);
+        let mut proposals = Proposals::new(MemberId(1), 9, 5, 100);
         push(&mut proposals, 0, 10, 3);
         let overtaken = proposals.take(usize::MAX, true).unwrap();
         push(&mut proposals, 1, 10, 8);
         proposals.push_again(&overtaken.data, overtaken.opened_tick);
         push(&mut proposals, 2, 10, 8);
         let mut seen = Vec::new();
-        let mut others = Proposals::new(MemberId(1), 9, 5);
+        let mut others = Proposals::new(MemberId(1), 9, 5, 100);
         while let Some(group) = proposals.take(usize::MAX, true) {
             let id = group::group_id(&group.data).unwrap();
             assert_eq!(id, GroupId { member: MemberId(1), incarnation: 9, number: group.number });
@@ -228,7 +253,7 @@ mod tests {
 
     #[test]
     fn group_keeps_no_more_than_a_quarter_of_unused_memory() {
-        let mut proposals = Proposals::new(MemberId(1), 9, 5);
+        let mut proposals = Proposals::new(MemberId(1), 9, 5, 100);
         for round in 0..50_usize {
             for ticket in 0..(round * 37 % 400) as u64 + 1 {
                 push(&mut proposals, ticket, 100, 0);

@@ -27,9 +27,18 @@ use crate::raft::{
     RaftState, Recovered, StartError, Status, StepError,
 };
 use crate::request::group;
+use crate::request::part::PART_BYTES_MAX;
 use crate::request::{Refusal, RequestKind};
 use crate::rpc::method;
-use crate::types::{FormatLevel, LogIndex, MemberId, Term, Ticket, limits};
+use crate::types::{Feature, FormatLevel, LogIndex, MemberId, Term, Ticket, limits};
+
+/// A request of so many bytes goes in parts. Above the default of `--max-request-bytes`, and enough that parts are
+/// worth their syncs.
+const LARGE_BYTES_MIN: usize = 2 << 20;
+
+/// Most bytes of a request that is one entry, until all members read requests in parts: as much as the first
+/// release took.
+const WHOLE_BYTES_MAX: usize = 10 << 20;
 
 /// A group stays open for this part of the request timeout at most, which is how much too early some of
 /// its requests may be refused: a tick or so.
@@ -46,6 +55,10 @@ pub struct Config {
     pub append_bytes_max: usize,
     /// Bytes of requests that wait or are not applied, above which new ones are refused.
     pub backlog_bytes_max: usize,
+    /// A request of so many bytes goes in parts, once all members read them.
+    pub large_bytes_min: usize,
+    /// Bytes of a part; at most `part::PART_BYTES_MAX`.
+    pub part_bytes: usize,
     /// Bytes of groups that a follower has given to the leader and that are not committed; what is above
     /// waits. All members together stay below what a leader takes (`raft::Config::uncommitted_bytes_max`).
     pub forwarded_bytes_max: usize,
@@ -69,6 +82,8 @@ impl Config {
             pipeline_depth: 1,
             append_bytes_max: 4 << 20,
             backlog_bytes_max: 64 << 20,
+            large_bytes_min: LARGE_BYTES_MIN,
+            part_bytes: PART_BYTES_MAX,
             forwarded_bytes_max: 8 << 20,
             apply_gap_max: limits::APPLY_GAP_MAX,
             reads_max: 100_000,
@@ -120,6 +135,8 @@ pub struct Replica<R> {
     leader_tick: u64,
     reads: Reads<R>,
     space: Space,
+    /// What may be written.
+    format_level: FormatLevel,
     stopped: bool,
     /// Ticks since the start.
     tick: u64,
@@ -139,7 +156,12 @@ impl<R> Replica<R> {
         let (id, incarnation) = (config.raft.id, config.raft.incarnation);
         Ok(Self {
             node: Node::new(&config.raft, recovered)?,
-            proposals: Proposals::new(id, incarnation, config.request_timeout_ticks / GROUPS_PER_TIMEOUT),
+            proposals: Proposals::new(
+                id,
+                incarnation,
+                config.request_timeout_ticks / GROUPS_PER_TIMEOUT,
+                config.part_bytes,
+            ),
             under_way: UnderWay::new(id, incarnation, config.raft.election_ticks as u64),
             config,
             paused_until: 0,
@@ -147,6 +169,7 @@ impl<R> Replica<R> {
             leader_tick: 0,
             reads: Reads::new(),
             space: Space::Ample,
+            format_level: FormatLevel::LOWEST,
             stopped: false,
             tick: 0,
             refused_requests: Vec::new(),
@@ -154,11 +177,12 @@ impl<R> Replica<R> {
         })
     }
 
-    /// A client's request, already validated. Its bytes are copied into the group that is open.
+    /// A client's request, already validated. Its bytes are copied into the group that is open, or into their parts
+    /// when those go.
     ///
     /// # Errors
     /// When the member cannot take it now; then it is in no log.
-    pub fn on_request(&mut self, ticket: Ticket, kind: RequestKind, body: &[u8]) -> Result<(), Refusal> {
+    pub fn on_request(&mut self, ticket: Ticket, kind: RequestKind, body: Bytes) -> Result<(), Refusal> {
         if self.stopped {
             return Err(Refusal::Stopped);
         }
@@ -174,8 +198,21 @@ impl<R> Replica<R> {
         if self.config.backlog_bytes_max < backlog_bytes + body.len() {
             return Err(Refusal::TooManyRequests);
         }
-        self.proposals.push(ticket, kind, body, self.tick);
+        if body.len() < self.config.large_bytes_min {
+            self.proposals.push(ticket, kind, &body, self.tick);
+        } else if self.format_level.allows(Feature::RequestParts) {
+            self.proposals.push_large(ticket, kind, body, self.tick);
+        } else if body.len() <= WHOLE_BYTES_MAX {
+            self.proposals.push(ticket, kind, &body, self.tick);
+        } else {
+            return Err(Refusal::TooLarge);
+        }
         Ok(())
+    }
+
+    /// The cluster writes at this level from now on.
+    pub fn on_format_level(&mut self, level: FormatLevel) {
+        self.format_level = level;
     }
 
     /// Bytes of groups that are under way and not in this member's own log, as far as it knows.
@@ -233,9 +270,7 @@ impl<R> Replica<R> {
             self.under_way.on_tick(self.tick);
         }
         let Some(oldest) = self.tick.checked_sub(self.config.request_timeout_ticks) else { return };
-        for group in self.proposals.take_older_than(oldest) {
-            self.refuse_group(group, Refusal::NotProposed);
-        }
+        self.refuse_waiting(oldest, Refusal::NotProposed);
         for given in self.under_way.take_older_than(oldest) {
             let refusal = self.refusal_of(&given);
             self.refuse_group(given.data, refusal);
@@ -331,9 +366,7 @@ impl<R> Replica<R> {
     pub fn on_space(&mut self, space: Space) {
         self.space = space;
         if space == Space::Exhausted {
-            for group in self.proposals.take_older_than(u64::MAX) {
-                self.refuse_group(group, Refusal::NoSpace);
-            }
+            self.refuse_waiting(u64::MAX, Refusal::NoSpace);
         }
     }
 
@@ -366,9 +399,7 @@ impl<R> Replica<R> {
     /// Takes nothing more, and refuses what waits. What is in the log goes on.
     pub fn stop(&mut self) {
         self.stopped = true;
-        for group in self.proposals.take_older_than(u64::MAX) {
-            self.refuse_group(group, Refusal::Stopped);
-        }
+        self.refuse_waiting(u64::MAX, Refusal::Stopped);
         for given in self.under_way.take_never_sent() {
             self.refuse_group(given.data, Refusal::Stopped);
         }
@@ -446,12 +477,14 @@ impl<R> Replica<R> {
         let mut bytes_left = self.config.append_bytes_max;
         let mut first = true;
         loop {
+            let mut is_part = false;
             if self.under_way.next_unsent().is_none() {
                 let is_full = !leads && self.config.forwarded_bytes_max <= self.under_way.bytes();
                 if self.stopped || is_full {
                     return;
                 }
                 let Some(group) = self.proposals.take(bytes_left, first) else { return };
+                is_part = group.is_part;
                 self.under_way.push(group);
             }
             let Some(data) = self.under_way.next_unsent() else { return };
@@ -459,7 +492,9 @@ impl<R> Replica<R> {
                 return;
             }
             let data = data.clone();
-            bytes_left = bytes_left.saturating_sub(data.len());
+            // What comes behind a part would wait for its sync, and gain nothing.
+            let is_last = is_part && leads;
+            bytes_left = if is_last { 0 } else { bytes_left.saturating_sub(data.len()) };
             first = false;
             match self.node.propose(data) {
                 Ok(()) => self.under_way.on_sent(self.tick),
@@ -495,6 +530,15 @@ impl<R> Replica<R> {
     #[must_use]
     pub fn local_reads_from(&self) -> Option<LogIndex> {
         if self.node.is_sole_voter() { self.node.term_start() } else { None }
+    }
+
+    /// Refuses the requests that came before `tick` and were given to no leader, or not whole.
+    fn refuse_waiting(&mut self, tick: u64, refusal: Refusal) {
+        let large = self.proposals.take_large_older_than(tick);
+        self.refused_requests.extend(large.into_iter().map(|ticket| (ticket, refusal)));
+        for group in self.proposals.take_older_than(tick) {
+            self.refuse_group(group, refusal);
+        }
     }
 
     fn refuse_group(&mut self, group: Bytes, refusal: Refusal) {

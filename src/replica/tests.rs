@@ -15,7 +15,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::{Config, Ready, Replica};
-use crate::apply::Sessions;
+use crate::apply::{Parts, Sessions};
 use crate::raft::tests::{Disk, runs};
 use crate::raft::{
     self, CheckpointMeta, ConfChange, ConfChangeKind, Entry, EntryKind, Message, MessageKind, RaftState,
@@ -23,7 +23,7 @@ use crate::raft::{
 };
 use crate::request::group::decode_group;
 use crate::request::{Refusal, RequestKind};
-use crate::types::{LogIndex, MemberId, Term, Ticket};
+use crate::types::{FormatLevel, LogIndex, MemberId, Term, Ticket};
 
 /// What is planted into a cluster to see that its checks see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,7 @@ struct State {
     voters: BTreeSet<MemberId>,
     learners: BTreeSet<MemberId>,
     sessions: Sessions,
+    parts: Parts,
     tickets: Vec<(MemberId, Ticket)>,
 }
 
@@ -60,6 +61,7 @@ impl State {
             voters: meta.voters.iter().copied().collect(),
             learners: meta.learners.iter().copied().collect(),
             sessions: Sessions::default(),
+            parts: Parts::default(),
             tickets: Vec::new(),
         }
     }
@@ -139,6 +141,8 @@ struct Cluster {
     starts: u64,
     /// Groups that came again and were passed over.
     copies: u64,
+    /// Requests that were put together from their parts.
+    joined: u64,
     // What was seen, for the checks.
     leaders: BTreeMap<Term, MemberId>,
     /// Term of the entry before, and data, of every entry ever appended anywhere.
@@ -155,6 +159,13 @@ struct Cluster {
     /// Entries read back from disks for followers.
     read_back: u64,
     trace: u64,
+}
+
+/// The request of this ticket: bytes that are its own, and one in eight goes in parts.
+fn body_of(ticket: Ticket) -> Bytes {
+    let seed = ticket.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let length = if seed >> 61 == 0 { 100 + (seed >> 32 & 0xff) } else { seed >> 32 & 0x3f };
+    (0..length).map(|place| (seed ^ place.wrapping_mul(seed | 1)).to_be_bytes()[0]).collect()
 }
 
 type Check = Result<(), String>;
@@ -179,6 +190,7 @@ impl Cluster {
             next_ticket: 1,
             starts: 0,
             copies: 0,
+            joined: 0,
             leaders: BTreeMap::new(),
             appended: BTreeMap::new(),
             applied: BTreeMap::new(),
@@ -223,7 +235,8 @@ impl Cluster {
         raft.retention = Retention { entries_max: 5, bytes_max: 1 << 20 };
         raft.message_bytes_max = 2_000;
         raft.committed_bytes_max = 2_000;
-        let config = Config { pipeline_depth: self.pipeline_depth, ..Config::new(raft) };
+        let pipeline_depth = self.pipeline_depth;
+        let config = Config { pipeline_depth, large_bytes_min: 100, part_bytes: 60, ..Config::new(raft) };
         let lies = self.bug == Bug::DiskLies;
         let member = self.members.get_mut(&id).unwrap();
         member.state = member.saved.clone();
@@ -235,7 +248,9 @@ impl Cluster {
         if lies {
             recovered.entries.truncate(recovered.entries.len() / 2);
         }
-        member.replica = Some(Replica::new(config, recovered).unwrap());
+        let mut replica = Replica::new(config, recovered).unwrap();
+        replica.on_format_level(FormatLevel::HIGHEST);
+        member.replica = Some(replica);
     }
 
     fn crash(&mut self, id: MemberId) {
@@ -308,9 +323,8 @@ impl Cluster {
                 if let Some(replica) = &mut member.replica {
                     let ticket = Ticket(self.next_ticket);
                     self.next_ticket += 1;
-                    let body = vec![0; self.random.random_range(0..200)];
                     // Refused is fine; it is then in no log, and nobody expects it.
-                    let _refused = replica.on_request(ticket, RequestKind::Put, &body);
+                    let _refused = replica.on_request(ticket, RequestKind::Put, body_of(ticket));
                 }
             }
             300..450 if self.stormy => {
@@ -433,6 +447,17 @@ impl Cluster {
                 self.copies += u64::from(!is_new);
                 let is_admitted = is_new || self.bug == Bug::AppliesCopies;
                 for request in group.requests.into_iter().filter(|_| is_admitted) {
+                    let request = match group.id {
+                        Some(id) if request.kind == RequestKind::Part => {
+                            let Some(whole) = member.state.parts.take(id, request) else { continue };
+                            self.joined += 1;
+                            whole
+                        }
+                        _ => request,
+                    };
+                    ensure(request.body == body_of(request.origin.ticket), || {
+                        format!("{:?} is not what was asked for: {:?}", request.origin, request.kind)
+                    })?;
                     let origin = request.origin;
                     member.state.tickets.push((origin.member, origin.ticket));
                     if origin.member == id {
@@ -745,6 +770,7 @@ struct Outcome {
     refused: usize,
     reads_released: u64,
     copies: u64,
+    joined: u64,
     read_back: u64,
     trace: u64,
 }
@@ -755,15 +781,15 @@ fn run(seed: u64, size: u64, rounds: u64, bug: Bug) -> Result<Outcome, String> {
         cluster.round()?;
     }
     cluster.calm()?;
-    let Cluster { acknowledged, refused, reads_released, copies, read_back, trace, .. } = cluster;
+    let Cluster { acknowledged, refused, reads_released, copies, joined, read_back, trace, .. } = cluster;
     let (acknowledged, refused) = (acknowledged.len(), refused.len());
-    Ok(Outcome { acknowledged, refused, reads_released, copies, read_back, trace })
+    Ok(Outcome { acknowledged, refused, reads_released, copies, joined, read_back, trace })
 }
 
 #[test]
 fn clusters_stay_consistent_through_loss_partitions_crashes_and_membership_changes() {
     let (mut acknowledged, mut refused, mut reads) = (0, 0, 0);
-    let (mut copies, mut read_back) = (0, 0);
+    let (mut copies, mut joined, mut read_back) = (0, 0, 0);
     for seed in 0..runs(30) {
         let size = [1, 3, 3, 3, 5][usize::try_from(seed % 5).unwrap()];
         match run(seed, size, 300, Bug::None) {
@@ -771,6 +797,7 @@ fn clusters_stay_consistent_through_loss_partitions_crashes_and_membership_chang
                 acknowledged += outcome.acknowledged;
                 refused += outcome.refused;
                 copies += outcome.copies;
+                joined += outcome.joined;
                 read_back += outcome.read_back;
                 // A sole voter's reads prove nothing about rounds.
                 reads += if size == 1 { 0 } else { outcome.reads_released };
@@ -779,8 +806,11 @@ fn clusters_stay_consistent_through_loss_partitions_crashes_and_membership_chang
         }
     }
     println!("{acknowledged} requests acknowledged, {refused} refused, {reads} reads released");
-    println!("{copies} groups came again, {read_back} entries were read back from the disk for followers");
+    println!(
+        "{copies} groups came again, {joined} requests came in parts, {read_back} entries were read back from the disk for followers"
+    );
     assert!(100 < copies, "next to nothing was proposed again");
+    assert!(300 < joined, "next to nothing came in parts");
     assert!(1_000 < read_back, "followers caught up by other ways");
     assert!(1_000 < acknowledged, "the storm let next to nothing through");
     assert!(300 < reads, "the storm let next to nothing through");

@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::proposals::Group;
+use super::group::Group;
 use crate::request::GroupId;
 use crate::types::MemberId;
 
@@ -205,7 +205,7 @@ mod tests {
     const LIFE: u64 = 77;
 
     fn group(number: u64, opened_tick: u64) -> Group {
-        Group { data: Bytes::from(format!("group {number}")), number, opened_tick }
+        Group { data: Bytes::from(format!("group {number}")), number, opened_tick, is_part: false }
     }
 
     fn id(number: u64) -> GroupId {

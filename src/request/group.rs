@@ -16,6 +16,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
 
+use super::part::{self, PartError};
 use super::{Origin, RequestKind};
 use crate::pb::peer as pb;
 use crate::types::proto::{
@@ -66,6 +67,8 @@ pub enum GroupError {
     Format(u32),
     #[error("request of kind {0}, which this version does not know: update this member")]
     Kind(u32),
+    #[error("part of a request that cannot be: {0}")]
+    Part(&'static str),
 }
 
 /// Field numbers in `pinion.peer.v1`.
@@ -109,6 +112,18 @@ pub fn put_request(buffer: &mut BytesMut, ticket: Ticket, kind: RequestKind, bod
     // Present even when it is empty, as in the first version that wrote it.
     put_message_head(buffer, field::BODY, body.len());
     buffer.put_slice(body);
+}
+
+/// Adds a part of a request of the group's member to an opened group.
+pub fn put_part(buffer: &mut BytesMut, ticket: Ticket, head: part::Head, data: &[u8]) {
+    let body_bytes = head.len() + message_field_len(data.len());
+    put_message_head(buffer, field::GROUP_REQUESTS, fields_bytes(RequestKind::Part, body_bytes));
+    put_fixed64_field(buffer, field::TICKET, ticket.0);
+    put_uint_field(buffer, field::KIND, RequestKind::Part.number().into());
+    put_message_head(buffer, field::BODY, body_bytes);
+    head.put(buffer);
+    put_message_head(buffer, part::DATA_FIELD, data.len());
+    buffer.put_slice(data);
 }
 
 /// The name of a group that this code wrote; `None` when the bytes look otherwise. Reads no further, so it
@@ -175,8 +190,19 @@ pub fn decode_group(data: Bytes) -> Result<Group, GroupError> {
         }),
         later => return Err(GroupError::Format(later)),
     };
+    let count = group.requests.len();
     let requests = group.requests.into_iter().map(|request| {
         let kind = RequestKind::from_number(request.kind).ok_or(GroupError::Kind(request.kind))?;
+        if kind == RequestKind::Part {
+            part::Part::decode(request.body.clone()).map_err(|error| match error {
+                PartError::Undecodable(what) => GroupError::Undecodable(what),
+                PartError::Kind(kind) => GroupError::Kind(kind),
+                PartError::Impossible(what) => GroupError::Part(what),
+            })?;
+            if id.is_none() || count != 1 {
+                return Err(GroupError::Part("its group has no name, or others in it"));
+            }
+        }
         let member = id.map_or(MemberId(request.origin_member), |id| id.member);
         Ok(Request { origin: Origin { member, ticket: Ticket(request.ticket) }, kind, body: request.body })
     });

@@ -28,6 +28,8 @@ pub enum RequestKind {
     Alarm = 11,
     /// `pinion.peer.v1.FormatLevel`
     FormatLevel = 12,
+    /// `pinion.peer.v1.RequestPart`; see `part`.
+    Part = 13,
 }
 
 impl RequestKind {
@@ -53,6 +55,7 @@ impl RequestKind {
             10 => Some(Self::MemberUpdate),
             11 => Some(Self::Alarm),
             12 => Some(Self::FormatLevel),
+            13 => Some(Self::Part),
             _ => None,
         }
     }

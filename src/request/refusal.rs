@@ -9,6 +9,8 @@ pub enum Refusal {
     TooManyRequests,
     /// The disk has no room for the log, or the request would not fit the quota.
     NoSpace,
+    /// Larger than what the cluster's other members may read yet.
+    TooLarge,
     /// The read held more compacted history, or memory of sorts, than there may be, and was the slowest.
     TooSlow,
     /// Sorting the answer would take more memory than there may be.

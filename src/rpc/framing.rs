@@ -3,7 +3,7 @@
 //!
 //! A message is one flag byte, four length bytes (big-endian) and the message. The length is a
 //! stranger's claim: it is held against the receive limit before anything is allocated for it, and
-//! memory grows with the bytes that arrived, never with the bytes that were announced.
+//! memory grows with the bytes that arrived, never with the bytes that were announced unless the caller wants that.
 //!
 //! Invariants: `Assembler` never holds more than `PREFIX_BYTES` + the limit; a message that arrives
 //! in one piece is a slice of that piece, not a copy.
@@ -91,6 +91,25 @@ impl Assembler {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Bytes of the whole message, once its prefix has come.
+    #[must_use]
+    pub fn announced(&self) -> Option<usize> {
+        let held = if self.joined.is_empty() { &self.first[..] } else { &self.joined[..] };
+        let prefix = held.first_chunk::<PREFIX_BYTES>()?;
+        read_prefix(*prefix, self.max).ok().map(|(_, length)| length as usize)
+    }
+
+    /// Makes room for the whole message at once, for a caller that has counted it.
+    pub fn reserve_announced(&mut self) {
+        let missing =
+            self.announced().map_or(0, |announced| (PREFIX_BYTES + announced).saturating_sub(self.len()));
+        if self.joined.is_empty() {
+            self.joined.reserve(self.first.len() + missing);
+        } else {
+            self.joined.reserve(missing);
+        }
     }
 
     /// Takes the next piece. Fails as soon as the prefix or the amount tells that it must.

@@ -305,6 +305,7 @@ impl From<Refusal> for Status {
             Refusal::Stopped => STOPPED,
             Refusal::TooManyRequests => TOO_MANY_REQUESTS,
             Refusal::NoSpace => NO_SPACE,
+            Refusal::TooLarge => REQUEST_TOO_LARGE,
             Refusal::TooSlow => TOO_SLOW,
             Refusal::SortTooLarge => SORT_TOO_LARGE,
             Refusal::TimedOut => TIMED_OUT,

@@ -29,13 +29,15 @@ pub struct FormatLevel(pub u32);
 pub enum Feature {
     /// The level in a checkpoint, and the entry that raises it. That entry is the first thing of its level.
     LevelItself,
+    /// A request in parts (`request::part`), and those of a checkpoint that wait for the rest.
+    RequestParts,
 }
 
 impl Feature {
     /// The table: from which level on it is written.
     const fn level(self) -> FormatLevel {
         match self {
-            Self::LevelItself => FormatLevel(1),
+            Self::LevelItself | Self::RequestParts => FormatLevel(1),
         }
     }
 }
@@ -81,13 +83,15 @@ impl fmt::Display for FormatLevel {
 mod tests {
     use super::*;
 
-    const FEATURES: [Feature; 1] = [Feature::LevelItself];
+    const FEATURES: [Feature; 2] = [Feature::LevelItself, Feature::RequestParts];
 
     #[test]
     fn each_level_allows_what_is_its_own_and_what_is_below() {
-        assert!(!FormatLevel::LOWEST.allows(Feature::LevelItself));
-        for level in 1..5 {
-            assert!(FormatLevel(level).allows(Feature::LevelItself), "{level}");
+        for feature in FEATURES {
+            assert!(!FormatLevel::LOWEST.allows(feature));
+            for level in 1..5 {
+                assert!(FormatLevel(level).allows(feature), "{level}");
+            }
         }
     }
 

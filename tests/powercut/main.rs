@@ -18,6 +18,7 @@
 
 mod check;
 mod install;
+mod large;
 mod load;
 
 use std::fmt::Write as _;

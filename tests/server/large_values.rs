@@ -1,12 +1,13 @@
-//! Values as large as a request may be, through log, checkpoint and restart: each is larger than a
-//! frame of the checkpoint file.
+//! Values as large as a request may be, through log, checkpoint and restart: larger than a frame of the checkpoint
+//! file, and larger than an entry of the log.
 
 use std::fs;
 use std::time::Duration;
 
 use bytes::Bytes;
+use pinion_kit::client::{CallError, refusal};
 use pinion_kit::pb::etcdserverpb as pb;
-use pinion_kit::{Launch, WorkDir, block_on, server_is_etcd, skip};
+use pinion_kit::{Cluster, Launch, WorkDir, block_on, eventually, server_is_etcd, skip};
 use tokio::time::Instant;
 
 const KEYS: u8 = 6;
@@ -51,5 +52,138 @@ fn values_as_large_as_a_request_survive_checkpoints_and_a_kill() {
             let last = WRITES - KEYS + u8::try_from(slot).unwrap();
             assert!(kv.value == value(last), "large/{slot} does not hold write {last}");
         }
+    });
+}
+
+const LARGEST: usize = 50 << 20;
+
+fn largest(number: u8) -> Bytes {
+    (0..LARGEST).map(|place| (place / 1021).to_le_bytes()[0] ^ number).collect()
+}
+
+fn put_of(key: &str, value: Bytes) -> pb::PutRequest {
+    pb::PutRequest { key: Bytes::copy_from_slice(key.as_bytes()), value, ..Default::default() }
+}
+
+/// What a member holds, in bytes of memory.
+fn resident_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn a_value_of_50_mib_is_put_read_watched_and_survives_a_kill_on_three_members() {
+    if server_is_etcd() {
+        return skip("etcd takes it too; it is our way that is tested");
+    }
+    block_on(Duration::from_secs(120), async {
+        let flags = ["--max-request-bytes=54525952", "--checkpoint-bytes=16777216", "--snapshot-count=4"];
+        let mut cluster = Cluster::start(3, &flags).await;
+        let (leader, followers) = cluster.roles().await;
+        eventually(async || {
+            let output = cluster.output(leader);
+            if output.contains("format level is raised") { Ok(()) } else { Err(output) }
+        })
+        .await;
+        // Through a member that passes it on, and through the one that leads.
+        for (member, number) in [(followers[0], 1), (leader, 2)] {
+            let key = format!("huge/{number}");
+            cluster
+                .client(member)
+                .await
+                .put(&put_of(&key, largest(number)))
+                .await
+                .expect("it is within the limit");
+        }
+        for member in 0..3 {
+            let client = cluster.client(member).await;
+            for number in [1, 2] {
+                let value =
+                    client.get(&format!("huge/{number}")).await.unwrap().expect("it was acknowledged");
+                assert!(value == largest(number), "member {member} holds another huge/{number}");
+            }
+        }
+        let request = put_of("too large", vec![0; (52 << 20) + 1_000].into());
+        let (code, message) = refusal(cluster.client(leader).await.put(&request).await);
+        assert_eq!((code, message.as_str()), (3, "etcdserver: request is too large"));
+        // One that was away while it was written, and whoever begins again.
+        cluster.kill(followers[1]);
+        cluster
+            .client(leader)
+            .await
+            .put(&put_of("huge/1", largest(3)))
+            .await
+            .expect("two of three are there");
+        cluster.start_again(followers[1]).await;
+        cluster.kill(leader);
+        cluster.start_again(leader).await;
+        let revision = cluster.settle().await;
+        cluster.assert_equal_hashes(revision).await;
+        for member in 0..3 {
+            let value = cluster.client(member).await.get("huge/1").await.unwrap().unwrap();
+            assert!(value == largest(3), "member {member} holds another huge/1");
+        }
+    });
+}
+
+/// Memory of all of them at once would be 1 GiB beside what is stored.
+#[test]
+fn the_largest_value_of_thirty_clients_at_once_is_taken_from_all_in_bounded_memory() {
+    if server_is_etcd() {
+        return skip("it looks at our bounds");
+    }
+    const VALUE_BYTES: usize = 32 << 20;
+    const CLIENTS: usize = 30;
+    let work = WorkDir::new();
+    let launch = Launch::new(work.join("data")).flag("--max-request-bytes=33554944");
+    block_on(Duration::from_secs(180), async {
+        let server = launch.start().await;
+        server.says("format level is raised").await;
+        let is_done = std::cell::Cell::new(false);
+        let other = server.connect().await;
+        let small = async {
+            let mut count = 0_u32;
+            while !is_done.get() {
+                other
+                    .put_kv("small", &count.to_string())
+                    .await
+                    .expect("nobody else's requests are in its way");
+                count += 1;
+            }
+            count
+        };
+        let mut largest_bytes = 0;
+        let watch = async {
+            while !is_done.get() {
+                largest_bytes = largest_bytes.max(resident_bytes(server.pid()));
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let large = async {
+            let value = Bytes::from(vec![7; VALUE_BYTES]);
+            let mut clients = Vec::new();
+            for _ in 0..CLIENTS {
+                let (client, value) = (server.connect().await, value.clone());
+                // All to one key, so that memory is what is under way.
+                clients
+                    .push(tokio::task::spawn_local(async move { client.put(&put_of("one", value)).await }));
+            }
+            for client in clients {
+                let answer = client.await.expect("a client panicked");
+                // A loaded machine may be too slow for all in their time. None may be refused at once.
+                if let Err(error) = answer {
+                    assert!(matches!(error, CallError::Deadline), "{error}");
+                }
+            }
+            is_done.set(true);
+        };
+        let (small_count, (), ()) = tokio::join!(small, watch, large);
+        let stored = server.connect().await.status().await.unwrap().db_size.cast_unsigned();
+        println!(
+            "{small_count} small puts meanwhile; {largest_bytes} bytes at most, {stored} of them stored"
+        );
+        assert!(largest_bytes < stored + (1 << 30), "{largest_bytes} bytes, and {stored} are stored");
+        assert!(CLIENTS < small_count as usize, "only {small_count} small puts came between the large ones");
     });
 }

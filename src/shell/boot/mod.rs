@@ -524,6 +524,8 @@ fn replica_config(config: &Config, identity: &IdentityFile, incarnation: u64) ->
     let request_timeout = request_timeout(config).as_millis();
     replica.request_timeout_ticks =
         u64::try_from(request_timeout).expect("seconds") / u64::from(cluster.heartbeat_ms);
+    // Two of the largest, beside what is small.
+    replica.backlog_bytes_max = replica.backlog_bytes_max.max(3 * cluster.request_bytes_max as usize);
     replica.read_retry_ticks = u64::from(500_u32.div_ceil(cluster.heartbeat_ms));
     replica
 }

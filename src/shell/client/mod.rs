@@ -60,6 +60,7 @@ use call::pieces::Incoming;
 use call::place::Places;
 use call::serial::Serial;
 use call::slots::Slots;
+use call::turns::Turns;
 use call::watch::Watches;
 pub use counters::Counters;
 use counters::CountersCell;
@@ -238,6 +239,7 @@ pub struct ClientShard<B: Backend> {
     greeting: Greeting,
     ledger: Rc<Ledger>,
     places: Rc<Places>,
+    turns: Rc<Turns>,
     silent: Rc<Silent>,
     drop_log: DropLog,
     /// Names leases whose clients leave that to the server.
@@ -284,6 +286,7 @@ impl<B: Backend> ClientShard<B> {
             own: Account::new(u64::MAX, Rc::clone(&ledger)),
             ledger,
             places: Rc::default(),
+            turns: Rc::default(),
             silent: Rc::default(),
             drop_log: DropLog::default(),
             calls: RefCell::new(Slots::new(config.shard, config.first_generation)),

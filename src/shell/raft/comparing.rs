@@ -51,8 +51,11 @@ impl RaftRole {
 
     fn raise_corrupt(&mut self, member: MemberId) {
         let request = Alarm { kind: AlarmType::Corrupt, member }.activation();
-        let proposed =
-            self.replica.on_request(Caller::Nobody.into(), RequestKind::Alarm, &request.encode_to_vec());
+        let proposed = self.replica.on_request(
+            Caller::Nobody.into(),
+            RequestKind::Alarm,
+            request.encode_to_vec().into(),
+        );
         if let Err(refusal) = proposed {
             tracing::error!(%member, ?refusal, "the CORRUPT alarm could not be raised; the next check tries again");
         }

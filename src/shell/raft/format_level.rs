@@ -7,6 +7,7 @@ impl RaftRole {
     /// The state machine has applied this level. From now on members are refused that do not read it.
     pub(super) fn on_format_level(&mut self, level: FormatLevel) {
         self.format_gate.on_applied(level);
+        self.replica.on_format_level(level);
         self.transport.set_format_level(level);
     }
 

@@ -81,7 +81,7 @@ impl RaftRole {
             let proposed = self.replica.on_request(
                 Caller::Publish.into(),
                 RequestKind::PublishMember,
-                &self.parts.publish,
+                self.parts.publish.clone(),
             );
             self.published_tick = proposed.is_ok().then_some(self.ticks);
         }

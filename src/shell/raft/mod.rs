@@ -291,7 +291,7 @@ impl RaftRole {
         match command {
             Command::Propose { kind, body } => {
                 let taken = match self.parts.quota.admits(kind, &body) {
-                    true => self.replica.on_request(ticket, kind, &body),
+                    true => self.replica.on_request(ticket, kind, body),
                     false => Err(Refusal::NoSpace),
                 };
                 if let Err(refusal) = taken {

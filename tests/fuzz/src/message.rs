@@ -40,7 +40,7 @@ pub const METHODS: [Method; 20] = [
 ];
 
 /// Every kind of request in the log.
-pub const KINDS: [RequestKind; 12] = [
+pub const KINDS: [RequestKind; 13] = [
     RequestKind::Put,
     RequestKind::Txn,
     RequestKind::DeleteRange,
@@ -53,6 +53,7 @@ pub const KINDS: [RequestKind; 12] = [
     RequestKind::MemberUpdate,
     RequestKind::Alarm,
     RequestKind::FormatLevel,
+    RequestKind::Part,
 ];
 
 /// Levels of transactions inside transactions that are built; deeper ones come as raw bytes.
@@ -241,6 +242,13 @@ pub fn request_body(input: &mut Unstructured<'_>, kind: RequestKind) -> Vec<u8> 
         RequestKind::Alarm => alarm(input).encode_to_vec(),
         RequestKind::FormatLevel => {
             peer::FormatLevel { level: u32::try_from(below(input, 3)).unwrap_or(0) }.encode_to_vec()
+        }
+        RequestKind::Part => {
+            let (number, given_up) = (below(input, 3) as u64, below(input, 3) as u64);
+            let data = Bytes::copy_from_slice(bytes(input, 6));
+            let (length, offset) = (below(input, 12) as u64, below(input, 8) as u64);
+            let kind = u32::try_from(below(input, 15)).unwrap_or(0);
+            peer::RequestPart { number, kind, bytes: length, offset, given_up, data }.encode_to_vec()
         }
         RequestKind::LeaseGrant => {
             let ttl = [60, 2, 0, -1, i64::MAX][below(input, 5)];

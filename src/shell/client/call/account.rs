@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | requests with the backend | `CALLS_MAX`, `REQUEST_BYTES_MAX` a connection; `SHARD_REQUEST_BYTES_MAX` | the connection is not read |
 //! | calls with a task: bodies in pieces, streams | see `place` | `ResourceExhausted` |
+//! | large requests | see `turns` | they wait |
 //! | header blocks on their way | `HEADER_BYTES_MAX` a connection, `SHARD_HEADER_BYTES_MAX` | `ResourceExhausted` |
 //! | commands of `Lock` and `Election` | one a task, on an account of the shard's own | they wait |
 //! | requests that wait for room for their answers | `BACKLOG_MAX`, `BACKLOG_BYTES_MAX` a connection | `ResourceExhausted` |
@@ -117,6 +118,8 @@ pub(in crate::shell::client) struct Account {
     request_bytes: Cell<usize>,
     /// What its uploads hold: see `place`.
     pub(in crate::shell::client) upload_bytes: Rc<Cell<usize>>,
+    /// Its uploads that wait for their turn: see `turns`.
+    pub(in crate::shell::client) waiting_uploads: Rc<Cell<usize>>,
     unsent_bytes: Cell<usize>,
     gathered_bytes: Cell<usize>,
     /// Header blocks that have not ended or that `h2` has not taken.
@@ -157,6 +160,7 @@ impl Account {
             wide_calls: Cell::new(0),
             request_bytes: Cell::new(0),
             upload_bytes: Rc::default(),
+            waiting_uploads: Rc::default(),
             unsent_bytes: Cell::new(0),
             gathered_bytes: Cell::new(0),
             header_bytes: Cell::new(0),

@@ -24,6 +24,7 @@ mod recipe;
 pub(super) mod serial;
 pub(super) mod slots;
 mod streams;
+pub(super) mod turns;
 pub(super) mod watch;
 
 use std::cell::RefCell;

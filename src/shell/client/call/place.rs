@@ -17,15 +17,19 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use crate::config::REQUEST_BYTES_MAX_LIMIT;
 use crate::shell::client::signal::Signal;
+use crate::types::limits::GRPC_OVERHEAD_BYTES;
 
 /// What an idle call with a task costs: the task, `h2`'s stream, what the hub knows of it. Measured: 2.2 KiB
 /// each for 100,000 watch streams on one connection.
 pub(in crate::shell::client) const PLACE_BYTES: usize = 4096;
 
-/// Uploads of one connection: 32 of the largest requests side by side, or 16,384 of which nothing has
-/// arrived but the headers.
-pub(in crate::shell::client) const UPLOAD_BYTES_MAX: usize = 64 << 20;
+/// Uploads of one connection: the largest request that any flag allows and some more, 32 of the largest by default
+/// side by side, or 16,384 of which nothing has arrived but the headers.
+pub(in crate::shell::client) const UPLOAD_BYTES_MAX: usize = 72 << 20;
+const _: () =
+    assert!((REQUEST_BYTES_MAX_LIMIT + GRPC_OVERHEAD_BYTES) as usize + (4 << 20) < UPLOAD_BYTES_MAX);
 
 /// What a call with a task is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -24,6 +24,7 @@ use crate::rpc::{Code, Method, Status, status};
 use crate::shell::client::call::account::Account;
 use crate::shell::client::call::body::Body;
 use crate::shell::client::call::place::Upload;
+use crate::shell::client::call::turns::{LARGE_BYTES_MIN, Turn};
 use crate::shell::client::call::{Head, overloaded};
 use crate::shell::client::responder::{Requests, Responder};
 use crate::shell::client::{Backend, ClientShard};
@@ -166,15 +167,18 @@ impl<B: Backend> ClientShard<B> {
         head: Head,
         body: RecvStream,
         assembler: Assembler,
-        responder: response::Responder,
+        mut responder: response::Responder,
     ) {
         let Some(upload) = Upload::begin(&self.places, &account.upload_bytes) else {
             return responder.refuse(&overloaded("too many unfinished requests"));
         };
         let (shard, account) = (Rc::clone(self), Rc::clone(account));
         glommio::spawn_local(async move {
-            match shard.collect(&head, body, assembler, upload).await {
-                Some(Ok(assembler)) => shard.on_body(&account, &head, assembler, responder),
+            match shard.collect(&account, &head, body, assembler, upload, &mut responder).await {
+                Some(Ok((assembler, turn))) => {
+                    responder.turn = turn;
+                    shard.on_body(&account, &head, assembler, responder);
+                }
                 Some(Err(status)) => responder.refuse(&status),
                 // The client gave up: say so to h2, which forgets the stream.
                 None => responder.abandon(),
@@ -183,14 +187,16 @@ impl<B: Backend> ClientShard<B> {
         .detach();
     }
 
-    /// Collects the rest of a body. None: the stream is gone.
+    /// Collects the rest of a body, when it is its turn if it is large. None: the stream is gone.
     async fn collect(
         &self,
+        account: &Rc<Account>,
         head: &Head,
         mut body: RecvStream,
         mut assembler: Assembler,
         mut upload: Upload,
-    ) -> Option<Result<Assembler, Status>> {
+        responder: &mut response::Responder,
+    ) -> Option<Result<(Assembler, Option<Turn>), Status>> {
         let timer = head.client_deadline_ms.map(|deadline_ms| self.set_timer(deadline_ms));
         if body.flow_control().release_capacity(assembler.len()).is_err() {
             return None;
@@ -198,7 +204,15 @@ impl<B: Backend> ClientShard<B> {
         if !upload.grow(assembler.len()) {
             return Some(Err(overloaded("too many unfinished request bytes")));
         }
+        let mut turn: Option<Turn> = None;
         loop {
+            let announced = assembler.announced().unwrap_or(0);
+            if turn.is_none() && LARGE_BYTES_MIN < announced {
+                turn = Turn::begin(&self.turns, &account.waiting_uploads, announced);
+                if turn.is_none() {
+                    return Some(Err(overloaded("too many large requests wait on this connection")));
+                }
+            }
             let piece = poll_fn(|cx| {
                 if timer.as_ref().is_some_and(|timer| timer.poll_fired(cx).is_ready()) {
                     return Poll::Ready(Err(status::CONTEXT_DEADLINE_EXCEEDED));
@@ -206,15 +220,25 @@ impl<B: Backend> ClientShard<B> {
                 if upload.poll_refused(cx).is_ready() {
                     return Poll::Ready(Err(overloaded("unfinished request has not moved for too long")));
                 }
+                if turn.as_ref().is_some_and(|turn| turn.poll_comes(cx).is_pending()) {
+                    return match responder.poll_gone(cx) {
+                        Poll::Ready(()) => Poll::Ready(Ok(None)),
+                        Poll::Pending => Poll::Pending,
+                    };
+                }
                 body.poll_data(cx).map(Ok)
             });
             let piece = match piece.await {
                 Ok(Some(Ok(piece))) => piece,
-                Ok(None) => return Some(Ok(assembler)),
+                Ok(None) => return Some(Ok((assembler, turn))),
                 Ok(Some(Err(_))) => return None,
                 Err(status) => return Some(Err(status)),
             };
             let bytes = piece.len();
+            if turn.is_some() {
+                // It has its turn, and these bytes are its own.
+                assembler.reserve_announced();
+            }
             if let Err(error) = assembler.push(piece) {
                 return Some(Err(framing_status(&error)));
             }

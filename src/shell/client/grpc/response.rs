@@ -23,6 +23,7 @@ use crate::shell::client::call::account::Account;
 use crate::shell::client::call::body::Body;
 use crate::shell::client::call::end::Ended;
 use crate::shell::client::call::header::HEADER_BYTES_MAX;
+use crate::shell::client::call::turns::Turn;
 use crate::shell::client::responder::Gone;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -69,11 +70,13 @@ pub(in crate::shell::client) struct Responder {
     templates: Rc<Templates>,
     /// A whole answer is compressed, since its request may have been.
     pub(super) gzip: bool,
+    /// Of a large request; it ends with the answer.
+    pub(super) turn: Option<Turn>,
 }
 
 impl Responder {
     pub(super) fn new(stream: SendResponse<Body>, templates: &Rc<Templates>) -> Self {
-        Self { stream, templates: Rc::clone(templates), gzip: false }
+        Self { stream, templates: Rc::clone(templates), gzip: false, turn: None }
     }
 
     /// Answers with one message made of `head` and `tail`.
