@@ -9,7 +9,8 @@ use pinion::shell;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match config::parse(std::env::args().skip(1), std::env::vars_os().filter_map(utf8)) {
+    let variables = std::env::vars_os().filter_map(utf8);
+    match config::parse(std::env::args().skip(1), variables, shell::read_config) {
         Parsed::Print(text) => shell::print(&text),
         Parsed::Refused(refused) => shell::refuse(&refused),
         Parsed::Run { config, warnings } => shell::run(&config, &warnings),

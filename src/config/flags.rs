@@ -131,6 +131,9 @@ const fn ignored(name: &'static str, kind: Kind) -> Flag {
     Flag { name, group: Group::Other, kind, default: "", support: Support::Ignored, help: "" }
 }
 
+/// The flag that names a configuration file.
+pub(super) const FILE_FLAG: &str = "config-file";
+
 /// The flag that opens and closes gates.
 pub(super) const GATES_FLAG: &str = "feature-gates";
 
@@ -402,14 +405,37 @@ pub(super) static FLAGS: &[Flag] = &[
         "info",
         "debug, info, warn, error, panic or fatal. panic and fatal print errors too.",
     ),
-    used(Group::Logging, "log-format", Text, "json", "json (one object a line) or console (for people)."),
+    used(
+        Group::Logging,
+        "log-format",
+        Text,
+        "",
+        "json (one object a line) or console (for people). Empty: console where standard error is a terminal, \
+        json elsewhere.",
+    ),
     used(
         Group::Logging,
         "log-outputs",
         Text,
         "default",
-        "default or stderr, stdout, or the path of a file to append to; several separated by commas. A rotated file \
-        must be copied and truncated. What a full disk or a reader that has stopped does not take is lost and counted.",
+        "default or stderr, stdout, or the path of a file to append to; several separated by commas. A file that \
+        others rotate must be copied and truncated. What a full disk or a reader that has stopped does not take is \
+        lost and counted.",
+    ),
+    used(
+        Group::Logging,
+        "enable-log-rotation",
+        Bool,
+        "false",
+        "Rotate the log file: --log-outputs must then be one file, and nothing else.",
+    ),
+    used(
+        Group::Logging,
+        "log-rotation-config-json",
+        Text,
+        r#"{"maxsize":100,"maxage":0,"maxbackups":0,"localtime":false,"compress":false}"#,
+        "How, if --enable-log-rotation: the file's largest size in MiB, days that old files stay and their number \
+        (0: no bound), whether their names have local time, and whether they are compressed (gzip).",
     ),
     used(
         Group::Pinion,
@@ -492,7 +518,15 @@ pub(super) static FLAGS: &[Flag] = &[
         "false",
         "Print all flags as a table and exit; tuning/FLAGS.md is its output.",
     ),
-    missing("config-file", Text, ""),
+    used(
+        Group::Other,
+        FILE_FLAG,
+        Text,
+        "",
+        "A file in YAML or JSON whose keys are the names of flags, or those of etcd's sections; all other \
+        flags and variables are then ignored. Durations are whole nanoseconds, as in etcd; unknown keys \
+        are warned about.",
+    ),
     // Member
     moot("max-snapshots", Number, "5", "one checkpoint is kept, the newest"),
     moot(
@@ -704,13 +738,6 @@ pub(super) static FLAGS: &[Flag] = &[
     // Monitoring, logging, tracing
     missing("metrics", Text, "basic"),
     missing_but("enable-pprof", Bool, "false", &[], NO_PROFILES),
-    missing("enable-log-rotation", Bool, "false"),
-    moot(
-        "log-rotation-config-json",
-        Text,
-        r#"{"maxsize":100,"maxage":0,"maxbackups":0,"localtime":false,"compress":false}"#,
-        "no log is rotated; --enable-log-rotation is refused",
-    ),
     moot("warning-apply-duration", Duration, "100ms", "slow requests are not logged"),
     moot("warning-unary-request-duration", Duration, "300ms", "slow requests are not logged"),
     missing_but("enable-distributed-tracing", Bool, "false", &[], "nothing is traced"),

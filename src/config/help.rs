@@ -10,8 +10,15 @@ pub const ETCD_API_VERSION: &str = "3.7.1";
 /// Widest line of `--help`.
 const COLUMNS: usize = 100;
 
+/// The commit that this binary was built from, with a `+` if files had changed; `unknown` outside of a repository.
+pub const COMMIT: &str = env!("PINION_COMMIT");
+
+/// How it was built: profile, target and compiler.
+pub const BUILD: &str = env!("PINION_BUILD");
+
 pub(super) fn version() -> String {
-    format!("pinion {}\netcd API version: {ETCD_API_VERSION}\n", env!("CARGO_PKG_VERSION"))
+    let release = env!("CARGO_PKG_VERSION");
+    format!("pinion {release}\netcd API version: {ETCD_API_VERSION}\nGit SHA: {COMMIT}\nBuild: {BUILD}\n")
 }
 
 pub(super) fn help() -> String {
@@ -41,6 +48,8 @@ pub(super) fn help() -> String {
             let default =
                 if flag.default.is_empty() { String::new() } else { format!(" [{}]", flag.default) };
             let name = flag.name;
+            let is_long = COLUMNS < 4 + name.len() + hint.len() + default.len();
+            let default = if is_long { format!("\n     {default}") } else { default };
             writeln!(text, "  --{name}{hint}{default}").expect("a String takes every write");
             wrap(&mut text, 6, flag.help.split_whitespace());
         }

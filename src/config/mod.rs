@@ -1,7 +1,7 @@
 //! Configuration: what the operator asked for, read once and typed.
 //!
 //! Split by who must agree: `cluster` holds what all members share, `process` what may differ.
-//! Everything is a function of arguments and variables that are passed in; nothing here looks at the
+//! Everything is a function of arguments, variables and a file's text that are passed in; nothing here looks at the
 //! machine, a file or the environment, so whether a port is free or a core exists is not known here.
 //!
 //! Invariant: a `Config` that `parse` returned passed `validate`.
@@ -13,6 +13,7 @@ mod auto_compaction;
 mod cluster;
 mod discovery;
 mod features;
+mod file;
 mod flags;
 mod help;
 mod member_urls;
@@ -32,12 +33,14 @@ pub use cluster::{
 };
 pub use discovery::{Credentials, InitialCluster, ServiceDiscovery, SrvDiscovery};
 pub use features::FeatureGates;
-pub use help::ETCD_API_VERSION;
+pub use file::CONFIG_FILE_BYTES_MAX;
+pub use help::{BUILD, COMMIT, ETCD_API_VERSION};
 pub use member_urls::{MemberUrls, parse_members};
 pub use parse::Refused;
 pub use placement::{Placement, Plan};
 pub use process::{
-    Keepalive, LogConfig, LogFormat, LogLevel, LogOutput, METADATA_BYTES_LIMIT, ProcessConfig, WalSync,
+    Keepalive, LogConfig, LogFormat, LogLevel, LogOutput, LogRotation, METADATA_BYTES_LIMIT, ProcessConfig,
+    WalSync,
 };
 pub use url::{Url, UrlError};
 
@@ -59,12 +62,14 @@ pub enum Parsed {
     Refused(Refused),
 }
 
-/// Reads arguments (without the program's own name) and the environment.
+/// Reads arguments (without the program's own name) and the environment. `read_file` gives the text of the
+/// file that they name, if they name one, of `CONFIG_FILE_BYTES_MAX` at most; or why there is none.
 pub fn parse(
     args: impl IntoIterator<Item = String>,
     variables: impl IntoIterator<Item = (String, String)>,
+    read_file: impl FnOnce(&str) -> Result<String, String>,
 ) -> Parsed {
-    match read(args, variables) {
+    match read(args, variables, read_file) {
         Ok(parsed) => parsed,
         Err(refused) => Parsed::Refused(refused),
     }
@@ -73,8 +78,9 @@ pub fn parse(
 fn read(
     args: impl IntoIterator<Item = String>,
     variables: impl IntoIterator<Item = (String, String)>,
+    read_file: impl FnOnce(&str) -> Result<String, String>,
 ) -> Result<Parsed, Refused> {
-    let (settings, mut warnings) = parse::settings(args, variables)?;
+    let (settings, mut warnings) = parse::settings(args, variables, read_file)?;
     if settings.boolean("help")? {
         return Ok(Parsed::Print(help::help()));
     }

@@ -3,7 +3,8 @@
 //! `-x=v`, `--x=v`, `-x v`, `--x v`; a boolean alone is true and takes a value only after `=`. The
 //! first argument that is no flag ends the flags, and is then an error, since there are no commands.
 //! The last of two equal flags wins. A flag beats its variable. An empty variable is unset, and an empty
-//! list of URLs leaves what stood before it, as in etcd.
+//! list of URLs leaves what stood before it, as in etcd. With `--config-file` all other flags and variables are
+//! ignored.
 //!
 //! Owns nothing but the syntax: what a value means is read in `cluster.rs` and `process.rs`.
 
@@ -11,7 +12,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::flags::{self, Flag, GATES_FLAG, Kind, Support};
+use super::file;
+use super::flags::{self, FILE_FLAG, Flag, GATES_FLAG, Kind, Support};
 use super::url::Url;
 use super::value::{self, NumberError};
 
@@ -45,6 +47,8 @@ impl fmt::Display for Refused {
 enum Origin {
     Variable,
     Argument,
+    /// Beside it nothing else counts.
+    Document,
 }
 
 /// A flag's text, and the flag or variable that it came by, as the operator wrote it.
@@ -61,12 +65,14 @@ pub(super) struct Settings {
     given: BTreeMap<&'static str, Given>,
     /// Defaults that come before the table's.
     profile: &'static [(&'static str, &'static str)],
+    is_of_file: bool,
 }
 
 /// Reads arguments (without the program's own name) and variables.
 pub(super) fn settings(
     args: impl IntoIterator<Item = String>,
     variables: impl IntoIterator<Item = (String, String)>,
+    read_file: impl FnOnce(&str) -> Result<String, String>,
 ) -> Result<(Settings, Vec<String>), Refused> {
     let mut settings = Settings::default();
     let mut stray = None;
@@ -110,7 +116,11 @@ pub(super) fn settings(
     if let Some(stray) = stray.filter(|_| !asks_only) {
         return Err(Refused::contradiction(format!("{stray:?} is not a valid flag")));
     }
-    let mut warnings = settings.take_variables(variables);
+    let variables: Vec<(String, String)> = variables.into_iter().collect();
+    let mut warnings = match settings.file_of(&variables).filter(|_| !asks_only) {
+        Some((path, source)) => settings.take_file(&path, &source, &variables, read_file)?,
+        None => settings.take_variables(variables),
+    };
     warnings.extend(settings.take_old_names()?);
     for (name, given) in &settings.given {
         let flag = flags::find(name).expect("only names from the table were inserted");
@@ -170,7 +180,7 @@ impl Settings {
                 if harmless.iter().any(|known| same(flag.kind, value, known)) {
                     return Ok(None);
                 }
-                Err(Refused::usage(format!("{source}={value}: {because}")))
+                Err(self.refuse(format!("{source}={value}: {because}")))
             }
             Support::Moot { words, because } => {
                 if let Some(reason) = expected(flag.kind, value) {
@@ -182,6 +192,53 @@ impl Settings {
                 Ok(Some(format!("{source}={value} has no effect: {because}")))
             }
         }
+    }
+
+    /// The configuration file that was asked for, and by what.
+    fn file_of(&self, variables: &[(String, String)]) -> Option<(String, String)> {
+        let given = self.given.get(FILE_FLAG).map(|given| (given.text.clone(), given.written.clone()));
+        let variable = flags::find(FILE_FLAG).expect("it is in the table").variable();
+        let by_variable = || {
+            let (_, text) = variables.iter().find(|(name, _)| *name == variable)?;
+            Some((text.clone(), variable.clone()))
+        };
+        given.or_else(by_variable).filter(|(path, _)| !path.is_empty())
+    }
+
+    /// Puts what a file says in the place of everything else.
+    fn take_file(
+        &mut self,
+        path: &str,
+        source: &str,
+        variables: &[(String, String)],
+        read_file: impl FnOnce(&str) -> Result<String, String>,
+    ) -> Result<Vec<String>, Refused> {
+        let wrong = |reason: String| Refused::contradiction(format!("{source}={path}: {reason}"));
+        let contents = read_file(path).and_then(|text| file::read(&text)).map_err(wrong)?;
+        let others = self.given.iter().filter(|(name, _)| **name != FILE_FLAG);
+        let mut ignored: Vec<String> = others.map(|(_, given)| given.written.clone()).collect();
+        let is_ours = |name: &str| name.starts_with("ETCD_") || name.starts_with("PINION_");
+        let set = variables.iter().filter(|(name, value)| is_ours(name) && !value.is_empty());
+        ignored.extend(set.map(|(name, _)| name.clone()).filter(|name| name != "ETCD_CONFIG_FILE"));
+        ignored.sort();
+        let mut warnings = Vec::new();
+        if !ignored.is_empty() {
+            let ignored = ignored.join(", ");
+            warnings.push(format!("{source}={path} is all that counts; ignored: {ignored}"));
+        }
+        warnings.extend(contents.warnings.into_iter().map(|warning| format!("{path}: {warning}")));
+        self.given.clear();
+        self.is_of_file = true;
+        for entry in contents.entries {
+            let written = format!("{} in {path}", entry.key);
+            self.given.insert(entry.flag, Given { text: entry.text, origin: Origin::Document, written });
+        }
+        Ok(warnings)
+    }
+
+    /// Whether a file is all that counts.
+    pub(super) fn is_of_file(&self) -> bool {
+        self.is_of_file
     }
 
     fn take_variables(&mut self, variables: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
@@ -230,9 +287,9 @@ impl Settings {
             let position = value::parse_bool(&given.text);
             if flag.kind == Kind::Bool && position.is_none() {
                 let Given { text, written, .. } = given;
-                return Err(Refused::usage(format!(
-                    "invalid value {text:?} for {written}: expected true or false"
-                )));
+                return Err(
+                    self.refuse(format!("invalid value {text:?} for {written}: expected true or false"))
+                );
             }
             let (to, text) = match flag.support {
                 Support::Gate(gate) => {
@@ -346,6 +403,11 @@ impl Settings {
 
     /// The refusal of a value that cannot be read.
     pub(super) fn invalid(&self, name: &str, reason: &str) -> Refused {
-        Refused::usage(format!("invalid value {:?} for {}: {reason}", self.text(name), self.source(name)))
+        self.refuse(format!("invalid value {:?} for {}: {reason}", self.text(name), self.source(name)))
+    }
+
+    /// The refusal of what was given. As in etcd the command line is in order if it names a file that is not.
+    fn refuse(&self, message: String) -> Refused {
+        if self.is_of_file { Refused::contradiction(message) } else { Refused::usage(message) }
     }
 }

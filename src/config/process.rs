@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::auto_compaction::AutoCompaction;
 use super::features::FeatureGates;
+use super::file::{Scalar, scalars};
 use super::parse::{Refused, Settings};
 use super::placement::Placement;
 use super::url::Url;
@@ -86,6 +87,8 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// One or more, each once.
     pub outputs: Vec<LogOutput>,
+    /// Then the only output is a file.
+    pub rotation: Option<LogRotation>,
 }
 
 /// `--log-level`. etcd's `panic` and `fatal` are read as `Error`: there is nothing above it here.
@@ -102,6 +105,8 @@ pub enum LogLevel {
 pub enum LogFormat {
     Json,
     Console,
+    /// For people where standard error is a terminal, JSON elsewhere.
+    Fitting,
 }
 
 /// `--log-outputs`.
@@ -151,7 +156,9 @@ impl ProcessConfig {
             dir => PathBuf::from(dir),
         };
         let wal_dir = Some(settings.text("wal-dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from);
-        if settings.is_given("listen-client-urls") && !settings.is_given("advertise-client-urls") {
+        let is_told = settings.is_given("advertise-client-urls");
+        // etcd does not ask it of a file.
+        if settings.is_given("listen-client-urls") && !is_told && !settings.is_of_file() {
             // A default would tell clients an address that nobody listens on.
             return Err(Refused::contradiction(
                 "--advertise-client-urls is required when --listen-client-urls is set explicitly",
@@ -256,9 +263,12 @@ impl LogConfig {
         settings.word("logger", &[("zap", ())])?;
         Ok(Self {
             level: log_level(settings)?,
-            format: settings
-                .word("log-format", &[("json", LogFormat::Json), ("console", LogFormat::Console)])?,
+            format: settings.word(
+                "log-format",
+                &[("json", LogFormat::Json), ("console", LogFormat::Console), ("", LogFormat::Fitting)],
+            )?,
             outputs: log_outputs(settings)?,
+            rotation: LogRotation::read(settings)?,
         })
     }
 }
@@ -281,6 +291,73 @@ fn log_level(settings: &Settings) -> Result<LogLevel, Refused> {
     match words.iter().find(|(word, _)| word.to_ascii_uppercase() == text) {
         Some((_, level)) => Ok(*level),
         None => settings.word("log-level", &words),
+    }
+}
+
+/// `--log-rotation-config-json`, of which an absent key has etcd's default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogRotation {
+    /// A file that would grow beyond it becomes an old one.
+    pub file_bytes_max: u64,
+    /// Days that old files stay; None: for ever.
+    pub age_days_max: Option<u32>,
+    /// How many stay; None: all.
+    pub files_max: Option<u32>,
+    /// In old files' names: this host's time instead of UTC.
+    pub has_local_time: bool,
+    /// Old files are compressed.
+    pub is_compressed: bool,
+}
+
+impl LogRotation {
+    /// etcd's, for a `maxsize` of 0.
+    const FILE_MIB_DEFAULT: u32 = 100;
+
+    fn read(settings: &Settings) -> Result<Option<Self>, Refused> {
+        let name = "log-rotation-config-json";
+        let fields = scalars(settings.text(name)).map_err(|reason| settings.invalid(name, &reason))?;
+        let (mut mib, mut days, mut files) = (0, 0, 0);
+        let (mut has_local_time, mut is_compressed) = (false, false);
+        for (key, scalar) in fields {
+            let number = || match scalar {
+                Scalar::Integer(number) => {
+                    let number = u32::try_from(number).ok();
+                    number.ok_or_else(|| settings.invalid(name, &format!("{key} is out of range")))
+                }
+                _ => Err(settings.invalid(name, &format!("{key} is no whole number"))),
+            };
+            let boolean = || match scalar {
+                Scalar::Bool(value) => Ok(value),
+                _ => Err(settings.invalid(name, &format!("{key} is neither true nor false"))),
+            };
+            match key.as_str() {
+                "maxsize" => mib = number()?,
+                "maxage" => days = number()?,
+                "maxbackups" => files = number()?,
+                "localtime" => has_local_time = boolean()?,
+                "compress" => is_compressed = boolean()?,
+                // As etcd's reader of JSON does.
+                _ => {}
+            }
+        }
+        if !settings.boolean("enable-log-rotation")? {
+            return Ok(None);
+        }
+        if !matches!(log_outputs(settings)?[..], [LogOutput::Path(_)]) {
+            return Err(Refused::contradiction(format!(
+                "{} needs one file as --log-outputs, and nothing else",
+                settings.source("enable-log-rotation")
+            )));
+        }
+        let mib = if mib == 0 { Self::FILE_MIB_DEFAULT } else { mib };
+        let bound = |number: u32| (number != 0).then_some(number);
+        Ok(Some(Self {
+            file_bytes_max: u64::from(mib) << 20,
+            age_days_max: bound(days),
+            files_max: bound(files),
+            has_local_time,
+            is_compressed,
+        }))
     }
 }
 
@@ -316,6 +393,12 @@ pub(super) fn remarks(settings: &Settings) -> Result<Vec<String>, Refused> {
         remarks.push(format!("{source}=0 stands for the default, {CHECKPOINT_ENTRIES_DEFAULT}"));
     }
     remarks.extend(AutoCompaction::remark(settings)?);
+    let rotation = "log-rotation-config-json";
+    if settings.is_given(rotation) && !settings.boolean("enable-log-rotation")? {
+        let (source, text) = (settings.source(rotation), settings.text(rotation));
+        remarks
+            .push(format!("{source}={text} has no effect: no log is rotated without --enable-log-rotation"));
+    }
     if 1 < log_outputs(settings)?.len() {
         let (source, text) = (settings.source("log-outputs"), settings.text("log-outputs"));
         remarks.push(format!(

@@ -6,10 +6,85 @@ use super::flags::{self, Support};
 use super::*;
 
 fn parse_line(args: &[&str], variables: &[(&str, &str)]) -> Parsed {
+    parse_with(args, variables, "a key of this file is unknown: 1")
+}
+
+/// The same, where every file has this text.
+fn parse_with(args: &[&str], variables: &[(&str, &str)], text: &str) -> Parsed {
     parse(
         args.iter().map(ToString::to_string),
         variables.iter().map(|(name, value)| (name.to_string(), value.to_string())),
+        |path| match path {
+            "none" => Err("No such file or directory (os error 2)".to_owned()),
+            _ => Ok(text.to_owned()),
+        },
     )
+}
+
+#[test]
+fn a_configuration_file_is_all_that_counts_and_what_it_shadows_is_told() {
+    let text = "name: filed\nlisten-client-urls: http://127.0.0.1:7\nno-such: 1\n";
+    for (args, variables) in [
+        (
+            &["--config-file=c.yaml", "--name=flagged", "--snapshot-count=7"][..],
+            &[("ETCD_DATA_DIR", "d")][..],
+        ),
+        (
+            &["--name=flagged", "--snapshot-count=7"],
+            &[("ETCD_CONFIG_FILE", "c.yaml"), ("ETCD_DATA_DIR", "d")],
+        ),
+    ] {
+        let Parsed::Run { config, warnings } = parse_with(args, variables, text) else { panic!("{args:?}") };
+        assert_eq!(config.process.name, "filed");
+        assert_eq!(config.process.data_dir.to_str(), Some("filed.etcd"));
+        assert_eq!(config.process.checkpoint_entries, 10_000);
+        assert_eq!(config.process.listen_client[0].port(), 7, "without --advertise-client-urls, as in etcd");
+        let told = warnings.join("\n");
+        assert!(told.contains("ignored: --name, --snapshot-count, ETCD_DATA_DIR"), "{told}");
+        assert!(told.contains("c.yaml: line 3: the key no-such is unknown"), "{told}");
+    }
+    for (args, text, reason) in [
+        (&["--config-file=none"][..], "", "--config-file=none: No such file"),
+        (&["--config-file=c"], "name: [", "--config-file=c: line"),
+        (&["--config-file=c"], "heartbeat-interval: 0\n", "for heartbeat-interval in c"),
+        (&["--config-file=c"], "client-transport-security: {cert-file: x}\n", "cert-file in c"),
+        (&["--config-file=c"], "listen-client-urls: x\n", "for listen-client-urls in c"),
+    ] {
+        let Parsed::Refused(refused) = parse_with(args, &[], text) else { panic!("{text:?} is taken") };
+        assert!(refused.message.contains(reason), "{text:?}: {refused}");
+        assert_eq!(refused.exit_code, 1, "{refused}");
+    }
+    let Parsed::Refused(refused) = parse_with(&["--config-file=c", "--no-such"], &[], "") else { panic!() };
+    assert_eq!(refused.exit_code, 2, "flags are read before they are ignored");
+    assert!(matches!(parse_with(&["--config-file=none", "--version"], &[], ""), Parsed::Print(_)));
+}
+
+#[test]
+fn log_rotation_needs_one_file_and_its_settings_are_read_as_etcd_reads_them() {
+    let on = |json: &str| run(&["--enable-log-rotation", "--log-outputs=/tmp/x", json]).process.log.rotation;
+    let all = r#"--log-rotation-config-json={"maxsize":5,"maxage":7,"maxbackups":3,"localtime":true,"compress":true}"#;
+    let want = LogRotation {
+        file_bytes_max: 5 << 20,
+        age_days_max: Some(7),
+        files_max: Some(3),
+        has_local_time: true,
+        is_compressed: true,
+    };
+    assert_eq!(on(all), Some(want));
+    let plain = on("--log-rotation-config-json={}").unwrap();
+    assert_eq!((plain.file_bytes_max, plain.age_days_max, plain.files_max), (100 << 20, None, None));
+    assert_eq!(run(&[]).process.log.rotation, None);
+    for args in [
+        &["--enable-log-rotation"][..],
+        &["--enable-log-rotation", "--log-outputs=/tmp/x,/tmp/y"],
+        &["--enable-log-rotation", "--log-outputs=/tmp/x,stderr"],
+    ] {
+        assert!(refused(args).message.contains("needs one file as --log-outputs"), "{args:?}");
+    }
+    for json in ["{", "[]", "{\"maxsize\": -1}", "{\"maxsize\": \"5\"}", "{\"compress\": 1}"] {
+        let flag = format!("--log-rotation-config-json={json}");
+        assert_eq!(refused(&[&flag]).exit_code, 2, "{json}");
+    }
 }
 
 fn run(args: &[&str]) -> Config {
@@ -698,7 +773,8 @@ fn help_tells_every_flag_that_is_used_and_names_every_other() {
 #[test]
 fn version_names_ours_and_the_api() {
     let Parsed::Print(version) = parse_line(&["--version"], &[]) else { panic!("no version") };
-    assert_eq!(version, format!("pinion {}\netcd API version: 3.7.1\n", env!("CARGO_PKG_VERSION")));
+    let ours = format!("pinion {}\netcd API version: 3.7.1\nGit SHA: ", env!("CARGO_PKG_VERSION"));
+    assert!(version.starts_with(&ours) && version.lines().count() == 4, "{version}");
 }
 
 #[test]

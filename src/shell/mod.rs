@@ -19,14 +19,14 @@ mod raft;
 mod runtime;
 mod store;
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::process::ExitCode;
 
 use boot::{BootError, Ended};
 use runtime::exit::with_causes;
 use runtime::logging;
 
-use crate::config::{Config, LogFormat, LogLevel, Refused};
+use crate::config::{CONFIG_FILE_BYTES_MAX, Config, LogFormat, LogLevel, Refused};
 
 /// Runs a member until it is told to stop.
 #[must_use]
@@ -40,9 +40,10 @@ pub fn run(config: &Config, warnings: &[String]) -> ExitCode {
     };
     let format = match log.format {
         LogFormat::Json => logging::Format::Json,
-        LogFormat::Console => logging::Format::Console,
+        LogFormat::Fitting if !io::stderr().is_terminal() => logging::Format::Json,
+        LogFormat::Console | LogFormat::Fitting => logging::Format::Console,
     };
-    if let Err(error) = logging::start(level, format, &log.outputs) {
+    if let Err(error) = logging::start(level, format, &log.outputs, log.rotation) {
         logging::complain(&format!("pinion: {error}\n"));
         return ExitCode::FAILURE;
     }
@@ -63,6 +64,22 @@ pub fn run(config: &Config, warnings: &[String]) -> ExitCode {
         }
     });
     code
+}
+
+/// The text of a configuration file.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn read_config(path: &str) -> Result<String, String> {
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    let mut text = String::new();
+    // A pipe or a device need not end.
+    let read = file.take(CONFIG_FILE_BYTES_MAX + 1).read_to_string(&mut text);
+    read.map_err(|error| error.to_string())?;
+    if CONFIG_FILE_BYTES_MAX < text.len() as u64 {
+        return Err(format!("more than {CONFIG_FILE_BYTES_MAX} bytes"));
+    }
+    Ok(text)
 }
 
 /// Says why the command line is refused.

@@ -234,3 +234,49 @@ fn member_whose_log_segment_was_cut_ends_with_74_whether_or_not_somebody_reads_w
         }
     });
 }
+
+#[test]
+fn a_full_log_file_is_rotated_and_every_line_is_in_one_of_the_files() {
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let log = work.join("member.log");
+        let rotation = r#"{"maxsize":1,"maxage":0,"maxbackups":0,"localtime":false,"compress":true}"#;
+        let server = launch(&work)
+            .flag(format!("--log-outputs={}", log.display()))
+            .flag("--enable-log-rotation")
+            .flag(format!("--log-rotation-config-json={rotation}"))
+            .start()
+            .await;
+        let old_ones = || {
+            let names = fs::read_dir(work.join("")).unwrap().map(|entry| entry.unwrap().file_name());
+            names.filter(|name| name.to_string_lossy().starts_with("member-2")).count()
+        };
+        // Lines of this level, a few for each connection.
+        while old_ones() == 0 {
+            let passing = server.connect().await;
+            passing.put_kv(&"k".repeat(200), "v").await.unwrap();
+        }
+        let exit = server.terminate().await;
+        assert!(exit.status.success() || server_is_etcd(), "{}", exit.output);
+        assert!(fs::metadata(&log).unwrap().len() <= 1 << 20);
+    });
+}
+
+#[test]
+fn lines_name_their_source_and_the_member_says_what_it_was_built_of() {
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let server = Launch::new(work.join("data")).start().await;
+        let output = server.terminate().await.output;
+        let lines: Vec<&str> = output.lines().filter(|line| line.starts_with('{')).collect();
+        // A pipe or a file is no terminal: lines are for programs.
+        assert!(lines.iter().all(|line| line.contains(",\"caller\":\"")), "{output}");
+        assert!(!lines.is_empty(), "{output}");
+        let version = Command::new(server_binary()).arg("--version").output().unwrap();
+        let version = String::from_utf8(version.stdout).unwrap();
+        let commit = version.lines().find_map(|line| line.strip_prefix("Git SHA: ")).unwrap();
+        assert!(!commit.is_empty());
+        let is_told = output.contains(&format!("\"commit\":\"{commit}\""));
+        assert!(is_told || server_is_etcd(), "{version}{output}");
+    });
+}

@@ -58,6 +58,32 @@ fn service_manager_hears_of_readiness_when_clients_are_served_and_of_the_stop() 
 }
 
 #[test]
+fn service_managers_watchdog_is_fed_while_the_executors_run_and_only_for_the_process_that_is_meant() {
+    if server_is_etcd() {
+        return skip("etcd has no watchdog");
+    }
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let (socket, name) = service_manager("watchdog");
+        let mut launch = with_socket(Launch::new(work.join("data")), &name);
+        launch.env.push(("WATCHDOG_USEC".to_owned(), "100000".to_owned()));
+        let server = launch.start().await;
+        heard_up_to(&socket, "READY=1");
+        for _beat in 0..3 {
+            heard_up_to(&socket, "WATCHDOG=1");
+        }
+        assert!(server.terminate().await.status.success());
+        // Of another process, as when a script starts the member.
+        launch.env.push(("WATCHDOG_PID".to_owned(), "1".to_owned()));
+        let server = launch.start().await;
+        heard_up_to(&socket, "READY=1");
+        server.terminate().await;
+        let messages = heard_up_to(&socket, "STOPPING=1");
+        assert!(!messages.iter().any(|message| message.contains("WATCHDOG")), "{messages:?}");
+    });
+}
+
+#[test]
 fn service_manager_hears_by_a_path_too() {
     block_on(TEST_DEADLINE, async {
         let work = WorkDir::new();

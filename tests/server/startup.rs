@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 
+use pinion_kit::client::CallError;
 use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, free_port, server_is_etcd, skip};
 
 #[test]
@@ -49,6 +50,66 @@ fn killed_member_starts_again_on_its_port_at_once() {
                 client.put_kv("round", &round.to_string()).await.unwrap();
             }
             server.kill();
+        }
+    });
+}
+
+/// Every key was given to etcd 3.5.30 as well.
+#[test]
+fn a_configuration_file_is_all_that_counts() {
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let mut launch = Launch::new(work.join("unused"));
+        let file = work.join("etcd.yaml");
+        let (client, peer) = (launch.client_url(), launch.peer_url());
+        let text = format!(
+            "name: filed\ndata-dir: {}\nlisten-client-urls: {client}\nadvertise-client-urls: {client}\n\
+             listen-peer-urls: {peer}\ninitial-advertise-peer-urls: {peer}\ninitial-cluster: filed={peer}\n\
+             heartbeat-interval: 50\nelection-timeout: 500\ngrpc-keepalive-interval: 7200000000000\n\
+             log-outputs: [stderr]\nno-such-key: 1\n",
+            work.join("data").display()
+        );
+        fs::write(&file, &text).unwrap();
+        launch.flags.push(format!("--config-file={}", file.display()));
+        launch.env.push(("ETCD_NAME".to_owned(), "of the environment".to_owned()));
+        let server = launch.start().await;
+        let members = server.connect().await.member_list(true).await.unwrap().members;
+        assert_eq!((members.len(), members[0].name.as_str()), (1, "filed"));
+        assert!(work.join("data").exists() && !work.join("unused").exists());
+        let exit = server.terminate().await;
+        if !server_is_etcd() {
+            exit.assert_says(&["ignored: --advertise-client-urls", "ETCD_NAME", "no-such-key is unknown"]);
+        }
+        for (wrong, says) in [("name: [x", "line"), ("snapshot-count: 'x'", "snapshot-count")] {
+            fs::write(&file, wrong).unwrap();
+            let exit = launch.start_refused().await;
+            assert_eq!(exit.status.code(), Some(1), "{}", exit.output);
+            exit.assert_says(&[says]);
+        }
+        fs::remove_file(&file).unwrap();
+        let exit = launch.start_refused().await;
+        assert_eq!(exit.status.code(), Some(1), "{}", exit.output);
+        exit.assert_says(&["no such file"]);
+    });
+}
+
+#[test]
+fn a_stop_ends_watches_in_a_way_that_lets_clients_go_on_elsewhere() {
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let server = Launch::new(work.join("data")).start().await;
+        let client = server.connect().await;
+        let (mut requests, mut answers) = client.watch().await.unwrap();
+        requests.create(Default::default()).unwrap();
+        assert!(answers.next().await.unwrap().unwrap().created);
+        server.signal("TERM");
+        let end = answers.next().await.unwrap_err();
+        // etcd's connection breaks, which Go's client counts as Unavailable, too. It would end the watch for
+        // good after any other status.
+        match end {
+            CallError::Status { code: 14, message } => assert_eq!(message, "etcdserver: server stopped"),
+            CallError::Transport(_) => assert!(server_is_etcd()),
+            other => panic!("{other}"),
         }
     });
 }

@@ -27,7 +27,7 @@ use prost::Message as _;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use crate::config::{Config, Url};
+use crate::config::{self, Config, Url};
 use crate::pb::peer;
 use crate::peer::{Lives, PEER_URLS_MAX};
 use crate::raft::{self, StartError};
@@ -49,6 +49,7 @@ use crate::shell::runtime::placement::{self, Core, PlanError, Role};
 use crate::shell::runtime::pulse::{self, Patient, Pulse};
 use crate::shell::runtime::service_manager::ServiceManager;
 use crate::shell::runtime::waiting::{Reports, Waiting};
+use crate::shell::runtime::watchdog;
 use crate::shell::runtime::wiring::{Ports, Wiring};
 use crate::shell::store::quota::Quota;
 use crate::shell::store::{Position, Seat as StoreSeat, StoreRole, Upkeep};
@@ -349,11 +350,16 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         threads.push(Patient { pulse, thread });
     }
 
+    let pulses: Vec<Arc<Pulse>> = threads.iter().map(|patient| Arc::clone(&patient.pulse)).collect();
     pulse::start(threads).map_err(|source| BootError::Thread { what: "the pulse", source })?;
     let shards = plan.shards.len();
     let signal = wait_until_serving(&inbox, shards)?;
     drop(reports);
     if signal.is_none() {
+        if let Some(period) = watchdog::period_of_environment() {
+            watchdog::start(period, Arc::clone(&manager), pulses)
+                .map_err(|source| BootError::Thread { what: "the watchdog", source })?;
+        }
         let descriptors = Descriptors::counted(descriptors_max, executors_count, reception.connections());
         reception.set_connections_max(descriptors.clients);
         let Descriptors { limit, kept, clients } = descriptors;
@@ -363,6 +369,8 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
             address = addresses.as_str(),
             name = process.name,
             seconds = started.elapsed().as_secs_f64(),
+            commit = config::COMMIT,
+            build = config::BUILD,
             connect = format!("etcdctl --endpoints={}", endpoints(&process.advertise_client_urls)),
             "ready to serve client requests"
         );

@@ -11,4 +11,5 @@ pub(in crate::shell) mod pulse;
 pub(in crate::shell) mod service_manager;
 pub(in crate::shell) mod waiting;
 pub(in crate::shell) mod wake;
+pub(in crate::shell) mod watchdog;
 pub(in crate::shell) mod wiring;

@@ -16,7 +16,7 @@ use std::future::poll_fn;
 use std::io;
 use std::os::unix::thread::JoinHandleExt as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -32,6 +32,7 @@ const PULSE: Duration = Duration::from_millis(10);
 pub(in crate::shell) struct Pulse {
     waker: AtomicWaker,
     has_waker: AtomicBool,
+    felt: AtomicU64,
 }
 
 impl Pulse {
@@ -40,9 +41,17 @@ impl Pulse {
         poll_fn(|cx| {
             self.waker.register(cx.waker());
             self.has_waker.store(true, Ordering::Release);
+            self.felt.fetch_add(1, Ordering::Relaxed);
             Poll::<()>::Pending
         })
         .await;
+    }
+}
+
+impl Pulse {
+    /// How often the executor was woken by it and ran this task: it grows as long as tasks get their turns.
+    pub(in crate::shell) fn felt(&self) -> u64 {
+        self.felt.load(Ordering::Relaxed)
     }
 }
 

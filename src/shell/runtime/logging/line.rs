@@ -1,7 +1,9 @@
 //! A line of the log that an operator reads: one an event, JSON like etcd's by default, or for people.
 //!
-//! JSON keys are etcd's: `level`, `ts` (RFC 3339, UTC, microseconds), `msg`, then the event's fields,
-//! so that what already parses etcd's log parses ours.
+//! JSON keys are etcd's: `level`, `ts` (RFC 3339, UTC, microseconds), `caller` (the source's file with its folder,
+//! and line), `msg`, then the event's fields, so that what already parses etcd's log parses ours.
+
+#![expect(unsafe_code, reason = "this host's time zone, which std does not know")]
 
 use std::fmt::{self, Write as _};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -56,7 +58,13 @@ where
             Format::Json => {
                 let mut message = String::new();
                 quote(&fields.message, &mut message);
-                writeln!(writer, r#"{{"level":"{level}","ts":"{now}","msg":{message}{}}}"#, fields.rest)
+                let mut caller = String::new();
+                quote(&caller_of(metadata.file(), metadata.line()), &mut caller);
+                let rest = fields.rest;
+                writeln!(
+                    writer,
+                    r#"{{"level":"{level}","ts":"{now}","caller":{caller},"msg":{message}{rest}}}"#
+                )
             }
             Format::Console => writeln!(writer, "{now} {level:<5} {}{}", fields.message, fields.rest),
         }
@@ -140,8 +148,27 @@ fn now() -> String {
     timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros()))
 }
 
+/// The source of a line: its file, with the last folder, and its line.
+fn caller_of(file: Option<&str>, line: Option<u32>) -> String {
+    let (file, line) = (file.unwrap_or("?"), line.unwrap_or(0));
+    let mut slashes = file.rmatch_indices('/').map(|(at, _)| at + 1);
+    let short = &file[slashes.nth(1).unwrap_or(0)..];
+    format!("{short}:{line}")
+}
+
+/// How many seconds this host's time is ahead of UTC.
+pub(super) fn local_offset_s(seconds: u64) -> i64 {
+    let seconds = libc::time_t::try_from(seconds).unwrap_or(0);
+    let mut broken_down = std::mem::MaybeUninit::<libc::tm>::zeroed();
+    // SAFETY: both pointers are to values that live until the call returns, and zeros are a valid `tm`.
+    unsafe {
+        libc::localtime_r(&raw const seconds, broken_down.as_mut_ptr());
+        broken_down.assume_init().tm_gmtoff
+    }
+}
+
 /// RFC 3339 in UTC from microseconds since 1970.
-fn timestamp(micros: u128) -> String {
+pub(super) fn timestamp(micros: u128) -> String {
     let seconds = i64::try_from(micros / 1_000_000).unwrap_or(i64::MAX);
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Days since 0000-03-01, so that the leap day is the last of its year; 400 years repeat.
@@ -171,6 +198,14 @@ pub(super) fn lost_line(format: Format) -> LostLine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_caller_is_a_file_with_its_folder_as_in_etcd() {
+        assert_eq!(caller_of(Some("src/shell/store/mod.rs"), Some(12)), "store/mod.rs:12");
+        assert_eq!(caller_of(Some("src/main.rs"), Some(1)), "src/main.rs:1");
+        assert_eq!(caller_of(Some("main.rs"), None), "main.rs:0");
+        assert_eq!(caller_of(None, None), "?:0");
+    }
 
     #[test]
     fn timestamps_are_rfc_3339_across_leap_days() {

@@ -6,12 +6,12 @@
 
 mod line;
 mod outlet;
+mod rotation;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, RawFd};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,8 @@ use self::line::{Lines, lost_line};
 use self::outlet::Outlet;
 
 pub(in crate::shell) use self::line::Format;
-use crate::config::LogOutput;
+use self::rotation::{RotatedFile, append_to};
+use crate::config::{LogOutput, LogRotation};
 
 /// How long a process that ends waits for its last words to be written, each time there are some.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(1);
@@ -40,17 +41,23 @@ pub(in crate::shell) enum LogError {
 #[derive(Debug)]
 struct Log {
     outlets: Vec<Outlet>,
-    /// The descriptor of the first outlet, which stays open.
+    /// The descriptor of the first outlet, which stays open; standard error instead of a file that is rotated.
     descriptor: RawFd,
 }
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
 impl Log {
-    fn open(format: Format, outputs: &[LogOutput]) -> Result<Self, LogError> {
+    fn open(format: Format, outputs: &[LogOutput], rotation: Option<LogRotation>) -> Result<Self, LogError> {
         let mut outlets = Vec::with_capacity(outputs.len());
         let mut descriptor = libc::STDERR_FILENO;
         for output in outputs {
+            if let (LogOutput::Path(path), Some(rotation)) = (output, rotation) {
+                let file = RotatedFile::open(path, rotation);
+                let file = file.map_err(|source| LogError::File { path: path.clone(), source })?;
+                outlets.push(Outlet::start(file, lost_line(format))?);
+                continue;
+            }
             // A copy of the descriptor: the standard library's own handle has a lock, which a write that hangs
             // would keep from everybody.
             let sink = match output {
@@ -76,11 +83,6 @@ impl Log {
             let _is_out = flush.wait(deadline);
         }
     }
-}
-
-/// A file of this name need not be one: a pipe without a reader refuses at once instead of holding the start up.
-fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o644).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
 /// One event's way into the log. Never fails, or tracing would complain on standard error, which may be why.
@@ -112,8 +114,13 @@ impl MakeWriter<'_> for Entries {
 ///
 /// # Errors
 /// When an output cannot be opened, or its thread cannot be started.
-pub(in crate::shell) fn start(level: Level, format: Format, outputs: &[LogOutput]) -> Result<(), LogError> {
-    if LOG.set(Log::open(format, outputs)?).is_err() {
+pub(in crate::shell) fn start(
+    level: Level,
+    format: Format,
+    outputs: &[LogOutput],
+    rotation: Option<LogRotation>,
+) -> Result<(), LogError> {
+    if LOG.set(Log::open(format, outputs, rotation)?).is_err() {
         // Happens in tests only, where the first one's choice is as good.
         return Ok(());
     }
@@ -204,7 +211,7 @@ mod tests {
     #[test]
     fn panic_ends_the_process_although_nobody_reads_the_log() {
         if std::env::var_os(CHILD).is_some() {
-            start(Level::INFO, Format::Json, &[LogOutput::Stderr]).unwrap();
+            start(Level::INFO, Format::Json, &[LogOutput::Stderr], None).unwrap();
             abort_on_panic();
             std::thread::Builder::new()
                 .name("role".to_owned())
