@@ -260,6 +260,11 @@ impl Machine {
             Query::MemberList => {
                 Ok(Response { body: self.cluster.member_list_body(), ..Response::default() })
             }
+            Query::ClusterVersion => {
+                let (version, _patch) = ETCD_VERSION.rsplit_once('.').expect("a version has three parts");
+                let answer = pb::DowngradeResponse { header: None, version: version.into() };
+                Ok(self.response(answer.encode_to_vec()))
+            }
             Query::Status => Ok(self.response(self.status(facts).encode_to_vec())),
             Query::Alarms { kind } => Ok(self.list_alarms(*kind)),
             Query::LeaseTimeToLive(request) => {

@@ -53,6 +53,8 @@ pub struct ProcessConfig {
     pub auto_compaction: Option<AutoCompaction>,
     /// A quiet watcher that asked for it hears this often how far it has come.
     pub watch_progress_interval: Duration,
+    /// Requests that take so long are logged.
+    pub slow_after: Duration,
     /// The leader compares the members' data this often.
     pub corrupt_check_interval: Option<Duration>,
     /// The same for what the last compaction left; needs its gate.
@@ -203,6 +205,7 @@ impl ProcessConfig {
             compaction_sleep: settings.duration("compaction-sleep-interval")?,
             auto_compaction: AutoCompaction::read(settings)?,
             // etcd raises a shorter one to the least too, rather than refuse it.
+            slow_after: settings.duration("warning-unary-request-duration")?,
             watch_progress_interval: non_zero(settings.duration("watch-progress-notify-interval")?)
                 .map_or(WATCH_PROGRESS_DEFAULT, |interval| interval.max(WATCH_PROGRESS_MIN)),
             corrupt_check_interval: non_zero(settings.duration("corrupt-check-time")?),

@@ -399,7 +399,6 @@ fn setting_that_asks_for_nothing_missing_starts_with_a_warning_that_names_it() {
         ("ETCD_BCRYPT_COST", "12"),
         ("ETCD_AUTH_TOKEN_TTL", "3600"),
         ("ETCD_LOG_ROTATION_CONFIG_JSON", "{\"maxsize\": 10}"),
-        ("ETCD_WARNING_UNARY_REQUEST_DURATION", "1s"),
         ("ETCD_DISTRIBUTED_TRACING_SERVICE_NAME", "kv"),
         ("ETCD_DOWNGRADE_CHECK_TIME", "10s"),
         ("ETCD_BOOTSTRAP_DEFRAG_THRESHOLD_MEGABYTES", "100"),

@@ -1,7 +1,7 @@
 //! Kinds of requests that go through the log.
 
 /// What a request's body is. The numbers are on disk: never reused, never renumbered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum RequestKind {
     /// `etcdserverpb.PutRequest`

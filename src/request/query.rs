@@ -32,6 +32,8 @@ pub enum Query {
     MemberList,
     /// `StatusResponse`.
     Status,
+    /// `DowngradeResponse`, which tells the cluster's version.
+    ClusterVersion,
     /// `AlarmResponse`: the active alarms of this kind, or of all kinds for 0.
     Alarms { kind: i32 },
     /// `LeaseKeepAliveResponse`. Renews the lease in the leader's memory; nothing is logged.

@@ -10,6 +10,7 @@
 use bytes::Bytes;
 use prost::Message;
 
+use super::downgrade;
 use super::method::Method;
 use super::range_stream::RangeStream;
 use super::status::Status;
@@ -124,6 +125,10 @@ pub fn command(
             decode::<pb::StatusRequest>(body)?;
             Ok(read(false, Query::Status))
         }
+        Method::Downgrade => {
+            downgrade::check(&decode(body)?)?;
+            Ok(read(true, Query::ClusterVersion))
+        }
         Method::Hash => {
             decode::<pb::HashRequest>(body)?;
             Ok(read(false, Query::Hash))
@@ -152,7 +157,6 @@ pub fn command(
         | Method::LeaseKeepAlive
         | Method::Defragment
         | Method::Snapshot
-        | Method::Downgrade
         | Method::AuthEnable
         | Method::AuthDisable
         | Method::AuthStatus

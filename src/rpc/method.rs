@@ -213,7 +213,7 @@ methods! {
     HashKv:               "/etcdserverpb.Maintenance/HashKV",          Unary,        Full,       Light,        Read,                        [];
     Snapshot:             "/etcdserverpb.Maintenance/Snapshot",        ServerStream, Full,       Wide,         NotYet,                      [suits_learner];
     MoveLeader:           "/etcdserverpb.Maintenance/MoveLeader",      Unary,        Absent,     Light,        Member,                      [];
-    Downgrade:            "/etcdserverpb.Maintenance/Downgrade",       Unary,        Full,       Light,        NotYet,                      [];
+    Downgrade:            "/etcdserverpb.Maintenance/Downgrade",       Unary,        Full,       Light,        Read,                        [];
 
     AuthEnable:           "/etcdserverpb.Auth/AuthEnable",             Unary,        Full,       Light,        NotYet,                      [];
     AuthDisable:          "/etcdserverpb.Auth/AuthDisable",            Unary,        Full,       Light,        NotYet,                      [];

@@ -6,6 +6,7 @@
 
 pub mod api_version;
 pub mod convert;
+mod downgrade;
 pub mod framing;
 pub mod headers;
 pub mod method;

@@ -569,6 +569,7 @@ fn shard_config(config: &Config, identity: &IdentityFile, generation: u32, lease
         timeout: process.keepalive.server_timeout,
     };
     shard.watch_progress_interval = process.watch_progress_interval;
+    shard.slow_after = process.slow_after;
     shard
 }
 

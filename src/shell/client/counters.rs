@@ -39,6 +39,8 @@ pub struct Counters {
     pub stale_replies: u64,
     /// Calls answered that they took too long.
     pub timeouts: u64,
+    /// Answers that took longer than `--warning-unary-request-duration`.
+    pub slow: u64,
     /// Times that the backend took no command.
     pub blocked: u64,
     /// Watch streams ended because the shard needed their memory.

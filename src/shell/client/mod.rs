@@ -60,6 +60,7 @@ use call::pieces::Incoming;
 use call::place::Places;
 use call::serial::Serial;
 use call::slots::Slots;
+use call::slow::Slow;
 use call::turns::Turns;
 use call::watch::Watches;
 pub use counters::Counters;
@@ -160,6 +161,8 @@ pub struct ShardConfig {
     /// How often a watcher that asked for it hears how far it has come while nothing else happens; up
     /// to a tenth longer (`--watch-progress-notify-interval`).
     pub watch_progress_interval: Duration,
+    /// Requests that take so long are logged (`--warning-unary-request-duration`).
+    pub slow_after: Duration,
     /// Calls under way at `stop` may take this long.
     pub drain_timeout: Duration,
     /// Step of the shard's clock and bound on how late a timeout is.
@@ -192,6 +195,7 @@ impl ShardConfig {
             },
             pressure_timeout: Duration::from_secs(2),
             watch_progress_interval: Duration::from_secs(10 * 60),
+            slow_after: Duration::from_millis(300),
             drain_timeout: Duration::from_secs(5),
             tick: Duration::from_millis(50),
             reception: Reception::alone(shard),
@@ -263,6 +267,7 @@ pub struct ClientShard<B: Backend> {
     clock: Clock,
     now_ms: Cell<u64>,
     leadership: Leadership,
+    slow: Slow,
     counters: CountersCell,
 }
 
@@ -303,6 +308,7 @@ impl<B: Backend> ClientShard<B> {
             clock: Clock::start(),
             now_ms: Cell::new(0),
             leadership: Leadership::new(millis(config.election_timeout)),
+            slow: Slow::new(millis(config.slow_after)),
             counters: CountersCell::default(),
             config,
             backend,

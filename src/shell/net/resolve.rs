@@ -28,6 +28,9 @@ use crate::shell::runtime::wake::Broadcast;
 /// Lookups at a time; a cluster has a few names.
 const LOOKUPS_MAX: usize = 64;
 
+/// How long a caller waits for a name whose last good addresses are known.
+const KNOWN_PATIENCE: Duration = Duration::from_millis(200);
+
 /// Names whose addresses are kept; when there are more, all are forgotten.
 const NAMES_MAX: usize = 1024;
 
@@ -120,6 +123,9 @@ impl Resolver {
         if let Ok(address) = authority.parse() {
             return Ok(vec![address]);
         }
+        // Who has an address to try does not wait long for a better one.
+        let is_known = self.inner.known.borrow().contains_key(&authority);
+        let patience = if is_known { patience.min(KNOWN_PATIENCE) } else { patience };
         let error = match within(patience, self.look_up(&authority)).await {
             Ok(addresses) => return Ok(self.some_of(addresses)),
             Err(error) => error,

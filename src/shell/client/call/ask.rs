@@ -34,6 +34,7 @@ impl<B: Backend> ClientShard<B> {
         self.own.defer(Deferred {
             weight: Weight::Point,
             request_bytes,
+            arrived_ms: self.now_ms(),
             deadline_ms: self.now_ms() + self.config.request_timeout_ms(),
             is_client_deadline: false,
             command,

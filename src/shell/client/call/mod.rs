@@ -23,6 +23,7 @@ pub(super) mod place;
 mod recipe;
 pub(super) mod serial;
 pub(super) mod slots;
+pub(super) mod slow;
 mod streams;
 pub(super) mod turns;
 pub(super) mod watch;
@@ -47,6 +48,7 @@ use account::{Account, Charge};
 use keep_alive::Answers;
 use leadership::Wait;
 use place::{Kind, Place};
+use slow::{Pace, What};
 
 /// What is known of a call before its request is looked at.
 pub(super) struct Head {
@@ -77,6 +79,7 @@ pub(super) enum Recipient {
 pub(super) struct Deferred {
     pub(super) weight: Weight,
     pub(super) request_bytes: usize,
+    pub(super) arrived_ms: u64,
     pub(super) deadline_ms: u64,
     pub(super) is_client_deadline: bool,
     pub(super) command: Command,
@@ -89,6 +92,7 @@ pub(super) struct Submitted {
     charge: Charge,
     is_client_deadline: bool,
     wait: Wait,
+    pace: Pace,
     /// None: the client has left or was told that it took too long; the work still goes on and is
     /// still counted.
     recipient: Option<Recipient>,
@@ -248,7 +252,16 @@ impl<B: Backend> ClientShard<B> {
         let own_ms = self.now_ms() + self.config.request_timeout_ms();
         let is_client_deadline = client_deadline_ms.is_some_and(|client| client < own_ms);
         let deadline_ms = client_deadline_ms.map_or(own_ms, |client| client.min(own_ms));
-        let call = Deferred { weight, request_bytes, deadline_ms, is_client_deadline, command, recipient };
+        let arrived_ms = self.now_ms();
+        let call = Deferred {
+            weight,
+            request_bytes,
+            arrived_ms,
+            deadline_ms,
+            is_client_deadline,
+            command,
+            recipient,
+        };
         // A small answer overtakes reads that wait; it waits itself only where nothing may leave.
         let in_turn = weight == Weight::Light || account.backlog_len() == 0;
         let may_leave = in_turn && !self.is_blocked() && !account.is_full() && account.may_ask(weight);
@@ -264,13 +277,22 @@ impl<B: Backend> ClientShard<B> {
     /// Gives a command to the backend. When the rings are full the call waits at the head of its
     /// connection's queue, and no connection of the shard is read until `ready`.
     fn submit_now(&self, account: &Rc<Account>, call: Deferred) {
-        let Deferred { weight, request_bytes, deadline_ms, is_client_deadline, command, recipient } = call;
+        let Deferred {
+            weight,
+            request_bytes,
+            arrived_ms,
+            deadline_ms,
+            is_client_deadline,
+            command,
+            recipient,
+        } = call;
         let charge = account.charge(weight, request_bytes);
         let waiter = Submitted {
             account: Rc::clone(account),
             charge,
             is_client_deadline,
             wait: Wait::of(&command),
+            pace: Pace { what: What::of(&command), arrived_ms, submitted_ms: self.now_ms() },
             recipient: Some(recipient),
         };
         let ticket = self.calls.borrow_mut().insert(deadline_ms, waiter);
@@ -279,7 +301,15 @@ impl<B: Backend> ClientShard<B> {
         account.settle(charge, None);
         self.set_blocked();
         let recipient = waiter.recipient.expect("it was put there above");
-        let call = Deferred { weight, request_bytes, deadline_ms, is_client_deadline, command, recipient };
+        let call = Deferred {
+            weight,
+            request_bytes,
+            arrived_ms,
+            deadline_ms,
+            is_client_deadline,
+            command,
+            recipient,
+        };
         account.defer_first(call);
     }
 
@@ -296,7 +326,7 @@ impl<B: Backend> ClientShard<B> {
 
     /// An answer has come from the member.
     pub(super) fn on_answer(&self, waiter: Submitted, result: Result<Answer, Refusal>) {
-        let Submitted { account, charge, recipient, .. } = waiter;
+        let Submitted { account, charge, recipient, pace, wait, .. } = waiter;
         let answer = match result {
             Ok(Answer { term, outcome }) => match outcome {
                 Outcome::Ok(response) => Ok((term, response)),
@@ -306,6 +336,10 @@ impl<B: Backend> ClientShard<B> {
         };
         let bytes = answer.as_ref().ok().map(|(_, response)| response.body.len());
         account.settle(charge, bytes);
+        if self.slow.is_slow(&pace, self.now_ms()) {
+            self.counters.count(|counters| counters.slow += 1);
+            self.slow.tell(&pace, wait, self.now_ms(), bytes);
+        }
         if let Some(recipient) = recipient {
             self.answer(&account, recipient, answer);
         }

@@ -456,3 +456,24 @@ fn url_as_authority_is_answered_also_from_the_table_and_byte_by_byte() {
 fn header_value(value: &[u8]) -> Vec<u8> {
     [&[u8::try_from(value.len()).unwrap()], value].concat()
 }
+
+#[test]
+fn an_answer_that_takes_long_is_counted_and_one_that_does_not_is_not() {
+    let config = ShardConfig { slow_after: Duration::from_millis(100), ..quick() };
+    let server = Server::start(config);
+    client(async {
+        let client = Client::connect(&server).await;
+        assert_eq!(client.call(PUT, put("k", b"v")).await.status().0, 0);
+        assert_eq!(server.counters().slow, 0);
+        server.tell(Control::Hold(true));
+        server.counters();
+        let call = client.call(PUT, put("k", b"v"));
+        let release = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            server.tell(Control::Hold(false));
+        };
+        let (answered, ()) = tokio::join!(call, release);
+        assert_eq!(answered.status().0, 0);
+    });
+    assert_eq!(server.counters().slow, 1);
+}
