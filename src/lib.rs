@@ -1,6 +1,7 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
 pub mod apply;
+pub mod auth;
 pub mod checkpoint;
 pub mod config;
 pub mod discovery;

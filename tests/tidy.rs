@@ -93,7 +93,7 @@ const FOLDERS: &[(&str, &str)] = &[
         shell/net shell/runtime replica apply membership mvcc checkpoint peer raft \
         request config types pb",
     ),
-    ("shell/client", "shell/net shell/runtime replica watch raft rpc request config types pb"),
+    ("shell/client", "shell/net shell/runtime replica watch raft auth rpc request config types pb"),
     (
         "shell/raft",
         "shell/store shell/log shell/peer shell/net shell/runtime replica apply membership \
@@ -101,7 +101,7 @@ const FOLDERS: &[(&str, &str)] = &[
     ),
     (
         "shell/store",
-        "shell/runtime replica watch upkeep apply lease membership mvcc checkpoint raft rpc \
+        "shell/runtime replica watch upkeep apply auth lease membership mvcc checkpoint raft rpc \
         request config types pb",
     ),
     ("shell/log", "shell/runtime raft types"),
@@ -112,7 +112,8 @@ const FOLDERS: &[(&str, &str)] = &[
     ("replica", "watch apply membership raft rpc request types pb"),
     ("watch", "apply mvcc types pb"),
     ("upkeep", "config"),
-    ("apply", "lease membership mvcc request types pb"),
+    ("apply", "auth lease membership mvcc request types pb"),
+    ("auth", "request types pb"),
     ("lease", "types pb"),
     ("discovery", "membership config types pb"),
     ("membership", "raft request types pb"),
@@ -148,6 +149,7 @@ const CIRCLES: &[&[&str]] = &[
         "shell/client/call/account.rs",
         "shell/client/call/body.rs",
         "shell/client/call/end.rs",
+        "shell/client/call/identity.rs",
         "shell/client/call/keep_alive.rs",
         "shell/client/call/local_watch.rs",
         "shell/client/call/mod.rs",
@@ -155,6 +157,7 @@ const CIRCLES: &[&[&str]] = &[
         "shell/client/call/pieces.rs",
         "shell/client/call/streams.rs",
         "shell/client/call/watch.rs",
+        "shell/client/call/revocation.rs",
         "shell/client/connection.rs",
         "shell/client/counters.rs",
         "shell/client/grpc/bidi.rs",

@@ -122,6 +122,18 @@ impl Alarms {
             | K::MemberUpdate
             | K::Alarm
             | K::FormatLevel
+            | K::AuthEnable
+            | K::AuthDisable
+            | K::Authenticate
+            | K::UserAdd
+            | K::UserDelete
+            | K::UserChangePassword
+            | K::UserGrantRole
+            | K::UserRevokeRole
+            | K::RoleAdd
+            | K::RoleDelete
+            | K::RoleGrantPermission
+            | K::RoleRevokePermission
             // The whole request is asked.
             | K::Part => false,
         };

@@ -13,25 +13,31 @@
 //! | 6 | 1 | ≤ 1 | the format level, from level 1 on: `pinion.peer.v1.FormatLevel` |
 //! | 4 | 1 | ≤ 1 | the alarms, if there are any: `pinion.peer.v1.Alarms` |
 //! | 5 | 1 | ≤ 1 | which groups have been applied, if any: `pinion.peer.v1.Sessions` |
-//! | 7 | 1 | ≥ 0 | the next part of an incomplete request, of level 1: `pinion.peer.v1.HeldPart` |
+//! | 7 | 1 | ≥ 0 | the next part of an incomplete request, of level 2: `pinion.peer.v1.HeldPart` |
+//! | 8 | 1 | ≤ 1 | whether rights are asked for, and their revision, if there ever were users or roles: `pinion.peer.v1.Realm` |
+//! | 9 | 1 | ≥ 0 | behind 8: the next users and roles: `pinion.peer.v1.RealmRecords` |
 //! | 3 | 1 | ≥ 0 | the next leases in the order of their ids: `pinion.peer.v1.Leases` |
 //! | 2 | 1 | ≥ 1 | the next block of the key space, `mvcc`'s own bytes |
 //!
 //! The stream may be cut anywhere on its way: a reader collects what a section still misses. Sections
 //! carry no checksum, that is the container's task (`checkpoint::format`); what they cannot be is
 //! misread. A tag or version that is not known is refused, never skipped: it is state that other
-//! members have. Auth will be a new tag. A tag, a version or a field that an earlier release does not know is
+//! members have. A tag, a version or a field that an earlier release does not know is
 //! written from its format level on (`types::format`), so a stream at level 0 is what release 0.1.0 writes.
 //! Invariant: the state written is the one at `begin`, whatever is applied meanwhile.
+
+use std::iter::Peekable;
 
 use bytes::Bytes;
 use prost::Message as _;
 
 use super::parts::Parts;
 use super::{Alarms, Machine, Sessions};
+use crate::auth::{Realm, Record};
 use crate::lease::{Lease, Table};
 use crate::membership::Cluster;
 use crate::mvcc;
+use crate::pb::authpb;
 use crate::pb::peer::{self, LeaseRecord, Leases};
 use crate::types::limits::LEASE_TTL_MAX_S;
 use crate::types::{Feature, FormatLevel, LeaseId, LogIndex};
@@ -44,6 +50,8 @@ const ALARMS: u8 = 4;
 const SESSIONS: u8 = 5;
 const FORMAT_LEVEL: u8 = 6;
 const PARTS: u8 = 7;
+const REALM: u8 = 8;
+const REALM_RECORDS: u8 = 9;
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 6;
 
@@ -61,6 +69,10 @@ pub struct Checkpoint {
     sessions: Option<Vec<u8>>,
     /// They share their bytes with the state. Empty below the level at which there are any.
     parts: std::vec::IntoIter<peer::HeldPart>,
+    /// Absent while nobody has ever made a user or a role.
+    realm: Option<Vec<u8>>,
+    /// As they were at the beginning.
+    realm_records: Peekable<Box<dyn Iterator<Item = Record> + Send>>,
     /// As they were at the beginning, in the order of their ids. What is small is copied: 32 bytes a
     /// lease, against its keys, which are not.
     leases: std::vec::IntoIter<LeaseRecord>,
@@ -87,6 +99,8 @@ pub enum RestoreError {
     Parts(String),
     #[error("the format level: {0}")]
     FormatLevel(String),
+    #[error("the users and roles: {0}")]
+    Realm(String),
     #[error("the stream ends early")]
     Truncated,
     #[error("bytes follow the end of the stream")]
@@ -117,6 +131,12 @@ impl Machine {
             alarms: (self.alarms.iter().len() != 0).then(|| self.alarms.to_record().encode_to_vec()),
             sessions: (!self.sessions.is_empty()).then(|| self.sessions.to_record().encode_to_vec()),
             parts: self.parts.to_records().into_iter(),
+            realm: (!self.realm.is_untouched()).then(|| {
+                let (is_enabled, revision) = (self.realm.is_enabled(), self.realm.revision());
+                peer::Realm { is_enabled, revision }.encode_to_vec()
+            }),
+            realm_records: (Box::new(self.realm.records()) as Box<dyn Iterator<Item = Record> + Send>)
+                .peekable(),
             leases: leases.into_iter(),
             key_space: self.store.begin_checkpoint(),
             done: false,
@@ -137,6 +157,30 @@ impl Machine {
             if let Some(sessions) = checkpoint.sessions.take() {
                 put_section(out, SESSIONS, |out| out.extend_from_slice(&sessions));
             }
+            if let Some(realm) = checkpoint.realm.take() {
+                put_section(out, REALM, |out| out.extend_from_slice(&realm));
+            }
+            return false;
+        }
+        if checkpoint.realm_records.peek().is_some() {
+            let mut records = peer::RealmRecords::default();
+            let mut bytes = 0;
+            // One record is as large as one request may make it.
+            while let Some(record) = checkpoint.realm_records.next_if(|_| bytes < bytes_max) {
+                match record {
+                    Record::User(user) => {
+                        bytes += user.encoded_len();
+                        records.users.push(user.encode_to_vec().into());
+                    }
+                    Record::Role(role) => {
+                        bytes += role.encoded_len();
+                        records.roles.push(role.encode_to_vec().into());
+                    }
+                }
+            }
+            put_section(out, REALM_RECORDS, |out| {
+                records.encode(out).expect("a vector takes any number of bytes");
+            });
             return false;
         }
         if let Some(part) = checkpoint.parts.next() {
@@ -185,6 +229,7 @@ pub struct Restore {
     alarms: Option<Alarms>,
     sessions: Option<Sessions>,
     parts: Parts,
+    realm: Option<Realm>,
     leases: Table,
     /// Id of the last lease.
     last_lease: Option<LeaseId>,
@@ -243,8 +288,18 @@ impl Restore {
         if self.ended {
             return Err(RestoreError::Trailing);
         }
-        let is_known =
-            matches!(tag, END | MEMBERSHIP | FORMAT_LEVEL | LEASES | ALARMS | SESSIONS | PARTS | KEY_SPACE);
+        let is_known = matches!(
+            tag,
+            END | MEMBERSHIP
+                | FORMAT_LEVEL
+                | LEASES
+                | ALARMS
+                | SESSIONS
+                | PARTS
+                | REALM
+                | REALM_RECORDS
+                | KEY_SPACE
+        );
         if version != VERSION || !is_known {
             return Err(RestoreError::Unknown { tag, version });
         }
@@ -254,6 +309,8 @@ impl Restore {
             LEASES | PARTS => self.cluster.is_some() && self.key_space.is_none(),
             ALARMS => self.cluster.is_some() && self.alarms.is_none() && self.key_space.is_none(),
             SESSIONS => self.cluster.is_some() && self.sessions.is_none() && self.key_space.is_none(),
+            REALM => self.cluster.is_some() && self.realm.is_none() && self.key_space.is_none(),
+            REALM_RECORDS => self.realm.is_some() && self.key_space.is_none(),
             KEY_SPACE => self.cluster.is_some(),
             _ => self.key_space.is_some(),
         };
@@ -292,6 +349,25 @@ impl Restore {
                 let record = peer::HeldPart::decode(Bytes::copy_from_slice(payload))
                     .map_err(|error| RestoreError::Parts(error.to_string()))?;
                 self.parts.restore(record).map_err(RestoreError::Parts)?;
+            }
+            REALM => {
+                let realm =
+                    peer::Realm::decode(payload).map_err(|error| RestoreError::Realm(error.to_string()))?;
+                let restored = Realm::restore(realm.is_enabled, realm.revision);
+                self.realm = Some(restored.map_err(|what| RestoreError::Realm(what.into()))?);
+            }
+            REALM_RECORDS => {
+                let undecodable = |error: prost::DecodeError| RestoreError::Realm(error.to_string());
+                let records = peer::RealmRecords::decode(payload).map_err(undecodable)?;
+                let users =
+                    records.users.into_iter().map(|user| authpb::User::decode(user).map(Record::User));
+                let roles =
+                    records.roles.into_iter().map(|role| authpb::Role::decode(role).map(Record::Role));
+                let realm = self.realm.as_mut().expect("its place was checked");
+                for record in users.chain(roles) {
+                    let record = record.map_err(undecodable)?;
+                    realm.restore_record(record).map_err(|what| RestoreError::Realm(what.into()))?;
+                }
             }
             LEASES => {
                 let leases =
@@ -345,6 +421,8 @@ impl Restore {
             parts: self.parts,
             format_level: self.format_level.unwrap_or_default(),
             lease_changes: Vec::new(),
+            realm: self.realm.unwrap_or_default(),
+            auth_changes: Vec::new(),
         })
     }
 }

@@ -18,6 +18,7 @@ use super::moves::{Moves, check_lease};
 use super::parts::Parts;
 use super::view::check_readable;
 use super::{Alarms, LongRead, Sessions, range, txn, write};
+use crate::auth::{AuthChange, Realm};
 use crate::lease::{Change, Table};
 use crate::membership::{Cluster, MemberChange};
 use crate::mvcc::{HashCursor, HashKv, HashOvertaken, Store};
@@ -72,6 +73,9 @@ pub struct Machine {
     pub(super) format_level: FormatLevel,
     /// Not yet taken by whoever applies.
     pub(super) lease_changes: Vec<Change>,
+    pub(super) realm: Realm,
+    /// Not yet taken, as above.
+    pub(super) auth_changes: Vec<AuthChange>,
 }
 
 impl Machine {
@@ -87,6 +91,8 @@ impl Machine {
             parts: Parts::default(),
             format_level: FormatLevel::LOWEST,
             lease_changes: Vec::new(),
+            realm: Realm::default(),
+            auth_changes: Vec::new(),
         }
     }
 
@@ -155,24 +161,61 @@ impl Machine {
         if let Err(rejection) = self.alarms.check(request.kind) {
             return Applied::Now(Err(rejection));
         }
+        let login = request.login.as_ref();
         let outcome = match request.kind {
-            RequestKind::Put => decode(body).and_then(|request| self.put(&request)),
-            RequestKind::DeleteRange => decode(body).and_then(|request| self.delete_range(&request)),
-            RequestKind::Txn => decode(body).and_then(|request| self.txn(&request)),
-            RequestKind::Compact => match decode(body).and_then(|request| self.compact(&request)) {
+            RequestKind::Put => decode(body).and_then(|request| {
+                self.permit_put(login, &request)?;
+                self.put(&request)
+            }),
+            RequestKind::DeleteRange => decode(body).and_then(|request| {
+                self.permit_delete(login, &request)?;
+                self.delete_range(&request)
+            }),
+            RequestKind::Txn => decode(body).and_then(|request| {
+                self.permit_txn(login, &request)?;
+                self.txn(&request)
+            }),
+            RequestKind::Compact => match decode(body).and_then(|request| {
+                self.permit_admin(login)?;
+                self.compact(&request)
+            }) {
                 Ok((response, true)) => return Applied::AfterCompaction(response),
                 Ok((response, false)) => Ok(response),
                 Err(rejection) => Err(rejection),
             },
             RequestKind::PublishMember => decode(body).map(|request| self.publish(request)),
-            RequestKind::MemberUpdate => decode(body).and_then(|request| self.cluster.update(request)),
-            RequestKind::LeaseGrant => decode(body).and_then(|request| self.grant_lease(&request, at)),
-            RequestKind::LeaseRevoke => decode(body).and_then(|request| self.revoke_lease(&request)),
+            RequestKind::MemberUpdate => decode(body).and_then(|request| {
+                self.permit_admin(login)?;
+                self.cluster.update(request)
+            }),
+            RequestKind::LeaseGrant => decode(body).and_then(|request| {
+                self.permit_login(login)?;
+                self.grant_lease(&request, at)
+            }),
+            RequestKind::LeaseRevoke => decode(body).and_then(|request: pb::LeaseRevokeRequest| {
+                self.permit_lease(login, request.id)?;
+                self.revoke_lease(&request)
+            }),
             RequestKind::LeaseExpire => decode(body).map(|request| self.expire_leases(&request, at)),
             RequestKind::LeaseCheckpoint => decode(body).map(|request| self.note_leases(&request, at)),
-            RequestKind::Alarm => decode(body).and_then(|request| self.alarm(&request)),
+            RequestKind::Alarm => decode(body).and_then(|request| {
+                self.permit_admin(login)?;
+                self.alarm(&request)
+            }),
             RequestKind::FormatLevel => decode(body).map(|request| self.raise_format_level(&request)),
             RequestKind::Part => Err(Rejection::Undecodable("a part that does not fit the others".into())),
+            RequestKind::AuthEnable
+            | RequestKind::AuthDisable
+            | RequestKind::Authenticate
+            | RequestKind::UserAdd
+            | RequestKind::UserDelete
+            | RequestKind::UserChangePassword
+            | RequestKind::UserGrantRole
+            | RequestKind::UserRevokeRole
+            | RequestKind::RoleAdd
+            | RequestKind::RoleDelete
+            | RequestKind::RoleGrantPermission
+            | RequestKind::RoleRevokePermission => self.auth(request, at),
         };
         Applied::Now(outcome)
     }
@@ -278,6 +321,19 @@ impl Machine {
             Query::LeaseLeases => Ok(self.lease_leases(self.leases.iter().map(|(id, _)| id))),
             Query::LeaseKeepAlive(_) => {
                 unreachable!("the store role gives keep-alives to the leader's memory")
+            }
+            Query::AuthStatus
+            | Query::UserGet(_)
+            | Query::UserList
+            | Query::RoleGet(_)
+            | Query::RoleList
+            | Query::PasswordOf(_) => self.read_auth(query),
+            // Whether it is permitted was asked before.
+            Query::Permit(_) => Ok(self.response(Vec::new())),
+            Query::Token(_) => unreachable!("the store role gives tokens to the member's memory"),
+            Query::Guarded(guarded) => {
+                self.permit(guarded.login.as_deref(), &guarded.query)?;
+                self.read(&guarded.query, facts)
             }
         }
     }
@@ -394,7 +450,7 @@ pub struct HashRead {
 }
 
 /// Every byte string has the same fate on every member: the decoder is part of the state machine.
-fn decode<M: Message + Default>(body: &Bytes) -> Result<M, Rejection> {
+pub(super) fn decode<M: Message + Default>(body: &Bytes) -> Result<M, Rejection> {
     M::decode(body.clone()).map_err(|error| Rejection::Undecodable(error.to_string()))
 }
 

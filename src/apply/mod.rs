@@ -2,11 +2,15 @@
 
 pub mod alarm;
 mod alarm_requests;
+mod auth;
+#[cfg(test)]
+mod auth_script;
 pub(crate) mod encode;
 mod lease;
 mod long_read;
 mod moves;
 pub mod parts;
+mod permit;
 mod range;
 #[cfg(test)]
 mod script;

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::pb::peer;
-use crate::request::{GroupId, Origin, Part, Request, RequestKind};
+use crate::request::{GroupId, Login, Origin, Part, Request, RequestKind};
 use crate::types::{MemberId, Ticket};
 
 /// Bytes of one member's requests, what is missing included: twice the largest.
@@ -70,8 +70,15 @@ impl Parts {
         if let Some(own) = self.members.get_mut(&id.member) {
             own.requests.remove(&part.head.given_up);
         }
-        self.collect(id.member, id.incarnation, request.origin.ticket, &part, &request.body)
-            .unwrap_or_else(|_does_not_fit| Some(request))
+        self.collect(
+            id.member,
+            id.incarnation,
+            request.origin.ticket,
+            &part,
+            &request.body,
+            request.login.clone(),
+        )
+        .unwrap_or_else(|_does_not_fit| Some(request))
     }
 
     fn collect(
@@ -81,6 +88,7 @@ impl Parts {
         ticket: Ticket,
         part: &Part,
         encoded: &Bytes,
+        login: Option<Login>,
     ) -> Result<Option<Request>, String> {
         let head = part.head;
         let entry = self.members.entry(member);
@@ -111,6 +119,7 @@ impl Parts {
             origin: Origin { member, ticket },
             kind: head.kind,
             body: Bytes::from(partial.body),
+            login,
         });
         while HELD_BYTES_MAX < own.requests.values().map(|partial| partial.body.len()).sum() {
             own.requests.pop_first();
@@ -149,7 +158,7 @@ impl Parts {
         if self.members.get(&member).is_some_and(|own| own.incarnation != record.incarnation) {
             return Err(format!("two starts of member {member}"));
         }
-        match self.collect(member, record.incarnation, Ticket(record.ticket), &part, &record.part)? {
+        match self.collect(member, record.incarnation, Ticket(record.ticket), &part, &record.part, None)? {
             None => Ok(()),
             Some(_) => Err("a request that is whole".to_owned()),
         }
@@ -180,12 +189,12 @@ mod tests {
         let head = Head { number, kind: RequestKind::Put, bytes, offset, given_up: number - 1 };
         let body = Part { head, data: Bytes::copy_from_slice(data) }.encode();
         let origin = Origin { member: ME, ticket: Ticket(number) };
-        Request { origin, kind: RequestKind::Part, body }
+        Request { origin, kind: RequestKind::Part, body, login: None }
     }
 
     fn whole(number: u64, body: &'static [u8]) -> Option<Request> {
         let origin = Origin { member: ME, ticket: Ticket(number) };
-        Some(Request { origin, kind: RequestKind::Put, body: Bytes::from_static(body) })
+        Some(Request { origin, kind: RequestKind::Put, body: Bytes::from_static(body), login: None })
     }
 
     #[test]
@@ -246,10 +255,10 @@ mod tests {
         let whole_bytes = 2 * PART_BYTES_MAX;
         let count = HELD_BYTES_MAX / whole_bytes + 3;
         for number in 1..=count as u64 {
-            let Request { origin, kind, body } = part(number, whole_bytes, 0, &data);
+            let Request { origin, kind, body, .. } = part(number, whole_bytes, 0, &data);
             let mut part = Part::decode(body).unwrap();
             part.head.given_up = 0;
-            assert_eq!(parts.take(id(5), Request { origin, kind, body: part.encode() }), None);
+            assert_eq!(parts.take(id(5), Request { origin, kind, body: part.encode(), login: None }), None);
         }
         assert_eq!(parts.to_records().len(), count - 3);
     }

@@ -12,6 +12,8 @@
 //! stream KEY [END] …                                       a RangeStream, slices apart by |
 //! grant ID TTL      revoke ID      leases                  as the log has them, past the shard
 //! alarm ACTION KIND MEMBER                                 get, on, off or a number; all, space, corrupt
+//! as NAME[@REV] LINE                                       in its name, at the auth revision of now or REV
+//! (about users and roles: see `auth_script`)
 //! expire [term=N] [through=N] ID …      note [term=N] [through=N] ID=REMAINING …
 //! ```
 //! COMPARE is `TARGET KEY[..END] RESULT OPERAND`, with `value`, `version`, `create`, `mod`, `lease`
@@ -24,6 +26,7 @@ use bytes::Bytes;
 use expect_test::Expect;
 use prost::Message;
 
+use super::auth_script::{self, Asked};
 use super::machine::{Applied, Machine, StatusFacts};
 use crate::membership::Cluster;
 use crate::mvcc::Store;
@@ -52,7 +55,12 @@ pub(super) fn machine() -> Machine {
 pub(super) const AT: EntryId = EntryId { index: LogIndex(9), term: Term(3) };
 
 pub(super) fn request(kind: RequestKind, body: impl Into<Bytes>) -> Request {
-    Request { origin: Origin { member: MemberId(1), ticket: Ticket(1) }, kind, body: body.into() }
+    Request {
+        origin: Origin { member: MemberId(1), ticket: Ticket(1) },
+        kind,
+        body: body.into(),
+        login: None,
+    }
 }
 
 #[track_caller]
@@ -76,6 +84,7 @@ pub(super) fn check(story: Expect) {
 
 /// Runs one line and shows the answer.
 pub(super) fn run(machine: &mut Machine, line: &str) -> String {
+    let (login, line) = auth_script::login(machine, line);
     if line == "work" {
         return format!("done={}", machine.work_slice(1_000_000));
     }
@@ -84,24 +93,33 @@ pub(super) fn run(machine: &mut Machine, line: &str) -> String {
     }
     let (line, trusted) = line.strip_prefix('!').map_or((line, false), |line| (line, true));
     let mut words = Words::new(line);
+    let apply = |machine: &mut Machine, kind, body| {
+        let request = Request { login: login.clone(), ..request(kind, body) };
+        show_applied(kind, machine.apply(&request, AT))
+    };
     if let Some((kind, body)) = parse_alarm(&mut words).or_else(|| parse_lease(&mut words)) {
-        return show_applied(kind, machine.apply(&request(kind, body), AT));
+        return apply(machine, kind, body);
+    }
+    match auth_script::parse(&mut words) {
+        Some(Asked::Request(kind, body)) => return apply(machine, kind, body),
+        Some(Asked::Query(query)) => return auth_script::answer(machine, login, query),
+        None => {}
     }
     let (method, kind, body) = parse(&mut words);
     if trusted {
-        return show_applied(
-            kind.expect("a write"),
-            machine.apply(&request(kind.expect("a write"), body), AT),
-        );
+        return apply(machine, kind.expect("a write"), body);
     }
     match convert::command(method, body, &Limits::default(), || unreachable!("the story names its leases")) {
         Err(status) => show_status(&status),
-        Ok(Command::Propose { kind, body }) => show_applied(kind, machine.apply(&request(kind, body), AT)),
+        Ok(Command::Propose { kind, body, .. }) => apply(machine, kind, body),
         Ok(Command::Member(_)) => unreachable!("not in the language"),
         Ok(Command::Read(read)) => match read.query {
             Query::RangeSlice(slice) => show_stream(machine, *slice),
             query => {
-                let outcome = machine.read(&query, &StatusFacts::default());
+                let outcome = match machine.permit(login.as_ref(), &query) {
+                    Ok(()) => machine.read(&query, &StatusFacts::default()),
+                    Err(denied) => Err(denied.into()),
+                };
                 show(outcome, |response| match query {
                     Query::Range(_) => show_range(&decode(response)),
                     Query::Txn(_) => show_txn(&decode(response)),
@@ -132,7 +150,7 @@ fn show_stream(machine: &Machine, slice: crate::request::RangeSlice) -> String {
     format!("rev {} {}", stream.revision().expect("answered"), slices.join(" | "))
 }
 
-fn decode<M: Message + Default>(response: &Response) -> M {
+pub(super) fn decode<M: Message + Default>(response: &Response) -> M {
     let message = M::decode(&*response.body).expect("our own answer");
     // Also holds the hand-written encoder against the generated one.
     assert_eq!(message.encode_to_vec(), response.body, "encoded otherwise than prost does");
@@ -153,7 +171,19 @@ fn show_applied(kind: RequestKind, applied: Applied) -> String {
             format!("lease {} for {} s", answer.id, answer.ttl)
         }
         RequestKind::Alarm => show_alarms(&decode(response)),
-        RequestKind::Compact
+        RequestKind::Authenticate => decode::<pb::AuthenticateResponse>(response).token,
+        RequestKind::AuthEnable
+        | RequestKind::AuthDisable
+        | RequestKind::UserAdd
+        | RequestKind::UserDelete
+        | RequestKind::UserChangePassword
+        | RequestKind::UserGrantRole
+        | RequestKind::UserRevokeRole
+        | RequestKind::RoleAdd
+        | RequestKind::RoleDelete
+        | RequestKind::RoleGrantPermission
+        | RequestKind::RoleRevokePermission
+        | RequestKind::Compact
         | RequestKind::PublishMember
         | RequestKind::LeaseRevoke
         | RequestKind::LeaseExpire
@@ -186,7 +216,7 @@ fn show_leases(machine: &Machine) -> String {
     leases.collect::<Vec<_>>().join(" ")
 }
 
-fn show(outcome: Outcome, body: impl FnOnce(&Response) -> String) -> String {
+pub(super) fn show(outcome: Outcome, body: impl FnOnce(&Response) -> String) -> String {
     match outcome {
         Ok(response) => format!("rev {} {}", response.revision, body(&response)).trim_end().to_string(),
         Err(rejection) => show_status(&Status::from(&rejection)),
@@ -197,7 +227,7 @@ fn show_status(status: &Status) -> String {
     format!("{:?} {}", status.code, status.message)
 }
 
-fn show_bytes(bytes: &[u8]) -> String {
+pub(super) fn show_bytes(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).replace('\0', "\\0")
 }
 
@@ -251,28 +281,28 @@ fn show_txn(answer: &pb::TxnResponse) -> String {
     format!("{branch} {{{}}}", ops.collect::<Vec<_>>().join("; "))
 }
 
-struct Words<'a>(std::iter::Peekable<std::str::SplitWhitespace<'a>>);
+pub(super) struct Words<'a>(std::iter::Peekable<std::str::SplitWhitespace<'a>>);
 
 impl<'a> Words<'a> {
     fn new(line: &'a str) -> Self {
         Self(line.split_whitespace().peekable())
     }
 
-    fn next(&mut self) -> &'a str {
+    pub(super) fn next(&mut self) -> &'a str {
         self.0.next().expect("the line ends early")
     }
 
     /// The next argument of an operation, if there is one.
-    fn argument(&mut self) -> Option<&'a str> {
+    pub(super) fn argument(&mut self) -> Option<&'a str> {
         self.0.next_if(|word| !matches!(*word, "," | "then" | "else" | ")"))
     }
 
-    fn eat(&mut self, word: &str) -> bool {
+    pub(super) fn eat(&mut self, word: &str) -> bool {
         self.0.next_if_eq(&word).is_some()
     }
 }
 
-fn text(word: &str) -> Bytes {
+pub(super) fn text(word: &str) -> Bytes {
     if word == "\"\"" { Bytes::new() } else { Bytes::from(word.replace("\\0", "\0")) }
 }
 

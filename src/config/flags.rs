@@ -13,6 +13,7 @@ pub(super) enum Group {
     Member,
     Clustering,
     Limits,
+    Auth,
     Logging,
     Pinion,
     Other,
@@ -139,7 +140,6 @@ pub(super) const GATES_FLAG: &str = "feature-gates";
 
 const NOT_YET: &str = "not supported by Pinion yet";
 const NO_BBOLT: &str = "there is no bbolt file";
-const NO_AUTH: &str = "there is no auth yet, and so no password or token";
 const NO_TLS: &str = "nothing is encrypted yet, and the flags that ask for TLS are refused";
 const NO_HTTP: &str = "there is no HTTP/1.1 API yet that it could restrict";
 const NO_PROXY: &str = "there is no v2 proxy, which etcd has dropped";
@@ -499,11 +499,11 @@ pub(super) static FLAGS: &[Flag] = &[
         Group::Pinion,
         "format-level-max",
         Number,
-        "1",
+        "2",
         "The highest format level that this member lets the cluster write; at most what this release reads. A \
         cluster raises its level by itself as soon as all members read the next one, and then no member can go \
         back to a release that does not. To keep that way open after an update, give all members the level \
-        of the release before (release 0.1.0: 0), and take the flag away when the new one has proven itself. A \
+        of the release before (0.1.0: 0, 0.2.0: 1), and take the flag away when the new one has proven itself. A \
         member whose cluster has gone beyond it does not start.",
     ),
     used(
@@ -740,9 +740,27 @@ pub(super) static FLAGS: &[Flag] = &[
     moot("cors", Text, "*", NO_HTTP),
     moot("host-whitelist", Text, "*", NO_HTTP),
     // Auth
-    missing("auth-token", Text, "simple"),
-    moot("bcrypt-cost", Number, "10", NO_AUTH),
-    moot("auth-token-ttl", Number, "300", NO_AUTH),
+    used(
+        Group::Auth,
+        "auth-token",
+        Text,
+        "simple",
+        "What a login gives: simple, a token that members keep in memory. (jwt: not yet.)",
+    ),
+    used(
+        Group::Auth,
+        "auth-token-ttl",
+        Number,
+        "300",
+        "Seconds that a simple token lives after its last use.",
+    ),
+    used(
+        Group::Auth,
+        "bcrypt-cost",
+        Number,
+        "10",
+        "Work of a password's hash, 4 to 31; each more doubles it. For passwords set from now on.",
+    ),
     // Monitoring, logging, tracing
     missing("metrics", Text, "basic"),
     missing_but("enable-pprof", Bool, "false", &[], NO_PROFILES),

@@ -9,6 +9,7 @@
 //! 3.6 are taken too. What would be a lie if it was ignored is refused by name: a `--client-cert-auth` that is
 //! taken and forgotten would be an open door. What asks for nothing that exists here is taken with a warning.
 
+mod auth;
 mod auto_compaction;
 mod cluster;
 mod discovery;
@@ -26,6 +27,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub use auth::AuthConfig;
 pub use auto_compaction::AutoCompaction;
 pub use cluster::{
     Bootstrap, ClusterConfig, ELECTION_MS_MAX, FirstMembers, InitialClusterState, LEARNERS_MAX_LIMIT,

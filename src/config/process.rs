@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::auth::AuthConfig;
 use super::auto_compaction::AutoCompaction;
 use super::features::FeatureGates;
 use super::file::{Scalar, scalars};
@@ -51,6 +52,7 @@ pub struct ProcessConfig {
     pub compaction_sleep: Duration,
     /// History that the leader keeps of its own accord; None: all, until somebody compacts.
     pub auto_compaction: Option<AutoCompaction>,
+    pub auth: AuthConfig,
     /// A quiet watcher that asked for it hears this often how far it has come.
     pub watch_progress_interval: Duration,
     /// Requests that take so long are logged.
@@ -204,6 +206,7 @@ impl ProcessConfig {
             },
             compaction_sleep: settings.duration("compaction-sleep-interval")?,
             auto_compaction: AutoCompaction::read(settings)?,
+            auth: AuthConfig::read(settings)?,
             // etcd raises a shorter one to the least too, rather than refuse it.
             slow_after: settings.duration("warning-unary-request-duration")?,
             watch_progress_interval: non_zero(settings.duration("watch-progress-notify-interval")?)

@@ -396,8 +396,6 @@ fn setting_that_asks_for_nothing_missing_starts_with_a_warning_that_names_it() {
         ("ETCD_PEER_SKIP_CLIENT_SAN_VERIFICATION", "true"),
         ("ETCD_CORS", "http://localhost:80"),
         ("ETCD_HOST_WHITELIST", "localhost"),
-        ("ETCD_BCRYPT_COST", "12"),
-        ("ETCD_AUTH_TOKEN_TTL", "3600"),
         ("ETCD_LOG_ROTATION_CONFIG_JSON", "{\"maxsize\": 10}"),
         ("ETCD_DISTRIBUTED_TRACING_SERVICE_NAME", "kv"),
         ("ETCD_DOWNGRADE_CHECK_TIME", "10s"),

@@ -37,7 +37,7 @@ fn measure(what: &str, count: u64, work: impl FnOnce()) {
 
 fn apply(machine: &mut Machine, keeper: &mut Keeper, now_ms: u64, kind: RequestKind, body: Vec<u8>) {
     let origin = Origin { member: MemberId(7), ticket: Ticket(1) };
-    let applied = machine.apply(&Request { origin, kind, body: body.into() }, AT);
+    let applied = machine.apply(&Request { origin, kind, body: body.into(), login: None }, AT);
     assert!(matches!(applied, Applied::Now(Ok(_))));
     for change in machine.take_lease_changes() {
         keeper.on_change(now_ms, change, &mut Vec::new());

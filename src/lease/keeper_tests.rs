@@ -141,8 +141,9 @@ impl World {
         let at = EntryId { index: LogIndex(self.index), term: Term(sent.term) };
         let origin = Origin { member: MemberId(7), ticket: Ticket(1) };
         let before: Vec<LeaseId> = self.machine.leases().iter().map(|(id, _)| id).collect();
-        let Applied::Now(outcome) =
-            self.machine.apply(&Request { origin, kind: sent.kind, body: sent.body.clone().into() }, at)
+        let Applied::Now(outcome) = self
+            .machine
+            .apply(&Request { origin, kind: sent.kind, body: sent.body.clone().into(), login: None }, at)
         else {
             panic!("no compactions here");
         };
@@ -300,7 +301,9 @@ impl Calm {
         self.index += 1;
         let origin = Origin { member: MemberId(7), ticket: Ticket(1) };
         let at = EntryId { index: LogIndex(self.index), term: Term(self.term) };
-        let Applied::Now(Ok(_)) = self.machine.apply(&Request { origin, kind, body: body.into() }, at) else {
+        let Applied::Now(Ok(_)) =
+            self.machine.apply(&Request { origin, kind, body: body.into(), login: None }, at)
+        else {
             panic!("refused");
         };
         for change in self.machine.take_lease_changes() {

@@ -78,6 +78,12 @@ impl FormatGate {
         Self { own_max, level: FormatLevel::LOWEST, proposed: None, held_back: None }
     }
 
+    /// The cluster's level, as this member has applied it.
+    #[must_use]
+    pub fn level(&self) -> FormatLevel {
+        self.level
+    }
+
     /// The state machine has applied this level.
     pub fn on_applied(&mut self, level: FormatLevel) {
         self.level = level;

@@ -12,11 +12,11 @@ use bytes::{Bytes, BytesMut};
 use super::group::Group;
 use crate::request::group;
 use crate::request::part::{Head, PART_BYTES_MAX};
-use crate::request::{GroupId, RequestKind};
+use crate::request::{GroupId, Login, RequestKind};
 use crate::types::Ticket;
 
-/// Bytes of a part's group beside its data, at most.
-const OVERHEAD_BYTES: usize = group::GROUP_HEAD_BYTES + 96;
+/// Bytes of a part's group beside its data and the name of its user, at most.
+const OVERHEAD_BYTES: usize = group::GROUP_HEAD_BYTES + 128;
 
 /// A request of which a part is still to be cut.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ struct Large {
     ticket: Ticket,
     kind: RequestKind,
     body: Bytes,
+    /// Goes with each part; that of the last one counts.
+    login: Option<Login>,
     /// Bytes that are cut.
     cut: usize,
     /// When it came.
@@ -55,18 +57,26 @@ impl LargeRequests {
         self.bytes
     }
 
-    pub(super) fn push(&mut self, ticket: Ticket, kind: RequestKind, body: Bytes, tick: u64) {
+    pub(super) fn push(
+        &mut self,
+        ticket: Ticket,
+        kind: RequestKind,
+        body: Bytes,
+        login: Option<Login>,
+        tick: u64,
+    ) {
         assert!(!body.is_empty(), "what is empty has no part");
         self.bytes += body.len();
         self.last_number += 1;
-        self.waiting.push_back(Large { number: self.last_number, ticket, kind, body, cut: 0, tick });
+        self.waiting.push_back(Large { number: self.last_number, ticket, kind, body, login, cut: 0, tick });
     }
 
     /// Most bytes of the next part's group; 0 when nothing waits.
     pub(super) fn next_group_bytes(&self) -> usize {
-        self.waiting
-            .front()
-            .map_or(0, |large| (large.body.len() - large.cut).min(self.part_bytes) + OVERHEAD_BYTES)
+        self.waiting.front().map_or(0, |large| {
+            let name_bytes = large.login.as_ref().map_or(0, |login| login.name.len());
+            (large.body.len() - large.cut).min(self.part_bytes) + OVERHEAD_BYTES + name_bytes
+        })
     }
 
     /// Cuts the next part, as a group of this name.
@@ -84,7 +94,7 @@ impl LargeRequests {
         let id = id();
         let mut buffer = BytesMut::with_capacity(data.len() + OVERHEAD_BYTES);
         group::put_group_head(&mut buffer, id);
-        group::put_part(&mut buffer, large.ticket, head, data);
+        group::put_part(&mut buffer, large.ticket, head, data, large.login.as_ref());
         self.bytes -= data.len();
         large.cut = end;
         let opened_tick = large.tick;

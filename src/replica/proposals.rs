@@ -20,7 +20,7 @@ use bytes::{Bytes, BytesMut};
 use super::group::Group;
 use super::large::LargeRequests;
 use crate::request::group;
-use crate::request::{GroupId, RequestKind};
+use crate::request::{GroupId, Login, RequestKind};
 use crate::types::{MemberId, Ticket};
 
 /// 1 MiB: a group of this size is some thousand puts and a few milliseconds of disk, so a larger one
@@ -75,8 +75,15 @@ impl Proposals {
         self.waiting_bytes() == 0
     }
 
-    pub(super) fn push(&mut self, ticket: Ticket, kind: RequestKind, body: &[u8], tick: u64) {
-        let bytes = group::request_bytes(kind, body.len());
+    pub(super) fn push(
+        &mut self,
+        ticket: Ticket,
+        kind: RequestKind,
+        body: &[u8],
+        login: Option<&Login>,
+        tick: u64,
+    ) {
+        let bytes = group::request_bytes(kind, body.len(), login);
         let is_over =
             GROUP_BYTES_MAX < self.open.len() + bytes || self.opened_tick + self.open_ticks_max < tick;
         if is_over {
@@ -88,12 +95,19 @@ impl Proposals {
             let id = self.next_id();
             group::put_group_head(&mut self.open, id);
         }
-        group::put_request(&mut self.open, ticket, kind, body);
+        group::put_request(&mut self.open, ticket, kind, body, login);
     }
 
     /// Takes a large request, to go in parts.
-    pub(super) fn push_large(&mut self, ticket: Ticket, kind: RequestKind, body: Bytes, tick: u64) {
-        self.large.push(ticket, kind, body, tick);
+    pub(super) fn push_large(
+        &mut self,
+        ticket: Ticket,
+        kind: RequestKind,
+        body: Bytes,
+        login: Option<Login>,
+        tick: u64,
+    ) {
+        self.large.push(ticket, kind, body, login, tick);
     }
 
     /// Takes a group that was overtaken, under a new number and behind all others.
@@ -192,7 +206,7 @@ mod tests {
     use crate::request::group::decode_group;
 
     fn push(proposals: &mut Proposals, ticket: u64, bytes: usize, tick: u64) {
-        proposals.push(Ticket(ticket), RequestKind::Put, &vec![7; bytes], tick);
+        proposals.push(Ticket(ticket), RequestKind::Put, &vec![7; bytes], None, tick);
     }
 
     fn tickets(data: Bytes) -> Vec<u64> {

@@ -28,7 +28,7 @@ use crate::raft::{
 };
 use crate::request::group;
 use crate::request::part::PART_BYTES_MAX;
-use crate::request::{Refusal, RequestKind};
+use crate::request::{Login, Refusal, RequestKind};
 use crate::rpc::method;
 use crate::types::{Feature, FormatLevel, LogIndex, MemberId, Term, Ticket, limits};
 
@@ -182,7 +182,13 @@ impl<R> Replica<R> {
     ///
     /// # Errors
     /// When the member cannot take it now; then it is in no log.
-    pub fn on_request(&mut self, ticket: Ticket, kind: RequestKind, body: Bytes) -> Result<(), Refusal> {
+    pub fn on_request(
+        &mut self,
+        ticket: Ticket,
+        kind: RequestKind,
+        body: Bytes,
+        login: Option<&Login>,
+    ) -> Result<(), Refusal> {
         if self.stopped {
             return Err(Refusal::Stopped);
         }
@@ -199,11 +205,11 @@ impl<R> Replica<R> {
             return Err(Refusal::TooManyRequests);
         }
         if body.len() < self.config.large_bytes_min {
-            self.proposals.push(ticket, kind, &body, self.tick);
+            self.proposals.push(ticket, kind, &body, login, self.tick);
         } else if self.format_level.allows(Feature::RequestParts) {
-            self.proposals.push_large(ticket, kind, body, self.tick);
+            self.proposals.push_large(ticket, kind, body, login.cloned(), self.tick);
         } else if body.len() <= WHOLE_BYTES_MAX {
-            self.proposals.push(ticket, kind, &body, self.tick);
+            self.proposals.push(ticket, kind, &body, login, self.tick);
         } else {
             return Err(Refusal::TooLarge);
         }

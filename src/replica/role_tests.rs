@@ -40,7 +40,7 @@ impl Role {
     }
 
     fn put(&mut self, ticket: u64) -> Result<(), Refusal> {
-        self.replica.on_request(Ticket(ticket), RequestKind::Put, Bytes::from_static(b"some request"))
+        self.replica.on_request(Ticket(ticket), RequestKind::Put, Bytes::from_static(b"some request"), None)
     }
 
     /// The next `Ready`, written.
@@ -119,7 +119,7 @@ fn full_groups_share_an_append_up_to_its_byte_bound() {
     let mut role = Role::leading(|config| config.append_bytes_max = 3_000_000);
     let body = vec![0; 900_000];
     for ticket in 1..=5 {
-        role.replica.on_request(Ticket(ticket), RequestKind::Put, body.clone().into()).unwrap();
+        role.replica.on_request(Ticket(ticket), RequestKind::Put, body.clone().into(), None).unwrap();
     }
     assert_eq!(appended(&role.next().unwrap()), [[1], [2], [3]]);
     assert!(role.sync());
@@ -142,11 +142,11 @@ fn parts(ready: &Ready<u64>) -> Vec<Option<(usize, usize)>> {
 fn large_request_goes_in_parts_and_what_is_small_waits_for_one_of_them() {
     let mut role = Role::leading(|_| {});
     let body = Bytes::from(vec![7; 2 * PART_BYTES_MAX + 5]);
-    role.replica.on_request(Ticket(1), RequestKind::Put, body.clone()).unwrap();
+    role.replica.on_request(Ticket(1), RequestKind::Put, body.clone(), None).unwrap();
     assert_eq!(parts(&role.next().unwrap()), [None], "no member may have to read a part at level 0");
     role.settle();
-    role.replica.on_format_level(FormatLevel(1));
-    role.replica.on_request(Ticket(2), RequestKind::Put, body).unwrap();
+    role.replica.on_format_level(FormatLevel(2));
+    role.replica.on_request(Ticket(2), RequestKind::Put, body, None).unwrap();
     assert_eq!(parts(&role.next().unwrap()), [Some((0, PART_BYTES_MAX))], "one part an append");
     role.put(3).unwrap();
     assert!(role.sync());
@@ -160,12 +160,12 @@ fn large_request_goes_in_parts_and_what_is_small_waits_for_one_of_them() {
 #[test]
 fn full_groups_do_not_keep_a_large_request_waiting() {
     let mut role = Role::leading(|_| {});
-    role.replica.on_format_level(FormatLevel(1));
+    role.replica.on_format_level(FormatLevel(2));
     role.put(1).unwrap();
     assert_eq!(parts(&role.next().unwrap()), [None]);
-    role.replica.on_request(Ticket(2), RequestKind::Put, vec![7; 2 * PART_BYTES_MAX].into()).unwrap();
+    role.replica.on_request(Ticket(2), RequestKind::Put, vec![7; 2 * PART_BYTES_MAX].into(), None).unwrap();
     for ticket in 3..7 {
-        role.replica.on_request(Ticket(ticket), RequestKind::Put, vec![7; 1_000_000].into()).unwrap();
+        role.replica.on_request(Ticket(ticket), RequestKind::Put, vec![7; 1_000_000].into(), None).unwrap();
     }
     let both = [Some((0, PART_BYTES_MAX)), Some((PART_BYTES_MAX, PART_BYTES_MAX))];
     for expected in [[None, both[0]], [None, both[1]], [None, None]] {
@@ -177,13 +177,15 @@ fn full_groups_do_not_keep_a_large_request_waiting() {
 #[test]
 fn large_request_that_no_member_may_have_to_read_is_refused_and_so_is_what_would_not_fit() {
     let mut role = Role::leading(|_| {});
-    let mut ask =
-        |ticket, bytes| role.replica.on_request(Ticket(ticket), RequestKind::Put, vec![7; bytes].into());
+    let mut ask = |ticket, bytes| {
+        role.replica.on_request(Ticket(ticket), RequestKind::Put, vec![7; bytes].into(), None)
+    };
     assert_eq!(ask(1, (10 << 20) + 1), Err(Refusal::TooLarge));
     assert_eq!(ask(2, 10 << 20), Ok(()));
-    role.replica.on_format_level(FormatLevel(1));
-    let mut ask =
-        |ticket, bytes| role.replica.on_request(Ticket(ticket), RequestKind::Put, vec![7; bytes].into());
+    role.replica.on_format_level(FormatLevel(2));
+    let mut ask = |ticket, bytes| {
+        role.replica.on_request(Ticket(ticket), RequestKind::Put, vec![7; bytes].into(), None)
+    };
     assert_eq!(ask(3, (10 << 20) + 1), Ok(()));
     assert_eq!(ask(4, 60 << 20), Err(Refusal::TooManyRequests));
 }
@@ -191,8 +193,8 @@ fn large_request_that_no_member_may_have_to_read_is_refused_and_so_is_what_would
 #[test]
 fn large_request_is_refused_once_its_time_is_over_and_the_next_one_says_so() {
     let mut role = Role::leading(|config| config.request_timeout_ticks = 4);
-    role.replica.on_format_level(FormatLevel(1));
-    role.replica.on_request(Ticket(1), RequestKind::Put, vec![7; 2 * PART_BYTES_MAX].into()).unwrap();
+    role.replica.on_format_level(FormatLevel(2));
+    role.replica.on_request(Ticket(1), RequestKind::Put, vec![7; 2 * PART_BYTES_MAX].into(), None).unwrap();
     let first = role.next().unwrap();
     assert_eq!(parts(&first), [Some((0, PART_BYTES_MAX))]);
     for _ in 0..5 {
@@ -200,7 +202,7 @@ fn large_request_is_refused_once_its_time_is_over_and_the_next_one_says_so() {
     }
     let refused = role.next().unwrap().refused_requests;
     assert!(refused.contains(&(Ticket(1), Refusal::NotProposed)), "it is never whole: {refused:?}");
-    role.replica.on_request(Ticket(2), RequestKind::Put, vec![8; 2 * PART_BYTES_MAX].into()).unwrap();
+    role.replica.on_request(Ticket(2), RequestKind::Put, vec![8; 2 * PART_BYTES_MAX].into(), None).unwrap();
     assert!(role.sync());
     let ready = role.next().unwrap();
     let entry = ready.raft.unwrap().entries.swap_remove(0);
@@ -270,6 +272,7 @@ fn passed_on(from: MemberId, ticket: u64) -> Message {
         origin: Origin { member: from, ticket: Ticket(ticket) },
         kind: RequestKind::Put,
         body: Bytes::from_static(b"some request"),
+        login: None,
     };
     propose(from, encode_group(GroupId { member: from, incarnation: 1, number: 1 }, &[request]))
 }
@@ -454,7 +457,7 @@ fn scarce_space_refuses_what_adds_data_and_exhausted_space_everything() {
     let mut taken = |space| {
         role.replica.on_space(space);
         let kinds = [RequestKind::Put, RequestKind::Txn, RequestKind::DeleteRange, RequestKind::Compact];
-        kinds.map(|kind| role.replica.on_request(Ticket(1), kind, Bytes::from_static(b"x")).is_ok())
+        kinds.map(|kind| role.replica.on_request(Ticket(1), kind, Bytes::from_static(b"x"), None).is_ok())
     };
     assert_eq!(taken(Space::Ample), [true, true, true, true]);
     assert_eq!(taken(Space::Scarce), [false, false, true, true]);

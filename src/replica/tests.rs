@@ -324,7 +324,7 @@ impl Cluster {
                     let ticket = Ticket(self.next_ticket);
                     self.next_ticket += 1;
                     // Refused is fine; it is then in no log, and nobody expects it.
-                    let _refused = replica.on_request(ticket, RequestKind::Put, body_of(ticket));
+                    let _refused = replica.on_request(ticket, RequestKind::Put, body_of(ticket), None);
                 }
             }
             300..450 if self.stormy => {

@@ -1,15 +1,17 @@
 //! Commands: all that a client's call can ask of the rest of the member.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
-use super::{Read, RequestKind};
+use super::{Login, Read, RequestKind};
 use crate::types::MemberId;
 
 /// What a client shard asks of the rest of the member.
 #[derive(Debug)]
 pub enum Command {
-    /// Through consensus: `body` is the client's encoded request, already validated.
-    Propose { kind: RequestKind, body: Bytes },
+    /// Through consensus: `body` is the client's encoded request, already validated. `login` is absent where nobody has logged in.
+    Propose { kind: RequestKind, body: Bytes, login: Option<Arc<Login>> },
     /// From the state machine.
     Read(Read),
     /// A change of who belongs to the cluster, or of who leads it.

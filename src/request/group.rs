@@ -17,7 +17,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
 
 use super::part::{self, PartError};
-use super::{Origin, RequestKind};
+use super::{Login, Origin, RequestKind};
 use crate::pb::peer as pb;
 use crate::types::proto::{
     FIXED64_FIELD_LEN, message_field_len, put_fixed64_field, put_message_head, put_uint_field,
@@ -56,6 +56,8 @@ pub struct Request {
     pub origin: Origin,
     pub kind: RequestKind,
     pub body: Bytes,
+    /// Absent where nobody has logged in.
+    pub login: Option<Login>,
 }
 
 /// Why an entry's data is no group that this version can apply. The member must stop and say so.
@@ -81,19 +83,23 @@ mod field {
     pub(super) const TICKET: u8 = 2;
     pub(super) const KIND: u8 = 3;
     pub(super) const BODY: u8 = 4;
+    pub(super) const USER: u8 = 5;
+    pub(super) const AUTH_REVISION: u8 = 6;
 }
 
 /// Bytes that open every group: the format, and three fixed64 fields.
 pub const GROUP_HEAD_BYTES: usize = uint_field_len(FORMAT as u64) + 3 * FIXED64_FIELD_LEN;
 
-fn fields_bytes(kind: RequestKind, body_bytes: usize) -> usize {
-    FIXED64_FIELD_LEN + uint_field_len(kind.number().into()) + message_field_len(body_bytes)
+fn fields_bytes(kind: RequestKind, body_bytes: usize, login: Option<&Login>) -> usize {
+    let login_bytes =
+        login.map_or(0, |login| message_field_len(login.name.len()) + uint_field_len(login.revision));
+    FIXED64_FIELD_LEN + uint_field_len(kind.number().into()) + message_field_len(body_bytes) + login_bytes
 }
 
 /// Bytes that a request adds to a group.
 #[must_use]
-pub fn request_bytes(kind: RequestKind, body_bytes: usize) -> usize {
-    message_field_len(fields_bytes(kind, body_bytes))
+pub fn request_bytes(kind: RequestKind, body_bytes: usize, login: Option<&Login>) -> usize {
+    message_field_len(fields_bytes(kind, body_bytes, login))
 }
 
 /// Opens a group.
@@ -104,26 +110,43 @@ pub fn put_group_head(buffer: &mut BytesMut, id: GroupId) {
     put_fixed64_field(buffer, field::GROUP_NUMBER, id.number);
 }
 
-/// Adds a request of the group's member to an opened group.
-pub fn put_request(buffer: &mut BytesMut, ticket: Ticket, kind: RequestKind, body: &[u8]) {
-    put_message_head(buffer, field::GROUP_REQUESTS, fields_bytes(kind, body.len()));
+/// Adds a request of the group's member to an opened group. Its login stands behind it, and only where rights
+/// are asked for, which the format level allows.
+pub fn put_request(
+    buffer: &mut BytesMut,
+    ticket: Ticket,
+    kind: RequestKind,
+    body: &[u8],
+    login: Option<&Login>,
+) {
+    put_message_head(buffer, field::GROUP_REQUESTS, fields_bytes(kind, body.len(), login));
     put_fixed64_field(buffer, field::TICKET, ticket.0);
     put_uint_field(buffer, field::KIND, kind.number().into());
     // Present even when it is empty, as in the first version that wrote it.
     put_message_head(buffer, field::BODY, body.len());
     buffer.put_slice(body);
+    put_login(buffer, login);
 }
 
 /// Adds a part of a request of the group's member to an opened group.
-pub fn put_part(buffer: &mut BytesMut, ticket: Ticket, head: part::Head, data: &[u8]) {
+pub fn put_part(buffer: &mut BytesMut, ticket: Ticket, head: part::Head, data: &[u8], login: Option<&Login>) {
     let body_bytes = head.len() + message_field_len(data.len());
-    put_message_head(buffer, field::GROUP_REQUESTS, fields_bytes(RequestKind::Part, body_bytes));
+    put_message_head(buffer, field::GROUP_REQUESTS, fields_bytes(RequestKind::Part, body_bytes, login));
     put_fixed64_field(buffer, field::TICKET, ticket.0);
     put_uint_field(buffer, field::KIND, RequestKind::Part.number().into());
     put_message_head(buffer, field::BODY, body_bytes);
     head.put(buffer);
     put_message_head(buffer, part::DATA_FIELD, data.len());
     buffer.put_slice(data);
+    put_login(buffer, login);
+}
+
+fn put_login(buffer: &mut BytesMut, login: Option<&Login>) {
+    if let Some(login) = login {
+        put_message_head(buffer, field::USER, login.name.len());
+        buffer.put_slice(&login.name);
+        put_uint_field(buffer, field::AUTH_REVISION, login.revision);
+    }
 }
 
 /// The name of a group that this code wrote; `None` when the bytes look otherwise. Reads no further, so it
@@ -154,12 +177,16 @@ pub fn renumbered(data: &[u8], number: u64) -> Bytes {
 /// An entry's data for these requests, which are all of the group's member.
 #[must_use]
 pub fn encode_group(id: GroupId, requests: &[Request]) -> Bytes {
-    let bytes: usize = requests.iter().map(|request| request_bytes(request.kind, request.body.len())).sum();
+    let bytes: usize = requests
+        .iter()
+        .map(|request| request_bytes(request.kind, request.body.len(), request.login.as_ref()))
+        .sum();
     let mut buffer = BytesMut::with_capacity(GROUP_HEAD_BYTES + bytes);
     put_group_head(&mut buffer, id);
     for request in requests {
         assert!(request.origin.member == id.member, "a group's requests are its member's");
-        put_request(&mut buffer, request.origin.ticket, request.kind, &request.body);
+        let login = request.login.as_ref();
+        put_request(&mut buffer, request.origin.ticket, request.kind, &request.body, login);
     }
     buffer.freeze()
 }
@@ -204,7 +231,11 @@ pub fn decode_group(data: Bytes) -> Result<Group, GroupError> {
             }
         }
         let member = id.map_or(MemberId(request.origin_member), |id| id.member);
-        Ok(Request { origin: Origin { member, ticket: Ticket(request.ticket) }, kind, body: request.body })
+        // No state of users and roles has revision 0.
+        let login = (request.auth_revision != 0)
+            .then_some(Login { name: request.user, revision: request.auth_revision });
+        let origin = Origin { member, ticket: Ticket(request.ticket) };
+        Ok(Request { origin, kind, body: request.body, login })
     });
     Ok(Group { id, requests: requests.collect::<Result<_, GroupError>>()? })
 }
@@ -216,7 +247,7 @@ mod tests {
 
     use super::*;
 
-    const KINDS: [RequestKind; 12] = [
+    const KINDS: [RequestKind; 24] = [
         RequestKind::Put,
         RequestKind::DeleteRange,
         RequestKind::Txn,
@@ -229,11 +260,23 @@ mod tests {
         RequestKind::MemberUpdate,
         RequestKind::Alarm,
         RequestKind::FormatLevel,
+        RequestKind::AuthEnable,
+        RequestKind::AuthDisable,
+        RequestKind::Authenticate,
+        RequestKind::UserAdd,
+        RequestKind::UserDelete,
+        RequestKind::UserChangePassword,
+        RequestKind::UserGrantRole,
+        RequestKind::UserRevokeRole,
+        RequestKind::RoleAdd,
+        RequestKind::RoleDelete,
+        RequestKind::RoleGrantPermission,
+        RequestKind::RoleRevokePermission,
     ];
 
     fn request(member: u64, ticket: u64, kind: RequestKind, body: &[u8]) -> Request {
         let origin = Origin { member: MemberId(member), ticket: Ticket(ticket) };
-        Request { origin, kind, body: Bytes::copy_from_slice(body) }
+        Request { origin, kind, body: Bytes::copy_from_slice(body), login: None }
     }
 
     fn id(member: u64) -> GroupId {
@@ -253,11 +296,18 @@ mod tests {
                     let mut body = vec![0; random.random_range(0..300)];
                     random.fill_bytes(&mut body);
                     let ticket = if random.random_bool(0.2) { 0 } else { random.random() };
-                    request(member, ticket, KINDS[random.random_range(0..KINDS.len())], &body)
+                    let kind = KINDS[random.random_range(0..KINDS.len())];
+                    let login = match random.random_range(0..4) {
+                        0 => Some(Login::member()),
+                        1 => Some(Login { name: body.clone().into(), revision: random.random_range(1..400) }),
+                        _ => None,
+                    };
+                    Request { login, ..request(member, ticket, kind, &body) }
                 })
                 .collect();
             let data = encode_group(id, &requests);
-            let foretold: usize = requests.iter().map(|r| request_bytes(r.kind, r.body.len())).sum();
+            let foretold: usize =
+                requests.iter().map(|r| request_bytes(r.kind, r.body.len(), r.login.as_ref())).sum();
             assert_eq!(data.len(), GROUP_HEAD_BYTES + foretold, "seed {seed}");
             assert_eq!(group_id(&data), Some(id), "seed {seed}");
             let again = renumbered(&data, 7);
@@ -303,7 +353,8 @@ mod tests {
     #[test]
     fn golden_bytes_of_a_group_still_mean_the_same_and_no_kind_has_another_number() {
         let numbers = KINDS.map(RequestKind::number);
-        assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        assert_eq!(numbers[..12], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        assert_eq!(numbers[12..], [20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31]);
         assert!(KINDS.iter().all(|kind| RequestKind::from_number(kind.number()) == Some(*kind)));
         assert!([0, 1_000].iter().all(|number| RequestKind::from_number(*number).is_none()));
         let requests = vec![request(7, 1, RequestKind::Put, b"ab"), request(7, 300, RequestKind::Alarm, b"")];
@@ -316,6 +367,15 @@ mod tests {
         let golden: &[u8] = b"\x08\x01\x12\x18\x09\x07\x00\x00\x00\x00\x00\x00\x00\x11\x01\x00\x00\x00\x00\x00\x00\x00\x18\x01\"\x02ab\x12\x16\x09\xff\xff\xff\xff\xff\xff\xff\xff\x11,\x01\x00\x00\x00\x00\x00\x00\x18\x0b\"\x00";
         assert_eq!(decode_group(Bytes::from_static(golden)), Ok(Group { id: None, requests }), "format 1");
         assert_eq!(group_id(golden), None);
+    }
+
+    #[test]
+    fn golden_bytes_of_a_request_with_a_login() {
+        let login = Some(Login { name: Bytes::from_static(b"al"), revision: 300 });
+        let requests = vec![Request { login, ..request(7, 1, RequestKind::Put, b"ab") }];
+        let golden: &[u8] = b"\x08\x02\x19\x07\0\0\0\0\0\0\0!\x05\0\0\0\0\0\0\0),\x01\0\0\0\0\0\0\x12\x16\x11\x01\0\0\0\0\0\0\0\x18\x01\"\x02ab*\x02al0\xac\x02";
+        assert_eq!(encode_group(id(7), &requests), golden);
+        assert_eq!(decode_group(Bytes::from_static(golden)), Ok(Group { id: Some(id(7)), requests }));
     }
 
     /// Release 0.1.0 reads this as a request of a kind that it does not know, and stops by name.

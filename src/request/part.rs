@@ -134,12 +134,12 @@ mod tests {
     fn golden_bytes_of_a_part_in_its_group() {
         let mut buffer = BytesMut::new();
         put_group_head(&mut buffer, ID);
-        put_part(&mut buffer, Ticket(9), head(), b"ab");
+        put_part(&mut buffer, Ticket(9), head(), b"ab", None);
         let golden: &[u8] = b"\x08\x02\x19\x07\0\0\0\0\0\0\0!\x05\0\0\0\0\0\0\0),\x01\0\0\0\0\0\0\x12\x1d\x11\x09\0\0\0\0\0\0\0\x18\x0d\"\x10\x08\x02\x10\x01\x18\xac\x02 \x80\x02(\x012\x02ab";
         assert_eq!(buffer, golden, "what is on disk keeps its meaning");
         let part = Part { head: head(), data: Bytes::from_static(b"ab") };
         let origin = Origin { member: ID.member, ticket: Ticket(9) };
-        let requests = vec![Request { origin, kind: RequestKind::Part, body: part.encode() }];
+        let requests = vec![Request { origin, kind: RequestKind::Part, body: part.encode(), login: None }];
         assert_eq!(decode_group(buffer.freeze()), Ok(Group { id: Some(ID), requests: requests.clone() }));
         assert_eq!(Part::decode(requests[0].body.clone()), Ok(part));
         assert!(golden.len() - GROUP_HEAD_BYTES < 64, "a part costs little beside its bytes");
@@ -174,8 +174,8 @@ mod tests {
         assert!(matches!(decode_group(group), Err(GroupError::Part(_))));
         let mut buffer = BytesMut::new();
         put_group_head(&mut buffer, ID);
-        put_request(&mut buffer, Ticket(1), RequestKind::Put, b"ab");
-        put_part(&mut buffer, Ticket(9), head(), b"ab");
+        put_request(&mut buffer, Ticket(1), RequestKind::Put, b"ab", None);
+        put_part(&mut buffer, Ticket(9), head(), b"ab", None);
         assert!(matches!(decode_group(buffer.freeze()), Err(GroupError::Part(_))));
     }
 }

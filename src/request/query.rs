@@ -1,7 +1,10 @@
 //! Reads of the state machine, without a trace in the log.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
+use super::Login;
 use crate::pb::etcdserverpb as pb;
 use crate::types::LeaseId;
 
@@ -42,6 +45,54 @@ pub enum Query {
     LeaseTimeToLive(pb::LeaseTimeToLiveRequest),
     /// `LeaseLeasesResponse`.
     LeaseLeases,
+    /// `AuthStatusResponse`.
+    AuthStatus,
+    /// `AuthUserGetResponse`, of the user with this name.
+    UserGet(String),
+    /// `AuthUserListResponse`.
+    UserList,
+    /// `AuthRoleGetResponse`, of the role with this name.
+    RoleGet(String),
+    /// `AuthRoleListResponse`.
+    RoleList,
+    /// `pinion.peer.v1.PasswordRecord`, of the user with this name. For the member itself.
+    PasswordOf(String),
+    /// `pinion.peer.v1.TokenUser`: the user of a simple token, which this member's memory tells. For the member
+    /// itself.
+    Token(Bytes),
+    /// Empty: whether the login may do this, which is done elsewhere.
+    Permit(Permit),
+    /// A client's query where rights are asked for: answered as the query itself, or refused.
+    Guarded(Box<Guarded>),
+}
+
+/// A query, and in whose name it is asked.
+#[derive(Debug)]
+pub struct Guarded {
+    /// Absent where nobody has logged in.
+    pub login: Option<Arc<Login>>,
+    pub query: Query,
+}
+
+impl Query {
+    /// Whether only the leader can answer.
+    #[must_use]
+    pub fn is_for_leader(&self) -> bool {
+        matches!(self, Self::LeaseKeepAlive(_) | Self::LeaseTimeToLive(_))
+    }
+}
+
+/// What a login is asked to have the right to.
+#[derive(Debug)]
+pub enum Permit {
+    /// To be somebody.
+    Login,
+    /// To run the cluster.
+    Admin,
+    /// To read these keys.
+    Range { key: Bytes, range_end: Bytes },
+    /// To ask this, which somebody else than this member's store will answer.
+    Ask(Box<Query>),
 }
 
 /// One step of a `RangeStream`: the keys from `start` on.

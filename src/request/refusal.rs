@@ -43,4 +43,6 @@ pub enum Refusal {
     NotLearner,
     /// The learner has not caught up yet.
     LearnerNotReady,
+    /// Some member of the cluster does not know what the request is about.
+    NotCapable,
 }

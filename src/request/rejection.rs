@@ -58,6 +58,59 @@ pub enum Rejection {
     UnknownAlarmAction(i32),
     #[error("there are {0} alarms already")]
     TooManyAlarms(usize),
+    /// About users, roles and rights.
+    #[error(transparent)]
+    Auth(#[from] AuthRejection),
     #[error("the request's bytes do not decode: {0}")]
     Undecodable(String),
+}
+
+/// Why a request about users and roles, or for want of rights, was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AuthRejection {
+    /// No name for a new user, or no user where rights are asked for.
+    #[error("no user is named")]
+    UserNameEmpty,
+    #[error("no role is named")]
+    RoleNameEmpty,
+    #[error("the user exists already")]
+    UserExists,
+    #[error("no such user")]
+    UserNotFound,
+    #[error("the role exists already")]
+    RoleExists,
+    #[error("no such role")]
+    RoleNotFound,
+    #[error("the user does not have the role")]
+    RoleNotGranted,
+    #[error("the request names no permission")]
+    PermissionNotGiven,
+    #[error("the role does not have the permission")]
+    PermissionNotGranted,
+    /// It would lock everybody out, or a permission is for no key.
+    #[error("the change would make no sense")]
+    InvalidManagement,
+    #[error("there is no user root")]
+    RootUserNotFound,
+    #[error("the user root does not have the role root")]
+    RootRoleNotGranted,
+    /// Rights are not asked for, so nobody can log in.
+    #[error("auth is not enabled")]
+    NotEnabled,
+    /// No such user, or a wrong password: a caller must not learn which.
+    #[error("wrong user or password")]
+    AuthenticationFailed,
+    /// A user that has no password on purpose, or a hash that is none.
+    #[error("the user has no password")]
+    NoPasswordUser,
+    #[error("the token is not known")]
+    InvalidToken,
+    /// Rights have changed since the user was known.
+    #[error("rights have changed meanwhile")]
+    RevisionOld,
+    #[error("permission denied")]
+    PermissionDenied,
+    /// The cluster's format level is below that of users and roles.
+    #[error("some member does not know users and roles yet")]
+    NotCapable,
 }

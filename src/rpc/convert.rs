@@ -17,7 +17,7 @@ use super::status::Status;
 use super::validate;
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::request_op::Request as Op;
-use crate::request::{Command, MemberCall, Query, Read};
+use crate::request::{Command, MemberCall, Query, Read, RequestKind};
 use crate::types::limits::{LEASE_TTL_MIN_S_DEFAULT, REQUEST_BYTES_MAX_DEFAULT, TXN_OPS_MAX_DEFAULT};
 use crate::types::{LeaseId, MemberId};
 
@@ -153,27 +153,43 @@ pub fn command(
             decode::<pb::LeaseLeasesRequest>(body)?;
             Ok(read(false, Query::LeaseLeases))
         }
+        Method::AuthEnable => checked::<pb::AuthEnableRequest>(method, body, limits),
+        Method::AuthDisable => checked::<pb::AuthDisableRequest>(method, body, limits),
+        Method::UserDelete => checked::<pb::AuthUserDeleteRequest>(method, body, limits),
+        Method::UserGrantRole => checked::<pb::AuthUserGrantRoleRequest>(method, body, limits),
+        Method::UserRevokeRole => checked::<pb::AuthUserRevokeRoleRequest>(method, body, limits),
+        Method::RoleAdd => checked::<pb::AuthRoleAddRequest>(method, body, limits),
+        Method::RoleDelete => checked::<pb::AuthRoleDeleteRequest>(method, body, limits),
+        Method::RoleGrantPermission => checked::<pb::AuthRoleGrantPermissionRequest>(method, body, limits),
+        Method::RoleRevokePermission => checked::<pb::AuthRoleRevokePermissionRequest>(method, body, limits),
+        // etcd takes these through the log, so they see everything that was acknowledged.
+        Method::AuthStatus => {
+            decode::<pb::AuthStatusRequest>(body)?;
+            Ok(read(true, Query::AuthStatus))
+        }
+        Method::UserGet => {
+            let request: pb::AuthUserGetRequest = decode(body)?;
+            Ok(read(true, Query::UserGet(request.name)))
+        }
+        Method::UserList => {
+            decode::<pb::AuthUserListRequest>(body)?;
+            Ok(read(true, Query::UserList))
+        }
+        Method::RoleGet => {
+            let request: pb::AuthRoleGetRequest = decode(body)?;
+            Ok(read(true, Query::RoleGet(request.role)))
+        }
+        Method::RoleList => {
+            decode::<pb::AuthRoleListRequest>(body)?;
+            Ok(read(true, Query::RoleList))
+        }
         Method::Watch
         | Method::LeaseKeepAlive
         | Method::Defragment
         | Method::Snapshot
-        | Method::AuthEnable
-        | Method::AuthDisable
-        | Method::AuthStatus
         | Method::Authenticate
         | Method::UserAdd
-        | Method::UserGet
-        | Method::UserList
-        | Method::UserDelete
         | Method::UserChangePassword
-        | Method::UserGrantRole
-        | Method::UserRevokeRole
-        | Method::RoleAdd
-        | Method::RoleGet
-        | Method::RoleList
-        | Method::RoleDelete
-        | Method::RoleGrantPermission
-        | Method::RoleRevokePermission
         | Method::Lock
         | Method::Unlock
         | Method::Campaign
@@ -205,9 +221,26 @@ fn read(linearizable: bool, query: Query) -> Command {
 }
 
 fn propose(method: Method, body: Bytes, limits: &Limits) -> Result<Command, Status> {
-    let kind = method.request_kind().expect("the table makes it a request of the log");
+    propose_kind(method.request_kind().expect("the table makes it a request of the log"), body, limits)
+}
+
+fn propose_kind(kind: RequestKind, body: Bytes, limits: &Limits) -> Result<Command, Status> {
     validate::request_bytes(body.len(), limits.request_bytes_max)?;
-    Ok(Command::Propose { kind, body })
+    Ok(Command::Propose { kind, body, login: None })
+}
+
+/// A request that is a message of its type, and nothing more is asked of it here.
+fn checked<M: Message + Default>(method: Method, body: Bytes, limits: &Limits) -> Result<Command, Status> {
+    decode::<M>(body.clone())?;
+    propose(method, body, limits)
+}
+
+/// A request about a user whose password has been hashed.
+///
+/// # Errors
+/// It is too large for the log.
+pub fn hashed(kind: RequestKind, request: &impl Message, limits: &Limits) -> Result<Command, Status> {
+    propose_kind(kind, request.encode_to_vec().into(), limits)
 }
 
 fn ops(request: &pb::TxnRequest) -> impl Iterator<Item = Option<&Op>> {

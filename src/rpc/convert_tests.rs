@@ -51,7 +51,7 @@ fn writes_carry_the_clients_own_bytes() {
     // An unknown field, 15, stays in: a newer member may know it.
     let body = Bytes::from_static(b"\x0a\x01k\x12\x01v\x7a\x01x");
     let command = command(Method::Put, body.clone(), &Limits::default()).unwrap();
-    let Command::Propose { kind: RequestKind::Put, body: proposed } = command else {
+    let Command::Propose { kind: RequestKind::Put, body: proposed, .. } = command else {
         panic!("not proposed: {command:?}");
     };
     assert_eq!(proposed.as_ptr(), body.as_ptr(), "copied");
@@ -165,7 +165,7 @@ fn grant_is_proposed_with_an_id_and_a_time_within_the_bounds() {
     let grant = |id, ttl| {
         let body = pb::LeaseGrantRequest { id, ttl }.encode_to_vec().into();
         let command = command(Method::LeaseGrant, body, &limits)?;
-        let Command::Propose { kind: RequestKind::LeaseGrant, body } = command else {
+        let Command::Propose { kind: RequestKind::LeaseGrant, body, .. } = command else {
             panic!("not proposed: {command:?}");
         };
         let proposed = pb::LeaseGrantRequest::decode(body).unwrap();

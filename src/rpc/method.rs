@@ -77,6 +77,8 @@ pub enum Becomes {
     LeaseStream,
     /// A task of the shard that takes several commands.
     Recipe(Recipe),
+    /// A task of the shard that compares or hashes a password first.
+    Password(Password),
     /// Answered by the shard alone.
     Here,
     /// Refused: this version does not have it. "Unknown method" would send the caller to look for a
@@ -96,6 +98,14 @@ pub enum Recipe {
     Resign,
 }
 
+/// Methods that carry a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Password {
+    LogIn,
+    UserAdd,
+    Change,
+}
+
 /// All that is known of a method before a call of it is looked at.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
@@ -112,6 +122,11 @@ pub struct Row {
     /// Whether it is refused first when space gets scarce. The other requests free space, or are needed to
     /// run the cluster.
     pub adds_data: bool,
+    /// Whether it is answered without a login where rights are asked for.
+    pub is_for_all: bool,
+    /// Whether only those may call it who run the cluster, which is asked before it is carried out. What the others
+    /// need, and what is in the log, the state machine knows by the request: `apply::permit`.
+    pub needs_admin: bool,
 }
 
 impl Row {
@@ -179,9 +194,13 @@ const PLAIN: Row = Row {
     becomes: NotYet,
     suits_learner: false,
     adds_data: false,
+    is_for_all: false,
+    needs_admin: false,
 };
 
-use Becomes::{Command as Asks, Here, LeaseStream, Member, NotYet, Read, Recipe as Does, Watch};
+use Becomes::{
+    Command as Asks, Here, LeaseStream, Member, NotYet, Password as Hashes, Read, Recipe as Does, Watch,
+};
 use RequestKind as Kind;
 
 methods! {
@@ -200,38 +219,38 @@ methods! {
     LeaseTimeToLive:      "/etcdserverpb.Lease/LeaseTimeToLive",       Unary,        Full,       ByKeys,       Read,                        [];
     LeaseLeases:          "/etcdserverpb.Lease/LeaseLeases",           Unary,        Full,       Wide,         Read,                        [];
 
-    MemberAdd:            "/etcdserverpb.Cluster/MemberAdd",           Unary,        NoRevision, Light,        Member,                      [];
-    MemberRemove:         "/etcdserverpb.Cluster/MemberRemove",        Unary,        NoRevision, Light,        Member,                      [];
+    MemberAdd:            "/etcdserverpb.Cluster/MemberAdd",           Unary,        NoRevision, Light,        Member,                      [needs_admin];
+    MemberRemove:         "/etcdserverpb.Cluster/MemberRemove",        Unary,        NoRevision, Light,        Member,                      [needs_admin];
     MemberUpdate:         "/etcdserverpb.Cluster/MemberUpdate",        Unary,        NoRevision, Light,        Asks(Kind::MemberUpdate),    [];
     MemberList:           "/etcdserverpb.Cluster/MemberList",          Unary,        NoRevision, Light,        Read,                        [];
-    MemberPromote:        "/etcdserverpb.Cluster/MemberPromote",       Unary,        NoRevision, Light,        Member,                      [];
+    MemberPromote:        "/etcdserverpb.Cluster/MemberPromote",       Unary,        NoRevision, Light,        Member,                      [needs_admin];
 
     Alarm:                "/etcdserverpb.Maintenance/Alarm",           Unary,        Full,       Light,        Asks(Kind::Alarm),           [];
     Status:               "/etcdserverpb.Maintenance/Status",          Unary,        Full,       Light,        Read,                        [suits_learner];
-    Defragment:           "/etcdserverpb.Maintenance/Defragment",      Unary,        Absent,     Light,        Here,                        [];
+    Defragment:           "/etcdserverpb.Maintenance/Defragment",      Unary,        Absent,     Light,        Here,                        [needs_admin];
     Hash:                 "/etcdserverpb.Maintenance/Hash",            Unary,        Full,       Light,        Read,                        [];
     HashKv:               "/etcdserverpb.Maintenance/HashKV",          Unary,        Full,       Light,        Read,                        [];
-    Snapshot:             "/etcdserverpb.Maintenance/Snapshot",        ServerStream, Full,       Wide,         NotYet,                      [suits_learner];
-    MoveLeader:           "/etcdserverpb.Maintenance/MoveLeader",      Unary,        Absent,     Light,        Member,                      [];
+    Snapshot:             "/etcdserverpb.Maintenance/Snapshot",        ServerStream, Full,       Wide,         NotYet,                      [suits_learner needs_admin];
+    MoveLeader:           "/etcdserverpb.Maintenance/MoveLeader",      Unary,        Absent,     Light,        Member,                      [needs_admin];
     Downgrade:            "/etcdserverpb.Maintenance/Downgrade",       Unary,        Full,       Light,        Read,                        [];
 
-    AuthEnable:           "/etcdserverpb.Auth/AuthEnable",             Unary,        Full,       Light,        NotYet,                      [];
-    AuthDisable:          "/etcdserverpb.Auth/AuthDisable",            Unary,        Full,       Light,        NotYet,                      [];
-    AuthStatus:           "/etcdserverpb.Auth/AuthStatus",             Unary,        Full,       Light,        NotYet,                      [];
-    Authenticate:         "/etcdserverpb.Auth/Authenticate",           Unary,        Full,       Light,        NotYet,                      [];
-    UserAdd:              "/etcdserverpb.Auth/UserAdd",                Unary,        Full,       Light,        NotYet,                      [];
-    UserGet:              "/etcdserverpb.Auth/UserGet",                Unary,        Full,       Light,        NotYet,                      [];
-    UserList:             "/etcdserverpb.Auth/UserList",               Unary,        Full,       Wide,         NotYet,                      [];
-    UserDelete:           "/etcdserverpb.Auth/UserDelete",             Unary,        Full,       Light,        NotYet,                      [];
-    UserChangePassword:   "/etcdserverpb.Auth/UserChangePassword",     Unary,        Full,       Light,        NotYet,                      [];
-    UserGrantRole:        "/etcdserverpb.Auth/UserGrantRole",          Unary,        Full,       Light,        NotYet,                      [];
-    UserRevokeRole:       "/etcdserverpb.Auth/UserRevokeRole",         Unary,        Full,       Light,        NotYet,                      [];
-    RoleAdd:              "/etcdserverpb.Auth/RoleAdd",                Unary,        Full,       Light,        NotYet,                      [];
-    RoleGet:              "/etcdserverpb.Auth/RoleGet",                Unary,        Full,       Light,        NotYet,                      [];
-    RoleList:             "/etcdserverpb.Auth/RoleList",               Unary,        Full,       Wide,         NotYet,                      [];
-    RoleDelete:           "/etcdserverpb.Auth/RoleDelete",             Unary,        Full,       Light,        NotYet,                      [];
-    RoleGrantPermission:  "/etcdserverpb.Auth/RoleGrantPermission",    Unary,        Full,       Light,        NotYet,                      [];
-    RoleRevokePermission: "/etcdserverpb.Auth/RoleRevokePermission",   Unary,        Full,       Light,        NotYet,                      [];
+    AuthEnable:           "/etcdserverpb.Auth/AuthEnable",             Unary,        Full,       Light,        Asks(Kind::AuthEnable),      [];
+    AuthDisable:          "/etcdserverpb.Auth/AuthDisable",            Unary,        Full,       Light,        Asks(Kind::AuthDisable),     [];
+    AuthStatus:           "/etcdserverpb.Auth/AuthStatus",             Unary,        Full,       Light,        Read,                        [is_for_all];
+    Authenticate:         "/etcdserverpb.Auth/Authenticate",           Unary,        Full,       Light,        Hashes(Password::LogIn),     [is_for_all];
+    UserAdd:              "/etcdserverpb.Auth/UserAdd",                Unary,        Full,       Light,        Hashes(Password::UserAdd),   [];
+    UserGet:              "/etcdserverpb.Auth/UserGet",                Unary,        Full,       Light,        Read,                        [];
+    UserList:             "/etcdserverpb.Auth/UserList",               Unary,        Full,       Wide,         Read,                        [];
+    UserDelete:           "/etcdserverpb.Auth/UserDelete",             Unary,        Full,       Light,        Asks(Kind::UserDelete),      [];
+    UserChangePassword:   "/etcdserverpb.Auth/UserChangePassword",     Unary,        Full,       Light,        Hashes(Password::Change),    [];
+    UserGrantRole:        "/etcdserverpb.Auth/UserGrantRole",          Unary,        Full,       Light,        Asks(Kind::UserGrantRole),   [];
+    UserRevokeRole:       "/etcdserverpb.Auth/UserRevokeRole",         Unary,        Full,       Light,        Asks(Kind::UserRevokeRole),  [];
+    RoleAdd:              "/etcdserverpb.Auth/RoleAdd",                Unary,        Full,       Light,        Asks(Kind::RoleAdd),         [];
+    RoleGet:              "/etcdserverpb.Auth/RoleGet",                Unary,        Full,       Light,        Read,                        [];
+    RoleList:             "/etcdserverpb.Auth/RoleList",               Unary,        Full,       Wide,         Read,                        [];
+    RoleDelete:           "/etcdserverpb.Auth/RoleDelete",             Unary,        Full,       Light,        Asks(Kind::RoleDelete),      [];
+    RoleGrantPermission:  "/etcdserverpb.Auth/RoleGrantPermission",    Unary,        Full,       Light,        Asks(Kind::RoleGrantPermission), [];
+    RoleRevokePermission: "/etcdserverpb.Auth/RoleRevokePermission",   Unary,        Full,       Light,        Asks(Kind::RoleRevokePermission), [];
 
     Lock:                 "/v3lockpb.Lock/Lock",                       Unary,        Full,       Light,        Does(Recipe::Lock),          [];
     Unlock:               "/v3lockpb.Lock/Unlock",                     Unary,        Full,       Light,        Does(Recipe::Unlock),        [];
@@ -242,9 +261,9 @@ methods! {
     Observe:              "/v3electionpb.Election/Observe",            ServerStream, Full,       Point,        Does(Recipe::Observe),       [];
     Resign:               "/v3electionpb.Election/Resign",             Unary,        Full,       Light,        Does(Recipe::Resign),        [];
 
-    HealthCheck:          "/grpc.health.v1.Health/Check",              Unary,        Absent,     Light,        Here,                        [suits_learner];
-    HealthWatch:          "/grpc.health.v1.Health/Watch",              ServerStream, Absent,     Light,        Here,                        [suits_learner];
-    HealthList:           "/grpc.health.v1.Health/List",               Unary,        Absent,     Light,        Here,                        [suits_learner];
+    HealthCheck:          "/grpc.health.v1.Health/Check",              Unary,        Absent,     Light,        Here,                        [suits_learner is_for_all];
+    HealthWatch:          "/grpc.health.v1.Health/Watch",              ServerStream, Absent,     Light,        Here,                        [suits_learner is_for_all];
+    HealthList:           "/grpc.health.v1.Health/List",               Unary,        Absent,     Light,        Here,                        [suits_learner is_for_all];
 }
 
 /// All methods.

@@ -127,7 +127,7 @@ fn answers_weigh_what_their_requests_ask_for() {
     assert_eq!(weigh(Method::LeaseLeases, Query::LeaseLeases), Weight::Wide);
     assert_eq!(weigh(Method::Txn, Query::Txn(pb::TxnRequest::default())), Weight::Wide);
     let body = bytes::Bytes::new();
-    let txn = Method::Txn.row().weigh(&Command::Propose { kind: RequestKind::Txn, body });
+    let txn = Method::Txn.row().weigh(&Command::Propose { kind: RequestKind::Txn, body, login: None });
     assert_eq!(txn, Weight::Light);
     assert_eq!(weigh(Method::Status, Query::Status), Weight::Light);
 }

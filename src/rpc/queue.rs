@@ -303,7 +303,7 @@ pub fn resign(key: Bytes, create_revision: i64) -> pb::TxnRequest {
 }
 
 fn proposal(request: &pb::TxnRequest) -> Command {
-    Command::Propose { kind: RequestKind::Txn, body: request.encode_to_vec().into() }
+    Command::Propose { kind: RequestKind::Txn, body: request.encode_to_vec().into(), login: None }
 }
 
 /// Proposes a transaction made of what a client sent.

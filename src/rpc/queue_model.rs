@@ -28,7 +28,7 @@ impl Model {
     /// What the state machine would answer.
     pub(crate) fn carry_out(&mut self, command: &Command) -> Outcome {
         let body = match command {
-            Command::Propose { kind, body } => {
+            Command::Propose { kind, body, .. } => {
                 let before = self.events.len();
                 let body = self.propose(*kind, body.clone())?;
                 self.revision += i64::from(before < self.events.len());

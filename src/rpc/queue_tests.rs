@@ -55,7 +55,7 @@ fn waits(step: Result<Step, Status>) -> (Bytes, i64) {
 
 fn revoke(model: &mut Model, lease: i64) {
     let body = pb::LeaseRevokeRequest { id: lease }.encode_to_vec().into();
-    model.carry_out(&Command::Propose { kind: RequestKind::LeaseRevoke, body }).unwrap();
+    model.carry_out(&Command::Propose { kind: RequestKind::LeaseRevoke, body, login: None }).unwrap();
 }
 
 #[test]

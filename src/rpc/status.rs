@@ -8,7 +8,7 @@
 
 use std::borrow::Cow;
 
-use crate::request::{Refusal, Rejection};
+use crate::request::{AuthRejection, Refusal, Rejection};
 
 /// gRPC status codes, with their numbers on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -294,7 +294,34 @@ impl From<&Rejection> for Status {
                 code: Code::ResourceExhausted,
                 message: Cow::Owned(format!("etcdserver: {count} alarms are active already")),
             },
+            Rejection::Auth(rejection) => Self::from(*rejection),
             Rejection::Undecodable(reason) => Self::undecodable(reason),
+        }
+    }
+}
+
+impl From<AuthRejection> for Status {
+    fn from(rejection: AuthRejection) -> Self {
+        match rejection {
+            AuthRejection::UserNameEmpty => USER_EMPTY,
+            AuthRejection::RoleNameEmpty => ROLE_EMPTY,
+            AuthRejection::UserExists => USER_EXISTS,
+            AuthRejection::UserNotFound => USER_NOT_FOUND,
+            AuthRejection::RoleExists => ROLE_EXISTS,
+            AuthRejection::RoleNotFound => ROLE_NOT_FOUND,
+            AuthRejection::RoleNotGranted => ROLE_NOT_GRANTED,
+            AuthRejection::PermissionNotGiven => PERMISSION_NOT_GIVEN,
+            AuthRejection::PermissionNotGranted => PERMISSION_NOT_GRANTED,
+            AuthRejection::InvalidManagement => INVALID_AUTH_MANAGEMENT,
+            AuthRejection::RootUserNotFound => ROOT_USER_NOT_FOUND,
+            AuthRejection::RootRoleNotGranted => ROOT_ROLE_NOT_GRANTED,
+            AuthRejection::NotEnabled => AUTH_NOT_ENABLED,
+            AuthRejection::AuthenticationFailed => AUTH_FAILED,
+            AuthRejection::NoPasswordUser => NO_PASSWORD_USER,
+            AuthRejection::InvalidToken => INVALID_AUTH_TOKEN,
+            AuthRejection::RevisionOld => AUTH_OLD_REVISION,
+            AuthRejection::PermissionDenied => PERMISSION_DENIED,
+            AuthRejection::NotCapable => NOT_CAPABLE,
         }
     }
 }
@@ -322,6 +349,7 @@ impl From<Refusal> for Status {
             Refusal::MemberNotFound => MEMBER_NOT_FOUND,
             Refusal::NotLearner => MEMBER_NOT_LEARNER,
             Refusal::LearnerNotReady => LEARNER_NOT_READY,
+            Refusal::NotCapable => NOT_CAPABLE,
         }
     }
 }

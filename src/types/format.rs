@@ -18,7 +18,7 @@
 use std::fmt;
 
 /// The first release that reads each level, from level 0 on.
-const RELEASES: [&str; 2] = ["0.1.0", "0.2.0"];
+const RELEASES: [&str; 3] = ["0.1.0", "0.2.0", "0.3.0"];
 
 /// How new the things are that members write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -31,13 +31,16 @@ pub enum Feature {
     LevelItself,
     /// A request in parts (`request::part`), and those of a checkpoint that wait for the rest.
     RequestParts,
+    /// Users and roles: requests about them, logins in requests, and their records in a checkpoint.
+    Auth,
 }
 
 impl Feature {
     /// The table: from which level on it is written.
     const fn level(self) -> FormatLevel {
         match self {
-            Self::LevelItself | Self::RequestParts => FormatLevel(1),
+            Self::LevelItself => FormatLevel(1),
+            Self::RequestParts | Self::Auth => FormatLevel(2),
         }
     }
 }
@@ -47,7 +50,7 @@ impl FormatLevel {
     pub const LOWEST: Self = Self(0);
 
     /// The highest one that this release reads and writes.
-    pub const HIGHEST: Self = Self(1);
+    pub const HIGHEST: Self = Self(2);
 
     /// Whether a member of a cluster at this level may write it.
     #[must_use]
@@ -83,16 +86,17 @@ impl fmt::Display for FormatLevel {
 mod tests {
     use super::*;
 
-    const FEATURES: [Feature; 2] = [Feature::LevelItself, Feature::RequestParts];
+    const FEATURES: [Feature; 3] = [Feature::LevelItself, Feature::RequestParts, Feature::Auth];
 
     #[test]
     fn each_level_allows_what_is_its_own_and_what_is_below() {
         for feature in FEATURES {
-            assert!(!FormatLevel::LOWEST.allows(feature));
-            for level in 1..5 {
-                assert!(FormatLevel(level).allows(feature), "{level}");
+            for level in 0..5 {
+                let is_allowed = feature.level() <= FormatLevel(level);
+                assert_eq!(FormatLevel(level).allows(feature), is_allowed, "{feature:?} at {level}");
             }
         }
+        assert!(!FormatLevel(1).allows(Feature::Auth) && FormatLevel(2).allows(Feature::Auth));
     }
 
     #[test]

@@ -74,8 +74,9 @@ enum Pending {
     Create { stream: StreamId, watch_id: i64, watcher: WatcherKey },
     /// Say `created` and `canceled` at once, with the reason.
     Refuse { stream: StreamId, reason: &'static str },
-    /// Say `canceled`, of a watcher or of an id that was `Id::Reserved`.
-    Cancel { stream: StreamId, watch_id: i64, id: Id },
+    /// Say `canceled`, of a watcher or of an id that was `Id::Reserved`; with the reason, if its client did not
+    /// ask for it.
+    Cancel { stream: StreamId, watch_id: i64, id: Id, reason: &'static str },
     /// Answer a manual progress request if the stream is synced.
     Progress { stream: StreamId },
     /// Notify the watchers that got nothing for a whole interval.
@@ -178,11 +179,34 @@ impl Hub {
         }
         match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => self.create(stream, &create),
-            Some(RequestUnion::CancelRequest(cancel)) => self.cancel(stream, cancel.watch_id),
+            Some(RequestUnion::CancelRequest(cancel)) => self.cancel(stream, cancel.watch_id, ""),
             Some(RequestUnion::ProgressRequest(_)) => self.ask(Pending::Progress { stream }),
             // As etcd: it may be of a later version and mean something there.
             None => {}
         }
+    }
+
+    /// A creation that somebody else refuses: it is answered in its turn, as created and canceled.
+    pub fn refuse(&mut self, stream: StreamId, reason: &'static str) {
+        if self.streams.contains_key(&stream) {
+            self.ask(Pending::Refuse { stream, reason });
+        }
+    }
+
+    /// Ends a watcher for a reason that its client is told. Nothing happens when there is none of this id.
+    pub fn revoke(&mut self, stream: StreamId, watch_id: i64, reason: &'static str) {
+        if self.streams.contains_key(&stream) {
+            self.cancel(stream, watch_id, reason);
+        }
+    }
+
+    /// The stream's watchers and their ranges.
+    pub fn ranges(&self, stream: StreamId) -> impl Iterator<Item = (i64, &WatchRange)> {
+        let ids = self.streams.get(&stream).into_iter().flat_map(|state| &state.ids);
+        ids.filter_map(|(&watch_id, id)| match id {
+            Id::Watcher(slot) => Some((watch_id, self.groups.range(self.watchers.get(*slot).group))),
+            Id::Reserved => None,
+        })
     }
 
     /// News from the store. `next_order` may have orders afterwards.
@@ -327,10 +351,10 @@ impl Hub {
         });
     }
 
-    fn cancel(&mut self, stream: StreamId, watch_id: i64) {
+    fn cancel(&mut self, stream: StreamId, watch_id: i64, reason: &'static str) {
         let state = self.streams.get_mut(&stream).expect("the caller found it");
         let Some(id) = state.ids.remove(&watch_id) else { return };
-        let pending = Pending::Cancel { stream, watch_id, id };
+        let pending = Pending::Cancel { stream, watch_id, id, reason };
         match id {
             Id::Watcher(slot) => {
                 let watcher = self.watchers.get(slot);
@@ -387,13 +411,18 @@ impl Hub {
                     sink.push(stream, &refused);
                 }
             }
-            Pending::Cancel { stream, watch_id, id } => {
+            Pending::Cancel { stream, watch_id, id, reason } => {
                 if let Some(state) = self.streams.get_mut(&stream) {
                     if let Id::Watcher(_) = id {
                         state.on_left();
                     }
-                    let canceled =
-                        Response { watch_id, revision: current, canceled: true, ..Response::default() };
+                    let canceled = Response {
+                        watch_id,
+                        revision: current,
+                        canceled: true,
+                        cancel_reason: reason,
+                        ..Response::default()
+                    };
                     sink.push(stream, &canceled);
                 }
             }

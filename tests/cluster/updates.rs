@@ -117,7 +117,7 @@ fn a_rolling_update_under_load_loses_nothing_and_raises_the_level_with_the_last_
             for member in 0..3 {
                 cluster.server(member).says(RAISED).await;
             }
-            // Once more, now on what level 1 writes.
+            // Once more, now on what the new level writes.
             for member in 0..3 {
                 replace(&mut cluster, member, &Release::New, &load).await;
             }
@@ -207,7 +207,7 @@ fn a_member_of_an_earlier_release_that_joins_is_refused_and_both_sides_say_why()
             cluster.add_learner_with(&client, |launch| old.set(launch)).await;
             match &old {
                 Release::Old(_) => {
-                    let words = "reads up to 0. Update that member's binary first, to release 0.2.0";
+                    let words = "reads up to 0. Update that member's binary first, to release 0.3.0";
                     cluster.server(1).says(words).await;
                     cluster.server(0).says(words).await;
                     cluster.kill(1);
@@ -215,9 +215,9 @@ fn a_member_of_an_earlier_release_that_joins_is_refused_and_both_sides_say_why()
                 _ => {
                     let exit = cluster.wait_exit(1).await;
                     exit.assert_says(&[
-                        "the cluster writes format level 1",
+                        "the cluster writes format level 2",
                         "reads up to 0",
-                        "release 0.2.0",
+                        "release 0.3.0",
                     ]);
                 }
             }
@@ -320,7 +320,7 @@ fn data_of_release_0_1_0_is_read_whole_continued_at_level_0_and_then_raised() {
             assert!(server.terminate().await.status.success());
         }
         let levels: Vec<FormatLevel> = launches.iter().map(|launch| logged_level(&launch.data_dir)).collect();
-        assert_eq!(levels, [FormatLevel(1); 3]);
+        assert_eq!(levels, [FormatLevel::HIGHEST; 3]);
     });
 }
 

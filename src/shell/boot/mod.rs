@@ -45,8 +45,10 @@ use crate::shell::runtime::exit::{EXIT_DATA_DIFFERS, EXIT_FORMAT_LEVEL};
 use crate::shell::runtime::helpers::Helpers;
 use crate::shell::runtime::logging;
 use crate::shell::runtime::mesh::SharedRing;
+use crate::shell::runtime::passwords::Passwords;
 use crate::shell::runtime::placement::{self, Core, PlanError, Role};
 use crate::shell::runtime::pulse::{self, Patient, Pulse};
+use crate::shell::runtime::rights::Rights;
 use crate::shell::runtime::service_manager::ServiceManager;
 use crate::shell::runtime::waiting::{Reports, Waiting};
 use crate::shell::runtime::watchdog;
@@ -293,6 +295,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
             quota: Arc::clone(&quota),
         },
     });
+    let rights = Rights::default();
     let mut store_seat = Some(StoreSeat {
         machine,
         position,
@@ -307,9 +310,12 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         },
         quota_bytes: process.quota_bytes,
         quota,
+        rights: rights.clone(),
+        token_ttl: process.auth.token_ttl,
         dir: data_dir.checkpoints(),
-        helpers,
+        helpers: helpers.clone(),
     });
+    let passwords = Passwords::new(process.auth.bcrypt_cost, helpers);
     let compare = process.features.initial_corrupt_check.then(|| Arc::clone(&raft_orders.compare));
     let mut threads = Vec::new();
     let generation = u32::try_from(entropy()? >> 32).expect("a shifted u64 fits");
@@ -320,6 +326,8 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     for (&core, roles) in &executors {
         let mut shard_config = shard_config(config, &identity, generation, lease_seed);
         shard_config.reception = Arc::clone(&reception);
+        shard_config.rights = rights.clone();
+        shard_config.passwords = passwords.clone();
         let pulse = Arc::<Pulse>::default();
         let executor = Executor {
             pulse: Arc::clone(&pulse),

@@ -55,9 +55,11 @@ use glommio::net::TcpListener;
 use call::Submitted;
 use call::account::{Account, Ledger};
 use call::header::Headers;
+use call::identity::Identities;
 use call::leadership::Leadership;
 use call::pieces::Incoming;
 use call::place::Places;
+use call::revocation::Revocation;
 use call::serial::Serial;
 use call::slots::Slots;
 use call::slow::Slow;
@@ -78,6 +80,8 @@ use crate::replica::exchange::Facts;
 use crate::request::{Command, PieceOrder, Reply};
 use crate::rpc::Limits;
 use crate::shell::net::Stream;
+use crate::shell::runtime::passwords::Passwords;
+use crate::shell::runtime::rights::Rights;
 use crate::types::limits::{
     GRPC_OVERHEAD_BYTES, LEASE_TTL_MIN_S_DEFAULT, METADATA_BYTES_MAX_DEFAULT, REQUEST_BYTES_MAX_DEFAULT,
     TXN_OPS_MAX_DEFAULT,
@@ -169,6 +173,10 @@ pub struct ShardConfig {
     pub tick: Duration,
     /// Shared by the shards of the process.
     pub reception: Arc<Reception>,
+    /// Whether the store asks for rights.
+    pub(in crate::shell) rights: Rights,
+    /// Where passwords are compared and hashed.
+    pub(in crate::shell) passwords: Passwords,
 }
 
 impl ShardConfig {
@@ -199,6 +207,8 @@ impl ShardConfig {
             drain_timeout: Duration::from_secs(5),
             tick: Duration::from_millis(50),
             reception: Reception::alone(shard),
+            rights: Rights::default(),
+            passwords: Passwords::default(),
         }
     }
 
@@ -268,6 +278,8 @@ pub struct ClientShard<B: Backend> {
     now_ms: Cell<u64>,
     leadership: Leadership,
     slow: Slow,
+    identities: Identities,
+    revocation: Revocation,
     counters: CountersCell,
 }
 
@@ -309,6 +321,8 @@ impl<B: Backend> ClientShard<B> {
             now_ms: Cell::new(0),
             leadership: Leadership::new(millis(config.election_timeout)),
             slow: Slow::new(millis(config.slow_after)),
+            identities: Identities::new(config.rights.clone()),
+            revocation: Revocation::default(),
             counters: CountersCell::default(),
             config,
             backend,
@@ -426,7 +440,7 @@ impl<B: Backend> ClientShard<B> {
     }
 
     /// Moves the clock and gives whatever is due its turn.
-    fn on_tick(&self) {
+    fn on_tick(self: &Rc<Self>) {
         self.now_ms.set(self.clock.elapsed_ms());
         self.leadership.on_tick(self.now_ms());
         self.expire_calls();
@@ -449,6 +463,7 @@ impl<B: Backend> ClientShard<B> {
         let refused = self.places.on_tick(self.now_ms(), stalled_ms);
         self.counters.count(|counters| counters.uploads_dropped += refused);
         self.tick_watches();
+        self.tick_revocation();
         self.drop_log.on_tick(self.now_ms(), self.drops());
         self.backend.release();
         if self.is_blocked() {
@@ -554,7 +569,8 @@ impl<B: Backend> ClientShard<B> {
         let id = self.connections_made.get();
         self.connections_made.set(id + 1);
         self.counters.count(|counters| counters.accepted += 1);
-        let account = Account::new(id, Rc::clone(&self.ledger));
+        let address = stream.remote().ok().map(|remote| remote.ip());
+        let account = Account::of_client(id, Rc::clone(&self.ledger), address);
         self.connections.borrow_mut().insert(id, Rc::clone(&account));
         let shard = Rc::clone(self);
         glommio::spawn_local(async move {

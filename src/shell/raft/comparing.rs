@@ -9,7 +9,7 @@ use super::hash_checks::{self, Occasion};
 use super::seat::RaftNews;
 use crate::apply::{Alarm, AlarmType};
 use crate::replica::exchange::ToStore;
-use crate::request::RequestKind;
+use crate::request::{Login, RequestKind};
 use crate::types::{Caller, MemberId};
 
 impl RaftRole {
@@ -51,10 +51,12 @@ impl RaftRole {
 
     fn raise_corrupt(&mut self, member: MemberId) {
         let request = Alarm { kind: AlarmType::Corrupt, member }.activation();
+        let login = Login::of_member(self.format_gate.level());
         let proposed = self.replica.on_request(
             Caller::Nobody.into(),
             RequestKind::Alarm,
             request.encode_to_vec().into(),
+            login.as_ref(),
         );
         if let Err(refusal) = proposed {
             tracing::error!(%member, ?refusal, "the CORRUPT alarm could not be raised; the next check tries again");

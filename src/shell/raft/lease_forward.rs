@@ -49,11 +49,6 @@ const CODE_ANSWERED: u32 = 0;
 const CODE_TOO_MANY: u32 = 1;
 const CODE_TOO_LARGE: u32 = 2;
 
-/// Whether only the leader can answer.
-pub(in crate::shell) fn is_for_leader(query: &Query) -> bool {
-    matches!(query, Query::LeaseKeepAlive(_) | Query::LeaseTimeToLive(_))
-}
-
 fn to_wire(query: &Query) -> peer::LeaseQuestion {
     match query {
         Query::LeaseKeepAlive(id) => peer::LeaseQuestion { id: id.0, kind: KIND_RENEW },

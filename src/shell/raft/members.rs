@@ -82,6 +82,7 @@ impl RaftRole {
                 Caller::Publish.into(),
                 RequestKind::PublishMember,
                 self.parts.publish.clone(),
+                None,
             );
             self.published_tick = proposed.is_ok().then_some(self.ticks);
         }

@@ -82,6 +82,8 @@ pub(in crate::shell) struct RaftRole {
     cluster: Option<Box<Cluster>>,
     calls: MemberCalls,
     format_gate: FormatGate,
+    /// Requests that the format level does not allow yet, and when they came.
+    waiting_for_level: VecDeque<(Ticket, Command, u64)>,
     /// What the leader said to this member's changes.
     leader_answers: Rc<RefCell<Vec<(u64, LeaderAnswer)>>>,
     /// Followers that wait for this member's word, by the key that `calls` knows them by.
@@ -195,6 +197,7 @@ impl RaftRole {
             cluster: None,
             calls: MemberCalls::new(settings.strict, settings.learners_max),
             format_gate: FormatGate::new(settings.format_level_max),
+            waiting_for_level: VecDeque::new(),
             leader_answers: Rc::default(),
             followers: BTreeMap::new(),
             last_follower: 0,
@@ -288,10 +291,15 @@ impl RaftRole {
     }
 
     fn on_command(&mut self, ticket: Ticket, command: Command) {
+        if let Command::Propose { kind, .. } = &command
+            && !self.allows(*kind)
+        {
+            return self.wait_for_level(ticket, command);
+        }
         match command {
-            Command::Propose { kind, body } => {
+            Command::Propose { kind, body, login } => {
                 let taken = match self.parts.quota.admits(kind, &body) {
-                    true => self.replica.on_request(ticket, kind, body),
+                    true => self.replica.on_request(ticket, kind, body, login.as_deref()),
                     false => Err(Refusal::NoSpace),
                 };
                 if let Err(refusal) = taken {

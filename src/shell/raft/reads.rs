@@ -7,13 +7,13 @@ use super::RaftRole;
 use crate::replica::exchange::ToStore;
 use crate::request::{Answer, Query, Refusal, Reply, Response};
 use crate::shell::peer::IncomingCall;
-use crate::shell::raft::lease_forward::{Answered, CALL_LEASE, is_for_leader};
+use crate::shell::raft::lease_forward::{Answered, CALL_LEASE};
 use crate::types::{Caller, Ticket};
 
 impl RaftRole {
     pub(super) fn on_read(&mut self, ticket: Ticket, query: Query) {
         let refused = |((ticket, _query), refusal)| (ticket, refusal);
-        let taken = if !is_for_leader(&query) {
+        let taken = if !query.is_for_leader() {
             self.replica.on_read((ticket, query)).map_err(refused)
         } else if self.facts.leader == Some(self.replica.id()) {
             self.replica.on_urgent_read((ticket, query)).map_err(refused)
@@ -93,7 +93,7 @@ impl RaftRole {
             reply.fail("leadership moved");
         }
         self.lease_questions.on_leadership();
-        for (ticket, query) in self.replica.withdraw_reads(|(_, query)| is_for_leader(query)) {
+        for (ticket, query) in self.replica.withdraw_reads(|(_, query)| query.is_for_leader()) {
             if !matches!(ticket.caller(), Caller::PassedOn(_)) {
                 self.on_read(ticket, query);
             }

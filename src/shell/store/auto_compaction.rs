@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prost::Message as _;
@@ -10,7 +11,7 @@ use prost::Message as _;
 use crate::config::AutoCompaction;
 use crate::pb::etcdserverpb as pb;
 use crate::replica::exchange::ToRaft;
-use crate::request::{Command, Rejection, RequestKind};
+use crate::request::{Command, Login, Rejection, RequestKind};
 use crate::shell::runtime::mesh::{Doorbell, Sender};
 use crate::types::Caller;
 use crate::upkeep::{AutoCompactor, Outcome, Standing};
@@ -46,7 +47,12 @@ impl CompactionClock {
     }
 
     /// A turn of the role.
-    pub(in crate::shell) fn turn(&mut self, standing: Standing, to_raft: &Sender<ToRaft>) {
+    pub(in crate::shell) fn turn(
+        &mut self,
+        standing: Standing,
+        login: Option<Login>,
+        to_raft: &Sender<ToRaft>,
+    ) {
         if !self.has_ticked.take() {
             return;
         }
@@ -62,7 +68,8 @@ impl CompactionClock {
             ),
         }
         let body = pb::CompactionRequest { revision, physical: false }.encode_to_vec().into();
-        let command = Command::Propose { kind: RequestKind::Compact, body };
+        let login = login.map(Arc::new);
+        let command = Command::Propose { kind: RequestKind::Compact, body, login };
         to_raft.send_always(ToRaft::Command { ticket: Caller::Compaction(number).into(), command });
     }
 

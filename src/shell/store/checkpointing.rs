@@ -101,6 +101,7 @@ impl StoreRole {
 
     /// Nothing was applied for a whole tick: time for the checkpoint that is not due yet.
     pub(super) fn on_idle_tick(&mut self) {
+        self.logins.on_idle_tick();
         let is_idle = self.idle_at == self.applied;
         self.idle_at = self.applied;
         let is_worth_it =

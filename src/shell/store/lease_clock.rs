@@ -204,7 +204,7 @@ impl LeaseClock {
                 let ticket = Caller::Lease(number).into();
                 to_raft.send_always(ToRaft::Command {
                     ticket,
-                    command: Command::Propose { kind, body: body.into() },
+                    command: Command::Propose { kind, body: body.into(), login: None },
                 });
             }
             self.may_propose = self.keeper.has_work();
@@ -282,7 +282,7 @@ mod tests {
             self.index += 1;
             let at = EntryId { index: LogIndex(self.index), term: TERM };
             let origin = Origin { member: MemberId(7), ticket: Ticket(0) };
-            let _answer = self.machine.apply(&Request { origin, kind, body }, at);
+            let _answer = self.machine.apply(&Request { origin, kind, body, login: None }, at);
             self.clock.on_request(&mut self.machine, TERM);
         }
 
@@ -295,7 +295,7 @@ mod tests {
         async fn next_proposal(&mut self) -> (u64, RequestKind, bytes::Bytes) {
             loop {
                 self.turn();
-                if let Some(ToRaft::Command { ticket, command: Command::Propose { kind, body } }) =
+                if let Some(ToRaft::Command { ticket, command: Command::Propose { kind, body, .. } }) =
                     self.raft.take()
                 {
                     let Caller::Lease(number) = ticket.caller() else { panic!("{ticket:?}") };

@@ -11,6 +11,7 @@ mod auto_compaction;
 pub(in crate::shell) mod checkpoint_file;
 mod checkpointing;
 pub(in crate::shell) mod lease_clock;
+mod logins;
 mod long_reads;
 pub(in crate::shell) mod quota;
 mod turn;
@@ -35,12 +36,16 @@ use crate::membership::MemberChange;
 use crate::raft::{CheckpointMeta, Entry, EntryKind};
 use crate::replica::exchange::{Facts, ToRaft, ToShard, ToStore};
 use crate::request::group::decode_group;
-use crate::request::{Answer, Command, EntryId, Outcome, Query, Read, Refusal, Reply, RequestKind, Response};
+use crate::request::{
+    Answer, AuthRejection, Command, EntryId, Guarded, Login, Outcome, Query, Read, Refusal, Reply,
+    RequestKind, Response,
+};
 use crate::rpc::status;
 use crate::shell::runtime::exit::EXIT_STATE_UNKNOWN;
 use crate::shell::runtime::helpers::Helpers;
 use crate::shell::runtime::logging;
 use crate::shell::runtime::mesh::{SharedBell, SharedRing};
+use crate::shell::runtime::rights::Rights;
 use crate::shell::runtime::wiring::StorePorts;
 use crate::types::limits::SLICE_NS;
 use crate::types::{Caller, FormatLevel, LogIndex, MemberId, Slice, Term, Ticket};
@@ -48,6 +53,7 @@ use crate::upkeep::Standing;
 use auto_compaction::CompactionClock;
 use checkpoint_file::CheckpointWriter;
 use lease_clock::LeaseClock;
+use logins::Logins;
 use long_reads::{LongReads, Said};
 use quota::Quota;
 use turn::{Kind, Turns};
@@ -96,6 +102,9 @@ pub(in crate::shell) struct Seat {
     /// As Status tells it.
     pub quota_bytes: i64,
     pub quota: Arc<Quota>,
+    pub rights: Rights,
+    /// Of simple tokens (`--auth-token-ttl`).
+    pub token_ttl: Duration,
     /// Of the checkpoints.
     pub dir: PathBuf,
     pub helpers: Helpers,
@@ -154,6 +163,7 @@ pub(in crate::shell) struct StoreRole {
     watch: WatchFeed,
     leases: LeaseClock,
     auto_compaction: Option<CompactionClock>,
+    logins: Logins,
     quota: Arc<Quota>,
     writer: CheckpointWriter,
     checkpoint_events: Arc<SharedRing<checkpoint_file::WriterEvent>>,
@@ -187,7 +197,7 @@ impl StoreRole {
         bell: Arc<SharedBell>,
         on_published: impl Fn() + 'static,
     ) -> io::Result<Self> {
-        let Seat { machine, position, upkeep, quota_bytes, quota, dir, helpers } = seat;
+        let Seat { machine, position, upkeep, quota_bytes, quota, rights, token_ttl, dir, helpers } = seat;
         let checkpoint_events = SharedRing::new(4, Arc::clone(&bell));
         let report = Arc::clone(&checkpoint_events);
         let writer = CheckpointWriter::start(dir, bell, move |event| {
@@ -200,6 +210,7 @@ impl StoreRole {
             CompactionClock::start(policy, machine.store().current_revision(), ports.bell.clone())
         });
         Ok(Self {
+            logins: Logins::new(rights, token_ttl, machine.realm()),
             machine,
             ports,
             position,
@@ -387,6 +398,7 @@ impl StoreRole {
                         }
                         let applied = self.machine.apply(request, at);
                         self.leases.on_request(&mut self.machine, entry.term);
+                        self.logins.on_applied(&mut self.machine);
                         if matches!(request.kind, RequestKind::PublishMember | RequestKind::MemberUpdate) {
                             self.tell_members();
                         }
@@ -428,6 +440,7 @@ impl StoreRole {
         self.helpers.discard(std::mem::replace(&mut self.machine, *machine));
         // Who leads installs nothing, whatever this role has heard so far.
         self.leases.on_leadership(None);
+        self.logins.on_installed(self.machine.realm());
         self.installed = meta.index;
         self.checkpointed = self.checkpointed.max(meta.index);
         self.applied = meta.index;
@@ -509,8 +522,17 @@ impl StoreRole {
 
     /// Answers a read, or takes it in. Returns how many messages it counts as besides its own.
     fn read(&mut self, ticket: Ticket, query: Query) -> usize {
+        let (permitted, query) = self.permit(ticket, query);
+        if let Err(denied) = permitted {
+            self.answer(ticket, Err(denied.into()));
+            return 0;
+        }
         let mut cost = 0;
         match &query {
+            Query::Token(token) => {
+                let outcome = self.logins.user_of(token, &self.machine, self.applied);
+                self.answer(ticket, outcome);
+            }
             Query::HashKv(request) => match self.machine.begin_hash(request) {
                 Ok(cursor) => self.hashing.push_back((ticket, cursor)),
                 Err(rejection) => self.answer(ticket, Err(rejection)),
@@ -543,6 +565,21 @@ impl StoreRole {
             },
         }
         cost
+    }
+
+    /// Whether a query may be answered, and the query without its guard. What a client asks while rights are asked
+    /// for comes guarded, or was permitted before it went to the leader; anything else nobody has logged in for.
+    fn permit(&self, ticket: Ticket, query: Query) -> (Result<(), AuthRejection>, Query) {
+        match query {
+            Query::Guarded(guarded) => {
+                let Guarded { login, query } = *guarded;
+                (self.machine.permit(login.as_deref(), &query), query)
+            }
+            query if matches!(ticket.caller(), Caller::Client(_)) && !query.is_for_leader() => {
+                (self.machine.permit(None, &query), query)
+            }
+            query => (Ok(()), query),
+        }
     }
 
     /// A slice of a long read.
@@ -671,7 +708,8 @@ impl StoreRole {
             "the key space has reached --quota-backend-bytes, or a request would take it there; raising the NOSPACE alarm. Delete keys, compact, then disarm it"
         );
         let body = alarm.activation().encode_to_vec().into();
-        let command = Command::Propose { kind: RequestKind::Alarm, body };
+        let login = Login::of_member(self.machine.format_level()).map(Arc::new);
+        let command = Command::Propose { kind: RequestKind::Alarm, body, login };
         self.ports.to_raft.send_always(ToRaft::Command { ticket: Caller::Nobody.into(), command });
     }
 
@@ -681,7 +719,8 @@ impl StoreRole {
         let Some(clock) = &mut self.auto_compaction else { return };
         let store = self.machine.store();
         let (current, compacted) = (store.current_revision(), store.compact_revision());
-        clock.turn(Standing { current, compacted, leads }, &self.ports.to_raft);
+        let login = Login::of_member(self.machine.format_level());
+        clock.turn(Standing { current, compacted, leads }, login, &self.ports.to_raft);
     }
 
     fn on_compacted(&mut self, number: u64, applied: &Applied) {

@@ -55,6 +55,17 @@ pub fn refusal<T: fmt::Debug>(result: Result<T, CallError>) -> (u32, String) {
     }
 }
 
+/// What `told` makes of an answer, or the code and text of a refusal.
+pub fn refusal_or<T: fmt::Debug, U>(
+    result: Result<T, CallError>,
+    told: impl FnOnce(T) -> U,
+) -> Result<U, (u32, String)> {
+    match result {
+        Ok(answer) => Ok(told(answer)),
+        Err(error) => Err(refusal(Err::<T, _>(error))),
+    }
+}
+
 /// One connection. Clones share it.
 #[derive(Clone)]
 pub struct Client {
@@ -62,6 +73,7 @@ pub struct Client {
     pub(super) authority: String,
     pub(super) needs_leader: bool,
     pub(super) api_version: Option<&'static str>,
+    pub(super) token: Option<String>,
 }
 
 impl Client {
@@ -88,6 +100,7 @@ impl Client {
                 authority: format!("127.0.0.1:{port}"),
                 needs_leader: false,
                 api_version: None,
+                token: None,
             })
         };
         within_deadline(connect).await
@@ -107,6 +120,26 @@ impl Client {
         self
     }
 
+    /// The same connection in the name of whoever has this token.
+    #[must_use]
+    pub fn with_token(mut self, token: &str) -> Self {
+        self.token = Some(token.to_owned());
+        self
+    }
+
+    /// The same connection in the name of this user.
+    pub async fn logged_in(&self, name: &str, password: &str) -> Result<Self, CallError> {
+        Ok(self.clone().with_token(&self.authenticate(name, password).await?))
+    }
+
+    /// A token for this user.
+    pub async fn authenticate(&self, name: &str, password: &str) -> Result<String, CallError> {
+        let request = pb::AuthenticateRequest { name: name.into(), password: password.into() };
+        let answer: pb::AuthenticateResponse =
+            self.unary("/etcdserverpb.Auth/Authenticate", &request).await?;
+        Ok(answer.token)
+    }
+
     pub(super) fn post(&self, method: &str, content_type: &str) -> Request<()> {
         let mut request = Request::post(format!("http://{}{method}", self.authority))
             .header("content-type", content_type)
@@ -116,6 +149,9 @@ impl Client {
         }
         if let Some(version) = self.api_version {
             request = request.header("client-api-version", version);
+        }
+        if let Some(token) = &self.token {
+            request = request.header("token", token);
         }
         request.body(()).unwrap()
     }

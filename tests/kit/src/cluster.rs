@@ -101,6 +101,10 @@ impl Cluster {
         &self.members[member].launch
     }
 
+    pub fn launch_mut(&mut self, member: usize) -> &mut Launch {
+        &mut self.members[member].launch
+    }
+
     pub fn client_port(&self, member: usize) -> u16 {
         self.launch(member).client_port
     }

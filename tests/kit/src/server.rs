@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::client::Client;
+use crate::client::{CallError, Client};
 use crate::launch::Launch;
 use crate::pb::etcdserverpb as pb;
 use crate::wait::{PATIENCE, POLL, eventually};
@@ -103,10 +103,13 @@ impl Server {
             if let Some(status) = self.try_exit() {
                 return Err(format!("it ended with {status}:\n{}", self.output_tail()));
             }
-            if let Ok(client) = Client::connect(self.client_port()).await
-                && client.range(&probe).await.is_ok()
-            {
-                return Ok(());
+            if let Ok(client) = Client::connect(self.client_port()).await {
+                match client.range(&probe).await {
+                    Ok(_) => return Ok(()),
+                    // It asks for rights, which is an answer of its state as well.
+                    Err(CallError::Status { code: 3, .. }) => return Ok(()),
+                    Err(_) => {}
+                }
             }
             if Instant::now() > deadline {
                 return Err(format!("not ready after {READY_DEADLINE:?}:\n{}", self.output_tail()));

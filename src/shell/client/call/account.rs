@@ -36,6 +36,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -111,6 +112,8 @@ fn sub(cell: &Cell<usize>, n: usize) {
 /// One connection's account, shared by its task, its calls and its unsent answers.
 pub(in crate::shell::client) struct Account {
     pub(in crate::shell::client) id: u64,
+    /// Of the client; unknown for sockets without one.
+    pub(in crate::shell::client) address: Option<IpAddr>,
     ledger: Rc<Ledger>,
     waker: RefCell<Option<Waker>>,
     calls: Cell<usize>,
@@ -152,8 +155,18 @@ pub(super) struct Charge {
 
 impl Account {
     pub(in crate::shell::client) fn new(id: u64, ledger: Rc<Ledger>) -> Rc<Self> {
+        Self::of_client(id, ledger, None)
+    }
+
+    /// Of a connection from this address.
+    pub(in crate::shell::client) fn of_client(
+        id: u64,
+        ledger: Rc<Ledger>,
+        address: Option<IpAddr>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             id,
+            address,
             ledger,
             waker: RefCell::new(None),
             calls: Cell::new(0),

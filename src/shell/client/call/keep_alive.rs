@@ -22,7 +22,7 @@ use bytes::Bytes;
 use super::account::Account;
 use super::end::{CallEnd, Ended};
 use super::{Head, Recipient};
-use crate::request::Response;
+use crate::request::{Command, Response};
 use crate::rpc::method::Weight;
 use crate::rpc::{Status, convert};
 use crate::shell::client::Backend;
@@ -112,6 +112,7 @@ impl<B: Backend> ClientShard<B> {
             shard: Rc::clone(self),
             account: Rc::clone(account),
             client_deadline_ms: head.client_deadline_ms,
+            token: head.token.clone(),
             server_end: self.end_of_stream(head),
             requests,
             stream,
@@ -132,6 +133,7 @@ struct Renewals<B: Backend> {
     shard: Rc<ClientShard<B>>,
     account: Rc<Account>,
     client_deadline_ms: Option<u64>,
+    token: Option<Bytes>,
     server_end: CallEnd,
     requests: Requests,
     /// Gathers the answers that wait for the last piece to leave.
@@ -223,6 +225,7 @@ impl<B: Backend> Renewals<B> {
     fn submit(&mut self, message: Bytes) {
         let bytes = message.len();
         match convert::lease_keep_alive(message) {
+            Ok(command) if self.shard.identities.revision().is_some() => self.submit_in_name(command, bytes),
             Ok(command) => {
                 let recipient =
                     Recipient::InOrder { answers: Rc::clone(&self.answers), number: self.answers.add() };
@@ -231,6 +234,25 @@ impl<B: Backend> Renewals<B> {
             }
             Err(status) => self.end = Some(Err(status)),
         }
+    }
+}
+
+impl<B: Backend> Renewals<B> {
+    /// Asks first whether the lease may be renewed. What waits for that is one of the unanswered requests.
+    fn submit_in_name(&self, command: Command, bytes: usize) {
+        let (shard, account, token) = (Rc::clone(&self.shard), Rc::clone(&self.account), self.token.clone());
+        let (answers, number, deadline_ms) =
+            (Rc::clone(&self.answers), self.answers.add(), self.client_deadline_ms);
+        glommio::spawn_local(async move {
+            match shard.in_the_name_of(token.as_ref(), command).await {
+                Ok(command) => {
+                    let recipient = Recipient::InOrder { answers, number };
+                    shard.submit(&account, Weight::Light, bytes, deadline_ms, command, recipient);
+                }
+                Err(status) => answers.put(number, Err(status)),
+            }
+        })
+        .detach();
     }
 }
 

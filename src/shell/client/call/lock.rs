@@ -34,7 +34,8 @@ impl<B: Backend> Caller<B> {
         validate::delete_range(&delete).map_err(rethrown)?;
         let body: Bytes = delete.encode_to_vec().into();
         validate::request_bytes(body.len(), self.shard.limits.request_bytes_max).map_err(rethrown)?;
-        let (term, response) = self.ask(Command::Propose { kind: RequestKind::DeleteRange, body }).await?;
+        let (term, response) =
+            self.ask(Command::Propose { kind: RequestKind::DeleteRange, body, login: None }).await?;
         Ok(RecipeAnswer { standing: standing(term, &response), body: Vec::new() })
     }
 }

@@ -13,14 +13,17 @@ pub(super) mod body;
 mod election;
 pub(super) mod end;
 pub(super) mod header;
+pub(super) mod identity;
 mod keep_alive;
 pub(super) mod leadership;
 pub(super) mod local_watch;
 mod lock;
 pub(super) mod outbox;
+mod password;
 pub(super) mod pieces;
 pub(super) mod place;
 mod recipe;
+pub(super) mod revocation;
 pub(super) mod serial;
 pub(super) mod slots;
 pub(super) mod slow;
@@ -39,18 +42,20 @@ use super::Backend;
 use super::ClientShard;
 use super::responder::{Requests, Responder};
 use crate::pb::{etcdserverpb as pb, health};
-use crate::request::{Answer, Command, Outcome, Query, Read, Refusal, Response};
+use crate::request::{Answer, Command, Outcome, Permit, Query, Read, Refusal, Response};
 use crate::rpc::api_version::ApiVersion;
 use crate::rpc::method::{Becomes, HeaderShape, Weight};
 use crate::rpc::{Code, Method, Status, convert, status};
 use crate::types::Term;
 use account::{Account, Charge};
+use identity::Identity;
 use keep_alive::Answers;
 use leadership::Wait;
 use place::{Kind, Place};
 use slow::{Pace, What};
 
 /// What is known of a call before its request is looked at.
+#[derive(Clone)]
 pub(super) struct Head {
     pub(super) method: Method,
     /// When the client stops waiting.
@@ -58,6 +63,8 @@ pub(super) struct Head {
     /// The client wants no service from a member that knows no leader.
     pub(super) needs_leader: bool,
     pub(super) api_version: ApiVersion,
+    /// What shows who calls; see `identity`.
+    pub(super) token: Option<Bytes>,
 }
 
 /// The status of a call whose connection makes the shard hold too much already.
@@ -84,6 +91,24 @@ pub(super) struct Deferred {
     pub(super) is_client_deadline: bool,
     pub(super) command: Command,
     pub(super) recipient: Recipient,
+}
+
+/// A command that is to be submitted in somebody's name.
+struct Permitting {
+    weight: Weight,
+    request_bytes: usize,
+    client_deadline_ms: Option<u64>,
+    command: Command,
+    recipient: Recipient,
+}
+
+/// Whether somebody else than the state machine carries the command out, so that its right is asked beforehand.
+fn needs_permit(command: &Command) -> bool {
+    match command {
+        Command::Member(_) => true,
+        Command::Read(read) => read.query.is_for_leader(),
+        Command::Propose { .. } => false,
+    }
 }
 
 /// A call that is with the backend.
@@ -181,6 +206,12 @@ impl<B: Backend> ClientShard<B> {
                 convert::command(head.method, payload, &self.limits, || self.lease_ids.positive())
             }
             Becomes::Recipe(recipe) => return self.spawn_recipe(account, recipe, head, payload, responder),
+            Becomes::Password(password) => {
+                return self.spawn_password(account, password, head, payload, responder);
+            }
+            Becomes::Here if head.method.row().needs_admin && self.identities.revision().is_some() => {
+                return self.spawn_admin_call(account, head, payload, responder);
+            }
             Becomes::Here => return self.answer_here(account, head, payload, responder),
             Becomes::Watch | Becomes::LeaseStream => {
                 unreachable!("a stream of requests has a task and is never collected")
@@ -198,12 +229,87 @@ impl<B: Backend> ClientShard<B> {
                 self.spawn_range_stream(account, head, linearizable, *first, responder);
             }
             Ok(command) => {
-                let weight = row.weigh(&command);
-                let recipient = Recipient::Unary { responder, header: row.header };
-                self.submit(account, weight, request_bytes, head.client_deadline_ms, command, recipient);
+                let call = Permitting {
+                    weight: row.weigh(&command),
+                    request_bytes,
+                    client_deadline_ms: head.client_deadline_ms,
+                    command,
+                    recipient: Recipient::Unary { responder, header: row.header },
+                };
+                self.submit_in_name(account, head, call);
             }
             Err(status) => responder.refuse(&status),
         }
+    }
+
+    /// Submits a command in the name of whoever calls: at once where that can be said at once.
+    fn submit_in_name(self: &Rc<Self>, account: &Rc<Account>, head: &Head, mut call: Permitting) {
+        if !head.method.row().is_for_all {
+            match self.identify(head.token.as_ref()) {
+                Ok(Identity::Unasked) => {}
+                Ok(Identity::Login(login)) if !needs_permit(&call.command) => {
+                    call.command = identity::guarded(call.command, login);
+                }
+                Ok(Identity::Login(_) | Identity::Unknown) => {
+                    return self.spawn_identification(account, head, call);
+                }
+                Err(status) => return self.answer(account, call.recipient, Err(status)),
+            }
+        }
+        self.submit_permitted(account, call);
+    }
+
+    fn submit_permitted(&self, account: &Rc<Account>, call: Permitting) {
+        let Permitting { weight, request_bytes, client_deadline_ms, command, recipient } = call;
+        self.submit(account, weight, request_bytes, client_deadline_ms, command, recipient);
+    }
+
+    /// Asks who calls, and what is not asked of the state machine, and submits the command then.
+    fn spawn_identification(self: &Rc<Self>, account: &Rc<Account>, head: &Head, mut call: Permitting) {
+        let place = Place::begin(&self.places, Kind::Login)
+            .and_then(|mut place| place.grow(call.request_bytes).then_some(place));
+        let Some(place) = place else {
+            return self.answer(account, call.recipient, Err(overloaded("too many calls to identify")));
+        };
+        let (shard, account, token) = (Rc::clone(self), Rc::clone(account), head.token.clone());
+        glommio::spawn_local(async move {
+            let _place = place;
+            match shard.in_the_name_of(token.as_ref(), call.command).await {
+                Ok(command) => {
+                    call.command = command;
+                    shard.submit_permitted(&account, call);
+                }
+                Err(status) => shard.answer(&account, call.recipient, Err(status)),
+            }
+        })
+        .detach();
+    }
+
+    /// Answers a call that needs nobody else, if whoever makes it runs the cluster.
+    fn spawn_admin_call(
+        self: &Rc<Self>,
+        account: &Rc<Account>,
+        head: &Head,
+        payload: Bytes,
+        responder: Responder,
+    ) {
+        let Some(place) = Place::begin(&self.places, Kind::Login) else {
+            return responder.refuse(&overloaded("too many calls to identify"));
+        };
+        let (shard, account, head) = (Rc::clone(self), Rc::clone(account), head.clone());
+        glommio::spawn_local(async move {
+            let _place = place;
+            let permitted = match shard.login(head.token.as_ref()).await {
+                Ok(Some(login)) => shard.permit(login, Permit::Admin).await,
+                Ok(None) => Ok(()),
+                Err(status) => Err(status),
+            };
+            match permitted {
+                Ok(()) => shard.answer_here(&account, &head, payload, responder),
+                Err(status) => responder.refuse(&status),
+            }
+        })
+        .detach();
     }
 
     /// Answers a call that needs nobody else.

@@ -47,10 +47,12 @@ pub(in crate::shell::client) enum Kind {
     Observe,
     /// The short calls of `Lock` and `Election`, among them those that let a queue move on.
     Unqueue,
+    /// Waits for what the store says of its token, or for a password to be compared or hashed.
+    Login,
 }
 
 /// Number of kinds.
-const KINDS: usize = Kind::Unqueue as usize + 1;
+const KINDS: usize = Kind::Login as usize + 1;
 
 impl Kind {
     /// What all calls of the kind may hold in one shard: 131,072 idle streams where clients are known to
@@ -59,7 +61,7 @@ impl Kind {
         match self {
             Self::Watch | Self::Queue => 512 << 20,
             Self::Upload | Self::KeepAlive | Self::Observe => 256 << 20,
-            Self::RangeStream | Self::Pieces | Self::HealthWatch | Self::Unqueue => 64 << 20,
+            Self::RangeStream | Self::Pieces | Self::HealthWatch | Self::Unqueue | Self::Login => 64 << 20,
         }
     }
 }
@@ -235,7 +237,7 @@ mod tests {
     fn a_kind_that_is_full_leaves_room_for_every_other_kind() {
         let places = Rc::<Places>::default();
         let kinds = [Kind::Watch, Kind::KeepAlive, Kind::RangeStream, Kind::HealthWatch, Kind::Queue];
-        for kind in kinds.into_iter().chain([Kind::Observe, Kind::Unqueue]) {
+        for kind in kinds.into_iter().chain([Kind::Observe, Kind::Unqueue, Kind::Login]) {
             let full = kind.bytes_max() / PLACE_BYTES;
             let all: Vec<Place> = (0..full).map_while(|_| Place::begin(&places, kind)).collect();
             assert_eq!(all.len(), full);

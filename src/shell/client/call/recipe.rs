@@ -14,6 +14,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -21,11 +22,12 @@ use prost::Message as _;
 
 use super::account::Account;
 use super::end::{CallEnd, Ended};
+use super::identity::guarded;
 use super::local_watch::{LocalWatch, News};
 use super::place::{Kind, Place};
 use super::{Head, overloaded};
 use crate::pb::etcdserverpb as pb;
-use crate::request::{Command, Query, Read, RequestKind, Response};
+use crate::request::{Command, Login, Query, Read, RequestKind, Response};
 use crate::rpc::method::Recipe;
 use crate::rpc::queue::{Contender, Standing, Step, rethrown};
 use crate::shell::client::Backend;
@@ -45,6 +47,8 @@ pub(in crate::shell::client) struct Caller<B: Backend> {
     /// end.
     pub(super) responder: Option<Responder>,
     end: CallEnd,
+    /// Each command is asked in the name of whoever has it.
+    pub(super) token: Option<Bytes>,
     /// The call's place in the account.
     _place: Place,
 }
@@ -93,6 +97,7 @@ impl<B: Backend> ClientShard<B> {
                 Recipe::Observe => self.end_of_stream(head),
                 _ => self.end_of_unary(head),
             },
+            token: head.token.clone(),
             _place: place,
         };
         glommio::spawn_local(async move {
@@ -141,6 +146,8 @@ impl<B: Backend> Caller<B> {
         &mut self,
         command: Command,
     ) -> Result<(Term, Response), Ended> {
+        let refused = |status| Ended::Status(rethrown(status));
+        let command = self.shard.in_the_name_of(self.token.as_ref(), command).await.map_err(refused)?;
         let mailbox = self.shard.begin_to_ask(command);
         let answered = poll_fn(|cx| {
             if self.responder.is_some()
@@ -150,7 +157,7 @@ impl<B: Backend> Caller<B> {
             }
             mailbox.poll_take(cx)
         });
-        answered.await.map_err(|status| Ended::Status(rethrown(status)))
+        answered.await.map_err(refused)
     }
 
     /// The lease to use: the caller's, renewed, or a new one.
@@ -159,12 +166,14 @@ impl<B: Backend> Caller<B> {
             let id = self.shard.lease_ids.positive();
             let ttl = SESSION_TTL_S.max(self.shard.limits.lease_ttl_min_s);
             let body = pb::LeaseGrantRequest { id, ttl }.encode_to_vec().into();
-            self.ask(Command::Propose { kind: RequestKind::LeaseGrant, body }).await?;
+            self.ask(Command::Propose { kind: RequestKind::LeaseGrant, body, login: None }).await?;
             return Ok(Session { lease: LeaseId(id), is_granted: true });
         }
         // Whether it exists is told by the put that attaches a key to it.
         let query = Query::LeaseKeepAlive(lease);
-        drop(self.shard.begin_to_ask(Command::Read(Read { linearizable: true, query })));
+        let renewal = Command::Read(Read { linearizable: true, query });
+        let renewal = self.shard.in_the_name_of(self.token.as_ref(), renewal).await;
+        drop(self.shard.begin_to_ask(renewal.map_err(|status| Ended::Status(rethrown(status)))?));
         Ok(Session { lease, is_granted: false })
     }
 
@@ -172,12 +181,14 @@ impl<B: Backend> Caller<B> {
     pub(super) async fn clean_up(&self, session: Session, left: Option<Command>) {
         let command = if session.is_granted {
             let body = pb::LeaseRevokeRequest { id: session.lease.0 }.encode_to_vec().into();
-            Some(Command::Propose { kind: RequestKind::LeaseRevoke, body })
+            Some(Command::Propose { kind: RequestKind::LeaseRevoke, body, login: None })
         } else {
             left
         };
+        // What the member began for the caller it may end itself, whatever the caller may do by now.
+        let login = self.shard.identities.revision().map(|_| Arc::new(Login::member()));
         if let Some(command) = command
-            && let Err(status) = self.shard.ask(command).await
+            && let Err(status) = self.shard.ask(guarded(command, login)).await
         {
             // The lease ends it in time.
             tracing::debug!(text = %status.message, "a key stays in its queue until its lease ends");

@@ -22,20 +22,32 @@ impl What {
         match command {
             Command::Propose { kind, .. } => Self::Write(*kind),
             Command::Member(_) => Self::Member,
-            Command::Read(read) => Self::Read(match read.query {
-                Query::Range(_) | Query::RangeSlice(_) => "Range",
-                Query::Txn(_) => "Txn",
-                Query::HashKv(_) | Query::HashCompacted => "HashKV",
-                Query::Hash => "Hash",
-                Query::MemberList => "MemberList",
-                Query::Status => "Status",
-                Query::ClusterVersion => "Downgrade",
-                Query::Alarms { .. } => "Alarm",
-                Query::LeaseKeepAlive(_) => "LeaseKeepAlive",
-                Query::LeaseTimeToLive(_) => "LeaseTimeToLive",
-                Query::LeaseLeases => "LeaseLeases",
-            }),
+            Command::Read(read) => Self::of_query(&read.query),
         }
+    }
+
+    fn of_query(query: &Query) -> Self {
+        Self::Read(match query {
+            Query::Range(_) | Query::RangeSlice(_) => "Range",
+            Query::Txn(_) => "Txn",
+            Query::HashKv(_) | Query::HashCompacted => "HashKV",
+            Query::Hash => "Hash",
+            Query::MemberList => "MemberList",
+            Query::Status => "Status",
+            Query::ClusterVersion => "Downgrade",
+            Query::Alarms { .. } => "Alarm",
+            Query::LeaseKeepAlive(_) => "LeaseKeepAlive",
+            Query::LeaseTimeToLive(_) => "LeaseTimeToLive",
+            Query::LeaseLeases => "LeaseLeases",
+            Query::AuthStatus => "AuthStatus",
+            Query::UserGet(_) => "UserGet",
+            Query::UserList => "UserList",
+            Query::RoleGet(_) => "RoleGet",
+            Query::RoleList => "RoleList",
+            Query::PasswordOf(_) => "Authenticate",
+            Query::Token(_) | Query::Permit(_) => "who calls",
+            Query::Guarded(guarded) => return Self::of_query(&guarded.query),
+        })
     }
 
     fn name(self) -> String {

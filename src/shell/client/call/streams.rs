@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use prost::Message as _;
 
 use super::account::Account;
@@ -17,6 +18,7 @@ use super::{Head, Mailbox, Recipient, overloaded};
 use crate::pb::health::health_check_response::ServingStatus;
 use crate::pb::health::{HealthCheckRequest, HealthCheckResponse, HealthListResponse};
 use crate::request::{Command, Query, RangeSlice, Read, Response};
+use crate::rpc::Status;
 use crate::rpc::method::Weight;
 use crate::rpc::range_stream::RangeStream;
 use crate::shell::client::Backend;
@@ -83,10 +85,11 @@ impl<B: Backend> ClientShard<B> {
         };
         let (shard, account) = (Rc::clone(self), Rc::clone(account));
         let (client_deadline_ms, leader) = (head.client_deadline_ms, self.leadership.wish(head.needs_leader));
+        let token = head.token.clone();
         glommio::spawn_local(async move {
             let _place = place;
-            let (shard, account) = (&shard, &account);
-            let mut slices = Slices { shard, account, client_deadline_ms, leader, linearizable };
+            let (shard, account, token) = (&shard, &account, token.as_ref());
+            let mut slices = Slices { shard, account, client_deadline_ms, leader, linearizable, token };
             slices.run(first, responder).await;
         })
         .detach();
@@ -100,13 +103,18 @@ struct Slices<'a, B: Backend> {
     client_deadline_ms: Option<u64>,
     leader: LeaderWish,
     linearizable: bool,
+    /// Each slice is asked for anew in the name of whoever has it.
+    token: Option<&'a Bytes>,
 }
 
 impl<B: Backend> Slices<'_, B> {
     async fn run(&mut self, first: RangeSlice, mut responder: Responder) {
         let mut range = RangeStream::new(&first, self.shard.limits.request_bytes_max);
         // The first slice decides whether there will be messages or a status alone.
-        let mailbox = self.ask(first);
+        let mailbox = match self.ask(first).await {
+            Ok(mailbox) => mailbox,
+            Err(status) => return responder.refuse(&status),
+        };
         let answered = poll_fn(|cx| {
             let is_gone = responder.poll_gone(cx).is_ready();
             self.poll_answer(cx, is_gone, &mailbox)
@@ -137,15 +145,16 @@ impl<B: Backend> Slices<'_, B> {
         }
     }
 
-    fn ask(&self, slice: RangeSlice) -> Rc<Mailbox> {
+    async fn ask(&self, slice: RangeSlice) -> Result<Rc<Mailbox>, Status> {
         let mailbox = Rc::new(Mailbox::default());
         let recipient = Recipient::Task(Rc::clone(&mailbox));
         let request_bytes = slice.start.len();
         let query = Query::RangeSlice(Box::new(slice));
         let command = Command::Read(Read { linearizable: self.linearizable, query });
+        let command = self.shard.in_the_name_of(self.token, command).await?;
         let (shard, deadline_ms) = (self.shard, self.client_deadline_ms);
         shard.submit(self.account, Weight::Point, request_bytes, deadline_ms, command, recipient);
-        mailbox
+        Ok(mailbox)
     }
 
     async fn rest(
@@ -179,7 +188,7 @@ impl<B: Backend> Slices<'_, B> {
             .await?;
             // The first slice has read at a revision that is durable; what follows reads there.
             self.linearizable = false;
-            let mailbox = self.ask(next);
+            let mailbox = self.ask(next).await?;
             let answered = poll_fn(|cx| {
                 let is_gone = stream.poll_gone(cx).is_ready();
                 self.poll_answer(cx, is_gone, &mailbox)

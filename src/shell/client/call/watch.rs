@@ -27,7 +27,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
 
 use super::end::{CallEnd, Ended};
 use super::header::Headers;
@@ -35,13 +39,15 @@ use super::outbox::{Outbox, Room};
 use super::{Head, decode};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
+use crate::request::{Login, Permit};
+use crate::rpc::{Status, status};
 use crate::shell::client::Backend;
 use crate::shell::client::ClientShard;
 use crate::shell::client::ShardConfig;
 use crate::shell::client::counters::Counters;
 use crate::shell::client::responder::{Request, Requests, Responder};
-use crate::types::Term;
 use crate::types::limits::GRPC_OVERHEAD_BYTES;
+use crate::types::{KeyRange, Term};
 use crate::watch::{Hub, HubLimits, Notice, Response, Sink, StreamId};
 
 /// What all watchers of the shard may cost: some 900,000 of short keys.
@@ -106,6 +112,16 @@ impl Watches {
 
     pub(in crate::shell::client) fn on_request(&self, id: StreamId, request: pb::WatchRequest) {
         self.hub.borrow_mut().on_request(id, request);
+    }
+
+    /// What `f` makes of each watcher of a stream and its range.
+    pub(super) fn ranges<T>(&self, stream: StreamId, f: impl Fn(i64, KeyRange<'_>) -> T) -> Vec<T> {
+        self.hub.borrow().ranges(stream).map(|(watch_id, range)| f(watch_id, range.keys())).collect()
+    }
+
+    /// Ends a watcher for a reason that its client is told.
+    pub(super) fn revoke(&self, stream: StreamId, watch_id: i64, reason: &'static str) {
+        self.hub.borrow_mut().revoke(stream, watch_id, reason);
     }
 
     /// Whether the stream has to wait with its next request. Its task is woken when it is over.
@@ -292,14 +308,22 @@ impl<B: Backend> ClientShard<B> {
         requests: Requests,
         responder: Responder,
     ) {
-        let (shard, end) = (Rc::clone(self), self.end_of_stream(head));
+        let (shard, end, token) = (Rc::clone(self), self.end_of_stream(head), head.token.clone());
         glommio::spawn_local(async move {
             // At once and not with the first response: some clients wait for it before they ask.
             let Some(stream) = responder.open() else { return };
             let open = |id, room: &_| Outbox::of_client(id, room, stream);
             let outbox = shard.watches.open(open);
-            let mut task = WatchTask { shard: &shard, outbox: &outbox, requests: Some(requests), end };
+            let mut task = WatchTask {
+                shard: &shard,
+                outbox: &outbox,
+                requests: Some(requests),
+                end,
+                token,
+                permitting: None,
+            };
             let ended = poll_fn(|cx| task.poll(cx)).await;
+            shard.revocation.remove(outbox.id);
             shard.close_watch(&outbox, ended);
         })
         .detach();
@@ -313,6 +337,16 @@ struct WatchTask<'a, B: Backend> {
     /// None: the client sends no more requests.
     requests: Option<Requests>,
     end: CallEnd,
+    /// Shows who watches.
+    token: Option<Bytes>,
+    /// A creation whose right is asked for; what comes behind it waits.
+    permitting: Option<Permitting>,
+}
+
+/// A creation, and the question whether it may be.
+struct Permitting {
+    create: pb::WatchCreateRequest,
+    answer: LocalBoxFuture<'static, Result<Option<Arc<Login>>, Status>>,
 }
 
 impl<B: Backend> WatchTask<'_, B> {
@@ -332,6 +366,11 @@ impl<B: Backend> WatchTask<'_, B> {
     fn poll_requests(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         let watches = &self.shard.watches;
         for _ in 0..REQUESTS_A_TURN {
+            if let Some(permitting) = &mut self.permitting {
+                let answer = ready!(permitting.answer.as_mut().poll(cx));
+                let create = self.permitting.take().expect("it is there").create;
+                self.on_permitted(create, answer);
+            }
             let Some(requests) = &mut self.requests else { return Poll::Pending };
             if watches.must_wait(self.outbox) {
                 requests.absorb(cx);
@@ -356,9 +395,62 @@ impl<B: Backend> WatchTask<'_, B> {
                 let interval_ms = self.shard.config.watch_progress_interval_ms();
                 watches.start_progress_timer(self.outbox, self.shard.now_ms(), interval_ms);
             }
-            watches.on_request(self.outbox.id, request);
+            match request.request_union {
+                Some(RequestUnion::CreateRequest(create)) if self.shard.identities.revision().is_some() => {
+                    self.ask_for_permit(create);
+                }
+                request_union => watches.on_request(self.outbox.id, pb::WatchRequest { request_union }),
+            }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+impl<B: Backend> WatchTask<'_, B> {
+    /// Asks the store whether the range may be read.
+    fn ask_for_permit(&mut self, create: pb::WatchCreateRequest) {
+        // No key is the first one there is.
+        let key = if create.key.is_empty() { Bytes::from_static(&[0]) } else { create.key.clone() };
+        let permit = Permit::Range { key, range_end: create.range_end.clone() };
+        let (shard, token) = (Rc::clone(self.shard), self.token.clone());
+        let answer = Box::pin(async move {
+            let Some(login) = shard.login(token.as_ref()).await? else { return Ok(None) };
+            shard.permit(login.clone(), permit).await?;
+            Ok(login)
+        });
+        self.permitting = Some(Permitting { create, answer });
+    }
+
+    /// The store has said whether the range may be read.
+    fn on_permitted(&mut self, create: pb::WatchCreateRequest, answer: Result<Option<Arc<Login>>, Status>) {
+        match answer {
+            Ok(login) => {
+                if let Some(login) = login.filter(|login| !login.is_member()) {
+                    self.shard.revocation.insert(self.outbox.id, &login.name);
+                }
+                let request_union = Some(RequestUnion::CreateRequest(create));
+                self.shard.watches.on_request(self.outbox.id, pb::WatchRequest { request_union });
+            }
+            Err(status) => {
+                self.shard.watches.hub.borrow_mut().refuse(self.outbox.id, cancel_reason(&status));
+            }
+        }
+    }
+}
+
+/// What a client is told of a watch that it may not have, in the words of etcd.
+fn cancel_reason(status: &Status) -> &'static str {
+    if *status == status::INVALID_AUTH_TOKEN {
+        "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token"
+    } else if *status == status::USER_EMPTY {
+        "rpc error: code = InvalidArgument desc = etcdserver: user name is empty"
+    } else if *status == status::AUTH_OLD_REVISION {
+        "rpc error: code = InvalidArgument desc = etcdserver: revision of auth store is old"
+    } else if *status == status::PERMISSION_DENIED {
+        "rpc error: code = PermissionDenied desc = etcdserver: permission denied"
+    } else {
+        // The member could not tell in time; to try again is all that can be done.
+        "rpc error: code = Unavailable desc = etcdserver: request timed out"
     }
 }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method as HttpMethod, Request as HttpRequest, StatusCode};
 
 use super::bidi::Incoming;
@@ -23,6 +23,7 @@ use crate::rpc::method::CallShape;
 use crate::rpc::{Code, Method, Status, status};
 use crate::shell::client::call::account::Account;
 use crate::shell::client::call::body::Body;
+use crate::shell::client::call::identity::TOKEN_BYTES_MAX;
 use crate::shell::client::call::place::Upload;
 use crate::shell::client::call::turns::{LARGE_BYTES_MIN, Turn};
 use crate::shell::client::call::{Head, overloaded};
@@ -31,6 +32,7 @@ use crate::shell::client::{Backend, ClientShard};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
+const TOKEN: HeaderName = HeaderName::from_static("token");
 const CLIENT_API_VERSION: HeaderName = HeaderName::from_static("client-api-version");
 
 const NS_PER_MS: u64 = 1_000_000;
@@ -58,7 +60,12 @@ fn refused(http: StatusCode, code: Code, message: String) -> Refused {
 
 /// Reads the request headers, in the order in which gRPC-Go complains about them. Also tells whether messages
 /// may be compressed.
-fn read_head<T>(request: &HttpRequest<T>, note: Option<Note>, now_ms: u64) -> Result<(Head, bool), Refused> {
+fn read_head<T>(
+    request: &HttpRequest<T>,
+    note: Option<Note>,
+    now_ms: u64,
+    asks_rights: bool,
+) -> Result<(Head, bool), Refused> {
     let note = note.unwrap_or_default();
     if let Some(refusal) = note.refusal {
         return Err(refusal.into());
@@ -104,7 +111,16 @@ fn read_head<T>(request: &HttpRequest<T>, note: Option<Note>, now_ms: u64) -> Re
     let api_version = headers.get(CLIENT_API_VERSION).map_or(&b""[..], |value| value.as_bytes());
     let api_version = ApiVersion::parse(api_version);
     let needs_leader = headers.get(HAS_LEADER).is_some_and(|value| value.as_bytes() == b"true");
-    Ok((Head { method, client_deadline_ms, needs_leader, api_version }, gzip))
+    let token = if asks_rights { token(headers) } else { None };
+    Ok((Head { method, client_deadline_ms, needs_leader, api_version, token }, gzip))
+}
+
+/// What shows who calls: `token`, or else `authorization`.
+fn token(headers: &HeaderMap) -> Option<Bytes> {
+    let shown = headers.get(&TOKEN).or_else(|| headers.get(AUTHORIZATION))?.as_bytes();
+    let token = shown.strip_prefix(b"Bearer ").unwrap_or(shown);
+    // One longer than any that is given out need not be kept to be refused: an empty one is no better.
+    Some(if token.len() <= TOKEN_BYTES_MAX { Bytes::copy_from_slice(token) } else { Bytes::new() })
 }
 
 pub(super) fn framing_status(error: &FramingError) -> Status {
@@ -127,10 +143,11 @@ impl<B: Backend> ClientShard<B> {
     ) {
         self.counters.count(|counters| counters.requests += 1);
         let mut responder = response::Responder::new(stream, &self.templates);
-        let (head, gzip) = match read_head(&request, note, self.now_ms()) {
-            Ok(read) => read,
-            Err(refused) => return responder.refuse_http(refused.http, &refused.status),
-        };
+        let (head, gzip) =
+            match read_head(&request, note, self.now_ms(), self.identities.revision().is_some()) {
+                Ok(read) => read,
+                Err(refused) => return responder.refuse_http(refused.http, &refused.status),
+            };
         responder.gzip = gzip;
         let mut body = request.into_body();
         if head.method.row().call == CallShape::BothWays {

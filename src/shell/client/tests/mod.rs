@@ -137,7 +137,7 @@ impl MapBackend {
 
     fn answer(&self, command: Command) -> Response {
         let (body, resume) = match command {
-            Command::Propose { kind: RequestKind::Put, body } => {
+            Command::Propose { kind: RequestKind::Put, body, .. } => {
                 let put = pb::PutRequest::decode(body).unwrap();
                 let revision = self.revision.get() + 1;
                 self.revision.set(revision);
@@ -151,7 +151,7 @@ impl MapBackend {
                 self.changes.borrow_mut().extend(self.feed.borrow_mut().on_change(entry, false, previous));
                 (Vec::new(), None)
             }
-            Command::Propose { kind: RequestKind::DeleteRange, body } => {
+            Command::Propose { kind: RequestKind::DeleteRange, body, .. } => {
                 let delete = pb::DeleteRangeRequest::decode(body).unwrap();
                 if let Some(previous) = self.keys.borrow_mut().remove(&delete.key) {
                     let revision = self.revision.get() + 1;
@@ -163,7 +163,7 @@ impl MapBackend {
                 }
                 (Vec::new(), None)
             }
-            Command::Propose { kind: RequestKind::Compact, body } => {
+            Command::Propose { kind: RequestKind::Compact, body, .. } => {
                 let compaction = pb::CompactionRequest::decode(body).unwrap();
                 self.feed.borrow_mut().compact(compaction.revision);
                 (Vec::new(), None)
@@ -240,7 +240,7 @@ impl MapBackend {
 /// have a slash.
 fn is_the_models(command: &Command) -> bool {
     match command {
-        Command::Propose { kind, body } => match kind {
+        Command::Propose { kind, body, .. } => match kind {
             RequestKind::Txn | RequestKind::LeaseGrant | RequestKind::LeaseRevoke => true,
             RequestKind::DeleteRange => {
                 pb::DeleteRangeRequest::decode(body.clone()).unwrap().key.contains(&b'/')

@@ -73,7 +73,8 @@ fn machine(cluster_id: u64, bytes: usize) -> Machine {
             ..Default::default()
         };
         let origin = Origin { member: MemberId(1), ticket: Ticket(0) };
-        let request = Request { origin, kind: RequestKind::Put, body: put.encode_to_vec().into() };
+        let request =
+            Request { origin, kind: RequestKind::Put, body: put.encode_to_vec().into(), login: None };
         let at = EntryId { index: LogIndex(2 + number as u64), term: Term(3) };
         drop(machine.apply(&request, at));
     }

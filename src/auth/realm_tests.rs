@@ -1,0 +1,140 @@
+use super::*;
+
+fn add(realm: &mut Realm, name: &str) {
+    let hashed_password = BASE64.encode("hash");
+    let request = pb::AuthUserAddRequest { name: name.into(), hashed_password, ..Default::default() };
+    realm.add_user(&request).unwrap();
+}
+
+fn grant(realm: &mut Realm, role: &str, kind: permission::Type, key: &[u8], range_end: &[u8]) -> Changed {
+    let perm = Permission {
+        perm_type: kind.into(),
+        key: Bytes::copy_from_slice(key),
+        range_end: Bytes::copy_from_slice(range_end),
+    };
+    realm.grant_permission(&pb::AuthRoleGrantPermissionRequest { name: role.into(), perm: Some(perm) })
+}
+
+fn give(realm: &mut Realm, user: &str, role: &str) {
+    realm.grant_role(&pb::AuthUserGrantRoleRequest { user: user.into(), role: role.into() }).unwrap();
+}
+
+fn filled() -> Realm {
+    let mut realm = Realm::default();
+    for name in ["root", "alice", "bob"] {
+        add(&mut realm, name);
+    }
+    give(&mut realm, "root", ADMIN);
+    realm.add_role("reader").unwrap();
+    grant(&mut realm, "reader", permission::Type::Read, b"a", b"m").unwrap();
+    give(&mut realm, "alice", "reader");
+    realm.enable().unwrap();
+    realm
+}
+
+fn login(realm: &Realm, name: &str) -> Login {
+    Login { name: Bytes::copy_from_slice(name.as_bytes()), revision: realm.revision() }
+}
+
+#[test]
+fn records_make_the_same_realm_and_stay_what_they_were() {
+    let mut realm = filled();
+    let records = realm.records();
+    realm.delete_user("alice").unwrap();
+    realm.delete_role("reader").unwrap();
+    let mut twin = Realm::restore(true, 9).unwrap();
+    for record in records {
+        twin.restore_record(record).unwrap();
+    }
+    assert_eq!(twin.users().collect::<Vec<_>>(), ["alice", "bob", "root"]);
+    assert_eq!(twin.roles().collect::<Vec<_>>(), ["reader"]);
+    let alice = login(&twin, "alice");
+    assert_eq!(twin.check(Some(&alice), Access::Read, KeyRange::new(b"a", b"m")), Ok(()));
+    let denied = twin.check(Some(&alice), Access::Write, KeyRange::new(b"a", b""));
+    assert_eq!(denied, Err(AuthRejection::PermissionDenied));
+    assert_eq!(twin.password_of("bob").unwrap().password_hash, "hash");
+}
+
+#[test]
+fn records_that_no_realm_holds_are_refused() {
+    let user = |name: &[u8], roles: &[&str]| {
+        let roles = roles.iter().map(|&role| role.into()).collect();
+        Record::User(authpb::User { name: name.to_vec().into(), roles, ..Default::default() })
+    };
+    assert!(Realm::restore(false, 0).is_err());
+    for record in [user(b"", &[]), user(b"\xff", &[]), user(b"b", &["y", "x"]), user(b"b", &["x", "x"])] {
+        assert!(Realm::restore(false, 1).unwrap().restore_record(record).is_err());
+    }
+    let mut realm = Realm::restore(false, 1).unwrap();
+    realm.restore_record(user(b"b", &[])).unwrap();
+    assert!(realm.restore_record(user(b"b", &[])).is_err());
+    assert!(realm.restore_record(user(b"a", &[])).is_err());
+}
+
+#[test]
+fn what_a_user_may_follows_every_change_at_once() {
+    let mut realm = filled();
+    let may = |realm: &Realm| {
+        realm.check(Some(&login(realm, "alice")), Access::Read, KeyRange::new(b"z", b"")).is_ok()
+    };
+    assert!(!may(&realm));
+    grant(&mut realm, "reader", permission::Type::Read, b"z", b"").unwrap();
+    assert!(may(&realm));
+    let revoke = |range_end: &'static [u8]| pb::AuthRoleRevokePermissionRequest {
+        role: "reader".into(),
+        key: Bytes::from_static(b"z"),
+        range_end: Bytes::from_static(range_end),
+    };
+    assert_eq!(realm.revoke_permission(&revoke(b"zz")), Err(AuthRejection::PermissionNotGranted));
+    realm.revoke_permission(&revoke(b"")).unwrap();
+    assert!(!may(&realm));
+    give(&mut realm, "alice", ADMIN);
+    assert!(may(&realm));
+}
+
+#[test]
+fn second_permission_of_a_pair_that_is_not_the_first_of_its_key_is_appended_as_in_etcd() {
+    let mut realm = filled();
+    for (kind, end) in [
+        (permission::Type::Read, &b""[..]),
+        (permission::Type::Read, b"c"),
+        (permission::Type::Write, b"c"),
+        (permission::Type::Readwrite, b""),
+    ] {
+        grant(&mut realm, "reader", kind, b"b", end).unwrap();
+    }
+    let permissions = realm.permissions_of("reader").unwrap();
+    let shown: Vec<_> = permissions[1..].iter().map(|p| (p.perm_type, &p.range_end[..])).collect();
+    assert_eq!(shown, [(2, &b""[..]), (0, b"c"), (1, b"c")]);
+}
+
+#[test]
+fn no_password_hash_is_shown() {
+    let mut realm = Realm::default();
+    add(&mut realm, "alice");
+    let shown = format!("{realm:?} {:?}", realm.users.get("alice"));
+    assert!(!shown.contains("hash\"") && !shown.contains("104, 97"), "{shown}");
+}
+
+/// Ten thousand users with a hundred permissions each: a change does not look at them, and a check looks at its
+/// own user only.
+#[test]
+fn a_change_costs_no_more_with_ten_thousand_users() {
+    let mut realm = filled();
+    realm.add_role("wide").unwrap();
+    for number in 0..100_u32 {
+        grant(&mut realm, "wide", permission::Type::Read, format!("k{number:03}").as_bytes(), b"").unwrap();
+    }
+    for number in 0..10_000 {
+        let name = format!("u{number}");
+        add(&mut realm, &name);
+        give(&mut realm, &name, "wide");
+    }
+    let merged = |realm: &Realm| realm.users.values().filter(|entry| entry.rights.borrow().is_some()).count();
+    assert_eq!(merged(&realm), 0);
+    let range = KeyRange::new(b"k007", b"");
+    realm.check(Some(&login(&realm, "u77")), Access::Read, range).unwrap();
+    assert_eq!(merged(&realm), 1);
+    grant(&mut realm, "wide", permission::Type::Read, b"l", b"").unwrap();
+    assert_eq!(merged(&realm), 1, "nothing is merged by a change");
+}

@@ -1,0 +1,10 @@
+//! Users, roles and rights, with the real binary.
+#![allow(unreachable_pub, reason = "a test binary has no other crate to reach")]
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod against_etcd;
+mod cluster;
+mod floods;
+mod manage;
+mod table;
+mod watching;

@@ -1,0 +1,215 @@
+//! Every call by everybody: what each login is told.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use expect_test::expect;
+use pinion_kit::client::{CallError, Client};
+use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::pb::etcdserverpb::request_op::Request as Op;
+use pinion_kit::pb::{v3electionpb as election, v3lockpb as lock};
+use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on};
+use prost::Message;
+
+use crate::manage::{self, CHEAP, READ, WRITE};
+
+/// A call that changes nothing that another one needs, whoever makes it.
+fn calls() -> Vec<(&'static str, Vec<u8>)> {
+    let get = pb::RangeRequest { key: "a".into(), ..Default::default() };
+    let put = pb::PutRequest { key: "a".into(), value: "1".into(), ..Default::default() };
+    let delete = pb::DeleteRangeRequest { key: "none".into(), ..Default::default() };
+    let txn = pb::TxnRequest {
+        success: vec![pb::RequestOp { request: Some(Op::RequestPut(put.clone())) }],
+        ..Default::default()
+    };
+    let nested = pb::TxnRequest {
+        failure: vec![pb::RequestOp { request: Some(Op::RequestTxn(txn.clone())) }],
+        ..Default::default()
+    };
+    let permission = pinion_kit::pb::authpb::Permission { key: "q".into(), ..Default::default() };
+    let leader = election::LeaderKey { name: "a".into(), key: "a/1".into(), rev: 1, lease: 1 };
+    vec![
+        ("etcdserverpb.KV/Range", get.encode_to_vec()),
+        ("etcdserverpb.KV/Range", pb::RangeRequest { serializable: true, ..get.clone() }.encode_to_vec()),
+        ("etcdserverpb.KV/RangeStream", get.encode_to_vec()),
+        ("etcdserverpb.KV/Put", put.encode_to_vec()),
+        ("etcdserverpb.KV/Put", pb::PutRequest { prev_kv: true, ..put.clone() }.encode_to_vec()),
+        ("etcdserverpb.KV/DeleteRange", delete.encode_to_vec()),
+        ("etcdserverpb.KV/DeleteRange", pb::DeleteRangeRequest { prev_kv: true, ..delete }.encode_to_vec()),
+        ("etcdserverpb.KV/Txn", txn.encode_to_vec()),
+        ("etcdserverpb.KV/Txn", nested.encode_to_vec()),
+        ("etcdserverpb.KV/Txn", pb::TxnRequest::default().encode_to_vec()),
+        ("etcdserverpb.KV/Compact", Vec::new()),
+        ("etcdserverpb.Lease/LeaseGrant", pb::LeaseGrantRequest { id: 77, ttl: 60 }.encode_to_vec()),
+        (
+            "etcdserverpb.Lease/LeaseTimeToLive",
+            pb::LeaseTimeToLiveRequest { id: 7, keys: false }.encode_to_vec(),
+        ),
+        (
+            "etcdserverpb.Lease/LeaseTimeToLive",
+            pb::LeaseTimeToLiveRequest { id: 7, keys: true }.encode_to_vec(),
+        ),
+        ("etcdserverpb.Lease/LeaseLeases", Vec::new()),
+        ("etcdserverpb.Lease/LeaseRevoke", pb::LeaseRevokeRequest { id: 99 }.encode_to_vec()),
+        ("etcdserverpb.Cluster/MemberAdd", Vec::new()),
+        ("etcdserverpb.Cluster/MemberRemove", pb::MemberRemoveRequest { id: 9 }.encode_to_vec()),
+        (
+            "etcdserverpb.Cluster/MemberUpdate",
+            pb::MemberUpdateRequest { id: 9, ..Default::default() }.encode_to_vec(),
+        ),
+        ("etcdserverpb.Cluster/MemberPromote", pb::MemberPromoteRequest { id: 9 }.encode_to_vec()),
+        ("etcdserverpb.Cluster/MemberList", pb::MemberListRequest { linearizable: true }.encode_to_vec()),
+        ("etcdserverpb.Maintenance/Alarm", Vec::new()),
+        (
+            "etcdserverpb.Maintenance/Alarm",
+            pb::AlarmRequest { action: 2, alarm: 1, member_id: 9 }.encode_to_vec(),
+        ),
+        ("etcdserverpb.Maintenance/Status", Vec::new()),
+        ("etcdserverpb.Maintenance/Defragment", Vec::new()),
+        ("etcdserverpb.Maintenance/Hash", Vec::new()),
+        ("etcdserverpb.Maintenance/HashKV", Vec::new()),
+        ("etcdserverpb.Maintenance/MoveLeader", pb::MoveLeaderRequest { target_id: 9 }.encode_to_vec()),
+        ("etcdserverpb.Auth/AuthStatus", Vec::new()),
+        ("etcdserverpb.Auth/AuthEnable", Vec::new()),
+        ("etcdserverpb.Auth/UserAdd", Vec::new()),
+        ("etcdserverpb.Auth/UserGet", pb::AuthUserGetRequest { name: "reader".into() }.encode_to_vec()),
+        ("etcdserverpb.Auth/UserList", Vec::new()),
+        ("etcdserverpb.Auth/UserDelete", Vec::new()),
+        ("etcdserverpb.Auth/UserChangePassword", Vec::new()),
+        ("etcdserverpb.Auth/UserGrantRole", Vec::new()),
+        ("etcdserverpb.Auth/UserRevokeRole", Vec::new()),
+        ("etcdserverpb.Auth/RoleAdd", Vec::new()),
+        ("etcdserverpb.Auth/RoleGet", pb::AuthRoleGetRequest { role: "reads".into() }.encode_to_vec()),
+        ("etcdserverpb.Auth/RoleList", Vec::new()),
+        ("etcdserverpb.Auth/RoleDelete", Vec::new()),
+        (
+            "etcdserverpb.Auth/RoleGrantPermission",
+            pb::AuthRoleGrantPermissionRequest { name: String::new(), perm: Some(permission) }
+                .encode_to_vec(),
+        ),
+        ("etcdserverpb.Auth/RoleRevokePermission", Vec::new()),
+        ("v3lockpb.Lock/Lock", lock::LockRequest { name: "a".into(), lease: 0 }.encode_to_vec()),
+        ("v3lockpb.Lock/Unlock", lock::UnlockRequest { key: "a/none".into() }.encode_to_vec()),
+        (
+            "v3electionpb.Election/Campaign",
+            election::CampaignRequest { name: "c".into(), ..Default::default() }.encode_to_vec(),
+        ),
+        ("v3electionpb.Election/Leader", election::LeaderRequest { name: "a".into() }.encode_to_vec()),
+        ("v3electionpb.Election/Resign", election::ResignRequest { leader: Some(leader) }.encode_to_vec()),
+        ("grpc.health.v1.Health/Check", Vec::new()),
+    ]
+}
+
+/// The call's end in a word or two: what matters is who decides it.
+fn shown(answer: Result<Bytes, CallError>) -> String {
+    match answer {
+        Ok(_) => "ok".to_owned(),
+        Err(error) => {
+            let (code, text) = pinion_kit::client::refusal(Err::<(), _>(error));
+            let word = match &*text {
+                "etcdserver: user name is empty" => "nobody",
+                "etcdserver: permission denied" => "denied",
+                "etcdserver: invalid auth token" => "token",
+                text => text,
+            };
+            format!("{code} {word}")
+        }
+    }
+}
+
+async fn logins(client: &Client) -> Vec<(&'static str, Client)> {
+    let mut logins = vec![("none", client.clone()), ("bad", client.clone().with_token("abcdefghijklmnop.1"))];
+    for name in ["norole", "reader", "writer", "root"] {
+        logins.push((name, client.logged_in(name, name).await.unwrap()));
+    }
+    logins
+}
+
+/// The first column is the state's own answer, of auth switched off; where a column has less, rights said so.
+#[test]
+fn every_call_is_answered_by_the_rights_of_whoever_makes_it() {
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let server = Launch::new(work.join("data")).flag(CHEAP).start().await;
+        let client = server.connect().await;
+        for name in ["norole", "reader", "writer", "root"] {
+            manage::user_add(&client, name, name).await.unwrap();
+        }
+        for (role, kind, user) in [("reads", READ, "reader"), ("writes", WRITE, "writer")] {
+            manage::role_add(&client, role).await.unwrap();
+            manage::role_grant(&client, role, kind, "a", "b").await.unwrap();
+            manage::user_grant(&client, user, role).await.unwrap();
+        }
+        manage::user_grant(&client, "root", "root").await.unwrap();
+        client.lease_grant(&pb::LeaseGrantRequest { id: 7, ttl: 600 }).await.unwrap();
+        let put = pb::PutRequest { key: "aa".into(), lease: 7, ..Default::default() };
+        client.put(&put).await.unwrap();
+        manage::enable(&client).await.unwrap();
+        let logins = logins(&client).await;
+        let mut table = String::new();
+        for (method, message) in calls() {
+            write!(table, "{method}:").unwrap();
+            for (name, client) in &logins {
+                let answer = client.call(&format!("/{method}"), message.clone().into()).await;
+                write!(table, " {name}={}", shown(answer)).unwrap();
+            }
+            table.push('\n');
+            // What the call may have made.
+            for id in [77] {
+                drop(logins[5].1.lease_revoke(id).await);
+            }
+        }
+        expect![[r#"
+            etcdserverpb.KV/Range: none=3 nobody bad=16 token norole=7 denied reader=ok writer=7 denied root=ok
+            etcdserverpb.KV/Range: none=3 nobody bad=16 token norole=7 denied reader=ok writer=7 denied root=ok
+            etcdserverpb.KV/RangeStream: none=3 nobody bad=16 token norole=7 denied reader=ok writer=7 denied root=ok
+            etcdserverpb.KV/Put: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=ok root=ok
+            etcdserverpb.KV/Put: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
+            etcdserverpb.KV/DeleteRange: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
+            etcdserverpb.KV/DeleteRange: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
+            etcdserverpb.KV/Txn: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=ok root=ok
+            etcdserverpb.KV/Txn: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=ok root=ok
+            etcdserverpb.KV/Txn: none=3 nobody bad=16 token norole=ok reader=ok writer=ok root=ok
+            etcdserverpb.KV/Compact: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
+            etcdserverpb.Lease/LeaseGrant: none=3 nobody bad=16 token norole=ok reader=9 etcdserver: lease already exists writer=9 etcdserver: lease already exists root=9 etcdserver: lease already exists
+            etcdserverpb.Lease/LeaseTimeToLive: none=3 nobody bad=16 token norole=ok reader=ok writer=ok root=ok
+            etcdserverpb.Lease/LeaseTimeToLive: none=3 nobody bad=16 token norole=7 denied reader=ok writer=7 denied root=ok
+            etcdserverpb.Lease/LeaseLeases: none=3 nobody bad=16 token norole=7 denied reader=ok writer=7 denied root=ok
+            etcdserverpb.Lease/LeaseRevoke: none=3 nobody bad=16 token norole=5 etcdserver: requested lease not found reader=5 etcdserver: requested lease not found writer=5 etcdserver: requested lease not found root=5 etcdserver: requested lease not found
+            etcdserverpb.Cluster/MemberAdd: none=3 etcdserver: given member URLs are invalid bad=3 etcdserver: given member URLs are invalid norole=3 etcdserver: given member URLs are invalid reader=3 etcdserver: given member URLs are invalid writer=3 etcdserver: given member URLs are invalid root=3 etcdserver: given member URLs are invalid
+            etcdserverpb.Cluster/MemberRemove: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=5 etcdserver: member not found
+            etcdserverpb.Cluster/MemberUpdate: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=5 etcdserver: member not found
+            etcdserverpb.Cluster/MemberPromote: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=5 etcdserver: member not found
+            etcdserverpb.Cluster/MemberList: none=3 nobody bad=16 token norole=ok reader=ok writer=ok root=ok
+            etcdserverpb.Maintenance/Alarm: none=3 nobody bad=16 token norole=ok reader=ok writer=ok root=ok
+            etcdserverpb.Maintenance/Alarm: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
+            etcdserverpb.Maintenance/Status: none=3 nobody bad=16 token norole=ok reader=ok writer=ok root=ok
+            etcdserverpb.Maintenance/Defragment: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
+            etcdserverpb.Maintenance/Hash: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
+            etcdserverpb.Maintenance/HashKV: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
+            etcdserverpb.Maintenance/MoveLeader: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: bad leader transferee
+            etcdserverpb.Auth/AuthStatus: none=ok bad=ok norole=ok reader=ok writer=ok root=ok
+            etcdserverpb.Auth/AuthEnable: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
+            etcdserverpb.Auth/UserAdd: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=3 nobody
+            etcdserverpb.Auth/UserGet: none=3 nobody bad=16 token norole=7 denied reader=ok writer=7 denied root=ok
+            etcdserverpb.Auth/UserList: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
+            etcdserverpb.Auth/UserDelete: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: user name not found
+            etcdserverpb.Auth/UserChangePassword: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: user name not found
+            etcdserverpb.Auth/UserGrantRole: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: user name not found
+            etcdserverpb.Auth/UserRevokeRole: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: user name not found
+            etcdserverpb.Auth/RoleAdd: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=3 etcdserver: role name is empty
+            etcdserverpb.Auth/RoleGet: none=3 nobody bad=16 token norole=7 denied reader=ok writer=7 denied root=ok
+            etcdserverpb.Auth/RoleList: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
+            etcdserverpb.Auth/RoleDelete: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: role name not found
+            etcdserverpb.Auth/RoleGrantPermission: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: role name not found
+            etcdserverpb.Auth/RoleRevokePermission: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: role name not found
+            v3lockpb.Lock/Lock: none=2 nobody bad=2 token norole=2 denied reader=2 denied writer=2 denied root=ok
+            v3lockpb.Lock/Unlock: none=2 nobody bad=2 token norole=2 denied reader=2 denied writer=ok root=ok
+            v3electionpb.Election/Campaign: none=2 nobody bad=2 token norole=2 denied reader=2 denied writer=2 denied root=ok
+            v3electionpb.Election/Leader: none=2 nobody bad=2 token norole=2 denied reader=ok writer=2 denied root=ok
+            v3electionpb.Election/Resign: none=2 nobody bad=2 token norole=2 denied reader=2 denied writer=2 denied root=ok
+            grpc.health.v1.Health/Check: none=ok bad=ok norole=ok reader=ok writer=ok root=ok
+        "#]]
+        .assert_eq(&table);
+    });
+}
