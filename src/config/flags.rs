@@ -141,7 +141,6 @@ pub(super) const GATES_FLAG: &str = "feature-gates";
 const NOT_YET: &str = "not supported by Pinion yet";
 const NO_BBOLT: &str = "there is no bbolt file";
 const NO_TLS: &str = "nothing is encrypted yet, and the flags that ask for TLS are refused";
-const NO_HTTP: &str = "there is no HTTP/1.1 API yet that it could restrict";
 const NO_PROXY: &str = "there is no v2 proxy, which etcd has dropped";
 const NO_V2_DISCOVERY: &str =
     "there is no v2 discovery, which etcd has dropped; use --discovery-endpoints and --discovery-token";
@@ -184,6 +183,44 @@ pub(super) static FLAGS: &[Flag] = &[
         "http://localhost:2379",
         "Where clients connect. Hosts must be IP addresses or \
         localhost; 0.0.0.0 is all addresses, those of IPv6 too. Only http so far: do not expose it to a network you do not trust.",
+    ),
+    used(
+        Group::Member,
+        "listen-client-http-urls",
+        Urls,
+        "",
+        "Where clients connect for HTTP alone: the JSON gateway, health and metrics. The addresses of \
+        --listen-client-urls then serve gRPC alone. Empty: those serve both.",
+    ),
+    used(
+        Group::Member,
+        "listen-metrics-urls",
+        Urls,
+        "",
+        "Where health and metrics are served, and nothing else, besides the addresses for clients. What probes a \
+        member here needs no way to its data.",
+    ),
+    used(
+        Group::Member,
+        "enable-grpc-gateway",
+        Bool,
+        "true",
+        "Serve calls as JSON over HTTP/1.1, under /v3/. false: gRPC alone; health and metrics stay.",
+    ),
+    used(
+        Group::Member,
+        "cors",
+        Text,
+        "*",
+        "Origins, with commas between them, whose scripts a browser lets read answers of the HTTP API. Empty or *: all.",
+    ),
+    used(
+        Group::Member,
+        "host-whitelist",
+        Text,
+        "*",
+        "Host names, with commas between them, by which HTTP requests may ask for this member where nothing is encrypted; \
+        others get 421. Empty or *: any. It keeps web pages from reaching the member by a name of their own.",
     ),
     used(
         Group::Member,
@@ -544,8 +581,6 @@ pub(super) static FLAGS: &[Flag] = &[
         "the log keeps what the checkpoint and other members need, and recycles the rest",
     ),
     moot("initial-election-tick-advance", Bool, "true", "no member shortens its first election timeout"),
-    missing("listen-client-http-urls", Urls, ""),
-    missing("listen-metrics-urls", Urls, ""),
     moot("backend-bbolt-freelist-type", Text, "map", NO_BBOLT),
     moot("backend-batch-interval", Duration, "0", NO_BBOLT),
     moot("backend-batch-limit", Number, "0", NO_BBOLT),
@@ -737,8 +772,6 @@ pub(super) static FLAGS: &[Flag] = &[
     moot("cipher-suites", Text, "", NO_TLS),
     moot_word("tls-min-version", Text, "TLS1.2", &["TLS1.2", "TLS1.3"], NO_TLS),
     moot_word("tls-max-version", Text, "", &["TLS1.2", "TLS1.3"], NO_TLS),
-    moot("cors", Text, "*", NO_HTTP),
-    moot("host-whitelist", Text, "*", NO_HTTP),
     // Auth
     used(
         Group::Auth,
@@ -775,8 +808,7 @@ pub(super) static FLAGS: &[Flag] = &[
     moot("distributed-tracing-service-name", Text, "etcd", NO_TRACING),
     moot("distributed-tracing-instance-id", Text, "", NO_TRACING),
     moot("distributed-tracing-sampling-rate", Number, "0", NO_TRACING),
-    // Features and tuning. There is no gateway yet, so switching it off is granted.
-    missing_but("enable-grpc-gateway", Bool, "true", &["false"], NOT_YET),
+    // Features and tuning.
     moot("downgrade-check-time", Duration, "5s", "a cluster of Pinion has one version and no downgrade"),
     moot("bootstrap-defrag-threshold-megabytes", Number, "0", "there is nothing to defragment"),
     // Unsafe

@@ -42,7 +42,7 @@ pub use parse::Refused;
 pub use placement::{Placement, Plan};
 pub use process::{
     Keepalive, LogConfig, LogFormat, LogLevel, LogOutput, LogRotation, METADATA_BYTES_LIMIT, ProcessConfig,
-    WalSync,
+    WalSync, WebConfig,
 };
 pub use url::{Url, UrlError};
 

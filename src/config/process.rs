@@ -30,6 +30,10 @@ pub struct ProcessConfig {
     /// The log's own directory; `None` is inside `data_dir`.
     pub wal_dir: Option<PathBuf>,
     pub listen_client: Vec<SocketAddr>,
+    /// HTTP has these addresses for itself, and the others gRPC. Empty: both share the others.
+    pub listen_client_http: Vec<SocketAddr>,
+    /// Health and metrics have these for themselves, besides the clients' addresses.
+    pub listen_metrics: Vec<SocketAddr>,
     pub listen_peer: Vec<SocketAddr>,
     /// Share those addresses with other processes that ask for the same.
     pub socket_reuse_port: bool,
@@ -40,6 +44,7 @@ pub struct ProcessConfig {
     pub max_concurrent_streams: u32,
     pub metadata_bytes_max: u32,
     pub keepalive: Keepalive,
+    pub web: WebConfig,
     /// A checkpoint is due after so many applied log entries (groups of requests), ...
     pub checkpoint_entries: u64,
     /// ... or after so many bytes of log, whichever is first.
@@ -82,6 +87,17 @@ pub struct Keepalive {
     pub server_interval: Option<Duration>,
     /// A connection is closed when a ping stays unanswered so long.
     pub server_timeout: Duration,
+}
+
+/// Who may ask by HTTP, and for what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebConfig {
+    /// Origins whose scripts may read answers; empty or a `*` among them: all.
+    pub origins: Vec<String>,
+    /// Names by which this host may be asked without TLS; empty or a `*` among them: any.
+    pub hosts: Vec<String>,
+    /// Calls may come as JSON.
+    pub serves_gateway: bool,
 }
 
 /// What is logged, how, and where to.
@@ -173,6 +189,8 @@ impl ProcessConfig {
             data_dir,
             wal_dir,
             listen_client: listeners(settings, "listen-client-urls")?,
+            listen_client_http: more_listeners(settings, "listen-client-http-urls")?,
+            listen_metrics: more_listeners(settings, "listen-metrics-urls")?,
             listen_peer: listeners(settings, "listen-peer-urls")?,
             socket_reuse_port: settings.boolean("socket-reuse-port")?,
             advertise_client_urls: settings.urls("advertise-client-urls")?,
@@ -192,6 +210,11 @@ impl ProcessConfig {
                 server_interval: non_zero(settings.duration("grpc-keepalive-interval")?),
                 server_timeout: non_zero(settings.duration("grpc-keepalive-timeout")?)
                     .unwrap_or(Duration::from_secs(20)),
+            },
+            web: WebConfig {
+                origins: words(settings.text("cors")),
+                hosts: words(settings.text("host-whitelist")),
+                serves_gateway: settings.boolean("enable-grpc-gateway")?,
             },
             checkpoint_entries: match settings.number("snapshot-count", 0, u64::MAX)? {
                 0 => CHECKPOINT_ENTRIES_DEFAULT,
@@ -232,12 +255,14 @@ impl ProcessConfig {
     }
 
     pub(super) fn validate(&self) -> Result<(), Refused> {
-        let listeners: Vec<&SocketAddr> = self.listen_client.iter().chain(&self.listen_peer).collect();
+        let lists = [&self.listen_client, &self.listen_client_http, &self.listen_metrics, &self.listen_peer];
+        let listeners: Vec<&SocketAddr> = lists.into_iter().flatten().collect();
         for (slot, a) in listeners.iter().enumerate() {
             for b in &listeners[..slot] {
                 if overlap(a, b) {
                     return Err(Refused::contradiction(format!(
-                        "two listeners claim one address: {b} and {a} (--listen-client-urls, --listen-peer-urls)"
+                        "two listeners claim one address: {b} and {a} (--listen-client-urls, --listen-client-http-urls, \
+                         --listen-metrics-urls, --listen-peer-urls)"
                     )));
                 }
             }
@@ -424,6 +449,16 @@ fn listeners(settings: &Settings, name: &str) -> Result<Vec<SocketAddr>, Refused
         }
     }
     Ok(addrs)
+}
+
+/// The same for what has no default.
+fn more_listeners(settings: &Settings, name: &str) -> Result<Vec<SocketAddr>, Refused> {
+    if settings.text(name).is_empty() { Ok(Vec::new()) } else { listeners(settings, name) }
+}
+
+/// The words of a list with commas.
+fn words(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
 fn spin(settings: &Settings) -> Result<Duration, Refused> {

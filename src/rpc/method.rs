@@ -112,6 +112,8 @@ pub struct Row {
     pub method: Method,
     /// The `:path` of a call, byte by byte.
     pub path: &'static str,
+    /// The paths by which the JSON gateway calls it.
+    pub web_paths: &'static [&'static str],
     pub call: CallShape,
     pub header: HeaderShape,
     pub weight: AnswerWeight,
@@ -152,7 +154,7 @@ impl Row {
 /// Makes of the table the enum, the rows, and the way from a path to its method.
 macro_rules! methods {
     ($(
-        $name:ident: $path:literal, $call:ident, $header:ident, $weight:ident, $becomes:expr, [$($flag:ident)*];
+        $name:ident: $path:literal, $call:ident, $header:ident, $weight:ident, $becomes:expr, [$($flag:ident)*], [$($web:literal)*];
     )*) => {
         /// A method.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,6 +171,7 @@ macro_rules! methods {
             weight: AnswerWeight::$weight,
             becomes: $becomes,
             $($flag: true,)*
+            web_paths: &[$($web),*],
             ..PLAIN
         },)*];
 
@@ -180,6 +183,15 @@ macro_rules! methods {
                     _ => return None,
                 })
             }
+
+            /// The method that a path of the JSON gateway calls, whether or not this version has it.
+            #[must_use]
+            pub fn of_web_path(path: &str) -> Option<Self> {
+                Some(match path {
+                    $($($web => Self::$name,)*)*
+                    _ => return None,
+                })
+            }
         }
     };
 }
@@ -188,6 +200,7 @@ macro_rules! methods {
 const PLAIN: Row = Row {
     method: Method::Range,
     path: "",
+    web_paths: &[],
     call: CallShape::Unary,
     header: HeaderShape::Full,
     weight: AnswerWeight::Light,
@@ -204,66 +217,66 @@ use Becomes::{
 use RequestKind as Kind;
 
 methods! {
-    Range:                "/etcdserverpb.KV/Range",                    Unary,        Full,       ByRange,      Read,                        [suits_learner];
-    RangeStream:          "/etcdserverpb.KV/RangeStream",              ServerStream, Full,       Point,        Read,                        [];
-    Put:                  "/etcdserverpb.KV/Put",                      Unary,        Full,       Light,        Asks(Kind::Put),             [adds_data];
-    DeleteRange:          "/etcdserverpb.KV/DeleteRange",              Unary,        Full,       Light,        Asks(Kind::DeleteRange),     [];
-    Txn:                  "/etcdserverpb.KV/Txn",                      Unary,        Full,       ByOperations, Asks(Kind::Txn),             [adds_data];
-    Compact:              "/etcdserverpb.KV/Compact",                  Unary,        Full,       Light,        Asks(Kind::Compact),         [];
+    Range:                "/etcdserverpb.KV/Range",                    Unary,        Full,       ByRange,      Read,                        [suits_learner], ["/v3/kv/range"];
+    RangeStream:          "/etcdserverpb.KV/RangeStream",              ServerStream, Full,       Point,        Read,                        [], [];
+    Put:                  "/etcdserverpb.KV/Put",                      Unary,        Full,       Light,        Asks(Kind::Put),             [adds_data], ["/v3/kv/put"];
+    DeleteRange:          "/etcdserverpb.KV/DeleteRange",              Unary,        Full,       Light,        Asks(Kind::DeleteRange),     [], ["/v3/kv/deleterange"];
+    Txn:                  "/etcdserverpb.KV/Txn",                      Unary,        Full,       ByOperations, Asks(Kind::Txn),             [adds_data], ["/v3/kv/txn"];
+    Compact:              "/etcdserverpb.KV/Compact",                  Unary,        Full,       Light,        Asks(Kind::Compact),         [], ["/v3/kv/compaction"];
 
-    Watch:                "/etcdserverpb.Watch/Watch",                 BothWays,     Full,       Wide,         Watch,                       [];
+    Watch:                "/etcdserverpb.Watch/Watch",                 BothWays,     Full,       Wide,         Watch,                       [], ["/v3/watch"];
 
-    LeaseGrant:           "/etcdserverpb.Lease/LeaseGrant",            Unary,        Full,       Light,        Asks(Kind::LeaseGrant),      [adds_data];
-    LeaseRevoke:          "/etcdserverpb.Lease/LeaseRevoke",           Unary,        Full,       Light,        Asks(Kind::LeaseRevoke),     [];
-    LeaseKeepAlive:       "/etcdserverpb.Lease/LeaseKeepAlive",        BothWays,     Full,       Light,        LeaseStream,                 [];
-    LeaseTimeToLive:      "/etcdserverpb.Lease/LeaseTimeToLive",       Unary,        Full,       ByKeys,       Read,                        [];
-    LeaseLeases:          "/etcdserverpb.Lease/LeaseLeases",           Unary,        Full,       Wide,         Read,                        [];
+    LeaseGrant:           "/etcdserverpb.Lease/LeaseGrant",            Unary,        Full,       Light,        Asks(Kind::LeaseGrant),      [adds_data], ["/v3/lease/grant"];
+    LeaseRevoke:          "/etcdserverpb.Lease/LeaseRevoke",           Unary,        Full,       Light,        Asks(Kind::LeaseRevoke),     [], ["/v3/lease/revoke" "/v3/kv/lease/revoke"];
+    LeaseKeepAlive:       "/etcdserverpb.Lease/LeaseKeepAlive",        BothWays,     Full,       Light,        LeaseStream,                 [], ["/v3/lease/keepalive"];
+    LeaseTimeToLive:      "/etcdserverpb.Lease/LeaseTimeToLive",       Unary,        Full,       ByKeys,       Read,                        [], ["/v3/lease/timetolive" "/v3/kv/lease/timetolive"];
+    LeaseLeases:          "/etcdserverpb.Lease/LeaseLeases",           Unary,        Full,       Wide,         Read,                        [], ["/v3/lease/leases" "/v3/kv/lease/leases"];
 
-    MemberAdd:            "/etcdserverpb.Cluster/MemberAdd",           Unary,        NoRevision, Light,        Member,                      [needs_admin];
-    MemberRemove:         "/etcdserverpb.Cluster/MemberRemove",        Unary,        NoRevision, Light,        Member,                      [needs_admin];
-    MemberUpdate:         "/etcdserverpb.Cluster/MemberUpdate",        Unary,        NoRevision, Light,        Asks(Kind::MemberUpdate),    [];
-    MemberList:           "/etcdserverpb.Cluster/MemberList",          Unary,        NoRevision, Light,        Read,                        [];
-    MemberPromote:        "/etcdserverpb.Cluster/MemberPromote",       Unary,        NoRevision, Light,        Member,                      [needs_admin];
+    MemberAdd:            "/etcdserverpb.Cluster/MemberAdd",           Unary,        NoRevision, Light,        Member,                      [needs_admin], ["/v3/cluster/member/add"];
+    MemberRemove:         "/etcdserverpb.Cluster/MemberRemove",        Unary,        NoRevision, Light,        Member,                      [needs_admin], ["/v3/cluster/member/remove"];
+    MemberUpdate:         "/etcdserverpb.Cluster/MemberUpdate",        Unary,        NoRevision, Light,        Asks(Kind::MemberUpdate),    [], ["/v3/cluster/member/update"];
+    MemberList:           "/etcdserverpb.Cluster/MemberList",          Unary,        NoRevision, Light,        Read,                        [], ["/v3/cluster/member/list"];
+    MemberPromote:        "/etcdserverpb.Cluster/MemberPromote",       Unary,        NoRevision, Light,        Member,                      [needs_admin], ["/v3/cluster/member/promote"];
 
-    Alarm:                "/etcdserverpb.Maintenance/Alarm",           Unary,        Full,       Light,        Asks(Kind::Alarm),           [];
-    Status:               "/etcdserverpb.Maintenance/Status",          Unary,        Full,       Light,        Read,                        [suits_learner];
-    Defragment:           "/etcdserverpb.Maintenance/Defragment",      Unary,        Absent,     Light,        Here,                        [needs_admin];
-    Hash:                 "/etcdserverpb.Maintenance/Hash",            Unary,        Full,       Light,        Read,                        [];
-    HashKv:               "/etcdserverpb.Maintenance/HashKV",          Unary,        Full,       Light,        Read,                        [];
-    Snapshot:             "/etcdserverpb.Maintenance/Snapshot",        ServerStream, Full,       Wide,         NotYet,                      [suits_learner needs_admin];
-    MoveLeader:           "/etcdserverpb.Maintenance/MoveLeader",      Unary,        Absent,     Light,        Member,                      [needs_admin];
-    Downgrade:            "/etcdserverpb.Maintenance/Downgrade",       Unary,        Full,       Light,        Read,                        [];
+    Alarm:                "/etcdserverpb.Maintenance/Alarm",           Unary,        Full,       Light,        Asks(Kind::Alarm),           [], ["/v3/maintenance/alarm"];
+    Status:               "/etcdserverpb.Maintenance/Status",          Unary,        Full,       Light,        Read,                        [suits_learner], ["/v3/maintenance/status"];
+    Defragment:           "/etcdserverpb.Maintenance/Defragment",      Unary,        Absent,     Light,        Here,                        [needs_admin], ["/v3/maintenance/defragment"];
+    Hash:                 "/etcdserverpb.Maintenance/Hash",            Unary,        Full,       Light,        Read,                        [], ["/v3/maintenance/hash"];
+    HashKv:               "/etcdserverpb.Maintenance/HashKV",          Unary,        Full,       Light,        Read,                        [], ["/v3/maintenance/hashkv"];
+    Snapshot:             "/etcdserverpb.Maintenance/Snapshot",        ServerStream, Full,       Wide,         NotYet,                      [suits_learner needs_admin], ["/v3/maintenance/snapshot"];
+    MoveLeader:           "/etcdserverpb.Maintenance/MoveLeader",      Unary,        Absent,     Light,        Member,                      [needs_admin], ["/v3/maintenance/transfer-leadership"];
+    Downgrade:            "/etcdserverpb.Maintenance/Downgrade",       Unary,        Full,       Light,        Read,                        [], ["/v3/maintenance/downgrade"];
 
-    AuthEnable:           "/etcdserverpb.Auth/AuthEnable",             Unary,        Full,       Light,        Asks(Kind::AuthEnable),      [];
-    AuthDisable:          "/etcdserverpb.Auth/AuthDisable",            Unary,        Full,       Light,        Asks(Kind::AuthDisable),     [];
-    AuthStatus:           "/etcdserverpb.Auth/AuthStatus",             Unary,        Full,       Light,        Read,                        [is_for_all];
-    Authenticate:         "/etcdserverpb.Auth/Authenticate",           Unary,        Full,       Light,        Hashes(Password::LogIn),     [is_for_all];
-    UserAdd:              "/etcdserverpb.Auth/UserAdd",                Unary,        Full,       Light,        Hashes(Password::UserAdd),   [];
-    UserGet:              "/etcdserverpb.Auth/UserGet",                Unary,        Full,       Light,        Read,                        [];
-    UserList:             "/etcdserverpb.Auth/UserList",               Unary,        Full,       Wide,         Read,                        [];
-    UserDelete:           "/etcdserverpb.Auth/UserDelete",             Unary,        Full,       Light,        Asks(Kind::UserDelete),      [];
-    UserChangePassword:   "/etcdserverpb.Auth/UserChangePassword",     Unary,        Full,       Light,        Hashes(Password::Change),    [];
-    UserGrantRole:        "/etcdserverpb.Auth/UserGrantRole",          Unary,        Full,       Light,        Asks(Kind::UserGrantRole),   [];
-    UserRevokeRole:       "/etcdserverpb.Auth/UserRevokeRole",         Unary,        Full,       Light,        Asks(Kind::UserRevokeRole),  [];
-    RoleAdd:              "/etcdserverpb.Auth/RoleAdd",                Unary,        Full,       Light,        Asks(Kind::RoleAdd),         [];
-    RoleGet:              "/etcdserverpb.Auth/RoleGet",                Unary,        Full,       Light,        Read,                        [];
-    RoleList:             "/etcdserverpb.Auth/RoleList",               Unary,        Full,       Wide,         Read,                        [];
-    RoleDelete:           "/etcdserverpb.Auth/RoleDelete",             Unary,        Full,       Light,        Asks(Kind::RoleDelete),      [];
-    RoleGrantPermission:  "/etcdserverpb.Auth/RoleGrantPermission",    Unary,        Full,       Light,        Asks(Kind::RoleGrantPermission), [];
-    RoleRevokePermission: "/etcdserverpb.Auth/RoleRevokePermission",   Unary,        Full,       Light,        Asks(Kind::RoleRevokePermission), [];
+    AuthEnable:           "/etcdserverpb.Auth/AuthEnable",             Unary,        Full,       Light,        Asks(Kind::AuthEnable),      [], ["/v3/auth/enable"];
+    AuthDisable:          "/etcdserverpb.Auth/AuthDisable",            Unary,        Full,       Light,        Asks(Kind::AuthDisable),     [], ["/v3/auth/disable"];
+    AuthStatus:           "/etcdserverpb.Auth/AuthStatus",             Unary,        Full,       Light,        Read,                        [is_for_all], ["/v3/auth/status"];
+    Authenticate:         "/etcdserverpb.Auth/Authenticate",           Unary,        Full,       Light,        Hashes(Password::LogIn),     [is_for_all], ["/v3/auth/authenticate"];
+    UserAdd:              "/etcdserverpb.Auth/UserAdd",                Unary,        Full,       Light,        Hashes(Password::UserAdd),   [], ["/v3/auth/user/add"];
+    UserGet:              "/etcdserverpb.Auth/UserGet",                Unary,        Full,       Light,        Read,                        [], ["/v3/auth/user/get"];
+    UserList:             "/etcdserverpb.Auth/UserList",               Unary,        Full,       Wide,         Read,                        [], ["/v3/auth/user/list"];
+    UserDelete:           "/etcdserverpb.Auth/UserDelete",             Unary,        Full,       Light,        Asks(Kind::UserDelete),      [], ["/v3/auth/user/delete"];
+    UserChangePassword:   "/etcdserverpb.Auth/UserChangePassword",     Unary,        Full,       Light,        Hashes(Password::Change),    [], ["/v3/auth/user/changepw"];
+    UserGrantRole:        "/etcdserverpb.Auth/UserGrantRole",          Unary,        Full,       Light,        Asks(Kind::UserGrantRole),   [], ["/v3/auth/user/grant"];
+    UserRevokeRole:       "/etcdserverpb.Auth/UserRevokeRole",         Unary,        Full,       Light,        Asks(Kind::UserRevokeRole),  [], ["/v3/auth/user/revoke"];
+    RoleAdd:              "/etcdserverpb.Auth/RoleAdd",                Unary,        Full,       Light,        Asks(Kind::RoleAdd),         [], ["/v3/auth/role/add"];
+    RoleGet:              "/etcdserverpb.Auth/RoleGet",                Unary,        Full,       Light,        Read,                        [], ["/v3/auth/role/get"];
+    RoleList:             "/etcdserverpb.Auth/RoleList",               Unary,        Full,       Wide,         Read,                        [], ["/v3/auth/role/list"];
+    RoleDelete:           "/etcdserverpb.Auth/RoleDelete",             Unary,        Full,       Light,        Asks(Kind::RoleDelete),      [], ["/v3/auth/role/delete"];
+    RoleGrantPermission:  "/etcdserverpb.Auth/RoleGrantPermission",    Unary,        Full,       Light,        Asks(Kind::RoleGrantPermission), [], ["/v3/auth/role/grant"];
+    RoleRevokePermission: "/etcdserverpb.Auth/RoleRevokePermission",   Unary,        Full,       Light,        Asks(Kind::RoleRevokePermission), [], ["/v3/auth/role/revoke"];
 
-    Lock:                 "/v3lockpb.Lock/Lock",                       Unary,        Full,       Light,        Does(Recipe::Lock),          [];
-    Unlock:               "/v3lockpb.Lock/Unlock",                     Unary,        Full,       Light,        Does(Recipe::Unlock),        [];
+    Lock:                 "/v3lockpb.Lock/Lock",                       Unary,        Full,       Light,        Does(Recipe::Lock),          [], ["/v3/lock/lock"];
+    Unlock:               "/v3lockpb.Lock/Unlock",                     Unary,        Full,       Light,        Does(Recipe::Unlock),        [], ["/v3/lock/unlock"];
 
-    Campaign:             "/v3electionpb.Election/Campaign",           Unary,        Full,       Light,        Does(Recipe::Campaign),      [];
-    Proclaim:             "/v3electionpb.Election/Proclaim",           Unary,        Full,       Light,        Does(Recipe::Proclaim),      [];
-    Leader:               "/v3electionpb.Election/Leader",             Unary,        Full,       Point,        Does(Recipe::Leader),        [];
-    Observe:              "/v3electionpb.Election/Observe",            ServerStream, Full,       Point,        Does(Recipe::Observe),       [];
-    Resign:               "/v3electionpb.Election/Resign",             Unary,        Full,       Light,        Does(Recipe::Resign),        [];
+    Campaign:             "/v3electionpb.Election/Campaign",           Unary,        Full,       Light,        Does(Recipe::Campaign),      [], ["/v3/election/campaign"];
+    Proclaim:             "/v3electionpb.Election/Proclaim",           Unary,        Full,       Light,        Does(Recipe::Proclaim),      [], ["/v3/election/proclaim"];
+    Leader:               "/v3electionpb.Election/Leader",             Unary,        Full,       Point,        Does(Recipe::Leader),        [], ["/v3/election/leader"];
+    Observe:              "/v3electionpb.Election/Observe",            ServerStream, Full,       Point,        Does(Recipe::Observe),       [], ["/v3/election/observe"];
+    Resign:               "/v3electionpb.Election/Resign",             Unary,        Full,       Light,        Does(Recipe::Resign),        [], ["/v3/election/resign"];
 
-    HealthCheck:          "/grpc.health.v1.Health/Check",              Unary,        Absent,     Light,        Here,                        [suits_learner is_for_all];
-    HealthWatch:          "/grpc.health.v1.Health/Watch",              ServerStream, Absent,     Light,        Here,                        [suits_learner is_for_all];
-    HealthList:           "/grpc.health.v1.Health/List",               Unary,        Absent,     Light,        Here,                        [suits_learner is_for_all];
+    HealthCheck:          "/grpc.health.v1.Health/Check",              Unary,        Absent,     Light,        Here,                        [suits_learner is_for_all], [];
+    HealthWatch:          "/grpc.health.v1.Health/Watch",              ServerStream, Absent,     Light,        Here,                        [suits_learner is_for_all], [];
+    HealthList:           "/grpc.health.v1.Health/List",               Unary,        Absent,     Light,        Here,                        [suits_learner is_for_all], [];
 }
 
 /// All methods.

@@ -33,7 +33,7 @@ use crate::peer::{Lives, PEER_URLS_MAX};
 use crate::raft::{self, StartError};
 use crate::replica;
 use crate::shell::client::role::ShardOrders;
-use crate::shell::client::{Keepalive, Reception, ShardConfig};
+use crate::shell::client::{Keepalive, Reception, ShardConfig, Speaks};
 use crate::shell::net::listen::Held;
 use crate::shell::peer::PeerConfig;
 use crate::shell::raft::checkpoint_transfer::Place;
@@ -192,7 +192,20 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     // Before anything is on the disk, which is another member's if the addresses are.
     let hold =
         |flag, addresses: &[SocketAddr]| host::hold_addresses(flag, addresses, process.socket_reuse_port);
-    let held_for_clients = hold("--listen-client-urls", &process.listen_client)?;
+    // Both kinds of calls come to every address, unless the operator has given HTTP its own.
+    let has_http_apart = !process.listen_client_http.is_empty();
+    let mut held_for_clients = Vec::new();
+    for (speaks, flag, addresses) in [
+        (
+            if has_http_apart { Speaks::Grpc } else { Speaks::All },
+            "--listen-client-urls",
+            &process.listen_client,
+        ),
+        (Speaks::Http, "--listen-client-http-urls", &process.listen_client_http),
+        (Speaks::Metrics, "--listen-metrics-urls", &process.listen_metrics),
+    ] {
+        held_for_clients.extend(hold(flag, addresses)?.into_iter().map(|held| (speaks, held)));
+    }
     let held_for_peers = hold("--listen-peer-urls", &process.listen_peer)?;
 
     let data_dir = DataDir::open(&process.data_dir, process.wal_dir.as_deref())?;
@@ -406,8 +419,8 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
 }
 
 /// Which shard accepts on which address: one after the other.
-fn deal(held: Vec<Held>, shards: usize) -> BTreeMap<Role, Vec<Held>> {
-    let mut dealt = BTreeMap::<Role, Vec<Held>>::new();
+fn deal(held: Vec<(Speaks, Held)>, shards: usize) -> BTreeMap<Role, Vec<(Speaks, Held)>> {
+    let mut dealt = BTreeMap::<Role, Vec<_>>::new();
     for (number, held) in held.into_iter().enumerate() {
         dealt.entry(Role::Shard(number % shards)).or_default().push(held);
     }
@@ -578,6 +591,7 @@ fn shard_config(config: &Config, identity: &IdentityFile, generation: u32, lease
     };
     shard.watch_progress_interval = process.watch_progress_interval;
     shard.slow_after = process.slow_after;
+    shard.web = process.web.clone();
     shard
 }
 
@@ -624,7 +638,7 @@ struct Executor {
     is_published: Arc<AtomicBool>,
     shard_config: ShardConfig,
     /// The addresses on which each shard accepts.
-    held: BTreeMap<Role, Vec<Held>>,
+    held: BTreeMap<Role, Vec<(Speaks, Held)>>,
     orders: ShardOrders,
     events: Events,
 }

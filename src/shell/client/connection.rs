@@ -28,20 +28,12 @@ use super::grpc::frame_meter::{self, Abuse, FrameMeter};
 use super::grpc::greeting::{SETTINGS_ACK, Said};
 use super::grpc::h2_io::{Io, IoHandle};
 use super::grpc::limits;
+use super::http1;
 use super::silence::Silence;
+use super::speaks::Speaks;
 use crate::rpc::headers::{Fault, Gate};
 use crate::shell::net::Stream;
 use crate::types::first_bytes::{FirstBytes, HTTP2_PREFACE};
-
-/// Largest head of an HTTP/1 request that is read before it is answered.
-const HTTP1_HEAD_BYTES_MAX: usize = 8 * 1024;
-
-/// The gateway, health and metrics pages are not there yet.
-const HTTP1_ANSWER: &[u8] = b"HTTP/1.1 404 Not Found\r\n\
-    Content-Type: text/plain; charset=utf-8\r\n\
-    Content-Length: 49\r\n\
-    Connection: close\r\n\r\n\
-    HTTP/1.1 is not supported by Pinion yet, gRPC is\n";
 
 /// How long a connection that ends is listened to, so that the kernel does not throw our last words
 /// away together with bytes of the client that nobody read.
@@ -83,7 +75,12 @@ enum Protocol {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn run<B: Backend>(shard: Rc<ClientShard<B>>, account: Rc<Account>, stream: Stream) {
+pub(super) async fn run<B: Backend>(
+    shard: Rc<ClientShard<B>>,
+    account: Rc<Account>,
+    speaks: Speaks,
+    stream: Stream,
+) {
     let now_ms = shard.now_ms();
     let meter = FrameMeter::new(shard.config.keepalive_min_ms(), now_ms);
     let gate = Gate::new(shard.config.header_bytes_max());
@@ -94,7 +91,7 @@ pub(super) async fn run<B: Backend>(shard: Rc<ClientShard<B>>, account: Rc<Accou
     account.due_ms.set(u64::MAX);
     let silence = shard.silent.begin(account.id);
     match read_protocol(&shard, &account, &silence, &io).await {
-        Protocol::Http2 => {
+        Protocol::Http2 if matches!(speaks, Speaks::All | Speaks::Grpc) => {
             drop(silence);
             let ending = match greet(&shard, &account, &io).await {
                 // In a box, which is made when it is needed.
@@ -108,12 +105,19 @@ pub(super) async fn run<B: Backend>(shard: Rc<ClientShard<B>>, account: Rc<Accou
             say_farewell(&io, ending);
         }
         Protocol::Http1 => {
-            read_http1_head(&shard, &account, &silence, &io).await;
             drop(silence);
-            io.borrow_mut().append(HTTP1_ANSWER);
+            let ending = Box::pin(http1::serve(&shard, &account, &io, speaks)).await;
+            account.end();
+            shard.forget_calls(&account);
+            shard.counters.count(|counters| counters.count_ending(ending));
+            tracing::debug!(connection = account.id, ?ending, "HTTP/1 connection ended");
         }
-        Protocol::Other(spoken) => {
+        protocol @ (Protocol::Http2 | Protocol::Other(_)) => {
             drop(silence);
+            let Protocol::Other(spoken) = protocol else {
+                // Its preface is no request of HTTP/1.
+                return;
+            };
             shard.counters.count(|counters| counters.strangers += 1);
             // Without addresses the connection is gone already.
             if let Some((remote, local)) = io.borrow().addresses() {
@@ -147,23 +151,6 @@ async fn read_protocol<B: Backend>(
         };
         io.borrow_mut().push_back(seen);
         return protocol;
-    }
-}
-
-/// Reads on until the head of an HTTP/1 request is over, or was long enough.
-async fn read_http1_head<B: Backend>(
-    shard: &ClientShard<B>,
-    account: &Account,
-    silence: &Silence,
-    io: &RefCell<Io>,
-) {
-    let mut head = io.borrow_mut().take_pushback();
-    let mut piece = [0; 1024];
-    while head.len() < HTTP1_HEAD_BYTES_MAX && !head.windows(4).any(|end| end == b"\r\n\r\n") {
-        match read_some(shard, account, silence, io, &mut piece).await {
-            Ok(n @ 1..) => head.extend_from_slice(&piece[..n]),
-            _ => return,
-        }
     }
 }
 

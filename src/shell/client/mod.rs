@@ -34,14 +34,17 @@ mod connection;
 mod counters;
 mod drop_log;
 mod grpc;
+mod http1;
 mod listener;
 mod reception;
 mod responder;
 pub(in crate::shell) mod role;
 mod signal;
 mod silence;
+mod speaks;
 #[cfg(test)]
 mod tests;
+mod web;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -74,11 +77,14 @@ use grpc::response::Templates;
 use reception::Place;
 pub use reception::Reception;
 use signal::Signal;
-use silence::Silent;
+use silence::{Silence, Silent};
+pub use speaks::Speaks;
 
+use crate::config::WebConfig;
 use crate::replica::exchange::Facts;
 use crate::request::{Command, PieceOrder, Reply};
 use crate::rpc::Limits;
+use crate::rpc::web::Rules;
 use crate::shell::net::Stream;
 use crate::shell::runtime::passwords::Passwords;
 use crate::shell::runtime::rights::Rights;
@@ -171,6 +177,8 @@ pub struct ShardConfig {
     pub drain_timeout: Duration,
     /// Step of the shard's clock and bound on how late a timeout is.
     pub tick: Duration,
+    /// Who may ask by HTTP, and for what.
+    pub web: WebConfig,
     /// Shared by the shards of the process.
     pub reception: Arc<Reception>,
     /// Whether the store asks for rights.
@@ -206,6 +214,7 @@ impl ShardConfig {
             slow_after: Duration::from_millis(300),
             drain_timeout: Duration::from_secs(5),
             tick: Duration::from_millis(50),
+            web: WebConfig { origins: Vec::new(), hosts: Vec::new(), serves_gateway: true },
             reception: Reception::alone(shard),
             rights: Rights::default(),
             passwords: Passwords::default(),
@@ -255,6 +264,10 @@ pub struct ClientShard<B: Backend> {
     places: Rc<Places>,
     turns: Rc<Turns>,
     silent: Rc<Silent>,
+    /// HTTP/1 connections between two requests.
+    idle: Rc<Silent>,
+    idle_begun: Cell<u64>,
+    web_rules: Rc<Rules>,
     drop_log: DropLog,
     /// Names leases whose clients leave that to the server.
     lease_ids: Serial,
@@ -305,6 +318,13 @@ impl<B: Backend> ClientShard<B> {
             places: Rc::default(),
             turns: Rc::default(),
             silent: Rc::default(),
+            idle: Rc::new(Silent::new(http1::IDLE_MAX)),
+            idle_begun: Cell::new(0),
+            web_rules: Rc::new(Rules {
+                origins: config.web.origins.clone(),
+                hosts: config.web.hosts.clone(),
+                serves_gateway: config.web.serves_gateway,
+            }),
             drop_log: DropLog::default(),
             calls: RefCell::new(Slots::new(config.shard, config.first_generation)),
             incoming: Incoming::default(),
@@ -397,11 +417,13 @@ impl<B: Backend> ClientShard<B> {
 
     /// Accepts connections until `stop`, then waits for the last one to end. Those that are for other
     /// shards go to the reception, from where `take_waiting` gets this one's.
-    pub async fn serve(self: Rc<Self>, listeners: Vec<TcpListener>) {
+    pub async fn serve(self: Rc<Self>, listeners: Vec<(Speaks, TcpListener)>) {
         self.start_ticking();
         let accepting: Vec<_> = listeners
             .into_iter()
-            .map(|listener| glommio::spawn_local(listener::accept_until_stopped(Rc::clone(&self), listener)))
+            .map(|(speaks, listener)| {
+                glommio::spawn_local(listener::accept_until_stopped(Rc::clone(&self), speaks, listener))
+            })
             .collect();
         listener::stopped(&self).await;
         // The addresses are free when each of these has dropped its listener.
@@ -527,6 +549,12 @@ impl<B: Backend> ClientShard<B> {
         }
     }
 
+    /// An HTTP/1 connection is idle from now on.
+    fn begin_idle(&self) -> Silence {
+        let number = self.idle_begun.replace(self.idle_begun.get() + 1);
+        self.idle.begin(number)
+    }
+
     fn is_stopping(&self) -> bool {
         self.is_stopping.get()
     }
@@ -554,13 +582,13 @@ impl<B: Backend> ClientShard<B> {
 
     /// Takes in the connections that other shards have accepted for this one.
     pub fn take_waiting(self: &Rc<Self>) {
-        while let Some((stream, place)) = self.config.reception.take(usize::from(self.config.shard)) {
-            self.adopt(stream, place);
+        while let Some((speaks, stream, place)) = self.config.reception.take(usize::from(self.config.shard)) {
+            self.adopt(speaks, stream, place);
         }
     }
 
     /// Takes in a connection that was accepted.
-    fn adopt(self: &Rc<Self>, stream: Stream, place: Place) {
+    fn adopt(self: &Rc<Self>, speaks: Speaks, stream: Stream, place: Place) {
         // Answers are gathered here; the kernel must not wait for more.
         if let Err(error) = stream.set_nodelay() {
             tracing::debug!(%error, "connection was gone before it began");
@@ -574,7 +602,7 @@ impl<B: Backend> ClientShard<B> {
         self.connections.borrow_mut().insert(id, Rc::clone(&account));
         let shard = Rc::clone(self);
         glommio::spawn_local(async move {
-            connection::run(Rc::clone(&shard), Rc::clone(&account), stream).await;
+            connection::run(Rc::clone(&shard), Rc::clone(&account), speaks, stream).await;
             account.end();
             shard.connections.borrow_mut().remove(&id);
             drop(place);

@@ -21,6 +21,7 @@ use std::time::Instant;
 use crossbeam::queue::SegQueue;
 use glommio::net::AcceptedTcpStream;
 
+use super::speaks::Speaks;
 use crate::shell::net::Stream;
 use crate::shell::net::quiet::Quiet;
 use crate::shell::runtime::mesh::SharedBell;
@@ -38,7 +39,7 @@ pub(super) enum About {
 struct Desk {
     connections: AtomicUsize,
     /// Accepted elsewhere, and counted. Bounded by `connections_max`.
-    waiting: SegQueue<AcceptedTcpStream>,
+    waiting: SegQueue<(Speaks, AcceptedTcpStream)>,
     bell: Arc<SharedBell>,
 }
 
@@ -98,6 +99,7 @@ impl Reception {
     pub(super) fn receive(
         self: &Arc<Self>,
         here: usize,
+        speaks: Speaks,
         accepted: AcceptedTcpStream,
     ) -> Result<Option<(Stream, Place)>, TooMany> {
         if self.connections_max.load(Ordering::Relaxed) <= self.connections.fetch_add(1, Ordering::Relaxed) {
@@ -112,15 +114,15 @@ impl Reception {
         if shard == here {
             return Ok(Some((accepted.bind_to_executor().into(), self.place(shard))));
         }
-        desk.waiting.push(accepted);
+        desk.waiting.push((speaks, accepted));
         desk.bell.ring();
         Ok(None)
     }
 
     /// The next connection that another shard has accepted for this one.
-    pub(super) fn take(self: &Arc<Self>, shard: usize) -> Option<(Stream, Place)> {
-        let accepted = self.desks[&shard].waiting.pop()?;
-        Some((accepted.bind_to_executor().into(), self.place(shard)))
+    pub(super) fn take(self: &Arc<Self>, shard: usize) -> Option<(Speaks, Stream, Place)> {
+        let (speaks, accepted) = self.desks[&shard].waiting.pop()?;
+        Some((speaks, accepted.bind_to_executor().into(), self.place(shard)))
     }
 
     /// Whether one waits.
@@ -193,7 +195,7 @@ mod tests {
             let (mut clients, mut places) = (Vec::new(), Vec::new());
             let mut connect = async |here| {
                 clients.push(Client::connect(address).unwrap());
-                reception.receive(here, listener.shared_accept().await.unwrap())
+                reception.receive(here, Speaks::All, listener.shared_accept().await.unwrap())
             };
             for _ in 0..6 {
                 places.extend(connect(1).await.unwrap());

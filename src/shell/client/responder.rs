@@ -2,8 +2,7 @@
 //!
 //! A call knows no transport. It takes its request, or one after the other if they are a stream, and gives
 //! its answer whole or in pieces; how these look on the wire, and how a status is said there, is the front
-//! end's business. The types here are the only place that names the front ends, one variant each. There is
-//! one so far, so a variant costs nothing.
+//! end's business. The types here are the only place that names the front ends, one variant each.
 //!
 //! ```text
 //! front end ─► ClientShard::on_call(head, request, Responder)
@@ -34,6 +33,9 @@ use super::call::end::Ended;
 use super::grpc::bidi::Incoming;
 use super::grpc::response;
 use super::signal::Signal;
+use super::web::gateway;
+use super::web::incoming;
+use super::web::lines;
 use crate::rpc::Status;
 
 /// The client has left.
@@ -43,6 +45,7 @@ pub(super) struct Gone;
 /// What a call is answered on. Dropped without an answer, the call is given up.
 pub(super) enum Responder {
     Grpc(response::Responder),
+    Web(gateway::Responder),
 }
 
 impl Responder {
@@ -50,6 +53,7 @@ impl Responder {
     pub(super) fn answer(self, account: &Rc<Account>, head: impl FnOnce(&mut Vec<u8>), body: Vec<u8>) {
         match self {
             Self::Grpc(responder) => responder.answer(account, head, body),
+            Self::Web(responder) => responder.answer(account, head, &body),
         }
     }
 
@@ -57,6 +61,7 @@ impl Responder {
     pub(super) fn refuse(self, status: &Status) {
         match self {
             Self::Grpc(responder) => responder.refuse(status),
+            Self::Web(responder) => responder.refuse(status),
         }
     }
 
@@ -64,6 +69,7 @@ impl Responder {
     pub(super) fn open(self) -> Option<AnswerStream> {
         match self {
             Self::Grpc(responder) => responder.open().map(AnswerStream::Grpc),
+            Self::Web(responder) => responder.open().map(AnswerStream::Web),
         }
     }
 
@@ -71,6 +77,7 @@ impl Responder {
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Grpc(responder) => responder.poll_gone(cx),
+            Self::Web(responder) => responder.poll_gone(cx),
         }
     }
 
@@ -78,6 +85,7 @@ impl Responder {
     pub(super) fn abandon(self) {
         match self {
             Self::Grpc(responder) => responder.abandon(),
+            Self::Web(responder) => drop(responder),
         }
     }
 }
@@ -85,6 +93,7 @@ impl Responder {
 /// An answer of any number of messages. They are gathered, and then sent together.
 pub(super) enum AnswerStream {
     Grpc(response::AnswerStream),
+    Web(lines::AnswerStream),
 }
 
 impl AnswerStream {
@@ -92,6 +101,7 @@ impl AnswerStream {
     pub(super) fn messages(&mut self) -> Messages<'_> {
         match self {
             Self::Grpc(stream) => Messages::Grpc(&mut stream.framed),
+            Self::Web(stream) => Messages::Web(&mut stream.lines),
         }
     }
 
@@ -99,6 +109,7 @@ impl AnswerStream {
     pub(super) fn send(&mut self, body: impl FnMut(Bytes) -> Body) -> Result<(), Gone> {
         match self {
             Self::Grpc(stream) => stream.send(body),
+            Self::Web(stream) => stream.send(body),
         }
     }
 
@@ -163,6 +174,7 @@ impl AnswerStream {
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Grpc(stream) => stream.poll_gone(cx),
+            Self::Web(stream) => stream.poll_gone(cx),
         }
     }
 
@@ -170,6 +182,7 @@ impl AnswerStream {
     pub(super) fn end(self, end: Result<(), Ended>) {
         match self {
             Self::Grpc(stream) => stream.end(end),
+            Self::Web(stream) => stream.end(end),
         }
     }
 }
@@ -177,6 +190,7 @@ impl AnswerStream {
 /// Messages that the front end gathers.
 pub(super) enum Messages<'a> {
     Grpc(&'a mut response::Framed),
+    Web(&'a mut lines::Lines),
 }
 
 impl Messages<'_> {
@@ -184,6 +198,7 @@ impl Messages<'_> {
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Grpc(framed) => framed.len(),
+            Self::Web(lines) => lines.len(),
         }
     }
 
@@ -191,6 +206,7 @@ impl Messages<'_> {
     pub(super) fn pieces_count(&self) -> usize {
         match self {
             Self::Grpc(framed) => framed.pieces_count(),
+            Self::Web(lines) => lines.pieces_count(),
         }
     }
 
@@ -198,6 +214,7 @@ impl Messages<'_> {
     pub(super) fn make_room(&mut self, bytes: usize) {
         match self {
             Self::Grpc(framed) => framed.make_room(bytes),
+            Self::Web(lines) => lines.rest().reserve(bytes),
         }
     }
 
@@ -208,6 +225,7 @@ impl Messages<'_> {
     pub(super) fn begin(&mut self, head: impl FnOnce(&mut Vec<u8>), rest_bytes: usize) -> Result<(), Status> {
         match self {
             Self::Grpc(framed) => framed.begin(head, rest_bytes),
+            Self::Web(lines) => lines.begin(head, rest_bytes),
         }
     }
 
@@ -215,6 +233,7 @@ impl Messages<'_> {
     pub(super) fn rest(&mut self) -> &mut Vec<u8> {
         match self {
             Self::Grpc(framed) => framed.rest(),
+            Self::Web(lines) => lines.rest(),
         }
     }
 
@@ -222,6 +241,7 @@ impl Messages<'_> {
     pub(super) fn share(&mut self, part: Bytes) {
         match self {
             Self::Grpc(framed) => framed.share(part),
+            Self::Web(lines) => lines.share(&part),
         }
     }
 
@@ -229,6 +249,7 @@ impl Messages<'_> {
     pub(super) fn end(&mut self) -> usize {
         match self {
             Self::Grpc(framed) => framed.end(),
+            Self::Web(lines) => lines.end(),
         }
     }
 }
@@ -246,6 +267,7 @@ pub(super) enum Request {
 /// The requests of a call that has any number of them.
 pub(super) enum Requests {
     Grpc(Incoming),
+    Web(incoming::Incoming),
 }
 
 impl Requests {
@@ -253,6 +275,7 @@ impl Requests {
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Request, Status>> {
         match self {
             Self::Grpc(incoming) => incoming.poll_next(cx),
+            Self::Web(incoming) => incoming.poll_next(cx),
         }
     }
 
@@ -260,6 +283,8 @@ impl Requests {
     pub(super) fn absorb(&mut self, cx: &mut Context<'_>) {
         match self {
             Self::Grpc(incoming) => incoming.absorb(cx),
+            // Its transport puts bytes in whether or not they may be taken, as far as there is room.
+            Self::Web(_) => {}
         }
     }
 }

@@ -18,8 +18,9 @@ use super::signal::Signal;
 pub(super) const SILENT_MAX: usize = 2048;
 
 /// The silent connections of a shard.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Silent {
+    max: usize,
     /// By number, so the first is silent for longest.
     waiting: RefCell<BTreeMap<u64, Rc<Signal>>>,
     dropped: Cell<u64>,
@@ -32,10 +33,21 @@ pub(super) struct Silence {
     dropped: Rc<Signal>,
 }
 
+impl Default for Silent {
+    fn default() -> Self {
+        Self::new(SILENT_MAX)
+    }
+}
+
 impl Silent {
+    /// At most so many.
+    pub(super) fn new(max: usize) -> Self {
+        Self { max, waiting: RefCell::default(), dropped: Cell::new(0) }
+    }
+
     /// A connection begins, and says nothing so far. Later ones have higher numbers.
     pub(super) fn begin(self: &Rc<Self>, number: u64) -> Silence {
-        if SILENT_MAX <= self.waiting.borrow().len() {
+        if self.max <= self.waiting.borrow().len() {
             self.drop_longest();
         }
         let dropped = Rc::<Signal>::default();

@@ -92,7 +92,7 @@ impl Leadership {
     }
 
     /// Whether this member knows that it knows no leader.
-    pub(super) fn is_leaderless(&self) -> bool {
+    pub(in crate::shell::client) fn is_leaderless(&self) -> bool {
         self.leaderless_since_ms.get().is_some()
     }
 

@@ -171,6 +171,19 @@ impl Io {
         Poll::Ready(Ok(n))
     }
 
+    /// Appends to `into` what one read brings. Nothing only at the end of the stream.
+    pub(in crate::shell::client) fn poll_append_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut Vec<u8>,
+    ) -> Poll<io::Result<usize>> {
+        let buffers = Rc::clone(&self.buffers);
+        let mut scratch = buffers.scratch.borrow_mut();
+        let n = ready!(self.poll_raw_read(cx, &mut scratch))?;
+        into.extend_from_slice(&scratch[..n]);
+        Poll::Ready(Ok(n))
+    }
+
     /// Whether bytes wait for the socket to take them.
     pub(in crate::shell::client) fn is_write_blocked(&self) -> bool {
         self.write_blocked

@@ -184,7 +184,7 @@ fn silent_connections_are_bounded_by_their_number_and_the_oldest_goes_first() {
     assert_eq!(first.read_to_end(), "");
     client(server.until("one was dropped", |counters| counters.silent_dropped == 1));
     // Whoever speaks, however late, is served and is no longer one of them.
-    for said in [raw::PREFACE, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"] {
+    for said in [raw::PREFACE, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"] {
         let mut other = others.pop().unwrap();
         other.send(&said[..1]);
         other.send(&said[1..]);
@@ -234,16 +234,16 @@ fn idle_connection_is_pinged_and_ended_when_it_does_not_answer() {
 }
 
 #[test]
-fn http1_request_is_answered_and_its_connection_closed() {
+fn http1_request_is_answered_and_a_head_without_end_is_refused() {
     let server = Server::start(quick());
     let mut raw = Raw::connect(&server);
-    raw.send(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n");
+    raw.send(b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     let text = raw.read_to_end();
     assert!(text.starts_with("HTTP/1.1 404 Not Found\r\n"), "{text}");
-    assert!(text.ends_with("\r\n\r\nHTTP/1.1 is not supported by Pinion yet, gRPC is\n"), "{text}");
+    assert!(text.ends_with("\r\n\r\n404 page not found\n"), "{text}");
     let mut raw = Raw::connect(&server);
-    raw.send(format!("GET /{}", "x".repeat(20_000)).as_bytes());
-    assert!(raw.read_to_end().starts_with("HTTP/1.1 404"));
+    raw.send(format!("GET /{}", "x".repeat(70_000)).as_bytes());
+    assert!(raw.read_to_end().starts_with("HTTP/1.1 431"));
 }
 
 #[test]

@@ -1,0 +1,120 @@
+use super::*;
+use crate::rpc::status;
+
+fn ask<'a>(method: &'a str, path: &'a str, headers: &'a [Header<'a>]) -> Ask<'a> {
+    Ask { method, path, query: "", headers }
+}
+
+fn header<'a>(name: &'a str, value: &'a str) -> Header<'a> {
+    Header { name, value: value.as_bytes() }
+}
+
+#[test]
+fn paths_and_methods_lead_where_etcd_leads_them() {
+    let rules = Rules::default();
+    let to = |method, path| route(&ask(method, path, &[]), &rules);
+    assert_eq!(to("POST", "/v3/kv/put"), Route::Call(Method::Put));
+    assert_eq!(to("POST", "/v3beta/kv/put"), Route::Call(Method::Put));
+    assert_eq!(to("POST", "/v3/kv/lease/revoke"), Route::Call(Method::LeaseRevoke));
+    assert_eq!(to("POST", "/v3/maintenance/transfer-leadership"), Route::Call(Method::MoveLeader));
+    assert_eq!(to("POST", "/v3/auth/user/changepw"), Route::Call(Method::UserChangePassword));
+    assert_eq!(to("GET", "/v3/kv/put"), Route::CallByOtherMethod);
+    assert_eq!(to("POST", "/v3/kv/put/"), Route::NoCall);
+    assert_eq!(to("POST", "/v3/"), Route::NoCall);
+    assert_eq!(to("POST", "/v3alpha/kv/put"), Route::Page("/v3alpha/kv/put".into()));
+    assert_eq!(to("GET", "/health"), Route::Page("/health".into()));
+    assert_eq!(to("OPTIONS", "/v3/kv/put"), Route::Preflight);
+    let closed = Rules { serves_gateway: false, ..Rules::default() };
+    assert_eq!(route(&ask("POST", "/v3/kv/put", &[]), &closed), Route::Page("/v3/kv/put".into()));
+    assert_eq!(call_of(&ask("GET", "/v3/watch", &[]), &rules), Some(Method::Watch));
+    assert_eq!(call_of(&ask("GET", "/health", &[]), &rules), None);
+}
+
+#[test]
+fn every_path_of_the_gateway_is_one_methods() {
+    let mut paths = Vec::new();
+    for row in crate::rpc::method::table() {
+        for &path in row.web_paths {
+            assert_eq!(Method::of_web_path(path), Some(row.method));
+            assert!(super::super::json::Call::of_path(row.path).is_some(), "{path}");
+            paths.push(path);
+        }
+    }
+    let count = paths.len();
+    paths.sort_unstable();
+    paths.dedup();
+    // 46 methods of etcd have one path, and three leases' methods a second.
+    assert_eq!((count, paths.len()), (51, 51));
+}
+
+#[test]
+fn host_that_is_not_listed_is_turned_away_whatever_its_port() {
+    let rules = Rules { hosts: vec!["a.example".into(), "::1".into()], ..Rules::default() };
+    for (host, is_admitted) in [
+        ("a.example", true),
+        ("a.example:2379", true),
+        ("[::1]:2379", true),
+        ("[::1]", true),
+        ("b.example", false),
+        ("a.example.evil", false),
+        ("", false),
+        ("127.0.0.1:2379", false),
+    ] {
+        let headers = [header("Host", host)];
+        let routed = route(&ask("GET", "/health", &headers), &rules);
+        assert_eq!(routed != Route::Misdirected, is_admitted, "{host}");
+    }
+    let any = Rules { hosts: vec!["a.example".into(), "*".into()], ..Rules::default() };
+    assert_ne!(route(&ask("GET", "/health", &[header("Host", "x")]), &any), Route::Misdirected);
+}
+
+#[test]
+fn scripts_of_listed_origins_alone_may_read() {
+    let headers = [header("Origin", "http://a")];
+    let origin = |origins: &[&str], headers: &[Header<'_>]| {
+        let rules =
+            Rules { origins: origins.iter().map(|&word| word.to_owned()).collect(), ..Rules::default() };
+        rules.origin_for(&ask("GET", "/", headers)).map(Cow::into_owned)
+    };
+    assert_eq!(origin(&[], &[]).as_deref(), Some("*"));
+    assert_eq!(origin(&["*"], &headers).as_deref(), Some("*"));
+    assert_eq!(origin(&["http://a", "http://b"], &headers).as_deref(), Some("http://a"));
+    assert_eq!(origin(&["http://b"], &headers), None);
+    assert_eq!(origin(&["http://b"], &[]), None);
+}
+
+#[test]
+fn metadata_is_what_has_the_gateways_prefix() {
+    let headers = [
+        header("hasleader", "bare"),
+        header("GRPC-Metadata-HasLeader", " true "),
+        header("Grpc-Metadata-", "x"),
+    ];
+    let ask = ask("POST", "/", &headers);
+    assert_eq!(ask.metadata("hasleader"), Some(&b"true"[..]));
+    assert_eq!(ask.metadata("token"), None);
+    assert_eq!(ask.header("HASLEADER"), Some(&b"bare"[..]));
+}
+
+#[test]
+fn parameters_are_unescaped_and_may_come_again() {
+    let ask = Ask { query: "exclude=a%2Fb&verbose&exclude=c+d&x=%zz", ..ask("GET", "/", &[]) };
+    assert_eq!(ask.parameters("exclude").collect::<Vec<_>>(), ["a/b", "c d"]);
+    assert_eq!(ask.parameters("verbose").collect::<Vec<_>>(), [""]);
+    assert_eq!(ask.parameters("x").collect::<Vec<_>>(), ["%zz"]);
+    assert_eq!(ask.parameters("y").count(), 0);
+}
+
+#[test]
+fn errors_have_the_fields_of_both_kinds_of_gateway() {
+    let mut out = Vec::new();
+    put_error(&status::COMPACTED, &mut out);
+    put_stream_error(&status::NO_LEADER, &mut out);
+    assert_eq!(
+        String::from_utf8(out).unwrap(),
+        "{\"error\":\"etcdserver: mvcc: required revision has been compacted\",\"code\":11,\
+         \"message\":\"etcdserver: mvcc: required revision has been compacted\"}\
+         {\"error\":{\"grpc_code\":14,\"http_code\":503,\"http_status\":\"Service Unavailable\",\"code\":14,\
+         \"message\":\"etcdserver: no leader\"}}\n"
+    );
+}

@@ -1,0 +1,173 @@
+//! Messages of a stream as JSON: gathered as bytes of the message, written as text when each is whole.
+//!
+//! Large parts are copied here, unlike in gRPC's answers: they are written anew anyway.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use super::sink::{MessageFraming, SinkStream};
+use crate::rpc::{Status, json, web};
+use crate::shell::client::call::body::Body;
+use crate::shell::client::call::end::Ended;
+use crate::shell::client::responder::Gone;
+
+/// A buffer of text that has grown so large is sent as it is and the next one begun.
+const BUFFER_BYTES_MAX: usize = 1 << 20;
+
+/// gRPC-Go's bound on a message.
+const MESSAGE_BYTES_MAX: usize = i32::MAX.unsigned_abs() as usize;
+
+/// An answer of several messages.
+pub(in crate::shell::client) struct AnswerStream {
+    stream: SinkStream,
+    pub(in crate::shell::client) lines: Lines,
+}
+
+impl AnswerStream {
+    pub(super) fn new(stream: SinkStream, answer: &'static json::Message) -> Self {
+        let lines = Lines::new(stream.framing(), answer);
+        Self { stream, lines }
+    }
+
+    /// Sends what was gathered. `body` counts each piece.
+    pub(in crate::shell::client) fn send(&mut self, mut body: impl FnMut(Bytes) -> Body) -> Result<(), Gone> {
+        let mut sent = Ok(());
+        // All are taken, whatever becomes of the first: `body` counts them.
+        for piece in self.lines.take() {
+            sent = sent.and(self.stream.send(body(piece)));
+        }
+        sent
+    }
+
+    /// Whether the client has left.
+    pub(in crate::shell::client) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_gone(cx)
+    }
+
+    /// Ends the answer, behind what was sent.
+    pub(in crate::shell::client) fn end(self, end: Result<(), Ended>) {
+        match end {
+            Ok(()) => self.stream.end(Vec::new()),
+            Err(Ended::Status(status)) => {
+                let (framing, mut last) = (self.stream.framing(), Vec::new());
+                let start = framing.begin(&mut last);
+                web::put_stream_error(&status, &mut last);
+                framing.end(&mut last, start);
+                self.stream.end(last);
+            }
+            Err(Ended::Gone | Ended::Crowded) => self.stream.cut(),
+        }
+    }
+}
+
+/// Messages that the transport does not have yet.
+pub(in crate::shell::client) struct Lines {
+    framing: MessageFraming,
+    answer: &'static json::Message,
+    /// The message that was begun, as bytes.
+    message: Vec<u8>,
+    /// What it was announced to take.
+    announced: usize,
+    /// What is written of the messages before `buffer`.
+    pieces: Vec<Bytes>,
+    buffer: Vec<u8>,
+    /// Bytes of `pieces`.
+    sealed_bytes: usize,
+}
+
+impl Lines {
+    fn new(framing: MessageFraming, answer: &'static json::Message) -> Self {
+        Self {
+            framing,
+            answer,
+            message: Vec::new(),
+            announced: 0,
+            pieces: Vec::new(),
+            buffer: Vec::new(),
+            sealed_bytes: 0,
+        }
+    }
+
+    /// Bytes gathered.
+    pub(in crate::shell::client) fn len(&self) -> usize {
+        self.sealed_bytes + self.buffer.len()
+    }
+
+    /// Pieces that would be sent now.
+    pub(in crate::shell::client) fn pieces_count(&self) -> usize {
+        self.pieces.len() + usize::from(!self.buffer.is_empty())
+    }
+
+    /// Begins a message with what `head` writes, of which `rest_bytes` follow.
+    ///
+    /// # Errors
+    /// It would be too large. Nothing is gathered.
+    pub(in crate::shell::client) fn begin(
+        &mut self,
+        head: impl FnOnce(&mut Vec<u8>),
+        rest_bytes: usize,
+    ) -> Result<(), Status> {
+        self.message.clear();
+        head(&mut self.message);
+        self.announced = self.message.len() + rest_bytes;
+        if MESSAGE_BYTES_MAX < self.announced {
+            return Err(Status::sent_too_large(self.announced as u64, MESSAGE_BYTES_MAX as u64));
+        }
+        Ok(())
+    }
+
+    /// Where the rest of the message is written.
+    pub(in crate::shell::client) fn rest(&mut self) -> &mut Vec<u8> {
+        &mut self.message
+    }
+
+    /// Appends a part of the message.
+    pub(in crate::shell::client) fn share(&mut self, part: &[u8]) {
+        self.message.extend_from_slice(part);
+    }
+
+    /// Ends the message. Returns what its text will take.
+    pub(in crate::shell::client) fn end(&mut self) -> usize {
+        assert_eq!(self.message.len(), self.announced, "the length was announced");
+        if BUFFER_BYTES_MAX <= self.buffer.len() {
+            self.seal();
+        }
+        let before = self.len();
+        let start = self.framing.begin(&mut self.buffer);
+        self.buffer.extend_from_slice(b"{\"result\":");
+        json::write(self.answer, &self.message, &mut self.buffer);
+        self.buffer.extend_from_slice(b"}\n");
+        self.framing.end(&mut self.buffer, start);
+        if BUFFER_BYTES_MAX <= self.message.capacity() {
+            self.message = Vec::new();
+        }
+        self.len() - before
+    }
+
+    /// Ends the buffer.
+    fn seal(&mut self) {
+        if !self.buffer.is_empty() {
+            self.sealed_bytes += self.buffer.len();
+            self.pieces.push(std::mem::take(&mut self.buffer).into());
+        }
+    }
+
+    /// Takes all that is gathered.
+    fn take(&mut self) -> impl Iterator<Item = Bytes> {
+        self.seal();
+        self.sealed_bytes = 0;
+        self.pieces.drain(..)
+    }
+}
+
+/// Writes a message that is in two parts, each of whole fields.
+pub(super) fn write_parts(answer: &'static json::Message, parts: [&[u8]; 2], out: &mut Vec<u8>) {
+    // Base64 makes four of three; names and brackets are few beside large values.
+    out.reserve(parts.iter().map(|part| part.len()).sum::<usize>() * 3 / 2 + 128);
+    let mut writer = json::Writer::begin(answer, out);
+    for part in parts {
+        writer.put(part, out);
+    }
+    writer.end(out);
+}

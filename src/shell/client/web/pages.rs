@@ -1,0 +1,139 @@
+//! The pages for operators: which path is which, who answers it where.
+//!
+//! Compatibility: etcd's paths, methods and texts. `--listen-metrics-urls` has health and metrics alone. None of
+//! them asks who the caller is.
+
+use std::rc::Rc;
+
+use prost::Message as _;
+
+use super::health::{Checks, Probe};
+use super::sink::Sink;
+use super::variables;
+use crate::pb::etcdserverpb as pb;
+use crate::request::Query;
+use crate::rpc::json::put_text;
+use crate::rpc::web::{AnswerHead, Ask, JSON};
+use crate::shell::client::call::account::Account;
+use crate::shell::client::{Backend, ClientShard};
+
+/// A page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Page<'a> {
+    Version,
+    Variables,
+    Health,
+    /// All checks of a kind, or the one of this name.
+    Probe(Probe, Option<&'a str>),
+}
+
+/// The page of a path.
+fn find(path: &str, is_of_metrics: bool) -> Option<Page<'_>> {
+    let probe = |prefix, probe| {
+        let rest = path.strip_prefix(prefix)?;
+        let name = if rest.is_empty() { Some(None) } else { rest.strip_prefix('/').map(Some) };
+        name.map(|name| Page::Probe(probe, name))
+    };
+    match path {
+        "/health" => Some(Page::Health),
+        "/version" if !is_of_metrics => Some(Page::Version),
+        "/debug/vars" if !is_of_metrics => Some(Page::Variables),
+        _ => probe("/livez", Probe::Live).or_else(|| probe("/readyz", Probe::Ready)),
+    }
+}
+
+impl<B: Backend> ClientShard<B> {
+    /// A page is asked for.
+    pub(in crate::shell::client) fn on_page(
+        self: &Rc<Self>,
+        account: &Rc<Account>,
+        path: &str,
+        ask: &Ask<'_>,
+        is_of_metrics: bool,
+        sink: Sink,
+    ) {
+        let Some(page) = find(path, is_of_metrics) else {
+            return sink.answer_bytes(account, AnswerHead::of_text(404), b"404 page not found\n");
+        };
+        if ask.method != "GET" {
+            let head = AnswerHead::of_text(405).with("Allow", "GET");
+            return sink.answer_bytes(account, head, b"Method Not Allowed\n");
+        }
+        match page {
+            Page::Version => self.spawn_version(account, sink),
+            Page::Variables => {
+                let mut body = Vec::new();
+                variables::put(&mut body);
+                sink.answer_bytes(account, AnswerHead::new(200, "application/json; charset=utf-8"), &body);
+            }
+            Page::Health => self.spawn_health(account, ask, sink),
+            Page::Probe(probe, name) => match Checks::of(probe, name, ask) {
+                Some(checks) => self.spawn_probe(account, checks, sink),
+                None => sink.answer_bytes(account, AnswerHead::of_text(404), b"404 page not found\n"),
+            },
+        }
+    }
+
+    /// Tells the versions, as the member's status has them.
+    fn spawn_version(self: &Rc<Self>, account: &Rc<Account>, sink: Sink) {
+        let (shard, account) = (Rc::clone(self), Rc::clone(account));
+        glommio::spawn_local(async move {
+            let Some(answered) = shard.ask_for(&sink, false, Query::Status).await else { return };
+            let status =
+                answered.ok().and_then(|(_, response)| pb::StatusResponse::decode(&response.body[..]).ok());
+            let Some(status) = status else {
+                return sink.answer_bytes(
+                    &account,
+                    AnswerHead::of_text(503),
+                    b"the member does not answer\n",
+                );
+            };
+            sink.answer(&account, AnswerHead::new(200, JSON), |out| put_version(&status, out));
+        })
+        .detach();
+    }
+}
+
+/// A cluster has the version of its members, in etcd's terms, without the last number.
+fn put_version(status: &pb::StatusResponse, out: &mut Vec<u8>) {
+    let mut numbers = status.version.split('.');
+    let cluster = format!("{}.{}.0", numbers.next().unwrap_or("0"), numbers.next().unwrap_or("0"));
+    out.extend_from_slice(b"{\"etcdserver\":");
+    put_text(&status.version, out);
+    out.extend_from_slice(b",\"etcdcluster\":");
+    put_text(&cluster, out);
+    out.extend_from_slice(b",\"storage\":");
+    put_text(&status.storage_version, out);
+    out.push(b'}');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_metrics_have_health_alone() {
+        for path in ["/health", "/livez", "/readyz", "/livez/serializable_read"] {
+            assert!(find(path, true).is_some() && find(path, false).is_some(), "{path}");
+        }
+        for path in ["/version", "/debug/vars"] {
+            assert!(find(path, true).is_none() && find(path, false).is_some(), "{path}");
+        }
+        for path in ["/", "", "/v2/keys", "/healthz", "/livezz", "/health/", "/v3/kv/put"] {
+            assert!(find(path, true).is_none() && find(path, false).is_none(), "{path}");
+        }
+        assert_eq!(find("/readyz/x", false), Some(Page::Probe(Probe::Ready, Some("x"))));
+    }
+
+    #[test]
+    fn version_of_the_cluster_has_no_last_number() {
+        let status = pb::StatusResponse {
+            version: "3.7.1".into(),
+            storage_version: "3.7.0".into(),
+            ..Default::default()
+        };
+        let mut out = Vec::new();
+        put_version(&status, &mut out);
+        assert_eq!(out, br#"{"etcdserver":"3.7.1","etcdcluster":"3.7.0","storage":"3.7.0"}"#);
+    }
+}
