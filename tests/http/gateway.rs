@@ -251,5 +251,9 @@ fn large_values_and_many_keys_come_back_whole() {
         let range = web.call("/v3/kv/range", json!({"key": b64("k"), "range_end": b64("l")})).await;
         assert_eq!(range["kvs"].as_array().unwrap().len(), 2_000);
         assert_eq!(range["kvs"][1999]["key"], b64("k1999"));
+        // A list inside a transaction's answer too, and the connection goes on.
+        let txn = json!({"success": [{"request_range": {"key": b64("k"), "range_end": b64("l")}}]});
+        let answered = web.call("/v3/kv/txn", txn).await;
+        assert_eq!(answered["responses"][0]["response_range"]["kvs"], range["kvs"]);
     });
 }

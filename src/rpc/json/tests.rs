@@ -254,23 +254,45 @@ fn answers_have_proto_names_quoted_numbers_and_nothing_that_is_unset() {
 }
 
 #[test]
-fn message_in_pieces_is_the_message_in_one() {
-    let kvs: Vec<_> = (0..20_u8)
-        .map(|n| mvccpb::KeyValue { key: vec![n].into(), version: n.into(), ..Default::default() })
+fn message_in_pieces_is_the_message_in_one_wherever_it_is_cut() {
+    let kvs: Vec<_> = (0..6_usize)
+        .map(|n| mvccpb::KeyValue {
+            key: vec![7; n].into(),
+            version: 1 << n,
+            value: vec![0xab; 5 - n].into(),
+            ..Default::default()
+        })
         .collect();
-    let whole = pb::RangeResponse { header: None, kvs: kvs.clone(), more: true, count: 9 };
-    let answer = call("/etcdserverpb.KV/Range").answer;
-    for size in 1..=kvs.len() {
-        let mut out = Vec::new();
-        let mut writer = Writer::begin(answer, &mut out);
-        for kvs in kvs.chunks(size) {
-            let piece = pb::RangeResponse { kvs: kvs.to_vec(), ..Default::default() };
-            writer.put(&piece.encode_to_vec(), &mut out);
+    let range = pb::RangeResponse { header: None, kvs, more: true, count: i64::MAX };
+    let op = |response| pb::ResponseOp { response: Some(response) };
+    let txn = pb::TxnResponse {
+        header: Some(pb::ResponseHeader { revision: 300, ..Default::default() }),
+        succeeded: true,
+        responses: vec![
+            op(pb::response_op::Response::ResponseRange(range.clone())),
+            op(pb::response_op::Response::ResponsePut(pb::PutResponse::default())),
+        ],
+    };
+    let status =
+        pb::StatusResponse { errors: vec!["a".into(), String::new(), "é".into()], ..Default::default() };
+    for (path, bytes) in [
+        ("/etcdserverpb.KV/Range", range.encode_to_vec()),
+        ("/etcdserverpb.KV/Txn", txn.encode_to_vec()),
+        ("/etcdserverpb.Maintenance/Status", status.encode_to_vec()),
+    ] {
+        let answer = call(path).answer;
+        let mut whole = Vec::new();
+        write(answer, &bytes, &mut whole);
+        serde_json::from_slice::<serde_json::Value>(&whole).unwrap();
+        for size in 1..=bytes.len() {
+            let mut out = Vec::new();
+            let mut writer = Writer::begin(answer, &mut out);
+            for piece in bytes.chunks(size) {
+                writer.put(piece, &mut out);
+            }
+            writer.end(&mut out);
+            assert_eq!(out.escape_ascii().to_string(), whole.escape_ascii().to_string(), "{path} by {size}");
         }
-        let rest = pb::RangeResponse { more: true, count: 9, ..Default::default() };
-        writer.put(&rest.encode_to_vec(), &mut out);
-        writer.end(&mut out);
-        assert_eq!(String::from_utf8(out).unwrap(), text("/etcdserverpb.KV/Range", &whole), "{size}");
     }
 }
 

@@ -1,8 +1,10 @@
 //! The bytes of an answer, to its text.
 //!
-//! A message may be written in pieces, each of whole fields, so that a long list need not be there in full: the
-//! list stays open from one piece to the next.
+//! A message may come in pieces that are cut anywhere, also inside a field, as a long list does; its text comes
+//! in pieces too. So there is one way to write, for whole messages too: an explicit stack of the messages that
+//! are open, and the few bytes of a key, a number or a base64 group that are not whole yet.
 //!
+//! Bounds: what is held between two pieces is a text field (an error, a name: small), and some 20 bytes.
 //! Invariants: the bytes are this member's own messages, whose fields ascend, so those of one list stand together.
 //! Broken ones are a bug and panic.
 
@@ -23,13 +25,43 @@ pub fn write(message: &'static Message, bytes: &[u8], out: &mut Vec<u8>) {
     writer.end(out);
 }
 
-/// A message that is written in pieces.
+/// A message that is open.
 #[derive(Debug)]
-pub struct Writer {
+struct Open {
     message: &'static Message,
+    /// Where among all bytes it ends.
+    end: u64,
     /// The list that is not closed yet.
     list: Option<u32>,
     is_empty: bool,
+}
+
+/// A field whose bytes are still coming.
+#[derive(Debug)]
+enum Leaf {
+    None,
+    /// So many bytes follow, to be written as base64. The bytes held are no whole group.
+    Bytes {
+        rest: u64,
+        held: [u8; 2],
+        held_len: usize,
+    },
+    /// The same, to be written as text.
+    Text {
+        rest: u64,
+        held: Vec<u8>,
+    },
+}
+
+/// A message that is written as it comes. See the module.
+#[derive(Debug)]
+pub struct Writer {
+    open: Vec<Open>,
+    leaf: Leaf,
+    /// The beginning of a key and its number.
+    partial: Vec<u8>,
+    /// Bytes taken so far.
+    at: u64,
 }
 
 impl Writer {
@@ -37,50 +69,151 @@ impl Writer {
     #[must_use]
     pub fn begin(message: &'static Message, out: &mut Vec<u8>) -> Self {
         out.push(b'{');
-        Self { message, list: None, is_empty: true }
+        let mut open = Vec::with_capacity(4);
+        open.push(Open { message, end: u64::MAX, list: None, is_empty: true });
+        Self { open, leaf: Leaf::None, partial: Vec::new(), at: 0 }
     }
 
-    /// Appends fields.
+    /// Appends the text of more bytes.
     pub fn put(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
-        while !bytes.is_empty() {
-            let key = varint(&mut bytes);
-            let number = u32::try_from(key >> 3).expect("a field's number has 29 bits");
-            let (number_value, slice) = match key & 7 {
-                VARINT => (varint(&mut bytes), &[][..]),
-                LENGTH => {
-                    let length = usize::try_from(varint(&mut bytes)).expect("it fits the memory it is in");
-                    let (slice, rest) = bytes.split_at(length);
-                    bytes = rest;
-                    (0, slice)
-                }
-                other => panic!("no message of the gateway has wire type {other}"),
-            };
-            let field = self.message.by_number(number).expect("answers have no unknown fields");
-            if field.repeated && key & 7 == LENGTH && !is_slice(field.kind) {
-                // Packed.
-                let mut packed = slice;
-                while !packed.is_empty() {
-                    let number_value = varint(&mut packed);
-                    self.open(field, out);
-                    put_value(field, number_value, &[], out);
-                }
-            } else {
-                self.open(field, out);
-                put_value(field, number_value, slice, out);
+        loop {
+            self.put_leaf(&mut bytes, out);
+            if !matches!(self.leaf, Leaf::None) {
+                return;
             }
+            while 1 < self.open.len() && self.open.last().is_some_and(|open| open.end == self.at) {
+                self.close(out);
+            }
+            if bytes.is_empty() {
+                return;
+            }
+            let Some((key, number)) = self.take_field(&mut bytes) else { return };
+            self.put_field(key, number, out);
         }
     }
 
     /// Ends the text.
-    pub fn end(self, out: &mut Vec<u8>) {
-        if self.list.is_some() {
+    pub fn end(mut self, out: &mut Vec<u8>) {
+        assert!(self.open.len() == 1 && matches!(self.leaf, Leaf::None), "the message is whole");
+        self.close(out);
+    }
+
+    /// Closes the innermost message.
+    fn close(&mut self, out: &mut Vec<u8>) {
+        let open = self.open.pop().expect("one is open");
+        if open.list.is_some() {
             out.push(b']');
         }
         out.push(b'}');
     }
 
+    /// Takes a key and the number behind it, which is the field's or its length. None: they are not whole.
+    fn take_field(&mut self, bytes: &mut &[u8]) -> Option<(u64, u64)> {
+        let before = bytes.len();
+        let found = if self.partial.is_empty() {
+            let whole = *bytes;
+            let found = take_two(bytes);
+            if found.is_none() {
+                self.partial.extend_from_slice(whole);
+                *bytes = &[];
+            }
+            found
+        } else {
+            let mut found = None;
+            while let (None, Some((&byte, rest))) = (found, bytes.split_first()) {
+                self.partial.push(byte);
+                *bytes = rest;
+                found = take_two(&mut &self.partial[..]);
+            }
+            if found.is_some() {
+                self.partial.clear();
+            }
+            found
+        };
+        self.at += (before - bytes.len()) as u64;
+        assert!(self.partial.len() < 20, "a key and a number are shorter");
+        found
+    }
+
+    fn put_field(&mut self, key: u64, number: u64, out: &mut Vec<u8>) {
+        let open = self.open.last_mut().expect("one is open");
+        let field = u32::try_from(key >> 3).ok().and_then(|number| open.message.by_number(number));
+        let field = field.expect("answers have no unknown fields");
+        open.name(field, out);
+        match (key & 7, field.kind) {
+            (LENGTH, Kind::Message(message)) => {
+                out.push(b'{');
+                let end = self.at + number;
+                self.open.push(Open { message, end, list: None, is_empty: true });
+            }
+            (LENGTH, Kind::Bytes) => {
+                out.push(b'"');
+                self.leaf = Leaf::Bytes { rest: number, held: [0; 2], held_len: 0 };
+            }
+            (LENGTH, Kind::Text) => self.leaf = Leaf::Text { rest: number, held: Vec::new() },
+            (VARINT, kind) => put_number(kind, number, out),
+            (wire_type, kind) => panic!("no answer has {kind:?} as wire type {wire_type}"),
+        }
+    }
+
+    /// Writes what there is of the field whose bytes are coming.
+    fn put_leaf(&mut self, bytes: &mut &[u8], out: &mut Vec<u8>) {
+        let mut take = |rest: &mut u64| {
+            let n = usize::try_from(*rest).map_or(bytes.len(), |rest| rest.min(bytes.len()));
+            let (taken, behind) = bytes.split_at(n);
+            *bytes = behind;
+            *rest -= n as u64;
+            self.at += n as u64;
+            taken
+        };
+        let is_over = match &mut self.leaf {
+            Leaf::None => return,
+            Leaf::Text { rest, held } => {
+                held.extend_from_slice(take(rest));
+                if *rest == 0 {
+                    put_text(&String::from_utf8_lossy(held), out);
+                }
+                *rest == 0
+            }
+            Leaf::Bytes { rest, held, held_len } => {
+                let mut taken = take(rest);
+                // Fill the group that has begun.
+                if 0 < *held_len {
+                    let n = taken.len().min(3 - *held_len);
+                    let mut group = [held[0], held[1], 0];
+                    group[*held_len..*held_len + n].copy_from_slice(&taken[..n]);
+                    taken = &taken[n..];
+                    *held_len += n;
+                    if *held_len == 3 || *rest == 0 {
+                        put_base64(&group[..*held_len], out);
+                        *held_len = 0;
+                    } else {
+                        *held = [group[0], group[1]];
+                    }
+                }
+                // Whole groups, and at the end the rest.
+                let whole = if *rest == 0 { taken.len() } else { taken.len() / 3 * 3 };
+                put_base64(&taken[..whole], out);
+                let left = &taken[whole..];
+                if !left.is_empty() {
+                    held[..left.len()].copy_from_slice(left);
+                    *held_len = left.len();
+                }
+                if *rest == 0 {
+                    out.push(b'"');
+                }
+                *rest == 0
+            }
+        };
+        if is_over {
+            self.leaf = Leaf::None;
+        }
+    }
+}
+
+impl Open {
     /// Writes all that stands in front of a value of `field`.
-    fn open(&mut self, field: &Field, out: &mut Vec<u8>) {
+    fn name(&mut self, field: &Field, out: &mut Vec<u8>) {
         if self.list == Some(field.number) {
             return out.push(b',');
         }
@@ -100,17 +233,17 @@ impl Writer {
     }
 }
 
-fn varint(bytes: &mut &[u8]) -> u64 {
-    take_varint(bytes).expect("the message is our own")
+/// Takes two numbers, if both are there.
+fn take_two(bytes: &mut &[u8]) -> Option<(u64, u64)> {
+    let mut rest = *bytes;
+    let found = (take_varint(&mut rest)?, take_varint(&mut rest)?);
+    *bytes = rest;
+    Some(found)
 }
 
-fn is_slice(kind: Kind) -> bool {
-    matches!(kind, Kind::Text | Kind::Bytes | Kind::Message(_))
-}
-
-fn put_value(field: &Field, number: u64, slice: &[u8], out: &mut Vec<u8>) {
+fn put_number(kind: Kind, number: u64, out: &mut Vec<u8>) {
     let low = u32::try_from(number & 0xffff_ffff).expect("it has 32 bits");
-    match field.kind {
+    match kind {
         Kind::Int64 => put_quoted(itoa::Buffer::new().format(number.cast_signed()), out),
         Kind::Uint64 => put_quoted(itoa::Buffer::new().format(number), out),
         Kind::Uint32 => out.extend_from_slice(itoa::Buffer::new().format(low).as_bytes()),
@@ -119,9 +252,7 @@ fn put_value(field: &Field, number: u64, slice: &[u8], out: &mut Vec<u8>) {
             Some(name) => put_quoted(name, out),
             None => out.extend_from_slice(itoa::Buffer::new().format(low.cast_signed()).as_bytes()),
         },
-        Kind::Text => put_text(&String::from_utf8_lossy(slice), out),
-        Kind::Bytes => put_base64(slice, out),
-        Kind::Message(message) => write(message, slice, out),
+        Kind::Text | Kind::Bytes | Kind::Message(_) => panic!("{kind:?} is no number"),
     }
 }
 
@@ -139,10 +270,8 @@ pub fn put_text(text: &str, out: &mut Vec<u8>) {
 
 fn put_base64(bytes: &[u8], out: &mut Vec<u8>) {
     let length = bytes.len().div_ceil(3) * 4;
-    out.push(b'"');
     let start = out.len();
     out.resize(start + length, 0);
     let written = STANDARD.encode_slice(bytes, &mut out[start..]).expect("there is room for it");
     assert_eq!(written, length, "padded to whole groups");
-    out.push(b'"');
 }

@@ -144,6 +144,7 @@ impl AnswerStream {
     ) -> Result<(), Ended> {
         match self {
             Self::Grpc(stream) => stream.begin_in_pieces(head, body_bytes, |head| Body::new(account, head)),
+            Self::Web(stream) => stream.begin_in_pieces(head, body_bytes, |head| Body::new(account, head)),
         }
     }
 
@@ -152,6 +153,9 @@ impl AnswerStream {
         let has_left = Rc::new(Signal::default());
         match self {
             Self::Grpc(stream) => stream.send_piece(Body::with_signal(account, piece, &has_left))?,
+            Self::Web(stream) => {
+                stream.send_piece(&piece, |text| Body::with_signal(account, text, &has_left))?;
+            }
         }
         Ok(has_left)
     }

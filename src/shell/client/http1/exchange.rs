@@ -18,6 +18,7 @@ use crate::shell::client::call::account::Account;
 use crate::shell::client::call::body::Body;
 use crate::shell::client::responder::Gone;
 use crate::shell::client::signal::Signal;
+use crate::shell::client::web::part::Part;
 use crate::shell::client::web::sink::MessageFraming;
 
 /// How far an answer has come.
@@ -123,7 +124,7 @@ impl Exchange {
         let mut out = Vec::with_capacity(512);
         if shape.is_websocket {
             write(&mut out);
-            websocket::frame_text(&mut out, 0);
+            websocket::frame_text(&mut out, 0, Part::Whole);
         } else {
             head.origin.clone_from(&shape.origin);
             let at = put_head(&head, BodyFraming::Length, self.shared.keeps_alive.get(), &mut out);

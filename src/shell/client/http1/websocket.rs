@@ -17,23 +17,30 @@ use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tungstenite::{Error, Message};
 
 use crate::rpc::web::{AnswerHead, Ask, TEXT};
+use crate::shell::client::web::part::Part;
 
 /// What the key of a client is hashed with.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// A final text frame.
-const TEXT_FRAME: u8 = 0x81;
+/// The first byte of a frame: the last of its message, or not, and whether it begins one, of text.
+const FINAL: u8 = 0x80;
+const BEGINS_TEXT: u8 = 0x01;
 
 /// The close frame behind an answer that is over: normal closure.
 pub(super) const CLOSE: &[u8] = &[0x88, 2, 0x03, 0xe8];
 
 /// Puts the head of a text frame in front of what was appended at `start`, and leaves out the end of its line.
-pub(in crate::shell::client) fn frame_text(out: &mut Vec<u8>, start: usize) {
+pub(in crate::shell::client) fn frame_text(out: &mut Vec<u8>, start: usize, part: Part) {
     if out[start..].last() == Some(&b'\n') {
         out.pop();
     }
     let length = out.len() - start;
-    let mut head = vec![TEXT_FRAME];
+    let mut head = vec![match part {
+        Part::Whole => FINAL | BEGINS_TEXT,
+        Part::First => BEGINS_TEXT,
+        Part::Middle => 0,
+        Part::Last => FINAL,
+    }];
     match (u8::try_from(length), u16::try_from(length)) {
         (Ok(short @ ..126), _) => head.push(short),
         (_, Ok(length)) => {
@@ -164,7 +171,7 @@ mod tests {
             let mut framed = b"before".to_vec();
             framed.extend_from_slice(text.as_bytes());
             framed.push(b'\n');
-            frame_text(&mut framed, 6);
+            frame_text(&mut framed, 6, Part::Whole);
             let mut client = WebSocketContext::new(Role::Client, None);
             let mut ends = Ends { input: &framed[6..], taken: 0, output: &mut Vec::new() };
             assert_eq!(client.read(&mut ends).unwrap(), Message::text(text));
@@ -172,15 +179,28 @@ mod tests {
     }
 
     #[test]
+    fn message_in_parts_is_read_back_as_one() {
+        let mut framed = Vec::new();
+        for (part, text) in [(Part::First, "a"), (Part::Middle, "b"), (Part::Middle, ""), (Part::Last, "c")] {
+            let start = framed.len();
+            framed.extend_from_slice(text.as_bytes());
+            frame_text(&mut framed, start, part);
+        }
+        let mut client = WebSocketContext::new(Role::Client, None);
+        let mut ends = Ends { input: &framed, taken: 0, output: &mut Vec::new() };
+        assert_eq!(client.read(&mut ends).unwrap(), Message::text("abc"));
+    }
+
+    #[test]
     fn client_without_a_mask_or_with_too_long_a_message_has_left() {
         let masked = |text: &[u8]| {
             let length = u16::try_from(text.len()).unwrap().to_be_bytes();
-            [&[TEXT_FRAME, 0x80 | 126, length[0], length[1], 0, 0, 0, 0], text].concat()
+            [&[FINAL | BEGINS_TEXT, 0x80 | 126, length[0], length[1], 0, 0, 0, 0], text].concat()
         };
         let read = |mut bytes: Vec<u8>| Frames::new(1000).read(&mut bytes, &mut Vec::new());
         assert!(matches!(read(masked(&[b'x'; 1000])), Some(Said::Text(text)) if text.len() == 1000));
         assert!(matches!(read(masked(&[b'x'; 1001])), Some(Said::Left)));
-        assert!(matches!(read(vec![TEXT_FRAME, 1, b'x']), Some(Said::Left)));
+        assert!(matches!(read(vec![FINAL | BEGINS_TEXT, 1, b'x']), Some(Said::Left)));
         assert!(read(masked(b"xyz")[..8].to_vec()).is_none());
     }
 

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use super::part::Part;
 use super::sink::{MessageFraming, SinkStream};
 use crate::rpc::{Status, json, web};
 use crate::shell::client::call::body::Body;
@@ -22,12 +23,14 @@ const MESSAGE_BYTES_MAX: usize = i32::MAX.unsigned_abs() as usize;
 pub(in crate::shell::client) struct AnswerStream {
     stream: SinkStream,
     pub(in crate::shell::client) lines: Lines,
+    /// The one message that comes in pieces.
+    pieces: Option<json::Writer>,
 }
 
 impl AnswerStream {
     pub(super) fn new(stream: SinkStream, answer: &'static json::Message) -> Self {
         let lines = Lines::new(stream.framing(), answer);
-        Self { stream, lines }
+        Self { stream, lines, pieces: None }
     }
 
     /// Sends what was gathered. `body` counts each piece.
@@ -40,6 +43,53 @@ impl AnswerStream {
         sent
     }
 
+    /// Sends the beginning of the one message: what `head` writes.
+    ///
+    /// # Errors
+    /// The client has left, or no message may be so large.
+    pub(in crate::shell::client) fn begin_in_pieces(
+        &mut self,
+        head: impl FnOnce(&mut Vec<u8>),
+        body_bytes: u64,
+        body: impl FnOnce(Bytes) -> Body,
+    ) -> Result<(), Ended> {
+        let mut first = Vec::new();
+        head(&mut first);
+        let message_bytes = first.len() as u64 + body_bytes;
+        let framing = self.stream.framing();
+        if MESSAGE_BYTES_MAX as u64 <= message_bytes {
+            return Err(Status::sent_too_large(message_bytes, MESSAGE_BYTES_MAX as u64).into());
+        }
+        let mut text = Vec::new();
+        let start = framing.begin(&mut text);
+        let mut writer = json::Writer::begin(self.lines.answer, &mut text);
+        writer.put(&first, &mut text);
+        framing.end(&mut text, start, Part::First);
+        self.pieces = Some(writer);
+        Ok(self.stream.send(body(text.into()))?)
+    }
+
+    /// Sends the next part of the message that has begun.
+    pub(in crate::shell::client) fn send_piece(
+        &mut self,
+        piece: &[u8],
+        body: impl FnOnce(Bytes) -> Body,
+    ) -> Result<(), Gone> {
+        let writer = self.pieces.as_mut().expect("a message has begun");
+        let framing = self.stream.framing();
+        let mut text = Vec::with_capacity(piece.len() * 3 / 2 + 128);
+        let start = framing.begin(&mut text);
+        let before = text.len();
+        writer.put(piece, &mut text);
+        // A chunk without data would end the answer. What the piece had is held for the next one.
+        if text.len() == before {
+            text.clear();
+        } else {
+            framing.end(&mut text, start, Part::Middle);
+        }
+        self.stream.send(body(text.into()))
+    }
+
     /// Whether the client has left.
     pub(in crate::shell::client) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.stream.poll_gone(cx)
@@ -48,12 +98,23 @@ impl AnswerStream {
     /// Ends the answer, behind what was sent.
     pub(in crate::shell::client) fn end(self, end: Result<(), Ended>) {
         match end {
-            Ok(()) => self.stream.end(Vec::new()),
+            Ok(()) => {
+                let mut last = Vec::new();
+                if let Some(writer) = self.pieces {
+                    let framing = self.stream.framing();
+                    let start = framing.begin(&mut last);
+                    writer.end(&mut last);
+                    framing.end(&mut last, start, Part::Last);
+                }
+                self.stream.end(last);
+            }
+            // No status can be told inside a message: it is broken off.
+            Err(Ended::Status(_)) if self.pieces.is_some() => self.stream.cut(),
             Err(Ended::Status(status)) => {
                 let (framing, mut last) = (self.stream.framing(), Vec::new());
                 let start = framing.begin(&mut last);
                 web::put_stream_error(&status, &mut last);
-                framing.end(&mut last, start);
+                framing.end(&mut last, start, Part::Whole);
                 self.stream.end(last);
             }
             Err(Ended::Gone | Ended::Crowded) => self.stream.cut(),
@@ -138,7 +199,7 @@ impl Lines {
         self.buffer.extend_from_slice(b"{\"result\":");
         json::write(self.answer, &self.message, &mut self.buffer);
         self.buffer.extend_from_slice(b"}\n");
-        self.framing.end(&mut self.buffer, start);
+        self.framing.end(&mut self.buffer, start, Part::Whole);
         if BUFFER_BYTES_MAX <= self.message.capacity() {
             self.message = Vec::new();
         }

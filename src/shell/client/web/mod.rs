@@ -19,5 +19,6 @@ mod health;
 pub(super) mod incoming;
 pub(super) mod lines;
 pub(super) mod pages;
+pub(super) mod part;
 pub(super) mod sink;
 mod variables;

@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use super::part::Part;
 use crate::rpc::http1::answer::{begin_chunk, end_chunk};
 use crate::rpc::web::AnswerHead;
 use crate::shell::client::call::account::Account;
@@ -25,7 +26,7 @@ pub(in crate::shell::client) enum MessageFraming {
 }
 
 impl MessageFraming {
-    /// Begins a message. Returns where.
+    /// Begins a part of a message. Returns where.
     pub(in crate::shell::client) fn begin(self, out: &mut Vec<u8>) -> usize {
         let start = out.len();
         if self == Self::Chunks {
@@ -34,12 +35,12 @@ impl MessageFraming {
         start
     }
 
-    /// Ends the message that began at `start`.
-    pub(in crate::shell::client) fn end(self, out: &mut Vec<u8>, start: usize) {
+    /// Ends the part that began at `start`.
+    pub(in crate::shell::client) fn end(self, out: &mut Vec<u8>, start: usize, part: Part) {
         match self {
             Self::Lines => {}
             Self::Chunks => end_chunk(out, start),
-            Self::WebSocket => websocket::frame_text(out, start),
+            Self::WebSocket => websocket::frame_text(out, start, part),
         }
     }
 }
