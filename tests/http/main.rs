@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod bad_input;
+mod clients;
 mod gateway;
 mod pages;
 mod web;
+mod websocket;

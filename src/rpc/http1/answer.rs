@@ -22,6 +22,8 @@ pub enum BodyFraming {
     Chunks,
     /// It ends with the connection, for clients that know no chunks.
     UntilClose,
+    /// There is none: another protocol follows.
+    Upgrade,
 }
 
 /// Appends a head. Returns where its length belongs, for `put_length`.
@@ -58,7 +60,7 @@ pub fn put_head(head: &AnswerHead, framing: BodyFraming, keeps_alive: bool, out:
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
             0
         }
-        BodyFraming::UntilClose => {
+        BodyFraming::UntilClose | BodyFraming::Upgrade => {
             out.extend_from_slice(b"\r\n");
             0
         }

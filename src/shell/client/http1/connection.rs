@@ -497,7 +497,7 @@ impl<B: Backend> Turns<'_, B> {
         };
         accepted.origin = self.shard.web_rules.origin_for(ask);
         let mut out = Vec::new();
-        put_head(&accepted, BodyFraming::UntilClose, true, &mut out);
+        put_head(&accepted, BodyFraming::Upgrade, true, &mut out);
         self.io.borrow_mut().append(&out);
         let shape = Shape { is_current: true, is_headless: false, is_websocket: true, origin: None };
         let shared = Shared::new(self.account, shape, false);
