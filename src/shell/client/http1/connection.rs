@@ -702,7 +702,8 @@ impl<B: Backend> Turns<'_, B> {
                         Some(Said::Left) => has_left = true,
                     }
                 }
-                if !replies.is_empty() {
+                let has_replies = !replies.is_empty();
+                if has_replies {
                     shared.out.borrow_mut().push_back(Out::Own(replies.into()));
                 }
                 if let Some(call) = first.take() {
@@ -726,7 +727,7 @@ impl<B: Backend> Turns<'_, B> {
                     shared.state.set(State::Cut);
                     return true;
                 }
-                false
+                has_replies
             }
         }
     }
