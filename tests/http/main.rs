@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "a test binary has no other crate to reach")]
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod against_etcd;
 mod bad_input;
 mod clients;
 mod gateway;
