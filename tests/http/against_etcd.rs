@@ -66,7 +66,12 @@ impl Generator {
         self.maybe(2, &mut message, "range_end", &[end, "AA==".into()]);
         self.maybe(3, &mut message, "limit", &[1.into(), "2".into(), 0.into(), (-1).into()]);
         self.maybe(5, &mut message, "revision", &[1.into(), "5".into(), 99_999.into()]);
-        self.maybe(3, &mut message, "sortOrder", &["ASCEND".into(), "DESCEND".into(), 1.into(), "NONE".into()]);
+        self.maybe(
+            3,
+            &mut message,
+            "sortOrder",
+            &["ASCEND".into(), "DESCEND".into(), 1.into(), "NONE".into()],
+        );
         // The order of equal keys is open for other targets.
         self.maybe(3, &mut message, "sort_target", &["KEY".into(), 0.into()]);
         for name in ["serializable", "count_only"] {
@@ -92,8 +97,10 @@ impl Generator {
             ("VALUE", "value"),
             ("LEASE", "lease"),
         ]);
-        let result = self.pick(&[json!("EQUAL"), json!("GREATER"), json!("LESS"), json!("NOT_EQUAL"), json!(0)]);
-        let value = if field == "value" { b64("x").into() } else { self.pick(&[json!(0), json!("1"), json!(2)]) };
+        let result =
+            self.pick(&[json!("EQUAL"), json!("GREATER"), json!("LESS"), json!("NOT_EQUAL"), json!(0)]);
+        let value =
+            if field == "value" { b64("x").into() } else { self.pick(&[json!(0), json!("1"), json!(2)]) };
         json!({"key": self.key(), "target": target, "result": result, field: value})
     }
 

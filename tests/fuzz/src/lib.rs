@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod discovery;
 pub mod framing;
 pub mod headers;
+pub mod http;
 pub mod key_range;
 pub mod memory;
 pub mod message;
@@ -75,6 +76,11 @@ mod tests {
     #[test]
     fn headers_property_holds_on_its_seeds() {
         hold(headers::run, "headers");
+    }
+
+    #[test]
+    fn http_property_holds_on_its_seeds() {
+        hold(http::run, "http");
     }
 
     #[test]

@@ -19,11 +19,31 @@ pub fn corpora() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("wal", recipes(8)),
         ("framing", framing()),
         ("headers", recipes(3)),
+        ("http", http()),
         ("peer", recipes(4)),
         ("discovery", recipes(3)),
         ("requests", requests()),
         ("key_range", recipes(1)),
         ("checkpoint", checkpoint()),
+    ]
+}
+
+/// Requests as clients send them, behind the recipe's choices.
+fn http() -> Vec<Vec<u8>> {
+    let head = b"POST /v3/kv/put?a=b HTTP/1.1\r\nHost: x:1\r\nConnection: keep-alive, Upgrade\r\n\
+        Upgrade: websocket\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\nGrpc-Timeout: 1S\r\n\r\nrest";
+    let chunks = b"5;a=b\r\nhello\r\n00A\r\n0123456789\r\n0\r\nT: x\r\n\r\nGET /";
+    let text = br#"{"compare":[{"key":"YQ==","target":"VALUE","result":1,"value":""}],"success":[{"request_txn":
+        {"success":[{"requestPut":{"key":"-_8","value":"YWJj","lease":"1e3"}}]}}],"x":[{}],"failure":null}"#;
+    let stream = br#"{"a":"}{\"\\"} {"b":[{}]}{"#;
+    let recipe = |mode: u8, choices: &[u8], bytes: &[u8]| [&[mode], choices, bytes].concat();
+    vec![
+        recipe(0, &[], head),
+        recipe(1, &[0, 9], chunks),
+        recipe(1, &[1, 5, 0, 9], b"hello, world"),
+        recipe(2, &[4, 3], text),
+        recipe(2, &[2, 1], br#"{"key":"YQ==","value":"Yg","prevKv":true}"#),
+        recipe(3, &[1, 7], stream),
     ]
 }
 

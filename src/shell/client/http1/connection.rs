@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | has said nothing since its last answer, or has not ended its head | `IDLE_MAX` of the shard, the longest first | after `IDLE_MS` |
 //! | sends a head | `HEAD_BYTES_MAX`, counted as headers in its account | with 431 |
-//! | sends a body | the longest text of a message, counted as an upload | with 429; `IDLE_MS` after its last byte |
+//! | sends a body | the longest text of a message, counted as an upload; a large one waits for its turn | with 429; `IDLE_MS` after its last byte |
 //! | waits for its answer | the call's deadline | |
 //! | sends requests of a stream | `web::incoming`: it is not read while they wait | with the call |
 //! | does not read | the shard's unread answers: see `account` | when the shard needs its memory |
@@ -33,6 +33,7 @@ use crate::rpc::web::{self, AnswerHead, Ask, Header, JSON, Route, TEXT};
 use crate::rpc::{Code, Method, Status, status};
 use crate::shell::client::call::account::Account;
 use crate::shell::client::call::place::Upload;
+use crate::shell::client::call::turns::{LARGE_BYTES_MIN, Turn};
 use crate::shell::client::call::{Head, overloaded};
 use crate::shell::client::connection::Ending;
 use crate::shell::client::grpc::h2_io::Io;
@@ -111,6 +112,8 @@ struct Text {
     decoder: Decoder,
     text: Vec<u8>,
     upload: Upload,
+    /// Of a text that is, or will be, a large one.
+    turn: Option<Turn>,
     moved_ms: u64,
 }
 
@@ -468,7 +471,7 @@ impl<B: Backend> Turns<'_, B> {
         };
         let decoder = Decoder::new(http.length);
         let moved_ms = self.shard.now_ms();
-        let text = Text { head, shared, responder, decoder, text: Vec::new(), upload, moved_ms };
+        let text = Text { head, shared, responder, decoder, text: Vec::new(), upload, turn: None, moved_ms };
         self.phase = Phase::Text(Box::new(text));
         Step::Done
     }
@@ -522,6 +525,15 @@ impl<B: Backend> Turns<'_, B> {
     fn on_text(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Step {
         let Phase::Text(part) = &mut self.phase else { unreachable!("by `step`") };
         let receive_bytes_max = self.shard.receive_bytes_max;
+        // Its length is not always told; then it may become the longest.
+        let expected = match part.decoder.announced() {
+            0 if LARGE_BYTES_MIN < part.text.len() => text_bytes_max(receive_bytes_max),
+            announced => usize::try_from(announced).unwrap_or(usize::MAX).saturating_add(part.text.len()),
+        };
+        if part.turn.is_none() && LARGE_BYTES_MIN < expected && !part.decoder.is_over() {
+            part.turn = Turn::begin(&self.shard.turns, &self.account.waiting_uploads, expected);
+            // One connection has one upload by HTTP/1, so there is always room for it to wait.
+        }
         let Text { decoder, text, .. } = &mut **part;
         let before = text.len();
         let mut input = &self.input[..];
@@ -553,13 +565,19 @@ impl<B: Backend> Turns<'_, B> {
             let Phase::Text(part) = std::mem::replace(&mut self.phase, next) else {
                 unreachable!("as above")
             };
-            let Text { head, shared, responder, text, .. } = *part;
+            let Text { head, shared, mut responder, text, turn, .. } = *part;
             if let Some(status) = refusal {
                 return self.refuse_unread(shared, responder, &status);
             }
+            responder.turn = turn;
             self.shard.on_text(self.account, &head, &text, responder);
             self.phase = Phase::Answer(Answer { shared, source: Source::None });
             return Step::Done;
+        }
+        if part.turn.as_ref().is_some_and(|turn| turn.poll_comes(cx).is_pending()) {
+            // What was read is kept; the client is held by the socket's window.
+            part.moved_ms = now_ms;
+            return Step::Wait;
         }
         match self.read(cx) {
             None => Step::Wait,

@@ -18,6 +18,7 @@ use crate::rpc::web::{self, AnswerHead, Ask, JSON};
 use crate::rpc::{Code, Method, Status, json, status};
 use crate::shell::client::call::Head;
 use crate::shell::client::call::account::Account;
+use crate::shell::client::call::turns::Turn;
 use crate::shell::client::{Backend, ClientShard, responder};
 
 const NS_PER_MS: u64 = 1_000_000;
@@ -114,12 +115,14 @@ pub(in crate::shell::client) struct Responder {
     account: Rc<Account>,
     call: json::Call,
     has_one_answer: bool,
+    /// That of a large request, until it is answered.
+    pub(in crate::shell::client) turn: Option<Turn>,
 }
 
 impl Responder {
     pub(in crate::shell::client) fn new(sink: Sink, account: &Rc<Account>, method: Method) -> Self {
         let has_one_answer = method.row().call == CallShape::Unary;
-        Self { sink, account: Rc::clone(account), call: messages_of(method), has_one_answer }
+        Self { sink, account: Rc::clone(account), call: messages_of(method), has_one_answer, turn: None }
     }
 
     /// Answers with one message made of `head` and `tail`.
