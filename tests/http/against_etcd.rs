@@ -20,7 +20,6 @@ use crate::web::{Answer, Web, b64};
 
 const KEYS: [&[u8]; 7] = [b"a", b"b", b"c", b"a/1", b"a/2", b"\xff", b"\0"];
 
-#[expect(clippy::disallowed_methods, reason = "which etcd a test compares with is asked of its runner")]
 fn reference() -> Option<PathBuf> {
     std::env::var_os("PINION_ETCD_BIN").map(PathBuf::from).or_else(|| installed("etcd"))
 }
