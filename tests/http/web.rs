@@ -136,9 +136,14 @@ impl Web {
     pub async fn chunk(&mut self) -> Option<Vec<u8>> {
         let line = String::from_utf8(self.until(b"\r\n").await.expect("a chunk")).unwrap();
         let size = usize::from_str_radix(line.trim(), 16).unwrap();
+        if size == 0 {
+            // A trailer may follow.
+            while self.until(b"\r\n").await.expect("the end of a body") != b"\r\n" {}
+            return None;
+        }
         let chunk = self.exactly(size).await;
         assert_eq!(self.exactly(2).await, b"\r\n");
-        (0 < size).then_some(chunk)
+        Some(chunk)
     }
 
     /// The next line of an answer of many, as JSON. None: there are no more.
