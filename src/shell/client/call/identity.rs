@@ -101,6 +101,13 @@ pub(super) fn own_read(linearizable: bool, query: Query) -> Command {
     guarded(Command::Read(Read { linearizable, query }), Some(Arc::new(Login::member())))
 }
 
+/// The token in what a client shows.
+pub(in crate::shell::client) fn token(shown: &[u8]) -> Bytes {
+    let token = shown.strip_prefix(b"Bearer ").unwrap_or(shown);
+    // One longer than any that is given out need not be kept to be refused: an empty one is no better.
+    if token.len() <= TOKEN_BYTES_MAX { Bytes::copy_from_slice(token) } else { Bytes::new() }
+}
+
 impl<B: Backend> ClientShard<B> {
     /// Who makes a call with this token, without asking anybody.
     pub(super) fn identify(&self, token: Option<&Bytes>) -> Result<Identity, Status> {

@@ -23,7 +23,7 @@ use crate::rpc::method::CallShape;
 use crate::rpc::{Code, Method, Status, status};
 use crate::shell::client::call::account::Account;
 use crate::shell::client::call::body::Body;
-use crate::shell::client::call::identity::TOKEN_BYTES_MAX;
+use crate::shell::client::call::identity;
 use crate::shell::client::call::place::Upload;
 use crate::shell::client::call::turns::{LARGE_BYTES_MIN, Turn};
 use crate::shell::client::call::{Head, overloaded};
@@ -118,9 +118,7 @@ fn read_head<T>(
 /// What shows who calls: `token`, or else `authorization`.
 fn token(headers: &HeaderMap) -> Option<Bytes> {
     let shown = headers.get(&TOKEN).or_else(|| headers.get(AUTHORIZATION))?.as_bytes();
-    let token = shown.strip_prefix(b"Bearer ").unwrap_or(shown);
-    // One longer than any that is given out need not be kept to be refused: an empty one is no better.
-    Some(if token.len() <= TOKEN_BYTES_MAX { Bytes::copy_from_slice(token) } else { Bytes::new() })
+    Some(identity::token(shown))
 }
 
 pub(super) fn framing_status(error: &FramingError) -> Status {

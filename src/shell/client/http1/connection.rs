@@ -424,7 +424,12 @@ impl<B: Backend> Turns<'_, B> {
         let sink = Sink::Http1(Exchange::new(&shared));
         let responder = gateway::Responder::new(sink, self.account, method);
         let receive_bytes_max = self.shard.receive_bytes_max;
-        let head = gateway::read_head(&http.ask, method, self.shard.now_ms());
+        let head = gateway::read_head(
+            &http.ask,
+            method,
+            self.shard.now_ms(),
+            self.shard.identities.revision().is_some(),
+        );
         let is_whole = matches!(http.length, Length::Exact(bytes) if bytes <= rest.len() as u64);
         let head = match head {
             Ok(head) => head,
@@ -510,7 +515,8 @@ impl<B: Backend> Turns<'_, B> {
         let (inbound, frames) =
             (Inbound::new(receive_bytes_max), Box::new(Frames::new(text_bytes_max(receive_bytes_max))));
         let mut first = None;
-        match gateway::read_head(ask, method, self.shard.now_ms()) {
+        match gateway::read_head(ask, method, self.shard.now_ms(), self.shard.identities.revision().is_some())
+        {
             Err(status) => responder.refuse(&status),
             Ok(head) if method.row().call == CallShape::BothWays => {
                 self.on_stream(&head, method, responder, &inbound);

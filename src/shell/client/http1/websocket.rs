@@ -79,7 +79,7 @@ pub(super) fn accept(ask: &Ask<'_>) -> Result<AnswerHead, AnswerHead> {
 }
 
 /// The token in the list of subprotocols.
-pub(super) fn token<'a>(ask: &Ask<'a>) -> Option<&'a [u8]> {
+pub(in crate::shell::client) fn token<'a>(ask: &Ask<'a>) -> Option<&'a [u8]> {
     let mut words = ask.header("sec-websocket-protocol")?.split(|&byte| byte == b',');
     (words.next()?.trim_ascii() == b"Bearer").then(|| words.next().map(<[u8]>::trim_ascii)).flatten()
 }

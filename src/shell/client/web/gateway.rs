@@ -18,7 +18,9 @@ use crate::rpc::web::{self, AnswerHead, Ask, JSON};
 use crate::rpc::{Code, Method, Status, json, status};
 use crate::shell::client::call::Head;
 use crate::shell::client::call::account::Account;
+use crate::shell::client::call::identity;
 use crate::shell::client::call::turns::Turn;
+use crate::shell::client::http1::websocket;
 use crate::shell::client::{Backend, ClientShard, responder};
 
 const NS_PER_MS: u64 = 1_000_000;
@@ -51,6 +53,7 @@ pub(in crate::shell::client) fn read_head(
     ask: &Ask<'_>,
     method: Method,
     now_ms: u64,
+    asks_rights: bool,
 ) -> Result<Head, Status> {
     let client_deadline_ms = match ask.header("grpc-timeout") {
         None => None,
@@ -70,7 +73,10 @@ pub(in crate::shell::client) fn read_head(
     let method = Method::find(method.row().path)?;
     let api_version = ApiVersion::parse(ask.metadata("client-api-version").unwrap_or_default());
     let needs_leader = ask.metadata("hasleader") == Some(b"true");
-    Ok(Head { method, client_deadline_ms, needs_leader, api_version })
+    let shown = || ask.metadata("token").or_else(|| ask.header("authorization"));
+    let shown = || shown().or_else(|| websocket::token(ask));
+    let token = if asks_rights { shown().map(identity::token) } else { None };
+    Ok(Head { method, client_deadline_ms, needs_leader, api_version, token })
 }
 
 /// The bytes of the message that a text begins with.
