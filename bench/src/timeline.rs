@@ -110,7 +110,7 @@ pub(crate) fn draw(path: &Path, title: &str, lines: &[(&str, &Timeline)]) -> Res
             .configure_mesh()
             .x_desc("seconds from its begin (shaded while it lasts)")
             .y_desc("put latency, ms")
-            .light_line_style(WHITE)
+            .light_line_style(TRANSPARENT)
             .draw()?;
         let worst = points.iter().map(|(at, _, worst)| (*at, *worst));
         chart
@@ -168,7 +168,10 @@ mod tests {
         draw(&path, "a stall", &[("one", &timeline), ("other", &timeline)]).unwrap();
         let svg = std::fs::read_to_string(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(svg.matches("<polyline").count(), 8, "two lines and two keys a target");
+        for color in ["#FF0000", "#0000FF"] {
+            let lines = svg.lines().filter(|line| line.starts_with("<polyline") && line.contains(color));
+            assert_eq!(lines.count(), 4, "{color}: a line and its key in the legend, of both targets");
+        }
         for text in ["a stall", "one", "other", "median", "worst of 0.1 s"] {
             assert!(svg.contains(text), "{text}");
         }

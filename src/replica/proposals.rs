@@ -71,6 +71,11 @@ impl Proposals {
         self.full_bytes + self.open.len() + self.large.bytes()
     }
 
+    /// Those of them that wait for no part of a large request to go first.
+    pub(super) fn grouped_bytes(&self) -> usize {
+        self.full_bytes + self.open.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.waiting_bytes() == 0
     }

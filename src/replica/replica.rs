@@ -36,6 +36,9 @@ use crate::types::{Feature, FormatLevel, LogIndex, MemberId, Term, Ticket, limit
 /// worth their syncs.
 const LARGE_BYTES_MIN: usize = 2 << 20;
 
+/// Half of what a group holds at most: a sync of some hundred microseconds more than that of an empty one.
+const PIPELINE_BYTES: usize = 512 << 10;
+
 /// Most bytes of a request that is one entry, until all members read requests in parts: as much as the first
 /// release took.
 const WHOLE_BYTES_MAX: usize = 10 << 20;
@@ -51,6 +54,9 @@ pub struct Config {
     /// Appends on their way to the disk at once. More than one pays where a sync's latency is mostly
     /// waiting and the disk takes several at a time; with one, groups are largest.
     pub pipeline_depth: usize,
+    /// One append more than that may be on its way while so many bytes of groups wait: then the disk has the next one at
+    /// once when it is done, where it would wait for the clients of the last one.
+    pub pipeline_bytes: usize,
     /// Bytes of groups in one append; one group always fits.
     pub append_bytes_max: usize,
     /// Bytes of requests that wait or are not applied, above which new ones are refused.
@@ -80,6 +86,7 @@ impl Config {
         Self {
             raft,
             pipeline_depth: 1,
+            pipeline_bytes: PIPELINE_BYTES,
             append_bytes_max: 4 << 20,
             backlog_bytes_max: 64 << 20,
             large_bytes_min: LARGE_BYTES_MIN,
@@ -477,7 +484,9 @@ impl<R> Replica<R> {
         }
         let leads = self.leads();
         // A follower forwards: its own appends are the leader's, and need not hold up anything.
-        if leads && self.config.pipeline_depth <= self.node.appends_in_flight() {
+        let is_much = self.config.pipeline_bytes <= self.proposals.grouped_bytes();
+        let depth = self.config.pipeline_depth + usize::from(is_much);
+        if leads && depth <= self.node.appends_in_flight() {
             return;
         }
         let mut bytes_left = self.config.append_bytes_max;

@@ -115,6 +115,21 @@ fn deeper_pipeline_starts_as_many_appends_before_it_gathers() {
 }
 
 #[test]
+fn while_much_waits_one_more_append_is_on_its_way() {
+    let mut role = Role::leading(|_| {});
+    role.put(1).unwrap();
+    assert_eq!(appended(&role.next().unwrap()), [[1]]);
+    role.replica.on_request(Ticket(2), RequestKind::Put, vec![7; 500_000].into(), None).unwrap();
+    assert!(role.next().is_none(), "it waits for company while the disk is busy");
+    role.replica.on_request(Ticket(3), RequestKind::Put, vec![7; 30_000].into(), None).unwrap();
+    assert_eq!(appended(&role.next().unwrap()), [[2, 3]]);
+    role.replica.on_request(Ticket(4), RequestKind::Put, vec![7; 900_000].into(), None).unwrap();
+    assert!(role.next().is_none(), "and never two more");
+    assert!(role.sync());
+    assert_eq!(appended(&role.next().unwrap()), [[4]]);
+}
+
+#[test]
 fn full_groups_share_an_append_up_to_its_byte_bound() {
     let mut role = Role::leading(|config| config.append_bytes_max = 3_000_000);
     let body = vec![0; 900_000];

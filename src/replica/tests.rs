@@ -236,7 +236,13 @@ impl Cluster {
         raft.message_bytes_max = 2_000;
         raft.committed_bytes_max = 2_000;
         let pipeline_depth = self.pipeline_depth;
-        let config = Config { pipeline_depth, large_bytes_min: 100, part_bytes: 60, ..Config::new(raft) };
+        let config = Config {
+            pipeline_depth,
+            pipeline_bytes: 300,
+            large_bytes_min: 100,
+            part_bytes: 60,
+            ..Config::new(raft)
+        };
         let lies = self.bug == Bug::DiskLies;
         let member = self.members.get_mut(&id).unwrap();
         member.state = member.saved.clone();

@@ -61,6 +61,14 @@ enum Command<M> {
     },
 }
 
+/// A segment that a thread reads, from its beginning.
+#[derive(Debug)]
+struct Ahead {
+    seq: SegmentSeq,
+    len: usize,
+    reading: JoinHandle<io::Result<Vec<u8>>>,
+}
+
 /// Segments in one directory.
 #[derive(Debug)]
 pub struct FileStorage<M: Medium> {
@@ -68,6 +76,7 @@ pub struct FileStorage<M: Medium> {
     segment_bytes: u32,
     open: Option<(SegmentSeq, M)>,
     prepared: Prepared<M>,
+    ahead: Option<Ahead>,
     /// Asked of the helper and not answered yet.
     asked: BTreeSet<SegmentSeq>,
     commands: Option<Sender<Command<M>>>,
@@ -104,6 +113,7 @@ impl<M: Medium> FileStorage<M> {
             segment_bytes,
             open: None,
             prepared: Prepared::default(),
+            ahead: None,
             asked: BTreeSet::new(),
             commands: Some(commands),
             answers,
@@ -132,6 +142,10 @@ impl<M: Medium> Drop for FileStorage<M> {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.commands = None;
+        if let Some(ahead) = self.ahead.take() {
+            // Nobody wants it any more.
+            drop(ahead.reading.join());
+        }
         if let Some(helper) = self.helper.take()
             && helper.join().is_err()
         {
@@ -159,7 +173,18 @@ impl<M: Medium> Storage for FileStorage<M> {
     }
 
     fn read(&mut self, seq: SegmentSeq, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        if let Some(ahead) = self.ahead.take_if(|ahead| (ahead.seq, 0, ahead.len) == (seq, offset, len)) {
+            return ahead.reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
         read_past_cache(&self.file(seq), offset, len)
+    }
+
+    fn expect_read(&mut self, seq: SegmentSeq, len: usize) {
+        let path = self.file(seq);
+        let read = move || read_past_cache(&path, 0, len);
+        // Without a thread it is read when it is asked for.
+        let reading = std::thread::Builder::new().name("wal-ahead".to_owned()).spawn(read);
+        self.ahead = reading.ok().map(|reading| Ahead { seq, len, reading });
     }
 
     fn prepare(&mut self, seq: SegmentSeq, head: Vec<u8>) {

@@ -25,7 +25,7 @@ pub use reader::LogReader;
 pub use record::{ENTRY_BYTES_MAX, Entry, HardState, Point};
 pub use segment::{SEGMENT_BYTES, SegmentSeq};
 pub use storage::Storage;
-pub use writer::{Counters, Held, Recovered, Wal};
+pub use writer::{Counters, Held, Reading, Recovered, Wal};
 
 /// Whose log it is: in each segment's header and under every checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

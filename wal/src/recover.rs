@@ -95,10 +95,14 @@ fn scan_from(
     found: &[SegmentSeq],
 ) -> Result<Scanned, WalError> {
     let mut scan = Scan::new(identity);
-    for seq in found {
+    for (place, seq) in found.iter().enumerate() {
         let size = storage.size(*seq).map_err(WalError::io("reading a log segment's size"))?;
         let length = usize::try_from(size).unwrap_or(usize::MAX).min(READ_BYTES_MAX);
         let image = storage.read(*seq, 0, length).map_err(WalError::io("reading a log segment"))?;
+        if let Some(next) = found.get(place + 1) {
+            // All are of one length, or refused for it.
+            storage.expect_read(*next, length);
+        }
         scan.segment(*seq, &image).map_err(|damage| refuse(storage, identity, damage))?;
     }
     scan.finish().map_err(|damage| refuse(storage, identity, damage))

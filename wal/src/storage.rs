@@ -31,6 +31,10 @@ pub trait Storage {
     /// `len` bytes of a segment from `offset` on, fewer where the file ends.
     fn read(&mut self, seq: SegmentSeq, offset: u64, len: usize) -> io::Result<Vec<u8>>;
 
+    /// The whole of a segment, as far as its first `len` bytes, will be read next. A storage may begin at once; what
+    /// fails shows when it is read.
+    fn expect_read(&mut self, _seq: SegmentSeq, _len: usize) {}
+
     /// Asks for segment `seq` to exist, durably, with `head` at its beginning and no valid group
     /// behind that. Does not wait. A segment that is there already is left as it is.
     fn prepare(&mut self, seq: SegmentSeq, head: Vec<u8>);
@@ -75,6 +79,9 @@ macro_rules! forward_storage {
             }
             fn read(&mut self, seq: SegmentSeq, offset: u64, len: usize) -> io::Result<Vec<u8>> {
                 (**self).read(seq, offset, len)
+            }
+            fn expect_read(&mut self, seq: SegmentSeq, len: usize) {
+                (**self).expect_read(seq, len);
             }
             fn prepare(&mut self, seq: SegmentSeq, head: Vec<u8>) {
                 (**self).prepare(seq, head);

@@ -87,6 +87,21 @@ pub struct Wal<S> {
     counters: Counters,
 }
 
+/// A log that was read and believed, and not touched yet.
+pub struct Reading<S> {
+    storage: S,
+    identity: Identity,
+    after: Point,
+    found: recover::Found,
+}
+
+impl<S: Storage> Reading<S> {
+    /// The second half of [`Wal::open`]: makes durable what was read, and the space behind it blank.
+    pub fn open(self) -> Result<(Wal<S>, Recovered), WalError> {
+        Wal::open_found(self)
+    }
+}
+
 impl<S: Storage> Wal<S> {
     /// Whether the storage holds a log.
     pub fn exists(storage: &mut S) -> Result<bool, WalError> {
@@ -139,14 +154,30 @@ impl<S: Storage> Wal<S> {
     /// Opens the log beside a checkpoint that covers everything up to `after`. All that it answers is
     /// durable: what a dead process left in the page cache is synced first.
     pub fn open(
-        mut storage: S,
+        storage: S,
         identity: Identity,
         after: u64,
         after_term: u64,
     ) -> Result<(Self, Recovered), WalError> {
+        Self::read(storage, identity, after, after_term)?.open()
+    }
+
+    /// The first half of `open`, which changes nothing: what the log says. So it can go on while the checkpoint is
+    /// loaded, and is nothing but time lost if that cannot be.
+    pub fn read(
+        mut storage: S,
+        identity: Identity,
+        after: u64,
+        after_term: u64,
+    ) -> Result<Reading<S>, WalError> {
         let after = Point { index: after, term: after_term };
-        let recover::Found { scanned, covered, notes, reset, segment_bytes } =
-            recover::read(&mut storage, identity, after)?;
+        let found = recover::read(&mut storage, identity, after)?;
+        Ok(Reading { storage, identity, after, found })
+    }
+
+    fn open_found(reading: Reading<S>) -> Result<(Self, Recovered), WalError> {
+        let Reading { mut storage, identity, after, found } = reading;
+        let recover::Found { scanned, covered, notes, reset, segment_bytes } = found;
         let written = scanned.last();
         let Scanned {
             base, mut entries, hard_state, segments, tail, started, next_number, sum, torn, ..

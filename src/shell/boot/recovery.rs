@@ -24,7 +24,7 @@ use crate::shell::log::entries::{UnknownKind, entry_from_wal, hard_state_from_wa
 use crate::shell::net::addresses::{Addresses, RESOLVE_PATIENCE};
 use crate::shell::runtime::aside::run_aside;
 use crate::shell::runtime::waiting::Waiting;
-use crate::shell::store::checkpoint_file::{self, LoadError};
+use crate::shell::store::checkpoint_file::{self, LoadError, Part};
 use crate::shell::store::{FormatLevelTooHigh, check_format_level};
 use crate::types::{FormatLevel, LogIndex, MemberId};
 
@@ -119,11 +119,23 @@ pub(in crate::shell) fn open(
     };
     waiting.on(format!("the newest checkpoint in {} is being loaded", data_dir.checkpoints().display()));
     let level_max = config.process.format_level_max;
-    let (header, mut machine) = load_checkpoint(data_dir, &identity, level_max)?;
+    // The log behind a checkpoint needs nothing of it but where it stands. So it is read at the same time, and touched
+    // when both are believed.
+    let own = &identity;
+    let (header, mut machine, reading) = std::thread::scope(|scope| {
+        let mut log = None;
+        let on_header = |header: &Header| {
+            let (index, term) = (header.index.0, header.term.0);
+            log = Some(scope.spawn(move || read_log(data_dir, sync_mode, own, index, term)));
+        };
+        let (header, machine) = load_checkpoint(data_dir, own, level_max, waiting, on_header)?;
+        waiting.on(format!("the log in {} is being read", data_dir.wal().display()));
+        let log = log.expect("a checkpoint has a header").join();
+        let reading = log.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok::<_, RecoveryError>((header, machine, reading))
+    })?;
     let opened = Instant::now();
-    waiting.on(format!("the log in {} is being read", data_dir.wal().display()));
-    let storage = open_storage(data_dir, sync_mode)?;
-    let (wal, found) = Wal::open(storage, wal_identity(&identity), header.index.0, header.term.0)?;
+    let (wal, found) = reading.open()?;
     for note in &found.notes {
         tracing::warn!("{note}");
     }
@@ -158,6 +170,19 @@ pub(in crate::shell) fn open(
     // Also of a member that has just joined, whatever it advertises.
     tell_differences(config, &machine, identity.member, is_new);
     Ok(Start { identity, machine, recovered, wal, sync_mode, last })
+}
+
+fn read_log(
+    data_dir: &DataDir,
+    sync_mode: SyncMode,
+    identity: &IdentityFile,
+    index: u64,
+    term: u64,
+) -> Result<wal::Reading<Box<dyn Storage + Send>>, RecoveryError> {
+    let started = Instant::now();
+    let reading = Wal::read(open_storage(data_dir, sync_mode)?, wal_identity(identity), index, term)?;
+    tracing::info!(seconds = started.elapsed().as_secs_f64(), "log checked");
+    Ok(reading)
 }
 
 /// Asks the other members, which may be healthy: a flag that was left in a unit's file must not end them.
@@ -310,6 +335,8 @@ fn load_checkpoint(
     data_dir: &DataDir,
     identity: &IdentityFile,
     level_max: FormatLevel,
+    waiting: &Waiting,
+    mut on_header: impl FnMut(&Header),
 ) -> Result<(Header, Machine), RecoveryError> {
     let path = data_dir.checkpoints();
     checkpoint_file::remove_unfinished(&path).map_err(|source| RecoveryError::Io {
@@ -320,8 +347,27 @@ fn load_checkpoint(
     let checkpoints = path.clone();
     let started = Instant::now();
     let mut restore = Restore::new();
-    let loaded =
-        checkpoint_file::load_newest(&path, |block| restore.feed(block).map_err(|error| error.to_string()));
+    let (mut bytes, mut fed, mut told) = (0, 0, 0);
+    let loaded = checkpoint_file::load_newest(&path, |part| match part {
+        Part::Header(header, file_bytes) => {
+            bytes = file_bytes;
+            on_header(header);
+            Ok(())
+        }
+        Part::Block(block) => {
+            fed += block.len() as u64;
+            let percent = 100 * fed / bytes.max(1);
+            if told < percent {
+                told = percent;
+                waiting.on(format!(
+                    "the newest checkpoint in {} is being loaded: {percent} % of {} MiB",
+                    path.display(),
+                    bytes >> 20
+                ));
+            }
+            restore.feed(block).map_err(|error| error.to_string())
+        }
+    });
     // First of all: that the rest cannot be read follows from it.
     check_format_level(restore.format_level(), level_max)?;
     let header = loaded?.ok_or_else(|| RecoveryError::CheckpointMissing { path: path.clone() })?;

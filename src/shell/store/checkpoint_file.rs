@@ -329,53 +329,114 @@ pub(in crate::shell) fn write_whole(
     write(dir, header, || commands.next()).map(|_bytes| ())
 }
 
-/// Reads the newest checkpoint and hands every block of it to `on_block`. `None`: there is none.
+/// Reads the newest checkpoint and hands every part of it over. `None`: there is none. A thread reads and checks the
+/// next blocks while one is taken.
 ///
 /// # Errors
 /// [`LoadError`] naming file and offset; a damaged checkpoint is never skipped in favour of an
 /// older one, since the log between the two is gone.
 pub(in crate::shell) fn load_newest(
     dir: &Path,
-    mut on_block: impl FnMut(&[u8]) -> Result<(), String>,
+    mut on_part: impl FnMut(Part<'_>) -> Result<(), String>,
 ) -> Result<Option<Header>, LoadError> {
-    let io = |path: &Path| {
-        let path = path.to_owned();
-        move |source| LoadError::Io { path, source }
-    };
     let newest = list(dir).map_err(io(dir))?.into_iter().max_by_key(|(_path, index)| *index);
     let Some((path, index)) = newest else { return Ok(None) };
-    let format = |source| LoadError::Format { path: path.clone(), source };
-    let mut input = BufReader::with_capacity(WRITE_BYTES, File::open(&path).map_err(io(&path))?);
+    let path = &path;
+    std::thread::scope(|scope| {
+        let (parts, inbox) = channel::bounded(BLOCKS_WAITING_MAX);
+        let (spares, spare) = channel::bounded(BLOCKS_WAITING_MAX + 2);
+        scope.spawn(move || {
+            let ended = read_frames(path, &spare, |part| parts.send(Ok(part)).is_ok());
+            if let Err(error) = ended {
+                // Nobody takes it: a block before it was refused already.
+                drop(parts.send(Err(error)));
+            }
+        });
+        let mut header = None;
+        for part in inbox {
+            match part? {
+                Read::Header(found, bytes) => {
+                    on_part(Part::Header(&found, bytes)).map_err(|problem| block_error(path, 0, problem))?;
+                    header = Some(found);
+                }
+                Read::Block { payload, offset } => {
+                    on_part(Part::Block(&payload[1..]))
+                        .map_err(|problem| block_error(path, offset, problem))?;
+                    drop(spares.try_send(payload));
+                }
+            }
+        }
+        let header = header.expect("a whole checkpoint starts with its header");
+        if header.index == index {
+            Ok(Some(header))
+        } else {
+            Err(block_error(path, 0, "its name is not the index it holds".to_owned()))
+        }
+    })
+}
+
+/// A part of a checkpoint that is being loaded.
+pub(in crate::shell) enum Part<'a> {
+    /// First of all; and how long the file is.
+    Header(&'a Header, u64),
+    Block(&'a [u8]),
+}
+
+/// What the thread that reads has checked.
+enum Read {
+    Header(Header, u64),
+    Block {
+        /// Behind its tag.
+        payload: Vec<u8>,
+        offset: u64,
+    },
+}
+
+fn io(path: &Path) -> impl FnOnce(io::Error) -> LoadError {
+    let path = path.to_owned();
+    move |source| LoadError::Io { path, source }
+}
+
+fn block_error(path: &Path, offset: u64, problem: String) -> LoadError {
+    LoadError::Block { path: path.to_owned(), offset, problem }
+}
+
+/// Reads and checks frame by frame, into buffers that were used before, until the end or until `hand_over` wants
+/// no more.
+fn read_frames(
+    path: &Path,
+    spare: &channel::Receiver<Vec<u8>>,
+    mut hand_over: impl FnMut(Read) -> bool,
+) -> Result<(), LoadError> {
+    let format = |source| LoadError::Format { path: path.to_owned(), source };
+    let file = File::open(path).map_err(io(path))?;
+    let file_bytes = file.metadata().map_err(io(path))?.len();
+    let mut input = BufReader::with_capacity(WRITE_BYTES, file);
     let mut decoder = Decoder::default();
-    let (mut header, mut payload) = (None, Vec::new());
     loop {
         let mut head = [0; FRAME_HEADER_BYTES];
         let truncated = FormatError::Truncated { offset: decoder.offset() };
-        match read_full(&mut input, &mut head).map_err(io(&path))? {
+        match read_full(&mut input, &mut head).map_err(io(path))? {
             0 => break,
             FRAME_HEADER_BYTES => {}
             _ => return Err(format(truncated)),
         }
+        let mut payload = spare.try_recv().unwrap_or_default();
         payload.resize(decoder.payload_bytes(head).map_err(format)?, 0);
-        if read_full(&mut input, &mut payload).map_err(io(&path))? < payload.len() {
+        if read_full(&mut input, &mut payload).map_err(io(path))? < payload.len() {
             return Err(format(truncated));
         }
         let offset = decoder.offset();
-        match decoder.frame(head, &payload).map_err(format)? {
-            Frame::Header(found) => header = Some(found),
-            Frame::Block(block) => {
-                on_block(block).map_err(|problem| LoadError::Block { path: path.clone(), offset, problem })?
-            }
-            Frame::Trailer => {}
+        let read = match decoder.frame(head, &payload).map_err(format)? {
+            Frame::Header(found) => Read::Header(found, file_bytes),
+            Frame::Block(_) => Read::Block { payload, offset },
+            Frame::Trailer => continue,
+        };
+        if !hand_over(read) {
+            return Ok(());
         }
     }
-    decoder.finish().map_err(format)?;
-    let header = header.expect("a whole checkpoint starts with its header");
-    if header.index == index {
-        Ok(Some(header))
-    } else {
-        Err(LoadError::Block { path, offset: 0, problem: "its name is not the index it holds".to_owned() })
-    }
+    decoder.finish().map_err(format)
 }
 
 /// Reads until `buffer` is full or the input ends; answers how much came.
@@ -425,12 +486,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         write_whole(dir.path(), &header(5), vec![b"old".to_vec()]).unwrap();
         write_whole(dir.path(), &header(9), blocks()).unwrap();
-        let mut read = Vec::new();
-        let found = load_newest(dir.path(), |block| {
-            read.push(block.to_vec());
+        let (mut first, mut read) = (None, Vec::new());
+        let found = load_newest(dir.path(), |part| {
+            match part {
+                Part::Header(header, _) => first = Some((header.clone(), read.len())),
+                Part::Block(block) => read.push(block.to_vec()),
+            }
             Ok(())
         });
         assert_eq!(found.unwrap(), Some(header(9)));
+        assert_eq!(first, Some((header(9), 0)), "the header comes before all blocks");
         assert_eq!(read, blocks());
         assert_eq!(list(dir.path()).unwrap().len(), 1);
     }
@@ -442,11 +507,31 @@ mod tests {
         write_whole(dir.path(), &header(9), vec![block.clone(), b"small".to_vec()]).unwrap();
         let mut read = Vec::new();
         load_newest(dir.path(), |part| {
-            read.extend_from_slice(part);
+            if let Part::Block(block) = part {
+                read.extend_from_slice(block);
+            }
             Ok(())
         })
         .unwrap();
         assert_eq!(read, [&block[..], b"small"].concat());
+    }
+
+    #[test]
+    fn whoever_refuses_a_block_is_not_asked_again_and_hears_where_it_lay() {
+        let dir = tempfile::tempdir().unwrap();
+        let many = (0..40_u8).map(|number| vec![number; 300_000]).collect::<Vec<_>>();
+        write_whole(dir.path(), &header(9), many).unwrap();
+        let mut asked = 0;
+        let refused = load_newest(dir.path(), |part| match part {
+            Part::Header(..) => Ok(()),
+            Part::Block(_) => {
+                asked += 1;
+                if asked == 3 { Err("the third is not liked".to_owned()) } else { Ok(()) }
+            }
+        });
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains("the third is not liked") && error.contains("offset"), "{error}");
+        assert_eq!(asked, 3);
     }
 
     #[test]

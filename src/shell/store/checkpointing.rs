@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Checkpointing, Progress, StoreRole, checkpoint_file};
+use crate::checkpoint::cadence::{LogSince, State};
 use crate::checkpoint::format::Header;
 use crate::raft::CheckpointMeta;
 use crate::replica::exchange::ToRaft;
@@ -83,20 +84,11 @@ impl StoreRole {
         wants_turn
     }
 
-    /// A checkpoint costs as much as the state is large, so it waits until the log has grown by half
-    /// of that: writing it never more than triples the bytes written, and a restart replays at most
-    /// that much. Below that, `--snapshot-count` entries are enough.
-    ///
-    /// It also waits for compactions to end, which it would hold back, until there is twice as much log: so
-    /// checkpoints that follow each other under load do not starve them.
+    /// See `checkpoint::cadence`.
     fn is_checkpoint_due(&self) -> bool {
-        let half_of_state = self.machine.store().bytes_in_use() / 2;
-        let factor = if self.machine.store().is_compacting() { 2 } else { 1 };
-        let has_entries = self.upkeep.checkpoint_entries.saturating_mul(factor) <= self.log_entries;
-        let has_bytes = self.upkeep.checkpoint_bytes.saturating_mul(factor) <= self.log_bytes;
-        (has_entries || has_bytes)
-            && half_of_state.saturating_mul(factor) <= self.log_bytes
-            && self.checkpoint_after.is_none_or(|end| end <= Instant::now())
+        let store = self.machine.store();
+        let state = State { bytes: store.bytes_in_use(), is_compacting: store.is_compacting() };
+        self.cadence.is_due(self.log, state) && self.checkpoint_after.is_none_or(|end| end <= Instant::now())
     }
 
     /// Nothing was applied for a whole tick: time for the checkpoint that is not due yet.
@@ -105,7 +97,7 @@ impl StoreRole {
         let is_idle = self.idle_at == self.applied;
         self.idle_at = self.applied;
         let is_worth_it =
-            (self.machine.store().bytes_in_use() / 16).max(IDLE_CHECKPOINT_BYTES) <= self.log_bytes;
+            (self.machine.store().bytes_in_use() / 16).max(IDLE_CHECKPOINT_BYTES) <= self.log.bytes;
         if is_idle && is_worth_it && self.checkpointing.is_none() && self.checkpoint_after.is_none() {
             self.begin_checkpoint();
         }
@@ -123,8 +115,7 @@ impl StoreRole {
         };
         tracing::debug!(index = header.index.0, "checkpoint begins");
         self.checkpoint_after = None;
-        self.log_entries = 0;
-        self.log_bytes = 0;
+        self.log = LogSince::default();
         let progress = Progress::Begin(self.machine.begin_checkpoint());
         self.checkpointing = Some(Checkpointing { header, progress });
     }
@@ -154,8 +145,8 @@ impl StoreRole {
                     "checkpoint not written; nothing is lost, the log grows until one succeeds"
                 );
                 // Due again at once, but not before the pause.
-                self.log_entries = self.upkeep.checkpoint_entries;
-                self.log_bytes = self.log_bytes.max(self.machine.store().bytes_in_use() / 2);
+                self.log.entries = self.log.entries.max(self.upkeep.checkpoint_entries);
+                self.log.bytes = self.log.bytes.max(self.machine.store().bytes_in_use() / 2);
                 self.checkpoint_after = Some(Instant::now() + CHECKPOINT_RETRY);
             }
         }

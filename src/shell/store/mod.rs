@@ -14,6 +14,7 @@ pub(in crate::shell) mod lease_clock;
 mod logins;
 mod long_reads;
 pub(in crate::shell) mod quota;
+mod replay;
 mod turn;
 pub(in crate::shell) mod watch_feed;
 
@@ -30,6 +31,7 @@ use prost::Message as _;
 use crate::apply::checkpoint::Checkpoint;
 use crate::apply::machine::{Applied, HashRead, StatusFacts};
 use crate::apply::{Alarm, AlarmType, Machine};
+use crate::checkpoint::cadence::{Cadence, LogSince};
 use crate::checkpoint::format::Header;
 use crate::config::AutoCompaction;
 use crate::membership::MemberChange;
@@ -56,6 +58,7 @@ use lease_clock::LeaseClock;
 use logins::Logins;
 use long_reads::{LongReads, Said};
 use quota::Quota;
+use replay::Replay;
 use turn::{Kind, Turns};
 use watch_feed::WatchFeed;
 
@@ -169,9 +172,10 @@ pub(in crate::shell) struct StoreRole {
     checkpoint_events: Arc<SharedRing<checkpoint_file::WriterEvent>>,
     checkpointing: Option<Checkpointing>,
     checkpoint_after: Option<Instant>,
+    cadence: Cadence,
     /// Since the last checkpoint began.
-    log_entries: u64,
-    log_bytes: u64,
+    log: LogSince,
+    replay: Replay,
     /// Where the log stood at the last idle tick.
     idle_at: LogIndex,
     /// The leader's checkpoint that took the state's place last.
@@ -233,8 +237,9 @@ impl StoreRole {
             checkpoint_events,
             checkpointing: None,
             checkpoint_after: None,
-            log_entries: 0,
-            log_bytes: 0,
+            cadence: Cadence::new(upkeep.checkpoint_entries, upkeep.checkpoint_bytes),
+            log: LogSince::default(),
+            replay: Replay::new(applied),
             idle_at: applied,
             installed: LogIndex::default(),
             checkpointed: applied,
@@ -397,6 +402,7 @@ impl StoreRole {
                             self.collect_changes();
                         }
                         let applied = self.machine.apply(request, at);
+                        self.log.requests += 1;
                         self.leases.on_request(&mut self.machine, entry.term);
                         self.logins.on_applied(&mut self.machine);
                         if matches!(request.kind, RequestKind::PublishMember | RequestKind::MemberUpdate) {
@@ -424,8 +430,14 @@ impl StoreRole {
         self.applied = entry.index;
         self.applied_term = entry.term;
         self.facts.applied = entry.index;
-        self.log_entries += 1;
-        self.log_bytes += entry.data.len() as u64;
+        self.log.entries += 1;
+        self.log.bytes += entry.data.len() as u64;
+        if entry.index <= self.position.recovered
+            && let Some((requests, took)) =
+                self.replay.on_applied(entry.index, self.position.recovered, self.log.requests)
+        {
+            self.cadence.on_replayed(requests, took);
+        }
     }
 
     /// The leader's checkpoint takes the place of the state: this member had fallen behind the log that
@@ -446,8 +458,7 @@ impl StoreRole {
         self.applied = meta.index;
         self.applied_term = meta.term;
         self.facts.applied = meta.index;
-        self.log_entries = 0;
-        self.log_bytes = 0;
+        self.log = LogSince::default();
         for (ticket, _) in std::mem::take(&mut self.hashing) {
             self.refuse(ticket, Refusal::LeaderChanged);
         }
