@@ -7,6 +7,7 @@ pub mod config;
 pub mod discovery;
 pub mod lease;
 pub mod membership;
+pub mod metrics;
 pub mod mvcc;
 pub mod pb;
 pub mod peer;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use pinion::config::{self, Parsed};
-use pinion::shell;
+use pinion::{metrics, shell};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -12,6 +12,7 @@ fn main() -> ExitCode {
     let variables = std::env::vars_os().filter_map(utf8);
     match config::parse(std::env::args().skip(1), variables, shell::read_config) {
         Parsed::Print(text) => shell::print(&text),
+        Parsed::PrintMetrics => shell::print(&metrics::markdown()),
         Parsed::Refused(refused) => shell::refuse(&refused),
         Parsed::Run { config, warnings } => shell::run(&config, &warnings),
     }

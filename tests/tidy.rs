@@ -42,7 +42,7 @@ fn is_made(name: &str) -> bool {
 }
 
 /// Concepts that have a directory in `src/`.
-const CONCEPTS: [&str; 18] = [
+const CONCEPTS: [&str; 19] = [
     "apply",
     "auth",
     "checkpoint",
@@ -50,6 +50,7 @@ const CONCEPTS: [&str; 18] = [
     "discovery",
     "lease",
     "membership",
+    "metrics",
     "mvcc",
     "peer",
     "raft",
@@ -64,7 +65,7 @@ const CONCEPTS: [&str; 18] = [
 ];
 
 /// Directories of `src/` whose code is a function of what is passed in.
-const CORES: [&str; 16] = [
+const CORES: [&str; 17] = [
     "apply",
     "auth",
     "checkpoint",
@@ -72,6 +73,7 @@ const CORES: [&str; 16] = [
     "discovery",
     "lease",
     "membership",
+    "metrics",
     "mvcc",
     "peer",
     "raft",
@@ -93,22 +95,23 @@ const FOLDERS: &[(&str, &str)] = &[
         shell/net shell/runtime replica apply membership mvcc checkpoint peer raft \
         request config types pb",
     ),
-    ("shell/client", "shell/net shell/runtime replica watch raft auth rpc request config types pb"),
+    ("shell/client", "shell/net shell/runtime metrics replica watch raft auth rpc request config types pb"),
     (
         "shell/raft",
-        "shell/store shell/log shell/peer shell/net shell/runtime replica apply membership \
+        "shell/store shell/log shell/peer shell/net shell/runtime metrics replica apply membership \
         checkpoint peer raft request config types pb",
     ),
     (
         "shell/store",
-        "shell/runtime replica watch upkeep apply auth lease membership mvcc checkpoint raft rpc \
+        "shell/runtime metrics replica watch upkeep apply auth lease membership mvcc checkpoint raft rpc \
         request config types pb",
     ),
-    ("shell/log", "shell/runtime raft types"),
-    ("shell/peer", "shell/net shell/runtime peer raft config types pb"),
+    ("shell/log", "shell/runtime metrics raft types"),
+    ("shell/peer", "shell/net shell/runtime metrics peer raft config types pb"),
     ("shell/discovery", "shell/net shell/runtime discovery rpc config pb"),
     ("shell/net", "shell/runtime config"),
-    ("shell/runtime", "replica config types"),
+    ("shell/runtime", "metrics replica config types"),
+    ("metrics", "rpc request types"),
     ("replica", "watch apply membership raft rpc request types pb"),
     ("watch", "apply mvcc types pb"),
     ("upkeep", "config"),
@@ -143,6 +146,7 @@ const CIRCLES: &[&[&str]] = &[
         "shell/peer/link.rs",
         "shell/peer/listener.rs",
         "shell/peer/mod.rs",
+        "shell/peer/traffic.rs",
     ],
     // `ClientShard`, its calls and what their front end gives them.
     &[
@@ -166,8 +170,10 @@ const CIRCLES: &[&[&str]] = &[
         "shell/client/http1/connection.rs",
         "shell/client/http1/exchange.rs",
         "shell/client/listener.rs",
+        "shell/client/load.rs",
         "shell/client/mod.rs",
         "shell/client/responder.rs",
+        "shell/client/tally.rs",
         "shell/client/web/gateway.rs",
         "shell/client/web/incoming.rs",
         "shell/client/web/lines.rs",

@@ -26,6 +26,9 @@ enum Gate {
     Only(bool),
 }
 
+/// Gates whose default in etcd is open; all of them are beta there.
+const BETA: [&str; 2] = ["TxnModeWriteWithSharedBuffer", "FastLeaseKeepAlive"];
+
 const GATES: [(&str, Gate); 11] = [
     ("InitialCorruptCheck", Gate::Used(|gates| &mut gates.initial_corrupt_check)),
     ("CompactHashCheck", Gate::Used(|gates| &mut gates.compact_hash_check)),
@@ -45,6 +48,19 @@ const GATES: [(&str, Gate); 11] = [
 ];
 
 impl FeatureGates {
+    /// Every gate with etcd's word for its stage, and whether it is open here. What a gate without effect was set to
+    /// is not kept: it has etcd's default.
+    pub fn all(mut self) -> impl Iterator<Item = (&'static str, &'static str, bool)> {
+        GATES.iter().filter(|(name, _)| !name.starts_with("All")).map(move |(name, gate)| {
+            let is_beta = BETA.contains(name);
+            let is_open = match gate {
+                Gate::Used(field) => *field(&mut self),
+                Gate::Harmless | Gate::Only(_) => is_beta,
+            };
+            (*name, if is_beta { "BETA" } else { "ALPHA" }, is_open)
+        })
+    }
+
     pub(super) fn read(settings: &Settings) -> Result<Self, Refused> {
         let mut gates = Self::default();
         for part in settings.text(FLAG).split(',').map(str::trim).filter(|part| !part.is_empty()) {

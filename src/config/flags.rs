@@ -545,6 +545,14 @@ pub(super) static FLAGS: &[Flag] = &[
     ),
     used(
         Group::Pinion,
+        "load-prefix-depth",
+        Number,
+        "2",
+        "Segments of a key, up to a slash each, by which /metrics tells who causes the load: with 2, /registry/pods/ and \
+        /registry/leases/. The heaviest alone are told. 0: none by key. At most 16.",
+    ),
+    used(
+        Group::Pinion,
         "low-latency",
         Bool,
         "false",
@@ -556,6 +564,13 @@ pub(super) static FLAGS: &[Flag] = &[
     ),
     used(Group::Other, "version", Bool, "false", "Print the version and exit."),
     used(Group::Other, "help", Bool, "false", "Print this and exit."),
+    used(
+        Group::Other,
+        "help-metrics",
+        Bool,
+        "false",
+        "Print all metrics as a table and exit; tuning/METRICS.md is its output.",
+    ),
     used(
         Group::Other,
         "help-markdown",
@@ -795,7 +810,14 @@ pub(super) static FLAGS: &[Flag] = &[
         "Work of a password's hash, 4 to 31; each more doubles it. For passwords set from now on.",
     ),
     // Monitoring, logging, tracing
-    missing("metrics", Text, "basic"),
+    used(
+        Group::Logging,
+        "metrics",
+        Text,
+        "basic",
+        "What /metrics tells. extensive: also how long calls take, by method (grpc_server_handling_seconds), for two \
+        looks at the clock a call.",
+    ),
     missing_but("enable-pprof", Bool, "false", &[], NO_PROFILES),
     moot(
         "warning-apply-duration",

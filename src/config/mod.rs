@@ -60,6 +60,8 @@ pub enum Parsed {
     Run { config: Box<Config>, warnings: Vec<String> },
     /// Print this to standard output and exit with 0.
     Print(String),
+    /// Print the table of metrics and exit with 0.
+    PrintMetrics,
     /// Print the message to standard error and exit with the code.
     Refused(Refused),
 }
@@ -88,6 +90,9 @@ fn read(
     }
     if settings.boolean("help-markdown")? {
         return Ok(Parsed::Print(help::markdown()));
+    }
+    if settings.boolean("help-metrics")? {
+        return Ok(Parsed::PrintMetrics);
     }
     if settings.boolean("version")? {
         return Ok(Parsed::Print(help::version()));

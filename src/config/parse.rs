@@ -112,7 +112,8 @@ pub(super) fn settings(
         let written = format!("--{name}");
         settings.given.insert(flag.name, Given { text: value, origin: Origin::Argument, written });
     }
-    let asks_only = ["help", "help-markdown", "version"].iter().any(|name| settings.is_given(name));
+    let asks_only =
+        ["help", "help-markdown", "help-metrics", "version"].iter().any(|name| settings.is_given(name));
     if let Some(stray) = stray.filter(|_| !asks_only) {
         return Err(Refused::contradiction(format!("{stray:?} is not a valid flag")));
     }
@@ -252,7 +253,7 @@ impl Settings {
             }
             match known.get(&variable) {
                 // Images that set ETCD_VERSION mean their own contents, not a wish to print it.
-                Some(flag) if matches!(flag.name, "version" | "help" | "help-markdown") => {
+                Some(flag) if matches!(flag.name, "version" | "help" | "help-markdown" | "help-metrics") => {
                     warnings.push(format!("environment variable {variable} is ignored"));
                 }
                 Some(flag) if value.is_empty() && flag.support != Support::Used => {}

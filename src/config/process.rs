@@ -72,6 +72,10 @@ pub struct ProcessConfig {
     pub wal_sync: WalSync,
     /// The highest format level that this member lets the cluster write.
     pub format_level_max: FormatLevel,
+    /// Calls are timed, method by method.
+    pub has_extensive_metrics: bool,
+    /// Segments of a key by which its load is counted; 0: by none.
+    pub load_prefix_depth: usize,
     /// Nothing that was touched is swapped out.
     pub lock_memory: bool,
     /// How long an idle executor polls before it sleeps.
@@ -249,6 +253,9 @@ impl ProcessConfig {
                 FormatLevel::LOWEST.0,
                 FormatLevel::HIGHEST.0,
             )?),
+            has_extensive_metrics: settings
+                .word("metrics", &[("", false), ("basic", false), ("extensive", true)])?,
+            load_prefix_depth: settings.number_u32("load-prefix-depth", 0, 16)? as usize,
             lock_memory: settings.boolean("memory-mlock")?,
             spin_before_park: spin(settings)?,
         })

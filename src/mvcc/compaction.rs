@@ -171,12 +171,14 @@ impl Store {
                     self.key_bytes -= record.key.len() as u64 + KEY_OVERHEAD_BYTES;
                 }
                 self.record_bytes -= self.log.note_dropped(seq) as u64;
+                self.tallies.removed += 1;
             }
             // Superseded tombstones were handled when the walk, this or an earlier one, met them.
             let superseded = previous.filter(|_| done < main).and_then(|previous| self.log.get(previous));
             if let Some(put) = superseded.filter(|superseded| !superseded.tombstone) {
                 let put = put.seq;
                 self.record_bytes -= self.log.note_dropped(put) as u64;
+                self.tallies.removed += 1;
             }
             seq += 1;
         }

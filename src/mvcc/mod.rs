@@ -51,5 +51,5 @@ pub use history::KeyChanges;
 pub use key_value::KeyValueRef;
 pub use pinned::{CountCursor, Cursor, ReadPin};
 pub use restore::{Restore, RestoreError};
-pub use store::{Changes, Scan, Store};
+pub use store::{Changes, Scan, Store, Tallies};
 pub use txn::{WriteTxn, Written};

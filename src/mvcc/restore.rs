@@ -9,7 +9,7 @@ use super::compaction::Compaction;
 use super::log::Log;
 use super::pin::Pins;
 use super::record::{EXPRESS_STRIDE, NEWEST, Newest, PAYLOAD_BYTES_MAX, Record, SEQ_END};
-use super::store::KEY_OVERHEAD_BYTES;
+use super::store::{KEY_OVERHEAD_BYTES, Tallies};
 use super::tree::TreeBuilder;
 use super::{KeyValueRef, Store};
 use crate::types::proto::take_varint;
@@ -129,6 +129,7 @@ impl Restore {
             pins: Pins::default(),
             record_bytes: self.record_bytes,
             key_bytes: self.key_bytes,
+            tallies: Tallies::default(),
         })
     }
 

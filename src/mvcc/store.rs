@@ -30,6 +30,20 @@ pub struct Store {
     pub(super) record_bytes: u64,
     /// What the tree holds: its keys and a fixed overhead for each.
     pub(super) key_bytes: u64,
+    pub(super) tallies: Tallies,
+}
+
+/// What was written so far, in this process alone; no part of the state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tallies {
+    /// Keys put.
+    pub puts: u64,
+    /// Keys deleted.
+    pub deletes: u64,
+    /// Bytes of the keys and values put.
+    pub put_bytes: u64,
+    /// Records that compactions removed.
+    pub removed: u64,
 }
 
 impl Default for Store {
@@ -53,7 +67,14 @@ impl Store {
             pins: Pins::default(),
             record_bytes: 0,
             key_bytes: 0,
+            tallies: Tallies::default(),
         }
+    }
+
+    /// What was written so far.
+    #[must_use]
+    pub fn tallies(&self) -> Tallies {
+        self.tallies
     }
 
     /// Revision of the last committed write.

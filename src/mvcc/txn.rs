@@ -5,7 +5,7 @@
 
 use super::log::Log;
 use super::record::{EXPRESS_STRIDE, Links, NEWEST, PAYLOAD_BYTES_MAX, Record, jump_span};
-use super::store::{KEY_OVERHEAD_BYTES, is_past};
+use super::store::{KEY_OVERHEAD_BYTES, Tallies, is_past};
 use super::tree::Tree;
 use super::{KeyValueRef, Scan, Store};
 use crate::types::{KeyRange, Revision};
@@ -26,11 +26,18 @@ pub struct WriteTxn<'a> {
     first_seq: u64,
     /// `Store::record_bytes` and `key_bytes` before it.
     bytes_before: (u64, u64),
+    tallies: Tallies,
 }
 
 impl<'a> WriteTxn<'a> {
     pub(super) fn new(store: &'a mut Store) -> Self {
-        Self { first_seq: store.log.next_seq(), bytes_before: (store.record_bytes, store.key_bytes), store }
+        let tallies = store.tallies;
+        Self {
+            first_seq: store.log.next_seq(),
+            bytes_before: (store.record_bytes, store.key_bytes),
+            tallies,
+            store,
+        }
     }
 }
 
@@ -70,6 +77,8 @@ impl WriteTxn<'_> {
         }
         store.record_bytes += length as u64;
         store.head = revision.main;
+        self.tallies.puts += 1;
+        self.tallies.put_bytes += (key.len() + value.len()) as u64;
         Written { revision, previous_lease }
     }
 
@@ -109,6 +118,7 @@ impl WriteTxn<'_> {
             self.store.head = revision.main;
             count += 1;
         }
+        self.tallies.deletes += count;
         count
     }
 
@@ -165,6 +175,7 @@ impl WriteTxn<'_> {
     /// Keeps the changes. Returns the store's revision, which is one more if there were any.
     pub fn commit(self) -> i64 {
         self.store.current = self.store.head;
+        self.store.tallies = self.tallies;
         self.store.current
     }
 }

@@ -70,6 +70,8 @@ pub enum ToShard {
     Watch {
         term: Term,
         notice: watch::Notice,
+        /// When it was made, on the process's clock.
+        made_ns: u64,
     },
     /// Who leads, and what this member is.
     Facts(Facts),

@@ -66,6 +66,8 @@ pub(super) struct Reads<R> {
     next_round: u64,
     count: usize,
     urgent_count: usize,
+    /// Rounds that were asked while one before them was unanswered for too long.
+    retries: u64,
 }
 
 impl<R> Reads<R> {
@@ -77,7 +79,13 @@ impl<R> Reads<R> {
             next_round: 1,
             count: 0,
             urgent_count: 0,
+            retries: 0,
         }
+    }
+
+    /// Rounds that had to be asked again so far.
+    pub(super) fn retries(&self) -> u64 {
+        self.retries
     }
 
     /// Reads that wait, in whatever state, but for urgent ones.
@@ -111,6 +119,7 @@ impl<R> Reads<R> {
 
     /// The due round is on its way: all that wait are part of it.
     pub(super) fn on_asked(&mut self, tick: u64) {
+        self.retries += u64::from(self.rounds.back().is_some_and(|last| last.asked_tick.is_some()));
         let number = self.next_round;
         self.next_round += 1;
         let reads = std::mem::take(&mut self.waiting);

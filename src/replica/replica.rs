@@ -275,6 +275,12 @@ impl<R> Replica<R> {
         withdrawn
     }
 
+    /// Rounds of linearizable reads that had to be asked again so far.
+    #[must_use]
+    pub fn read_retries(&self) -> u64 {
+        self.reads.retries()
+    }
+
     /// One unit of time has passed.
     pub fn on_tick(&mut self) {
         self.tick += 1;

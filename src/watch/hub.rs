@@ -296,6 +296,17 @@ impl Hub {
         self.streams.get(&stream).map_or(0, |state| state.waiting_count)
     }
 
+    /// Watchers that are behind, and how many revisions they have still to be told in all. O(streams).
+    #[must_use]
+    pub fn behind(&self) -> (u64, u64) {
+        let mut sums = (0, 0);
+        for from in self.streams.values().flat_map(Stream::behind_from) {
+            sums.0 += 1;
+            sums.1 += u64::try_from((self.current + 1).saturating_sub(from)).unwrap_or(0);
+        }
+        sums
+    }
+
     /// What the watchers cost, of `HubLimits::watcher_bytes_max`.
     #[must_use]
     pub fn bytes_count(&self) -> usize {

@@ -74,6 +74,11 @@ impl Stream {
         }
     }
 
+    /// The next revision of each watcher that is behind.
+    pub(super) fn behind_from(&self) -> impl Iterator<Item = i64> + '_ {
+        self.behind.by_next.iter().map(|(next, _)| *next)
+    }
+
     /// A watcher that was said to be created is being cancelled; `through` was delivered to it.
     pub(super) fn on_leaving(&mut self, through: i64) {
         let before = if self.leaving_count == 0 { through } else { self.leaving_through };

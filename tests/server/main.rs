@@ -14,6 +14,7 @@ mod listening;
 mod lists;
 mod lock;
 mod logging;
+mod metrics;
 mod readiness;
 mod startup;
 mod try_cluster;

@@ -34,6 +34,7 @@ use crate::raft::{self, StartError};
 use crate::replica;
 use crate::shell::client::role::ShardOrders;
 use crate::shell::client::{Keepalive, Reception, ShardConfig, Speaks};
+use crate::shell::log::writer::LogCommand;
 use crate::shell::net::listen::Held;
 use crate::shell::peer::PeerConfig;
 use crate::shell::raft::checkpoint_transfer::Place;
@@ -248,6 +249,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     )
     .map_err(|source| BootError::Thread { what: "the log writer", source })?;
 
+    let log_for_scrapes = log.clone();
     let log_reader =
         crate::shell::log::reader::start(data_dir.wal(), wal_identity(&identity), wiring.bell(Role::Raft))
             .map_err(|source| BootError::Thread { what: "the log reader", source })?;
@@ -336,14 +338,22 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     let reception = Reception::new(wiring.shard_bells().into_iter().enumerate());
     reception.set_connections_max(descriptors.clients);
     let mut held_by_shard = deal(held_for_clients, plan.shards.len());
+    let mut scraper = wiring.scraper();
+    scraper.add("log", move |scrape| {
+        log_for_scrapes.send(LogCommand::Observe(scrape));
+        true
+    });
+    let scraper = Arc::new(scraper);
     for (&core, roles) in &executors {
         let mut shard_config = shard_config(config, &identity, generation, lease_seed);
         shard_config.reception = Arc::clone(&reception);
         shard_config.rights = rights.clone();
         shard_config.passwords = passwords.clone();
+        shard_config.scraper = Arc::clone(&scraper);
         let pulse = Arc::<Pulse>::default();
         let executor = Executor {
             pulse: Arc::clone(&pulse),
+            core,
             roles: roles.clone(),
             wiring: wiring.clone(),
             raft: roles.contains(&Role::Raft).then(|| raft_seat.take().expect("one raft role")),
@@ -592,6 +602,9 @@ fn shard_config(config: &Config, identity: &IdentityFile, generation: u32, lease
     shard.watch_progress_interval = process.watch_progress_interval;
     shard.slow_after = process.slow_after;
     shard.web = process.web.clone();
+    shard.is_extensive = process.has_extensive_metrics;
+    shard.load_prefix_depth = process.load_prefix_depth;
+    shard.features = process.features;
     shard
 }
 
@@ -629,6 +642,7 @@ fn publish_body(config: &Config, identity: &IdentityFile) -> Bytes {
 /// One executor's roles and what they start from. Built on the main thread, run on the core.
 struct Executor {
     pulse: Arc<Pulse>,
+    core: Core,
     roles: Vec<Role>,
     wiring: Wiring,
     raft: Option<RaftSeat>,
@@ -645,7 +659,7 @@ struct Executor {
 
 impl Executor {
     async fn run(mut self) {
-        let Ports { shards, raft, store } = self.wiring.ports(&self.roles);
+        let Ports { shards, raft, store } = self.wiring.ports(self.core, &self.roles);
         let mut tasks = Vec::new();
         glommio::spawn_local(self.pulse.feel()).detach();
         for (shard, ports) in shards {

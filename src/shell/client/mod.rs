@@ -36,12 +36,15 @@ mod drop_log;
 mod grpc;
 mod http1;
 mod listener;
+mod load;
+mod observing;
 mod reception;
 mod responder;
 pub(in crate::shell) mod role;
 mod signal;
 mod silence;
 mod speaks;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod web;
@@ -74,13 +77,16 @@ use drop_log::{DropLog, Drops};
 use grpc::greeting::Greeting;
 use grpc::h2_io::SharedBuffers;
 use grpc::response::Templates;
+use load::Loads;
 use reception::Place;
 pub use reception::Reception;
 use signal::Signal;
 use silence::{Silence, Silent};
 pub use speaks::Speaks;
+use tally::Tallies;
 
-use crate::config::WebConfig;
+use crate::config::{FeatureGates, WebConfig};
+use crate::metrics::{Count, Histogram, Name};
 use crate::replica::exchange::Facts;
 use crate::request::{Command, PieceOrder, Reply};
 use crate::rpc::Limits;
@@ -88,6 +94,7 @@ use crate::rpc::web::Rules;
 use crate::shell::net::Stream;
 use crate::shell::runtime::passwords::Passwords;
 use crate::shell::runtime::rights::Rights;
+use crate::shell::runtime::scrape::Scraper;
 use crate::types::limits::{
     GRPC_OVERHEAD_BYTES, LEASE_TTL_MIN_S_DEFAULT, METADATA_BYTES_MAX_DEFAULT, REQUEST_BYTES_MAX_DEFAULT,
     TXN_OPS_MAX_DEFAULT,
@@ -179,6 +186,14 @@ pub struct ShardConfig {
     pub tick: Duration,
     /// Who may ask by HTTP, and for what.
     pub web: WebConfig,
+    /// `--metrics=extensive`: calls are timed.
+    pub is_extensive: bool,
+    /// `--load-prefix-depth`
+    pub load_prefix_depth: usize,
+    /// `--feature-gates`
+    pub features: FeatureGates,
+    /// The ways to all roles, for `/metrics`.
+    pub(in crate::shell) scraper: Arc<Scraper>,
     /// Shared by the shards of the process.
     pub reception: Arc<Reception>,
     /// Whether the store asks for rights.
@@ -215,6 +230,10 @@ impl ShardConfig {
             drain_timeout: Duration::from_secs(5),
             tick: Duration::from_millis(50),
             web: WebConfig { origins: Vec::new(), hosts: Vec::new(), serves_gateway: true },
+            is_extensive: false,
+            load_prefix_depth: 2,
+            features: FeatureGates::default(),
+            scraper: Arc::default(),
             reception: Reception::alone(shard),
             rights: Rights::default(),
             passwords: Passwords::default(),
@@ -294,6 +313,12 @@ pub struct ClientShard<B: Backend> {
     identities: Identities,
     revocation: Revocation,
     counters: CountersCell,
+    tallies: Rc<Tallies>,
+    loads: Loads,
+    watch_lag: Histogram,
+    proposals_failed: Count,
+    /// Answers of `/health`: not well, and well.
+    health: [Count; 2],
 }
 
 impl<B: Backend> ClientShard<B> {
@@ -344,6 +369,11 @@ impl<B: Backend> ClientShard<B> {
             identities: Identities::new(config.rights.clone()),
             revocation: Revocation::default(),
             counters: CountersCell::default(),
+            tallies: Tallies::new(config.is_extensive),
+            loads: Loads::new(config.load_prefix_depth),
+            watch_lag: Histogram::new(Name::WatchLag),
+            proposals_failed: Count::default(),
+            health: Default::default(),
             config,
             backend,
         })
@@ -599,11 +629,15 @@ impl<B: Backend> ClientShard<B> {
         self.counters.count(|counters| counters.accepted += 1);
         let address = stream.remote().ok().map(|remote| remote.ip());
         let account = Account::of_client(id, Rc::clone(&self.ledger), address);
+        if let Some(address) = address {
+            account.load.comes_from(address);
+        }
         self.connections.borrow_mut().insert(id, Rc::clone(&account));
         let shard = Rc::clone(self);
         glommio::spawn_local(async move {
             connection::run(Rc::clone(&shard), Rc::clone(&account), speaks, stream).await;
             account.end();
+            shard.loads.on_end(&account.load);
             shard.connections.borrow_mut().remove(&id);
             drop(place);
         })

@@ -12,6 +12,7 @@ use crate::request::{Command, PieceOrder, Read};
 use crate::shell::client::{Backend, ClientShard, ShardConfig, Speaks};
 use crate::shell::net::listen::Held;
 use crate::shell::runtime::mesh::Sender;
+use crate::shell::runtime::scrape::now_ns;
 use crate::shell::runtime::wiring::ShardPorts;
 use crate::types::Ticket;
 use crate::watch;
@@ -95,7 +96,7 @@ pub(in crate::shell) async fn run(
     orders: ShardOrders,
     on_serving: impl FnOnce(),
 ) -> Result<(), (SocketAddr, io::Error)> {
-    let ShardPorts { bell, to_raft, to_store, inbox } = ports;
+    let ShardPorts { bell, scrapes, to_raft, to_store, inbox } = ports;
     let (open, stop) = (&orders.open, &orders.stop);
     // Rings that are about something else let nobody in.
     bell.wait(|| open.load(Ordering::Acquire) || stop.load(Ordering::Acquire)).await;
@@ -132,10 +133,18 @@ pub(in crate::shell) async fn run(
                 match message {
                     ToShard::Reply(reply) => shard.on_reply(reply),
                     ToShard::Pieces(notice) => shard.on_pieces(notice),
-                    ToShard::Watch { term, notice } => shard.on_watch(term, notice),
+                    ToShard::Watch { term, notice, made_ns } => {
+                        shard.on_watch(term, notice);
+                        shard.count_watch_lag(now_ns().saturating_sub(made_ns));
+                    }
                     ToShard::Facts(facts) => shard.on_facts(facts),
                 }
             }
+        }
+        while let Some(scrape) = scrapes.take() {
+            let mut report = scrapes.begin_report(inbox.iter().map(|ring| ring.len()));
+            shard.report(&mut report);
+            scrape.answer(report);
         }
         shard.flush();
         if stop.load(Ordering::Acquire) && !is_stopping {
@@ -145,6 +154,7 @@ pub(in crate::shell) async fn run(
         bell.wait_once(|| {
             !is_serving.get()
                 || has_waiting()
+                || !scrapes.is_empty()
                 || (!is_stopping && stop.load(Ordering::Acquire))
                 || inbox.iter().any(|ring| !ring.is_empty())
         })

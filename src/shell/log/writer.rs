@@ -17,11 +17,13 @@ use std::time::{Duration, Instant};
 use crossbeam::queue::SegQueue;
 use pinion_wal::{Entry, HardState, Storage, Wal, WalError};
 
+use crate::metrics::{Count, Histogram, Name, Report};
 use crate::shell::log::keeping::Keep;
 use crate::shell::runtime::exit::{EXIT_LOG_FAILED, with_causes};
 use crate::shell::runtime::logging;
 use crate::shell::runtime::mesh::SharedRing;
 use crate::shell::runtime::placement::Core;
+use crate::shell::runtime::scrape::Scrape;
 
 /// How often a full disk is asked again.
 const SPACE_RETRY: Duration = Duration::from_millis(200);
@@ -46,6 +48,8 @@ pub(in crate::shell) enum LogCommand {
     /// A checkpoint through this index is durable: segments before it may be used again, save what is to
     /// be kept for others. Sent again when that changes.
     Release { through: u64, keep: Keep },
+    /// Tell what was counted.
+    Observe(Scrape),
     /// Finish what is queued and end the thread.
     Stop,
 }
@@ -111,6 +115,7 @@ pub(in crate::shell) fn start<S: Storage + Send + 'static>(
             has_given_up: false,
             is_out_of_space: false,
             has_unmarked: false,
+            observed: Observed::new(core),
         };
         state.run(&inbox, spin);
     })?;
@@ -130,6 +135,59 @@ struct LogWriter<S: Storage> {
     is_out_of_space: bool,
     /// Synced since the last mark.
     has_unmarked: bool,
+    observed: Observed,
+}
+
+/// What the thread has counted.
+struct Observed {
+    core: Option<Core>,
+    write: Histogram,
+    sync: Histogram,
+    sync_fine: Histogram,
+    entry_bytes: Count,
+    /// Seconds in which it wrote or synced.
+    busy_ns: Count,
+}
+
+impl Observed {
+    fn new(core: Option<Core>) -> Self {
+        Self {
+            core,
+            write: Histogram::new(Name::WalWrite),
+            sync: Histogram::new(Name::WalFsync),
+            sync_fine: Histogram::new(Name::Sync),
+            entry_bytes: Count::default(),
+            busy_ns: Count::default(),
+        }
+    }
+
+    fn on_written(&self, bytes: usize, took: Duration) {
+        self.entry_bytes.add(bytes as u64);
+        self.write.observe(took.as_secs_f64());
+        self.on_busy(took);
+    }
+
+    fn on_synced(&self, took: Duration) {
+        self.sync.observe(took.as_secs_f64());
+        self.sync_fine.observe(took.as_secs_f64());
+        self.on_busy(took);
+    }
+
+    fn on_busy(&self, took: Duration) {
+        self.busy_ns.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    fn report(&self) -> Report {
+        let mut report = Report::default();
+        report.histogram(Name::WalWrite, [], &self.write);
+        report.histogram(Name::WalFsync, [], &self.sync);
+        report.histogram(Name::Sync, ["log".into()], &self.sync_fine);
+        report.count(Name::WalWriteBytes, [], self.entry_bytes.get());
+        let core = self.core.map_or("any".to_owned(), |core| core.to_string());
+        let busy = Duration::from_nanos(self.busy_ns.get()).as_secs_f64();
+        report.number(Name::CoreBusy, [core.into(), "log".into()], busy);
+        report
+    }
 }
 
 impl<S: Storage> LogWriter<S> {
@@ -140,7 +198,10 @@ impl<S: Storage> LogWriter<S> {
             while let Some(command) = inbox.pop() {
                 match command {
                     LogCommand::Append { number, hard_state, entries } => {
+                        let start = Instant::now();
                         self.append(hard_state, &entries);
+                        let bytes = entries.iter().map(|entry| entry.data.len()).sum();
+                        self.observed.on_written(bytes, start.elapsed());
                         appended = Some(number);
                     }
                     LogCommand::Reset { after, after_term } => self.wal.reset(after, after_term),
@@ -149,6 +210,7 @@ impl<S: Storage> LogWriter<S> {
                         self.keep = keep;
                         self.release();
                     }
+                    LogCommand::Observe(scrape) => scrape.answer(self.observed.report()),
                     LogCommand::Stop => is_stopping = true,
                 }
             }
@@ -247,6 +309,7 @@ impl<S: Storage> LogWriter<S> {
         }
         self.has_unmarked = true;
         let took = start.elapsed();
+        self.observed.on_synced(took);
         if took >= SLOW_SYNC {
             tracing::warn!(seconds = took.as_secs_f64(), "slow sync of the log: the disk stalls every write");
         }

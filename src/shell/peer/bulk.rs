@@ -130,7 +130,7 @@ impl Transport {
                     let (transport, reader) = (Rc::clone(self), opened.reader);
                     let (connection, answers) = (Rc::clone(&connection), Rc::clone(&answers));
                     async move {
-                        let _registered = transport.register(&connection);
+                        let _registered = transport.register(member, &connection);
                         answers.read(&connection, reader).await;
                     }
                 };
@@ -216,7 +216,7 @@ impl Transport {
                 Err(error) => return reply.fail(&error.to_string()),
             };
             reply.succeed(Bytes::new());
-            let _registered = transport.register(&opened.connection);
+            let _registered = transport.register(from, &opened.connection);
             tracing::info!(peer = %from, "this member dialed a peer that has a checkpoint for it and cannot dial");
             transport.take_bulk(from, &opened.connection, opened.reader).await;
         });

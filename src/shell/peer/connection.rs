@@ -100,6 +100,8 @@ pub(super) struct Connection {
     spare: RefCell<BytesMut>,
     /// Bytes on their way to the socket.
     writing_bytes: Cell<usize>,
+    sent_bytes: Cell<u64>,
+    received_bytes: Cell<u64>,
     writer: Wake,
     drained: Broadcast,
     end: RefCell<Option<End>>,
@@ -121,6 +123,8 @@ impl Connection {
             seal: RefCell::default(),
             spare: RefCell::default(),
             writing_bytes: Cell::new(0),
+            sent_bytes: Cell::new(0),
+            received_bytes: Cell::new(0),
             writer: Wake::default(),
             drained: Broadcast::default(),
             end: RefCell::default(),
@@ -156,6 +160,16 @@ impl Connection {
     /// Bytes that wait for the socket.
     pub(super) fn queued_bytes(&self) -> usize {
         self.outbox.borrow().len() + self.writing_bytes.get()
+    }
+
+    /// Bytes sent and received so far.
+    pub(super) fn traffic(&self) -> (u64, u64) {
+        (self.sent_bytes.get(), self.received_bytes.get())
+    }
+
+    /// Whether it ended by a fault of the network or of the other side.
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(&*self.end.borrow(), Some(End::Lost(_) | End::Malformed(_) | End::Garbage(_)))
     }
 
     /// Appends a frame that `write` makes, unless the connection has ended or more than `bytes_max`
@@ -300,6 +314,7 @@ impl Connection {
             self.writing_bytes.set(bytes.len() - sent);
             self.drained.ring();
         }
+        self.sent_bytes.set(self.sent_bytes.get() + sent as u64);
         bytes.clear();
         if bytes.capacity() <= OUTBOX_KEPT_BYTES {
             self.spare.replace(bytes);
@@ -318,7 +333,10 @@ impl Connection {
         });
         match read.await {
             Ok(0) => Err(End::Cut),
-            Ok(n) => Ok(n),
+            Ok(n) => {
+                self.received_bytes.set(self.received_bytes.get() + n as u64);
+                Ok(n)
+            }
             Err(error) => Err(End::of(&error)),
         }
     }

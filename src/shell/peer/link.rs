@@ -344,7 +344,7 @@ impl Transport {
             self.events.tell(PeerEvent::Reconnected(peer.member));
         }
         link.tried.ring();
-        let carried = self.register(&connection);
+        let carried = self.register(peer.member, &connection);
         let end = match lane {
             Lane::Call => {
                 let reads = Reads { answers_to: Some(Rc::clone(peer)), requests: is_duplex };

@@ -286,8 +286,8 @@ impl Transport {
 
     /// Serves an accepted connection to its end.
     async fn host(self: &Rc<Self>, greeting: &Greeting, connection: &Rc<Connection>, reader: FrameReader) {
-        let _registered = self.register(connection);
         let from = greeting.from.member;
+        let _registered = self.register(from, connection);
         if from == MemberId(0) {
             let _counted = Counted::one_more(&self.strangers);
             connection.run(self.read_calls(from, Reads::REQUESTS, connection, reader)).await;

@@ -19,6 +19,7 @@ mod link;
 mod listener;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +29,7 @@ use std::time::{Duration, Instant};
 use futures_lite::future;
 
 pub(super) use bulk::{BulkError, BulkReader};
-pub(super) use call::{IncomingCall, Reply};
+pub(super) use call::{CallError, IncomingCall, Reply};
 pub(super) use events::PeerEvent;
 
 use self::bulk::Wanted;
@@ -36,6 +37,7 @@ use self::connection::{Connection, Scratch};
 use self::events::Events;
 use self::link::Peer;
 use self::listener::Visitor;
+use self::traffic::Traffic;
 use crate::config::Url;
 use crate::peer::frame::put_frame;
 use crate::peer::{FrameKind, Lane, Lives, PeerIdentity, Refusal, RefusalCode, lane_of};
@@ -139,8 +141,10 @@ pub(super) struct Transport {
     /// Streams whose receivers have been asked to dial, by their names.
     wanted: RefCell<BTreeMap<u64, Rc<Wanted>>>,
     half_open: RefCell<BTreeMap<u64, Rc<Connection>>>,
-    /// Accepted, in either direction.
-    open: RefCell<BTreeMap<u64, Rc<Connection>>>,
+    /// Accepted, in either direction, with whom it is.
+    open: RefCell<BTreeMap<u64, (MemberId, Rc<Connection>)>>,
+    /// Of connections that have ended.
+    traffic: RefCell<BTreeMap<MemberId, Traffic>>,
     /// After each that has ended.
     closed: Broadcast,
     last_id: Cell<u64>,
@@ -160,7 +164,15 @@ struct Registered<'a> {
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
-        self.transport.open.borrow_mut().remove(&self.id);
+        let gone = self.transport.open.borrow_mut().remove(&self.id);
+        if let Some((member, connection)) = gone {
+            let (sent, received) = connection.traffic();
+            self.transport.count_traffic(member, |traffic| {
+                traffic.sent_bytes += sent;
+                traffic.received_bytes += received;
+                traffic.receive_failures += u64::from(connection.has_failed());
+            });
+        }
         self.transport.closed.ring();
     }
 }
@@ -191,6 +203,7 @@ impl Transport {
             wanted: RefCell::default(),
             half_open: RefCell::default(),
             open: RefCell::default(),
+            traffic: RefCell::default(),
             closed: Broadcast::default(),
             last_id: Cell::new(0),
             stop: Cell::new(false),
@@ -243,6 +256,7 @@ impl Transport {
             }
         }
         self.lives.borrow_mut().known.retain(|member, _| !removed.contains(member));
+        self.traffic.borrow_mut().retain(|member, _| !removed.contains(member));
         self.removed.replace(removed);
     }
 
@@ -273,6 +287,7 @@ impl Transport {
             })
         });
         if !is_sent {
+            self.count_traffic(peer.member, |traffic| traffic.send_failures += 1);
             self.tell_unreachable(&peer);
         }
         is_sent
@@ -349,7 +364,7 @@ impl Transport {
             connection.close(connection::End::Local(refusal.clone()));
         }
         // None of these calls runs another task, so the list does not change below.
-        self.open.borrow().values().for_each(|connection| connection.leave(refusal.clone()));
+        self.open.borrow().values().for_each(|(_, connection)| connection.leave(refusal.clone()));
         let ended = async {
             while !self.open.borrow().is_empty() {
                 self.closed.rung().await;
@@ -417,9 +432,9 @@ impl Transport {
         mix(self.config.incarnation).wrapping_add(self.next_id()).max(1)
     }
 
-    fn register(&self, connection: &Rc<Connection>) -> Registered<'_> {
+    fn register(&self, member: MemberId, connection: &Rc<Connection>) -> Registered<'_> {
         let id = self.next_id();
-        self.open.borrow_mut().insert(id, Rc::clone(connection));
+        self.open.borrow_mut().insert(id, (member, Rc::clone(connection)));
         Registered { transport: self, id }
     }
 

@@ -18,6 +18,8 @@ mod format_level;
 mod lagging;
 mod leadership;
 mod members;
+mod observed;
+mod observing;
 mod peers;
 mod reads;
 mod starting;
@@ -48,6 +50,7 @@ use checkpoint_transfer::Transfers;
 use hash_checks::HashChecks;
 use lease_forward::{Asking, Serving};
 use member_calls::{LeaderAnswer, MemberCalls};
+use observed::Observed;
 
 /// A call between members: who belongs to the cluster, as `pinion.peer.v1.Membership`.
 pub(in crate::shell) const CALL_MEMBERS: u32 = 1;
@@ -107,6 +110,7 @@ pub(in crate::shell) struct RaftRole {
     /// When to run for leader ahead of the election timeout.
     candidacy: Option<Instant>,
     hand_over: HandOver,
+    observed: Observed,
     is_removed: bool,
     is_stopping: bool,
     is_log_closed: bool,
@@ -133,7 +137,7 @@ struct Source {
 }
 
 /// All sources, in the order of a turn.
-const SOURCES: [Source; 13] = [
+const SOURCES: [Source; 14] = [
     Source { is_pending: |role| 0 < role.due_ticks.get(), take: RaftRole::take_ticks },
     Source {
         is_pending: |role| role.ports.inbox.iter().any(|ring| !ring.is_empty()),
@@ -153,6 +157,7 @@ const SOURCES: [Source; 13] = [
     Source { is_pending: RaftRole::is_asked_to_hand_over, take: RaftRole::hand_over },
     Source { is_pending: |role| !role.parts.log_events.is_empty(), take: RaftRole::take_log_events },
     Source { is_pending: |role| role.parts.log_reader.has_answer(), take: RaftRole::take_fetched },
+    Source { is_pending: |role| !role.ports.scrapes.is_empty(), take: RaftRole::answer_scrapes },
     Source { is_pending: RaftRole::is_asked_to_stop, take: RaftRole::begin_to_stop },
 ];
 
@@ -211,6 +216,7 @@ impl RaftRole {
             published_tick: None,
             candidacy: None,
             hand_over: HandOver::NotAsked,
+            observed: Observed::default(),
             is_removed: false,
             is_stopping: false,
             is_log_closed: false,
@@ -251,7 +257,12 @@ impl RaftRole {
     }
 
     fn take_ticks(&mut self) {
-        for _tick in 0..self.due_ticks.take() {
+        let due = self.due_ticks.take();
+        // The heartbeats of all ticks but the last one leave late.
+        if 1 < due && self.facts.leader == Some(self.replica.id()) {
+            self.observed.late_heartbeats.add(u64::from(due - 1));
+        }
+        for _tick in 0..due {
             self.on_tick();
         }
     }
@@ -268,6 +279,7 @@ impl RaftRole {
             }
         }
         self.give_way_if_stalled();
+        self.ping_if_due();
     }
 
     fn take_messages(&mut self) {
@@ -362,6 +374,7 @@ impl RaftRole {
             for (ticket, refusal) in refused_requests {
                 self.refuse(ticket, refusal);
             }
+            self.observed.failed_reads.add(refused_reads.len() as u64);
             for ((ticket, _query), refusal) in refused_reads {
                 self.refuse(ticket, refusal);
             }
@@ -394,6 +407,7 @@ impl RaftRole {
         if let Some(leadership) = ready.leadership {
             self.facts.leader = leadership.leader;
             self.facts.term = leadership.term;
+            self.observed.on_leader(leadership.leader);
             if leadership.leader.is_some() {
                 self.candidacy = None;
             }

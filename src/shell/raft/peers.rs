@@ -2,6 +2,7 @@
 
 use super::hash_checks::CALL_HASH_KV;
 use super::lease_forward::CALL_LEASE;
+use super::observing::CALL_PING;
 use super::{CALL_MEMBER_CHANGE, CALL_MEMBERS, RaftRole};
 use crate::membership::MemberChange;
 use crate::peer::{Refusal, RefusalCode};
@@ -22,6 +23,7 @@ impl RaftRole {
                 }
                 PeerEvent::Reconnected(member) => self.replica.on_reconnected(member),
                 PeerEvent::Down { member, reset } => {
+                    self.observed.on_disconnected(member);
                     self.on_down(member, reset);
                     self.on_touch();
                 }
@@ -37,6 +39,7 @@ impl RaftRole {
     /// Checkpoints that were sent, or were not.
     pub(super) fn take_sent_checkpoints(&mut self) {
         while let Some(sent) = self.transfers.take_sent() {
+            self.observed.on_checkpoint_sent(sent.peer, sent.arrived);
             self.replica.node_mut().on_checkpoint_sent(sent.peer, sent.arrived);
             if let Some(message) = sent.message.filter(|_| sent.arrived) {
                 // Raft repeats it if it has to.
@@ -75,6 +78,7 @@ impl RaftRole {
                 Some(cluster) => call.reply.succeed(cluster.encode().into()),
                 None => call.reply.fail("this member is still starting"),
             },
+            CALL_PING => call.reply.succeed(call.body),
             CALL_LEASE => self.serve_leases(call),
             CALL_HASH_KV => self.checks.on_call(call),
             kind => call.reply.fail(&format!("call of kind {kind}, which this version does not know")),

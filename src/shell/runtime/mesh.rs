@@ -269,6 +269,15 @@ impl<T> Receiver<T> {
         }
     }
 
+    /// Messages that wait.
+    #[must_use]
+    pub(in crate::shell) fn len(&self) -> usize {
+        match &self.ring {
+            Ring::Shared(ring) => ring.queue.len(),
+            Ring::Local(ring) => ring.queue.borrow().len(),
+        }
+    }
+
     /// Whether nothing waits.
     #[must_use]
     pub(in crate::shell) fn is_empty(&self) -> bool {

@@ -36,6 +36,16 @@ pub(in crate::shell) enum Role {
     Store,
 }
 
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Shard(shard) => write!(f, "shard-{shard}"),
+            Self::Raft => f.write_str("raft"),
+            Self::Store => f.write_str("store"),
+        }
+    }
+}
+
 /// A core of the machine, as the kernel numbers it.
 pub(in crate::shell) type Core = usize;
 

@@ -6,17 +6,56 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::metrics::{Name, Report};
 use crate::replica::exchange::{ToRaft, ToShard, ToStore};
 use crate::shell::runtime::mesh::{self, Doorbell, Receiver, Sender, SharedBell, SharedRing};
-use crate::shell::runtime::placement::Role;
+use crate::shell::runtime::placement::{Core, Role};
+use crate::shell::runtime::scrape::{SCRAPES_MAX, Scrape, Scraper};
 
 /// Messages that may wait between two roles. A shard whose ring is full stops reading its sockets.
 const RING_MESSAGES_MAX: usize = 4096;
+
+/// Where scrapes come, and what of the executor is told with the role's answer.
+#[derive(Debug)]
+pub(in crate::shell) struct Scrapes {
+    ring: Arc<SharedRing<Scrape>>,
+    role: Role,
+    /// The core and the roles of the executor, at the first of its roles.
+    executor: Option<(Core, String)>,
+}
+
+impl Scrapes {
+    /// Whether nobody asks.
+    pub(in crate::shell) fn is_empty(&self) -> bool {
+        self.ring.is_empty()
+    }
+
+    /// The next question.
+    pub(in crate::shell) fn take(&self) -> Option<Scrape> {
+        self.ring.take()
+    }
+
+    /// A report with what is known here: messages that wait for the role, and the executor's work so far.
+    pub(in crate::shell) fn begin_report(&self, waiting: impl Iterator<Item = usize>) -> Report {
+        let mut report = Report::default();
+        report.count(Name::RingMessages, [self.role.to_string().into()], waiting.sum::<usize>() as u64);
+        if let Some((core, roles)) = &self.executor {
+            let busy = glommio::executor().executor_stats().total_runtime();
+            report.number(
+                Name::CoreBusy,
+                [core.to_string().into(), roles.clone().into()],
+                busy.as_secs_f64(),
+            );
+        }
+        report
+    }
+}
 
 /// What a client shard is joined to.
 #[derive(Debug)]
 pub(in crate::shell) struct ShardPorts {
     pub bell: Doorbell,
+    pub scrapes: Scrapes,
     pub to_raft: Sender<ToRaft>,
     pub to_store: Sender<ToStore>,
     pub inbox: Vec<Receiver<ToShard>>,
@@ -26,6 +65,7 @@ pub(in crate::shell) struct ShardPorts {
 #[derive(Debug)]
 pub(in crate::shell) struct RaftPorts {
     pub bell: Doorbell,
+    pub scrapes: Scrapes,
     pub inbox: Vec<Receiver<ToRaft>>,
     pub to_store: Sender<ToStore>,
     /// By shard number.
@@ -36,6 +76,7 @@ pub(in crate::shell) struct RaftPorts {
 #[derive(Debug)]
 pub(in crate::shell) struct StorePorts {
     pub bell: Doorbell,
+    pub scrapes: Scrapes,
     pub inbox: Vec<Receiver<ToStore>>,
     pub to_raft: Sender<ToRaft>,
     /// By shard number.
@@ -55,6 +96,7 @@ pub(in crate::shell) struct Ports {
 pub(in crate::shell) struct Wiring {
     shards: usize,
     bells: BTreeMap<Role, Arc<SharedBell>>,
+    scrapes: BTreeMap<Role, Arc<SharedRing<Scrape>>>,
     to_raft: BTreeMap<Role, Arc<SharedRing<ToRaft>>>,
     to_store: BTreeMap<Role, Arc<SharedRing<ToStore>>>,
     to_shards: BTreeMap<(Role, Role), Arc<SharedRing<ToShard>>>,
@@ -74,6 +116,10 @@ impl Wiring {
         }
         let mut wiring = Self {
             shards: executor_of.len() - 2,
+            scrapes: bells
+                .iter()
+                .map(|(role, bell)| (*role, SharedRing::new(SCRAPES_MAX, Arc::clone(bell))))
+                .collect(),
             bells,
             to_raft: BTreeMap::new(),
             to_store: BTreeMap::new(),
@@ -113,14 +159,31 @@ impl Wiring {
         (0..self.shards).map(|shard| self.bell(Role::Shard(shard))).collect()
     }
 
+    /// The ways on which all roles with an executor are asked what they have counted.
+    #[must_use]
+    pub(in crate::shell) fn scraper(&self) -> Scraper {
+        let mut scraper = Scraper::default();
+        for (role, ring) in &self.scrapes {
+            let ring = Arc::clone(ring);
+            scraper.add(role.to_string(), move |scrape| ring.send(scrape).is_ok());
+        }
+        scraper
+    }
+
+    fn scrapes(&self, role: Role, core: Core, here: &[Role]) -> Scrapes {
+        let is_first = here.iter().min() == Some(&role);
+        let roles = || here.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
+        Scrapes { ring: Arc::clone(&self.scrapes[&role]), role, executor: is_first.then(|| (core, roles())) }
+    }
+
     fn producers_to(&self, role: Role) -> Vec<Role> {
         let other = if role == Role::Raft { Role::Store } else { Role::Raft };
         (0..self.shards).map(Role::Shard).chain([other]).collect()
     }
 
-    /// Builds the ports of the executor that runs `here`. Call it on that executor.
+    /// Builds the ports of the executor that runs `here` on `core`. Call it on that executor.
     #[must_use]
-    pub(in crate::shell) fn ports(&self, here: &[Role]) -> Ports {
+    pub(in crate::shell) fn ports(&self, core: Core, here: &[Role]) -> Ports {
         let doorbells: BTreeMap<Role, Doorbell> =
             here.iter().map(|&role| (role, Doorbell::new(self.bell(role)))).collect();
         let mut raft_in = Ends::default();
@@ -140,11 +203,13 @@ impl Wiring {
         let mut ports = Ports::default();
         for &role in here {
             let bell = doorbells[&role].clone();
+            let scrapes = self.scrapes(role, core, here);
             match role {
                 Role::Shard(shard) => ports.shards.push((
                     shard,
                     ShardPorts {
                         bell,
+                        scrapes,
                         to_raft: raft_in.sender(role, Role::Raft),
                         to_store: store_in.sender(role, Role::Store),
                         inbox: to_shards.receivers(role),
@@ -153,6 +218,7 @@ impl Wiring {
                 Role::Raft => {
                     ports.raft = Some(RaftPorts {
                         bell,
+                        scrapes,
                         inbox: raft_in.receivers(role),
                         to_store: store_in.sender(role, Role::Store),
                         to_shards: self.shard_senders(role, &mut to_shards),
@@ -161,6 +227,7 @@ impl Wiring {
                 Role::Store => {
                     ports.store = Some(StorePorts {
                         bell,
+                        scrapes,
                         inbox: store_in.receivers(role),
                         to_raft: raft_in.sender(role, Role::Raft),
                         to_shards: self.shard_senders(role, &mut to_shards),
@@ -240,8 +307,8 @@ mod tests {
             let executors = executors(&plan);
             let wiring = Wiring::new(executors.values().map(Vec::as_slice));
             let mut seen = 0;
-            for roles in executors.values() {
-                let ports = wiring.ports(roles);
+            for (&core, roles) in &executors {
+                let ports = wiring.ports(core, roles);
                 for (_shard, ports) in &ports.shards {
                     assert_eq!(ports.inbox.len(), 2);
                     seen += 1;

@@ -116,6 +116,7 @@ impl StoreRole {
         tracing::debug!(index = header.index.0, "checkpoint begins");
         self.checkpoint_after = None;
         self.log = LogSince::default();
+        self.checkpoint_began = Some(Instant::now());
         let progress = Progress::Begin(self.machine.begin_checkpoint());
         self.checkpointing = Some(Checkpointing { header, progress });
     }
@@ -134,6 +135,10 @@ impl StoreRole {
                     "checkpoint written; the log before it is free"
                 );
                 self.checkpointed = header.index;
+                self.observed.checkpoint_bytes = bytes;
+                if let Some(begun) = self.checkpoint_began.take() {
+                    self.observed.checkpoint.observe(begun.elapsed().as_secs_f64());
+                }
                 let Header { index, term, voters, learners, .. } = header;
                 let meta = CheckpointMeta { index, term, voters, learners };
                 self.ports.to_raft.send_always(ToRaft::Checkpointed { meta, bytes });

@@ -18,7 +18,8 @@ use prost::Message as _;
 
 use crate::apply::Machine;
 use crate::lease::keeper::{KeepAlive, Renewed};
-use crate::lease::{Keeper, Proposal};
+use crate::lease::{Change, Keeper, Proposal};
+use crate::metrics::{Count, Histogram, Name, Report};
 use crate::pb::etcdserverpb as pb;
 use crate::replica::exchange::ToRaft;
 use crate::request::{Command, Query, Refusal, RequestKind, Response};
@@ -50,6 +51,30 @@ pub(in crate::shell) struct LeaseClock {
     answers: Vec<Renewed>,
     /// Questions for whoever leads now.
     unserved: Vec<(Ticket, Query)>,
+    observed: Observed,
+}
+
+/// What was counted of leases.
+struct Observed {
+    granted: Count,
+    revoked: Count,
+    expired: Count,
+    renewed: Count,
+    ttl_s: Histogram,
+}
+
+impl Observed {
+    #[expect(clippy::cast_precision_loss, reason = "seconds of a lease, at most 9,000,000,000")]
+    fn on_change(&self, change: Change) {
+        match change {
+            Change::Granted { ttl_s, .. } => {
+                self.granted.increment();
+                self.ttl_s.observe(ttl_s as f64);
+            }
+            Change::Revoked { .. } => self.revoked.increment(),
+            Change::RemainingSet { .. } => {}
+        }
+    }
 }
 
 impl LeaseClock {
@@ -66,6 +91,13 @@ impl LeaseClock {
             may_propose: false,
             answers: Vec::new(),
             unserved: Vec::new(),
+            observed: Observed {
+                granted: Count::default(),
+                revoked: Count::default(),
+                expired: Count::default(),
+                renewed: Count::default(),
+                ttl_s: Histogram::new(Name::LeaseTtl),
+            },
         }
     }
 
@@ -91,7 +123,11 @@ impl LeaseClock {
         let is_own = self.keeper.term() == Some(term);
         // Asked first: nearly every request is not about leases, and the clock costs more than that.
         let changes = machine.take_lease_changes();
-        if changes.as_slice().is_empty() || !is_own {
+        if changes.as_slice().is_empty() {
+            return;
+        }
+        changes.as_slice().iter().for_each(|change| self.observed.on_change(*change));
+        if !is_own {
             return;
         }
         let now_ms = self.now_ms();
@@ -136,7 +172,10 @@ impl LeaseClock {
                 self.unserved.push((ticket, Query::LeaseKeepAlive(id)));
                 None
             }
-            Some(KeepAlive::Now { ttl_s }) => Some((ticket, Ok(machine.lease_keep_alive(id, ttl_s)))),
+            Some(KeepAlive::Now { ttl_s }) => {
+                self.observed.renewed.increment();
+                Some((ticket, Ok(machine.lease_keep_alive(id, ttl_s))))
+            }
             Some(KeepAlive::Refused) => Some((ticket, Err(Refusal::TooManyRequests))),
             Some(KeepAlive::Later) => {
                 self.may_propose = true;
@@ -158,6 +197,19 @@ impl LeaseClock {
         }
         let remaining_ms = self.keeper.remaining_ms(LeaseId(request.id), self.now_ms());
         Some(machine.lease_time_to_live(request, remaining_ms.unwrap_or(0)))
+    }
+
+    /// So many leases ended because nobody renewed them.
+    pub(in crate::shell) fn on_expired(&self, leases: usize) {
+        self.observed.expired.add(leases as u64);
+    }
+
+    pub(in crate::shell) fn report(&self, report: &mut Report) {
+        report.count(Name::LeaseGranted, [], self.observed.granted.get());
+        report.count(Name::LeaseRevoked, [], self.observed.revoked.get());
+        report.count(Name::LeaseExpired, [], self.observed.expired.get());
+        report.count(Name::LeaseRenewed, [], self.observed.renewed.get());
+        report.histogram(Name::LeaseTtl, [], &self.observed.ttl_s);
     }
 
     /// The questions for whoever leads now.
@@ -215,6 +267,7 @@ impl LeaseClock {
 
     /// The answers that came about since the last call.
     pub(in crate::shell) fn take_told(&mut self, machine: &Machine) -> Vec<LeaseReply> {
+        self.observed.renewed.add(self.answers.len() as u64);
         let answers = self.answers.drain(..);
         answers
             .map(|Renewed { ticket, id, ttl_s }| (ticket, Ok(machine.lease_keep_alive(id, ttl_s))))

@@ -13,6 +13,8 @@ mod checkpointing;
 pub(in crate::shell) mod lease_clock;
 mod logins;
 mod long_reads;
+mod observed;
+mod observing;
 pub(in crate::shell) mod quota;
 mod replay;
 mod turn;
@@ -57,6 +59,7 @@ use checkpoint_file::CheckpointWriter;
 use lease_clock::LeaseClock;
 use logins::Logins;
 use long_reads::{LongReads, Said};
+use observed::Observed;
 use quota::Quota;
 use replay::Replay;
 use turn::{Kind, Turns};
@@ -158,7 +161,8 @@ pub(in crate::shell) struct StoreRole {
     /// Callers of physical compactions, with the revision that each waits for.
     compacting: VecDeque<(Ticket, Response, i64)>,
     compact_after: Option<Instant>,
-    hashing: VecDeque<(Ticket, HashRead)>,
+    /// With the moment when each began.
+    hashing: VecDeque<(Ticket, HashRead, Instant)>,
     long_reads: LongReads,
     turns: Turns,
     /// The ring that the next turn begins with.
@@ -173,6 +177,7 @@ pub(in crate::shell) struct StoreRole {
     checkpointing: Option<Checkpointing>,
     checkpoint_after: Option<Instant>,
     cadence: Cadence,
+    checkpoint_began: Option<Instant>,
     /// Since the last checkpoint began.
     log: LogSince,
     replay: Replay,
@@ -185,6 +190,7 @@ pub(in crate::shell) struct StoreRole {
     helpers: Helpers,
     /// When a NOSPACE alarm may be asked for again.
     quota_after: Option<Instant>,
+    observed: Observed,
     is_published: bool,
     on_published: Box<dyn Fn()>,
 }
@@ -240,11 +246,13 @@ impl StoreRole {
             cadence: Cadence::new(upkeep.checkpoint_entries, upkeep.checkpoint_bytes),
             log: LogSince::default(),
             replay: Replay::new(applied),
+            checkpoint_began: None,
             idle_at: applied,
             installed: LogIndex::default(),
             checkpointed: applied,
             helpers,
             quota_after: None,
+            observed: Observed::new(),
             is_published: false,
             on_published: Box::new(on_published),
         })
@@ -271,6 +279,7 @@ impl StoreRole {
             }
             self.watch_quota();
             self.look_at_history();
+            self.answer_scrapes();
             let has_work = self.work() | self.lease_turn(is_behind);
             if self.reported < self.applied {
                 self.reported = self.applied;
@@ -287,8 +296,10 @@ impl StoreRole {
             }
             let (inbox, events, leases) = (&self.ports.inbox, &self.checkpoint_events, &self.leases);
             let has_to_look = || self.auto_compaction.as_ref().is_some_and(CompactionClock::has_ticked);
+            let is_asked = || !self.ports.scrapes.is_empty();
             let has_message = || inbox.iter().any(|ring| !ring.is_empty());
-            let is_ready = || !events.is_empty() || leases.has_ticked() || has_to_look() || has_message();
+            let is_ready =
+                || !events.is_empty() || leases.has_ticked() || has_to_look() || is_asked() || has_message();
             // A pause of background work ends by itself; everything else rings.
             let pause = [self.compact_after, self.checkpoint_after].into_iter().flatten().min();
             match (pause, &self.checkpointing) {
@@ -324,15 +335,19 @@ impl StoreRole {
                         self.collect_changes();
                     }
                     ToStore::Confirmed { reads } => {
+                        self.observed.begin();
                         for (ticket, query) in reads {
                             left = left.saturating_sub(self.read(ticket, query));
                         }
                     }
-                    ToStore::Read { ticket, query } => left = left.saturating_sub(self.read(ticket, query)),
                     ToStore::Pieces { order } => {
                         if let Some(said) = self.long_reads.on_order(&mut self.machine, order) {
                             self.say(said);
                         }
+                    }
+                    ToStore::Read { ticket, query } => {
+                        self.observed.begin();
+                        left = left.saturating_sub(self.read(ticket, query));
                     }
                     ToStore::LeaseAnswers { answers } => {
                         let revision = self.machine.store().current_revision();
@@ -396,13 +411,20 @@ impl StoreRole {
             EntryKind::Normal => match decode_group(entry.data.clone()) {
                 Ok(group) => {
                     let at = EntryId { index: entry.index, term: entry.term };
-                    for request in &self.machine.admit(group) {
+                    let begun = self.observed.begin();
+                    let requests = self.machine.admit(group);
+                    for request in &requests {
                         if request.kind == RequestKind::Compact {
                             // What it makes unreadable must have left.
                             self.collect_changes();
                         }
+                        let leases = self.machine.leases().len();
                         let applied = self.machine.apply(request, at);
                         self.log.requests += 1;
+                        self.observed.on_applied(request.kind, &applied);
+                        if request.kind == RequestKind::LeaseExpire {
+                            self.leases.on_expired(leases.saturating_sub(self.machine.leases().len()));
+                        }
                         self.leases.on_request(&mut self.machine, entry.term);
                         self.logins.on_applied(&mut self.machine);
                         if matches!(request.kind, RequestKind::PublishMember | RequestKind::MemberUpdate) {
@@ -421,6 +443,7 @@ impl StoreRole {
                             }
                         }
                     }
+                    self.observed.on_group(begun, requests.len(), entry.data.len());
                 }
                 Err(error) => stop(entry, &error.to_string()),
             },
@@ -459,7 +482,7 @@ impl StoreRole {
         self.applied_term = meta.term;
         self.facts.applied = meta.index;
         self.log = LogSince::default();
-        for (ticket, _) in std::mem::take(&mut self.hashing) {
+        for (ticket, ..) in std::mem::take(&mut self.hashing) {
             self.refuse(ticket, Refusal::LeaderChanged);
         }
         self.watch.jump(self.machine.store(), &self.ports.to_shards, self.facts.term);
@@ -545,11 +568,11 @@ impl StoreRole {
                 self.answer(ticket, outcome);
             }
             Query::HashKv(request) => match self.machine.begin_hash(request) {
-                Ok(cursor) => self.hashing.push_back((ticket, cursor)),
+                Ok(cursor) => self.hashing.push_back((ticket, cursor, Instant::now())),
                 Err(rejection) => self.answer(ticket, Err(rejection)),
             },
             Query::HashCompacted => match self.machine.begin_compacted_hash() {
-                Ok(cursor) => self.hashing.push_back((ticket, cursor)),
+                Ok(cursor) => self.hashing.push_back((ticket, cursor, Instant::now())),
                 Err(rejection) => self.answer(ticket, Err(rejection)),
             },
             Query::LeaseKeepAlive(id) => match self.leases.keep_alive(&self.machine, *id, ticket) {
@@ -566,9 +589,11 @@ impl StoreRole {
             _ => match self.machine.read_short(&query, &self.facts) {
                 Some(outcome) => {
                     cost = outcome.as_ref().map_or(0, |response| response.body.len() >> 10);
+                    self.observed.on_read(&query, &outcome);
                     self.answer(ticket, outcome);
                 }
                 None => {
+                    self.observed.on_long_read(&query);
                     if let Some(said) = self.long_reads.begin(&mut self.machine, ticket, &query) {
                         self.say(said);
                     }
@@ -752,7 +777,11 @@ impl StoreRole {
         }
         self.compact_after = None;
         slice.spend(SLICE_NS);
+        let (begun, was_compacting) = (self.observed.begin(), self.machine.store().is_compacting());
         let is_paused = self.machine.work_slice(self.upkeep.compaction_batch);
+        if was_compacting {
+            self.observed.on_compaction_slice(begun, !self.machine.store().is_compacting());
+        }
         let removed = self.machine.store().removed_through();
         while let Some((ticket, response, _)) =
             self.compacting.pop_front_if(|(_, _, revision)| is_paused || *revision <= removed)
@@ -771,10 +800,11 @@ impl StoreRole {
     }
 
     fn hash(&mut self, slice: &mut Slice) -> bool {
-        let Some((ticket, cursor)) = self.hashing.front_mut() else { return false };
+        let Some((ticket, cursor, begun)) = self.hashing.front_mut() else { return false };
         slice.spend(SLICE_NS);
         if let Some(outcome) = self.machine.hash_slice(cursor, HASH_SLICE_RECORDS) {
-            let ticket = *ticket;
+            let (ticket, begun) = (*ticket, *begun);
+            self.observed.on_hashed(begun);
             self.hashing.pop_front();
             self.answer(ticket, outcome);
         }

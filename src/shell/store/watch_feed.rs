@@ -7,6 +7,7 @@
 use crate::mvcc::Store;
 use crate::replica::exchange::ToShard;
 use crate::shell::runtime::mesh::Sender;
+use crate::shell::runtime::scrape::now_ns;
 use crate::types::limits::SLICE_NS;
 use crate::types::{Slice, Term};
 use crate::watch::{Feed, Notice, Order};
@@ -66,5 +67,5 @@ impl WatchFeed {
 }
 
 fn send(to_shards: &[Sender<ToShard>], shard: u16, term: Term, notice: Notice) {
-    to_shards[usize::from(shard)].send_always(ToShard::Watch { term, notice });
+    to_shards[usize::from(shard)].send_always(ToShard::Watch { term, notice, made_ns: now_ns() });
 }

@@ -42,6 +42,7 @@ use std::task::Waker;
 
 use super::Deferred;
 use crate::rpc::method::Weight;
+use crate::shell::client::load::ConnectionLoad;
 
 /// Calls of one connection that are with the backend. A client of etcd has some hundreds.
 pub(in crate::shell::client) const CALLS_MAX: usize = 4096;
@@ -85,6 +86,11 @@ pub(in crate::shell::client) struct Ledger {
 }
 
 impl Ledger {
+    /// Bytes of requests under way, and those that wait for clients.
+    pub(in crate::shell::client) fn held_bytes(&self) -> u64 {
+        (self.request_bytes.get() + self.unread_bytes()) as u64
+    }
+
     /// Bytes that wait for clients: answers not taken yet, and header blocks without their end.
     pub(in crate::shell::client) fn unread_bytes(&self) -> usize {
         self.unsent_bytes.get() + self.gathered_bytes.get() + self.header_bytes.get()
@@ -143,6 +149,7 @@ pub(in crate::shell::client) struct Account {
     pub(in crate::shell::client) progress_ms: Cell<u64>,
     /// The shard has chosen this connection to be closed.
     pub(in crate::shell::client) is_evicted: Cell<bool>,
+    pub(in crate::shell::client) load: ConnectionLoad,
 }
 
 /// What a submitted call has taken from its connection's account.
@@ -188,6 +195,7 @@ impl Account {
             due_ms: Cell::new(0),
             progress_ms: Cell::new(0),
             is_evicted: Cell::new(false),
+            load: ConnectionLoad::default(),
         })
     }
 

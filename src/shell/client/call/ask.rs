@@ -31,6 +31,7 @@ impl<B: Backend> ClientShard<B> {
             Command::Propose { body, .. } => body.len(),
             Command::Read(_) | Command::Member(_) => 0,
         };
+        let cause = self.loads.on_request(&self.own.load, &command, request_bytes);
         self.own.defer(Deferred {
             weight: Weight::Point,
             request_bytes,
@@ -39,6 +40,7 @@ impl<B: Backend> ClientShard<B> {
             is_client_deadline: false,
             command,
             recipient: Recipient::Task(Rc::clone(&mailbox)),
+            cause,
         });
         self.submit_deferred(&self.own);
         mailbox

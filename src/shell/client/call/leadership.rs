@@ -21,7 +21,7 @@ const LEADERLESS_TIMEOUTS: u64 = 3;
 
 /// What a call waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wait {
+pub(in crate::shell::client) enum Wait {
     /// A place in the log.
     Write,
     Read,

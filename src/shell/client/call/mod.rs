@@ -46,6 +46,7 @@ use crate::request::{Answer, Command, Outcome, Permit, Query, Read, Refusal, Res
 use crate::rpc::api_version::ApiVersion;
 use crate::rpc::method::{Becomes, HeaderShape, Weight};
 use crate::rpc::{Code, Method, Status, convert, status};
+use crate::shell::client::load::Cause;
 use crate::types::Term;
 use account::{Account, Charge};
 use identity::Identity;
@@ -91,6 +92,7 @@ pub(super) struct Deferred {
     pub(super) is_client_deadline: bool,
     pub(super) command: Command,
     pub(super) recipient: Recipient,
+    pub(super) cause: Cause,
 }
 
 /// A command that is to be submitted in somebody's name.
@@ -116,8 +118,9 @@ pub(super) struct Submitted {
     pub(super) account: Rc<Account>,
     charge: Charge,
     is_client_deadline: bool,
-    wait: Wait,
+    pub(super) wait: Wait,
     pace: Pace,
+    cause: Cause,
     /// None: the client has left or was told that it took too long; the work still goes on and is
     /// still counted.
     recipient: Option<Recipient>,
@@ -359,6 +362,7 @@ impl<B: Backend> ClientShard<B> {
         let is_client_deadline = client_deadline_ms.is_some_and(|client| client < own_ms);
         let deadline_ms = client_deadline_ms.map_or(own_ms, |client| client.min(own_ms));
         let arrived_ms = self.now_ms();
+        let cause = self.loads.on_request(&account.load, &command, request_bytes);
         let call = Deferred {
             weight,
             request_bytes,
@@ -367,6 +371,7 @@ impl<B: Backend> ClientShard<B> {
             is_client_deadline,
             command,
             recipient,
+            cause,
         };
         // A small answer overtakes reads that wait; it waits itself only where nothing may leave.
         let in_turn = weight == Weight::Light || account.backlog_len() == 0;
@@ -391,6 +396,7 @@ impl<B: Backend> ClientShard<B> {
             is_client_deadline,
             command,
             recipient,
+            cause,
         } = call;
         let charge = account.charge(weight, request_bytes);
         let waiter = Submitted {
@@ -399,6 +405,7 @@ impl<B: Backend> ClientShard<B> {
             is_client_deadline,
             wait: Wait::of(&command),
             pace: Pace { what: What::of(&command), arrived_ms, submitted_ms: self.now_ms() },
+            cause,
             recipient: Some(recipient),
         };
         let ticket = self.calls.borrow_mut().insert(deadline_ms, waiter);
@@ -415,6 +422,7 @@ impl<B: Backend> ClientShard<B> {
             is_client_deadline,
             command,
             recipient,
+            cause,
         };
         account.defer_first(call);
     }
@@ -432,7 +440,11 @@ impl<B: Backend> ClientShard<B> {
 
     /// An answer has come from the member.
     pub(super) fn on_answer(&self, waiter: Submitted, result: Result<Answer, Refusal>) {
-        let Submitted { account, charge, recipient, pace, wait, .. } = waiter;
+        let Submitted { account, charge, recipient, pace, wait, cause, .. } = waiter;
+        // Whoever was told that it took too long was counted then.
+        if wait == Wait::Write && result.is_err() && recipient.is_some() {
+            self.proposals_failed.increment();
+        }
         let answer = match result {
             Ok(Answer { term, outcome }) => match outcome {
                 Outcome::Ok(response) => Ok((term, response)),
@@ -440,6 +452,9 @@ impl<B: Backend> ClientShard<B> {
             },
             Err(refusal) => Err(Status::from(refusal)),
         };
+        if let Ok((_, response)) = &answer {
+            self.loads.on_answer(&account.load, cause, &response.body);
+        }
         let bytes = answer.as_ref().ok().map(|(_, response)| response.body.len());
         account.settle(charge, bytes);
         if self.slow.is_slow(&pace, self.now_ms()) {
@@ -493,6 +508,7 @@ impl<B: Backend> ClientShard<B> {
         self.forget_reads(forgotten);
         for (account, recipient, is_client_deadline, wait) in late {
             self.counters.count(|counters| counters.timeouts += 1);
+            self.proposals_failed.add(u64::from(wait == Wait::Write && !is_client_deadline));
             self.answer(&account, recipient, Err(self.timeout_status(is_client_deadline, wait)));
         }
     }

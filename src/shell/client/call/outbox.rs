@@ -176,6 +176,10 @@ impl Level {
 }
 
 /// Where a stream's responses go.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are clients': a box would be an allocation for each stream"
+)]
 enum Target {
     Client(AnswerStream),
     /// To a task of this shard, with what each piece is counted as.

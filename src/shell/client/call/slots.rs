@@ -108,6 +108,11 @@ impl<W> Slots<W> {
         }
     }
 
+    /// Goes over all waiters.
+    pub(in crate::shell::client) fn each(&self, mut look: impl FnMut(&W)) {
+        self.entries.iter().filter_map(|entry| entry.waiter.as_ref()).for_each(&mut look);
+    }
+
     /// Goes over all waiters and replaces each by what `map` makes of it.
     pub(super) fn replace_each(&mut self, mut map: impl FnMut(Ticket, W) -> W) {
         for slot in 0..self.entries.len() {

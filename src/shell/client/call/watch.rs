@@ -37,6 +37,7 @@ use super::end::{CallEnd, Ended};
 use super::header::Headers;
 use super::outbox::{Outbox, Room};
 use super::{Head, decode};
+use crate::metrics::{Count, Name, Report};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
 use crate::request::{Login, Permit};
@@ -79,6 +80,8 @@ pub(in crate::shell::client) struct Watches {
     /// When streams with progress notifications are due.
     due: RefCell<BTreeSet<(u64, StreamId)>>,
     orders_count: Cell<usize>,
+    /// Events given to watchers so far.
+    events: Count,
 }
 
 impl Watches {
@@ -93,6 +96,7 @@ impl Watches {
             paused: RefCell::new(VecDeque::new()),
             due: RefCell::new(BTreeSet::new()),
             orders_count: Cell::new(0),
+            events: Count::default(),
         }
     }
 
@@ -100,6 +104,15 @@ impl Watches {
         counters.watch_streams = self.outboxes.borrow().len() as u64;
         counters.watchers = self.hub.borrow().watchers_count() as u64;
         counters.watch_unsent_bytes = self.room.unsent_bytes() as u64;
+    }
+
+    pub(in crate::shell::client) fn report(&self, report: &mut Report) {
+        let hub = self.hub.borrow();
+        let (behind, revisions) = hub.behind();
+        report.count(Name::WatchEvents, [], self.events.get());
+        report.count(Name::SlowWatchers, [], behind);
+        report.count(Name::PendingEvents, [], revisions);
+        report.count(Name::Memory, ["watchers".into()], hub.bytes_count() as u64);
     }
 
     /// Begins a stream. Whoever does closes it.
@@ -215,6 +228,7 @@ impl Sink for Outboxes<'_> {
     }
 
     fn push(&mut self, stream: StreamId, response: &Response<'_>) {
+        self.watches.events.add(response.events.len() as u64);
         self.with(stream, |outbox| {
             outbox.push(self.headers, self.term, response);
             if !outbox.is_dirty.replace(true) {

@@ -13,6 +13,7 @@ use crate::rpc::framing::Splitter;
 use crate::shell::client::call::overloaded;
 use crate::shell::client::call::place::Place;
 use crate::shell::client::responder::Request;
+use crate::shell::client::tally::Received;
 
 /// The requests of a stream.
 pub(in crate::shell::client) struct Incoming {
@@ -26,6 +27,7 @@ pub(in crate::shell::client) struct Incoming {
     end: End,
     /// The call's place in the account.
     place: Place,
+    received: Received,
 }
 
 /// What is known of the end of a stream of requests.
@@ -39,9 +41,15 @@ enum End {
 
 impl Incoming {
     /// Requests of at most `bytes_max` in `body`.
-    pub(super) fn new(body: RecvStream, bytes_max: u32, gzip: bool, place: Place) -> Self {
+    pub(super) fn new(
+        body: RecvStream,
+        bytes_max: u32,
+        gzip: bool,
+        place: Place,
+        received: Received,
+    ) -> Self {
         let splitter = Splitter::new(bytes_max);
-        Self { body, splitter, bytes_max, unreleased: 0, gzip, end: End::NotYet, place }
+        Self { body, splitter, bytes_max, unreleased: 0, gzip, end: End::NotYet, place, received }
     }
 
     /// The next request. An error is the call's final status.
@@ -56,7 +64,11 @@ impl Incoming {
         match self.splitter.take() {
             Ok(Some(message)) => {
                 self.release(self.splitter.len());
-                Poll::Ready(unpack(self.gzip, message, self.bytes_max).map(Request::Message))
+                let message = unpack(self.gzip, message, self.bytes_max);
+                if let Ok(message) = &message {
+                    self.received.count(message.len());
+                }
+                Poll::Ready(message.map(Request::Message))
             }
             Ok(None) if self.end == End::HalfClosed => {
                 let splitter = std::mem::replace(&mut self.splitter, Splitter::new(0));

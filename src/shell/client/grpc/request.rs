@@ -28,6 +28,7 @@ use crate::shell::client::call::place::Upload;
 use crate::shell::client::call::turns::{LARGE_BYTES_MIN, Turn};
 use crate::shell::client::call::{Head, overloaded};
 use crate::shell::client::responder::{Requests, Responder};
+use crate::shell::client::tally::Tally;
 use crate::shell::client::{Backend, ClientShard};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -147,11 +148,16 @@ impl<B: Backend> ClientShard<B> {
                 Err(refused) => return responder.refuse_http(refused.http, &refused.status),
             };
         responder.gzip = gzip;
+        let tally = Tally::begin(&self.tallies, head.method, head.api_version);
         let mut body = request.into_body();
         if head.method.row().call == CallShape::BothWays {
-            let requests = |place| Requests::Grpc(Incoming::new(body, self.receive_bytes_max, gzip, place));
+            let received = tally.received_of();
+            responder.tally = Some(tally);
+            let requests =
+                |place| Requests::Grpc(Incoming::new(body, self.receive_bytes_max, gzip, place, received));
             return self.on_stream(account, &head, requests, Responder::Grpc(responder));
         }
+        responder.tally = Some(tally);
         let mut assembler = Assembler::new(self.receive_bytes_max);
         loop {
             match body.poll_data(cx) {
@@ -276,7 +282,12 @@ impl<B: Backend> ClientShard<B> {
     ) {
         let message = assembler.finish().map_err(|error| framing_status(&error));
         match message.and_then(|message| unpack(responder.gzip, message, self.receive_bytes_max)) {
-            Ok(payload) => self.on_call(account, head, payload, Responder::Grpc(responder)),
+            Ok(payload) => {
+                if let Some(tally) = &responder.tally {
+                    tally.received(payload.len());
+                }
+                self.on_call(account, head, payload, Responder::Grpc(responder));
+            }
             Err(status) => responder.refuse(&status),
         }
     }

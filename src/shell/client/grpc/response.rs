@@ -25,6 +25,7 @@ use crate::shell::client::call::end::Ended;
 use crate::shell::client::call::header::HEADER_BYTES_MAX;
 use crate::shell::client::call::turns::Turn;
 use crate::shell::client::responder::Gone;
+use crate::shell::client::tally::Tally;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -72,11 +73,13 @@ pub(in crate::shell::client) struct Responder {
     pub(super) gzip: bool,
     /// Of a large request; it ends with the answer.
     pub(super) turn: Option<Turn>,
+    /// None: the method is not known.
+    pub(super) tally: Option<Tally>,
 }
 
 impl Responder {
     pub(super) fn new(stream: SendResponse<Body>, templates: &Rc<Templates>) -> Self {
-        Self { stream, templates: Rc::clone(templates), gzip: false, turn: None }
+        Self { stream, templates: Rc::clone(templates), gzip: false, turn: None, tally: None }
     }
 
     /// Answers with one message made of `head` and `tail`.
@@ -105,6 +108,9 @@ impl Responder {
             return self.refuse(&Status::sent_too_large(length as u64, MESSAGE_BYTES_MAX.into()));
         };
         put_prefix(&mut &mut first[..PREFIX_BYTES], gzip, announced);
+        if let Some(tally) = &self.tally {
+            tally.sent(1, length);
+        }
         let Ok(mut stream) = self.stream.send_response(self.templates.head(gzip), false) else { return };
         let mut sent = stream.send_data(Body::new(account, Bytes::from(first)), false);
         if apart && sent.is_ok() {
@@ -112,6 +118,9 @@ impl Responder {
         }
         if sent.is_ok() {
             drop(stream.send_trailers(self.templates.ok.clone()));
+            if let Some(tally) = self.tally {
+                tally.end(Code::Ok);
+            }
         }
     }
 
@@ -123,6 +132,9 @@ impl Responder {
     /// The same for a request that is not gRPC's: with an HTTP status that says so too.
     pub(super) fn refuse_http(mut self, http: StatusCode, status: &Status) {
         debug_assert!(status.code != Code::Ok, "a call that went well answers with a message");
+        if let Some(tally) = self.tally.take() {
+            tally.end(status.code);
+        }
         let mut head = HttpResponse::new(());
         *head.status_mut() = http;
         let mut headers = HeaderMap::with_capacity(3);
@@ -135,7 +147,8 @@ impl Responder {
     /// Sends the response headers of an answer of several messages. None: the client has left.
     pub(in crate::shell::client) fn open(mut self) -> Option<AnswerStream> {
         let stream = self.stream.send_response(self.templates.head(false), false).ok()?;
-        Some(AnswerStream { stream, templates: self.templates, framed: Framed::default() })
+        let (templates, tally) = (self.templates, self.tally);
+        Some(AnswerStream { stream, templates, tally, framed: Framed::default() })
     }
 
     /// Whether the client has left.
@@ -153,6 +166,7 @@ impl Responder {
 pub(in crate::shell::client) struct AnswerStream {
     stream: SendStream<Body>,
     templates: Rc<Templates>,
+    tally: Option<Tally>,
     pub(in crate::shell::client) framed: Framed,
 }
 
@@ -160,6 +174,9 @@ impl AnswerStream {
     /// Sends the messages that were gathered. `body` counts each piece.
     pub(in crate::shell::client) fn send(&mut self, mut body: impl FnMut(Bytes) -> Body) -> Result<(), Gone> {
         let mut sent = Ok(());
+        if let Some(tally) = &self.tally {
+            tally.sent(self.framed.take_messages(), self.framed.len());
+        }
         // All are taken, whatever becomes of the first: `body` counts them.
         for piece in self.framed.take() {
             if self.stream.send_data(body(piece), false).is_err() {
@@ -184,6 +201,9 @@ impl AnswerStream {
             _ => return Err(Status::sent_too_large(message_bytes, MESSAGE_BYTES_MAX.into()).into()),
         };
         put_prefix(&mut &mut first[..PREFIX_BYTES], false, announced);
+        if let Some(tally) = &self.tally {
+            tally.sent(1, announced as usize);
+        }
         self.stream.send_data(body(first.into()), false).map_err(|_| Ended::Gone)
     }
 
@@ -199,6 +219,9 @@ impl AnswerStream {
 
     /// Ends the answer, behind what was sent.
     pub(in crate::shell::client) fn end(mut self, end: Result<(), Ended>) {
+        if let Some(tally) = self.tally.take() {
+            tally.end_stream(&end);
+        }
         let trailers = match end {
             Ok(()) => self.templates.ok.clone(),
             Err(Ended::Status(status)) => {
@@ -226,6 +249,8 @@ pub(in crate::shell::client) struct Framed {
     sealed_bytes: usize,
     /// Where among all bytes the message that was begun last begins and ends.
     message: (usize, usize),
+    /// Messages gathered since the last were taken.
+    messages: u64,
 }
 
 impl Framed {
@@ -287,7 +312,13 @@ impl Framed {
     pub(in crate::shell::client) fn end(&mut self) -> usize {
         let (begin, end) = self.message;
         assert_eq!(self.len(), end, "the length was announced");
+        self.messages += 1;
         end - begin
+    }
+
+    /// How many messages were gathered since this was asked last.
+    fn take_messages(&mut self) -> u64 {
+        std::mem::take(&mut self.messages)
     }
 
     /// Ends the buffer.

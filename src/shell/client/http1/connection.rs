@@ -422,7 +422,7 @@ impl<B: Backend> Turns<'_, B> {
     /// A call through the gateway.
     fn on_call(&mut self, http: &HttpHead<'_>, method: Method, shared: Rc<Shared>, rest: &mut &[u8]) -> Step {
         let sink = Sink::Http1(Exchange::new(&shared));
-        let responder = gateway::Responder::new(sink, self.account, method);
+        let responder = gateway::Responder::new(sink, self.account, method, &self.shard.tallies);
         let receive_bytes_max = self.shard.receive_bytes_max;
         let head = gateway::read_head(
             &http.ask,
@@ -491,7 +491,9 @@ impl<B: Backend> Turns<'_, B> {
 
     fn on_stream(&self, head: &Head, method: Method, responder: gateway::Responder, inbound: &Rc<Inbound>) {
         let (request, bytes_max) = (messages_of(method).request, self.shard.receive_bytes_max);
-        let requests = |place| Requests::Web(Incoming::new(inbound, self.account, request, bytes_max, place));
+        let received = responder.tally.received_of();
+        let requests =
+            |place| Requests::Web(Incoming::new(inbound, self.account, request, bytes_max, place, received));
         self.shard.on_stream(self.account, head, requests, Responder::Web(responder));
     }
 
@@ -510,7 +512,7 @@ impl<B: Backend> Turns<'_, B> {
         let shape = Shape { is_current: true, is_headless: false, is_websocket: true, origin: None };
         let shared = Shared::new(self.account, shape, false);
         let sink = Sink::Http1(Exchange::new(&shared));
-        let responder = gateway::Responder::new(sink, self.account, method);
+        let responder = gateway::Responder::new(sink, self.account, method, &self.shard.tallies);
         let receive_bytes_max = self.shard.receive_bytes_max;
         let (inbound, frames) =
             (Inbound::new(receive_bytes_max), Box::new(Frames::new(text_bytes_max(receive_bytes_max))));

@@ -99,7 +99,11 @@ impl Backend for MapBackend {
         self.outgoing.borrow_mut().push_back(ToShard::Reply(Reply { ticket, result }));
         // As the store does: an answer comes before the changes that it made.
         let changes = self.changes.take().into_iter();
-        self.outgoing.borrow_mut().extend(changes.map(|notice| ToShard::Watch { term: TERM, notice }));
+        self.outgoing.borrow_mut().extend(changes.map(|notice| ToShard::Watch {
+            term: TERM,
+            notice,
+            made_ns: 0,
+        }));
         self.wake_pump();
         Ok(())
     }
@@ -109,7 +113,7 @@ impl Backend for MapBackend {
             return Err(order);
         }
         let notice = self.feed.borrow_mut().on_order(order, self.revision.get());
-        self.outgoing.borrow_mut().push_back(ToShard::Watch { term: TERM, notice });
+        self.outgoing.borrow_mut().push_back(ToShard::Watch { term: TERM, notice, made_ns: 0 });
         self.wake_pump();
         Ok(())
     }
@@ -225,7 +229,7 @@ impl MapBackend {
                 match message {
                     ToShard::Reply(reply) => shard.on_reply(reply),
                     ToShard::Pieces(notice) => shard.on_pieces(notice),
-                    ToShard::Watch { term, notice } => shard.on_watch(term, notice),
+                    ToShard::Watch { term, notice, .. } => shard.on_watch(term, notice),
                     ToShard::Facts(facts) => shard.on_facts(facts),
                 }
             }

@@ -21,6 +21,7 @@ use crate::shell::client::call::account::Account;
 use crate::shell::client::call::identity;
 use crate::shell::client::call::turns::Turn;
 use crate::shell::client::http1::websocket;
+use crate::shell::client::tally::{Tallies, Tally};
 use crate::shell::client::{Backend, ClientShard, responder};
 
 const NS_PER_MS: u64 = 1_000_000;
@@ -109,7 +110,10 @@ impl<B: Backend> ClientShard<B> {
         responder: Responder,
     ) {
         match read_message(responder.call.request, text, self.receive_bytes_max) {
-            Ok(payload) => self.on_call(account, head, payload, responder::Responder::Web(responder)),
+            Ok(payload) => {
+                responder.tally.received(payload.len());
+                self.on_call(account, head, payload, responder::Responder::Web(responder));
+            }
             Err(status) => responder.refuse(&status),
         }
     }
@@ -123,12 +127,27 @@ pub(in crate::shell::client) struct Responder {
     has_one_answer: bool,
     /// That of a large request, until it is answered.
     pub(in crate::shell::client) turn: Option<Turn>,
+    pub(in crate::shell::client) tally: Tally,
 }
 
 impl Responder {
-    pub(in crate::shell::client) fn new(sink: Sink, account: &Rc<Account>, method: Method) -> Self {
+    pub(in crate::shell::client) fn new(
+        sink: Sink,
+        account: &Rc<Account>,
+        method: Method,
+        tallies: &Rc<Tallies>,
+    ) -> Self {
+        // A client of the gateway says no version.
+        let tally = Tally::begin(tallies, method, ApiVersion::Old);
         let has_one_answer = method.row().call == CallShape::Unary;
-        Self { sink, account: Rc::clone(account), call: messages_of(method), has_one_answer, turn: None }
+        Self {
+            sink,
+            account: Rc::clone(account),
+            call: messages_of(method),
+            has_one_answer,
+            turn: None,
+            tally,
+        }
     }
 
     /// Answers with one message made of `head` and `tail`.
@@ -140,6 +159,8 @@ impl Responder {
     ) {
         let mut first = Vec::new();
         head(&mut first);
+        self.tally.sent(1, first.len() + tail.len());
+        self.tally.end(Code::Ok);
         let answer = self.call.answer;
         self.sink.answer(account, AnswerHead::of_call(), |out| write_parts(answer, [&first, tail], out));
     }
@@ -148,6 +169,7 @@ impl Responder {
     pub(in crate::shell::client) fn refuse(self, status: &Status) {
         let head = AnswerHead::new(web::status_of(status.code), JSON);
         let has_one_answer = self.has_one_answer;
+        self.tally.end(status.code);
         self.sink.answer(&self.account, head, |out| {
             if has_one_answer { web::put_error(status, out) } else { web::put_stream_error(status, out) }
         });
@@ -156,7 +178,7 @@ impl Responder {
     /// Begins an answer of several messages. None: the client has left.
     pub(in crate::shell::client) fn open(self) -> Option<AnswerStream> {
         let stream = self.sink.open(AnswerHead::of_call())?;
-        Some(AnswerStream::new(stream, self.call.answer))
+        Some(AnswerStream::new(stream, self.tally, self.call.answer))
     }
 
     /// Whether the client has left.

@@ -173,6 +173,7 @@ impl<B: Backend> ClientShard<B> {
         glommio::spawn_local(async move {
             let reason = shard.health(&sink, &excluded, is_serializable).await;
             let Some(reason) = reason else { return };
+            shard.count_health(reason.is_empty());
             let (status, word) = if reason.is_empty() { (200, "true") } else { (503, "false") };
             let head =
                 if reason.is_empty() { AnswerHead::new(200, JSON) } else { AnswerHead::of_text(status) };

@@ -14,6 +14,7 @@ use crate::shell::client::call::account::Account;
 use crate::shell::client::call::overloaded;
 use crate::shell::client::call::place::Place;
 use crate::shell::client::responder::Request;
+use crate::shell::client::tally::Received;
 
 /// Text that waits before the transport stops reading. A request may be larger, if it is the only one.
 const WAITING_BYTES_MAX: usize = 64 << 10;
@@ -106,6 +107,7 @@ pub(in crate::shell::client) struct Incoming {
     receive_bytes_max: u32,
     /// The call's place in the account.
     place: Place,
+    received: Received,
 }
 
 impl Incoming {
@@ -115,9 +117,10 @@ impl Incoming {
         request: &'static json::Message,
         receive_bytes_max: u32,
         place: Place,
+        received: Received,
     ) -> Self {
         let (inbound, account) = (Rc::clone(inbound), Rc::clone(account));
-        Self { inbound, account, request, receive_bytes_max, place }
+        Self { inbound, account, request, receive_bytes_max, place, received }
     }
 
     /// The next request. An error is the call's final status.
@@ -135,6 +138,9 @@ impl Incoming {
                 self.account.wake();
             }
             let message = gateway::read_message(self.request, &text, self.receive_bytes_max);
+            if let Ok(message) = &message {
+                self.received.count(message.len());
+            }
             return Poll::Ready(message.map(Request::Message));
         }
         if let Some(status) = inbound.fault() {

@@ -12,6 +12,7 @@ use crate::rpc::{Status, json, web};
 use crate::shell::client::call::body::Body;
 use crate::shell::client::call::end::Ended;
 use crate::shell::client::responder::Gone;
+use crate::shell::client::tally::Tally;
 
 /// A buffer of text that has grown so large is sent as it is and the next one begun.
 const BUFFER_BYTES_MAX: usize = 1 << 20;
@@ -22,20 +23,23 @@ const MESSAGE_BYTES_MAX: usize = i32::MAX.unsigned_abs() as usize;
 /// An answer of several messages.
 pub(in crate::shell::client) struct AnswerStream {
     stream: SinkStream,
+    tally: Tally,
     pub(in crate::shell::client) lines: Lines,
     /// The one message that comes in pieces.
     pieces: Option<json::Writer>,
 }
 
 impl AnswerStream {
-    pub(super) fn new(stream: SinkStream, answer: &'static json::Message) -> Self {
+    pub(super) fn new(stream: SinkStream, tally: Tally, answer: &'static json::Message) -> Self {
         let lines = Lines::new(stream.framing(), answer);
-        Self { stream, lines, pieces: None }
+        Self { stream, tally, lines, pieces: None }
     }
 
     /// Sends what was gathered. `body` counts each piece.
     pub(in crate::shell::client) fn send(&mut self, mut body: impl FnMut(Bytes) -> Body) -> Result<(), Gone> {
         let mut sent = Ok(());
+        let (messages, bytes) = std::mem::take(&mut self.lines.gathered);
+        self.tally.sent(messages, bytes);
         // All are taken, whatever becomes of the first: `body` counts them.
         for piece in self.lines.take() {
             sent = sent.and(self.stream.send(body(piece)));
@@ -60,6 +64,7 @@ impl AnswerStream {
         if MESSAGE_BYTES_MAX as u64 <= message_bytes {
             return Err(Status::sent_too_large(message_bytes, MESSAGE_BYTES_MAX as u64).into());
         }
+        self.tally.sent(1, usize::try_from(message_bytes).unwrap_or(usize::MAX));
         let mut text = Vec::new();
         let start = framing.begin(&mut text);
         let mut writer = json::Writer::begin(self.lines.answer, &mut text);
@@ -97,6 +102,7 @@ impl AnswerStream {
 
     /// Ends the answer, behind what was sent.
     pub(in crate::shell::client) fn end(self, end: Result<(), Ended>) {
+        self.tally.end_stream(&end);
         match end {
             Ok(()) => {
                 let mut last = Vec::new();
@@ -135,6 +141,8 @@ pub(in crate::shell::client) struct Lines {
     buffer: Vec<u8>,
     /// Bytes of `pieces`.
     sealed_bytes: usize,
+    /// Messages since the last were taken, and their bytes before they became text.
+    gathered: (u64, usize),
 }
 
 impl Lines {
@@ -147,6 +155,7 @@ impl Lines {
             pieces: Vec::new(),
             buffer: Vec::new(),
             sealed_bytes: 0,
+            gathered: (0, 0),
         }
     }
 
@@ -191,6 +200,8 @@ impl Lines {
     /// Ends the message. Returns what its text will take.
     pub(in crate::shell::client) fn end(&mut self) -> usize {
         assert_eq!(self.message.len(), self.announced, "the length was announced");
+        self.gathered.0 += 1;
+        self.gathered.1 += self.announced;
         if BUFFER_BYTES_MAX <= self.buffer.len() {
             self.seal();
         }

@@ -10,11 +10,13 @@ use prost::Message as _;
 use super::health::{Checks, Probe};
 use super::sink::Sink;
 use super::variables;
+use crate::metrics::Format;
 use crate::pb::etcdserverpb as pb;
 use crate::request::Query;
 use crate::rpc::json::put_text;
 use crate::rpc::web::{AnswerHead, Ask, JSON};
 use crate::shell::client::call::account::Account;
+use crate::shell::client::observing;
 use crate::shell::client::{Backend, ClientShard};
 
 /// A page.
@@ -23,6 +25,7 @@ enum Page<'a> {
     Version,
     Variables,
     Health,
+    Metrics,
     /// All checks of a kind, or the one of this name.
     Probe(Probe, Option<&'a str>),
 }
@@ -36,6 +39,7 @@ fn find(path: &str, is_of_metrics: bool) -> Option<Page<'_>> {
     };
     match path {
         "/health" => Some(Page::Health),
+        "/metrics" => Some(Page::Metrics),
         "/version" if !is_of_metrics => Some(Page::Version),
         "/debug/vars" if !is_of_metrics => Some(Page::Variables),
         _ => probe("/livez", Probe::Live).or_else(|| probe("/readyz", Probe::Ready)),
@@ -66,12 +70,26 @@ impl<B: Backend> ClientShard<B> {
                 variables::put(&mut body);
                 sink.answer_bytes(account, AnswerHead::new(200, "application/json; charset=utf-8"), &body);
             }
+            Page::Metrics => self.spawn_metrics(account, ask, sink),
             Page::Health => self.spawn_health(account, ask, sink),
             Page::Probe(probe, name) => match Checks::of(probe, name, ask) {
                 Some(checks) => self.spawn_probe(account, checks, sink),
                 None => sink.answer_bytes(account, AnswerHead::of_text(404), b"404 page not found\n"),
             },
         }
+    }
+
+    /// Tells what every role has counted.
+    fn spawn_metrics(self: &Rc<Self>, account: &Rc<Account>, ask: &Ask<'_>, sink: Sink) {
+        let accept = ask.header("accept").unwrap_or_default();
+        let format = Format::accepted(&String::from_utf8_lossy(accept));
+        let (shard, account) = (Rc::clone(self), Rc::clone(account));
+        glommio::spawn_local(async move {
+            let text = observing::scrape(&shard.config.scraper, format).await;
+            let head = AnswerHead::new(200, format.content_type());
+            sink.answer_bytes(&account, head, text.as_bytes());
+        })
+        .detach();
     }
 
     /// Tells the versions, as the member's status has them.
@@ -112,8 +130,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_of_metrics_have_health_alone() {
-        for path in ["/health", "/livez", "/readyz", "/livez/serializable_read"] {
+    fn addresses_of_metrics_have_health_and_metrics_alone() {
+        for path in ["/metrics", "/health", "/livez", "/readyz", "/livez/serializable_read"] {
             assert!(find(path, true).is_some() && find(path, false).is_some(), "{path}");
         }
         for path in ["/version", "/debug/vars"] {

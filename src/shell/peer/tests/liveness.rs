@@ -16,7 +16,7 @@ fn a_process_that_dies_is_news_and_one_that_stops_is_none() {
                 glommio::timer::sleep(Duration::from_millis(1)).await;
             }
             // No goodbye: as a process that is killed.
-            for connection in b.transport.open.borrow().values() {
+            for (_, connection) in b.transport.open.borrow().values() {
                 connection.close(connection::End::Lost("killed".to_owned()));
             }
             // What ends with a process and does not end with an executor: the listener.
