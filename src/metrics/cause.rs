@@ -24,11 +24,16 @@ pub fn key_of(command: &Command) -> Option<&[u8]> {
     match command {
         Command::Propose { kind: RequestKind::Put | RequestKind::DeleteRange, body, .. } => field(body, 1),
         Command::Propose { kind: RequestKind::Txn, body, .. } => key_of_txn(body),
-        Command::Read(read) => match &read.query {
-            Query::Range(range) => Some(&range.key),
-            Query::RangeSlice(slice) => Some(&slice.start),
-            _ => None,
-        },
+        Command::Read(read) => key_of_query(&read.query),
+        _ => None,
+    }
+}
+
+fn key_of_query(query: &Query) -> Option<&[u8]> {
+    match query {
+        Query::Range(range) => Some(&range.key),
+        Query::RangeSlice(slice) => Some(&slice.start),
+        Query::Guarded(guarded) => key_of_query(&guarded.query),
         _ => None,
     }
 }

@@ -11,7 +11,10 @@ impl<B: Backend> ClientShard<B> {
     pub(in crate::shell) fn report(&self, report: &mut Report) {
         let counters = self.counters();
         self.tallies.report(report);
-        self.loads.report(self.connections.borrow().values(), report);
+        // Addresses and keys are not for whoever can reach the page, where rights are asked for.
+        if self.identities.revision().is_none() {
+            self.loads.report(self.connections.borrow().values(), report);
+        }
         report.count(Name::ClientConnections, [], counters.connections);
         report.count(Name::ClientAccepted, [], counters.accepted);
         report.count(Name::ClientTimeouts, [], counters.timeouts);
