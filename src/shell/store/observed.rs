@@ -9,26 +9,44 @@ use crate::request::{Outcome, Query, RequestKind};
 /// etcd's `--warning-apply-duration`.
 const SLOW_APPLY: Duration = Duration::from_millis(100);
 
-/// Kinds of requests, as etcd names what it applies; those that it lacks have our names.
-const OPS: [(RequestKind, &str); 12] = [
-    (RequestKind::Put, "Put"),
-    (RequestKind::DeleteRange, "DeleteRange"),
-    (RequestKind::Txn, "Txn"),
-    (RequestKind::Compact, "Compaction"),
-    (RequestKind::PublishMember, "ClusterMemberAttrSet"),
-    (RequestKind::LeaseGrant, "LeaseGrant"),
-    (RequestKind::LeaseRevoke, "LeaseRevoke"),
-    (RequestKind::LeaseExpire, "LeaseExpire"),
-    (RequestKind::LeaseCheckpoint, "LeaseCheckpoint"),
-    (RequestKind::MemberUpdate, "MemberUpdate"),
-    (RequestKind::Alarm, "Alarm"),
-    (RequestKind::FormatLevel, "FormatLevel"),
-];
+/// Room for each kind of request by its number.
+const KINDS: usize = 32;
+
+/// What etcd calls the application of a request; kinds that it lacks have our names.
+const fn operation(kind: RequestKind) -> &'static str {
+    match kind {
+        RequestKind::Put => "Put",
+        RequestKind::DeleteRange => "DeleteRange",
+        RequestKind::Txn => "Txn",
+        RequestKind::Compact => "Compaction",
+        RequestKind::PublishMember => "ClusterMemberAttrSet",
+        RequestKind::LeaseGrant => "LeaseGrant",
+        RequestKind::LeaseRevoke => "LeaseRevoke",
+        RequestKind::LeaseExpire => "LeaseExpire",
+        RequestKind::LeaseCheckpoint => "LeaseCheckpoint",
+        RequestKind::MemberUpdate => "MemberUpdate",
+        RequestKind::Alarm => "Alarm",
+        RequestKind::FormatLevel => "FormatLevel",
+        RequestKind::Part => "Part",
+        RequestKind::AuthEnable => "AuthEnable",
+        RequestKind::AuthDisable => "AuthDisable",
+        RequestKind::Authenticate => "Authenticate",
+        RequestKind::UserAdd => "AuthUserAdd",
+        RequestKind::UserDelete => "AuthUserDelete",
+        RequestKind::UserChangePassword => "AuthUserChangePassword",
+        RequestKind::UserGrantRole => "AuthUserGrantRole",
+        RequestKind::UserRevokeRole => "AuthUserRevokeRole",
+        RequestKind::RoleAdd => "AuthRoleAdd",
+        RequestKind::RoleDelete => "AuthRoleDelete",
+        RequestKind::RoleGrantPermission => "AuthRoleGrantPermission",
+        RequestKind::RoleRevokePermission => "AuthRoleRevokePermission",
+    }
+}
 
 /// See the module. The clock is read once for each request: what begins, began when the last one ended.
 pub(super) struct Observed {
     now: Instant,
-    /// By operation; of failures and of successes.
+    /// By the kind's number; of failures and of successes.
     apply: Vec<[Option<Histogram>; 2]>,
     range: [Histogram; 2],
     ranges: Count,
@@ -51,7 +69,7 @@ impl Observed {
     pub(super) fn new() -> Self {
         Self {
             now: Instant::now(),
-            apply: OPS.iter().map(|_| [None, None]).collect(),
+            apply: (0..KINDS).map(|_| [None, None]).collect(),
             range: [Histogram::new(Name::RangeDuration), Histogram::new(Name::RangeDuration)],
             ranges: Count::default(),
             txns: Count::default(),
@@ -85,8 +103,7 @@ impl Observed {
     pub(super) fn on_applied(&mut self, kind: RequestKind, applied: &Applied) {
         let took = self.lap();
         let is_success = !matches!(applied, Applied::Now(Err(_)));
-        let op = OPS.iter().position(|(known, _)| *known == kind).expect("the table has every kind");
-        let histogram = self.apply[op][usize::from(is_success)]
+        let histogram = self.apply[kind.number() as usize][usize::from(is_success)]
             .get_or_insert_with(|| Histogram::new(Name::ApplyDuration));
         histogram.observe(took.as_secs_f64());
         if kind == RequestKind::Txn && is_success {
@@ -145,10 +162,11 @@ impl Observed {
 
     /// Adds what was counted.
     pub(super) fn report(&self, report: &mut Report) {
-        for ((_, op), both) in OPS.iter().zip(&self.apply) {
+        for (number, both) in (0..).zip(&self.apply) {
+            let Some(op) = RequestKind::from_number(number).map(operation) else { continue };
             for (success, histogram) in ["false", "true"].iter().zip(both) {
                 if let Some(histogram) = histogram {
-                    let labels = ["v3".into(), (*op).into(), (*success).into()];
+                    let labels = ["v3".into(), op.into(), (*success).into()];
                     report.histogram(Name::ApplyDuration, labels, histogram);
                 }
             }
