@@ -195,7 +195,8 @@ fn a_read_is_short_by_its_keys_and_by_its_bytes() {
     };
     let all = pb::RangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() };
     assert!(!is_short(all.clone()));
-    assert!(is_short(pb::RangeRequest { limit: 500, ..all.clone() }));
+    assert!(is_short(pb::RangeRequest { limit: 1_000, ..all.clone() }));
+    assert!(!is_short(pb::RangeRequest { limit: 1_001, ..all.clone() }));
     assert!(is_short(pb::RangeRequest { count_only: true, ..all.clone() }));
     assert!(is_short(pb::RangeRequest { range_end: "k05".into(), ..all.clone() }));
     assert!(!is_short(pb::RangeRequest { limit: 500, sort_target: 2, sort_order: 2, ..all.clone() }));

@@ -61,8 +61,9 @@ pub(super) fn keys_visited_max(store: &Store, request: &pb::RangeRequest, at: i6
     let is_sorted =
         request.sort_order > SortOrder::Ascend as i32 || request.sort_target != SortTarget::Key as i32;
     let looks_at_all = is_sorted || request.limit <= 0 || Filter(request).is_active();
-    if !looks_at_all && request.limit.unsigned_abs() < SHORT_KEYS_MAX {
-        return Some(request.limit.unsigned_abs() + 1);
+    if !looks_at_all && request.limit.unsigned_abs() <= SHORT_KEYS_MAX {
+        // The one more that tells whether there are more is not counted.
+        return Some(request.limit.unsigned_abs());
     }
     // Values are as long as they are: comparing many is not short.
     let is_costly = request.sort_target == SortTarget::Value as i32;
