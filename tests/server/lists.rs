@@ -1,15 +1,13 @@
-//! Lists of many keys beside other calls.
+//! Lists and deletions of many keys beside other calls.
 
 use std::cell::Cell;
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
 
 use bytes::Bytes;
-use pinion_kit::client::{CallError, Client, refusal};
+use pinion_kit::client::{Answering, CallError, Client, refusal};
 use pinion_kit::pb::etcdserverpb as pb;
 use pinion_kit::{Launch, Server, TEST_DEADLINE, WorkDir, block_on, server_is_etcd, skip};
+use prost::Message as _;
 
 const KEYS: usize = 20_000;
 
@@ -36,22 +34,18 @@ fn everything() -> pb::RangeRequest {
     }
 }
 
-/// A list whose client takes no more than the first bytes until it is awaited.
-type Stopped = Pin<Box<dyn Future<Output = Result<pb::RangeResponse, CallError>>>>;
+/// A list whose answer has begun, and whose client takes no more than its first bytes until it is read.
+struct Stopped(Answering);
 
-/// Begins a list and waits until the server has begun it, too.
-async fn begin_and_stop(server: &Server, request: pb::RangeRequest) -> Stopped {
-    let client = Client::connect_with_window(server.client_port(), 65_535).await.unwrap();
-    let listing = client.clone();
-    let mut list: Stopped = Box::pin(async move { listing.range(&request).await });
-    std::future::poll_fn(|cx| {
-        assert!(list.as_mut().poll(cx).is_pending());
-        Poll::Ready(())
-    })
-    .await;
-    // Reads of one connection are taken in order.
-    client.range(&pb::RangeRequest { count_only: true, ..everything() }).await.unwrap();
-    list
+impl Stopped {
+    async fn begin(server: &Server, request: &pb::RangeRequest) -> Self {
+        let client = Client::connect_with_window(server.client_port(), 65_535).await.unwrap();
+        Self(client.begin("/etcdserverpb.KV/Range", request).await.unwrap())
+    }
+
+    async fn read(self) -> Result<pb::RangeResponse, CallError> {
+        Ok(pb::RangeResponse::decode(self.0.finish().await?).unwrap())
+    }
 }
 
 #[test]
@@ -109,7 +103,7 @@ fn a_list_that_is_read_late_answers_what_there_was_when_it_was_asked_for() {
         let revision = before.header.unwrap().revision;
         let mut lists = Vec::new();
         for request in requests {
-            lists.push(begin_and_stop(&server, request).await);
+            lists.push(Stopped::begin(&server, &request).await);
         }
         let half =
             pb::DeleteRangeRequest { range_end: "k/010000".into(), key: "k/".into(), ..Default::default() };
@@ -119,7 +113,7 @@ fn a_list_that_is_read_late_answers_what_there_was_when_it_was_asked_for() {
         // Its answer waits for no list.
         client.compact(&pb::CompactionRequest { revision: current, physical: true }).await.unwrap();
         for (number, list) in lists.into_iter().enumerate() {
-            let answer = list.await.unwrap();
+            let answer = list.read().await.unwrap();
             assert_eq!(answer.header.unwrap().revision, revision);
             let taken = if number == 2 { 15_000 } else { KEYS };
             assert_eq!((answer.count, answer.more), (20_000, number == 2));
@@ -142,11 +136,11 @@ fn a_list_that_stops_costs_a_few_pieces_and_nothing_of_what_others_do() {
         // Less log than an idle member writes a checkpoint for.
         fill(&client, KEYS, 300).await;
         // The shard and the store have whatever they need for one.
-        drop(begin_and_stop(&server, everything()).await);
+        drop(Stopped::begin(&server, &everything()).await);
         let before = server.resident_bytes_own();
         let mut lists = Vec::new();
         for _ in 0..16 {
-            lists.push(begin_and_stop(&server, everything()).await);
+            lists.push(Stopped::begin(&server, &everything()).await);
         }
         for number in 0..100 {
             client.put_kv(&format!("other/{number}"), "x").await.unwrap();
@@ -154,7 +148,7 @@ fn a_list_that_stops_costs_a_few_pieces_and_nothing_of_what_others_do() {
         let grown = server.resident_bytes_own().saturating_sub(before);
         assert!(grown < 16 << 20, "16 lists of 6 MB that stand still cost {grown} bytes");
         for list in lists {
-            assert_eq!(list.await.unwrap().kvs.len(), KEYS);
+            assert_eq!(list.read().await.unwrap().kvs.len(), KEYS);
         }
     });
 }
@@ -169,14 +163,67 @@ fn a_list_that_holds_too_much_history_ends_as_unavailable_and_a_line_says_so() {
         let server = Launch::new(work.join("data")).flag("--pinned-history-bytes=1000000").start().await;
         let client = server.connect().await;
         fill(&client, KEYS, 100).await;
-        let first = begin_and_stop(&server, everything()).await;
+        let first = Stopped::begin(&server, &everything()).await;
         fill(&client, KEYS, 100).await;
-        let second = begin_and_stop(&server, everything()).await;
+        let second = Stopped::begin(&server, &everything()).await;
         let current = client.put_kv("other", "x").await.unwrap().header.unwrap().revision;
         client.compact(&pb::CompactionRequest { revision: current, physical: true }).await.unwrap();
         server.says("lists whose clients read too slowly were ended").await;
-        let (code, message) = refusal(first.await);
+        let (code, message) = refusal(first.read().await);
         assert_eq!((code, message.contains("too slowly")), (14, true), "{message}");
-        assert_eq!(second.await.unwrap().kvs.len(), KEYS);
+        assert_eq!(second.read().await.unwrap().kvs.len(), KEYS);
+    });
+}
+
+/// Keys that a serializable read counts, which waits for no write.
+async fn count_now(client: &Client) -> i64 {
+    let count = pb::RangeRequest { count_only: true, serializable: true, ..everything() };
+    client.range(&count).await.unwrap().count
+}
+
+#[test]
+fn a_deletion_of_many_keys_is_seen_whole_or_not_at_all_and_what_comes_behind_it_sees_it() {
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let launch = Launch::new(work.join("data"));
+        let mut server = launch.start().await;
+        let client = server.connect().await;
+        let all = i64::try_from(KEYS).unwrap();
+        let delete =
+            pb::DeleteRangeRequest { key: "k/".into(), range_end: "k0".into(), ..Default::default() };
+        for round in 0..3 {
+            fill(&client, KEYS, 10).await;
+            let (deleter, watcher) = (server.connect().await, server.connect().await);
+            let (request, is_done) = (delete.clone(), Rc::new(Cell::new(false)));
+            let deletion = tokio::task::spawn_local({
+                let is_done = Rc::clone(&is_done);
+                async move {
+                    let deleted = deleter.delete(&request).await;
+                    is_done.set(true);
+                    deleted
+                }
+            });
+            let mut seen = Vec::new();
+            while !is_done.get() {
+                seen.push(count_now(&watcher).await);
+                if round == 2 && seen.len() == 3 {
+                    break;
+                }
+            }
+            assert!(seen.iter().all(|count| [0, all].contains(count)), "{seen:?}");
+            assert!(seen.is_sorted_by(|before, after| after <= before), "{seen:?}");
+            if round == 2 {
+                break;
+            }
+            let header = deletion.await.unwrap().unwrap().header.unwrap();
+            let put = client.put_kv("other", "x").await.unwrap().header.unwrap();
+            assert_eq!(put.revision, header.revision + 1);
+            assert_eq!(client.range(&everything()).await.unwrap().count, 0);
+        }
+        // The process dies wherever the deletion stands: all of it is in the log, or nothing.
+        server.kill();
+        server = launch.start().await;
+        let count = count_now(&server.connect().await).await;
+        assert!([0, all].contains(&count), "{count} keys are left");
     });
 }

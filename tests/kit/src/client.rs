@@ -47,6 +47,34 @@ impl From<h2::Error> for CallError {
     }
 }
 
+/// The answer of a unary call that has begun.
+pub struct Answering(h2::RecvStream);
+
+impl Answering {
+    /// Takes the rest of the answer: its message, or how it ended.
+    pub async fn finish(self) -> Result<Bytes, CallError> {
+        let Self(mut body) = self;
+        within_deadline(async {
+            let mut bytes = BytesMut::new();
+            while let Some(chunk) = body.data().await {
+                let chunk = chunk?;
+                body.flow_control().release_capacity(chunk.len())?;
+                bytes.extend_from_slice(&chunk);
+            }
+            match body.trailers().await? {
+                None => return Err(CallError::Transport("no trailers".to_owned())),
+                Some(trailers) => match status(&trailers)? {
+                    Some(error) => return Err(error),
+                    None if trailers.contains_key("grpc-status") => {}
+                    None => return Err(CallError::Transport("trailers without grpc-status".to_owned())),
+                },
+            }
+            unframe(bytes.freeze())
+        })
+        .await
+    }
+}
+
 /// Code and text of the status that a call must end with; any other end fails the test.
 pub fn refusal<T: fmt::Debug>(result: Result<T, CallError>) -> (u32, String) {
     match result {
@@ -172,6 +200,25 @@ impl Client {
         content_type: &str,
         body: Bytes,
     ) -> Result<Bytes, CallError> {
+        self.begin_framed(method, content_type, body).await?.finish().await
+    }
+
+    /// Begins a unary call of a message: waits until its answer begins, and takes nothing of it yet.
+    pub async fn begin(&self, method: &str, message: &impl Message) -> Result<Answering, CallError> {
+        let message = message.encode_to_vec();
+        let mut body = BytesMut::with_capacity(5 + message.len());
+        body.put_u8(0);
+        body.put_u32(u32::try_from(message.len()).unwrap());
+        body.put(&message[..]);
+        self.begin_framed(method, "application/grpc", body.freeze()).await
+    }
+
+    async fn begin_framed(
+        &self,
+        method: &str,
+        content_type: &str,
+        body: Bytes,
+    ) -> Result<Answering, CallError> {
         within_deadline(async {
             let request = self.post(method, content_type);
             let mut sender = self.sender.clone().ready().await?;
@@ -179,28 +226,14 @@ impl Client {
             // h2 keeps what the window does not take. A server may have answered and reset already;
             // then the answer is what counts.
             drop(stream.send_data(body, true));
-            let (head, mut body) = response.await?.into_parts();
+            let (head, body) = response.await?.into_parts();
             if let Some(error) = status(&head.headers)? {
                 return Err(error);
             }
             if head.status != 200 {
                 return Err(CallError::Transport(format!("HTTP status {}", head.status)));
             }
-            let mut bytes = BytesMut::new();
-            while let Some(chunk) = body.data().await {
-                let chunk = chunk?;
-                body.flow_control().release_capacity(chunk.len())?;
-                bytes.extend_from_slice(&chunk);
-            }
-            match body.trailers().await? {
-                None => return Err(CallError::Transport("no trailers".to_owned())),
-                Some(trailers) => match status(&trailers)? {
-                    Some(error) => return Err(error),
-                    None if trailers.contains_key("grpc-status") => {}
-                    None => return Err(CallError::Transport("trailers without grpc-status".to_owned())),
-                },
-            }
-            unframe(bytes.freeze())
+            Ok(Answering(body))
         })
         .await
     }
