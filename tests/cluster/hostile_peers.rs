@@ -131,6 +131,13 @@ fn noise_and_a_thousand_silent_connections_on_the_peer_port_harm_nobody() {
     });
 }
 
+/// The life that a member's data directory is in.
+fn life_of(cluster: &Cluster, member: usize) -> u64 {
+    let lives = std::fs::read_to_string(cluster.launch(member).data_dir.join("LIVES")).unwrap();
+    let own = lives.lines().find_map(|line| line.strip_prefix("own ")).unwrap();
+    u64::from_str_radix(own, 16).unwrap()
+}
+
 /// A process that passes for one member to another.
 struct Liar {
     stream: TcpStream,
@@ -151,7 +158,9 @@ impl Liar {
         };
         let stream = TcpStream::connect(("127.0.0.1", cluster.launch(to).peer_port)).await.unwrap();
         let mut liar = Self { stream, decoder: FrameDecoder::new(1 << 20), seal: None };
-        let hello = pb::Hello { session: 77, ..identity.hello(MemberId(cluster.ids[to]), lane) };
+        // A stranger who knows less is refused before it can lie.
+        let life = life_of(cluster, from);
+        let hello = pb::Hello { session: 77, life, ..identity.hello(MemberId(cluster.ids[to]), lane) };
         let mut bytes = BytesMut::from(&PREFACE[..]);
         put_message(&mut bytes, FrameKind::Hello, &hello);
         liar.stream.write_all(&bytes).await.unwrap();

@@ -30,6 +30,9 @@ use crate::{FAST, judge};
 /// What every member says when the level rises while it runs.
 const RAISED: &str = "the cluster's format level is raised";
 
+/// The end of that line when it is raised as far as this release goes.
+const RAISED_TO_TOP: &str = "\"level\":2,\"needs\":\"release 0.3.0";
+
 /// Exit code of a member that may not read what its cluster writes.
 const STATE_UNKNOWN: i32 = 70;
 
@@ -115,7 +118,7 @@ fn a_rolling_update_under_load_loses_nothing_and_raises_the_level_with_the_last_
                 replace(&mut cluster, member, &Release::New, &load).await;
             }
             for member in 0..3 {
-                cluster.server(member).says(RAISED).await;
+                cluster.server(member).says(RAISED_TO_TOP).await;
             }
             // Once more, now on what the new level writes.
             for member in 0..3 {
@@ -134,7 +137,8 @@ fn a_rolling_update_under_load_loses_nothing_and_raises_the_level_with_the_last_
                     Release::Held => {
                         assert_eq!(exit.status.code(), Some(STATE_UNKNOWN), "{}", exit.output);
                         exit.assert_says(&[
-                            "format level of this data is 1",
+                            // By the entry that raised it first, or by a later checkpoint.
+                            "format level of this data is",
                             "reads up to 0",
                             "without the flag",
                         ]);
@@ -202,7 +206,7 @@ fn a_member_of_an_earlier_release_that_joins_is_refused_and_both_sides_say_why()
     for old in earlier_releases() {
         block_on(Duration::from_secs(120), async {
             let mut cluster = Cluster::start(1, &FAST).await;
-            cluster.server(0).says(RAISED).await;
+            cluster.server(0).says(RAISED_TO_TOP).await;
             let client = cluster.client(0).await;
             cluster.add_learner_with(&client, |launch| old.set(launch)).await;
             match &old {
@@ -309,7 +313,7 @@ fn data_of_release_0_1_0_is_read_whole_continued_at_level_0_and_then_raised() {
             servers.insert(member, launch.start().await);
         }
         for server in &servers {
-            server.says(RAISED).await;
+            server.says(RAISED_TO_TOP).await;
         }
         for server in &servers {
             let client = server.connect().await;
