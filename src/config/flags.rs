@@ -7,6 +7,10 @@
 //! Not clap: Go's syntax (one dash or two, `-flag` alone only for booleans), etcd's exit codes, and
 //! flags that are refused unless they have their default would each have to be worked around.
 
+use super::reasons::{
+    NO_BBOLT, NO_PROFILES, NO_PROXY, NO_TLS, NO_TRACING, NO_V2_DISCOVERY, NOT_YET, SYNCS_ANYWAY, WAITS_ANYWAY,
+};
+
 /// Where `--help` shows the flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Group {
@@ -137,17 +141,6 @@ pub(super) const FILE_FLAG: &str = "config-file";
 
 /// The flag that opens and closes gates.
 pub(super) const GATES_FLAG: &str = "feature-gates";
-
-const NOT_YET: &str = "not supported by Pinion yet";
-const NO_BBOLT: &str = "there is no bbolt file";
-const NO_TLS: &str = "nothing is encrypted yet, and the flags that ask for TLS are refused";
-const NO_PROXY: &str = "there is no v2 proxy, which etcd has dropped";
-const NO_V2_DISCOVERY: &str =
-    "there is no v2 discovery, which etcd has dropped; use --discovery-endpoints and --discovery-token";
-const NO_PROFILES: &str = "there is no pprof, which is Go's; use perf";
-const WAITS_ANYWAY: &str = "clients are let in once this member has caught up, however long that takes";
-const NO_TRACING: &str = "nothing is traced; --enable-distributed-tracing is refused";
-const SYNCS_ANYWAY: &str = "every acknowledged write is synced, which is what makes it acknowledged";
 
 use Kind::{Bool, Duration, Number, Text, Urls};
 

@@ -21,6 +21,7 @@ mod member_urls;
 mod parse;
 mod placement;
 mod process;
+mod reasons;
 mod url;
 mod value;
 
