@@ -5,6 +5,7 @@
 mod against_etcd;
 mod cluster;
 mod floods;
+mod health;
 mod manage;
 mod table;
 mod watching;

@@ -97,7 +97,7 @@ pub(in crate::shell::client) fn guarded(command: Command, login: Option<Arc<Logi
 }
 
 /// A read of the member's own, which asks no right.
-pub(super) fn own_read(linearizable: bool, query: Query) -> Command {
+pub(in crate::shell::client) fn own_read(linearizable: bool, query: Query) -> Command {
     guarded(Command::Read(Read { linearizable, query }), Some(Arc::new(Login::member())))
 }
 

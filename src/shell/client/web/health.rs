@@ -22,11 +22,12 @@ use prost::Message as _;
 use super::sink::Sink;
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::AlarmType;
-use crate::request::{Command, Query, Read, Response};
+use crate::request::{Query, Response};
 use crate::rpc::Status;
 use crate::rpc::json::put_text;
 use crate::rpc::web::{AnswerHead, Ask, JSON};
 use crate::shell::client::call::account::Account;
+use crate::shell::client::call::identity::own_read;
 use crate::shell::client::{Backend, ClientShard};
 use crate::types::Term;
 
@@ -100,7 +101,8 @@ impl<B: Backend> ClientShard<B> {
         linearizable: bool,
         query: Query,
     ) -> Option<Result<(Term, Response), Status>> {
-        let answered = async { Some(self.ask(Command::Read(Read { linearizable, query })).await) };
+        // Whoever asks need not log in: it is the member that looks at itself.
+        let answered = async { Some(self.ask(own_read(linearizable, query)).await) };
         let gone = async {
             poll_fn(|cx| sink.poll_gone(cx)).await;
             None
