@@ -35,7 +35,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const TAIL: Duration = Duration::from_secs(2);
 /// No disturbance lasts longer, or it fails.
 const LIMIT: Duration = Duration::from_secs(300);
-/// What was over sooner is judged by the puts of so much time.
+/// A disturbance that was over sooner is judged by the puts of so much time.
 const JUDGED_S_MIN: f64 = 1.0;
 /// Between two disturbances of one server: let what the last one left behind end.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -160,7 +160,7 @@ pub(crate) fn run(options: &DisturbOptions) -> Result<bool, AnyError> {
     Ok(outcomes.iter().all(|outcome| outcome.puts_failed == 0))
 }
 
-/// What `--json` writes.
+/// The report that `--json` writes.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
     host: Host,

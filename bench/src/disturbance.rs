@@ -28,7 +28,7 @@ const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(60);
 const LATE_STREAMS: usize = 1_000;
 const LATE_CONNECTIONS: usize = 10;
 
-/// What is going on beside the puts.
+/// The work that goes on beside the puts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Disturbance {

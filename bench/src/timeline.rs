@@ -24,7 +24,7 @@ pub(crate) struct Percentiles {
     pub worst: f64,
 }
 
-/// What one run of requests went through.
+/// The course of one run of requests.
 #[derive(Debug, Clone)]
 pub(crate) struct Timeline {
     /// When each was due, in seconds from the start, and its latency in milliseconds; in the order of the due times.
@@ -46,7 +46,7 @@ impl Timeline {
         &self.samples[place(time.start)..place(time.end).max(place(time.start))]
     }
 
-    /// Of the requests due in this time.
+    /// Latencies of the requests due in this time.
     pub(crate) fn percentiles(&self, time: &Range<f64>) -> Percentiles {
         percentiles(self.between(time).iter().map(|(_, latency)| *latency).collect())
     }
