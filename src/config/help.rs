@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::flags::{FLAGS, GATES_FLAG, Group, Kind, Support};
+use super::flags::{self, GATES_FLAG, Group, Kind, Support};
 
 /// The etcd version whose API and flags this follows. Clients read it from Status and /version.
 pub const ETCD_API_VERSION: &str = "3.7.1";
@@ -38,7 +38,7 @@ pub(super) fn help() -> String {
         (Group::Other, "Other"),
     ] {
         writeln!(text, "\n{title}:").expect("a String takes every write");
-        for flag in FLAGS.iter().filter(|flag| flag.group == group && flag.support == Support::Used) {
+        for flag in flags::all().filter(|flag| flag.group == group && flag.support == Support::Used) {
             let hint = match flag.kind {
                 Kind::Bool => "",
                 Kind::Text => " <text>",
@@ -80,7 +80,7 @@ pub(super) fn markdown() -> String {
          the table that\nthe binary reads its flags by; a test compares them.\n\n\
          | flag | variable | default | meaning |\n|---|---|---|---|\n",
     );
-    for flag in FLAGS {
+    for flag in flags::all() {
         let default = if flag.default.is_empty() { String::new() } else { format!("`{}`", flag.default) };
         let meaning = match flag.support {
             Support::Used => flag.help.split_whitespace().collect::<Vec<_>>().join(" "),
@@ -105,7 +105,7 @@ pub(super) fn markdown() -> String {
 }
 
 fn names(is_wanted: fn(Support) -> bool) -> impl Iterator<Item = &'static str> {
-    FLAGS.iter().filter(move |flag| is_wanted(flag.support)).map(|flag| flag.name)
+    flags::all().filter(move |flag| is_wanted(flag.support)).map(|flag| flag.name)
 }
 
 /// Appends `words`, indented and broken before the last column.

@@ -244,7 +244,7 @@ impl Settings {
 
     fn take_variables(&mut self, variables: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
         let known: BTreeMap<String, &'static Flag> =
-            flags::FLAGS.iter().map(|flag| (flag.variable(), flag)).collect();
+            flags::all().map(|flag| (flag.variable(), flag)).collect();
         let mut warnings = Vec::new();
         for (variable, value) in variables {
             // `ETCDCTL_…` does not begin with `ETCD_`.
@@ -279,7 +279,7 @@ impl Settings {
     fn take_old_names(&mut self) -> Result<Vec<String>, Refused> {
         let mut warnings = Vec::new();
         let mut gates = Vec::new();
-        for flag in flags::FLAGS {
+        for flag in flags::all() {
             let is_old = matches!(
                 flag.support,
                 Support::Renamed { .. } | Support::StandsFor { .. } | Support::Gate(_)

@@ -355,7 +355,7 @@ fn members_of_a_new_cluster_are_those_of_the_flag_and_this_one_is_among_them() {
 #[test]
 fn every_missing_flag_is_refused_by_name_and_accepted_with_its_default() {
     let mut missing_count = 0;
-    for flag in flags::FLAGS {
+    for flag in flags::all() {
         // Those that ask for nothing were among them once.
         missing_count += usize::from(matches!(flag.support, Support::Missing { .. } | Support::Moot { .. }));
         let Support::Missing { harmless, because } = flag.support else { continue };
@@ -413,7 +413,7 @@ fn setting_that_asks_for_nothing_missing_starts_with_a_warning_that_names_it() {
 
 #[test]
 fn every_moot_flag_takes_its_default_in_silence_and_no_nonsense() {
-    for flag in flags::FLAGS {
+    for flag in flags::all() {
         let Support::Moot { words, .. } = flag.support else { continue };
         let line = format!("--{}={}", flag.name, flag.default);
         let Parsed::Run { warnings, .. } = parse_line(&[&line], &[]) else { panic!("{line} is refused") };
@@ -520,7 +520,7 @@ fn older_name_does_what_the_new_one_does_and_says_so() {
         Parsed::Run { config, warnings } => (*config, warnings),
         other => panic!("{args:?} {variables:?} gave {other:?}"),
     };
-    for flag in flags::FLAGS {
+    for flag in flags::all() {
         let (line, today) = match flag.support {
             Support::Renamed { to } => {
                 // Another than the default, and one that is granted.
@@ -622,7 +622,7 @@ fn table_of_the_docs_is_what_the_binary_prints() {
     let Parsed::Print(table) = parse_line(&["--help-markdown"], &[]) else { panic!("no table") };
     // UPDATE_EXPECT=1 writes it.
     expect_test::expect_file!["../../tuning/FLAGS.md"].assert_eq(&table);
-    for flag in flags::FLAGS {
+    for flag in flags::all() {
         assert!(table.contains(&format!("| `--{}` |", flag.name)), "{}", flag.name);
     }
 }
@@ -774,7 +774,7 @@ fn flag_without_effect_in_etcd_has_none_here() {
 #[test]
 fn help_tells_every_flag_that_is_used_and_names_every_other() {
     let Parsed::Print(help) = parse_line(&["--help"], &[]) else { panic!("no help") };
-    for flag in flags::FLAGS {
+    for flag in flags::all() {
         match flag.support {
             Support::Used => {
                 assert!(help.contains(&format!("  --{}", flag.name)), "{}", flag.name);
@@ -796,8 +796,8 @@ fn version_names_ours_and_the_api() {
 
 #[test]
 fn table_has_no_name_twice() {
-    for (slot, flag) in flags::FLAGS.iter().enumerate() {
-        assert!(!flags::FLAGS[..slot].iter().any(|other| other.name == flag.name), "{}", flag.name);
+    for (slot, flag) in flags::all().enumerate() {
+        assert!(!flags::all().take(slot).any(|other| other.name == flag.name), "{}", flag.name);
     }
 }
 
