@@ -112,6 +112,7 @@ pub enum RestoreError {
 impl Machine {
     /// Starts a checkpoint of the present state.
     pub fn begin_checkpoint(&mut self) -> Checkpoint {
+        assert!(self.preparation.is_none(), "a checkpoint holds all of a write or nothing");
         let leases: Vec<LeaseRecord> = self
             .leases
             .iter()
@@ -413,16 +414,13 @@ impl Restore {
             leases.move_key(kv.key, LeaseId(0), id);
         }
         Ok(Machine {
-            store: key_space.finish()?,
-            cluster,
             leases,
             alarms: self.alarms.unwrap_or_default(),
             sessions: self.sessions.unwrap_or_default(),
             parts: self.parts,
             format_level: self.format_level.unwrap_or_default(),
-            lease_changes: Vec::new(),
             realm: self.realm.unwrap_or_default(),
-            auth_changes: Vec::new(),
+            ..Machine::new(key_space.finish()?, cluster)
         })
     }
 }

@@ -163,7 +163,7 @@ impl<'a> Found<'a> {
     }
 }
 
-fn count_field(count: u64) -> i64 {
+pub(super) fn count_field(count: u64) -> i64 {
     i64::try_from(count).expect("no store holds 2^63 keys")
 }
 
@@ -287,15 +287,26 @@ impl TxnAnswer {
         header: InnerHeader,
         answer: &E,
     ) -> Result<(), Rejection> {
-        let inner = answer.encoded_len(Some(header));
+        let out = self.push_front(field, answer.encoded_len(Some(header)))?;
+        answer.encode(Some(header), out);
+        Ok(())
+    }
+
+    /// Makes room for one operation's answer, of `inner` bytes with its header, and writes what stands in front of
+    /// it. The answer is to be written to what is returned, or to `rest`.
+    pub(super) fn push_front(&mut self, field: OpField, inner: usize) -> Result<&mut Vec<u8>, Rejection> {
         let op = message_field_len(inner);
         let len = message_field_len(op);
         self.grow_bound(len as u64)?;
         self.bytes.reserve(len);
         put_message_head(&mut self.bytes, 3, op);
         put_message_head(&mut self.bytes, field as u8, inner);
-        answer.encode(Some(header), &mut self.bytes);
-        Ok(())
+        Ok(&mut self.bytes)
+    }
+
+    /// Where an answer is written on that was begun by `push_front`.
+    pub(super) fn rest(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
     }
 
     /// Opens a nested transaction's response; what follows up to `close` belongs to it.

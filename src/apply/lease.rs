@@ -5,6 +5,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::Machine;
+use super::preparation::Preparation;
 use crate::lease::{Change, Lease, Table};
 use crate::mvcc::Store;
 use crate::pb::etcdserverpb as pb;
@@ -43,12 +44,17 @@ impl Machine {
         Ok(self.response(body.encode_to_vec()))
     }
 
-    pub(super) fn revoke_lease(&mut self, request: &pb::LeaseRevokeRequest) -> Outcome {
+    /// None: it is being prepared.
+    pub(super) fn revoke_lease(&mut self, request: &pb::LeaseRevokeRequest) -> Option<Outcome> {
         let id = LeaseId(request.id);
-        if !self.revoke(id) {
-            return Err(Rejection::LeaseNotFound(id));
+        if self.leases.get(id).is_some_and(|lease| self.short_keys_max < lease.keys().len() as u64) {
+            let lease = self.leases.revoke(id)?;
+            return self.prepare(|store| Preparation::revoke(store, id, lease));
         }
-        Ok(self.response(Vec::new()))
+        if !self.revoke(id) {
+            return Some(Err(Rejection::LeaseNotFound(id)));
+        }
+        Some(Ok(self.response(Vec::new())))
     }
 
     fn revoke(&mut self, id: LeaseId) -> bool {
@@ -65,15 +71,21 @@ impl Machine {
 
     /// Each lease is a revision of its own, like a revocation by a client. Nothing expires while data is
     /// corrupt: the leader asks again when the alarm is lifted.
-    pub(super) fn expire_leases(&mut self, request: &peer::LeaseExpire, at: EntryId) -> Response {
+    ///
+    /// None: it is being prepared.
+    pub(super) fn expire_leases(&mut self, request: &peer::LeaseExpire, at: EntryId) -> Option<Response> {
         if request.term == at.term.0 && !self.alarms.is_corrupt() {
-            for &id in &request.ids {
-                if self.is_meant(LeaseId(id), request.through) {
-                    self.revoke(LeaseId(id));
-                }
+            let ids = request.ids.iter().map(|&id| LeaseId(id));
+            let meant: Vec<_> = ids.filter(|&id| self.is_meant(id, request.through)).collect();
+            let keys = meant.iter().filter_map(|&id| Some(1 + self.leases.get(id)?.keys().len() as u64));
+            if self.short_keys_max < keys.sum() {
+                return self.prepare(|store| Preparation::expire(store, meant));
+            }
+            for id in meant {
+                self.revoke(id);
             }
         }
-        self.response(Vec::new())
+        Some(self.response(Vec::new()))
     }
 
     pub(super) fn note_leases(&mut self, request: &peer::LeaseCheckpoint, at: EntryId) -> Response {

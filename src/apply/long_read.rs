@@ -179,7 +179,7 @@ impl LongRead {
                 }
                 self.stage = Stage::Write { list: number, has_front: true };
             } else if list.write(store, &self.pin, slice, full, out) {
-                put_range_tail(out, list.more, list.count);
+                list.write_tail(out);
                 list.entries = Vec::new();
                 self.stage = Stage::Write { list: number + 1, has_front: false };
             }
@@ -189,7 +189,7 @@ impl LongRead {
 
 /// One Range under way.
 #[derive(Debug)]
-struct List {
+pub(super) struct List {
     request: pb::RangeRequest,
     at: i64,
     shown: Shown,
@@ -284,7 +284,7 @@ impl Writer {
 
 impl List {
     /// A list at the readable revision `at`.
-    fn new(store: &Store, request: pb::RangeRequest, at: i64) -> Result<Self, Rejection> {
+    pub(super) fn new(store: &Store, request: pb::RangeRequest, at: i64) -> Result<Self, Rejection> {
         let (sort_order, target) = range::sort_options(&request)?;
         let filter = Filter(&request);
         let limit = usize::try_from(request.limit).ok().filter(|&limit| 0 < limit).unwrap_or(usize::MAX);
@@ -302,7 +302,7 @@ impl List {
         let keys = KeyRange::new(&request.key, &request.range_end);
         let sort_bytes_max = if order.is_some() && !request.count_only {
             // Each key that is gone now and was there then has left a record since.
-            let keys_max = store.count(keys, store.current_revision()) + store.changes_count_max(at + 1);
+            let keys_max = store.count_now(keys) + store.changes_count_max(at + 1);
             let kept_max = if limit <= SMALL_LIMIT { KEPT_MAX as u64 } else { u64::MAX };
             keys_max.min(found_max).min(kept_max) * SORTING_ENTRY_BYTES
         } else {
@@ -333,13 +333,18 @@ impl List {
     }
 
     /// Bytes of the response, once it is measured.
-    fn len(&self, header: Option<InnerHeader>) -> usize {
+    pub(super) fn len(&self, header: Option<InnerHeader>) -> usize {
         let kvs_bytes = usize::try_from(self.kvs_bytes).expect("checked against what a message holds");
         header_len(header) + kvs_bytes + range_tail_len(self.more, self.count)
     }
 
     /// Measures on. True when that is done.
-    fn measure(&mut self, store: &Store, pin: &ReadPin, slice: &mut Slice) -> Result<bool, Rejection> {
+    pub(super) fn measure(
+        &mut self,
+        store: &Store,
+        pin: &ReadPin,
+        slice: &mut Slice,
+    ) -> Result<bool, Rejection> {
         loop {
             if slice.is_spent() && !matches!(self.phase, Phase::Measured) {
                 return Ok(false);
@@ -480,8 +485,13 @@ impl List {
         }
     }
 
+    /// Writes what follows the keys.
+    pub(super) fn write_tail(&self, out: &mut Vec<u8>) {
+        put_range_tail(out, self.more, self.count);
+    }
+
     /// Writes on. True when all keys are written.
-    fn write(
+    pub(super) fn write(
         &mut self,
         store: &Store,
         pin: &ReadPin,

@@ -16,6 +16,7 @@ use prost::Message;
 use super::encode::Encode as _;
 use super::moves::{Moves, check_lease};
 use super::parts::Parts;
+use super::preparation::{self, Preparation};
 use super::view::check_readable;
 use super::{Alarms, LongRead, Sessions, range, txn, write};
 use crate::auth::{AuthChange, Realm};
@@ -25,7 +26,8 @@ use crate::mvcc::{HashCursor, HashKv, HashOvertaken, Store};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
 use crate::request::{EntryId, Group, Outcome, Query, Rejection, Request, RequestKind, Response};
-use crate::types::{FormatLevel, LeaseId, LogIndex, MemberId, Term};
+use crate::types::limits::SHORT_KEYS_MAX;
+use crate::types::{FormatLevel, KeyRange, LeaseId, LogIndex, MemberId, Slice, Term};
 
 /// The etcd release whose behaviour clients meet; they choose features by it.
 pub const ETCD_VERSION: &str = "3.7.1";
@@ -44,6 +46,15 @@ pub enum Applied {
     Now(Outcome),
     /// It took effect; whoever waits is told once `work_slice` next says that nothing is left.
     AfterCompaction(Response),
+}
+
+/// What became of a committed request in the first moment.
+#[derive(Debug)]
+#[must_use = "a write that is being prepared is to be gone on with"]
+pub enum Begun {
+    Applied(Applied),
+    /// It is a large write: `prepare_slice` goes on with it, and nothing else is applied before that is over.
+    Preparing,
 }
 
 /// What a Status answer tells that is not in the state machine.
@@ -76,6 +87,10 @@ pub struct Machine {
     pub(super) realm: Realm,
     /// Not yet taken, as above.
     pub(super) auth_changes: Vec<AuthChange>,
+    /// A large write under way.
+    pub(super) preparation: Option<Preparation>,
+    /// A write that touches more keys is prepared in slices.
+    pub(super) short_keys_max: u64,
 }
 
 impl Machine {
@@ -93,6 +108,8 @@ impl Machine {
             lease_changes: Vec::new(),
             realm: Realm::default(),
             auth_changes: Vec::new(),
+            preparation: None,
+            short_keys_max: SHORT_KEYS_MAX,
         }
     }
 
@@ -154,12 +171,33 @@ impl Machine {
 
     /// Applies the next request of a group that was admitted, which stands in the entry `at`.
     pub fn apply(&mut self, request: &Request, at: EntryId) -> Applied {
+        match self.begin_apply(request, at) {
+            Begun::Applied(applied) => applied,
+            Begun::Preparing => loop {
+                if let Some(outcome) = self.prepare_slice(&mut Slice::unbounded()) {
+                    return Applied::Now(outcome);
+                }
+            },
+        }
+    }
+
+    /// The same, unless the request is a large write: that is only begun.
+    pub fn begin_apply(&mut self, request: &Request, at: EntryId) -> Begun {
+        assert!(self.preparation.is_none(), "requests are applied in order");
+        match self.apply_short(request, at) {
+            Some(applied) => Begun::Applied(applied),
+            None => Begun::Preparing,
+        }
+    }
+
+    /// None: it is being prepared.
+    fn apply_short(&mut self, request: &Request, at: EntryId) -> Option<Applied> {
         let body = &request.body;
         if REQUEST_BYTES_MAX < body.len() {
-            return Applied::Now(Err(Rejection::RequestTooLarge { bytes: body.len() as u64 }));
+            return Some(Applied::Now(Err(Rejection::RequestTooLarge { bytes: body.len() as u64 })));
         }
         if let Err(rejection) = self.alarms.check(request.kind) {
-            return Applied::Now(Err(rejection));
+            return Some(Applied::Now(Err(rejection)));
         }
         let login = request.login.as_ref();
         let outcome = match request.kind {
@@ -167,19 +205,32 @@ impl Machine {
                 self.permit_put(login, &request)?;
                 self.put(&request)
             }),
-            RequestKind::DeleteRange => decode(body).and_then(|request| {
-                self.permit_delete(login, &request)?;
-                self.delete_range(&request)
-            }),
-            RequestKind::Txn => decode(body).and_then(|request| {
-                self.permit_txn(login, &request)?;
-                self.txn(&request)
-            }),
+            RequestKind::DeleteRange => match decode(body).and_then(|delete: pb::DeleteRangeRequest| {
+                self.permit_delete(login, &delete)?;
+                Ok(delete)
+            }) {
+                Ok(delete) if self.is_long_delete(&delete) => {
+                    return self.prepare(|store| Preparation::delete(store, delete));
+                }
+                Ok(delete) => self.delete_range(&delete),
+                Err(rejection) => Err(rejection),
+            },
+            RequestKind::Txn => match decode(body).and_then(|txn| {
+                self.permit_txn(login, &txn)?;
+                self.alarms.check_txn(&txn)?;
+                Ok(txn)
+            }) {
+                Ok(txn) if self.short_keys_max < preparation::keys_max(&self.store, &txn) => {
+                    return self.prepare(|store| Preparation::txn(store, txn));
+                }
+                Ok(txn) => txn::apply(&mut self.store, &mut self.leases, &txn),
+                Err(rejection) => Err(rejection),
+            },
             RequestKind::Compact => match decode(body).and_then(|request| {
                 self.permit_admin(login)?;
                 self.compact(&request)
             }) {
-                Ok((response, true)) => return Applied::AfterCompaction(response),
+                Ok((response, true)) => return Some(Applied::AfterCompaction(response)),
                 Ok((response, false)) => Ok(response),
                 Err(rejection) => Err(rejection),
             },
@@ -192,11 +243,17 @@ impl Machine {
                 self.permit_login(login)?;
                 self.grant_lease(&request, at)
             }),
-            RequestKind::LeaseRevoke => decode(body).and_then(|request: pb::LeaseRevokeRequest| {
+            RequestKind::LeaseRevoke => match decode(body).and_then(|request: pb::LeaseRevokeRequest| {
                 self.permit_lease(login, request.id)?;
-                self.revoke_lease(&request)
-            }),
-            RequestKind::LeaseExpire => decode(body).map(|request| self.expire_leases(&request, at)),
+                Ok(request)
+            }) {
+                Ok(request) => self.revoke_lease(&request)?,
+                Err(rejection) => Err(rejection),
+            },
+            RequestKind::LeaseExpire => match decode(body).map(|request| self.expire_leases(&request, at)) {
+                Ok(response) => Ok(response?),
+                Err(rejection) => Err(rejection),
+            },
             RequestKind::LeaseCheckpoint => decode(body).map(|request| self.note_leases(&request, at)),
             RequestKind::Alarm => decode(body).and_then(|request| {
                 self.permit_admin(login)?;
@@ -217,7 +274,34 @@ impl Machine {
             | RequestKind::RoleGrantPermission
             | RequestKind::RoleRevokePermission => self.auth(request, at),
         };
-        Applied::Now(outcome)
+        Some(Applied::Now(outcome))
+    }
+
+    /// Goes on with the write that `begin_apply` began. Its outcome when it is committed, or was taken back.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn prepare_slice(&mut self, slice: &mut Slice) -> Option<Outcome> {
+        let Self { store, leases, lease_changes, preparation, .. } = self;
+        let outcome = preparation.as_mut().expect("a write is being prepared").slice(
+            store,
+            leases,
+            lease_changes,
+            slice,
+        )?;
+        preparation.take().expect("it was there above").end(store);
+        Some(outcome)
+    }
+
+    /// Begins to prepare a large write.
+    pub(super) fn prepare<T>(&mut self, begin: impl FnOnce(&mut Store) -> Preparation) -> Option<T> {
+        self.preparation = Some(begin(&mut self.store));
+        None
+    }
+
+    fn is_long_delete(&self, request: &pb::DeleteRangeRequest) -> bool {
+        let keys = KeyRange::new(&request.key, &request.range_end);
+        !matches!(keys, KeyRange::One(_)) && self.short_keys_max < self.store.count_now(keys)
     }
 
     fn put(&mut self, request: &pb::PutRequest) -> Outcome {
@@ -236,11 +320,6 @@ impl Machine {
         let revision = txn.commit();
         moves.commit(&mut self.leases);
         Ok(Response { revision, body, resume: None })
-    }
-
-    fn txn(&mut self, request: &pb::TxnRequest) -> Outcome {
-        self.alarms.check_txn(request)?;
-        txn::apply(&mut self.store, &mut self.leases, request)
     }
 
     /// Also tells whether the answer waits for the old data to be gone.
@@ -274,6 +353,7 @@ impl Machine {
     /// is left, or all that is left waits for a checkpoint or a list under way: then every
     /// `Applied::AfterCompaction` so far may be answered.
     pub fn work_slice(&mut self, steps: usize) -> bool {
+        assert!(self.preparation.is_none(), "compaction rests while a write is prepared");
         self.store.compact_slice(steps)
     }
 

@@ -11,6 +11,7 @@ mod long_read;
 mod moves;
 pub mod parts;
 mod permit;
+mod preparation;
 mod range;
 #[cfg(test)]
 mod script;
@@ -26,6 +27,6 @@ pub mod session;
 pub use alarm::{Alarm, AlarmType, Alarms};
 pub use checkpoint::{Checkpoint, Restore, RestoreError};
 pub use long_read::LongRead;
-pub use machine::{Applied, Machine, StatusFacts};
+pub use machine::{Applied, Begun, Machine, StatusFacts};
 pub use parts::Parts;
 pub use session::Sessions;

@@ -5,11 +5,13 @@
 //!
 //! Cost: a put without leases, of a key without one, compares two numbers.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 
 use crate::lease::Table;
 use crate::request::Rejection;
-use crate::types::LeaseId;
+use crate::types::{LeaseId, Slice};
 
 /// Whether a key may be attached to `lease`: to none, or to one that exists.
 pub(super) fn check_lease(leases: &Table, lease: i64) -> Result<(), Rejection> {
@@ -17,16 +19,28 @@ pub(super) fn check_lease(leases: &Table, lease: i64) -> Result<(), Rejection> {
     if lease == 0 || leases.contains(id) { Ok(()) } else { Err(Rejection::LeaseNotFound(id)) }
 }
 
+/// Moves of one chunk.
+const CHUNK: usize = 1_024;
+
+type Move = (Bytes, LeaseId, LeaseId);
+
 /// Keys on their way from one lease to another, in the order of the writes that move them.
+///
+/// They lie in chunks, so that a million of them are neither copied as they grow nor given back in one piece.
 #[derive(Debug, Default)]
-pub(super) struct Moves(Vec<(Bytes, LeaseId, LeaseId)>);
+pub(super) struct Moves {
+    /// Being carried out.
+    going: std::vec::IntoIter<Move>,
+    full: VecDeque<Vec<Move>>,
+    last: Vec<Move>,
+}
 
 impl Moves {
     /// A put.
     #[inline]
     pub(super) fn on_put(&mut self, key: &Bytes, from: i64, to: i64) {
         if from != to {
-            self.0.push((key.clone(), LeaseId(from), LeaseId(to)));
+            self.push((key.clone(), LeaseId(from), LeaseId(to)));
         }
     }
 
@@ -34,14 +48,53 @@ impl Moves {
     #[inline]
     pub(super) fn on_delete(&mut self, key: &[u8], from: i64) {
         if from != 0 {
-            self.0.push((Bytes::copy_from_slice(key), LeaseId(from), LeaseId(0)));
+            self.push((Bytes::copy_from_slice(key), LeaseId(from), LeaseId(0)));
         }
+    }
+
+    fn push(&mut self, key: Move) {
+        if self.last.len() == CHUNK {
+            self.full.push_back(std::mem::take(&mut self.last));
+        }
+        self.last.push(key);
+    }
+
+    fn take_first(&mut self) -> Option<Move> {
+        loop {
+            if let Some(first) = self.going.next() {
+                return Some(first);
+            }
+            let chunk = self.full.pop_front().unwrap_or_else(|| std::mem::take(&mut self.last));
+            if chunk.is_empty() {
+                return None;
+            }
+            self.going = chunk.into_iter();
+        }
+    }
+
+    /// Carries moves out until the slice is spent. True when that was all.
+    pub(super) fn commit_slice(&mut self, leases: &mut Table, slice: &mut Slice) -> bool {
+        self.take_slice(slice, |key, from, to| leases.move_key(key, from, to))
+    }
+
+    /// Gives moves up until the slice is spent. True when that was all.
+    pub(super) fn forget_slice(&mut self, slice: &mut Slice) -> bool {
+        self.take_slice(slice, |_, _, _| ())
+    }
+
+    fn take_slice(&mut self, slice: &mut Slice, mut each: impl FnMut(&[u8], LeaseId, LeaseId)) -> bool {
+        while !slice.is_spent() {
+            let Some((key, from, to)) = self.take_first() else { return true };
+            slice.spend_key();
+            each(&key, from, to);
+        }
+        false
     }
 
     /// The writes are committed.
     #[inline]
-    pub(super) fn commit(self, leases: &mut Table) {
-        for (key, from, to) in self.0 {
+    pub(super) fn commit(mut self, leases: &mut Table) {
+        while let Some((key, from, to)) = self.take_first() {
             leases.move_key(&key, from, to);
         }
     }
@@ -50,6 +103,9 @@ impl Moves {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lease::Lease;
+    use crate::types::LogIndex;
+    use crate::types::limits::KEY_NS;
 
     #[test]
     fn a_put_without_leases_moves_nothing() {
@@ -57,6 +113,28 @@ mod tests {
         moves.on_put(&Bytes::from_static(b"a"), 0, 0);
         moves.on_put(&Bytes::from_static(b"a"), 7, 7);
         moves.on_delete(b"a", 0);
-        assert_eq!(moves.0.capacity(), 0);
+        assert_eq!(moves.last.capacity(), 0);
+    }
+
+    #[test]
+    fn moves_are_carried_out_in_the_order_of_their_writes_however_they_are_sliced() {
+        let mut leases = Table::new();
+        leases.insert(LeaseId(7), Lease::new(60, 0, LogIndex(1)));
+        let mut moves = Moves::default();
+        let key = |number: u32| Bytes::from(number.to_be_bytes().to_vec());
+        for number in 0..3_000 {
+            moves.on_put(&key(number), 0, 7);
+        }
+        // Each is attached before it goes again.
+        for number in 1_000..3_000 {
+            moves.on_delete(&key(number), 7);
+        }
+        let mut slices = 0;
+        while !moves.commit_slice(&mut leases, &mut Slice::of(700 * KEY_NS)) {
+            slices += 1;
+        }
+        assert_eq!(slices, 7);
+        let left: Vec<_> = leases.get(LeaseId(7)).unwrap().keys().map(<[u8]>::to_vec).collect();
+        assert_eq!(left, (0..1_000).map(|number| key(number).to_vec()).collect::<Vec<_>>());
     }
 }

@@ -51,8 +51,9 @@ pub(super) fn keys_visited_max(store: &Store, request: &pb::RangeRequest, at: i6
     if matches!(keys, KeyRange::One(_)) {
         return Some(1);
     }
-    // Of an older revision it looks at keys that are deleted, too.
-    if at < store.current_revision() {
+    // Of an older revision it looks at keys that are deleted, too; while something is written, the current one is
+    // no better.
+    if at < store.current_revision() || store.is_writing() {
         return None;
     }
     if request.count_only {

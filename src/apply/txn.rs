@@ -53,12 +53,15 @@ pub(super) fn answer(store: &Store, request: &pb::TxnRequest) -> Outcome {
 pub(super) fn answer_short(store: &Store, request: &pb::TxnRequest) -> Option<Outcome> {
     let compared = request.compare.iter().map(|compare| match compare.range_end.is_empty() {
         true => 1,
-        false => store.count(KeyRange::new(&compare.key, &compare.range_end), store.current_revision()),
+        false if store.is_writing() => u64::MAX,
+        false => store.count_now(KeyRange::new(&compare.key, &compare.range_end)),
     });
-    let mut keys = compared.sum::<u64>();
+    let mut keys = compared.fold(0, u64::saturating_add);
+    if SHORT_KEYS_MAX < keys {
+        return None;
+    }
     let (succeeded, ranges) = match ranges(store, request) {
-        Ok(path) if keys <= SHORT_KEYS_MAX => path,
-        Ok(_) => return None,
+        Ok(path) => path,
         Err(rejection) => return Some(Err(rejection)),
     };
     let mut answer = TxnAnswer::new(succeeded);
@@ -93,12 +96,12 @@ pub(super) fn ranges<'r>(
     Ok((succeeded, ranges))
 }
 
-fn branch(request: &pb::TxnRequest, succeeded: bool) -> &[pb::RequestOp] {
+pub(super) fn branch(request: &pb::TxnRequest, succeeded: bool) -> &[pb::RequestOp] {
     if succeeded { &request.success } else { &request.failure }
 }
 
 /// What each transaction on the way decided, outer ones before those inside them.
-struct Path(Vec<bool>);
+pub(super) struct Path(Vec<bool>);
 
 impl Path {
     fn decide(store: &Store, request: &pb::TxnRequest) -> Self {
@@ -117,22 +120,27 @@ impl Path {
         }
     }
 
-    fn walk(&self) -> Walk<'_> {
+    /// The path of which each transaction's decision is known, in the order in which they are met.
+    pub(super) fn of(decisions: Vec<bool>) -> Self {
+        Self(decisions)
+    }
+
+    pub(super) fn walk(&self) -> Walk<'_> {
         Walk(self.0.iter())
     }
 }
 
 /// Follows a path: one step per transaction, in the order in which it was decided.
-struct Walk<'p>(std::slice::Iter<'p, bool>);
+pub(super) struct Walk<'p>(std::slice::Iter<'p, bool>);
 
 impl Walk<'_> {
-    fn next(&mut self) -> bool {
+    pub(super) fn next(&mut self) -> bool {
         *self.0.next().expect("every transaction on the path was decided")
     }
 }
 
 /// Whether a comparison holds for every key it names.
-fn holds(store: &Store, compare: &pb::Compare) -> bool {
+pub(super) fn holds(store: &Store, compare: &pb::Compare) -> bool {
     let at = store.current_revision();
     if compare.range_end.is_empty() {
         return match store.get(&compare.key, at) {
@@ -148,7 +156,7 @@ fn holds(store: &Store, compare: &pb::Compare) -> bool {
 }
 
 /// A missing key is all zeros, but has no value at all: no operator holds for that.
-fn holds_for_missing(compare: &pb::Compare) -> bool {
+pub(super) fn holds_for_missing(compare: &pb::Compare) -> bool {
     let nothing = KeyValueRef {
         key: &[],
         value: &[],
@@ -161,7 +169,7 @@ fn holds_for_missing(compare: &pb::Compare) -> bool {
     compare.target != CompareTarget::Value as i32 && holds_for(compare, &nothing)
 }
 
-fn holds_for(compare: &pb::Compare, kv: &KeyValueRef<'_>) -> bool {
+pub(super) fn holds_for(compare: &pb::Compare, kv: &KeyValueRef<'_>) -> bool {
     // An operand for another target than the one named counts as none: zero, or empty.
     let operand = compare.target_union.as_ref();
     let number = |given: Option<i64>| given.unwrap_or(0);
@@ -198,7 +206,7 @@ fn holds_for(compare: &pb::Compare, kv: &KeyValueRef<'_>) -> bool {
     }
 }
 
-fn check_puts(
+pub(super) fn check_puts(
     store: &Store,
     leases: &Table,
     request: &pb::TxnRequest,
@@ -221,7 +229,11 @@ fn check_puts(
     Ok(())
 }
 
-fn check_ranges(store: &Store, request: &pb::TxnRequest, walk: &mut Walk<'_>) -> Result<(), Rejection> {
+pub(super) fn check_ranges(
+    store: &Store,
+    request: &pb::TxnRequest,
+    walk: &mut Walk<'_>,
+) -> Result<(), Rejection> {
     for op in branch(request, walk.next()) {
         match &op.request {
             // Only zero means "current" here. Any other number is held against the oldest readable

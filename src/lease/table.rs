@@ -51,6 +51,11 @@ impl Lease {
         self.remaining_s
     }
 
+    /// Takes the first key away; `None` behind the last. For a lease that is out of the table.
+    pub fn take_key(&mut self) -> Option<Box<[u8]>> {
+        self.keys.pop_first()
+    }
+
     /// The keys attached to it, in order.
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.keys.iter().map(|key| &**key)

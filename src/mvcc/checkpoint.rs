@@ -74,6 +74,7 @@ impl Store {
     /// Starts a checkpoint of the current revision. Writes and compactions may go on; memory of
     /// later compactions comes back only after `end_checkpoint`.
     pub fn begin_checkpoint(&mut self) -> CheckpointCursor {
+        assert!(!self.is_writing(), "a checkpoint holds all of a write or nothing");
         CheckpointCursor {
             pin: self.pins.add(self.compacted),
             revision: self.current,

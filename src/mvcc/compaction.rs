@@ -84,6 +84,7 @@ impl Store {
     /// a few tens of microseconds). True when nothing is left to do now: all is removed, or what
     /// remains waits for a running checkpoint.
     pub fn compact_slice(&mut self, steps: usize) -> bool {
+        assert!(!self.is_writing(), "what a write superseded is not removed before it is committed");
         let mut steps = steps.max(1);
         while 0 < steps {
             let Some(job) = self.compaction.job else {

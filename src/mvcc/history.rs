@@ -85,6 +85,9 @@ impl<'a> Iterator for KeyChanges<'a> {
     fn next(&mut self) -> Option<Change<'a>> {
         loop {
             let record = self.store.find_since(self.newest?, self.next)?;
+            if self.store.current < record.main {
+                return None; // not committed
+            }
             self.next = record.seq + 1;
             if !record.is_dropped_at(self.store.compacted) {
                 return Some(Change::new(&record));

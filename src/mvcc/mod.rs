@@ -36,6 +36,7 @@ mod pin;
 mod pinned;
 
 mod crc32c;
+mod cursor;
 mod hash;
 
 mod checkpoint;
@@ -46,10 +47,11 @@ mod tests;
 
 pub use change::Change;
 pub use checkpoint::CheckpointCursor;
+pub use cursor::Cursor;
 pub use hash::{HashCursor, HashKv, HashOvertaken};
 pub use history::KeyChanges;
 pub use key_value::KeyValueRef;
-pub use pinned::{CountCursor, Cursor, ReadPin};
+pub use pinned::{CountCursor, ReadPin};
 pub use restore::{Restore, RestoreError};
 pub use store::{Changes, Scan, Store, Tallies};
-pub use txn::{WriteTxn, Written};
+pub use txn::{Suspended, WriteTxn, Written};

@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use super::pin::Pin;
 use super::store::is_past;
 use super::tree::Tree;
-use super::{KeyValueRef, Store};
+use super::{Cursor, KeyValueRef, Store};
 use crate::types::{KeyRange, Slice};
 
 /// Keeps a revision readable. Must be given to `Store::unpin`: until then compacted history stays in memory.
@@ -28,13 +28,6 @@ impl ReadPin {
     pub fn revision(&self) -> i64 {
         self.pin.at
     }
-}
-
-/// Where a read in slices stands.
-#[derive(Debug, Default)]
-pub struct Cursor {
-    /// The last key that was visited.
-    last: Option<Vec<u8>>,
 }
 
 /// A count in slices. See `Store::begin_count`.
@@ -84,9 +77,9 @@ impl Store {
     ) -> bool {
         assert!(pin.revision() <= at, "a read at {at} needs a pin no later than that");
         let is_current = self.head <= at;
-        let start = cursor.last.as_deref().unwrap_or(range.start());
+        let start = cursor.last().unwrap_or(range.start());
         let mut path = self.tree.seek(start);
-        let mut skips = cursor.last.is_some();
+        let mut skips = cursor.last().is_some();
         let mut touched = 0_usize;
         let mut last = None;
         let is_at_end = loop {
@@ -94,7 +87,7 @@ impl Store {
             if is_past(&range, key) {
                 break true;
             }
-            if std::mem::take(&mut skips) && cursor.last.as_deref() == Some(key) {
+            if std::mem::take(&mut skips) && cursor.last() == Some(key) {
                 Tree::advance(&mut path);
                 continue;
             }
@@ -118,9 +111,7 @@ impl Store {
             }
         };
         if let Some(key) = last {
-            let kept = cursor.last.get_or_insert_default();
-            kept.clear();
-            kept.extend_from_slice(key);
+            cursor.set(key);
         }
         is_at_end
     }
@@ -147,7 +138,8 @@ impl Store {
         let now = self.current;
         let count = self.count_now(range);
         let (next, end) = (self.log.seq_of_revision(at + 1), self.log.next_seq());
-        if end - next <= count {
+        // A write that is under way may be taken back.
+        if self.head <= at || (!self.is_writing() && end - next <= count) {
             CountCursor { way: Way::Back { now, next, end }, count }
         } else {
             CountCursor { way: Way::Forward(Cursor::default()), count: 0 }

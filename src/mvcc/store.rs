@@ -147,8 +147,9 @@ impl Store {
         }
     }
 
-    /// Live keys of a range of several keys, as the tree has them now. O(log keys).
-    pub(super) fn count_now(&self, range: KeyRange<'_>) -> u64 {
+    /// Live keys of a range, with what a write under way has changed. O(log keys).
+    #[must_use]
+    pub fn count_now(&self, range: KeyRange<'_>) -> u64 {
         match range {
             KeyRange::One(key) => u64::from(self.tree.get(key).is_some_and(Newest::is_live)),
             _ if range.is_empty() => 0,
@@ -187,6 +188,7 @@ impl Store {
 
     /// Starts the one write transaction. Dropped without `commit` it leaves no trace.
     pub fn begin(&mut self) -> WriteTxn<'_> {
+        assert_eq!(self.head, self.current, "one write at a time");
         WriteTxn::new(self)
     }
 
@@ -198,7 +200,7 @@ impl Store {
     pub fn changes(&self, from: Revision) -> Changes<'_> {
         self.check_readable(from.main);
         let records = self.log.iter_from(self.log.seq_of_revision(from.main));
-        Changes { records, from, compacted: self.compacted }
+        Changes { records, from, compacted: self.compacted, current: self.current }
     }
 
     pub(super) fn check_readable(&self, at: i64) {
@@ -346,6 +348,8 @@ pub struct Changes<'a> {
     records: Records<'a>,
     from: Revision,
     compacted: i64,
+    /// What lies behind it is not committed.
+    current: i64,
 }
 
 impl<'a> Iterator for Changes<'a> {
@@ -353,7 +357,7 @@ impl<'a> Iterator for Changes<'a> {
 
     fn next(&mut self) -> Option<Change<'a>> {
         loop {
-            let record = self.records.next()?;
+            let record = self.records.next().filter(|record| record.main <= self.current)?;
             let revision = Revision::new(record.main, record.sub);
             if self.from <= revision && !record.is_dropped_at(self.compacted) {
                 return Some(Change::new(&record));

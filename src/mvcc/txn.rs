@@ -2,13 +2,17 @@
 //!
 //! Changes are made in place at once, so the transaction reads its own writes like any others.
 //! Taking them back needs no undo log: the records appended since the start say what they replaced.
+//!
+//! A large write is made in slices. Between two of them the transaction is *suspended*: the store's current
+//! revision is the one before it, and a read at that sees nothing of it, as a read of any older revision sees
+//! nothing of what came later. Meanwhile nothing else is written, nothing is compacted and no checkpoint begins.
 
 use super::log::Log;
 use super::record::{EXPRESS_STRIDE, Links, NEWEST, PAYLOAD_BYTES_MAX, Record, jump_span};
 use super::store::{KEY_OVERHEAD_BYTES, Tallies, is_past};
 use super::tree::Tree;
-use super::{KeyValueRef, Scan, Store};
-use crate::types::{KeyRange, Revision};
+use super::{Cursor, KeyValueRef, Scan, Store};
+use crate::types::{KeyRange, Revision, Slice};
 
 /// What a put did besides storing a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +30,70 @@ pub struct WriteTxn<'a> {
     first_seq: u64,
     /// `Store::record_bytes` and `key_bytes` before it.
     bytes_before: (u64, u64),
+    /// `Store::tallies` with what it has written.
     tallies: Tallies,
+}
+
+/// A write transaction between two slices. It must be resumed, or rolled back to its end.
+#[derive(Debug)]
+#[must_use = "the store takes no other write until it is over"]
+pub struct Suspended {
+    first_seq: u64,
+    bytes_before: (u64, u64),
+    tallies: Tallies,
+    /// While it is rolled back: records from this one on are taken back.
+    undone_seq: Option<u64>,
+}
+
+impl Store {
+    /// Goes on with a transaction.
+    pub fn resume(&mut self, suspended: Suspended) -> WriteTxn<'_> {
+        let Suspended { first_seq, bytes_before, tallies, undone_seq } = suspended;
+        assert!(undone_seq.is_none(), "what is being rolled back does not go on");
+        WriteTxn { store: self, first_seq, bytes_before, tallies }
+    }
+
+    /// Whether a transaction is suspended that has written something.
+    #[must_use]
+    pub fn is_writing(&self) -> bool {
+        self.head != self.current
+    }
+
+    /// Takes a transaction back, slice by slice. True when it never was.
+    pub fn roll_back_slice(&mut self, suspended: &mut Suspended, slice: &mut Slice) -> bool {
+        let first_seq = suspended.first_seq;
+        let next = suspended.undone_seq.get_or_insert(self.log.next_seq());
+        while first_seq < *next {
+            if slice.is_spent() {
+                return false;
+            }
+            slice.spend_key();
+            *next -= 1;
+            self.undo(*next);
+        }
+        self.end_undo(first_seq, suspended.bytes_before);
+        true
+    }
+
+    /// Makes the version that record `seq` superseded the newest of its key again.
+    fn undo(&mut self, seq: u64) {
+        let record = self.log.get(seq).expect("the transaction's own records are there");
+        let (path, newest) = self.tree.find(record.key);
+        assert!(newest.is_some_and(|newest| newest.is(&record)), "changes go back newest first");
+        if let Some(links) = record.links {
+            let before = self.log.newest_of(links.previous).expect("what was superseded is retained");
+            self.tree.set(&path, before);
+            self.log.set_superseded_at(before, NEWEST);
+        } else {
+            self.tree.remove(&path);
+        }
+    }
+
+    fn end_undo(&mut self, first_seq: u64, bytes_before: (u64, u64)) {
+        self.log.truncate(first_seq);
+        (self.record_bytes, self.key_bytes) = bytes_before;
+        self.head = self.current;
+    }
 }
 
 impl<'a> WriteTxn<'a> {
@@ -84,16 +151,41 @@ impl WriteTxn<'_> {
 
     /// Deletes every live key of `range`, in key order, and returns how many. `deleted` sees each
     /// version just before it goes.
-    pub fn delete_range(&mut self, range: KeyRange<'_>, mut deleted: impl FnMut(KeyValueRef<'_>)) -> u64 {
+    pub fn delete_range(&mut self, range: KeyRange<'_>, deleted: impl FnMut(KeyValueRef<'_>)) -> u64 {
+        let mut slice = Slice::unbounded();
+        let (count, is_done) = self.delete_slice(range, &mut Cursor::default(), &mut slice, deleted);
+        assert!(is_done, "a slice without a bound is not spent");
+        count
+    }
+
+    /// Deletes on behind `cursor` until the slice is spent. Returns how many keys, and whether they were the last.
+    pub fn delete_slice(
+        &mut self,
+        range: KeyRange<'_>,
+        cursor: &mut Cursor,
+        slice: &mut Slice,
+        mut deleted: impl FnMut(KeyValueRef<'_>),
+    ) -> (u64, bool) {
         let mut count = 0;
-        let mut path = self.store.tree.seek(range.start());
-        loop {
+        // What was deleted is passed over, so the cursor may stand at a key that is gone already.
+        let mut path = self.store.tree.seek(cursor.last().unwrap_or(range.start()));
+        let mut touched = if matches!(range, KeyRange::One(_)) { usize::MAX } else { 0 };
+        let is_done = loop {
             let revision = self.next_revision();
-            let Store { tree, log, .. } = &mut *self.store;
-            let Some((key, newest)) = tree.settle(&mut path, true) else { break };
-            if is_past(&range, key) {
-                break;
+            if touched == 0 {
+                touched = self.store.touch_ahead(&path);
             }
+            touched -= 1;
+            let Store { tree, log, .. } = &mut *self.store;
+            let Some((key, newest)) = tree.settle(&mut path, true) else { break true };
+            if is_past(&range, key) {
+                break true;
+            }
+            if slice.is_spent() {
+                cursor.set(key);
+                break false;
+            }
+            slice.spend_key();
             let old = log.newest(newest);
             deleted(old.key_value().expect("a live key's newest record is a put"));
             let links = links_to(log, &old);
@@ -117,9 +209,24 @@ impl WriteTxn<'_> {
             self.store.record_bytes += length as u64;
             self.store.head = revision.main;
             count += 1;
-        }
+        };
         self.tallies.deletes += count;
-        count
+        (count, is_done)
+    }
+
+    /// Stops between two slices.
+    pub fn suspend(self) -> Suspended {
+        let Self { first_seq, bytes_before, tallies, .. } = self;
+        let suspended = Suspended { first_seq, bytes_before, tallies, undone_seq: None };
+        // It is not taken back: it goes on.
+        std::mem::forget(self);
+        suspended
+    }
+
+    /// The store with what the transaction has written so far. Reads at `revision()` see it.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        self.store
     }
 
     fn next_revision(&self) -> Revision {
@@ -187,20 +294,9 @@ impl Drop for WriteTxn<'_> {
             return; // committed, or nothing was written
         }
         for seq in (self.first_seq..store.log.next_seq()).rev() {
-            let record = store.log.get(seq).expect("the transaction's own records are there");
-            let (path, newest) = store.tree.find(record.key);
-            assert!(newest.is_some_and(|newest| newest.is(&record)), "changes go back newest first");
-            if let Some(links) = record.links {
-                let before = store.log.newest_of(links.previous).expect("what was superseded is retained");
-                store.tree.set(&path, before);
-                store.log.set_superseded_at(before, NEWEST);
-            } else {
-                store.tree.remove(&path);
-            }
+            store.undo(seq);
         }
-        store.log.truncate(self.first_seq);
-        (store.record_bytes, store.key_bytes) = self.bytes_before;
-        store.head = store.current;
+        store.end_undo(self.first_seq, self.bytes_before);
     }
 }
 

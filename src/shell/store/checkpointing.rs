@@ -88,13 +88,16 @@ impl StoreRole {
     fn is_checkpoint_due(&self) -> bool {
         let store = self.machine.store();
         let state = State { bytes: store.bytes_in_use(), is_compacting: store.is_compacting() };
-        self.cadence.is_due(self.log, state) && self.checkpoint_after.is_none_or(|end| end <= Instant::now())
+        self.cadence.is_due(self.log, state)
+            && self.checkpoint_after.is_none_or(|end| end <= Instant::now())
+            // A checkpoint holds all of a write or nothing.
+            && self.applying.is_none()
     }
 
     /// Nothing was applied for a whole tick: time for the checkpoint that is not due yet.
     pub(super) fn on_idle_tick(&mut self) {
         self.logins.on_idle_tick();
-        let is_idle = self.idle_at == self.applied;
+        let is_idle = self.idle_at == self.applied && self.applying.is_none();
         self.idle_at = self.applied;
         let is_worth_it =
             (self.machine.store().bytes_in_use() / 16).max(IDLE_CHECKPOINT_BYTES) <= self.log.bytes;

@@ -1,8 +1,10 @@
 //! Reads in slices: whose turn it is, what the client has taken of each, and which have to end early.
 //!
-//! Reads take turns: whoever had a slice goes to the end of the queue. A read whose pieces wait for its client
-//! is parked and has no turn until one has left. So a slow client costs its pieces, the key at which its read
-//! stands, and what compactions would remove meanwhile but for its pin.
+//! Every other slice is the oldest read's, so that reads are done one after the other and many of them do not
+//! all come to their timeouts together; the slices between go round all in turn, so that a short read behind a
+//! long one is soon done. A read whose pieces wait for its client is parked and has no turn until one has left. So a
+//! slow client costs its pieces, the key at which its read stands, and what compactions would remove meanwhile but for
+//! its pin.
 //!
 //! What reads hold together is bounded: the history behind their pins by `--pinned-history-bytes`, the memory of
 //! their sorts by `SORT_BYTES_MAX`. Beyond the first the oldest read ends as too slow. A sort that finds no
@@ -10,10 +12,11 @@
 //! least as long, ends as too slow.
 //!
 //! Invariants: a read is measured, made whole, parked or in pieces; all but the parked and the waiting ones
-//! are in the queue once. A read that ended has released its pin.
+//! are ready. A read that ended has released its pin.
 //! Cost: O(log reads) a slice.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use crate::apply::{LongRead, Machine};
@@ -41,7 +44,12 @@ pub(super) enum Said {
 #[derive(Debug)]
 pub(super) struct LongReads {
     reads: BTreeMap<AnswerId, Reading>,
-    ready: VecDeque<AnswerId>,
+    /// Those that want a slice.
+    ready: BTreeSet<AnswerId>,
+    /// The one that had the last slice of the round.
+    last: AnswerId,
+    /// The next slice is the oldest's.
+    is_oldests: bool,
     /// Sorts without memory, each since when.
     waiting: VecDeque<(AnswerId, Instant)>,
     sort_bytes: u64,
@@ -79,7 +87,9 @@ impl LongReads {
     pub(super) fn new(history_bytes_max: u64) -> Self {
         Self {
             reads: BTreeMap::new(),
-            ready: VecDeque::new(),
+            ready: BTreeSet::new(),
+            last: AnswerId(0),
+            is_oldests: true,
             waiting: VecDeque::new(),
             sort_bytes: 0,
             begun: 0,
@@ -110,7 +120,7 @@ impl LongReads {
         self.reads.insert(id, Reading { ticket, read, sort_bytes, stage: Stage::Measure });
         if sort_bytes == 0 || self.has_room_for(sort_bytes) {
             self.sort_bytes += sort_bytes;
-            self.ready.push_back(id);
+            self.ready.insert(id);
         } else {
             self.waiting.push_back((id, Instant::now()));
         }
@@ -130,7 +140,7 @@ impl LongReads {
                 {
                     *credit += 1;
                     if parked_at.take().is_some() {
-                        self.ready.push_back(id);
+                        self.ready.insert(id);
                     }
                 }
                 None
@@ -155,12 +165,12 @@ impl LongReads {
             Some(place) => drop(self.waiting.remove(place)),
             None => self.sort_bytes -= sort_bytes,
         }
-        // In the queue it is passed over.
+        self.ready.remove(&id);
         while let Some((id, _)) =
             self.waiting.pop_front_if(|(id, _)| self.sort_bytes + self.reads[id].sort_bytes <= SORT_BYTES_MAX)
         {
             self.sort_bytes += self.reads[&id].sort_bytes;
-            self.ready.push_back(id);
+            self.ready.insert(id);
         }
         Some((ticket, stage))
     }
@@ -173,7 +183,7 @@ impl LongReads {
         slice: &mut Slice,
         mut say: impl FnMut(Said),
     ) {
-        let Some(id) = self.ready.pop_front() else { return };
+        let Some(id) = self.take_next() else { return };
         let Some(reading) = self.reads.get_mut(&id) else { return };
         let Reading { ticket, read, stage, .. } = reading;
         let (ticket, revision) = (*ticket, read.revision());
@@ -225,7 +235,21 @@ impl LongReads {
                 }
             }
         }
-        self.ready.push_back(id);
+        self.ready.insert(id);
+    }
+
+    /// Takes the read that is next out of those that are ready.
+    fn take_next(&mut self) -> Option<AnswerId> {
+        self.is_oldests = !self.is_oldests;
+        let first = self.ready.first().copied()?;
+        if self.is_oldests {
+            self.ready.remove(&first);
+            return Some(first);
+        }
+        let behind = (Bound::Excluded(self.last), Bound::Unbounded);
+        self.last = self.ready.range(behind).next().copied().unwrap_or(first);
+        self.ready.remove(&self.last);
+        Some(self.last)
     }
 
     /// Ends a read that holds what others need, if there is one.

@@ -7,9 +7,11 @@
 //! that is next. So every kind that has work gets a slice within `KINDS` turns, and what waits in the rings
 //! waits for one turn's slices.
 
+mod applying;
 mod auto_compaction;
 pub(in crate::shell) mod checkpoint_file;
 mod checkpointing;
+mod large_write;
 pub(in crate::shell) mod lease_clock;
 mod logins;
 mod long_reads;
@@ -37,12 +39,11 @@ use crate::checkpoint::cadence::{Cadence, LogSince};
 use crate::checkpoint::format::Header;
 use crate::config::AutoCompaction;
 use crate::membership::MemberChange;
-use crate::raft::{CheckpointMeta, Entry, EntryKind};
+use crate::raft::{CheckpointMeta, Entry};
 use crate::replica::exchange::{Facts, ToRaft, ToShard, ToStore};
-use crate::request::group::decode_group;
 use crate::request::{
-    Answer, AuthRejection, Command, EntryId, Guarded, Login, Outcome, Query, Read, Refusal, Reply,
-    RequestKind, Response,
+    Answer, AuthRejection, Command, Guarded, Login, Outcome, Query, Read, Refusal, Reply, RequestKind,
+    Response,
 };
 use crate::rpc::status;
 use crate::shell::runtime::exit::EXIT_STATE_UNKNOWN;
@@ -56,6 +57,7 @@ use crate::types::{Caller, FormatLevel, LogIndex, MemberId, Slice, Term, Ticket}
 use crate::upkeep::Standing;
 use auto_compaction::CompactionClock;
 use checkpoint_file::CheckpointWriter;
+use large_write::Applying;
 use lease_clock::LeaseClock;
 use logins::Logins;
 use long_reads::{LongReads, Said};
@@ -71,9 +73,10 @@ const HASH_SLICE_RECORDS: usize = 1_000;
 /// Messages taken from the rings before long work gets its turn. A KiB of an answer counts as one, too.
 const MESSAGES_PER_TURN: usize = 256;
 
-/// Long work lets the executor look at its sockets for so long after each turn: it does not while a task of
-/// it is ready to run, until its preempt timer fires.
-const BREATH: Duration = Duration::from_micros(10);
+/// Long work lets the executor look at its sockets after each turn, which it does not while a task of it is ready
+/// to run, until its preempt timer fires. So the task waits for a timer, which has run out when the executor looks: it
+/// must not go to sleep, since on a busy machine it would get its core back much later.
+const BREATH: Duration = Duration::from_nanos(500);
 
 /// How often the store looks whether it is idle.
 const IDLE_TICK: Duration = Duration::from_secs(1);
@@ -164,6 +167,8 @@ pub(in crate::shell) struct StoreRole {
     /// With the moment when each began.
     hashing: VecDeque<(Ticket, HashRead, Instant)>,
     long_reads: LongReads,
+    /// Entries that wait for a large write which is being prepared.
+    applying: Option<Applying>,
     turns: Turns,
     /// The ring that the next turn begins with.
     first_ring: usize,
@@ -233,6 +238,7 @@ impl StoreRole {
             compact_after: None,
             hashing: VecDeque::new(),
             long_reads: LongReads::new(upkeep.pinned_history_bytes),
+            applying: None,
             turns: Turns::default(),
             first_ring: 0,
             watch,
@@ -324,13 +330,14 @@ impl StoreRole {
         let rings = self.ports.inbox.len();
         self.first_ring = (self.first_ring + 1) % rings;
         for slot in (self.first_ring..rings).chain(0..self.first_ring) {
-            while let Some(message) = self.ports.inbox[slot].take() {
+            // What comes behind a large write, reads that are to see it among it, waits for it.
+            while !self.waits_for_write(slot)
+                && let Some(message) = self.ports.inbox[slot].take()
+            {
                 match message {
                     ToStore::Committed { entries, facts } => {
                         self.on_facts(facts);
-                        for entry in entries {
-                            self.apply(&entry);
-                        }
+                        self.apply_entries(slot, entries.into_iter());
                         // Before the next message: what that one is told must not be ahead of this.
                         self.collect_changes();
                     }
@@ -401,66 +408,6 @@ impl StoreRole {
     /// The term in which this member leads, if it does.
     fn leads(&self) -> Option<Term> {
         (self.facts.leader == self.position.member).then_some(self.facts.term)
-    }
-
-    fn apply(&mut self, entry: &Entry) {
-        assert_eq!(self.applied.0 + 1, entry.index.0, "entries are applied in index order, without a gap");
-        match entry.kind {
-            // A term's first entry.
-            EntryKind::Normal if entry.data.is_empty() => {}
-            EntryKind::Normal => match decode_group(entry.data.clone()) {
-                Ok(group) => {
-                    let at = EntryId { index: entry.index, term: entry.term };
-                    let begun = self.observed.begin();
-                    let requests = self.machine.admit(group);
-                    for request in &requests {
-                        if request.kind == RequestKind::Compact {
-                            // What it makes unreadable must have left.
-                            self.collect_changes();
-                        }
-                        let leases = self.machine.leases().len();
-                        let applied = self.machine.apply(request, at);
-                        self.log.requests += 1;
-                        self.observed.on_applied(request.kind, &applied);
-                        if request.kind == RequestKind::LeaseExpire {
-                            self.leases.on_expired(leases.saturating_sub(self.machine.leases().len()));
-                        }
-                        self.leases.on_request(&mut self.machine, entry.term);
-                        self.logins.on_applied(&mut self.machine);
-                        if matches!(request.kind, RequestKind::PublishMember | RequestKind::MemberUpdate) {
-                            self.tell_members();
-                        }
-                        if request.kind == RequestKind::FormatLevel {
-                            self.on_format_level(entry);
-                        }
-                        let is_ours = request.origin.member == self.position.member;
-                        if is_ours && self.position.recovered < entry.index {
-                            match request.origin.ticket.caller() {
-                                Caller::Lease(number) => self.leases.on_applied(number, entry.term),
-                                Caller::Publish => self.on_published(),
-                                Caller::Compaction(number) => self.on_compacted(number, &applied),
-                                _ => self.answer_request(request.origin.ticket, applied),
-                            }
-                        }
-                    }
-                    self.observed.on_group(begun, requests.len(), entry.data.len());
-                }
-                Err(error) => stop(entry, &error.to_string()),
-            },
-            EntryKind::ConfChange => self.change_members(entry),
-        }
-        self.leases.on_entry(&self.machine, entry.term, self.leads());
-        self.applied = entry.index;
-        self.applied_term = entry.term;
-        self.facts.applied = entry.index;
-        self.log.entries += 1;
-        self.log.bytes += entry.data.len() as u64;
-        if entry.index <= self.position.recovered
-            && let Some((requests, took)) =
-                self.replay.on_applied(entry.index, self.position.recovered, self.log.requests)
-        {
-            self.cadence.on_replayed(requests, took);
-        }
     }
 
     /// The leader's checkpoint takes the place of the state: this member had fallen behind the log that
@@ -656,6 +603,10 @@ impl StoreRole {
 
     /// Lets time pass for leases; whether that wants another turn at once.
     fn lease_turn(&mut self, is_behind: bool) -> bool {
+        if self.applying.is_some() {
+            // Some leases may be half way out.
+            return false;
+        }
         let StorePorts { to_raft, bell, .. } = &self.ports;
         let wants_turn = self.leases.turn(&self.machine, self.applied, is_behind, to_raft, bell);
         for (ticket, result) in self.leases.take_told(&self.machine) {
@@ -707,8 +658,10 @@ impl StoreRole {
         while let Some((kind, mut slice)) = turn.next_slice(&self.turns) {
             let begun = Instant::now();
             wants_turn |= match kind {
+                Kind::Write => self.prepare(&mut slice),
                 Kind::Read => self.read_on(&mut slice),
-                Kind::Compact => self.compact(&mut slice),
+                // What a write superseded stays until that is committed.
+                Kind::Compact => self.applying.is_none() && self.compact(&mut slice),
                 Kind::Hash => self.hash(&mut slice),
                 Kind::Checkpoint => self.checkpoint(&mut slice),
                 Kind::Watch => {

@@ -102,6 +102,16 @@ impl Observed {
 
     pub(super) fn on_applied(&mut self, kind: RequestKind, applied: &Applied) {
         let took = self.lap();
+        self.on_took(kind, applied, took);
+    }
+
+    /// A large write was applied in slices, the first of which came after `begun`. What waited for it begins.
+    pub(super) fn on_prepared(&mut self, kind: RequestKind, applied: &Applied, begun: Instant) {
+        let took = self.begin().saturating_duration_since(begun);
+        self.on_took(kind, applied, took);
+    }
+
+    fn on_took(&mut self, kind: RequestKind, applied: &Applied, took: Duration) {
         let is_success = !matches!(applied, Applied::Now(Err(_)));
         let histogram = self.apply[kind.number() as usize][usize::from(is_success)]
             .get_or_insert_with(|| Histogram::new(Name::ApplyDuration));

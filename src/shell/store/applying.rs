@@ -1,0 +1,141 @@
+//! Applying what is committed, in the order of the log.
+//!
+//! A large write is not applied in one go: the machine prepares it in slices (`apply::preparation`), and until it is
+//! done the rest of its group, of the entries that came with it and of the ring that brought them waits. That
+//! ring also brings the linearizable reads that must see what was committed before them, and a leader's
+//! checkpoint that is to be installed; so neither meets half a write. Serializable reads come on other rings
+//! and see the revision before.
+
+use super::large_write::{Admitted, Applying, Write};
+use super::{StoreRole, stop};
+use crate::apply::Begun;
+use crate::apply::machine::Applied;
+use crate::raft::{Entry, EntryKind};
+use crate::request::group::decode_group;
+use crate::request::{EntryId, Request, RequestKind};
+use crate::types::{Caller, Slice};
+
+impl StoreRole {
+    /// Whether nothing may be taken from the ring, since what it brings waits for a write.
+    pub(super) fn waits_for_write(&self, slot: usize) -> bool {
+        self.applying.as_ref().is_some_and(|applying| applying.slot == slot)
+    }
+
+    /// Applies entries, which ring `slot` has brought, up to the first large write.
+    pub(super) fn apply_entries(&mut self, slot: usize, mut entries: std::vec::IntoIter<Entry>) {
+        while let Some(entry) = entries.next() {
+            assert_eq!(
+                self.applied.0 + 1,
+                entry.index.0,
+                "entries are applied in index order, without a gap"
+            );
+            match entry.kind {
+                // A term's first entry.
+                EntryKind::Normal if entry.data.is_empty() => {}
+                EntryKind::Normal => match decode_group(entry.data.clone()) {
+                    Ok(group) => {
+                        let begun = self.observed.begin();
+                        let requests = self.machine.admit(group);
+                        let mut group = Admitted { begun, count: requests.len(), left: requests.into_iter() };
+                        if let Some(write) = self.apply_requests(&entry, &mut group) {
+                            self.applying = Some(Applying { slot, write, entry, group, entries });
+                            return;
+                        }
+                    }
+                    Err(error) => stop(&entry, &error.to_string()),
+                },
+                EntryKind::ConfChange => self.change_members(&entry),
+            }
+            self.on_entry(&entry);
+        }
+    }
+
+    /// Applies the requests that are left of a group. Returns the large write that is only begun, if there is one.
+    fn apply_requests(&mut self, entry: &Entry, group: &mut Admitted) -> Option<Write> {
+        let at = EntryId { index: entry.index, term: entry.term };
+        for request in &mut group.left {
+            if request.kind == RequestKind::Compact {
+                // What it makes unreadable must have left.
+                self.collect_changes();
+            }
+            let leases = self.machine.leases().len();
+            match self.machine.begin_apply(&request, at) {
+                Begun::Applied(applied) => {
+                    self.observed.on_applied(request.kind, &applied);
+                    self.on_applied(entry, &request, leases, applied);
+                }
+                Begun::Preparing => return Some(Write { request, begun: self.observed.begin(), leases }),
+            }
+        }
+        self.observed.on_group(group.begun, group.count, entry.data.len());
+        None
+    }
+
+    /// A slice of the large write under way; with the last one, what waited for it goes on.
+    pub(super) fn prepare(&mut self, slice: &mut Slice) -> bool {
+        if self.applying.is_none() {
+            return false;
+        }
+        let outcome = self.machine.prepare_slice(slice);
+        if let Some(outcome) = outcome
+            && let Some(applying) = self.applying.take()
+        {
+            let Applying { slot, write, entry, mut group, entries } = applying;
+            let Write { request, begun, leases } = write;
+            let applied = Applied::Now(outcome);
+            self.observed.on_prepared(request.kind, &applied, begun);
+            self.on_applied(&entry, &request, leases, applied);
+            match self.apply_requests(&entry, &mut group) {
+                Some(write) => self.applying = Some(Applying { slot, write, entry, group, entries }),
+                None => {
+                    self.on_entry(&entry);
+                    self.apply_entries(slot, entries);
+                }
+            }
+        }
+        // Leases that expire together are a revision each.
+        self.collect_changes();
+        true
+    }
+
+    /// A request was applied, before which there were so many leases.
+    fn on_applied(&mut self, entry: &Entry, request: &Request, leases: usize, applied: Applied) {
+        self.log.requests += 1;
+        if request.kind == RequestKind::LeaseExpire {
+            self.leases.on_expired(leases.saturating_sub(self.machine.leases().len()));
+        }
+        self.leases.on_request(&mut self.machine, entry.term);
+        self.logins.on_applied(&mut self.machine);
+        if matches!(request.kind, RequestKind::PublishMember | RequestKind::MemberUpdate) {
+            self.tell_members();
+        }
+        if request.kind == RequestKind::FormatLevel {
+            self.on_format_level(entry);
+        }
+        let is_ours = request.origin.member == self.position.member;
+        if is_ours && self.position.recovered < entry.index {
+            match request.origin.ticket.caller() {
+                Caller::Lease(number) => self.leases.on_applied(number, entry.term),
+                Caller::Publish => self.on_published(),
+                Caller::Compaction(number) => self.on_compacted(number, &applied),
+                _ => self.answer_request(request.origin.ticket, applied),
+            }
+        }
+    }
+
+    /// All of an entry was applied.
+    fn on_entry(&mut self, entry: &Entry) {
+        self.leases.on_entry(&self.machine, entry.term, self.leads());
+        self.applied = entry.index;
+        self.applied_term = entry.term;
+        self.facts.applied = entry.index;
+        self.log.entries += 1;
+        self.log.bytes += entry.data.len() as u64;
+        if entry.index <= self.position.recovered
+            && let Some((requests, took)) =
+                self.replay.on_applied(entry.index, self.position.recovered, self.log.requests)
+        {
+            self.cadence.on_replayed(requests, took);
+        }
+    }
+}
