@@ -62,3 +62,25 @@ fn five_hundred_wrong_logins_do_not_shut_out_a_right_one() {
         assert!(0 < wrong);
     });
 }
+
+#[test]
+fn a_password_that_waits_for_its_turn_ends_at_the_clients_deadline() {
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        // A hash of this cost takes seconds, and two are made at a time.
+        let server = Launch::new(work.join("data")).flag("--bcrypt-cost=17").start().await;
+        let client = server.connect().await;
+        let hurried = client.clone().with_timeout("200m");
+        let calls = (0..6).map(|number| {
+            let hurried = hurried.clone();
+            tokio::task::spawn_local(async move {
+                refusal(manage::user_add(&hurried, &format!("user{number}"), "secret").await)
+            })
+        });
+        for call in calls.collect::<Vec<_>>() {
+            assert_eq!(call.await.unwrap(), (4, "context deadline exceeded".to_owned()));
+        }
+        let known = manage::user_list(&client).await.unwrap();
+        assert!(known.is_empty(), "what nobody waits for takes no effect: {known:?}");
+    });
+}

@@ -102,6 +102,7 @@ pub struct Client {
     pub(super) needs_leader: bool,
     pub(super) api_version: Option<&'static str>,
     pub(super) token: Option<String>,
+    pub(super) timeout: Option<&'static str>,
 }
 
 impl Client {
@@ -129,6 +130,7 @@ impl Client {
                 needs_leader: false,
                 api_version: None,
                 token: None,
+                timeout: None,
             })
         };
         within_deadline(connect).await
@@ -152,6 +154,13 @@ impl Client {
     #[must_use]
     pub fn with_token(mut self, token: &str) -> Self {
         self.token = Some(token.to_owned());
+        self
+    }
+
+    /// The same connection for calls that the server ends after this time, as `grpc-timeout` writes it: `100m`.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: &'static str) -> Self {
+        self.timeout = Some(timeout);
         self
     }
 
@@ -180,6 +189,9 @@ impl Client {
         }
         if let Some(token) = &self.token {
             request = request.header("token", token);
+        }
+        if let Some(timeout) = self.timeout {
+            request = request.header("grpc-timeout", timeout);
         }
         request.body(()).unwrap()
     }

@@ -1,8 +1,11 @@
 //! How a call with a task ends, and what may end it from the server's side while it waits: its deadline, the
 //! server's stop, and, if the client wants a leader, the lack of one.
 
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+
+use futures_lite::future;
 
 use super::Head;
 use super::leadership::LeaderWish;
@@ -57,6 +60,25 @@ impl<B: Backend> ClientShard<B> {
             stop: self.signal_at_stop(),
             leader: self.leadership.wish(false),
         }
+    }
+
+    /// What `work` comes to, for a call with one answer.
+    ///
+    /// # Errors
+    /// Its own; or the client's deadline, ours, or the server's stop came first. The work is given up then: a
+    /// password that still waits for its turn is not compared, a command that was proposed may take effect.
+    pub(super) async fn in_time<T>(
+        &self,
+        head: &Head,
+        work: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        let end = self.end_of_unary(head);
+        let own = self.set_timer(self.now_ms() + self.config.request_timeout_ms());
+        let ended = poll_fn(|cx| match end.poll(cx) {
+            Poll::Pending => own.poll_fired(cx).map(|()| Err(status::TIMED_OUT)),
+            Poll::Ready(status) => Poll::Ready(Err(status)),
+        });
+        future::or(work, ended).await
     }
 }
 

@@ -269,15 +269,15 @@ impl<B: Backend> ClientShard<B> {
 
     /// Asks who calls, and what is not asked of the state machine, and submits the command then.
     fn spawn_identification(self: &Rc<Self>, account: &Rc<Account>, head: &Head, mut call: Permitting) {
-        let place = Place::begin(&self.places, Kind::Login)
-            .and_then(|mut place| place.grow(call.request_bytes).then_some(place));
-        let Some(place) = place else {
-            return self.answer(account, call.recipient, Err(overloaded("too many calls to identify")));
+        let place = match self.place_to_identify(call.request_bytes) {
+            Ok(place) => place,
+            Err(status) => return self.answer(account, call.recipient, Err(status)),
         };
-        let (shard, account, token) = (Rc::clone(self), Rc::clone(account), head.token.clone());
+        let (shard, account, head) = (Rc::clone(self), Rc::clone(account), head.clone());
         glommio::spawn_local(async move {
             let _place = place;
-            match shard.in_the_name_of(token.as_ref(), call.command).await {
+            let named = shard.in_the_name_of(head.token.as_ref(), call.command);
+            match shard.in_time(&head, named).await {
                 Ok(command) => {
                     call.command = command;
                     shard.submit_permitted(&account, call);
@@ -288,6 +288,13 @@ impl<B: Backend> ClientShard<B> {
         .detach();
     }
 
+    /// A place for a call that waits until it is known who makes it, and for its bytes.
+    pub(super) fn place_to_identify(&self, bytes: usize) -> Result<Place, Status> {
+        Place::begin(&self.places, Kind::Login)
+            .and_then(|mut place| place.grow(bytes).then_some(place))
+            .ok_or_else(|| overloaded("too many calls wait for a look at who makes them"))
+    }
+
     /// Answers a call that needs nobody else, if whoever makes it runs the cluster.
     fn spawn_admin_call(
         self: &Rc<Self>,
@@ -296,18 +303,20 @@ impl<B: Backend> ClientShard<B> {
         payload: Bytes,
         responder: Responder,
     ) {
-        let Some(place) = Place::begin(&self.places, Kind::Login) else {
-            return responder.refuse(&overloaded("too many calls to identify"));
+        let place = match self.place_to_identify(payload.len()) {
+            Ok(place) => place,
+            Err(status) => return responder.refuse(&status),
         };
         let (shard, account, head) = (Rc::clone(self), Rc::clone(account), head.clone());
         glommio::spawn_local(async move {
             let _place = place;
-            let permitted = match shard.login(head.token.as_ref()).await {
-                Ok(Some(login)) => shard.permit(login, Permit::Admin).await,
-                Ok(None) => Ok(()),
-                Err(status) => Err(status),
-            };
-            match permitted {
+            let permitted = shard.in_time(&head, async {
+                match shard.login(head.token.as_ref()).await? {
+                    Some(login) => shard.permit(login, Permit::Admin).await,
+                    None => Ok(()),
+                }
+            });
+            match permitted.await {
                 Ok(()) => shard.answer_here(&account, &head, payload, responder),
                 Err(status) => responder.refuse(&status),
             }

@@ -14,7 +14,6 @@ use prost::Message as _;
 
 use super::account::Account;
 use super::identity::{guarded, own_read};
-use super::place::{Kind, Place};
 use super::{Head, Recipient, decode, overloaded};
 use crate::auth::TOKEN_PREFIX_LETTERS;
 use crate::pb::etcdserverpb as pb;
@@ -46,18 +45,22 @@ impl<B: Backend> ClientShard<B> {
         payload: Bytes,
         responder: Responder,
     ) {
-        let place = Place::begin(&self.places, Kind::Login)
-            .and_then(|mut place| place.grow(2 * payload.len()).then_some(place));
-        let Some(place) = place else { return responder.refuse(&overloaded("too many logins")) };
+        let place = match self.place_to_identify(2 * payload.len()) {
+            Ok(place) => place,
+            Err(status) => return responder.refuse(&status),
+        };
         let (shard, account, head) = (Rc::clone(self), Rc::clone(account), head.clone());
         glommio::spawn_local(async move {
             let _place = place;
             let mut responder = Some(responder);
             let answered = match password {
-                Password::LogIn => shard.log_in(account.address, payload).await.map(Some),
+                Password::LogIn => {
+                    let login = shard.log_in(account.address, payload);
+                    shard.in_time(&head, login).await.map(Some)
+                }
                 Password::UserAdd | Password::Change => {
-                    let command = shard.with_hash(account.address, &head, payload).await;
-                    command.map(|(bytes, command)| {
+                    let command = shard.with_hash(account.address, &head, payload);
+                    shard.in_time(&head, command).await.map(|(bytes, command)| {
                         let responder = responder.take().expect("it was put there above");
                         let recipient = Recipient::Unary { responder, header: HeaderShape::Full };
                         let deadline_ms = head.client_deadline_ms;
