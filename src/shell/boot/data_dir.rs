@@ -5,6 +5,8 @@
 //!   LOCK                 held with an exclusive flock for the life of the process
 //!   IDENTITY             text, last line its own CRC-32: cluster, member, sync mode, state
 //!   INCARNATION          the same with the number of the last start, which only grows
+//!   LIVES                the same with this member's life and those that it has met (`peer/lives.rs`)
+//!   ADDRESSES            the same with where names led last, a hint (`address_file.rs`)
 //!   wal/                 segments (elsewhere with --wal-dir)
 //!   checkpoint/          <index>.checkpoint, and *.tmp while one is written
 //! ```
@@ -348,6 +350,10 @@ impl DataDir {
         }
     }
 
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// A writer of LIVES for any thread, to be called by one at a time.
     pub(in crate::shell) fn lives_writer(&self) -> impl Fn(&Lives) -> Result<(), DataDirError> + use<> {
         let root = self.root.clone();
@@ -382,7 +388,7 @@ impl DataDir {
     }
 }
 
-fn replace(root: &Path, name: &str, text: &str) -> Result<(), DataDirError> {
+pub(super) fn replace(root: &Path, name: &str, text: &str) -> Result<(), DataDirError> {
     let (path, aside) = (root.join(name), root.join(format!("{name}.tmp")));
     let write = || -> io::Result<()> {
         let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&aside)?;
@@ -395,7 +401,7 @@ fn replace(root: &Path, name: &str, text: &str) -> Result<(), DataDirError> {
 }
 
 /// Our names at the top of a data directory, but for the log's.
-const OWN_NAMES: [&str; 8] = [
+const OWN_NAMES: [&str; 10] = [
     "LOCK",
     "IDENTITY",
     "IDENTITY.tmp",
@@ -403,6 +409,8 @@ const OWN_NAMES: [&str; 8] = [
     "INCARNATION.tmp",
     "LIVES",
     "LIVES.tmp",
+    "ADDRESSES",
+    "ADDRESSES.tmp",
     "checkpoint",
 ];
 
@@ -492,13 +500,13 @@ fn format_identity(identity: &IdentityFile) -> String {
     with_crc(text)
 }
 
-fn with_crc(text: String) -> String {
+pub(super) fn with_crc(text: String) -> String {
     let crc = crc32fast::hash(text.as_bytes());
     text + &format!("crc32 {crc:08x}\n")
 }
 
 /// The lines behind the title of a file whose last line is its own checksum.
-fn checked_lines<'a>(bytes: &'a [u8], title: &str) -> Result<Lines<'a>, (usize, &'static str)> {
+pub(super) fn checked_lines<'a>(bytes: &'a [u8], title: &str) -> Result<Lines<'a>, (usize, &'static str)> {
     // The CRC line has a fixed length, so any change in the file moves or breaks it.
     const CRC_LINE_BYTES: usize = "crc32 01234567\n".len();
     let split = bytes.len().checked_sub(CRC_LINE_BYTES).ok_or((0, "the file is too short"))?;
@@ -515,7 +523,7 @@ fn checked_lines<'a>(bytes: &'a [u8], title: &str) -> Result<Lines<'a>, (usize, 
 }
 
 /// The value of the next line, which has to be of this name.
-fn value<'a>(lines: &mut Lines<'a>, name: &str) -> Result<&'a str, (usize, &'static str)> {
+pub(super) fn value<'a>(lines: &mut Lines<'a>, name: &str) -> Result<&'a str, (usize, &'static str)> {
     let line = lines.next().and_then(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.ok_or((0, "a line is missing"))
 }

@@ -6,6 +6,7 @@
 //! Order of a stop: clients first (no new ones, calls under way may finish), then raft, which closes
 //! the log; the process ends when the log says that everything in it is on the disk.
 
+mod address_file;
 mod contents;
 pub(in crate::shell) mod data_dir;
 pub(in crate::shell) mod force_new;
@@ -29,7 +30,7 @@ use signal_hook::iterator::Signals;
 
 use crate::config::{self, Config, Url};
 use crate::pb::peer;
-use crate::peer::{Lives, PEER_URLS_MAX};
+use crate::peer::PEER_URLS_MAX;
 use crate::raft::{self, StartError};
 use crate::replica;
 use crate::shell::client::role::ShardOrders;
@@ -39,7 +40,7 @@ use crate::shell::net::listen::Held;
 use crate::shell::peer::PeerConfig;
 use crate::shell::raft::checkpoint_transfer::Place;
 use crate::shell::raft::hash_checks::HashCheckConfig;
-use crate::shell::raft::seat::{Parts, RaftNews, RaftOrders, Seat as RaftSeat, Settings};
+use crate::shell::raft::seat::{Keep, Parts, RaftNews, RaftOrders, Seat as RaftSeat, Settings};
 use crate::shell::raft::{RaftRole, RaftStartError};
 use crate::shell::runtime::aside::IO_MEMORY_BYTES;
 use crate::shell::runtime::exit::{EXIT_DATA_DIFFERS, EXIT_FORMAT_LEVEL};
@@ -272,6 +273,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         replica: replica_config(config, &identity, incarnation),
         peers: PeerConfig {
             lives,
+            addresses: data_dir.addresses(),
             format_level: machine.format_level(),
             ..peer_config(config, &identity, incarnation, known_peer_urls, descriptors)
         },
@@ -306,7 +308,8 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
             is_open: Arc::clone(&orders.open),
             waiting,
             orders: raft_orders.clone(),
-            keep_lives: keep_lives(&data_dir, &helpers),
+            keep_lives: keep(data_dir.lives_writer(), "which lives of other members were met", &helpers),
+            keep_addresses: keep(data_dir.addresses_writer(), "where the names of members lead", &helpers),
             quota: Arc::clone(&quota),
         },
     });
@@ -537,18 +540,22 @@ fn entropy() -> Result<u64, BootError> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// Writes lives aside. The file is one, so whoever writes has the lock, and writes the newest.
-fn keep_lives(data_dir: &DataDir, helpers: &Helpers) -> Box<dyn Fn(Lives) + Send> {
-    let (write, helpers) = (Arc::new(data_dir.lives_writer()), helpers.clone());
-    let (newest, file) = (Arc::<Mutex<Lives>>::default(), Arc::<Mutex<()>>::default());
-    Box::new(move |lives| {
-        *newest.lock().unwrap_or_else(PoisonError::into_inner) = lives;
+/// Writes a file aside, again and again. It is one file, so whoever writes has the lock, and writes the newest.
+fn keep<T: Clone + Default + Send + 'static>(
+    write: impl Fn(&T) -> Result<(), DataDirError> + Send + Sync + 'static,
+    what: &'static str,
+    helpers: &Helpers,
+) -> Keep<T> {
+    let (write, helpers) = (Arc::new(write), helpers.clone());
+    let (newest, file) = (Arc::<Mutex<T>>::default(), Arc::<Mutex<()>>::default());
+    Box::new(move |noted| {
+        *newest.lock().unwrap_or_else(PoisonError::into_inner) = noted;
         let (write, newest, file) = (Arc::clone(&write), Arc::clone(&newest), Arc::clone(&file));
-        helpers.run("lives", move || {
+        helpers.run("notes", move || {
             let _turn = file.lock().unwrap_or_else(PoisonError::into_inner);
-            let lives = newest.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if let Err(error) = write(&lives) {
-                tracing::error!(%error, "which lives of the other members were met is not noted; it is with the next one");
+            let noted = newest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Err(error) = write(&noted) {
+                tracing::error!(%error, what, "a note is not kept; it is with the next one");
             }
         });
     })

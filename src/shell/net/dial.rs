@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use glommio::net::TcpStream;
 
-use super::resolve::Resolver;
+use super::resolve::{KnownAddresses, Resolver};
 use super::stream::Stream;
 use crate::config::Url;
 
@@ -20,7 +20,17 @@ pub(in crate::shell) struct Dialer {
 
 impl Dialer {
     pub(in crate::shell) fn new(patience: Duration) -> Self {
-        Self { resolver: Resolver::default(), patience }
+        Self::knowing(KnownAddresses::new(), patience)
+    }
+
+    /// One that knows where names led earlier.
+    pub(in crate::shell) fn knowing(known: KnownAddresses, patience: Duration) -> Self {
+        Self { resolver: Resolver::knowing(known), patience }
+    }
+
+    /// See [`Resolver::take_news`].
+    pub(in crate::shell) fn take_news(&self) -> Option<KnownAddresses> {
+        self.resolver.take_news()
     }
 
     /// The addresses behind a URL, at least one.

@@ -10,5 +10,6 @@ mod stream;
 mod within;
 
 pub(in crate::shell) use dial::Dialer;
+pub(in crate::shell) use resolve::KnownAddresses;
 pub(in crate::shell) use stream::Stream;
 pub(in crate::shell) use within::{TimedOut, within};

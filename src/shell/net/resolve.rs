@@ -10,7 +10,7 @@
 //! `ADDRESSES_KEPT_MAX` addresses.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -93,6 +93,9 @@ struct Shared {
     done: Broadcast,
 }
 
+/// Names as URLs have them, `host:port`, and where they led last.
+pub(in crate::shell) type KnownAddresses = BTreeMap<String, Vec<SocketAddr>>;
+
 /// The names of one executor.
 #[derive(Debug, Default)]
 pub(in crate::shell) struct Resolver {
@@ -102,13 +105,25 @@ pub(in crate::shell) struct Resolver {
 #[derive(Debug, Default)]
 struct Inner {
     /// The last good addresses.
-    known: RefCell<BTreeMap<String, Vec<SocketAddr>>>,
+    known: RefCell<KnownAddresses>,
+    /// A look-up has told something that `known` did not have, and nobody has asked for it since.
+    has_news: Cell<bool>,
     /// Moves on with every answer that was cut.
     turn: Cell<usize>,
     under_way: RefCell<BTreeMap<String, Rc<Shared>>>,
 }
 
 impl Resolver {
+    /// Names that led somewhere earlier.
+    pub(in crate::shell) fn knowing(known: KnownAddresses) -> Self {
+        Self { inner: Rc::new(Inner { known: RefCell::new(known), ..Inner::default() }) }
+    }
+
+    /// Where all names led last, when a look-up has changed it since this was asked.
+    pub(in crate::shell) fn take_news(&self) -> Option<KnownAddresses> {
+        self.inner.has_news.take().then(|| self.inner.known.borrow().clone())
+    }
+
     /// The addresses behind a URL, at least one: those of a lookup that ends in time, else the last good
     /// ones.
     ///
@@ -190,6 +205,10 @@ impl Resolver {
                 if NAMES_MAX <= known.len() {
                     known.clear();
                 }
+                let as_set = |addresses: &[SocketAddr]| addresses.iter().copied().collect::<BTreeSet<_>>();
+                // Servers of names give the same addresses in another order each time.
+                let is_same = known.get(&name).is_some_and(|known| as_set(known) == as_set(found));
+                inner.has_news.set(inner.has_news.get() || !is_same);
                 known.insert(name, found.clone());
             }
             told.outcome.replace(Some(outcome));

@@ -11,6 +11,7 @@ use super::bulk::BulkReader;
 use super::call::IncomingCall;
 use crate::peer::{Lane, Refusal};
 use crate::raft::Message;
+use crate::shell::net::KnownAddresses;
 use crate::shell::runtime::mesh::Doorbell;
 use crate::shell::runtime::wake::Wake;
 use crate::types::MemberId;
@@ -42,6 +43,8 @@ pub(in crate::shell) enum PeerEvent {
     Bulk(BulkReader),
     /// A member was met that `Transport::lives` did not have.
     Met,
+    /// Names lead elsewhere than was known.
+    Resolved(KnownAddresses),
 }
 
 /// What one connection has waiting.

@@ -449,6 +449,9 @@ impl Transport {
                 reason: reason.to_string(),
             };
             let found = self.dialer.addresses(url).await;
+            if let Some(known) = self.dialer.take_news() {
+                self.events.tell(PeerEvent::Resolved(known));
+            }
             let addresses = match found {
                 Ok(addresses) => addresses,
                 Err(reason) => {

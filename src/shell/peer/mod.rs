@@ -42,8 +42,8 @@ use crate::config::Url;
 use crate::peer::frame::put_frame;
 use crate::peer::{FrameKind, Lane, Lives, PeerIdentity, Refusal, RefusalCode, lane_of};
 use crate::raft::{Message, mix};
-use crate::shell::net::Dialer;
 use crate::shell::net::quiet::Quiet;
+use crate::shell::net::{Dialer, KnownAddresses};
 use crate::shell::runtime::mesh::Doorbell;
 use crate::shell::runtime::wake::Broadcast;
 use crate::types::{ClusterId, FormatLevel, MemberId};
@@ -62,6 +62,8 @@ pub(super) struct PeerConfig {
     pub peer_urls: Vec<Url>,
     /// This member's life, and those that it has met.
     pub lives: Lives,
+    /// Where the names in URLs led when they were last looked up.
+    pub addresses: KnownAddresses,
     /// What it tells them that it reads.
     pub format_level_max: FormatLevel,
     /// The cluster's, as known at the start; see `set_format_level`.
@@ -96,6 +98,7 @@ impl PeerConfig {
             incarnation,
             peer_urls: Vec::new(),
             lives: Lives::default(),
+            addresses: KnownAddresses::new(),
             format_level_max: FormatLevel::HIGHEST,
             format_level: FormatLevel::LOWEST,
             message_bytes_max: 64 << 20,
@@ -189,7 +192,7 @@ impl Transport {
             peer_urls: config.peer_urls.iter().map(ToString::to_string).collect(),
             format_level_max: config.format_level_max,
         };
-        let dialer = Dialer::new(config.dial_timeout);
+        let dialer = Dialer::knowing(config.addresses.clone(), config.dial_timeout);
         Rc::new(Self {
             format_level: Cell::new(config.format_level),
             identity,

@@ -32,6 +32,7 @@ impl RaftRole {
                 PeerEvent::Call(call) => self.on_call(call),
                 PeerEvent::Bulk(reader) => self.transfers.receive(reader),
                 PeerEvent::Met => (self.parts.keep_lives)(self.transport.lives()),
+                PeerEvent::Resolved(known) => (self.parts.keep_addresses)(known),
             }
         }
     }

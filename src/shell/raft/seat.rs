@@ -13,6 +13,7 @@ use crate::raft::Recovered;
 use crate::replica;
 use crate::shell::log::reader::ReaderHandle;
 use crate::shell::log::writer::{LogEvent, LogHandle};
+use crate::shell::net::KnownAddresses;
 use crate::shell::net::listen::Held;
 use crate::shell::peer::PeerConfig;
 use crate::shell::runtime::helpers::Helpers;
@@ -58,6 +59,9 @@ pub(in crate::shell) struct Settings {
     pub entropy: u64,
 }
 
+/// Writes a small file of the data directory, soon, on another thread.
+pub(in crate::shell) type Keep<T> = Box<dyn Fn(T) + Send>;
+
 /// What the role shares with other threads, for as long as it runs.
 pub(in crate::shell) struct Parts {
     pub log: LogHandle,
@@ -72,8 +76,8 @@ pub(in crate::shell) struct Parts {
     /// Told what the start waits for until then.
     pub waiting: Waiting,
     pub orders: RaftOrders,
-    /// Writes them into the data directory, soon.
-    pub keep_lives: Box<dyn Fn(Lives) + Send>,
+    pub keep_lives: Keep<Lives>,
+    pub keep_addresses: Keep<KnownAddresses>,
     pub quota: Arc<Quota>,
 }
 
