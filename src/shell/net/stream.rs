@@ -100,6 +100,21 @@ impl Stream {
         unsafe { libc::shutdown(self.socket.as_raw_fd(), libc::SHUT_WR) };
     }
 
+    /// Whether the kernel sends bytes again because nobody has acknowledged them in the time that it allows, some
+    /// 200 ms on a short way. A reader that is only slow does acknowledge them. False where it cannot be told.
+    pub(in crate::shell) fn is_unheard(&self) -> bool {
+        // The head of `tcp_info`: state, congestion state, retransmissions without an answer.
+        let mut info = [0_u8; 3];
+        let mut length = libc::socklen_t::try_from(info.len()).expect("three is small");
+        // SAFETY: the descriptor is open as long as `socket` is borrowed; the kernel writes at most `length` bytes
+        // into `info`, and both live until the call returns.
+        let result = unsafe {
+            let (info, length) = (info.as_mut_ptr().cast(), std::ptr::from_mut(&mut length));
+            libc::getsockopt(self.socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info, length)
+        };
+        result == 0 && length == 3 && info[2] != 0
+    }
+
     fn set(&self, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
         let length = libc::socklen_t::try_from(size_of_val(&value)).expect("an int is small");
         // SAFETY: the descriptor is open as long as `socket` is borrowed; the kernel reads `length` bytes
