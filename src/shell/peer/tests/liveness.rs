@@ -230,3 +230,34 @@ fn a_peer_that_leaves_the_list_is_left_and_its_address_may_change() {
         c.up(2).await;
     });
 }
+
+#[test]
+fn connections_that_cross_are_all_kept_and_no_message_comes_twice_or_out_of_order() {
+    run(async || {
+        for round in 0..10 {
+            let (a, b) = (Node::start(config(1, 100 + round)), Node::start(config(2, 200 + round)));
+            // Both dial before either has heard of the other.
+            a.peers(&[&b]);
+            b.peers(&[&a]);
+            let both = future::zip(a.up(2), b.up(1));
+            both.await;
+            for index in 1..=100 {
+                assert!(a.transport.send(&append(1, 2, index, 10)));
+                assert!(b.transport.send(&append(2, 1, index, 10)));
+            }
+            for index in 1..=100 {
+                assert_eq!(b.message().await, append(1, 2, index, 10));
+                assert_eq!(a.message().await, append(2, 1, index, 10));
+            }
+            for (node, other) in [(&a, 2), (&b, 1)] {
+                let peer = node.transport.peer(MemberId(other)).unwrap();
+                for lane in [Lane::Control, Lane::Append, Lane::Call] {
+                    assert!(peer.link(lane).connection().is_some_and(|connection| connection.is_open()));
+                }
+                let visitors = node.transport.visitors.borrow();
+                assert!(visitors[&MemberId(other)].way_back(Lane::Append).is_some(), "the other's own");
+            }
+            future::zip(a.transport.stop(), b.transport.stop()).await;
+        }
+    });
+}
