@@ -20,6 +20,9 @@ use crate::{FAST, INSTALLING, judge, moved, seeded};
 const SHORT_LOG: [&str; 3] =
     ["--snapshot-catchup-entries=0", "--snapshot-count=500", "--checkpoint-bytes=1048576"];
 
+/// Both sides say so of members whose data directories are younger than what others know of them.
+const BEGUN_ANEW: &str = "has begun anew with an empty data directory";
+
 /// Longer than what a leader holds in memory, in writes of a megabyte.
 const MISSED_MIB: usize = 72;
 
@@ -224,5 +227,45 @@ fn a_name_that_leads_to_a_stranger_to_oneself_to_many_or_to_ipv6_alone_is_said_a
         wire.write_hosts(&[0], &right);
         cluster.start_again(0).await;
         moved::check_all_write(&mut cluster).await;
+    });
+}
+
+#[test]
+fn disks_of_two_lost_while_the_third_is_away_make_no_second_history_and_the_advice_brings_it_back() {
+    if !is_possible() || server_is_etcd() {
+        return;
+    }
+    let (_, seed, _) = seeded("disks_of_two", 1);
+    block_on(TEST_DEADLINE, async {
+        let (mut cluster, wire) = Wire::cluster(&FAST, By::Address).await;
+        cluster.client(0).await.put_kv("old", "x").await.unwrap();
+        cluster.settle().await;
+        (0..3).for_each(|member| cluster.kill(member));
+        for member in [1, 2] {
+            std::fs::remove_dir_all(&cluster.launch(member).data_dir).unwrap();
+            cluster.spawn(member);
+        }
+        for member in [1, 2] {
+            cluster.wait_ready(member).await;
+        }
+        let load = Load::start(&cluster, 2, Duration::from_millis(10), seed);
+        load.wait_write().await;
+        cluster.spawn(0);
+        for member in 0..3 {
+            until(PATIENCE, async || cluster.output(member).contains(BEGUN_ANEW)).await;
+        }
+        // Some elections long, under load.
+        for _write in 0..100 {
+            load.wait_write().await;
+        }
+        assert!(!cluster.output(0).contains("ready to serve"), "{}", cluster.output(0));
+        let voter = cluster.client(1).await;
+        assert_eq!(voter.get("old").await.unwrap(), None);
+        cluster.terminate(0).await;
+        cluster.begin_anew(0, &voter, &wire.peer_url(first_place(0))).await;
+        cluster.wait_ready(0).await;
+        load.wait_write().await;
+        let record = load.finish(&cluster).await;
+        judge(&mut cluster, &record).await;
     });
 }

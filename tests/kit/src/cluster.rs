@@ -93,6 +93,23 @@ impl Cluster {
         self.members.push(learner);
     }
 
+    /// Has a member that has ended begin anew, as its operator is told to: removed, emptied, added again and
+    /// started. It gets another id, and nothing is waited for.
+    pub async fn begin_anew(&mut self, member: usize, voter: &Client, url: &str) {
+        eventually(async || voter.member_remove(self.ids[member]).await).await;
+        std::fs::remove_dir_all(&self.launch(member).data_dir).unwrap();
+        let listed = voter.member_list(true).await.unwrap().members;
+        let listed: Vec<String> =
+            listed.iter().map(|other| format!("{}={}", other.name, other.peer_ur_ls[0])).collect();
+        let added = eventually(async || voter.member_add(url, false).await).await;
+        self.ids[member] = added.member.expect("an answer names the member that was added").id;
+        let all = [&listed[..], &[format!("m{member}={url}")]].concat().join(",");
+        let launch = self.launch_mut(member);
+        launch.flags.push("--initial-cluster-state=existing".to_owned());
+        launch.flags.push(format!("--initial-cluster={all}"));
+        self.spawn(member);
+    }
+
     pub fn count(&self) -> usize {
         self.members.len()
     }
