@@ -174,7 +174,7 @@ impl Machine {
         match self.begin_apply(request, at) {
             Begun::Applied(applied) => applied,
             Begun::Preparing => loop {
-                if let Some(outcome) = self.prepare_slice(&mut Slice::unbounded()) {
+                if let Some(outcome) = self.prepare_slice(&mut Slice::unbounded(), |_, _| true) {
                     return Applied::Now(outcome);
                 }
             },
@@ -278,16 +278,23 @@ impl Machine {
     }
 
     /// Goes on with the write that `begin_apply` began. Its outcome when it is committed, or was taken back.
+    /// `announce` sees the changes of a revision when all of them are made (`Store::changes_under_way`), as often as
+    /// it takes until it says true; only then are they committed.
     ///
     /// # Panics
     /// When there is none.
-    pub fn prepare_slice(&mut self, slice: &mut Slice) -> Option<Outcome> {
+    pub fn prepare_slice(
+        &mut self,
+        slice: &mut Slice,
+        mut announce: impl FnMut(&Store, &mut Slice) -> bool,
+    ) -> Option<Outcome> {
         let Self { store, leases, lease_changes, preparation, .. } = self;
         let outcome = preparation.as_mut().expect("a write is being prepared").slice(
             store,
             leases,
             lease_changes,
             slice,
+            &mut announce,
         )?;
         preparation.take().expect("it was there above").end(store);
         Some(outcome)
@@ -365,19 +372,9 @@ impl Machine {
             Query::Range(request) => range::answer(&self.store, request),
             Query::RangeSlice(slice) => range::slice_answer(&self.store, slice),
             Query::Txn(request) => txn::answer(&self.store, request),
-            Query::HashKv(request) => {
-                let revision = self.hash_revision(request)?;
-                Ok(self.hash_response(&self.store.hash_kv(revision)))
-            }
-            Query::HashCompacted => {
-                let revision = self.hash_compacted_revision()?;
-                Ok(self.hash_response(&self.store.hash_kv(revision)))
-            }
-            Query::Hash => {
-                // etcd hashes its file. Ours is the history that the file would hold.
-                let hash = self.store.hash_kv(self.store.current_revision()).hash;
-                let body = pb::HashResponse { header: None, hash }.encode_to_vec();
-                Ok(self.response(body))
+            Query::Hash | Query::HashKv(_) | Query::HashCompacted => {
+                let revision = self.hash_revision(query)?;
+                Ok(self.hash_response(matches!(query, Query::Hash), &self.store.hash_kv(revision)))
             }
             // Cluster answers carry no revision.
             Query::MemberList => {
@@ -470,63 +467,78 @@ impl Machine {
         }
     }
 
-    fn hash_revision(&self, request: &pb::HashKvRequest) -> Result<i64, Rejection> {
-        range::readable_revision(&self.store, request.revision)
-    }
-
-    fn hash_compacted_revision(&self) -> Result<i64, Rejection> {
-        let compacted = self.store.compact_revision();
-        // Never compacted, or at 0, which is no revision.
-        if compacted <= 0 {
-            Err(Rejection::Compacted { required: compacted, compacted })
-        } else {
-            Ok(compacted)
+    fn hash_revision(&self, query: &Query) -> Result<i64, Rejection> {
+        match query {
+            Query::HashKv(request) => range::readable_revision(&self.store, request.revision),
+            Query::HashCompacted => {
+                let compacted = self.store.compact_revision();
+                // Never compacted, or at 0, which is no revision.
+                if compacted <= 0 {
+                    return Err(Rejection::Compacted { required: compacted, compacted });
+                }
+                Ok(compacted)
+            }
+            Query::Hash => Ok(self.store.current_revision()),
+            other => unreachable!("{other:?} asks for no hash"),
         }
     }
 
-    fn hash_response(&self, hash: &HashKv) -> Response {
-        let body = pb::HashKvResponse {
-            header: None,
-            hash: hash.hash,
-            compact_revision: hash.compact_revision,
-            hash_revision: hash.hash_revision,
+    fn hash_response(&self, is_of_all: bool, hash: &HashKv) -> Response {
+        let HashKv { hash, compact_revision, hash_revision } = *hash;
+        let body = if is_of_all {
+            // etcd hashes its file. Ours is the history that the file would hold.
+            pb::HashResponse { header: None, hash }.encode_to_vec()
+        } else {
+            pb::HashKvResponse { header: None, hash, compact_revision, hash_revision }.encode_to_vec()
         };
-        self.response(body.encode_to_vec())
+        self.response(body)
     }
 
-    /// Starts the answer to a HashKV that would hold the core for too long in one piece.
-    pub fn begin_hash(&self, request: &pb::HashKvRequest) -> Result<HashRead, Rejection> {
-        let revision = self.hash_revision(request)?;
-        Ok(HashRead { revision, cursor: self.store.begin_hash(revision) })
+    /// Starts the answer to a question for a hash, which `hash_slice` carries on.
+    ///
+    /// # Errors
+    /// When the revision cannot be read.
+    pub fn begin_hash(&self, query: &Query) -> Result<HashRead, Rejection> {
+        let revision = self.hash_revision(query)?;
+        let is_of_all = matches!(query, Query::Hash);
+        Ok(HashRead { is_of_all, revision, cursor: self.store.begin_hash(revision) })
     }
 
-    /// The same at the compact revision.
-    pub fn begin_compacted_hash(&self) -> Result<HashRead, Rejection> {
-        let revision = self.hash_compacted_revision()?;
-        Ok(HashRead { revision, cursor: self.store.begin_hash(revision) })
-    }
-
-    /// Hashes about `records` more; writes may go on in between. The answer when done.
-    pub fn hash_slice(&self, read: &mut HashRead, records: usize) -> Option<Outcome> {
-        match self.store.hash_slice(&mut read.cursor, records) {
-            Ok(hash) => hash.map(|hash| Ok(self.hash_response(&hash))),
+    /// Hashes on; writes may go on in between. The answer when done.
+    pub fn hash_slice(&self, read: &mut HashRead, slice: &mut Slice) -> Option<Outcome> {
+        match self.store.hash_slice(&mut read.cursor, slice) {
+            Ok(hash) => hash.map(|hash| Ok(self.hash_response(read.is_of_all, &hash))),
             // Part of what was hashed may be gone. Begin again, if the revision still can be read.
-            Err(HashOvertaken { .. }) => match check_readable(&self.store, read.revision) {
-                Ok(()) => {
-                    read.cursor = self.store.begin_hash(read.revision);
-                    None
+            Err(HashOvertaken { .. }) => {
+                if read.is_of_all {
+                    read.revision = self.store.current_revision();
                 }
-                Err(rejection) => Some(Err(rejection)),
-            },
+                match check_readable(&self.store, read.revision) {
+                    Ok(()) => {
+                        read.cursor = self.store.begin_hash(read.revision);
+                        None
+                    }
+                    Err(rejection) => Some(Err(rejection)),
+                }
+            }
         }
     }
 }
 
-/// A HashKV under way.
+/// A hash under way.
 #[derive(Debug)]
 pub struct HashRead {
+    is_of_all: bool,
     revision: i64,
     cursor: HashCursor,
+}
+
+impl HashRead {
+    /// Whether it answers `Hash`, not `HashKV`.
+    #[must_use]
+    pub fn is_of_all(&self) -> bool {
+        self.is_of_all
+    }
 }
 
 /// Every byte string has the same fate on every member: the decoder is part of the state machine.

@@ -7,6 +7,7 @@ use super::*;
 use crate::apply::script::{AT, check, machine, request, run};
 use crate::pb::etcdserverpb::request_op::Request as Op;
 use crate::rpc::{Limits, validate};
+use crate::types::limits::KEY_NS;
 
 #[test]
 fn puts_count_versions_and_tell_what_was() {
@@ -226,20 +227,28 @@ fn a_sliced_hash_is_the_whole_ones_and_starts_over_behind_a_compaction() {
         machine.read(&Query::HashKv(pb::HashKvRequest { revision }), &StatusFacts::default())
     };
     let finish = |machine: &Machine, read: &mut HashRead| {
-        (0..1_000).find_map(|_| machine.hash_slice(read, 10)).expect("bounded")
+        (0..1_000).find_map(|_| machine.hash_slice(read, &mut Slice::of(10 * KEY_NS))).expect("bounded")
     };
-    let begin = |machine: &Machine, revision| machine.begin_hash(&pb::HashKvRequest { revision }).unwrap();
+    let begin = |machine: &Machine, revision| {
+        machine.begin_hash(&Query::HashKv(pb::HashKvRequest { revision })).unwrap()
+    };
     let mut read = begin(&machine, 0);
     assert_eq!(finish(&machine, &mut read), whole(&machine, 0));
+    let mut read = machine.begin_hash(&Query::Hash).unwrap();
+    assert_eq!(finish(&machine, &mut read), machine.read(&Query::Hash, &StatusFacts::default()));
 
     let (mut overtaken, mut gone) = (begin(&machine, 90), begin(&machine, 50));
-    assert_eq!(machine.hash_slice(&mut overtaken, 10), None);
-    assert_eq!(machine.hash_slice(&mut gone, 10), None);
+    let mut current = machine.begin_hash(&Query::Hash).unwrap();
+    for read in [&mut overtaken, &mut gone, &mut current] {
+        assert_eq!(machine.hash_slice(read, &mut Slice::of(10 * KEY_NS)), None);
+    }
     run(&mut machine, "compact 80");
     run(&mut machine, "put late 1");
     assert_eq!(finish(&machine, &mut overtaken), whole(&machine, 90));
     assert_eq!(finish(&machine, &mut gone), Err(Rejection::Compacted { required: 50, compacted: 80 }));
-    assert!(machine.begin_hash(&pb::HashKvRequest { revision: 999 }).is_err());
+    // A Hash is of whatever is current.
+    assert_eq!(finish(&machine, &mut current), machine.read(&Query::Hash, &StatusFacts::default()));
+    assert!(machine.begin_hash(&Query::HashKv(pb::HashKvRequest { revision: 999 })).is_err());
 }
 
 /// Everything the machine holds, as bytes.

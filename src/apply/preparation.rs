@@ -196,6 +196,7 @@ impl Preparation {
         leases: &mut Table,
         lease_changes: &mut Vec<Change>,
         slice: &mut Slice,
+        announce: &mut impl FnMut(&Store, &mut Slice) -> bool,
     ) -> Option<Outcome> {
         let Self { work, suspended, pin } = self;
         match work {
@@ -204,6 +205,7 @@ impl Preparation {
                 let (txn, result) = operations.slice(store, open, leases, pin, slice);
                 match result {
                     Ok(Progress::Spent) => *suspended = Some(txn),
+                    Ok(Progress::Done) if !announce(store, slice) => *suspended = Some(txn),
                     Ok(Progress::Done) => {
                         let revision = store.resume(txn).commit();
                         let body = match std::mem::replace(&mut operations.answer, Answer::Delete(Vec::new()))
@@ -223,11 +225,13 @@ impl Preparation {
             Work::Revoke(revoke) => {
                 let open = suspended.take().unwrap_or_else(|| store.begin().suspend());
                 let mut txn = store.resume(open);
-                if !revoke.slice(&mut txn, slice) {
-                    *suspended = Some(txn.suspend());
+                let is_whole = revoke.slice(&mut txn, slice);
+                let open = txn.suspend();
+                if !is_whole || !announce(store, slice) {
+                    *suspended = Some(open);
                     return None;
                 }
-                let revision = txn.commit();
+                let revision = store.resume(open).commit();
                 lease_changes.push(Change::Revoked { id: revoke.id });
                 return Some(Ok(Response { revision, ..Response::default() }));
             }
@@ -244,11 +248,13 @@ impl Preparation {
                 let Some(going) = revoke else { continue };
                 let open = suspended.take().unwrap_or_else(|| store.begin().suspend());
                 let mut txn = store.resume(open);
-                if !going.slice(&mut txn, slice) {
-                    *suspended = Some(txn.suspend());
+                let is_whole = going.slice(&mut txn, slice);
+                let open = txn.suspend();
+                if !is_whole || !announce(store, slice) {
+                    *suspended = Some(open);
                     return None;
                 }
-                txn.commit();
+                store.resume(open).commit();
                 lease_changes.push(Change::Revoked { id: going.id });
                 *revoke = None;
             },

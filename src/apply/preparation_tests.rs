@@ -169,7 +169,9 @@ fn apply_in_slices(
         Begun::Applied(applied) => applied,
         Begun::Preparing => loop {
             between(machine, random);
-            if let Some(outcome) = machine.prepare_slice(&mut Slice::of(random.random_range(1..3 * KEY_NS))) {
+            if let Some(outcome) =
+                machine.prepare_slice(&mut Slice::of(random.random_range(1..3 * KEY_NS)), |_, _| true)
+            {
                 return Applied::Now(outcome);
             }
         },
@@ -265,7 +267,7 @@ fn a_write_in_slices_is_not_seen_before_its_end_and_then_is_what_it_would_have_b
                     // A crash between two slices, or an install: the state is built anew, the write is gone.
                     let lost = any(&mut random, sliced.store().current_revision());
                     if matches!(sliced.begin_apply(&lost, AT), Begun::Preparing) {
-                        drop(sliced.prepare_slice(&mut Slice::of(KEY_NS)));
+                        drop(sliced.prepare_slice(&mut Slice::of(KEY_NS), |_, _| true));
                     }
                     sliced = restored(&state);
                     sliced.short_keys_max = 0;
@@ -293,7 +295,7 @@ fn a_large_write_that_fails_at_its_end_is_taken_back_in_slices() {
     let all = KeyRange::From(b"k");
     let outcome = loop {
         let mut slice = Slice::new();
-        let outcome = machine.prepare_slice(&mut slice);
+        let outcome = machine.prepare_slice(&mut slice, |_, _| true);
         slice.check();
         if let Some(outcome) = outcome {
             break outcome;
@@ -356,7 +358,7 @@ fn no_write_of_many_keys_is_made_in_one_piece() {
         let mut slices = 0;
         loop {
             let mut slice = Slice::of(20 * KEY_NS);
-            let outcome = machine.prepare_slice(&mut slice);
+            let outcome = machine.prepare_slice(&mut slice, |_, _| true);
             slice.check();
             slices += 1;
             if let Some(outcome) = outcome {

@@ -6,14 +6,15 @@
 //! whether a member has already removed the others must not show. etcd has one exception, kept
 //! here: when no key at all is alive at that revision, nothing is left out.
 //!
-//! Cost: one pass over the retained records up to the revision, in slices if wanted. The cursor
-//! holds back nothing; a compaction meanwhile ends it.
+//! Cost: one pass over the retained records up to the revision, in slices if wanted, which end inside a value
+//! where that is long. The cursor holds back nothing; a compaction meanwhile ends it.
 //! Compatibility: etcd also remembers the hashes of its last ten compactions and answers a request
 //! for exactly that revision from them; that memory is the caller's.
 
 use super::Store;
 use super::crc32c::Crc32c;
 use super::record::Record;
+use crate::types::Slice;
 use crate::types::proto::{put_int_field, put_message_head};
 
 /// The answer to `HashKV`.
@@ -37,6 +38,8 @@ pub struct HashCursor {
     revision: i64,
     compacted: i64,
     next_seq: u64,
+    /// Bytes that are hashed of that record's value.
+    value_at: usize,
     hash: Crc32c,
     /// The hash that leaves nothing out, as long as it differs and no live key was met.
     if_all_dead: Option<Crc32c>,
@@ -49,7 +52,7 @@ impl Store {
     pub fn hash_kv(&self, revision: i64) -> HashKv {
         let mut cursor = self.begin_hash(revision);
         loop {
-            match self.hash_slice(&mut cursor, usize::MAX) {
+            match self.hash_slice(&mut cursor, &mut Slice::unbounded()) {
                 Ok(Some(hash)) => return hash,
                 Ok(None) => {}
                 Err(overtaken) => unreachable!("nobody compacts meanwhile: {overtaken}"),
@@ -68,34 +71,39 @@ impl Store {
             revision,
             compacted: self.compacted,
             next_seq: 0,
+            value_at: 0,
             hash,
             if_all_dead: None,
             live_seen: false,
         }
     }
 
-    /// Hashes up to `records` more records. `Some` when that was all.
+    /// Hashes on until the slice is spent. `Some` when that was all.
     pub fn hash_slice(
         &self,
         cursor: &mut HashCursor,
-        records: usize,
+        slice: &mut Slice,
     ) -> Result<Option<HashKv>, HashOvertaken> {
         if cursor.compacted != self.compacted {
             return Err(HashOvertaken { compact_revision: self.compacted });
         }
         let mut log = self.log.iter_from(cursor.next_seq);
-        for _ in 0..records {
+        while !slice.is_spent() {
             let Some(record) = log.next().filter(|record| record.main <= cursor.revision) else {
                 return Ok(Some(cursor.finish()));
             };
-            cursor.add(&record);
+            cursor.add(&record, slice);
         }
         Ok(None)
     }
 }
 
 impl HashCursor {
-    fn add(&mut self, record: &Record<'_>) {
+    /// Adds a record, or as much of it as the slice has room for.
+    fn add(&mut self, record: &Record<'_>, slice: &mut Slice) {
+        // Another than the one whose value is half hashed: nothing is removed unless it is compacted.
+        assert!(self.value_at == 0 || self.next_seq == record.seq, "a record is gone that was half hashed");
+        slice.spend_key();
         self.next_seq = record.seq + 1;
         if record.is_dropped_at(self.compacted) {
             return;
@@ -109,11 +117,31 @@ impl HashCursor {
         if !counts && !self.live_seen && self.if_all_dead.is_none() {
             self.if_all_dead = Some(self.hash);
         }
+        if self.value_at == 0 {
+            self.feed(counts, |crc| feed_front(crc, record));
+        }
+        let fed_before = self.value_at;
+        while let Some(rest) = record.value.get(self.value_at..).filter(|rest| !rest.is_empty()) {
+            if self.value_at != fed_before && slice.is_spent() {
+                self.next_seq = record.seq;
+                return;
+            }
+            let piece = &rest[..rest.len().min(slice.bytes_left())];
+            self.feed(counts, |crc| crc.update(piece));
+            slice.spend_bytes(piece.len());
+            self.value_at += piece.len();
+        }
+        self.value_at = 0;
+        self.feed(counts, |crc| feed_back(crc, record));
+    }
+
+    /// Feeds whichever hashes the record counts for.
+    fn feed(&mut self, counts: bool, feed: impl Fn(&mut Crc32c)) {
         if let Some(all) = &mut self.if_all_dead {
-            feed(all, record);
+            feed(all);
         }
         if counts {
-            feed(&mut self.hash, record);
+            feed(&mut self.hash);
         }
     }
 
@@ -123,7 +151,8 @@ impl HashCursor {
     }
 }
 
-fn feed(crc: &mut Crc32c, record: &Record<'_>) {
+/// What stands before the bytes of the value.
+fn feed_front(crc: &mut Crc32c, record: &Record<'_>) {
     // Revision key, then the message up to the key bytes.
     let mut piece = Piece::default();
     piece.push(&record.main.to_be_bytes());
@@ -144,10 +173,15 @@ fn feed(crc: &mut Crc32c, record: &Record<'_>) {
     piece.put_field(4, record.version);
     piece.put_length(5, record.value.len());
     crc.update(piece.bytes());
-    crc.update(record.value);
-    let mut piece = Piece::default();
-    piece.put_field(6, record.lease);
-    crc.update(piece.bytes());
+}
+
+/// What stands behind it.
+fn feed_back(crc: &mut Crc32c, record: &Record<'_>) {
+    if !record.tombstone {
+        let mut piece = Piece::default();
+        piece.put_field(6, record.lease);
+        crc.update(piece.bytes());
+    }
 }
 
 /// Bytes between key and value, gathered on the stack. The longest piece: three fields of eleven

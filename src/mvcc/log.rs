@@ -11,6 +11,7 @@
 //! record: 4 bytes of offset, 8 in chunks with gaps.
 
 use super::record::{Newest, OFFSET_BITS, Record};
+use crate::types::Revision;
 
 /// Small enough that rewriting one chunk is a short slice of work, large enough that the
 /// directory of an 8 GiB store (32 k chunks) still fits the second-level cache.
@@ -332,11 +333,17 @@ impl Log {
     }
 
     /// Number of the first record whose main revision is at least `main`; `next_seq()` if none.
+    pub(super) fn seq_of_revision(&self, main: i64) -> u64 {
+        self.seq_of(Revision::new(main, 0))
+    }
+
+    /// Number of the first record that is not before `revision`; `next_seq()` if none.
     ///
     /// Most are asked for near the end, where the changes of the last group begin: the search goes back
     /// from there in widening steps.
-    pub(super) fn seq_of_revision(&self, main: i64) -> u64 {
-        let is_below = |chunk: &SegmentBox| chunk.record_at(0).main < main;
+    pub(super) fn seq_of(&self, revision: Revision) -> u64 {
+        let is_before = |record: Record<'_>| Revision::new(record.main, record.sub) < revision;
+        let is_below = |chunk: &SegmentBox| is_before(chunk.record_at(0));
         let index = match self.chunks.last() {
             Some(last) if is_below(last) => self.chunks.len(),
             _ => self.chunks.partition_point(is_below),
@@ -346,7 +353,7 @@ impl Log {
             let (mut low, mut high, mut step) = (1, chunk.records_count(), 1);
             while low < high {
                 let middle = low.midpoint(high).max(high.saturating_sub(step));
-                if chunk.record_at(middle).main < main {
+                if is_before(chunk.record_at(middle)) {
                     low = middle + 1;
                 } else {
                     high = middle;

@@ -199,8 +199,14 @@ impl Store {
     #[must_use]
     pub fn changes(&self, from: Revision) -> Changes<'_> {
         self.check_readable(from.main);
-        let records = self.log.iter_from(self.log.seq_of_revision(from.main));
-        Changes { records, from, compacted: self.compacted, current: self.current }
+        let records = self.log.iter_from(self.log.seq_of(from));
+        Changes { records, compacted: self.compacted, through: self.current }
+    }
+
+    /// The same, with those of a transaction that is suspended.
+    #[must_use]
+    pub fn changes_under_way(&self, from: Revision) -> Changes<'_> {
+        Changes { through: self.head, ..self.changes(from) }
     }
 
     pub(super) fn check_readable(&self, at: i64) {
@@ -346,10 +352,9 @@ pub(super) fn is_past(range: &KeyRange<'_>, key: &[u8]) -> bool {
 #[derive(Debug, Clone)]
 pub struct Changes<'a> {
     records: Records<'a>,
-    from: Revision,
     compacted: i64,
     /// What lies behind it is not committed.
-    current: i64,
+    through: i64,
 }
 
 impl<'a> Iterator for Changes<'a> {
@@ -357,9 +362,8 @@ impl<'a> Iterator for Changes<'a> {
 
     fn next(&mut self) -> Option<Change<'a>> {
         loop {
-            let record = self.records.next().filter(|record| record.main <= self.current)?;
-            let revision = Revision::new(record.main, record.sub);
-            if self.from <= revision && !record.is_dropped_at(self.compacted) {
+            let record = self.records.next().filter(|record| record.main <= self.through)?;
+            if !record.is_dropped_at(self.compacted) {
                 return Some(Change::new(&record));
             }
         }

@@ -9,7 +9,8 @@
 //! Invariants: every subscribed change up to `through` has been handed out, and none behind it; orders
 //! are looked at only while `through` is the store's revision, so an answer that names the current
 //! revision leaves behind all batches up to it. The answers to a shard's orders leave in the order in
-//! which the orders came. The changes of a revision are collected before the revision is compacted
+//! which the orders came. The changes of a large write are encoded in slices before it is committed (`prepare`) and
+//! handed out with their revision; orders wait meanwhile. The changes of a revision are collected before the revision is compacted
 //! (the caller calls `collect` before it applies a compaction too).
 //! Cost: without a subscription `collect` is a comparison. Otherwise a change costs one search in the
 //! interval index, which ends as soon as every shard is known to care, and what is wanted is copied
@@ -24,8 +25,8 @@ use std::ops::ControlFlow;
 use super::event_encoder::{EventEncoder, Target};
 use super::history::Budget;
 use super::{Batch, Event, IntervalIndex, Notice, Order, WatchRange, event_encoder, history};
-use crate::mvcc::Store;
-use crate::types::Revision;
+use crate::mvcc::{Change, Store};
+use crate::types::{Revision, Slice};
 
 /// See the module.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub struct Feed {
     /// Shards that subscribe anything.
     subscribed_count: usize,
     through: i64,
+    /// The first change that is not encoded. Behind the first one after `through`: a write is being prepared.
+    next: Revision,
     encoder: EventEncoder,
     /// Of one slice of history.
     budget: Budget,
@@ -103,6 +106,7 @@ impl Feed {
             shards: (0..shards).map(|_| Shard::default()).collect(),
             subscribed_count: 0,
             through: current,
+            next: Revision::new(current + 1, 0),
             encoder: EventEncoder::default(),
             budget: history::SLICE,
             targets: Vec::new(),
@@ -115,7 +119,8 @@ impl Feed {
     #[must_use]
     pub fn on_order(&mut self, shard: u16, order: Order, store: &Store) -> Option<Notice> {
         self.check_collected(store);
-        let waits = !self.shards[usize::from(shard)].orders.is_empty();
+        // A subscription that began now would miss what is encoded already.
+        let waits = !self.shards[usize::from(shard)].orders.is_empty() || self.is_preparing();
         if waits || matches!(order, Order::CatchUp(_)) {
             self.shards[usize::from(shard)].orders.push_back(order);
             self.waiting_count += 1;
@@ -127,13 +132,17 @@ impl Feed {
     /// Whether `work` has anything to do.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        0 < self.waiting_count
+        0 < self.waiting_count && !self.is_preparing()
+    }
+
+    fn is_preparing(&self) -> bool {
+        self.next != Revision::new(self.through + 1, 0)
     }
 
     /// Answers the order for the past that has waited longest in the next shard's queue, and the orders
     /// behind it that cost nothing.
     pub fn work(&mut self, store: &Store, mut give: impl FnMut(u16, Notice)) {
-        if self.waiting_count == 0 {
+        if !self.has_work() {
             return;
         }
         self.check_collected(store);
@@ -153,12 +162,38 @@ impl Feed {
         self.turn = (self.turn + 1) % self.shards.len();
     }
 
+    /// Encodes changes that a write has made which is not committed yet, until the slice is spent. True when that
+    /// was all: they are handed out by the `collect` behind the commit.
+    pub fn prepare(&mut self, store: &Store, slice: &mut Slice) -> bool {
+        if self.subscribed_count == 0 {
+            return true;
+        }
+        if !self.is_preparing() {
+            // A million events are not copied as their lists grow; what is not used costs no memory.
+            let count = usize::try_from(store.changes_count_max(self.next.main)).unwrap_or(0);
+            for shard in self.shards.iter_mut().filter(|shard| shard.most() != Wish::Nothing) {
+                shard.events.reserve(count);
+            }
+        }
+        for change in store.changes_under_way(self.next) {
+            if slice.is_spent() {
+                self.next = change.revision;
+                return false;
+            }
+            slice.spend_key();
+            let bytes = self.encode(store, &change);
+            slice.spend_bytes(bytes);
+            self.next = Revision::new(change.revision.main, change.revision.sub + 1);
+        }
+        true
+    }
+
     /// Hands out the changes that were applied since the last call.
     #[inline]
     pub fn collect(&mut self, store: &Store, give: impl FnMut(u16, Batch)) {
         let current = store.current_revision();
         if self.subscribed_count == 0 {
-            self.through = current;
+            (self.through, self.next) = (current, Revision::new(current + 1, 0));
         } else if self.through < current {
             self.collect_changes(store, current, give);
         }
@@ -169,7 +204,9 @@ impl Feed {
     /// it reaches.
     pub fn jump(&mut self, store: &Store, mut give: impl FnMut(u16, Notice)) {
         let current = store.current_revision();
+        assert!(!self.is_preparing(), "nothing is installed while a write is prepared");
         let from = std::mem::replace(&mut self.through, current);
+        self.next = Revision::new(current + 1, 0);
         assert!(from <= current, "a checkpoint at revision {current} took the place of a store at {from}");
         for (shard, _) in (0..).zip(&self.shards) {
             give(shard, Notice::Jumped { from, current });
@@ -177,48 +214,63 @@ impl Feed {
     }
 
     fn collect_changes(&mut self, store: &Store, current: i64, mut give: impl FnMut(u16, Batch)) {
-        let Self { index, shards, subscribed_count, through, encoder, targets, .. } = self;
         let compacted = store.compact_revision();
-        assert!(compacted <= *through, "compacted at {compacted}, collected up to {through}");
-        for change in store.changes(Revision::new(*through + 1, 0)) {
-            // Shards of which it is not known yet that they want all they can.
-            let mut open = *subscribed_count;
-            targets.clear();
-            index.stab_until(change.key, |interest| {
-                for count in &interest.counts {
-                    let shard = &mut shards[usize::from(count.shard)];
-                    let wish = if 0 < count.with_previous { Wish::WithPrevious } else { Wish::Event };
-                    if shard.wish < wish {
-                        if shard.wish == Wish::Nothing {
-                            targets.push((count.shard, false));
-                        }
-                        shard.wish = wish;
-                        open -= usize::from(wish == shard.most());
-                    }
-                }
-                if open == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            });
-            if targets.is_empty() {
-                continue;
+        assert!(compacted <= self.through, "compacted at {compacted}, collected up to {}", self.through);
+        // Of leases that end together some may be committed while the next one is prepared.
+        let is_ahead = current < self.next.main;
+        if !is_ahead {
+            for change in store.changes(self.next) {
+                self.encode(store, &change);
             }
-            let mut anyone_wants_previous = false;
-            for (shard, with_previous) in targets.iter_mut() {
-                let wish = std::mem::take(&mut shards[usize::from(*shard)].wish);
-                *with_previous = wish == Wish::WithPrevious;
-                anyone_wants_previous |= *with_previous;
-            }
-            let previous = if anyone_wants_previous { event_encoder::previous(store, &change) } else { None };
-            let give = |shard, event| shards[usize::from(shard)].events.push(event);
-            encoder.push(&change, previous.as_ref(), targets, give);
+            self.next = Revision::new(current + 1, 0);
         }
+        let Self { shards, encoder, through, .. } = self;
         encoder.flush(|shard, event| shards[usize::from(shard)].events.push(event));
         let after = std::mem::replace(through, current);
         for (number, shard) in (0..).zip(shards) {
-            if !shard.events.is_empty() {
-                let events = std::mem::take(&mut shard.events);
+            let mut events = std::mem::take(&mut shard.events);
+            if is_ahead {
+                let committed = events.partition_point(|event| event.revision <= current);
+                shard.events = events.split_off(committed);
+            }
+            if !events.is_empty() {
                 give(number, Batch { after, through: current, events });
             }
         }
+    }
+
+    /// Encodes a change for those who care for it. Returns the bytes that it took.
+    fn encode(&mut self, store: &Store, change: &Change<'_>) -> usize {
+        let Self { index, shards, subscribed_count, encoder, targets, .. } = self;
+        // Shards of which it is not known yet that they want all they can.
+        let mut open = *subscribed_count;
+        targets.clear();
+        index.stab_until(change.key, |interest| {
+            for count in &interest.counts {
+                let shard = &mut shards[usize::from(count.shard)];
+                let wish = if 0 < count.with_previous { Wish::WithPrevious } else { Wish::Event };
+                if shard.wish < wish {
+                    if shard.wish == Wish::Nothing {
+                        targets.push((count.shard, false));
+                    }
+                    shard.wish = wish;
+                    open -= usize::from(wish == shard.most());
+                }
+            }
+            if open == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        if targets.is_empty() {
+            return 0;
+        }
+        let mut anyone_wants_previous = false;
+        for (shard, with_previous) in targets.iter_mut() {
+            let wish = std::mem::take(&mut shards[usize::from(*shard)].wish);
+            *with_previous = wish == Wish::WithPrevious;
+            anyone_wants_previous |= *with_previous;
+        }
+        let previous = if anyone_wants_previous { event_encoder::previous(store, change) } else { None };
+        let give = |shard, event| shards[usize::from(shard)].events.push(event);
+        encoder.push(change, previous.as_ref(), targets, give)
     }
 
     fn answer(&mut self, shard: u16, order: Order, store: &Store) -> Notice {

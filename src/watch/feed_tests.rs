@@ -105,6 +105,71 @@ fn a_put_carries_its_whole_version_and_a_delete_its_key_and_revision() {
 }
 
 #[test]
+fn a_large_write_is_encoded_before_it_is_committed_and_handed_out_with_its_revision() {
+    for seed in 0..50 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut stores = [Store::new(), Store::new()];
+        let mut feeds = [Feed::new(2, 1), Feed::new(2, 1)];
+        for (store, feed) in stores.iter_mut().zip(&mut feeds) {
+            subscribe(feed, store, 0, range(b"k2", b"k7"), true);
+            for number in 0..10 {
+                put(store, &format!("k{number}"), b"before");
+            }
+        }
+        let write = |store: &mut Store| {
+            let mut txn = store.begin();
+            txn.put(b"k1", b"1", 0);
+            txn.delete_range(KeyRange::From(b"k3"), |_| {});
+            txn.put(b"k5", b"2", 0);
+            txn.suspend()
+        };
+        let [sliced, whole] = &mut stores;
+        let [prepared, at_once] = &mut feeds;
+        let is_collected = random.random_range(0..2) == 0;
+        if is_collected {
+            assert_eq!(collected(prepared, sliced), collected(at_once, whole));
+        }
+        let open = write(whole);
+        whole.resume(open).commit();
+        let expected = collected(at_once, whole);
+
+        let open = write(sliced);
+        let mut asked = 0;
+        while !prepared.prepare(sliced, &mut crate::types::Slice::of(random.random_range(1..1_000))) {
+            assert!(is_collected || collected(prepared, sliced).iter().all(|(_, batch)| batch.through == 11));
+            if !prepared.is_preparing() {
+                continue; // Nothing of it is encoded.
+            }
+            // What it is told, and what is subscribed now, has the write behind it.
+            let order = if asked == 0 {
+                Order::Subscribe { token: Token(9), range: one("k5"), previous: false }
+            } else {
+                Order::Ask { token: Token(asked) }
+            };
+            assert!(prepared.on_order(1, order, sliced).is_none());
+            asked += 1;
+            assert!(!prepared.has_work() && worked(prepared, sliced).is_empty());
+        }
+        sliced.resume(open).commit();
+        let found = collected(prepared, sliced);
+        // Another shard may share it: events are compared, not pieces.
+        let events = |batches: &[(u16, Batch)]| {
+            let of_last = batches.last().map(|(shard, batch)| (*shard, batch.through, batch.events.clone()));
+            of_last.map(|(shard, through, events)| {
+                let last = events.iter().filter(|event| event.revision == through).map(decoded);
+                (shard, through, last.collect::<Vec<_>>())
+            })
+        };
+        assert_eq!(events(&found), events(&expected), "seed {seed}");
+        if 0 < asked {
+            let notices = worked(prepared, sliced);
+            assert_eq!(notices.len() as u64, asked);
+            assert!(matches!(notices[0], (1, Notice::Subscribed { current: 12, .. })), "{notices:?}");
+        }
+    }
+}
+
+#[test]
 fn a_jump_is_told_to_all_shards_and_waiting_orders_are_answered_from_the_new_history() {
     let mut old = Store::new();
     let mut feed = Feed::new(2, 1);

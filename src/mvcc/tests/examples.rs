@@ -2,7 +2,8 @@
 
 use super::{checkpoint_of, restored};
 use crate::mvcc::{HashKv, Store};
-use crate::types::{KeyRange, Revision};
+use crate::types::limits::{KEY_NS, KIB_NS, SLICE_NS};
+use crate::types::{KeyRange, Revision, Slice};
 
 fn put(store: &mut Store, key: &str, value: &str) -> i64 {
     let mut txn = store.begin();
@@ -235,11 +236,32 @@ fn hash_under_way_ends_when_a_compaction_overtakes_it() {
     put(&mut store, "a", "1");
     put(&mut store, "a", "2");
     let mut cursor = store.begin_hash(3);
-    assert_eq!(store.hash_slice(&mut cursor, 1), Ok(None));
+    assert_eq!(store.hash_slice(&mut cursor, &mut Slice::of(1)), Ok(None));
     put(&mut store, "a", "3");
-    assert!(store.hash_slice(&mut cursor, 1).is_ok(), "writes do not disturb it");
+    assert!(store.hash_slice(&mut cursor, &mut Slice::of(1)).is_ok(), "writes do not disturb it");
     store.compact(3);
-    assert_eq!(store.hash_slice(&mut cursor, 9).unwrap_err().compact_revision, 3);
+    assert_eq!(store.hash_slice(&mut cursor, &mut Slice::new()).unwrap_err().compact_revision, 3);
+}
+
+#[test]
+fn a_slice_of_a_hash_ends_inside_a_long_value() {
+    let mut store = Store::new();
+    put(&mut store, "a", &"long".repeat(1 << 20));
+    put(&mut store, "b", &"other".repeat(1 << 10));
+    let mut cursor = store.begin_hash(3);
+    let mut slices = 0;
+    let hash = loop {
+        let mut slice = Slice::of(SLICE_NS / 10);
+        let hash = store.hash_slice(&mut cursor, &mut slice).unwrap();
+        // By a piece of a KiB at most.
+        assert!(slice.spent_ns() <= SLICE_NS / 10 + KIB_NS + KEY_NS, "{} ns", slice.spent_ns());
+        slices += 1;
+        if let Some(hash) = hash {
+            break hash;
+        }
+    };
+    assert!(20 < slices, "4 MiB in {slices} slices");
+    assert_eq!(hash, store.hash_kv(3));
 }
 
 /// The same history was written to etcd 3.4.23 with `etcdctl put/del/txn/compact`, and after each

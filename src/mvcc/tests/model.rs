@@ -13,7 +13,8 @@ use prost::Message;
 use super::{Random, checkpoint_of, restored};
 use crate::mvcc::{CheckpointCursor, KeyValueRef, Restore, Store, WriteTxn};
 use crate::pb::mvccpb;
-use crate::types::{KeyRange, Revision};
+use crate::types::limits::KEY_NS;
+use crate::types::{KeyRange, Revision, Slice};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Put {
@@ -340,9 +341,10 @@ impl Run {
             compare_changes_of(&self.store, &self.model, &key, main);
         } else if self.random.one_in(30) {
             let mut cursor = self.store.begin_hash(main);
-            let slice = 1 + self.random.index(1_000);
+            let keys = 1 + self.random.index(1_000) as u64;
             let hash = loop {
-                if let Some(hash) = self.store.hash_slice(&mut cursor, slice).unwrap() {
+                let mut slice = Slice::of(keys * KEY_NS);
+                if let Some(hash) = self.store.hash_slice(&mut cursor, &mut slice).unwrap() {
                     break hash;
                 }
             };

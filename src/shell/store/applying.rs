@@ -76,7 +76,8 @@ impl StoreRole {
         if self.applying.is_none() {
             return false;
         }
-        let outcome = self.machine.prepare_slice(slice);
+        let watch = &mut self.watch;
+        let outcome = self.machine.prepare_slice(slice, |store, slice| watch.prepare(store, slice));
         if let Some(outcome) = outcome
             && let Some(applying) = self.applying.take()
         {

@@ -67,9 +67,6 @@ use replay::Replay;
 use turn::{Kind, Turns};
 use watch_feed::WatchFeed;
 
-/// Records hashed in one turn.
-const HASH_SLICE_RECORDS: usize = 1_000;
-
 /// Messages taken from the rings before long work gets its turn. A KiB of an answer counts as one, too.
 const MESSAGES_PER_TURN: usize = 256;
 
@@ -514,11 +511,7 @@ impl StoreRole {
                 let outcome = self.logins.user_of(token, &self.machine, self.applied);
                 self.answer(ticket, outcome);
             }
-            Query::HashKv(request) => match self.machine.begin_hash(request) {
-                Ok(cursor) => self.hashing.push_back((ticket, cursor, Instant::now())),
-                Err(rejection) => self.answer(ticket, Err(rejection)),
-            },
-            Query::HashCompacted => match self.machine.begin_compacted_hash() {
+            Query::Hash | Query::HashKv(_) | Query::HashCompacted => match self.machine.begin_hash(&query) {
                 Ok(cursor) => self.hashing.push_back((ticket, cursor, Instant::now())),
                 Err(rejection) => self.answer(ticket, Err(rejection)),
             },
@@ -754,10 +747,9 @@ impl StoreRole {
 
     fn hash(&mut self, slice: &mut Slice) -> bool {
         let Some((ticket, cursor, begun)) = self.hashing.front_mut() else { return false };
-        slice.spend(SLICE_NS);
-        if let Some(outcome) = self.machine.hash_slice(cursor, HASH_SLICE_RECORDS) {
-            let (ticket, begun) = (*ticket, *begun);
-            self.observed.on_hashed(begun);
+        if let Some(outcome) = self.machine.hash_slice(cursor, slice) {
+            let (ticket, begun, is_of_all) = (*ticket, *begun, cursor.is_of_all());
+            self.observed.on_hashed(is_of_all, begun);
             self.hashing.pop_front();
             self.answer(ticket, outcome);
         }

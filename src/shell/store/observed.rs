@@ -139,10 +139,6 @@ impl Observed {
                 self.ranges.increment();
                 self.range[usize::from(outcome.is_ok())].observe(took.as_secs_f64());
             }
-            Query::Hash => {
-                let took = self.lap();
-                self.hash.observe(took.as_secs_f64());
-            }
             _ => {}
         }
     }
@@ -166,8 +162,9 @@ impl Observed {
         }
     }
 
-    pub(super) fn on_hashed(&mut self, begun: Instant) {
-        self.hash_rev.observe(begun.elapsed().as_secs_f64());
+    pub(super) fn on_hashed(&mut self, is_of_all: bool, begun: Instant) {
+        let histogram = if is_of_all { &mut self.hash } else { &mut self.hash_rev };
+        histogram.observe(begun.elapsed().as_secs_f64());
     }
 
     /// Adds what was counted.

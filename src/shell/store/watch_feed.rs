@@ -38,6 +38,11 @@ impl WatchFeed {
         }
     }
 
+    /// Encodes what a large write has changed, before it is committed. True when that is all.
+    pub(in crate::shell) fn prepare(&mut self, store: &Store, slice: &mut Slice) -> bool {
+        self.feed.prepare(store, slice)
+    }
+
     /// Sends what was applied since the last call.
     #[inline]
     pub(in crate::shell) fn collect(&mut self, store: &Store, to_shards: &[Sender<ToShard>], term: Term) {
