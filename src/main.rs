@@ -1,4 +1,4 @@
-//! The `pinion` binary: parse, then start the shell.
+//! The `pinion` binary: a command without a server, or a member: parse, then start the shell.
 
 use std::process::ExitCode;
 
@@ -9,8 +9,14 @@ use pinion::{metrics, shell};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match config::parse_tool(&args) {
+        Some(Ok(tool)) => return shell::use_tool(&tool),
+        Some(Err(refused)) => return shell::refuse(&refused),
+        None => {}
+    }
     let variables = std::env::vars_os().filter_map(utf8);
-    match config::parse(std::env::args().skip(1), variables, shell::read_config) {
+    match config::parse(args, variables, shell::read_config) {
         Parsed::Print(text) => shell::print(&text),
         Parsed::PrintMetrics => shell::print(&metrics::markdown()),
         Parsed::Refused(refused) => shell::refuse(&refused),

@@ -42,9 +42,10 @@ fn is_made(name: &str) -> bool {
 }
 
 /// Concepts that have a directory in `src/`.
-const CONCEPTS: [&str; 19] = [
+const CONCEPTS: [&str; 20] = [
     "apply",
     "auth",
+    "backup",
     "checkpoint",
     "config",
     "discovery",
@@ -65,9 +66,10 @@ const CONCEPTS: [&str; 19] = [
 ];
 
 /// Directories of `src/` whose code is a function of what is passed in.
-const CORES: [&str; 17] = [
+const CORES: [&str; 18] = [
     "apply",
     "auth",
+    "backup",
     "checkpoint",
     "config",
     "discovery",
@@ -92,7 +94,7 @@ const FOLDERS: &[(&str, &str)] = &[
     (
         "shell/boot",
         "shell/client shell/raft shell/store shell/log shell/peer shell/discovery \
-        shell/net shell/runtime replica apply membership mvcc checkpoint peer raft \
+        shell/net shell/runtime replica backup apply membership mvcc checkpoint peer raft \
         request config types pb",
     ),
     ("shell/client", "shell/net shell/runtime metrics replica watch raft auth rpc request config types pb"),
@@ -103,7 +105,7 @@ const FOLDERS: &[(&str, &str)] = &[
     ),
     (
         "shell/store",
-        "shell/runtime metrics replica watch upkeep apply auth lease membership mvcc checkpoint raft rpc \
+        "shell/runtime metrics replica watch upkeep backup apply auth lease membership mvcc checkpoint raft rpc \
         request config types pb",
     ),
     ("shell/log", "shell/runtime metrics raft types"),
@@ -115,6 +117,7 @@ const FOLDERS: &[(&str, &str)] = &[
     ("replica", "watch apply membership raft rpc request types pb"),
     ("watch", "apply mvcc types pb"),
     ("upkeep", "config"),
+    ("backup", "apply auth lease membership mvcc types pb"),
     ("apply", "auth lease membership mvcc request types pb"),
     ("auth", "request types pb"),
     ("lease", "types pb"),
@@ -159,6 +162,7 @@ const CIRCLES: &[&[&str]] = &[
         "shell/client/call/mod.rs",
         "shell/client/call/outbox.rs",
         "shell/client/call/pieces.rs",
+        "shell/client/call/snapshot.rs",
         "shell/client/call/streams.rs",
         "shell/client/call/watch.rs",
         "shell/client/call/revocation.rs",

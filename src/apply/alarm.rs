@@ -179,8 +179,11 @@ impl Alarms {
         peer::Alarms { alarms: self.active.iter().map(record).collect() }
     }
 
-    /// From a checkpoint.
-    pub(super) fn from_record(record: peer::Alarms) -> Result<Self, String> {
+    /// From a checkpoint or a backup.
+    ///
+    /// # Errors
+    /// An alarm that this version does not know, or too many.
+    pub fn from_record(record: peer::Alarms) -> Result<Self, String> {
         let mut alarms = Self::default();
         for peer::AlarmRecord { member, alarm } in record.alarms {
             // An alarm that this version cannot heed is state that others act on.

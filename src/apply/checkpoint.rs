@@ -206,6 +206,16 @@ impl Machine {
         checkpoint.done
     }
 
+    /// Pins the history for a backup.
+    pub fn begin_export(&mut self) -> mvcc::Export {
+        self.store.begin_export()
+    }
+
+    /// Lets compaction go on.
+    pub fn end_export(&mut self, export: mvcc::Export) {
+        self.store.end_export(export);
+    }
+
     /// Lets compaction go on.
     pub fn end_checkpoint(&mut self, checkpoint: Checkpoint) {
         self.store.end_checkpoint(checkpoint.key_space);

@@ -26,14 +26,12 @@ use crate::mvcc::{HashCursor, HashKv, HashOvertaken, Store};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
 use crate::request::{EntryId, Group, Outcome, Query, Rejection, Request, RequestKind, Response};
+use crate::types::format::ETCD_STORAGE_VERSION;
 use crate::types::limits::SHORT_KEYS_MAX;
 use crate::types::{FormatLevel, KeyRange, LeaseId, LogIndex, MemberId, Slice, Term};
 
 /// The etcd release whose behaviour clients meet; they choose features by it.
 pub const ETCD_VERSION: &str = "3.7.1";
-
-/// The etcd storage layout that a backup of this member follows.
-pub const STORAGE_VERSION: &str = "3.7.0";
 
 /// More than any `--max-request-bytes` in use, less than one version in the store may take: a guard
 /// against a log written with other limits.
@@ -111,6 +109,24 @@ impl Machine {
             preparation: None,
             short_keys_max: SHORT_KEYS_MAX,
         }
+    }
+
+    /// Of the parts of a backup. The leases know their keys.
+    #[must_use]
+    pub fn of_backup(
+        (store, leases): (Store, Table),
+        cluster: Cluster,
+        alarms: Alarms,
+        realm: Realm,
+        format_level: FormatLevel,
+    ) -> Self {
+        Self { leases, alarms, realm, format_level, ..Self::new(store, cluster) }
+    }
+
+    /// The key space alone.
+    #[must_use]
+    pub fn into_store(self) -> Store {
+        self.store
     }
 
     #[must_use]
@@ -376,6 +392,7 @@ impl Machine {
                 let revision = self.hash_revision(query)?;
                 Ok(self.hash_response(matches!(query, Query::Hash), &self.store.hash_kv(revision)))
             }
+            Query::Snapshot => unreachable!("the store role begins a backup of its own"),
             // Cluster answers carry no revision.
             Query::MemberList => {
                 Ok(Response { body: self.cluster.member_list_body(), ..Response::default() })
@@ -461,7 +478,7 @@ impl Machine {
             raft_applied_index: facts.applied.0,
             errors: facts.errors.iter().cloned().chain(self.alarms.iter().map(|a| a.to_string())).collect(),
             is_learner: facts.is_learner,
-            storage_version: STORAGE_VERSION.into(),
+            storage_version: ETCD_STORAGE_VERSION.into(),
             db_size_quota: facts.quota_bytes,
             downgrade_info: Some(pb::DowngradeInfo::default()),
         }

@@ -71,6 +71,7 @@ impl Machine {
             Query::HashKv(_)
             | Query::HashCompacted
             | Query::Hash
+            | Query::Snapshot
             | Query::UserList
             | Query::RoleList
             // etcd asks it of a call that may change the version.

@@ -22,6 +22,7 @@ mod parse;
 mod placement;
 mod process;
 mod reasons;
+mod tool;
 mod url;
 mod value;
 
@@ -45,6 +46,7 @@ pub use process::{
     Keepalive, LogConfig, LogFormat, LogLevel, LogOutput, LogRotation, METADATA_BYTES_LIMIT, ProcessConfig,
     WalSync, WebConfig,
 };
+pub use tool::{Format, Restore, Tool, parse as parse_tool};
 pub use url::{Url, UrlError};
 
 /// All of it.

@@ -418,6 +418,12 @@ impl Log {
         }
     }
 
+    /// The next record gets the number `seq`: those before it were compacted elsewhere.
+    pub(super) fn jump_to(&mut self, seq: u64) {
+        assert!(self.next_seq <= seq, "the log already holds {seq}");
+        self.next_seq = seq;
+    }
+
     /// Says from now on that numbers below `next_seq` are taken.
     pub(super) fn skip_to(&mut self, next_seq: u64) {
         assert!(self.next_seq <= next_seq, "the log already holds {next_seq}");

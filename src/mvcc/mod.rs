@@ -40,6 +40,8 @@ mod cursor;
 mod hash;
 
 mod checkpoint;
+mod export;
+mod import;
 mod restore;
 
 #[cfg(test)]
@@ -48,8 +50,10 @@ mod tests;
 pub use change::Change;
 pub use checkpoint::CheckpointCursor;
 pub use cursor::Cursor;
+pub use export::{Export, ExportCursor};
 pub use hash::{HashCursor, HashKv, HashOvertaken};
 pub use history::KeyChanges;
+pub use import::Import;
 pub use key_value::KeyValueRef;
 pub use pinned::{CountCursor, ReadPin};
 pub use restore::{Restore, RestoreError};

@@ -301,7 +301,7 @@ impl Drop for WriteTxn<'_> {
 }
 
 /// The links of a version that follows `old`.
-fn links_to(log: &Log, old: &Record<'_>) -> Links {
+pub(super) fn links_to(log: &Log, old: &Record<'_>) -> Links {
     let old_depth = old.links.map_or(0, |links| links.depth);
     let depth = old_depth + 1;
     let express = if old_depth.is_multiple_of(EXPRESS_STRIDE) {

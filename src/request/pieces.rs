@@ -19,8 +19,11 @@ pub struct AnswerId(pub u64);
 /// From the store to the shard that asked.
 #[derive(Debug)]
 pub enum PieceNotice {
-    /// The answer to `ticket` comes in pieces, `body_bytes` together; `revision` is its header's.
+    /// The answer to `ticket` comes in pieces, `body_bytes` together; `revision` is its header's. A snapshot takes
+    /// its time to be measured: it begins with 0, and `Length` follows.
     Begin { id: AnswerId, ticket: Ticket, term: Term, revision: i64, body_bytes: u64 },
+    /// How long a snapshot is, before its first piece.
+    Length { id: AnswerId, body_bytes: u64 },
     /// The next part of the body.
     Piece { id: AnswerId, bytes: Vec<u8> },
     /// All pieces are sent, or the rest will not come.

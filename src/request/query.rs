@@ -31,6 +31,8 @@ pub enum Query {
     HashCompacted,
     /// `HashResponse`.
     Hash,
+    /// The file of a `Snapshot`, which comes in pieces.
+    Snapshot,
     /// `MemberListResponse`.
     MemberList,
     /// `StatusResponse`.

@@ -133,6 +133,10 @@ pub fn command(
             decode::<pb::HashRequest>(body)?;
             Ok(read(false, Query::Hash))
         }
+        Method::Snapshot => {
+            decode::<pb::SnapshotRequest>(body)?;
+            Ok(read(false, Query::Snapshot))
+        }
         Method::HashKv => Ok(read(false, Query::HashKv(decode(body)?))),
         Method::LeaseGrant => {
             let mut request: pb::LeaseGrantRequest = decode(body)?;
@@ -186,7 +190,6 @@ pub fn command(
         Method::Watch
         | Method::LeaseKeepAlive
         | Method::Defragment
-        | Method::Snapshot
         | Method::Authenticate
         | Method::UserAdd
         | Method::UserChangePassword

@@ -81,9 +81,6 @@ pub enum Becomes {
     Password(Password),
     /// Answered by the shard alone.
     Here,
-    /// Refused: this version does not have it. "Unknown method" would send the caller to look for a
-    /// mistake of its own.
-    NotYet,
 }
 
 /// Methods of `Lock` and `Election`.
@@ -204,16 +201,14 @@ const PLAIN: Row = Row {
     call: CallShape::Unary,
     header: HeaderShape::Full,
     weight: AnswerWeight::Light,
-    becomes: NotYet,
+    becomes: Here,
     suits_learner: false,
     adds_data: false,
     is_for_all: false,
     needs_admin: false,
 };
 
-use Becomes::{
-    Command as Asks, Here, LeaseStream, Member, NotYet, Password as Hashes, Read, Recipe as Does, Watch,
-};
+use Becomes::{Command as Asks, Here, LeaseStream, Member, Password as Hashes, Read, Recipe as Does, Watch};
 use RequestKind as Kind;
 
 methods! {
@@ -243,7 +238,7 @@ methods! {
     Defragment:           "/etcdserverpb.Maintenance/Defragment",      Unary,        Absent,     Light,        Here,                        [needs_admin], ["/v3/maintenance/defragment"];
     Hash:                 "/etcdserverpb.Maintenance/Hash",            Unary,        Full,       Light,        Read,                        [], ["/v3/maintenance/hash"];
     HashKv:               "/etcdserverpb.Maintenance/HashKV",          Unary,        Full,       Light,        Read,                        [], ["/v3/maintenance/hashkv"];
-    Snapshot:             "/etcdserverpb.Maintenance/Snapshot",        ServerStream, Full,       Wide,         NotYet,                      [suits_learner needs_admin], ["/v3/maintenance/snapshot"];
+    Snapshot:             "/etcdserverpb.Maintenance/Snapshot",        ServerStream, Absent,     Wide,         Read,                        [suits_learner], ["/v3/maintenance/snapshot"];
     MoveLeader:           "/etcdserverpb.Maintenance/MoveLeader",      Unary,        Absent,     Light,        Member,                      [needs_admin], ["/v3/maintenance/transfer-leadership"];
     Downgrade:            "/etcdserverpb.Maintenance/Downgrade",       Unary,        Full,       Light,        Read,                        [], ["/v3/maintenance/downgrade"];
 
@@ -295,12 +290,9 @@ impl Method {
     /// Finds the method that a path calls. The path is matched byte by byte, its leading slash included.
     ///
     /// # Errors
-    /// The call's final answer: there is no such method, or this version does not have it.
+    /// The call's final answer: there is no such method.
     pub fn find(path: &str) -> Result<Self, Status> {
-        match Self::of_path(path) {
-            Some(method) if method.row().becomes != NotYet => Ok(method),
-            found => Err(unknown(path, found)),
-        }
+        Self::of_path(path).ok_or_else(|| unknown(path))
     }
 
     /// The kind of request that a call becomes.
@@ -334,11 +326,10 @@ const KINDS_THAT_ADD: u32 = {
     kinds
 };
 
-/// Why a call of `path` is refused, which is that of `found`.
+/// Why a call of `path` is refused.
 #[cold]
-fn unknown(path: &str, found: Option<Method>) -> Status {
+fn unknown(path: &str) -> Status {
     match split_path(path) {
-        Some((service, method)) if found.is_some() => Status::not_supported(method, service),
         Some((service, method)) if is_service(service) => Status::unknown_method(method, service),
         Some((service, _)) => Status::unknown_service(service),
         None => {

@@ -246,13 +246,6 @@ impl Status {
             message: Cow::Owned(format!("unknown method {method} for service {service}")),
         }
     }
-
-    /// etcd has the method, and this version does not.
-    #[must_use]
-    pub fn not_supported(method: &str, service: &str) -> Self {
-        let message = Cow::Owned(format!("{service}/{method} is not supported by Pinion yet"));
-        Self { code: Code::Unimplemented, message }
-    }
 }
 
 /// Ours: a list whose client reads too slowly holds memory that others need.

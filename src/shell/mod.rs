@@ -20,13 +20,14 @@ mod runtime;
 mod store;
 
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use boot::{BootError, Ended};
 use runtime::exit::with_causes;
 use runtime::logging;
 
-use crate::config::{CONFIG_FILE_BYTES_MAX, Config, LogFormat, LogLevel, Refused};
+use crate::config::{CONFIG_FILE_BYTES_MAX, Config, LogFormat, LogLevel, Refused, Tool};
 
 /// Runs a member until it is told to stop.
 #[must_use]
@@ -64,6 +65,29 @@ pub fn run(config: &Config, warnings: &[String]) -> ExitCode {
         }
     });
     code
+}
+
+/// Carries out a command that needs no server.
+#[must_use]
+pub fn use_tool(tool: &Tool) -> ExitCode {
+    let told = match tool {
+        Tool::Print(text) => Ok(text.clone()),
+        Tool::Restore(restore) => boot::restore::restore(restore).map(|()| String::new()),
+        Tool::SnapshotStatus { file, format } => boot::inspect::snapshot_status(file.as_ref(), *format),
+        Tool::Status { dir, wal_dir, format } => {
+            boot::inspect::status(dir.as_ref(), wal_dir.as_deref().map(Path::new), *format)
+        }
+        Tool::HashKv { path, wal_dir, revision, format } => {
+            boot::inspect::hash_kv(path.as_ref(), wal_dir.as_deref().map(Path::new), *revision, *format)
+        }
+    };
+    match told {
+        Ok(text) => print(&text),
+        Err(error) => {
+            logging::complain(&format!("pinion: {}\n", with_causes(&error)));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// The text of a configuration file.

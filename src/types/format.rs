@@ -17,6 +17,9 @@
 
 use std::fmt;
 
+/// The etcd storage layout that a backup of this member follows.
+pub const ETCD_STORAGE_VERSION: &str = "3.7.0";
+
 /// The first release that reads each level, from level 0 on.
 const RELEASES: [&str; 3] = ["0.1.0", "0.2.0", "0.3.0"];
 

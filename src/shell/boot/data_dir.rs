@@ -7,6 +7,7 @@
 //!   INCARNATION          the same with the number of the last start, which only grows
 //!   LIVES                the same with this member's life and those that it has met (`peer/lives.rs`)
 //!   ADDRESSES            the same with where names led last, a hint (`address_file.rs`)
+//!   UNFINISHED           there while a snapshot is restored into the directory; no member starts on it
 //!   wal/                 segments (elsewhere with --wal-dir)
 //!   checkpoint/          <index>.checkpoint, and *.tmp while one is written
 //! ```
@@ -93,6 +94,12 @@ pub(in crate::shell) enum DataDirError {
         "{path} ({flag}) holds the data of {program} ({mark}); choose an empty directory, or one of its own below this one"
     )]
     OtherProgram { path: PathBuf, flag: &'static str, program: &'static str, mark: &'static str },
+    #[error("data-dir {path} is not empty: a restore begins in a directory that is empty, or not there")]
+    NotEmpty { path: PathBuf },
+    #[error(
+        "in {path} a restore was begun and did not end (UNFINISHED is there), so it does not hold what the snapshot holds. Delete the directory and restore again"
+    )]
+    Unfinished { path: PathBuf },
     #[error(
         "{path} is of format {format}, written by a later version of Pinion; this one knows format 1. Start that version, or choose another --data-dir"
     )]
@@ -161,6 +168,69 @@ impl DataDir {
     /// # Errors
     /// [`DataDirError`]: not ours, not writable, or an I/O error.
     pub(in crate::shell) fn open(root: &Path, wal: Option<&Path>) -> Result<Self, DataDirError> {
+        check_finished(root)?;
+        Self::open_any(root, wal)
+    }
+
+    /// Takes a directory to look at it. Nothing in it changes.
+    ///
+    /// # Errors
+    /// [`DataDirError`]: it is not there, or in use.
+    pub(in crate::shell) fn look(root: &Path, wal: Option<&Path>) -> Result<Self, DataDirError> {
+        check_finished(root)?;
+        let lock_path = root.join("LOCK");
+        // A copy may have been made without it.
+        let lock_path = if lock_path.exists() { lock_path } else { root.to_owned() };
+        let lock = File::open(&lock_path).map_err(io_error("cannot open", &lock_path))?;
+        take_lock(&lock, root, &lock_path)?;
+        let wal = wal.map_or_else(|| root.join("wal"), Path::to_owned);
+        Ok(Self { root: root.to_owned(), wal, _lock: lock })
+    }
+
+    /// Refuses a directory that holds anything, for a restore.
+    ///
+    /// # Errors
+    /// [`DataDirError::NotEmpty`].
+    pub(in crate::shell) fn check_empty(root: &Path, wal: Option<&Path>) -> Result<(), DataDirError> {
+        for dir in [Some(root), wal].into_iter().flatten() {
+            match fs::read_dir(dir) {
+                Ok(mut names) => {
+                    // A fresh disk has that.
+                    let is_fresh = |name: io::Result<fs::DirEntry>| {
+                        name.is_ok_and(|name| name.file_name() == "lost+found")
+                    };
+                    if !names.all(is_fresh) {
+                        return Err(DataDirError::NotEmpty { path: dir.to_owned() });
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(io_error("cannot read", dir)(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes an empty directory for a restore, and marks it until that is done.
+    ///
+    /// # Errors
+    /// [`DataDirError`]: not empty, or as `open`.
+    pub(in crate::shell) fn begin_restore(root: &Path, wal: Option<&Path>) -> Result<Self, DataDirError> {
+        Self::check_empty(root, wal)?;
+        let dir = Self::open_any(root, wal)?;
+        dir.replace(UNFINISHED, "pinion snapshot restore has begun here and did not end\n")?;
+        Ok(dir)
+    }
+
+    /// The restore is whole and on the disk.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`].
+    pub(in crate::shell) fn end_restore(&self) -> Result<(), DataDirError> {
+        let path = self.root.join(UNFINISHED);
+        fs::remove_file(&path).and_then(|()| sync_dir(&self.root)).map_err(io_error("cannot remove", &path))
+    }
+
+    fn open_any(root: &Path, wal: Option<&Path>) -> Result<Self, DataDirError> {
         if !root.join("IDENTITY").exists() {
             check_unused(root, wal)?;
         }
@@ -176,12 +246,7 @@ impl DataDir {
             .mode(0o600)
             .open(&lock_path)
             .map_err(|source| not_writable(root, &lock_path, source))?;
-        lock.try_lock().map_err(|error| match error {
-            fs::TryLockError::WouldBlock => DataDirError::Locked { path: root.to_owned() },
-            fs::TryLockError::Error(source) => {
-                DataDirError::Io { action: "cannot lock", path: lock_path, source }
-            }
-        })?;
+        take_lock(&lock, root, &lock_path)?;
         let wal = wal.map_or_else(|| root.join("wal"), Path::to_owned);
         Ok(Self { root: root.to_owned(), wal, _lock: lock })
     }
@@ -388,6 +453,23 @@ impl DataDir {
     }
 }
 
+/// Refuses a directory in which a restore did not end.
+fn check_finished(root: &Path) -> Result<(), DataDirError> {
+    if root.join(UNFINISHED).exists() {
+        return Err(DataDirError::Unfinished { path: root.to_owned() });
+    }
+    Ok(())
+}
+
+fn take_lock(lock: &File, root: &Path, lock_path: &Path) -> Result<(), DataDirError> {
+    lock.try_lock().map_err(|error| match error {
+        fs::TryLockError::WouldBlock => DataDirError::Locked { path: root.to_owned() },
+        fs::TryLockError::Error(source) => {
+            DataDirError::Io { action: "cannot lock", path: lock_path.to_owned(), source }
+        }
+    })
+}
+
 pub(super) fn replace(root: &Path, name: &str, text: &str) -> Result<(), DataDirError> {
     let (path, aside) = (root.join(name), root.join(format!("{name}.tmp")));
     let write = || -> io::Result<()> {
@@ -400,8 +482,13 @@ pub(super) fn replace(root: &Path, name: &str, text: &str) -> Result<(), DataDir
     write().map_err(io_error("cannot write", &path))
 }
 
+/// The mark of a directory that is being restored.
+const UNFINISHED: &str = "UNFINISHED";
+
 /// Our names at the top of a data directory, but for the log's.
-const OWN_NAMES: [&str; 10] = [
+const OWN_NAMES: [&str; 12] = [
+    UNFINISHED,
+    "UNFINISHED.tmp",
     "LOCK",
     "IDENTITY",
     "IDENTITY.tmp",

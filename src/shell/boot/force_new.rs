@@ -81,7 +81,8 @@ pub(in crate::shell) fn reduce(
     Ok(())
 }
 
-fn apply(machine: &mut Machine, entry: &Entry) -> Result<(), String> {
+/// Applies an entry for which nobody waits.
+pub(super) fn apply(machine: &mut Machine, entry: &Entry) -> Result<(), String> {
     match entry.kind {
         EntryKind::Normal if entry.data.is_empty() => {}
         EntryKind::Normal => {

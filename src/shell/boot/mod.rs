@@ -11,8 +11,12 @@ mod contents;
 pub(in crate::shell) mod data_dir;
 pub(in crate::shell) mod force_new;
 pub(in crate::shell) mod host;
+pub(in crate::shell) mod inspect;
 pub(in crate::shell) mod join;
+mod progress;
 pub(in crate::shell) mod recovery;
+pub(in crate::shell) mod restore;
+mod snapshot_file;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};

@@ -270,7 +270,7 @@ fn tell_differences(config: &Config, machine: &Machine, own: MemberId, is_new: b
     }
 }
 
-fn measure(data_dir: &DataDir) -> Result<SyncMode, RecoveryError> {
+pub(super) fn measure(data_dir: &DataDir) -> Result<SyncMode, RecoveryError> {
     let probe = wal::probe::probe(data_dir.wal()).map_err(|source| RecoveryError::Io {
         action: "cannot measure the disk under",
         path: data_dir.wal().to_owned(),
@@ -291,7 +291,10 @@ fn measure(data_dir: &DataDir) -> Result<SyncMode, RecoveryError> {
     Ok(mode)
 }
 
-fn open_storage(data_dir: &DataDir, mode: SyncMode) -> Result<Box<dyn Storage + Send>, RecoveryError> {
+pub(super) fn open_storage(
+    data_dir: &DataDir,
+    mode: SyncMode,
+) -> Result<Box<dyn Storage + Send>, RecoveryError> {
     let dir = data_dir.wal();
     let opened: io::Result<Box<dyn Storage + Send>> = match mode {
         SyncMode::Mmap => {
@@ -314,7 +317,11 @@ pub(in crate::shell) fn wal_identity(identity: &IdentityFile) -> wal::Identity {
 }
 
 /// Writes the whole state as the newest checkpoint.
-fn write_checkpoint(data_dir: &DataDir, header: &Header, machine: &mut Machine) -> Result<(), RecoveryError> {
+pub(super) fn write_checkpoint(
+    data_dir: &DataDir,
+    header: &Header,
+    machine: &mut Machine,
+) -> Result<(), RecoveryError> {
     let mut checkpoint = machine.begin_checkpoint();
     let mut is_last = false;
     let blocks = std::iter::from_fn(|| {

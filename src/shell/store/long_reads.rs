@@ -1,4 +1,4 @@
-//! Reads in slices: whose turn it is, what the client has taken of each, and which have to end early.
+//! Reads in slices, lists and snapshots: whose turn it is, what the client has taken of each, and which have to end early.
 //!
 //! Every other slice is the oldest read's, so that reads are done one after the other and many of them do not
 //! all come to their timeouts together; the slices between go round all in turn, so that a short read behind a
@@ -20,9 +20,11 @@ use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use crate::apply::{LongRead, Machine};
-use crate::request::{AnswerId, Outcome, PieceNotice, PieceOrder, Query, Refusal, Response};
+use crate::backup::Export;
+use crate::mvcc::Store;
+use crate::request::{AnswerId, Outcome, PieceNotice, PieceOrder, Query, Refusal, Rejection, Response};
 use crate::types::limits::{PIECE_BYTES, PIECES_MAX};
-use crate::types::{Caller, Slice, Term, Ticket};
+use crate::types::{Caller, LogIndex, Slice, Term, Ticket};
 
 /// Memory of all sorts: some 16 million keys at once.
 const SORT_BYTES_MAX: u64 = 512 << 20;
@@ -64,9 +66,54 @@ pub(super) struct LongReads {
 #[derive(Debug)]
 struct Reading {
     ticket: Ticket,
-    read: LongRead,
+    read: Read,
     sort_bytes: u64,
     stage: Stage,
+}
+
+/// What is read.
+#[derive(Debug)]
+enum Read {
+    Lists(Box<LongRead>),
+    /// The file of a snapshot, which goes to a client.
+    Snapshot(Box<Export>),
+}
+
+impl Read {
+    fn measure(&mut self, store: &Store, slice: &mut Slice) -> Result<Option<u64>, Rejection> {
+        match self {
+            Self::Lists(read) => read.measure(store, slice),
+            Self::Snapshot(export) => Ok(export.measure(store, slice)),
+        }
+    }
+
+    fn write(&mut self, store: &Store, slice: &mut Slice, full: usize, out: &mut Vec<u8>) -> bool {
+        match self {
+            Self::Lists(read) => read.write(store, slice, full, out),
+            Self::Snapshot(export) => export.write(store, slice, full, out),
+        }
+    }
+
+    fn end(self, machine: &mut Machine) {
+        match self {
+            Self::Lists(read) => machine.end_long_read(*read),
+            Self::Snapshot(export) => export.end(machine),
+        }
+    }
+
+    fn pinned(&self) -> i64 {
+        match self {
+            Self::Lists(read) => read.pinned(),
+            Self::Snapshot(export) => export.pinned(),
+        }
+    }
+
+    fn revision(&self) -> i64 {
+        match self {
+            Self::Lists(read) => read.revision(),
+            Self::Snapshot(export) => export.revision(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -115,9 +162,8 @@ impl LongReads {
             machine.end_long_read(read);
             return Some(Said::Answer { ticket, result: Err(Refusal::SortTooLarge) });
         }
-        let id = AnswerId(self.begun);
-        self.begun += 1;
-        self.reads.insert(id, Reading { ticket, read, sort_bytes, stage: Stage::Measure });
+        let read = Read::Lists(Box::new(read));
+        let id = self.add(Reading { ticket, read, sort_bytes, stage: Stage::Measure });
         if sort_bytes == 0 || self.has_room_for(sort_bytes) {
             self.sort_bytes += sort_bytes;
             self.ready.insert(id);
@@ -125,6 +171,33 @@ impl LongReads {
             self.waiting.push_back((id, Instant::now()));
         }
         None
+    }
+
+    /// Begins the snapshot of the state after the entry `applied`. It is told of at once, since measuring it may take
+    /// longer than a client waits for the first word.
+    pub(super) fn begin_snapshot(
+        &mut self,
+        machine: &mut Machine,
+        ticket: Ticket,
+        (applied, term): (LogIndex, Term),
+    ) -> Said {
+        let Caller::Client(call) = ticket.caller() else { unreachable!("only a client asks for a snapshot") };
+        let export = Export::begin(machine, applied, term);
+        let revision = export.revision();
+        let read = Read::Snapshot(Box::new(export));
+        let shard = call.shard;
+        let stage = Stage::Pieces { shard, credit: PIECES_MAX, piece: Vec::new(), parked_at: None };
+        let id = self.add(Reading { ticket, read, sort_bytes: 0, stage });
+        self.ready.insert(id);
+        let notice = PieceNotice::Begin { id, ticket, term, revision, body_bytes: 0 };
+        Said::Notice { shard, notice }
+    }
+
+    fn add(&mut self, reading: Reading) -> AnswerId {
+        let id = AnswerId(self.begun);
+        self.begun += 1;
+        self.reads.insert(id, reading);
+        id
     }
 
     fn has_room_for(&self, sort_bytes: u64) -> bool {
@@ -160,7 +233,7 @@ impl LongReads {
     /// Gives a read up, whose caller knows.
     fn end(&mut self, machine: &mut Machine, id: AnswerId) -> Option<(Ticket, Stage)> {
         let Reading { ticket, read, sort_bytes, stage } = self.reads.remove(&id)?;
-        machine.end_long_read(read);
+        read.end(machine);
         match self.waiting.iter().position(|(waiting, _)| *waiting == id) {
             Some(place) => drop(self.waiting.remove(place)),
             None => self.sort_bytes -= sort_bytes,
@@ -216,6 +289,15 @@ impl LongReads {
             }
             Stage::Pieces { shard, credit, piece, parked_at } => {
                 let shard = *shard;
+                if let Read::Snapshot(export) = read
+                    && !export.is_measured()
+                {
+                    if let Some(body_bytes) = export.measure(store, slice) {
+                        say(Said::Notice { shard, notice: PieceNotice::Length { id, body_bytes } });
+                    }
+                    self.ready.insert(id);
+                    return;
+                }
                 if piece.capacity() == 0 {
                     piece.reserve_exact(PIECE_BYTES);
                 }

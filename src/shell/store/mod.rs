@@ -164,6 +164,8 @@ pub(in crate::shell) struct StoreRole {
     /// With the moment when each began.
     hashing: VecDeque<(Ticket, HashRead, Instant)>,
     long_reads: LongReads,
+    /// Callers of snapshots that are not begun.
+    snapshots: Vec<Ticket>,
     /// Entries that wait for a large write which is being prepared.
     applying: Option<Applying>,
     turns: Turns,
@@ -235,6 +237,7 @@ impl StoreRole {
             compact_after: None,
             hashing: VecDeque::new(),
             long_reads: LongReads::new(upkeep.pinned_history_bytes),
+            snapshots: Vec::new(),
             applying: None,
             turns: Turns::default(),
             first_ring: 0,
@@ -525,6 +528,7 @@ impl StoreRole {
                     None => self.give_back_lease_questions(),
                 }
             }
+            Query::Snapshot => self.snapshots.push(ticket),
             Query::LeaseLeases => self.answer(ticket, Ok(self.leases.leases(&self.machine))),
             _ => match self.machine.read_short(&query, &self.facts) {
                 Some(outcome) => {
@@ -555,6 +559,18 @@ impl StoreRole {
                 (self.machine.permit(None, &query), query)
             }
             query => (Ok(()), query),
+        }
+    }
+
+    /// Begins the snapshots that were asked for, each of the state after a whole entry.
+    fn begin_snapshots(&mut self) {
+        if self.applying.is_some() {
+            return;
+        }
+        for ticket in std::mem::take(&mut self.snapshots) {
+            let at = (self.applied, self.applied_term);
+            let said = self.long_reads.begin_snapshot(&mut self.machine, ticket, at);
+            self.say(said);
         }
     }
 
@@ -646,6 +662,7 @@ impl StoreRole {
 
     /// Slices of long work, as many as a turn has. Whether any of it wants another turn at once.
     fn work(&mut self) -> bool {
+        self.begin_snapshots();
         let mut turn = self.turns.begin();
         let mut wants_turn = false;
         while let Some((kind, mut slice)) = turn.next_slice(&self.turns) {

@@ -41,7 +41,7 @@ impl From<Gone> for Ended {
 }
 
 /// What ends a call from the server's side.
-pub(super) struct CallEnd {
+pub(in crate::shell::client) struct CallEnd {
     deadline: Option<Timer>,
     stop: Rc<Signal>,
     leader: LeaderWish,

@@ -27,6 +27,7 @@ pub(super) mod revocation;
 pub(super) mod serial;
 pub(super) mod slots;
 pub(super) mod slow;
+mod snapshot;
 mod streams;
 pub(super) mod turns;
 pub(super) mod watch;
@@ -49,6 +50,7 @@ use crate::rpc::{Code, Method, Status, convert, status};
 use crate::shell::client::load::Cause;
 use crate::types::Term;
 use account::{Account, Charge};
+use end::CallEnd;
 use identity::Identity;
 use keep_alive::Answers;
 use leadership::Wait;
@@ -77,6 +79,8 @@ pub(super) fn overloaded(what: &'static str) -> Status {
 pub(super) enum Recipient {
     /// The stream of a call that has one answer.
     Unary { responder: Responder, header: HeaderShape },
+    /// The stream of a snapshot, which comes in pieces.
+    Snapshot { responder: Responder, end: CallEnd },
     /// The task of a call that has many.
     Task(Rc<Mailbox>),
     /// The task of a stream of requests, whose answers go out in the requests' order.
@@ -219,7 +223,6 @@ impl<B: Backend> ClientShard<B> {
             Becomes::Watch | Becomes::LeaseStream => {
                 unreachable!("a stream of requests has a task and is never collected")
             }
-            Becomes::NotYet => unreachable!("it was not found"),
         };
         match command {
             Ok(Command::Read(Read { linearizable: true, .. })) if self.leadership.is_learner() => {
@@ -232,12 +235,18 @@ impl<B: Backend> ClientShard<B> {
                 self.spawn_range_stream(account, head, linearizable, *first, responder);
             }
             Ok(command) => {
+                let recipient = match command {
+                    Command::Read(Read { query: Query::Snapshot, .. }) => {
+                        Recipient::Snapshot { responder, end: self.end_of_stream(head) }
+                    }
+                    _ => Recipient::Unary { responder, header: row.header },
+                };
                 let call = Permitting {
                     weight: row.weigh(&command),
                     request_bytes,
                     client_deadline_ms: head.client_deadline_ms,
                     command,
-                    recipient: Recipient::Unary { responder, header: row.header },
+                    recipient,
                 };
                 self.submit_in_name(account, head, call);
             }
@@ -485,7 +494,10 @@ impl<B: Backend> ClientShard<B> {
         match (recipient, answer) {
             (Recipient::Task(mailbox), answer) => mailbox.put(answer),
             (Recipient::InOrder { answers, number }, answer) => answers.put(number, answer),
-            (Recipient::Unary { responder, .. }, Err(status)) => responder.refuse(&status),
+            (Recipient::Unary { responder, .. } | Recipient::Snapshot { responder, .. }, Err(status)) => {
+                responder.refuse(&status);
+            }
+            (Recipient::Snapshot { .. }, Ok(_)) => unreachable!("a snapshot comes in pieces"),
             (Recipient::Unary { responder, header }, Ok((term, response))) => {
                 let head = |out: &mut Vec<u8>| match header {
                     HeaderShape::Full => self.headers.put(out, response.revision, term),

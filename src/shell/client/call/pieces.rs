@@ -17,7 +17,7 @@ use bytes::Bytes;
 use super::account::Account;
 use super::end::Ended;
 use super::place::{Kind, Place};
-use super::{Mailbox, Recipient, Submitted, overloaded};
+use super::{Mailbox, Recipient, Submitted, overloaded, snapshot};
 use crate::request::{AnswerId, PieceNotice, PieceOrder, Refusal, Response};
 use crate::rpc::Status;
 use crate::rpc::method::HeaderShape;
@@ -36,6 +36,8 @@ pub(in crate::shell::client) struct Incoming(RefCell<BTreeMap<AnswerId, Rc<Arriv
 #[derive(Default)]
 struct Arrived {
     pieces: RefCell<VecDeque<Bytes>>,
+    /// Of all pieces, where `Begin` did not tell.
+    body_bytes: Cell<u64>,
     end: Cell<Option<Result<(), Refusal>>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -64,7 +66,7 @@ impl Arrived {
 }
 
 /// An answer that a task passes on. Dropped early, the store is told.
-struct Passing<B: Backend> {
+pub(super) struct Passing<B: Backend> {
     shard: Rc<ClientShard<B>>,
     id: AnswerId,
     arrived: Rc<Arrived>,
@@ -72,7 +74,12 @@ struct Passing<B: Backend> {
 }
 
 impl<B: Backend> Passing<B> {
-    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
+    /// How long a snapshot is. Known when its first piece is there.
+    pub(super) fn body_bytes(&self) -> u64 {
+        self.arrived.body_bytes.get()
+    }
+
+    pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
         let next = self.arrived.poll_next(cx);
         // The store has forgotten it.
         if matches!(next, Poll::Ready(Ok(None) | Err(_))) {
@@ -81,7 +88,7 @@ impl<B: Backend> Passing<B> {
         next
     }
 
-    fn ask_for_more(&self) {
+    pub(super) fn ask_for_more(&self) {
         self.shard.backend.order_pieces(PieceOrder::More { id: self.id });
     }
 }
@@ -121,6 +128,11 @@ impl<B: Backend> ClientShard<B> {
                 if let Some(arrived) = self.incoming.0.borrow().get(&id) {
                     arrived.pieces.borrow_mut().push_back(bytes.into());
                     arrived.wake();
+                }
+            }
+            PieceNotice::Length { id, body_bytes } => {
+                if let Some(arrived) = self.incoming.0.borrow().get(&id) {
+                    arrived.body_bytes.set(body_bytes);
                 }
             }
             PieceNotice::End { id, result } => {
@@ -165,6 +177,16 @@ impl<B: Backend> ClientShard<B> {
             }
             Recipient::Task(mailbox) => {
                 glommio::spawn_local(collect(passing, mailbox, term, revision)).detach();
+            }
+            Recipient::Snapshot { responder, end } => {
+                let Some(place) = Place::begin(&self.places, Kind::Pieces) else {
+                    return responder.refuse(&overloaded("too many long answers"));
+                };
+                glommio::spawn_local(async move {
+                    let _place = place;
+                    snapshot::pass_on(&passing, &account, responder, &end).await;
+                })
+                .detach();
             }
             Recipient::InOrder { .. } => unreachable!("a keep-alive is answered in one piece"),
         }

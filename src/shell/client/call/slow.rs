@@ -32,6 +32,7 @@ impl What {
             Query::Txn(_) => "Txn",
             Query::HashKv(_) | Query::HashCompacted => "HashKV",
             Query::Hash => "Hash",
+            Query::Snapshot => "Snapshot",
             Query::MemberList => "MemberList",
             Query::Status => "Status",
             Query::ClusterVersion => "Downgrade",

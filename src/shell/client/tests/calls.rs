@@ -46,10 +46,6 @@ fn refusals_and_unknown_names_carry_etcds_codes_and_texts() {
         let client = Client::connect(&server).await;
         for (path, text) in [
             ("/etcdserverpb.KV/Nope", "unknown method Nope for service etcdserverpb.KV"),
-            (
-                "/etcdserverpb.Maintenance/Snapshot",
-                "etcdserverpb.Maintenance/Snapshot is not supported by Pinion yet",
-            ),
             ("/nope.Nope/Put", "unknown service nope.Nope"),
             ("/nope", "malformed method name: \"/nope\""),
         ] {

@@ -1,0 +1,316 @@
+//! Commands: what `pinion` does besides running a member, all of it without a server.
+//!
+//! A command is the first argument and no flag, so a member's command line, which has flags only, never means one.
+//! Behind it flags and files come in any order. Flags that a member has too are read by the member's own rules.
+//!
+//! Compatibility: `snapshot restore` and `snapshot status` have etcdutl's flags and defaults.
+
+use super::parse::Refused;
+use super::value::parse_signed;
+use super::{Config, Parsed};
+
+/// What a command line asks for that begins with a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tool {
+    /// Make a member's data directory out of a snapshot.
+    Restore(Box<Restore>),
+    /// Tell what a snapshot holds.
+    SnapshotStatus { file: String, format: Format },
+    /// Tell what a data directory holds.
+    Status { dir: String, wal_dir: Option<String>, format: Format },
+    /// The `HashKV` of a data directory, or of a snapshot; at the current revision unless given.
+    HashKv { path: String, wal_dir: Option<String>, revision: i64, format: Format },
+    /// Print this.
+    Print(String),
+}
+
+/// `snapshot restore`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restore {
+    pub file: String,
+    /// What the flags that a member has too say of it.
+    pub config: Config,
+    /// Take a file without its hash, or with another one: the database of a member's directory.
+    pub skip_hash_check: bool,
+    /// How much higher the revision is afterwards, so that watchers and caches of later ones notice.
+    pub bump_revision: u64,
+}
+
+/// `-w`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Simple,
+    Table,
+    Json,
+    Fields,
+}
+
+const USAGE: &str = "\
+Commands, none of which needs a server:
+
+  pinion snapshot restore FILE [flags]  makes a data directory out of a snapshot, of etcd or of Pinion
+      --name, --data-dir, --wal-dir, --initial-cluster, --initial-cluster-token,
+      --initial-advertise-peer-urls     as those of the member that will start on it
+      --skip-hash-check                 take a file without its hash (a copy of member/snap/db)
+      --bump-revision N --mark-compacted
+                                        raise the revision by N and compact everything below
+  pinion snapshot status FILE           hash, revision, keys, size and version of a snapshot
+  pinion status DIR [--wal-dir DIR]     what a data directory of Pinion holds
+  pinion hashkv DIR|FILE [--rev N] [--wal-dir DIR]
+                                        etcd's HashKV of a data directory of Pinion, or of a snapshot
+
+  -w, --write-out simple|table|json|fields
+";
+
+/// Flags of `snapshot restore` that a member has too.
+const MEMBERS_OWN: [&str; 6] = [
+    "name",
+    "data-dir",
+    "wal-dir",
+    "initial-cluster",
+    "initial-cluster-token",
+    "initial-advertise-peer-urls",
+];
+
+/// What stands behind a command.
+#[derive(Default)]
+struct Words {
+    positional: Vec<String>,
+    /// Name without dashes, and value.
+    flags: Vec<(String, Option<String>)>,
+}
+
+/// Reads arguments (without the program's own name). None: they are no command, but a member's flags.
+pub fn parse(args: &[String]) -> Option<Result<Tool, Refused>> {
+    let (first, rest) = args.split_first()?;
+    match (first.as_str(), rest.split_first()) {
+        ("snapshot", Some((second, rest))) if second == "restore" => Some(restore(rest)),
+        ("snapshot", Some((second, rest))) if second == "status" => Some(snapshot_status(rest)),
+        ("snapshot", Some((second, _))) if !is_help(second) => {
+            Some(Err(Refused::usage(format!("snapshot {second}: there are `restore` and `status`\n{USAGE}"))))
+        }
+        ("snapshot", None) => Some(Err(Refused::usage(format!("snapshot: restore or status?\n{USAGE}")))),
+        ("snapshot" | "help", _) => Some(Ok(Tool::Print(USAGE.to_owned()))),
+        ("status", _) => Some(status(rest)),
+        ("hashkv", _) => Some(hash_kv(rest)),
+        _ => None,
+    }
+}
+
+fn is_help(arg: &str) -> bool {
+    matches!(arg, "-h" | "-help" | "--help")
+}
+
+fn restore(args: &[String]) -> Result<Tool, Refused> {
+    if args.iter().any(|arg| is_help(arg)) {
+        return Ok(Tool::Print(USAGE.to_owned()));
+    }
+    let mut words = Words::read(args, &["skip-hash-check", "mark-compacted"])?;
+    let skip_hash_check = words.take_flag("skip-hash-check")?;
+    let mark_compacted = words.take_flag("mark-compacted")?;
+    let bump_revision = words.take_number("bump-revision")?.unwrap_or_default();
+    let bump_revision = u64::try_from(bump_revision).map_err(|_| {
+        Refused::usage(format!("--bump-revision={bump_revision}: expected a number from 0 on"))
+    })?;
+    // etcd's own memory map; the state here takes what it needs.
+    words.take_number("initial-memory-map-size")?;
+    if (0 < bump_revision) != mark_compacted {
+        return Err(Refused::contradiction(
+            "--mark-compacted and --bump-revision go together: a higher revision helps only if the revisions below \
+             are compacted, so that watchers and caches that know of them begin anew",
+        ));
+    }
+    let mut own = Vec::new();
+    for (name, value) in std::mem::take(&mut words.flags) {
+        if !MEMBERS_OWN.contains(&name.as_str()) {
+            return Err(Refused::usage(format!("flag provided but not defined: -{name}")));
+        }
+        let value = value.ok_or_else(|| Refused::usage(format!("flag needs an argument: -{name}")))?;
+        own.push(format!("--{name}={value}"));
+    }
+    let file = words.only("the snapshot's file")?;
+    match super::parse(own, [], |_| Err("it is not read here".to_owned())) {
+        Parsed::Run { config, .. } => {
+            Ok(Tool::Restore(Box::new(Restore { file, config: *config, skip_hash_check, bump_revision })))
+        }
+        Parsed::Refused(refused) => Err(refused),
+        Parsed::Print(_) | Parsed::PrintMetrics => unreachable!("no such flag was passed on"),
+    }
+}
+
+fn snapshot_status(args: &[String]) -> Result<Tool, Refused> {
+    if args.iter().any(|arg| is_help(arg)) {
+        return Ok(Tool::Print(USAGE.to_owned()));
+    }
+    let mut words = Words::read(args, &[])?;
+    let format = words.take_format()?;
+    words.end()?;
+    Ok(Tool::SnapshotStatus { file: words.only("the snapshot's file")?, format })
+}
+
+fn status(args: &[String]) -> Result<Tool, Refused> {
+    if args.iter().any(|arg| is_help(arg)) {
+        return Ok(Tool::Print(USAGE.to_owned()));
+    }
+    let mut words = Words::read(args, &[])?;
+    let (format, wal_dir) = (words.take_format()?, words.take("wal-dir")?);
+    words.end()?;
+    Ok(Tool::Status { dir: words.only("the data directory")?, wal_dir, format })
+}
+
+fn hash_kv(args: &[String]) -> Result<Tool, Refused> {
+    if args.iter().any(|arg| is_help(arg)) {
+        return Ok(Tool::Print(USAGE.to_owned()));
+    }
+    let mut words = Words::read(args, &[])?;
+    let (format, wal_dir) = (words.take_format()?, words.take("wal-dir")?);
+    let revision = words.take_number("rev")?.unwrap_or_default();
+    words.end()?;
+    Ok(Tool::HashKv {
+        path: words.only("the data directory or the snapshot's file")?,
+        wal_dir,
+        revision,
+        format,
+    })
+}
+
+impl Words {
+    /// `alone` are the flags whose value comes only behind a `=`.
+    fn read(args: &[String], alone: &[&str]) -> Result<Self, Refused> {
+        let mut words = Self::default();
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            let Some(body) =
+                arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).filter(|body| !body.is_empty())
+            else {
+                words.positional.push(arg.clone());
+                continue;
+            };
+            let (name, value) = match body.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None if alone.contains(&body) => (body, None),
+                None => (body, args.next().cloned()),
+            };
+            words.flags.push((name.to_owned(), value));
+        }
+        Ok(words)
+    }
+
+    /// The last value of a flag.
+    fn take(&mut self, name: &str) -> Result<Option<String>, Refused> {
+        let mut found = None;
+        for (_, value) in self.flags.extract_if(.., |(given, _)| given == name) {
+            found = Some(value.ok_or_else(|| Refused::usage(format!("flag needs an argument: -{name}")))?);
+        }
+        Ok(found)
+    }
+
+    fn take_number(&mut self, name: &str) -> Result<Option<i64>, Refused> {
+        let Some(text) = self.take(name)? else { return Ok(None) };
+        let number = parse_signed(&text);
+        number.map(Some).map_err(|_| Refused::usage(format!("--{name}={text}: expected a whole number")))
+    }
+
+    fn take_flag(&mut self, name: &str) -> Result<bool, Refused> {
+        let mut found = false;
+        for (_, value) in self.flags.extract_if(.., |(given, _)| given == name) {
+            found = match value.as_deref() {
+                None | Some("true" | "1") => true,
+                Some("false" | "0") => false,
+                Some(other) => {
+                    return Err(Refused::usage(format!("--{name}={other}: expected true or false")));
+                }
+            };
+        }
+        Ok(found)
+    }
+
+    fn take_format(&mut self) -> Result<Format, Refused> {
+        let (short, long) = (self.take("w")?, self.take("write-out")?);
+        match long.or(short).as_deref() {
+            None | Some("simple") => Ok(Format::Simple),
+            Some("table") => Ok(Format::Table),
+            Some("json") => Ok(Format::Json),
+            Some("fields") => Ok(Format::Fields),
+            Some(other) => Err(Refused::usage(format!(
+                "--write-out={other}: expected one of simple, table, json, fields"
+            ))),
+        }
+    }
+
+    /// Refuses flags that nobody took.
+    fn end(&self) -> Result<(), Refused> {
+        match self.flags.first() {
+            Some((name, _)) => Err(Refused::usage(format!("flag provided but not defined: -{name}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// The only argument that is no flag.
+    fn only(self, what: &str) -> Result<String, Refused> {
+        match <[String; 1]>::try_from(self.positional) {
+            Ok([only]) => Ok(only),
+            Err(others) => {
+                Err(Refused::usage(format!("{} arguments instead of one, {what}\n{USAGE}", others.len())))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Option<Result<Tool, Refused>> {
+        let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        parse(&args)
+    }
+
+    fn refusal(line: &str) -> String {
+        match parsed(line) {
+            Some(Err(refused)) => refused.message,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_members_command_line_is_no_command() {
+        for line in ["", "--name=snapshot", "-h", "--data-dir status", "etcd", "restore x"] {
+            assert_eq!(parsed(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn restore_takes_etcdutls_flags_in_any_order_with_the_members_defaults() {
+        let line = "snapshot restore --data-dir d s.db --name=n --initial-cluster n=http://h:1,o=http://p:2 \
+                    --initial-advertise-peer-urls=http://h:1 --skip-hash-check --bump-revision 7 --mark-compacted=true";
+        let Some(Ok(Tool::Restore(restore))) = parsed(line) else { panic!("{:?}", parsed(line)) };
+        assert_eq!((&*restore.file, restore.skip_hash_check, restore.bump_revision), ("s.db", true, 7));
+        assert_eq!(restore.config.process.name, "n");
+        let Some(Ok(Tool::Restore(plain))) = parsed("snapshot restore s.db") else { panic!("plain") };
+        assert_eq!((&*plain.config.process.name, plain.skip_hash_check), ("default", false));
+        assert_eq!(plain.config.cluster.initial_cluster_token, "etcd-cluster");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_name() {
+        for (line, words) in [
+            ("snapshot", "restore or status"),
+            ("snapshot save x", "snapshot save"),
+            ("snapshot restore", "0 arguments instead of one"),
+            ("snapshot restore a b", "2 arguments instead of one"),
+            ("snapshot restore a --auto-tls=true", "-auto-tls"),
+            ("snapshot restore a --bump-revision=3", "go together"),
+            ("snapshot restore a --mark-compacted", "go together"),
+            ("snapshot restore a --bump-revision=-3 --mark-compacted", "from 0 on"),
+            ("snapshot restore a --name", "needs an argument"),
+            ("snapshot restore a --initial-cluster=nonsense", "initial-cluster"),
+            ("snapshot status a -w yaml", "--write-out=yaml"),
+            ("status", "0 arguments"),
+            ("hashkv d --rev x", "--rev=x"),
+            ("hashkv d --nope=1", "-nope"),
+        ] {
+            assert!(refusal(line).contains(words), "{line}: {}", refusal(line));
+        }
+    }
+}
