@@ -101,7 +101,7 @@ const FOLDERS: &[(&str, &str)] = &[
     (
         "shell/raft",
         "shell/store shell/log shell/peer shell/net shell/runtime metrics replica apply membership \
-        checkpoint peer raft request config types pb",
+        checkpoint peer raft rpc request config types pb",
     ),
     (
         "shell/store",
@@ -109,7 +109,7 @@ const FOLDERS: &[(&str, &str)] = &[
         request config types pb",
     ),
     ("shell/log", "shell/runtime metrics raft types"),
-    ("shell/peer", "shell/net shell/runtime metrics peer raft config types pb"),
+    ("shell/peer", "shell/net shell/runtime metrics peer raft rpc config types pb"),
     ("shell/discovery", "shell/net shell/runtime discovery rpc config pb"),
     ("shell/net", "shell/runtime config"),
     ("shell/runtime", "metrics replica config types"),

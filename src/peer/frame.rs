@@ -56,8 +56,10 @@ pub enum FrameError {
     Stranger,
     #[error("TLS on a plain listener: peers speak without TLS here")]
     Tls,
-    #[error("HTTP on the listener for peers, which speak the peer protocol of Pinion")]
-    Http,
+    #[error("HTTP/1 on the listener for peers")]
+    Http1,
+    #[error("HTTP/2 on the listener for peers: clients have a port of their own")]
+    Http2,
     #[error("speaks framing version {0}, this version speaks {ours}", ours = PREFACE[7])]
     Version(u8),
     #[error("frame header fails its checksum")]
@@ -225,6 +227,12 @@ impl FrameDecoder {
         self.buffer.len()
     }
 
+    /// The bytes that are no frame, or a part of one.
+    #[must_use]
+    pub fn into_bytes(self) -> BytesMut {
+        self.buffer
+    }
+
     /// The next frame, if it is complete.
     ///
     /// # Errors
@@ -251,13 +259,15 @@ impl FrameDecoder {
     fn take_preface(&mut self) -> Result<bool, FrameError> {
         let name = PREFACE.len() - 1;
         let known = self.buffer.len().min(name);
-        // A stranger is told from its first byte, and need not send all eight.
+        // A stranger is told by the byte that decides, and need not send all eight.
         if self.buffer[..known] != PREFACE[..known] {
-            return Err(match FirstBytes::judge(&self.buffer) {
-                Some(FirstBytes::Tls) => FrameError::Tls,
-                Some(FirstBytes::Http1 | FirstBytes::Http2) => FrameError::Http,
-                Some(FirstBytes::Ssh | FirstBytes::Unknown) | None => FrameError::Stranger,
-            });
+            return match FirstBytes::judge(&self.buffer) {
+                Some(FirstBytes::Tls) => Err(FrameError::Tls),
+                Some(FirstBytes::Http1) => Err(FrameError::Http1),
+                Some(FirstBytes::Http2) => Err(FrameError::Http2),
+                Some(FirstBytes::Ssh | FirstBytes::Unknown) => Err(FrameError::Stranger),
+                None => Ok(false),
+            };
         }
         match self.buffer.get(name) {
             None => Ok(false),

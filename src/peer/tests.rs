@@ -161,13 +161,15 @@ fn memory_for_a_frame_follows_its_bytes_and_not_its_claim() {
 }
 
 #[test]
-fn strangers_are_told_from_their_first_byte() {
-    for stranger in [&b"GET / HTTP/1.1\r\n"[..], b"\0", b"P@"] {
+fn strangers_are_told_by_the_byte_that_decides() {
+    for stranger in [&b"\0"[..], b"P@", b"SSH-2.0-OpenSSH_9.6\r\n"] {
         assert_eq!(decode(stranger, 1).unwrap_err(), FrameError::Stranger);
     }
     assert_eq!(decode(b"\x16\x03\x01\x02\x00", 1).unwrap_err(), FrameError::Tls);
-    // Named when enough of it came at once.
-    assert_eq!(decode(b"GET / HTTP/1.1\r\n", 16).unwrap_err(), FrameError::Http);
+    for piece in [1, 16] {
+        assert_eq!(decode(b"GET / HTTP/1.1\r\n", piece).unwrap_err(), FrameError::Http1);
+        assert_eq!(decode(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", piece).unwrap_err(), FrameError::Http2);
+    }
     assert_eq!(decode(b"PINION\n\x02", 8).unwrap_err(), FrameError::Version(2));
 }
 

@@ -8,5 +8,6 @@ mod bad_input;
 mod clients;
 mod gateway;
 mod pages;
+mod peer_port;
 mod web;
 mod websocket;

@@ -257,3 +257,17 @@ fn put_code_and_message(status: &Status, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests;
+
+/// Appends the page `/version`: the version of etcd that this server answers like, and that of its storage. A cluster
+/// has the version of its members without the last number.
+pub fn put_version(server: &str, storage: &str, out: &mut Vec<u8>) {
+    let mut numbers = server.split('.');
+    let cluster = format!("{}.{}.0", numbers.next().unwrap_or("0"), numbers.next().unwrap_or("0"));
+    out.extend_from_slice(b"{\"etcdserver\":");
+    put_text(server, out);
+    out.extend_from_slice(b",\"etcdcluster\":");
+    put_text(&cluster, out);
+    out.extend_from_slice(b",\"storage\":");
+    put_text(storage, out);
+    out.push(b'}');
+}

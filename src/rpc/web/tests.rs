@@ -118,3 +118,10 @@ fn errors_have_the_fields_of_both_kinds_of_gateway() {
          \"message\":\"etcdserver: no leader\"}}\n"
     );
 }
+
+#[test]
+fn version_of_the_cluster_has_no_last_number() {
+    let mut out = Vec::new();
+    put_version("3.7.1", "3.7.0", &mut out);
+    assert_eq!(out, br#"{"etcdserver":"3.7.1","etcdcluster":"3.7.0","storage":"3.7.0"}"#);
+}

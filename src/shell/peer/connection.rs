@@ -243,6 +243,18 @@ impl Connection {
         self.leave_with(FrameKind::Refusal, refusal);
     }
 
+    /// Ends the connection after `bytes`, in whatever the other side speaks. They are the first ones that it gets.
+    pub(super) fn leave_in_other_words(&self, bytes: &[u8], why: Refusal) {
+        if self.is_open() {
+            let mut outbox = self.outbox.borrow_mut();
+            assert_eq!(&outbox[..], PREFACE, "nothing was said before");
+            outbox.clear();
+            outbox.extend_from_slice(bytes);
+            drop(outbox);
+            self.set_end(End::Local(why));
+        }
+    }
+
     fn leave_with(&self, kind: FrameKind, refusal: Refusal) {
         if self.is_open() {
             {
@@ -342,7 +354,7 @@ impl Connection {
     }
 
     /// Reads what the socket has into the shared buffer and passes it on.
-    async fn read_into(&self, mut take: impl FnMut(&[u8])) -> Result<usize, End> {
+    pub(super) async fn read_into(&self, mut take: impl FnMut(&[u8])) -> Result<usize, End> {
         let read = poll_fn(|cx| {
             let (mut stream, mut scratch) = (self.stream.borrow_mut(), self.scratch.borrow_mut());
             Pin::new(&mut *stream).poll_read(cx, &mut scratch).map_ok(|n| {
@@ -384,6 +396,11 @@ impl FrameReader {
         Self { connection: Rc::clone(connection), decoder, turn_bytes: 0 }
     }
 
+    /// The bytes of somebody who does not speak in frames.
+    pub(super) fn into_bytes(self) -> BytesMut {
+        self.decoder.into_bytes()
+    }
+
     /// The bound for frames to come.
     pub(super) fn set_payload_bytes_max(&mut self, payload_bytes_max: usize) {
         self.decoder.set_payload_bytes_max(payload_bytes_max);
@@ -406,7 +423,8 @@ impl FrameReader {
                 Err(
                     error @ (FrameError::Stranger
                     | FrameError::Tls
-                    | FrameError::Http
+                    | FrameError::Http1
+                    | FrameError::Http2
                     | FrameError::Version(_)),
                 ) => return Err(End::Garbage(error)),
                 Err(error) => return Err(End::Malformed(error.to_string())),

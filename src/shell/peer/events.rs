@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use super::bulk::BulkReader;
 use super::call::IncomingCall;
+use super::pages::PageCall;
 use crate::peer::{Lane, Refusal};
 use crate::raft::Message;
 use crate::shell::net::KnownAddresses;
@@ -43,6 +44,8 @@ pub(in crate::shell) enum PeerEvent {
     Bulk(BulkReader),
     /// A member was met that `Transport::lives` did not have.
     Met,
+    /// Somebody asks by HTTP.
+    Page(PageCall),
     /// Names lead elsewhere than was known.
     Resolved(KnownAddresses),
 }

@@ -181,6 +181,10 @@ impl Transport {
         let refusal = match read {
             Err(_) => Refusal::new(RefusalCode::Malformed, "no Hello in time"),
             Ok(Err(end)) => {
+                if end == End::Garbage(FrameError::Http1) {
+                    self.serve_page(connection, reader.into_bytes()).await;
+                    return None;
+                }
                 // Closed before it spoke: a probe of the port, or one that was crowded out.
                 if matches!(end, End::Garbage(_) | End::Malformed(_)) {
                     self.log_stranger(connection, &end);
@@ -215,7 +219,7 @@ impl Transport {
     fn log_stranger(&self, connection: &Connection, end: &End) {
         let about = match end {
             End::Garbage(FrameError::Tls) => About::Tls,
-            End::Garbage(FrameError::Http) => About::Http,
+            End::Garbage(FrameError::Http2) => About::Http,
             _ => About::Refusal,
         };
         self.log(about, connection, None, &end.to_string());
@@ -225,7 +229,7 @@ impl Transport {
         self.log(About::Refusal, connection, from, reason);
     }
 
-    fn log(&self, about: About, connection: &Connection, from: Option<MemberId>, reason: &str) {
+    pub(super) fn log(&self, about: About, connection: &Connection, from: Option<MemberId>, reason: &str) {
         if let Some(left_out) = self.quiet.ask((from.unwrap_or_default(), about), Instant::now()) {
             tracing::warn!(
                 address = %connection.remote, from = from.map(|from| from.to_string()), reason, left_out,

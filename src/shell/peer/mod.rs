@@ -17,6 +17,7 @@ mod connection;
 mod events;
 mod link;
 mod listener;
+mod pages;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -31,6 +32,7 @@ use futures_lite::future;
 pub(super) use bulk::{BulkError, BulkReader};
 pub(super) use call::{CallError, IncomingCall, Reply};
 pub(super) use events::PeerEvent;
+pub(super) use pages::{PageCall, PageReply};
 
 use self::bulk::Wanted;
 use self::connection::{Connection, Scratch};
@@ -328,6 +330,11 @@ impl Transport {
         let visitors = self.visitors.borrow();
         let theirs = visitors.get(&peer.member).and_then(|visitor| visitor.way_back(lane));
         theirs.filter(|theirs| ours.is_none() || !theirs.is_unheard()).cloned().or(ours)
+    }
+
+    /// The cluster that this member belongs to.
+    pub(super) fn cluster(&self) -> ClusterId {
+        self.config.cluster
     }
 
     /// The highest format level that `member` reads, while messages to it get through.

@@ -60,6 +60,8 @@ enum Caller {
     Client(Ticket),
     /// A follower, by the number that the caller of `push_change` chose.
     Follower(u64),
+    /// Somebody who asks by HTTP, by the number that the caller of `push_page` chose.
+    Page(u64),
 }
 
 /// How far a call has come.
@@ -108,6 +110,8 @@ pub(in crate::shell) enum Notification {
     Client(Ticket, Result<(), Refusal>),
     /// A follower that asked; without a refusal its change is proposed.
     Follower(u64, Option<Refusal>),
+    /// Somebody who asks by HTTP: the change is proposed, or why not.
+    Page(u64, Result<(), Refusal>),
 }
 
 /// Calls that are not proposed yet.
@@ -144,6 +148,11 @@ impl MemberCalls {
         self.add(Caller::Follower(key), CallStage::Made(change), tick);
     }
 
+    /// A change that a page asks for, which is told by `key`. `change` is answered to nobody when it is applied.
+    pub(in crate::shell) fn push_page(&mut self, key: u64, change: MemberChange, tick: u64) {
+        self.add(Caller::Page(key), CallStage::Made(change), tick);
+    }
+
     fn add(&mut self, caller: Caller, stage: CallStage, tick: u64) {
         if CALLS_MAX <= self.calls.len() {
             self.tell(caller, Err(Refusal::TooManyRequests));
@@ -158,7 +167,12 @@ impl MemberCalls {
         // Its caller may have given up.
         let Some(position) = self.calls.iter().position(|call| call.id == id) else { return };
         match answer {
-            LeaderAnswer::Proposed => drop(self.calls.remove(position)),
+            LeaderAnswer::Proposed => {
+                // The state machine answers a client.
+                if let caller @ Caller::Page(_) = self.calls.remove(position).caller {
+                    self.tell(caller, Ok(()));
+                }
+            }
             LeaderAnswer::Refused(refusal) if refusal != Refusal::NotLeader => {
                 let call = self.calls.remove(position);
                 self.tell(call.caller, Err(refusal));
@@ -179,6 +193,7 @@ impl MemberCalls {
         self.told.push(match caller {
             Caller::Client(ticket) => Notification::Client(ticket, result),
             Caller::Follower(key) => Notification::Follower(key, result.err()),
+            Caller::Page(key) => Notification::Page(key, result),
         });
     }
 
@@ -232,7 +247,7 @@ impl MemberCalls {
         caller: Caller,
         standing: &Standing<'_>,
     ) -> Result<MemberChange, Refusal> {
-        let Caller::Client(ticket) = caller else { unreachable!("followers send changes") };
+        let Caller::Client(ticket) = caller else { unreachable!("others send changes") };
         let kind = match call {
             MemberCall::Add { peer_urls, learner } => {
                 self.check(check_add(standing.cluster, learner, standing.touch))?;
@@ -269,8 +284,8 @@ impl MemberCalls {
             return match (caller, status.leader) {
                 // Whoever asked finds the one that leads.
                 (Caller::Follower(_), _) => Advance::Ends(Err(Refusal::NotLeader)),
-                (Caller::Client(_), None) => Advance::Waits(CallStage::Made(change)),
-                (Caller::Client(_), Some(leader)) => {
+                (Caller::Client(_) | Caller::Page(_), None) => Advance::Waits(CallStage::Made(change)),
+                (Caller::Client(_) | Caller::Page(_), Some(leader)) => {
                     (standing.ask)(id, leader, conf_change().encode());
                     Advance::Waits(CallStage::Asked(change))
                 }
@@ -287,7 +302,7 @@ impl MemberCalls {
         match replica.propose_conf_change(&conf_change()) {
             Ok(()) => match caller {
                 Caller::Client(_) => Advance::Gone,
-                Caller::Follower(_) => Advance::Ends(Ok(())),
+                Caller::Follower(_) | Caller::Page(_) => Advance::Ends(Ok(())),
             },
             Err(ProposeError::NotMember) => Advance::Ends(Err(Refusal::Stopped)),
             Err(ProposeError::NoLeader | ProposeError::Transferring | ProposeError::Full) => {

@@ -20,6 +20,7 @@ mod leadership;
 mod members;
 mod observed;
 mod observing;
+mod pages;
 mod peers;
 mod reads;
 mod starting;
@@ -51,6 +52,7 @@ use hash_checks::HashChecks;
 use lease_forward::{Asking, Serving};
 use member_calls::{LeaderAnswer, MemberCalls};
 use observed::Observed;
+use pages::Pages;
 
 /// A call between members: who belongs to the cluster, as `pinion.peer.v1.Membership`.
 pub(in crate::shell) const CALL_MEMBERS: u32 = 1;
@@ -84,6 +86,7 @@ pub(in crate::shell) struct RaftRole {
     facts: Facts,
     cluster: Option<Box<Cluster>>,
     calls: MemberCalls,
+    pages: Pages,
     format_gate: FormatGate,
     /// Requests that the format level does not allow yet, and when they came.
     waiting_for_level: VecDeque<(Ticket, Command, u64)>,
@@ -200,6 +203,7 @@ impl RaftRole {
             on_news: Box::new(on_news),
             facts,
             cluster: None,
+            pages: Pages::default(),
             calls: MemberCalls::new(settings.strict, settings.learners_max),
             format_gate: FormatGate::new(settings.format_level_max),
             waiting_for_level: VecDeque::new(),

@@ -31,6 +31,7 @@ impl RaftRole {
                 PeerEvent::Refused { by, refusal } => self.on_refused(by, &refusal),
                 PeerEvent::Call(call) => self.on_call(call),
                 PeerEvent::Bulk(reader) => self.transfers.receive(reader),
+                PeerEvent::Page(call) => self.on_page(call),
                 PeerEvent::Met => (self.parts.keep_lives)(self.transport.lives()),
                 PeerEvent::Resolved(known) => (self.parts.keep_addresses)(known),
             }

@@ -13,8 +13,7 @@ use super::variables;
 use crate::metrics::Format;
 use crate::pb::etcdserverpb as pb;
 use crate::request::Query;
-use crate::rpc::json::put_text;
-use crate::rpc::web::{AnswerHead, Ask, JSON};
+use crate::rpc::web::{AnswerHead, Ask, JSON, put_version};
 use crate::shell::client::call::account::Account;
 use crate::shell::client::observing;
 use crate::shell::client::{Backend, ClientShard};
@@ -106,23 +105,12 @@ impl<B: Backend> ClientShard<B> {
                     b"the member does not answer\n",
                 );
             };
-            sink.answer(&account, AnswerHead::new(200, JSON), |out| put_version(&status, out));
+            sink.answer(&account, AnswerHead::new(200, JSON), |out| {
+                put_version(&status.version, &status.storage_version, out)
+            });
         })
         .detach();
     }
-}
-
-/// A cluster has the version of its members, in etcd's terms, without the last number.
-fn put_version(status: &pb::StatusResponse, out: &mut Vec<u8>) {
-    let mut numbers = status.version.split('.');
-    let cluster = format!("{}.{}.0", numbers.next().unwrap_or("0"), numbers.next().unwrap_or("0"));
-    out.extend_from_slice(b"{\"etcdserver\":");
-    put_text(&status.version, out);
-    out.extend_from_slice(b",\"etcdcluster\":");
-    put_text(&cluster, out);
-    out.extend_from_slice(b",\"storage\":");
-    put_text(&status.storage_version, out);
-    out.push(b'}');
 }
 
 #[cfg(test)]
@@ -141,17 +129,5 @@ mod tests {
             assert!(find(path, true).is_none() && find(path, false).is_none(), "{path}");
         }
         assert_eq!(find("/readyz/x", false), Some(Page::Probe(Probe::Ready, Some("x"))));
-    }
-
-    #[test]
-    fn version_of_the_cluster_has_no_last_number() {
-        let status = pb::StatusResponse {
-            version: "3.7.1".into(),
-            storage_version: "3.7.0".into(),
-            ..Default::default()
-        };
-        let mut out = Vec::new();
-        put_version(&status, &mut out);
-        assert_eq!(out, br#"{"etcdserver":"3.7.1","etcdcluster":"3.7.0","storage":"3.7.0"}"#);
     }
 }
