@@ -26,6 +26,10 @@ fn the_port_for_peers_tells_versions_and_members_and_promotes_a_learner() {
         let listed = client.member_list(true).await.unwrap();
         let ports: Vec<u16> = (0..2).map(|member| cluster.launch(member).peer_port).collect();
         for &port in &ports {
+            until(PATIENCE, async || {
+                ask(port, "GET", "/members").await.text().matches("clientURLs").count() == 2
+            })
+            .await;
             let version = ask(port, "GET", "/version").await.json();
             assert!(server_is_etcd() || version["etcdserver"] == "3.7.1", "{version}");
             let answer = ask(port, "GET", "/members").await;
@@ -63,11 +67,13 @@ fn the_port_for_peers_tells_versions_and_members_and_promotes_a_learner() {
         })
         .await;
         assert!(told.as_array().unwrap().iter().all(|member| member.get("isLearner").is_none()), "{told}");
-        let again = ask(ports[0], "POST", &promote).await;
-        assert_eq!(
-            (again.status, again.text().as_str()),
-            (412, "membership: can only promote a learner member\n")
-        );
+        // How far it is is asked first, and of a voter too.
+        until(PATIENCE, async || {
+            let again = ask(ports[0], "POST", &promote).await;
+            assert_eq!(again.status, 412);
+            again.text() == "membership: can only promote a learner member\n"
+        })
+        .await;
     });
 }
 
