@@ -8,9 +8,9 @@
 
 use arbitrary::Unstructured;
 use pinion::apply::{Machine, Restore, RestoreError};
-use pinion::request::RequestKind;
 use pinion::checkpoint::format::{Decoder, Encoder, FRAME_BYTES_MAX, FormatError, Frame, Header};
 use pinion::pb::etcdserverpb as pb;
+use pinion::request::RequestKind;
 use pinion::types::{ClusterId, KeyRange, LogIndex, MemberId, Term};
 use prost::Message as _;
 

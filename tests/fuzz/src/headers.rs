@@ -18,13 +18,37 @@ const PADDED: u8 = 8;
 const PRIORITY: u8 = 0x20;
 
 const NAMES: [&[u8]; 16] = [
-    b":method", b":path", b":scheme", b":authority", b":protocol", b":status", b"te", b"connection", b"host",
-    b"content-type", b"content-length", b"upgrade", b"grpc-timeout", b"Upper", b"", b"x",
+    b":method",
+    b":path",
+    b":scheme",
+    b":authority",
+    b":protocol",
+    b":status",
+    b"te",
+    b"connection",
+    b"host",
+    b"content-type",
+    b"content-length",
+    b"upgrade",
+    b"grpc-timeout",
+    b"Upper",
+    b"",
+    b"x",
 ];
 
 const VALUES: [&[u8]; 12] = [
-    b"", b"POST", b"/etcdserverpb.KV/Put", b"http", b"localhost:2379", b"a:1,b:2", b"trailers", b"gzip",
-    b"application/grpc", b"1\n", b"\0", &[b'v'; 200],
+    b"",
+    b"POST",
+    b"/etcdserverpb.KV/Put",
+    b"http",
+    b"localhost:2379",
+    b"a:1,b:2",
+    b"trailers",
+    b"gzip",
+    b"application/grpc",
+    b"1\n",
+    b"\0",
+    &[b'v'; 200],
 ];
 
 pub fn run(data: &[u8]) {
@@ -167,7 +191,8 @@ fn normal(mut bytes: &[u8]) -> Vec<(u8, u8, u32, Vec<u8>)> {
     let mut frames: Vec<(u8, u8, u32, Vec<u8>)> = Vec::new();
     while let Some((head, rest)) = bytes.split_first_chunk::<9>() {
         let [l0, l1, l2, kind, mut flags, s0, s1, s2, s3] = *head;
-        let Some((payload, rest)) = rest.split_at_checked(u32::from_be_bytes([0, l0, l1, l2]) as usize) else {
+        let Some((payload, rest)) = rest.split_at_checked(u32::from_be_bytes([0, l0, l1, l2]) as usize)
+        else {
             break;
         };
         bytes = rest;

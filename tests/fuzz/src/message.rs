@@ -5,11 +5,12 @@
 
 use arbitrary::Unstructured;
 use bytes::Bytes;
-use pinion::request::RequestKind;
+use pinion::pb::authpb;
 use pinion::pb::etcdserverpb as pb;
 use pinion::pb::etcdserverpb::compare::TargetUnion;
 use pinion::pb::etcdserverpb::request_op::Request as Op;
 use pinion::pb::peer;
+use pinion::request::RequestKind;
 use pinion::rpc::Method;
 use prost::Message as _;
 
@@ -40,7 +41,7 @@ pub const METHODS: [Method; 20] = [
 ];
 
 /// Every kind of request in the log.
-pub const KINDS: [RequestKind; 13] = [
+pub const KINDS: [RequestKind; 25] = [
     RequestKind::Put,
     RequestKind::Txn,
     RequestKind::DeleteRange,
@@ -54,6 +55,18 @@ pub const KINDS: [RequestKind; 13] = [
     RequestKind::Alarm,
     RequestKind::FormatLevel,
     RequestKind::Part,
+    RequestKind::AuthEnable,
+    RequestKind::AuthDisable,
+    RequestKind::Authenticate,
+    RequestKind::UserAdd,
+    RequestKind::UserDelete,
+    RequestKind::UserChangePassword,
+    RequestKind::UserGrantRole,
+    RequestKind::UserRevokeRole,
+    RequestKind::RoleAdd,
+    RequestKind::RoleDelete,
+    RequestKind::RoleGrantPermission,
+    RequestKind::RoleRevokePermission,
 ];
 
 /// Levels of transactions inside transactions that are built; deeper ones come as raw bytes.
@@ -269,7 +282,46 @@ pub fn request_body(input: &mut Unstructured<'_>, kind: RequestKind) -> Vec<u8> 
             let (term, through) = entry(input);
             peer::LeaseCheckpoint { term, leases, through }.encode_to_vec()
         }
+        RequestKind::AuthEnable | RequestKind::AuthDisable => Vec::new(),
+        RequestKind::Authenticate => {
+            let (user, prefix) = (name(input), name(input));
+            peer::Authenticate { user, prefix, revision: below(input, 12) as u64 }.encode_to_vec()
+        }
+        RequestKind::UserAdd => {
+            let options = one_in(input, 2).then(|| authpb::UserAddOptions { no_password: one_in(input, 2) });
+            let (name, hashed_password) = (name(input), name(input));
+            pb::AuthUserAddRequest { name, hashed_password, options, ..Default::default() }.encode_to_vec()
+        }
+        RequestKind::UserDelete => pb::AuthUserDeleteRequest { name: name(input) }.encode_to_vec(),
+        RequestKind::UserChangePassword => {
+            let (name, hashed_password) = (name(input), name(input));
+            pb::AuthUserChangePasswordRequest { name, hashed_password, ..Default::default() }.encode_to_vec()
+        }
+        RequestKind::UserGrantRole => {
+            pb::AuthUserGrantRoleRequest { user: name(input), role: name(input) }.encode_to_vec()
+        }
+        RequestKind::UserRevokeRole => {
+            pb::AuthUserRevokeRoleRequest { name: name(input), role: name(input) }.encode_to_vec()
+        }
+        RequestKind::RoleAdd => pb::AuthRoleAddRequest { name: name(input) }.encode_to_vec(),
+        RequestKind::RoleDelete => pb::AuthRoleDeleteRequest { role: name(input) }.encode_to_vec(),
+        RequestKind::RoleGrantPermission => {
+            let perm = (!one_in(input, 8)).then(|| {
+                let (key, range_end) = (key(input), key(input));
+                authpb::Permission { perm_type: below(input, 4) as i32, key, range_end }
+            });
+            pb::AuthRoleGrantPermissionRequest { name: name(input), perm }.encode_to_vec()
+        }
+        RequestKind::RoleRevokePermission => {
+            let (role, key, range_end) = (name(input), key(input), key(input));
+            pb::AuthRoleRevokePermissionRequest { role, key, range_end }.encode_to_vec()
+        }
     }
+}
+
+/// One of a few users and roles, so that requests meet.
+fn name(input: &mut Unstructured<'_>) -> String {
+    ["root", "a", "b", ""][below(input, 4)].to_owned()
 }
 
 fn lease(input: &mut Unstructured<'_>) -> i64 {

@@ -190,6 +190,7 @@ fn handshake(rest: &[u8]) {
             life: small(&mut input),
             to_life: small(&mut input),
             duplex: one_in(&mut input, 2),
+            stream: small(&mut input),
         };
         hello.encode_to_vec().into()
     };

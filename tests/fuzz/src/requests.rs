@@ -12,18 +12,18 @@
 
 use arbitrary::Unstructured;
 use bytes::Bytes;
-use pinion::request::group::{decode_group, encode_group};
 use pinion::apply::{Applied, Checkpoint, Machine, Restore, StatusFacts};
-use pinion::request::{Command, EntryId, Origin, Outcome, Query, Rejection, Request, RequestKind, Response};
 use pinion::lease::Table;
 use pinion::membership::Cluster;
 use pinion::mvcc::{KeyValueRef, Store};
 use pinion::pb::etcdserverpb as pb;
 use pinion::pb::peer;
+use pinion::request::group::{decode_group, encode_group};
+use pinion::request::{Command, EntryId, Origin, Outcome, Query, Rejection, Request, RequestKind, Response};
 use pinion::rpc::convert::{self, Limits};
 use pinion::rpc::method::Method;
 use pinion::rpc::range_stream::RangeStream;
-use pinion::types::{KeyRange, LeaseId, LogIndex, MemberId, Revision, Term, Ticket};
+use pinion::types::{FormatLevel, KeyRange, LeaseId, LogIndex, MemberId, Revision, Term, Ticket};
 use prost::Message as _;
 
 use crate::message::{self, KINDS, METHODS};
@@ -59,7 +59,7 @@ pub const MEMBER: MemberId = MemberId(7);
 pub const AT: EntryId = EntryId { index: LogIndex(9), term: Term(3) };
 
 pub fn request(kind: RequestKind, body: impl Into<Bytes>) -> Request {
-    Request { origin: Origin { member: MEMBER, ticket: Ticket(1) }, kind, body: body.into() }
+    Request { origin: Origin { member: MEMBER, ticket: Ticket(1) }, kind, body: body.into(), login: None }
 }
 
 /// The machine's whole state as bytes.
@@ -192,7 +192,7 @@ impl Twins {
 
     fn call(&mut self, method: Method, body: Bytes) {
         match convert::command(method, body, &self.limits, || 7) {
-            Ok(Command::Propose { kind, body }) => {
+            Ok(Command::Propose { kind, body, .. }) => {
                 let outcome = self.apply(kind, body);
                 let is_shards_own = matches!(
                     outcome,
@@ -211,6 +211,11 @@ impl Twins {
     }
 
     fn apply(&mut self, kind: RequestKind, body: Bytes) -> Outcome {
+        let level = peer::FormatLevel::decode(body.clone()).map_or(0, |raise| raise.level);
+        if kind == RequestKind::FormatLevel && FormatLevel::HIGHEST < FormatLevel(level) {
+            // A member ends there, and its checkpoint is for a later release.
+            return Err(Rejection::Undecodable(String::new()));
+        }
         let request = request(kind, body);
         let revision = self.plain.store().current_revision();
         let applied = self.plain.apply(&request, AT);

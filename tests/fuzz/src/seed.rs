@@ -1,9 +1,9 @@
 //! The corpora to start from, made by code: the same bytes at every call.
 
-use pinion::request::{GroupId, RequestKind};
-use pinion::request::group::encode_group;
 use pinion::checkpoint::format::{Encoder, Header};
 use pinion::pb::etcdserverpb as pb;
+use pinion::request::group::encode_group;
+use pinion::request::{GroupId, RequestKind};
 use pinion::types::{ClusterId, LogIndex, MemberId, Term};
 use prost::Message as _;
 
@@ -33,7 +33,8 @@ fn http() -> Vec<Vec<u8>> {
     let head = b"POST /v3/kv/put?a=b HTTP/1.1\r\nHost: x:1\r\nConnection: keep-alive, Upgrade\r\n\
         Upgrade: websocket\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\nGrpc-Timeout: 1S\r\n\r\nrest";
     let chunks = b"5;a=b\r\nhello\r\n00A\r\n0123456789\r\n0\r\nT: x\r\n\r\nGET /";
-    let text = br#"{"compare":[{"key":"YQ==","target":"VALUE","result":1,"value":""}],"success":[{"request_txn":
+    let text =
+        br#"{"compare":[{"key":"YQ==","target":"VALUE","result":1,"value":""}],"success":[{"request_txn":
         {"success":[{"requestPut":{"key":"-_8","value":"YWJj","lease":"1e3"}}]}}],"x":[{}],"failure":null}"#;
     let stream = br#"{"a":"}{\"\\"} {"b":[{}]}{"#;
     let recipe = |mode: u8, choices: &[u8], bytes: &[u8]| [&[mode], choices, bytes].concat();
