@@ -149,6 +149,7 @@ const CIRCLES: &[&[&str]] = &[
         "shell/peer/link.rs",
         "shell/peer/listener.rs",
         "shell/peer/mod.rs",
+        "shell/peer/pages.rs",
         "shell/peer/traffic.rs",
     ],
     // `ClientShard`, its calls and what their front end gives them.

@@ -27,6 +27,6 @@ pub mod session;
 pub use alarm::{Alarm, AlarmType, Alarms};
 pub use checkpoint::{Checkpoint, Restore, RestoreError};
 pub use long_read::LongRead;
-pub use machine::{Applied, Begun, Machine, STORAGE_VERSION, StatusFacts};
+pub use machine::{Applied, Begun, Machine, StatusFacts};
 pub use parts::Parts;
 pub use session::Sessions;

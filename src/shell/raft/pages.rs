@@ -9,13 +9,14 @@
 use std::collections::BTreeMap;
 
 use super::RaftRole;
-use crate::apply::STORAGE_VERSION;
+
 use crate::config::ETCD_API_VERSION;
 use crate::membership::{Cluster, Member, MemberChange, MemberChangeKind};
 use crate::request::{Origin, Refusal};
 use crate::rpc::json::put_text;
 use crate::rpc::web::{AnswerHead, JSON, put_version};
 use crate::shell::peer::{PageCall, PageReply};
+use crate::types::format::ETCD_STORAGE_VERSION;
 use crate::types::{Caller, ClusterId, MemberId};
 
 /// Promotions that somebody waits for.
@@ -71,7 +72,7 @@ impl RaftRole {
             (Some(id), _) => self.promote(id, reply),
             (None, _) if path == "/version" => {
                 let mut page = Vec::new();
-                put_version(ETCD_API_VERSION, STORAGE_VERSION, &mut page);
+                put_version(ETCD_API_VERSION, ETCD_STORAGE_VERSION, &mut page);
                 reply.answer(AnswerHead::new(200, JSON), page);
             }
             (None, Some(cluster)) => {
