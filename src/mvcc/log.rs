@@ -18,6 +18,12 @@ use crate::types::Revision;
 pub(super) const CHUNK_BYTES: usize = 256 * 1024;
 const _: () = assert!(CHUNK_BYTES == 1 << OFFSET_BITS);
 
+/// The memory for a chunk whose first record has so many bytes. Large records come in numbers and sizes alike: the
+/// chunk has room for as many of that size as it holds, since one that is not filled is copied when it is closed.
+fn reserved_bytes(first: usize) -> usize {
+    if CHUNK_BYTES / 16 < first { (CHUNK_BYTES / first).max(1) * first } else { CHUNK_BYTES }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
     bytes: Vec<u8>,
@@ -107,6 +113,11 @@ impl Chunk {
     pub(super) fn has_room(&self, seq: u64, bytes: usize) -> bool {
         self.offsets.is_empty()
             || (self.bytes.len() + bytes <= CHUNK_BYTES && u32::try_from(seq - self.first_seq).is_ok())
+    }
+
+    /// Whether so many bytes more take no other memory.
+    fn has_reserved(&self, bytes: usize) -> bool {
+        self.offsets.is_empty() || bytes <= self.bytes.capacity() - self.bytes.len()
     }
 
     /// Makes the next record's slot, which starts at the present end of `bytes`.
@@ -398,10 +409,10 @@ impl Log {
     }
 
     fn chunk_with_room(&mut self, seq: u64, bytes: usize) -> &mut Chunk {
-        let fits = self.open && self.chunks.last().is_some_and(|open| open.has_room(seq, bytes));
-        if !fits {
+        let fits = |open: &SegmentBox| open.has_room(seq, bytes) && open.has_reserved(bytes);
+        if !(self.open && self.chunks.last().is_some_and(fits)) {
             self.seal();
-            self.chunks.push(Box::new(Chunk::with_capacity(bytes.max(CHUNK_BYTES))));
+            self.chunks.push(Box::new(Chunk::with_capacity(reserved_bytes(bytes))));
             self.firsts.push(seq);
             self.open = true;
         }
@@ -557,7 +568,39 @@ impl<'a> Records<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::lower_bound_near;
+    use super::{CHUNK_BYTES, Log, Record, lower_bound_near};
+    use crate::mvcc::record::NEWEST;
+
+    #[test]
+    fn large_records_are_copied_into_the_log_once_and_leave_no_room_behind_them() {
+        for bytes in [20 << 10, 64 << 10, 100 << 10, CHUNK_BYTES - 100, CHUNK_BYTES, 5 << 20] {
+            let mut log = Log::new(2);
+            let value = vec![7; bytes];
+            let mut places = Vec::new();
+            for seq in 2..14_u64 {
+                log.append(&Record {
+                    seq,
+                    main: seq.cast_signed(),
+                    sub: 0,
+                    superseded_at: NEWEST,
+                    tombstone: false,
+                    links: None,
+                    create_revision: seq.cast_signed(),
+                    version: 1,
+                    lease: 0,
+                    key: b"key",
+                    value: &value,
+                });
+                places.push(log.get(seq).unwrap().value.as_ptr());
+            }
+            log.seal();
+            let found: Vec<_> = (2..14).map(|seq| log.get(seq).unwrap().value.as_ptr()).collect();
+            // Only the last chunk may not be full.
+            assert_eq!(found[..9], places[..9], "{bytes} bytes");
+            let held = log.held_bytes() as usize;
+            assert!(held <= 12 * bytes + 12 * bytes / 16 + 4_096, "{held} bytes for 12 records of {bytes}");
+        }
+    }
 
     #[test]
     fn search_from_a_guess_finds_what_a_binary_search_finds() {

@@ -30,6 +30,12 @@ pub const GROUP_BYTES_MAX: usize = 1 << 20;
 /// The first group's space; a page.
 const GROUP_BYTES_EXPECTED: usize = 4096;
 
+/// A group that grows beyond this shares its memory with those behind it, so that nothing of it is copied again.
+const SHARING_BYTES: usize = 64 << 10;
+
+/// The memory that large groups share. They are in the log next to each other, so they go together, too.
+const BLOCK_BYTES: usize = 4 << 20;
+
 /// Requests that are in no log yet.
 #[derive(Debug)]
 pub(super) struct Proposals {
@@ -39,6 +45,8 @@ pub(super) struct Proposals {
     last_number: u64,
     /// The group that takes the next request; empty when none waits.
     open: BytesMut,
+    /// Whether the space behind it is for the next group, too.
+    is_shared: bool,
     opened_tick: u64,
     /// Groups that were full, oldest first.
     full: VecDeque<Group>,
@@ -58,6 +66,7 @@ impl Proposals {
             last_number: 0,
             open_ticks_max,
             open: BytesMut::new(),
+            is_shared: false,
             opened_tick: 0,
             full: VecDeque::new(),
             full_bytes: 0,
@@ -96,11 +105,29 @@ impl Proposals {
         }
         if self.open.is_empty() {
             self.opened_tick = tick;
-            self.open.reserve((group::GROUP_HEAD_BYTES + bytes).max(self.expected_bytes));
+            self.make_room(group::GROUP_HEAD_BYTES + bytes, self.expected_bytes);
             let id = self.next_id();
             group::put_group_head(&mut self.open, id);
+        } else {
+            self.make_room(bytes, bytes);
         }
         group::put_request(&mut self.open, ticket, kind, body, login);
+    }
+
+    /// Makes room for so many bytes more; where it is to be made, for as many as are expected.
+    fn make_room(&mut self, bytes: usize, expected: usize) {
+        if bytes <= self.open.capacity() - self.open.len() {
+            return;
+        }
+        let needed = self.open.len() + bytes;
+        self.is_shared = SHARING_BYTES < needed;
+        if self.is_shared {
+            let mut block = BytesMut::with_capacity(needed.max(BLOCK_BYTES));
+            block.extend_from_slice(&self.open);
+            self.open = block;
+        } else {
+            self.open.reserve(bytes.max(expected));
+        }
     }
 
     /// Takes a large request, to go in parts.
@@ -152,12 +179,16 @@ impl Proposals {
     }
 
     fn close(&mut self) -> Group {
-        let open = std::mem::take(&mut self.open);
-        let (used, reserved) = (open.len(), open.capacity());
+        let data = self.open.split();
+        let used = data.len();
         self.expected_bytes = used.next_multiple_of(GROUP_BYTES_EXPECTED);
-        // The log keeps the group for a while: what it does not use goes back, at the price of a copy.
-        let roomy = used / 4 < reserved - used;
-        let data = if roomy { Bytes::copy_from_slice(&open) } else { open.freeze() };
+        let data = if self.is_shared {
+            data.freeze()
+        } else {
+            // The log keeps the group for a while: what it does not use goes back, at the price of a copy.
+            let unused = std::mem::take(&mut self.open).capacity();
+            if used / 4 < unused { Bytes::copy_from_slice(&data) } else { data.freeze() }
+        };
         Group { data, number: self.last_number, opened_tick: self.opened_tick, is_part: false }
     }
 
@@ -281,6 +312,24 @@ mod tests {
             let used = data.len();
             let reserved = data.try_into_mut().unwrap().capacity();
             assert!(reserved - used <= used / 4, "{used} of {reserved} bytes used");
+        }
+    }
+    #[test]
+    fn large_groups_lie_behind_each_other_in_the_same_memory_and_none_is_copied() {
+        let mut proposals = Proposals::new(MemberId(1), 9, 5, 100);
+        let mut groups = Vec::new();
+        for round in 0..64_u64 {
+            for ticket in 0..=(round % 4) {
+                push(&mut proposals, ticket, 64 << 10, 0);
+            }
+            groups.push(proposals.take(usize::MAX, true).unwrap().data);
+        }
+        let next_to_each_other = groups.windows(2).filter(|two| two[0].as_ptr_range().end == two[1].as_ptr());
+        let bytes: usize = groups.iter().map(Bytes::len).sum();
+        // A group that is open when a block ends moves to the next one.
+        assert_eq!(next_to_each_other.count(), groups.len() - 1 - bytes / BLOCK_BYTES);
+        for (round, group) in (0..).zip(groups) {
+            assert_eq!(tickets(group), (0..=(round % 4)).collect::<Vec<_>>());
         }
     }
 }
