@@ -34,12 +34,12 @@ use prost::Message as _;
 use super::parts::Parts;
 use super::{Alarms, Machine, Sessions};
 use crate::auth::{Realm, Record};
-use crate::lease::{Lease, Table};
+use crate::lease::{Lease, Table, WalkId};
 use crate::membership::Cluster;
 use crate::mvcc;
 use crate::pb::authpb;
 use crate::pb::peer::{self, LeaseRecord, Leases};
-use crate::types::limits::LEASE_TTL_MAX_S;
+use crate::types::limits::{KEY_NS, LEASE_TTL_MAX_S, SLICE_NS};
 use crate::types::{Feature, FormatLevel, LeaseId, LogIndex};
 
 const END: u8 = 0;
@@ -58,6 +58,18 @@ const HEADER_BYTES: usize = 6;
 /// Most bytes of a lease in its section: two bytes of frame, id, and three numbers with their tags.
 const LEASE_BYTES_MAX: usize = 2 + 9 + 3 * 11;
 
+/// Leases of one slice: a quarter of a millisecond.
+const LEASES_MAX: usize = (SLICE_NS / KEY_NS) as usize;
+
+fn record_of(id: LeaseId, lease: &Lease) -> LeaseRecord {
+    LeaseRecord {
+        id: id.0,
+        ttl_s: lease.ttl_s(),
+        remaining_s: lease.remaining_s(),
+        granted_at: lease.granted_at().0,
+    }
+}
+
 /// A checkpoint under way. Ended by `Machine::end_checkpoint`, finished or not.
 #[must_use = "holds back compaction until it is ended"]
 pub struct Checkpoint {
@@ -73,9 +85,8 @@ pub struct Checkpoint {
     realm: Option<Vec<u8>>,
     /// As they were at the beginning.
     realm_records: Peekable<Box<dyn Iterator<Item = Record> + Send>>,
-    /// As they were at the beginning, in the order of their ids. What is small is copied: 32 bytes a
-    /// lease, against its keys, which are not.
-    leases: std::vec::IntoIter<LeaseRecord>,
+    /// As they were at the beginning; until the last is written.
+    leases: Option<WalkId>,
     key_space: mvcc::CheckpointCursor,
     done: bool,
 }
@@ -113,16 +124,6 @@ impl Machine {
     /// Starts a checkpoint of the present state.
     pub fn begin_checkpoint(&mut self) -> Checkpoint {
         assert!(self.preparation.is_none(), "a checkpoint holds all of a write or nothing");
-        let leases: Vec<LeaseRecord> = self
-            .leases
-            .iter()
-            .map(|(id, lease)| LeaseRecord {
-                id: id.0,
-                ttl_s: lease.ttl_s(),
-                remaining_s: lease.remaining_s(),
-                granted_at: lease.granted_at().0,
-            })
-            .collect();
         let format_level = self.format_level;
         Checkpoint {
             membership: Some(self.cluster.encode()),
@@ -138,14 +139,19 @@ impl Machine {
             }),
             realm_records: (Box::new(self.realm.records()) as Box<dyn Iterator<Item = Record> + Send>)
                 .peekable(),
-            leases: leases.into_iter(),
+            leases: Some(self.leases.begin_walk()),
             key_space: self.store.begin_checkpoint(),
             done: false,
         }
     }
 
     /// Appends about `bytes_max` bytes of the stream to `out`. True when that was the last.
-    pub fn checkpoint_slice(&self, checkpoint: &mut Checkpoint, bytes_max: usize, out: &mut Vec<u8>) -> bool {
+    pub fn checkpoint_slice(
+        &mut self,
+        checkpoint: &mut Checkpoint,
+        bytes_max: usize,
+        out: &mut Vec<u8>,
+    ) -> bool {
         assert!(!checkpoint.done, "a slice was asked for behind the last");
         if let Some(membership) = checkpoint.membership.take() {
             put_section(out, MEMBERSHIP, |out| out.extend_from_slice(&membership));
@@ -188,13 +194,20 @@ impl Machine {
             put_section(out, PARTS, |out| part.encode(out).expect("a vector takes any number of bytes"));
             return false;
         }
-        if checkpoint.leases.len() != 0 {
-            let count = (bytes_max / LEASE_BYTES_MAX).max(1);
-            let leases = checkpoint.leases.by_ref().take(count).collect();
-            put_section(out, LEASES, |out| {
-                Leases { leases }.encode(out).expect("a vector takes any number of bytes");
-            });
-            return false;
+        if let Some(walk) = checkpoint.leases {
+            let count = (bytes_max / LEASE_BYTES_MAX).clamp(1, LEASES_MAX);
+            let next = std::iter::from_fn(|| self.leases.walk(walk)).take(count);
+            let leases: Vec<_> = next.map(|(id, lease)| record_of(id, &lease)).collect();
+            if leases.len() < count {
+                self.leases.end_walk(walk);
+                checkpoint.leases = None;
+            }
+            if !leases.is_empty() {
+                put_section(out, LEASES, |out| {
+                    Leases { leases }.encode(out).expect("a vector takes any number of bytes");
+                });
+                return false;
+            }
         }
         let key_space = &mut checkpoint.key_space;
         put_section(out, KEY_SPACE, |out| {
@@ -218,6 +231,9 @@ impl Machine {
 
     /// Lets compaction go on.
     pub fn end_checkpoint(&mut self, checkpoint: Checkpoint) {
+        if let Some(walk) = checkpoint.leases {
+            self.leases.end_walk(walk);
+        }
         self.store.end_checkpoint(checkpoint.key_space);
     }
 }

@@ -9,6 +9,7 @@
 //! lease takes about 100 bytes, its first key 250 more, each further one about 30 and its own bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use crate::types::limits::LEASE_TTL_MAX_S;
 use crate::types::{LeaseId, LogIndex};
@@ -31,6 +32,10 @@ impl Lease {
         assert!((1..=LEASE_TTL_MAX_S.cast_unsigned()).contains(&ttl_s), "a TTL of {ttl_s} s");
         assert!(remaining_s < ttl_s, "{remaining_s} s are left of {ttl_s} s");
         Self { ttl_s, remaining_s, granted_at, keys: BTreeSet::new() }
+    }
+
+    fn without_keys(&self) -> Self {
+        Self { keys: BTreeSet::new(), ..*self }
     }
 
     /// Index of the log entry that granted it.
@@ -66,6 +71,20 @@ impl Lease {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Table {
     leases: BTreeMap<LeaseId, Lease>,
+    walks: BTreeMap<WalkId, Walk>,
+}
+
+/// Names a walk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WalkId(u64);
+
+/// A walk over all leases as they were at its beginning.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Walk {
+    /// The last one that was visited.
+    after: Option<LeaseId>,
+    /// Leases behind it that have changed since, as they were; `None`: not there.
+    changed: BTreeMap<LeaseId, Option<Lease>>,
 }
 
 impl Table {
@@ -102,21 +121,63 @@ impl Table {
     /// Adds a lease. The id is not in use.
     pub fn insert(&mut self, id: LeaseId, lease: Lease) {
         assert!(id != LeaseId(0), "0 is no lease");
+        self.before_change(id);
         let before = self.leases.insert(id, lease);
         assert!(before.is_none(), "{id:?} was granted twice");
     }
 
     /// Takes a lease out; the caller deletes its keys.
     pub fn revoke(&mut self, id: LeaseId) -> Option<Lease> {
+        self.before_change(id);
         self.leases.remove(&id)
     }
 
     /// Notes how long a lease has still to live; what is not less than its TTL is the full time.
     /// Returns what was noted, or `None` if there is no such lease.
     pub fn set_remaining(&mut self, id: LeaseId, remaining_s: u64) -> Option<u64> {
+        self.before_change(id);
         let lease = self.leases.get_mut(&id)?;
         lease.remaining_s = if remaining_s < lease.ttl_s { remaining_s } else { 0 };
         Some(lease.remaining_s)
+    }
+
+    /// Begins to walk over all leases as they are now.
+    pub fn begin_walk(&mut self) -> WalkId {
+        let id = WalkId(self.walks.last_key_value().map_or(0, |(last, _)| last.0 + 1));
+        self.walks.insert(id, Walk::default());
+        id
+    }
+
+    /// The next lease of a walk, in the order of their ids, without its keys. `None` behind the last.
+    pub fn walk(&mut self, walk: WalkId) -> Option<(LeaseId, Lease)> {
+        let Walk { after, changed } = self.walks.get_mut(&walk)?;
+        loop {
+            let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+            let now = self.leases.range(behind).next().map(|(&id, _)| id);
+            let then = changed.first_key_value().map(|(&id, _)| id);
+            let id = now.into_iter().chain(then).min()?;
+            *after = Some(id);
+            match changed.remove(&id) {
+                Some(Some(lease)) => return Some((id, lease)),
+                // Granted since.
+                Some(None) => {}
+                None => return Some((id, self.leases[&id].without_keys())),
+            }
+        }
+    }
+
+    /// Ends a walk, wherever it stands.
+    pub fn end_walk(&mut self, walk: WalkId) {
+        self.walks.remove(&walk);
+    }
+
+    #[inline]
+    fn before_change(&mut self, id: LeaseId) {
+        for Walk { after, changed } in self.walks.values_mut() {
+            if after.is_none_or(|after| after < id) {
+                changed.entry(id).or_insert_with(|| self.leases.get(&id).map(Lease::without_keys));
+            }
+        }
     }
 
     /// The newest version of `key` has gone over from one lease to another; 0 is none. Both exist.
@@ -145,5 +206,53 @@ impl Table {
         }
         let known: usize = self.leases.values().map(|lease| lease.keys.len()).sum();
         assert_eq!(known, count, "leases know keys that do not name them");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(ttl_s: u64) -> Lease {
+        Lease::new(ttl_s, 0, LogIndex(ttl_s))
+    }
+
+    #[test]
+    fn a_walk_sees_every_lease_as_it_was_at_its_beginning_whatever_changes_meanwhile() {
+        let mut random = 7_u64;
+        let mut draw = |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) % below
+        };
+        for _ in 0..200 {
+            let mut table = Table::new();
+            let mut walks = Vec::new();
+            for step in 0..100 {
+                let id = LeaseId(1 + draw(20).cast_signed());
+                match draw(3) {
+                    0 if !table.contains(id) => {
+                        table.insert(id, lease(100 + step));
+                        table.move_key(b"key", LeaseId(0), id);
+                    }
+                    1 => drop(table.revoke(id)),
+                    _ => drop(table.set_remaining(id, draw(90))),
+                }
+                if draw(10) == 0 && walks.len() < 3 {
+                    let all: Vec<_> = table.iter().map(|(id, lease)| (id, lease.without_keys())).collect();
+                    walks.push((table.begin_walk(), all.into_iter()));
+                }
+                walks.retain_mut(|(walk, expected)| {
+                    for _ in 0..draw(4) {
+                        let found = table.walk(*walk);
+                        assert_eq!(found, expected.next());
+                        if found.is_none() {
+                            table.end_walk(*walk);
+                            return false;
+                        }
+                    }
+                    true
+                });
+            }
+        }
     }
 }

@@ -597,8 +597,11 @@ mod tests {
             let found: Vec<_> = (2..14).map(|seq| log.get(seq).unwrap().value.as_ptr()).collect();
             // Only the last chunk may not be full.
             assert_eq!(found[..9], places[..9], "{bytes} bytes");
-            let held = log.held_bytes() as usize;
-            assert!(held <= 12 * bytes + 12 * bytes / 16 + 4_096, "{held} bytes for 12 records of {bytes}");
+            let held = log.held_bytes();
+            assert!(
+                held <= 12 * (bytes + bytes / 16) as u64 + 4_096,
+                "{held} bytes for 12 records of {bytes}"
+            );
         }
     }
 

@@ -86,6 +86,19 @@ fn a_value_of_50_mib_is_put_read_watched_and_survives_a_kill_on_three_members() 
             if output.contains("format level is raised") { Ok(()) } else { Err(output) }
         })
         .await;
+        let watching = cluster.client(followers[0]).await;
+        let (mut requests, mut events) = watching.watch().await.unwrap();
+        let create =
+            pb::WatchCreateRequest { key: "huge/".into(), range_end: "huge0".into(), ..Default::default() };
+        requests.create(create).unwrap();
+        assert!(events.next().await.unwrap().unwrap().created);
+        let mut watched = async |key: &str, number| {
+            let mut answer = events.next().await.unwrap().expect("the stream goes on");
+            let event = answer.events.pop().expect("a change of its own");
+            let kv = event.kv.unwrap();
+            assert_eq!((&*kv.key, answer.events.len()), (key.as_bytes(), 0));
+            assert!(kv.value == largest(number), "a watcher is told another {key}");
+        };
         // Through a member that passes it on, and through the one that leads.
         for (member, number) in [(followers[0], 1), (leader, 2)] {
             let key = format!("huge/{number}");
@@ -95,6 +108,7 @@ fn a_value_of_50_mib_is_put_read_watched_and_survives_a_kill_on_three_members() 
                 .put(&put_of(&key, largest(number)))
                 .await
                 .expect("it is within the limit");
+            watched(&key, number).await;
         }
         for member in 0..3 {
             let client = cluster.client(member).await;
@@ -115,6 +129,7 @@ fn a_value_of_50_mib_is_put_read_watched_and_survives_a_kill_on_three_members() 
             .put(&put_of("huge/1", largest(3)))
             .await
             .expect("two of three are there");
+        watched("huge/1", 3).await;
         cluster.start_again(followers[1]).await;
         cluster.kill(leader);
         cluster.start_again(leader).await;

@@ -86,6 +86,9 @@ impl StoreRole {
             let applied = Applied::Now(outcome);
             self.observed.on_prepared(request.kind, &applied, begun);
             self.on_applied(&entry, &request, leases, applied);
+            for ticket in std::mem::take(&mut self.lease_lists) {
+                self.answer(ticket, Ok(self.leases.leases(&self.machine)));
+            }
             match self.apply_requests(&entry, &mut group) {
                 Some(write) => self.applying = Some(Applying { slot, write, entry, group, entries }),
                 None => {

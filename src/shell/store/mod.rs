@@ -168,6 +168,8 @@ pub(in crate::shell) struct StoreRole {
     snapshots: Vec<Ticket>,
     /// Entries that wait for a large write which is being prepared.
     applying: Option<Applying>,
+    /// Callers who want to see all leases and wait for it, too.
+    lease_lists: Vec<Ticket>,
     turns: Turns,
     /// The ring that the next turn begins with.
     first_ring: usize,
@@ -239,6 +241,7 @@ impl StoreRole {
             long_reads: LongReads::new(upkeep.pinned_history_bytes),
             snapshots: Vec::new(),
             applying: None,
+            lease_lists: Vec::new(),
             turns: Turns::default(),
             first_ring: 0,
             watch,
@@ -529,6 +532,8 @@ impl StoreRole {
                 }
             }
             Query::Snapshot => self.snapshots.push(ticket),
+            // Some leases may be half way out.
+            Query::LeaseLeases if self.applying.is_some() => self.lease_lists.push(ticket),
             Query::LeaseLeases => self.answer(ticket, Ok(self.leases.leases(&self.machine))),
             _ => match self.machine.read_short(&query, &self.facts) {
                 Some(outcome) => {
