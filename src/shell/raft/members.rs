@@ -42,7 +42,7 @@ impl RaftRole {
             self.end_as_removed("this member has applied its removal from the cluster");
         }
         self.facts.is_learner = cluster.member(own).is_some_and(|member| member.learner);
-        self.pages.on_members(self.transport.cluster(), &cluster);
+        self.promotions.on_members(self.transport.cluster(), &cluster);
         self.cluster = Some(cluster);
         self.tell_facts();
     }
@@ -118,7 +118,7 @@ impl RaftRole {
                     let answer = Answer { term: self.facts.term, outcome: Ok(Response::default()) };
                     self.reply(Reply { ticket, result: outcome.map(|()| answer) });
                 }
-                Notification::Page(key, outcome) => self.pages.on_change(key, outcome),
+                Notification::Page(key, outcome) => self.promotions.on_change(key, outcome),
                 Notification::Follower(key, refusal) => {
                     let reply = self.followers.remove(&key).expect("one for each change");
                     let answer = pb::MemberChangeAnswer { refusal: refusal_number(refusal) };

@@ -22,6 +22,7 @@ mod observed;
 mod observing;
 mod pages;
 mod peers;
+mod promotions;
 mod reads;
 mod starting;
 
@@ -52,7 +53,7 @@ use hash_checks::HashChecks;
 use lease_forward::{Asking, Serving};
 use member_calls::{LeaderAnswer, MemberCalls};
 use observed::Observed;
-use pages::Pages;
+use promotions::Promotions;
 
 /// A call between members: who belongs to the cluster, as `pinion.peer.v1.Membership`.
 pub(in crate::shell) const CALL_MEMBERS: u32 = 1;
@@ -86,7 +87,7 @@ pub(in crate::shell) struct RaftRole {
     facts: Facts,
     cluster: Option<Box<Cluster>>,
     calls: MemberCalls,
-    pages: Pages,
+    promotions: Promotions,
     format_gate: FormatGate,
     /// Requests that the format level does not allow yet, and when they came.
     waiting_for_level: VecDeque<(Ticket, Command, u64)>,
@@ -203,7 +204,7 @@ impl RaftRole {
             on_news: Box::new(on_news),
             facts,
             cluster: None,
-            pages: Pages::default(),
+            promotions: Promotions::default(),
             calls: MemberCalls::new(settings.strict, settings.learners_max),
             format_gate: FormatGate::new(settings.format_level_max),
             waiting_for_level: VecDeque::new(),
