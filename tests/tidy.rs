@@ -117,7 +117,7 @@ const FOLDERS: &[(&str, &str)] = &[
     ("replica", "watch apply membership raft rpc request types pb"),
     ("watch", "apply mvcc types pb"),
     ("upkeep", "config"),
-    ("backup", "apply auth lease membership mvcc types pb"),
+    ("backup", "apply auth lease membership mvcc raft request types pb"),
     ("apply", "auth lease membership mvcc request types pb"),
     ("auth", "request types pb"),
     ("lease", "types pb"),

@@ -81,22 +81,47 @@ impl MemberEntry {
     /// # Errors
     /// It is no member.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
+        let mut member = Self::default();
+        member.take_attributes(json)?;
+        match member.id {
+            0 => Err("it has no id".to_owned()),
+            _ => Ok(member),
+        }
+    }
+
+    /// Takes over what is there of it.
+    ///
+    /// # Errors
+    /// It is no part of a member.
+    pub(super) fn take_attributes(&mut self, json: &[u8]) -> Result<(), String> {
         let json: Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-        let list = |name: &str| match &json[name] {
-            Value::Null => Ok(Vec::new()),
-            Value::Array(urls) => urls
+        let fields = json.as_object().ok_or("it is no object")?;
+        let list = |name: &str| match fields.get(name) {
+            None => Ok(None),
+            Some(Value::Null) => Ok(Some(Vec::new())),
+            Some(Value::Array(urls)) => urls
                 .iter()
                 .map(|url| url.as_str().map(str::to_owned).ok_or_else(|| format!("{name} are no texts")))
-                .collect(),
-            _ => Err(format!("{name} is no list")),
+                .collect::<Result<Vec<String>, String>>()
+                .map(Some),
+            Some(_) => Err(format!("{name} is no list")),
         };
-        Ok(Self {
-            id: json["id"].as_u64().ok_or("it has no id")?,
-            peer_urls: list("peerURLs")?,
-            is_learner: json["isLearner"].as_bool().unwrap_or_default(),
-            name: json["name"].as_str().unwrap_or_default().to_owned(),
-            client_urls: list("clientURLs")?,
-        })
+        if let Some(id) = fields.get("id") {
+            self.id = id.as_u64().ok_or("its id is no number")?;
+        }
+        if let Some(urls) = list("peerURLs")? {
+            self.peer_urls = urls;
+        }
+        if let Some(urls) = list("clientURLs")? {
+            self.client_urls = urls;
+        }
+        if let Some(name) = fields.get("name") {
+            self.name = name.as_str().ok_or("its name is no text")?.to_owned();
+        }
+        if let Some(is_learner) = fields.get("isLearner") {
+            self.is_learner = is_learner.as_bool().ok_or("isLearner is no truth value")?;
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Backups: etcd's snapshot file out of our state, and our state out of etcd's.
 
 pub mod bbolt;
+pub mod etcd;
 mod export;
 mod import;
 mod schema;

@@ -195,7 +195,14 @@ pub fn encode_group(id: GroupId, requests: &[Request]) -> Bytes {
 /// no name, so no member proposes it again, to a leader who may know less than the one that it was made by.
 #[must_use]
 pub fn encode_unnamed(kind: RequestKind, body: Bytes) -> Bytes {
-    let request = pb::Request { kind: kind.number(), body, ..Default::default() };
+    encode_unnamed_by(kind, body, None)
+}
+
+/// The same, in somebody's name.
+#[must_use]
+pub fn encode_unnamed_by(kind: RequestKind, body: Bytes, login: Option<&Login>) -> Bytes {
+    let (user, auth_revision) = login.map_or((Bytes::new(), 0), |login| (login.name.clone(), login.revision));
+    let request = pb::Request { kind: kind.number(), body, user, auth_revision, ..Default::default() };
     pb::Group { format: FORMAT_UNNAMED, requests: vec![request], ..Default::default() }.encode_to_vec().into()
 }
 

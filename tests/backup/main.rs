@@ -9,3 +9,4 @@ mod fill;
 mod out;
 mod restore;
 mod seen;
+mod start;

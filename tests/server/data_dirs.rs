@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
-use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, installed, server_binary, server_is_etcd, skip};
+use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, server_binary, server_is_etcd, skip};
 
 /// Every name below a directory, with the sizes of files.
 fn contents(dir: &Path) -> Vec<(PathBuf, u64)> {
@@ -55,35 +55,15 @@ fn directory_with_the_data_of_etcd_is_refused_and_stays_as_it_was() {
             let exit = launch.start_refused().await;
             assert_eq!(exit.status.code(), Some(1));
             let top = files[0].rsplit_once('/').unwrap().0;
-            exit.assert_says(&["--data-dir", "the data of etcd", top, "start etcd on it"]);
+            exit.assert_says(&["--data-dir", "files of etcd", top, "no database"]);
             assert_eq!(contents(&launch.data_dir), before);
         }
         // The log alone, where --wal-dir of etcd pointed.
         let disk = work.join("disk");
         make(&disk, &[ETCD_WAL, "0.tmp"]);
         let launch = Launch::new(work.join("fresh")).flag(format!("--wal-dir={}", disk.display()));
-        launch.start_refused().await.assert_says(&["--wal-dir", "the data of etcd", ETCD_WAL]);
+        launch.start_refused().await.assert_says(&["--wal-dir", "files of etcd", ETCD_WAL]);
         assert!(!launch.data_dir.exists(), "nothing was begun");
-    });
-}
-
-#[test]
-fn real_etcds_directory_is_refused_and_etcd_goes_on_with_it() {
-    let Some(etcd) = installed("etcd") else { return };
-    if server_is_etcd() {
-        return;
-    }
-    block_on(TEST_DEADLINE, async {
-        let work = WorkDir::new();
-        let theirs = Launch::binary(etcd, work.join("data"));
-        let server = theirs.start().await;
-        server.connect().await.put_kv("k", "v").await.unwrap();
-        server.terminate().await;
-        let ours = Launch { binary: server_binary(), ..theirs.clone() };
-        ours.start_refused().await.assert_says(&["the data of etcd (member/snap, member/wal)"]);
-        let server = theirs.start().await;
-        let client = server.connect().await;
-        assert_eq!(client.get("k").await.unwrap().as_deref(), Some(&b"v"[..]));
     });
 }
 

@@ -10,7 +10,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use pinion_wal::storage::is_log_file;
 
@@ -111,6 +111,28 @@ pub(super) fn foreign_data(dir: &Path) -> Option<Foreign> {
     }
     let mark = MARKS.iter().find(|(mark, _)| is_there(dir, mark));
     mark.map(|&(mark, program)| Foreign::Other { program, mark })
+}
+
+/// Where the files of an etcd 3 are that can be imported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::shell) struct EtcdFiles {
+    /// The database and the snapshots.
+    pub snap: PathBuf,
+    /// The log.
+    pub wal: PathBuf,
+}
+
+impl EtcdFiles {
+    /// Those in a data directory and, as etcd's --wal-dir, in another one. The log need not be there.
+    pub(super) fn find(root: &Path, wal: Option<&Path>) -> Option<Self> {
+        let snap = root.join("member/snap");
+        if !is_bbolt(&snap.join("db")) {
+            return None;
+        }
+        let own = root.join("member/wal");
+        let wal = if own.is_dir() { own } else { wal.map_or(own, Path::to_owned) };
+        Some(Self { snap, wal })
+    }
 }
 
 /// Names that are nobody's business here.

@@ -16,7 +16,8 @@
 //! `state ready`. Power cut in between: the next start finds `bootstrapping`, knows that nothing was
 //! ever acknowledged, and begins anew. A directory that holds a log or a checkpoint but no IDENTITY
 //! is damaged and refused: starting empty under an old name would lose acknowledged writes. So is one
-//! that holds the data of etcd or of another database (`contents.rs`); other names are left alone.
+//! that holds the data of another database (`contents.rs`), or of etcd without what could be imported (`etcd_dir.rs`);
+//! other names are left alone.
 //!
 //! A mount of a container often belongs to somebody else, and only its group or everybody may write. Its
 //! mode is then whatever its owner wants: files are 0600 and directories 0700 in any case, so others see
@@ -28,7 +29,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 use std::str::Lines;
 
-use super::contents::{self, Foreign};
+use super::contents::{self, EtcdFiles, Foreign};
 use crate::peer::Lives;
 use crate::shell::store::checkpoint_file::sync_dir;
 use crate::types::{ClusterId, MemberId};
@@ -87,7 +88,7 @@ pub(in crate::shell) enum DataDirError {
     )]
     NotWritable { path: PathBuf, mode: u32, owner: u32, group: u32, user: u32 },
     #[error(
-        "{path} ({flag}) holds the data of etcd ({names}), which Pinion cannot read yet. An empty store in its place would look to clients as if every key had been deleted, so nothing was begun and nothing touched. To go on with that data, start etcd on it; to begin an empty store, choose an empty directory"
+        "{path} ({flag}) holds files of etcd ({names}) and no database in member/snap/db that could be imported. An empty store in its place would look to clients as if every key had been deleted, so nothing was begun and nothing touched. Give the directory in which etcd has its member/ (and --wal-dir, if etcd had it); to begin an empty store, choose an empty directory"
     )]
     Etcd { path: PathBuf, flag: &'static str, names: String },
     #[error(
@@ -228,6 +229,12 @@ impl DataDir {
     pub(in crate::shell) fn end_restore(&self) -> Result<(), DataDirError> {
         let path = self.root.join(UNFINISHED);
         fs::remove_file(&path).and_then(|()| sync_dir(&self.root)).map_err(io_error("cannot remove", &path))
+    }
+
+    /// The data of an etcd that is to be imported.
+    #[must_use]
+    pub(in crate::shell) fn etcd(&self) -> Option<EtcdFiles> {
+        EtcdFiles::find(&self.root, Some(&self.wal))
     }
 
     fn open_any(root: &Path, wal: Option<&Path>) -> Result<Self, DataDirError> {
@@ -503,6 +510,9 @@ const OWN_NAMES: [&str; 12] = [
 
 /// See [`DataDir::check_unused`]. Looks only, so that a directory that is refused stays as it was.
 fn check_unused(root: &Path, wal: Option<&Path>) -> Result<(), DataDirError> {
+    if EtcdFiles::find(root, wal).is_some() {
+        return Ok(());
+    }
     for (dir, flag) in [(Some(root), "--data-dir"), (wal, "--wal-dir")] {
         let Some(dir) = dir else { continue };
         let path = dir.to_owned();

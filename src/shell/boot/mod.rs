@@ -9,6 +9,7 @@
 mod address_file;
 mod contents;
 pub(in crate::shell) mod data_dir;
+mod etcd_dir;
 pub(in crate::shell) mod force_new;
 pub(in crate::shell) mod host;
 pub(in crate::shell) mod inspect;
@@ -62,6 +63,7 @@ use crate::shell::runtime::wiring::{Ports, Wiring};
 use crate::shell::store::quota::Quota;
 use crate::shell::store::{Position, Seat as StoreSeat, StoreRole, Upkeep};
 use data_dir::{DataDir, DataDirError, IdentityFile};
+use etcd_dir::EtcdDirError;
 use host::{Descriptors, HostError};
 use recovery::{RecoveryError, Start, wal_identity};
 
@@ -88,6 +90,8 @@ pub(in crate::shell) enum BootError {
     Host(#[from] HostError),
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Etcd(#[from] EtcdDirError),
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
     #[error("what the data directory holds is no log that can be continued: {0}")]
@@ -217,6 +221,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     let data_dir = DataDir::open(&process.data_dir, process.wal_dir.as_deref())?;
     pinion_wal::map::install_sigbus_handler(logging::descriptor())
         .map_err(|source| BootError::Thread { what: "the SIGBUS handler", source })?;
+    etcd_dir::import_if_any(config, &data_dir, &waiting)?;
     // Nothing but a signal can come before a thread of ours runs.
     let start = recovery::open(config, &data_dir, &waiting, &|| inbox.try_recv().is_ok())?;
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
