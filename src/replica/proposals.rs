@@ -36,6 +36,10 @@ const SHARING_BYTES: usize = 64 << 10;
 /// The memory that large groups share. They are in the log next to each other, so they go together, too.
 const BLOCK_BYTES: usize = 4 << 20;
 
+/// Blocks that are kept to be used again: what the log keeps in memory, and some under way. New memory costs more
+/// than the copy into it.
+const BLOCKS_MAX: usize = 24;
+
 /// Requests that are in no log yet.
 #[derive(Debug)]
 pub(super) struct Proposals {
@@ -47,6 +51,8 @@ pub(super) struct Proposals {
     open: BytesMut,
     /// Whether the space behind it is for the next group, too.
     is_shared: bool,
+    /// Blocks that are full, oldest first.
+    blocks: VecDeque<BytesMut>,
     opened_tick: u64,
     /// Groups that were full, oldest first.
     full: VecDeque<Group>,
@@ -67,6 +73,7 @@ impl Proposals {
             open_ticks_max,
             open: BytesMut::new(),
             is_shared: false,
+            blocks: VecDeque::new(),
             opened_tick: 0,
             full: VecDeque::new(),
             full_bytes: 0,
@@ -120,14 +127,28 @@ impl Proposals {
             return;
         }
         let needed = self.open.len() + bytes;
-        self.is_shared = SHARING_BYTES < needed;
+        let was_shared = std::mem::replace(&mut self.is_shared, SHARING_BYTES < needed);
         if self.is_shared {
-            let mut block = BytesMut::with_capacity(needed.max(BLOCK_BYTES));
+            let mut block = self.take_block(needed);
             block.extend_from_slice(&self.open);
-            self.open = block;
+            let mut full = std::mem::replace(&mut self.open, block);
+            if was_shared && self.blocks.len() < BLOCKS_MAX {
+                full.clear();
+                self.blocks.push_back(full);
+            }
         } else {
+            // Large groups have ceased, and so does their memory.
+            self.blocks.clear();
             self.open.reserve(bytes.max(expected));
         }
+    }
+
+    /// A block with room for so many bytes: the oldest one, if the log has given up all groups in it.
+    fn take_block(&mut self, bytes: usize) -> BytesMut {
+        let is_free =
+            self.blocks.front_mut().is_some_and(|oldest| oldest.try_reclaim(bytes.max(BLOCK_BYTES)));
+        let block = if is_free { self.blocks.pop_front() } else { None };
+        block.unwrap_or_else(|| BytesMut::with_capacity(bytes.max(BLOCK_BYTES)))
     }
 
     /// Takes a large request, to go in parts.
@@ -331,5 +352,28 @@ mod tests {
         for (round, group) in (0..).zip(groups) {
             assert_eq!(tickets(group), (0..=(round % 4)).collect::<Vec<_>>());
         }
+    }
+    #[test]
+    fn memory_of_large_groups_is_used_again_when_they_are_gone_and_given_back_when_small_ones_come() {
+        let mut proposals = Proposals::new(MemberId(1), 9, 5, 100);
+        let mut held = VecDeque::new();
+        let mut places = std::collections::BTreeSet::new();
+        for _ in 0..1_000 {
+            push(&mut proposals, 1, 900 << 10, 0);
+            let data = proposals.take(usize::MAX, true).unwrap().data;
+            places.insert(data.as_ptr());
+            held.push_back(data);
+            // As much as the log keeps.
+            if 64 < held.len() {
+                held.pop_front();
+            }
+        }
+        assert!(places.len() < 100, "1,000 groups lay in {} places", places.len());
+        assert!(10 < proposals.blocks.len() && proposals.blocks.len() <= BLOCKS_MAX);
+        for ticket in 0..100_000 {
+            push(&mut proposals, ticket, 100, 0);
+            proposals.take(usize::MAX, true).unwrap();
+        }
+        assert!(!proposals.is_shared && proposals.blocks.is_empty());
     }
 }
