@@ -111,7 +111,7 @@ const FOLDERS: &[(&str, &str)] = &[
     ("shell/log", "shell/runtime metrics raft types"),
     ("shell/peer", "shell/net shell/runtime metrics peer raft rpc config types pb"),
     ("shell/discovery", "shell/net shell/runtime discovery rpc config pb"),
-    ("shell/net", "shell/runtime config"),
+    ("shell/net", "shell/runtime config types"),
     ("shell/runtime", "metrics replica config types"),
     ("metrics", "rpc request types"),
     ("replica", "watch apply membership raft rpc request types pb"),

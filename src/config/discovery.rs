@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::member_urls::{MemberUrls, parse_initial_cluster};
 use super::parse::{Refused, Settings};
 use super::process::ProcessConfig;
+use super::tls::{self, Security};
 use super::url::Url;
 
 /// Where the first members are listed. Read only while no data exists.
@@ -42,6 +43,8 @@ pub struct ServiceDiscovery {
     /// Names the cluster in the service, and goes into its ids.
     pub token: String,
     pub credentials: Option<Credentials>,
+    /// What it shows to endpoints with https, and whom it believes there.
+    pub security: Security,
     /// For a connection, the handshake included.
     pub dial_timeout: Duration,
     /// For each request.
@@ -146,6 +149,12 @@ impl ServiceDiscovery {
         let keepalive_timeout = positive("discovery-keepalive-timeout")?;
         let keepalive_time = Some(settings.duration("discovery-keepalive-time")?).filter(|d| !d.is_zero());
         let credentials = Credentials::read(settings)?;
+        let security = Security {
+            client_pair: tls::pair(settings, "discovery-cert", "discovery-key")?,
+            trusted_ca: tls::path(settings, "discovery-cacert"),
+            believes_anybody: settings.boolean("discovery-insecure-skip-tls-verify")?,
+            ..Security::none("--discovery-cert, --discovery-key, --discovery-cacert")
+        };
         let (endpoints, token) =
             (settings.text("discovery-endpoints"), settings.text("discovery-token").to_owned());
         if endpoints.is_empty() && token.is_empty() {
@@ -165,6 +174,7 @@ impl ServiceDiscovery {
             endpoints,
             token,
             credentials,
+            security,
             dial_timeout,
             request_timeout,
             keepalive_time,
@@ -200,12 +210,13 @@ impl Credentials {
 /// `host:port` or a URL, as etcd's clients take endpoints.
 fn parse_endpoints(settings: &Settings) -> Result<Vec<Url>, Refused> {
     let flag = "discovery-endpoints";
+    let scheme = if settings.boolean("discovery-insecure-transport")? { "http" } else { "https" };
     let mut endpoints = Vec::new();
     for part in settings.text(flag).split(',').map(str::trim) {
         if part.is_empty() {
             return Err(settings.invalid(flag, "must not contain empty endpoints"));
         }
-        let text = if part.contains("://") { part.to_owned() } else { format!("http://{part}") };
+        let text = if part.contains("://") { part.to_owned() } else { format!("{scheme}://{part}") };
         let url = Url::parse(&text).map_err(|error| settings.invalid(flag, &error.to_string()))?;
         if !endpoints.contains(&url) {
             endpoints.push(url);

@@ -32,6 +32,7 @@ pub(super) fn help() -> String {
         (Group::Member, "Member"),
         (Group::Clustering, "Cluster"),
         (Group::Limits, "Limits and connections"),
+        (Group::Security, "Certificates"),
         (Group::Auth, "Users and roles"),
         (Group::Logging, "Logging"),
         (Group::Pinion, "Pinion's own (variables begin with PINION_)"),

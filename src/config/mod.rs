@@ -11,17 +11,20 @@
 
 mod auth;
 mod auto_compaction;
+mod cipher_suites;
 mod cluster;
 mod discovery;
 mod features;
 mod file;
 mod flags;
 mod help;
+mod listener;
 mod member_urls;
 mod parse;
 mod placement;
 mod process;
 mod reasons;
+mod tls;
 mod tool;
 mod url;
 mod value;
@@ -31,6 +34,7 @@ mod tests;
 
 pub use auth::AuthConfig;
 pub use auto_compaction::AutoCompaction;
+pub use cipher_suites::CipherSuite;
 pub use cluster::{
     Bootstrap, ClusterConfig, ELECTION_MS_MAX, FirstMembers, InitialClusterState, LEARNERS_MAX_LIMIT,
     REQUEST_BYTES_MAX_LIMIT, TXN_OPS_MAX_LIMIT,
@@ -39,6 +43,7 @@ pub use discovery::{Credentials, InitialCluster, ServiceDiscovery, SrvDiscovery}
 pub use features::FeatureGates;
 pub use file::CONFIG_FILE_BYTES_MAX;
 pub use help::{BUILD, COMMIT, ETCD_API_VERSION};
+pub use listener::{Encryption, Listener};
 pub use member_urls::{MemberUrls, parse_members};
 pub use parse::Refused;
 pub use placement::{Placement, Plan};
@@ -46,6 +51,7 @@ pub use process::{
     Keepalive, LogConfig, LogFormat, LogLevel, LogOutput, LogRotation, METADATA_BYTES_LIMIT, ProcessConfig,
     WalSync, WebConfig,
 };
+pub use tls::{PairFiles, Security, TlsConfig, TlsPolicy, TlsVersion};
 pub use tool::{Format, Restore, Tool, parse as parse_tool};
 pub use url::{Url, UrlError};
 
@@ -104,7 +110,7 @@ fn read(
     let config = Config { cluster: ClusterConfig::read(&settings, &process)?, process };
     config.validate()?;
     warnings.extend(process::remarks(&settings)?);
-    warnings.extend(config.process.warnings());
+    warnings.extend(config.process.warnings(&settings));
     warnings.extend(config.cluster.warnings());
     Ok(Parsed::Run { config: Box::new(config), warnings })
 }

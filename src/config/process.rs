@@ -11,8 +11,10 @@ use super::auth::AuthConfig;
 use super::auto_compaction::AutoCompaction;
 use super::features::FeatureGates;
 use super::file::{Scalar, scalars};
+use super::listener::{Encryption, Listener};
 use super::parse::{Refused, Settings};
 use super::placement::Placement;
+use super::tls::TlsConfig;
 use super::url::Url;
 use super::value::{self, NumberError};
 use crate::types::FormatLevel;
@@ -29,12 +31,13 @@ pub struct ProcessConfig {
     pub data_dir: PathBuf,
     /// The log's own directory; `None` is inside `data_dir`.
     pub wal_dir: Option<PathBuf>,
-    pub listen_client: Vec<SocketAddr>,
+    pub listen_client: Vec<Listener>,
     /// HTTP has these addresses for itself, and the others gRPC. Empty: both share the others.
-    pub listen_client_http: Vec<SocketAddr>,
+    pub listen_client_http: Vec<Listener>,
     /// Health and metrics have these for themselves, besides the clients' addresses.
-    pub listen_metrics: Vec<SocketAddr>,
-    pub listen_peer: Vec<SocketAddr>,
+    pub listen_metrics: Vec<Listener>,
+    pub listen_peer: Vec<Listener>,
+    pub tls: TlsConfig,
     /// Share those addresses with other processes that ask for the same.
     pub socket_reuse_port: bool,
     pub advertise_client_urls: Vec<Url>,
@@ -196,6 +199,7 @@ impl ProcessConfig {
             listen_client_http: more_listeners(settings, "listen-client-http-urls")?,
             listen_metrics: more_listeners(settings, "listen-metrics-urls")?,
             listen_peer: listeners(settings, "listen-peer-urls")?,
+            tls: TlsConfig::read(settings)?,
             socket_reuse_port: settings.boolean("socket-reuse-port")?,
             advertise_client_urls: settings.urls("advertise-client-urls")?,
             initial_advertise_peer_urls: settings.urls("initial-advertise-peer-urls")?,
@@ -263,7 +267,8 @@ impl ProcessConfig {
 
     pub(super) fn validate(&self) -> Result<(), Refused> {
         let lists = [&self.listen_client, &self.listen_client_http, &self.listen_metrics, &self.listen_peer];
-        let listeners: Vec<&SocketAddr> = lists.into_iter().flatten().collect();
+        let listeners = lists.into_iter().flatten().map(|listener| &listener.address);
+        let listeners: Vec<&SocketAddr> = listeners.collect();
         for (slot, a) in listeners.iter().enumerate() {
             for b in &listeners[..slot] {
                 if overlap(a, b) {
@@ -274,16 +279,20 @@ impl ProcessConfig {
                 }
             }
         }
-        Ok(())
+        self.tls.validate(&self.for_clients(), &self.listen_metrics, &self.listen_peer)
+    }
+
+    fn for_clients(&self) -> Vec<&Listener> {
+        self.listen_client.iter().chain(&self.listen_client_http).collect()
     }
 
     /// What is taken as etcd takes it, and most likely not what was meant.
-    pub(super) fn warnings(&self) -> Vec<String> {
+    pub(super) fn warnings(&self, settings: &Settings) -> Vec<String> {
         let told = [
             ("--advertise-client-urls", "client", &self.advertise_client_urls),
             ("--initial-advertise-peer-urls", "member", &self.initial_advertise_peer_urls),
         ];
-        let mut warnings = Vec::new();
+        let mut warnings = self.tls.warnings(settings, &self.for_clients(), &self.listen_peer);
         for (flag, who, urls) in told {
             for url in urls.iter().filter(|url| url.is_unspecified()) {
                 warnings.push(format!(
@@ -446,20 +455,26 @@ pub(super) fn remarks(settings: &Settings) -> Result<Vec<String>, Refused> {
     Ok(remarks)
 }
 
-fn listeners(settings: &Settings, name: &str) -> Result<Vec<SocketAddr>, Refused> {
-    let mut addrs = Vec::new();
+fn listeners(settings: &Settings, name: &str) -> Result<Vec<Listener>, Refused> {
+    let mut listeners = Vec::<Listener>::new();
     for url in settings.urls(name)? {
-        let addr = url.bind_addr().map_err(|error| settings.invalid(name, &error.to_string()))?;
+        let address = url.bind_addr().map_err(|error| settings.invalid(name, &error.to_string()))?;
+        let encryption = if url.is_tls() { Encryption::Tls } else { Encryption::None };
         // `localhost` and `127.0.0.1` are two URLs and one address.
-        if !addrs.contains(&addr) {
-            addrs.push(addr);
+        match listeners.iter_mut().find(|known| known.address == address) {
+            Some(known) if known.encryption == encryption => {}
+            Some(_) if name == "listen-peer-urls" => {
+                return Err(settings.invalid(name, &format!("{address} is either encrypted or not")));
+            }
+            Some(known) => known.encryption = Encryption::Either,
+            None => listeners.push(Listener { address, encryption }),
         }
     }
-    Ok(addrs)
+    Ok(listeners)
 }
 
 /// The same for what has no default.
-fn more_listeners(settings: &Settings, name: &str) -> Result<Vec<SocketAddr>, Refused> {
+fn more_listeners(settings: &Settings, name: &str) -> Result<Vec<Listener>, Refused> {
     if settings.text(name).is_empty() { Ok(Vec::new()) } else { listeners(settings, name) }
 }
 

@@ -1,8 +1,8 @@
 //! Why flags of etcd are refused, or have no effect: what whoever gives one is told.
 
-pub(super) const NOT_YET: &str = "not supported by Pinion yet";
 pub(super) const NO_BBOLT: &str = "there is no bbolt file";
-pub(super) const NO_TLS: &str = "nothing is encrypted yet, and the flags that ask for TLS are refused";
+pub(super) const NO_GATEWAY_CLIENT: &str =
+    "the JSON gateway is part of the member and opens no connection to it";
 pub(super) const NO_PROXY: &str = "there is no v2 proxy, which etcd has dropped";
 pub(super) const NO_V2_DISCOVERY: &str =
     "there is no v2 discovery, which etcd has dropped; use --discovery-endpoints and --discovery-token";

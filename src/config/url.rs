@@ -1,7 +1,7 @@
 //! The URLs that a member listens on and tells others.
 //!
-//! Only `http` is spoken so far; `https`, `unix` and `unixs` are refused by name, so that nobody
-//! believes that a plain connection is encrypted. A URL has a host and a port and nothing else.
+//! `http` and `https` are spoken; `unix` and `unixs` are refused by name. A URL has a host and a port and nothing
+//! else.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// An address to dial, as another member or a client was told it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Url {
+    is_tls: bool,
     host: Host,
     port: u16,
 }
@@ -30,7 +31,7 @@ pub enum UrlError {
     Scheme(String),
     #[error("URL scheme must be http, https, unix, or unixs: {0:?} has none; write http://{0}")]
     NoScheme(String),
-    #[error("{scheme} is not supported yet, only http: {url}")]
+    #[error("{scheme} is not supported yet, only http and https: {url}")]
     SchemeUnsupported { scheme: &'static str, url: String },
     #[error("URL address does not have the form \"host:port\": {0}")]
     HostPort(String),
@@ -47,7 +48,7 @@ pub enum UrlError {
 }
 
 impl Url {
-    /// Reads `http://host:port`.
+    /// Reads `http://host:port` or `https://host:port`.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
         let text = text.trim();
         let owned = || text.to_owned();
@@ -56,13 +57,13 @@ impl Url {
             return Err(if is_empty { UrlError::Scheme(owned()) } else { UrlError::NoScheme(owned()) });
         };
         // As Go's parser does.
-        match scheme.to_ascii_lowercase().as_str() {
-            "http" => {}
-            "https" => return Err(UrlError::SchemeUnsupported { scheme: "https", url: owned() }),
+        let is_tls = match scheme.to_ascii_lowercase().as_str() {
+            "http" => false,
+            "https" => true,
             "unix" => return Err(UrlError::SchemeUnsupported { scheme: "unix", url: owned() }),
             "unixs" => return Err(UrlError::SchemeUnsupported { scheme: "unixs", url: owned() }),
             _ => return Err(UrlError::Scheme(owned())),
-        }
+        };
         if rest.contains(['/', '?', '#']) {
             return Err(UrlError::Path(owned()));
         }
@@ -91,7 +92,7 @@ impl Url {
         } else {
             return Err(bad());
         };
-        Ok(Self { host, port })
+        Ok(Self { is_tls, host, port })
     }
 
     /// Reads a comma-separated list; duplicates are dropped, the order is kept.
@@ -138,6 +139,34 @@ impl Url {
         }
     }
 
+    /// Whether it is dialed, and listened on, by TLS.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.is_tls
+    }
+
+    /// The same address by TLS, or without.
+    #[must_use]
+    pub fn with_tls(self, is_tls: bool) -> Self {
+        Self { is_tls, ..self }
+    }
+
+    /// The host without the port, as a certificate has it.
+    #[must_use]
+    pub fn host(&self) -> String {
+        match &self.host {
+            Host::Ip(ip) => ip.to_string(),
+            Host::Zoned(ip, _) => ip.to_string(),
+            Host::Name(name) => name.clone(),
+        }
+    }
+
+    /// The scheme.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        if self.is_tls { "https" } else { "http" }
+    }
+
     /// The port.
     #[must_use]
     pub fn port(&self) -> u16 {
@@ -161,7 +190,7 @@ fn is_zone(zone: &str) -> bool {
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.authority())
+        write!(f, "{}://{}", self.scheme(), self.authority())
     }
 }
 
@@ -171,9 +200,13 @@ mod tests {
 
     #[test]
     fn url_reads_and_prints_as_it_was_given() {
-        for text in
-            ["http://127.0.0.1:2379", "http://localhost:2379", "http://[::1]:1", "http://n-0.etcd:65535"]
-        {
+        for text in [
+            "http://127.0.0.1:2379",
+            "http://localhost:2379",
+            "http://[::1]:1",
+            "http://n-0.etcd:65535",
+            "https://n-0.etcd:1",
+        ] {
             assert_eq!(Url::parse(text).unwrap().to_string(), text);
         }
         assert_eq!(Url::parse("HTTP://localhost:1").unwrap().to_string(), "http://localhost:1");
@@ -196,11 +229,10 @@ mod tests {
     #[test]
     fn bad_url_is_refused_with_its_reason() {
         type Check = fn(&UrlError) -> bool;
-        let cases: [(&str, Check); 16] = [
+        let cases: [(&str, Check); 15] = [
             ("", |e| matches!(e, UrlError::Scheme(_))),
             ("localhost:2379", |e| matches!(e, UrlError::NoScheme(_))),
             ("ftp://localhost:1", |e| matches!(e, UrlError::Scheme(_))),
-            ("https://localhost:1", |e| matches!(e, UrlError::SchemeUnsupported { scheme: "https", .. })),
             ("unix://a:1", |e| matches!(e, UrlError::SchemeUnsupported { scheme: "unix", .. })),
             ("http://localhost", |e| matches!(e, UrlError::HostPort(_))),
             ("http://localhost:", |e| matches!(e, UrlError::HostPort(_))),

@@ -36,11 +36,6 @@ pub enum SrvError {
     )]
     None { plain: String, https: String },
     #[error(
-        "{https} has records (the first leads to {target}), which mean members that are reached by https; that \
-         is not supported yet. Remove them, and list the members as {plain}"
-    )]
-    Https { https: String, plain: String, target: String },
-    #[error(
         "{plain} has a record with the target {target:?} and port {port}, which is no peer URL: {reason}"
     )]
     Target { plain: String, target: String, port: u16, reason: String },
@@ -51,8 +46,8 @@ pub enum SrvError {
     NotListed { name: String, plain: String, listed: String, own: String, unresolved: String },
 }
 
-/// The members that the records of both services list, `plain` being those without TLS: the entries that `is_own` recognises under `name`, the others
-/// under numbers in the order of priority, target and port.
+/// The members that the records of both services list, `plain` being those without TLS: the entries that `is_own`
+/// recognises under `name`, the others under numbers in the order of priority, target and port, those with TLS first.
 ///
 /// # Errors
 /// [`SrvError`], but not `NotListed`: who is not listed is for the caller to tell.
@@ -66,18 +61,19 @@ pub fn members(
     let (https_name, plain_name) = (https_service(srv), http_service(srv));
     // A target that is the root says that there is decidedly no such service (RFC 2782).
     let is_service = |record: &&SrvRecord| !record.target.is_empty();
-    if let Some(record) = https.iter().find(is_service) {
-        let target = record.target.clone();
-        return Err(SrvError::Https { https: https_name, plain: plain_name, target });
-    }
-    let mut records: Vec<&SrvRecord> = plain.iter().filter(is_service).collect();
-    records.sort();
+    let sorted = |records: &'_ [SrvRecord]| {
+        let mut records: Vec<SrvRecord> = records.iter().filter(is_service).cloned().collect();
+        records.sort();
+        records
+    };
+    let secured = sorted(https).into_iter().map(|record| ("https", &https_name, record));
+    let unsecured = sorted(plain).into_iter().map(|record| ("http", &plain_name, record));
     let (mut own, mut urls) = (Vec::new(), Vec::new());
-    for SrvRecord { target, port, .. } in records {
-        let url = Url::parse(&format!("http://{target}:{port}")).map_err(|error| SrvError::Target {
-            plain: plain_name.clone(),
+    for (scheme, service, SrvRecord { target, port, .. }) in secured.chain(unsecured) {
+        let url = Url::parse(&format!("{scheme}://{target}:{port}")).map_err(|error| SrvError::Target {
+            plain: service.clone(),
             target: target.clone(),
-            port: *port,
+            port,
             reason: error.to_string(),
         })?;
         if urls.contains(&url) || own.contains(&url) {
@@ -159,16 +155,22 @@ mod tests {
     }
 
     #[test]
-    fn nothing_https_and_targets_without_a_port_are_refused_with_what_to_do() {
+    fn nothing_and_targets_without_a_port_are_refused_with_what_to_do() {
         let refused = |https: &[SrvRecord], plain: &[SrvRecord]| {
             members(&srv("x.y", ""), https, plain, "me", |_| false).unwrap_err().to_string()
         };
         for nothing in [refused(&[], &[]), refused(&[record(0, "", 0)], &[record(0, "", 0)])] {
             assert!(nothing.contains("_etcd-server._tcp.x.y") && nothing.contains("Add one for each member"));
         }
-        let https = refused(&[record(0, "m1.x", 1)], &[record(0, "m1.x", 1)]);
-        assert!(https.contains("not supported yet") && https.contains("m1.x"), "{https}");
         let port = refused(&[], &[record(0, "m1.x", 0)]);
         assert!(port.contains("m1.x") && port.contains("port 0"), "{port}");
+    }
+
+    #[test]
+    fn both_services_are_listed_each_with_its_scheme() {
+        let (https, plain) = ([record(0, "a", 1), record(0, "b", 1)], [record(0, "b", 1)]);
+        let members = members(&srv("x", ""), &https, &plain, "me", |url| url.to_string() == "https://b:1");
+        let urls: Vec<String> = members.unwrap().into_iter().map(|(_, urls)| urls[0].to_string()).collect();
+        assert_eq!(urls, ["https://a:1", "http://b:1", "https://b:1"]);
     }
 }

@@ -1,6 +1,7 @@
 //! `--discovery-srv`: members find each other by the records of a domain, or say why they do not.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use pinion::membership::{cluster_id, member_id};
 use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, installed, server_binary, start_all};
@@ -111,18 +112,24 @@ fn etcd_with_the_listed_urls_has_the_ids_that_pinion_derives_from_the_records() 
     });
 }
 
-/// By TLS the installed etcd does find its members.
+/// By TLS the installed etcd does find its members, and so do we.
 #[test]
-fn etcd_derives_its_ids_from_the_urls_that_records_spell_out() {
+fn etcd_and_we_derive_ids_from_the_urls_with_tls_that_records_spell_out() {
+    if let Some(etcd) = installed("etcd") {
+        members_with_tls_have_ids_by_their_urls(&etcd);
+    }
+    members_with_tls_have_ids_by_their_urls(&server_binary());
+}
+
+fn members_with_tls_have_ids_by_their_urls(binary: &Path) {
     block_on(TEST_DEADLINE, async {
-        let Some(etcd) = installed("etcd") else { return };
         let work = WorkDir::new();
         let mut launches = three(&work);
         let Some(dns) = DnsServer::start(zone("_etcd-server-ssl._tcp.pinion.test", &launches)) else {
             return;
         };
         for launch in &mut launches {
-            launch.binary = dns.client(&work, &etcd);
+            launch.binary = dns.client(&work, binary);
             let url = format!("https://127.0.0.1:{}", launch.peer_port);
             launch.flags.push(format!("--listen-peer-urls={url}"));
             launch.flags.push(format!("--initial-advertise-peer-urls={url}"));
@@ -159,17 +166,14 @@ fn member_that_was_added_joins_by_the_domain_that_lists_it_now() {
 }
 
 #[test]
-fn domain_without_members_with_https_or_without_a_server_is_told_from_each_other() {
+fn domain_without_members_or_without_a_server_is_told_from_each_other() {
     block_on(TEST_DEADLINE, async {
         let work = WorkDir::new();
-        let secure = Zone::default().srv("_etcd-server-ssl._tcp.secure.test", "m1.secure.test", 1);
-        let Some(dns) = DnsServer::start(secure) else { return };
+        let Some(dns) = DnsServer::start(Zone::default()) else { return };
         let mut launch = member(&work, "one");
         launch.binary = dns.client(&work, &server_binary());
         let nothing = launch.clone().flag("--discovery-srv=pinion.test").start_refused().await;
         nothing.assert_says(&["no SRV records", "_etcd-server._tcp.pinion.test", "Add one for each member"]);
-        let https = launch.clone().flag("--discovery-srv=secure.test").start_refused().await;
-        https.assert_says(&["https", "not supported yet", "m1.secure.test"]);
         // Nobody listens there; it is asked again for a while, which a signal ends.
         launch.binary = client_of(Ipv4Addr::new(127, 54, 0, 1), &work, &server_binary());
         let mut alone = launch.flag("--discovery-srv=pinion.test").spawn();

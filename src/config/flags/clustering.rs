@@ -1,8 +1,7 @@
 //! The cluster: its first members, discovery, comparison of data, compaction by itself.
 
 use super::flag::Kind::{Bool, Duration, Number, Text, Urls};
-use super::flag::{Flag, Group, missing, moot, moot_word, used};
-use crate::config::reasons::NO_TLS;
+use super::flag::{Flag, Group, moot, moot_word, used};
 
 /// In the order that `--help` and `tuning/FLAGS.md` show them.
 pub(super) static FLAGS: &[Flag] = &[
@@ -123,8 +122,8 @@ pub(super) static FLAGS: &[Flag] = &[
         "",
         "Instead of --initial-cluster: the domain whose SRV records _etcd-server._tcp.<domain> list the peer \
         URLs of all members. This one is the record that leads to its --initial-advertise-peer-urls. All \
-        members must find the same records. Those of _etcd-server-ssl._tcp mean https and are refused so \
-        far. Ignored once data exists.",
+        members must find the same records. Those of _etcd-server-ssl._tcp count too, and \
+        mean https. Ignored once data exists.",
     ),
     used(
         Group::Clustering,
@@ -203,11 +202,38 @@ pub(super) static FLAGS: &[Flag] = &[
         "What to do when discovery fails. exit: end; proxy, the default of etcd 3.5, which has it for v2 discovery \
         alone, does the same.",
     ),
-    missing("discovery-insecure-transport", Bool, "true"),
-    moot("discovery-insecure-skip-tls-verify", Bool, "false", NO_TLS),
-    missing("discovery-cert", Text, ""),
-    missing("discovery-key", Text, ""),
-    missing("discovery-cacert", Text, ""),
+    used(
+        Group::Clustering,
+        "discovery-insecure-transport",
+        Bool,
+        "true",
+        "Endpoints of the discovery service without a scheme are reached by http. false: by https. \
+        One with a scheme is reached by that.",
+    ),
+    used(
+        Group::Clustering,
+        "discovery-insecure-skip-tls-verify",
+        Bool,
+        "false",
+        "Believe whoever answers as the discovery service by https: whoever is in between can choose \
+        the members of the cluster.",
+    ),
+    used(
+        Group::Clustering,
+        "discovery-cert",
+        Text,
+        "",
+        "Certificate in PEM that the discovery service is shown by https.",
+    ),
+    used(Group::Clustering, "discovery-key", Text, "", "Its private key."),
+    used(
+        Group::Clustering,
+        "discovery-cacert",
+        Text,
+        "",
+        "Certificates in PEM whose holders are believed to sign that of the discovery service. Empty: \
+        those that this host believes.",
+    ),
     used(
         Group::Clustering,
         "auto-compaction-mode",

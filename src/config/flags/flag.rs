@@ -1,13 +1,12 @@
 //! One flag as the tables tell it, and the words that they are written in.
 
-use crate::config::reasons::NOT_YET;
-
 /// Where `--help` shows the flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::config) enum Group {
     Member,
     Clustering,
     Limits,
+    Security,
     Auth,
     Logging,
     Pinion,
@@ -79,10 +78,6 @@ pub(super) const fn used(
     help: &'static str,
 ) -> Flag {
     Flag { name, group, kind, default, support: Support::Used, help }
-}
-
-pub(super) const fn missing(name: &'static str, kind: Kind, default: &'static str) -> Flag {
-    missing_but(name, kind, default, &[], NOT_YET)
 }
 
 pub(super) const fn missing_but(

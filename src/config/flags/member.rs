@@ -35,7 +35,7 @@ pub(super) static FLAGS: &[Flag] = &[
         Urls,
         "http://localhost:2379",
         "Where clients connect. Hosts must be IP addresses or \
-        localhost; 0.0.0.0 is all addresses, those of IPv6 too. Only http so far: do not expose it to a network you do not trust.",
+        localhost; 0.0.0.0 is all addresses, those of IPv6 too. https: by TLS, with --cert-file or --auto-tls; http and https may share an address.",
     ),
     used(
         Group::Member,
@@ -81,8 +81,8 @@ pub(super) static FLAGS: &[Flag] = &[
         Urls,
         "http://localhost:2380",
         "Where other members connect. Hosts must be IP addresses or \
-        localhost; 0.0.0.0 is all addresses, those of IPv6 too. Nothing is encrypted and nobody is asked who he is: whoever reaches this port can take \
-        part in the cluster, so keep it inside a network you trust.",
+        localhost; 0.0.0.0 is all addresses, those of IPv6 too. With http nothing is encrypted and nobody is asked who he is: whoever reaches this port can take \
+        part in the cluster, so keep it inside a network you trust, or use https with --peer-client-cert-auth.",
     ),
     used(
         Group::Member,

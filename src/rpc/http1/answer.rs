@@ -8,6 +8,10 @@ const LENGTH_DIGITS: usize = 10;
 /// Digits of a chunk's size, which is written when the chunk is over.
 const CHUNK_DIGITS: usize = 8;
 
+/// What scripts of other origins may do and say.
+pub const ALLOWED_METHODS: &str = "POST, GET, OPTIONS, PUT, DELETE";
+pub const ALLOWED_HEADERS: &str = "accept, content-type, authorization";
+
 /// Told to a client that waits with its body.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -40,9 +44,9 @@ pub fn put_head(head: &AnswerHead, framing: BodyFraming, keeps_alive: bool, out:
         put_header(name, value, out);
     }
     if let Some(origin) = &head.origin {
-        put_header("Access-Control-Allow-Methods", "POST, GET, OPTIONS, PUT, DELETE", out);
+        put_header("Access-Control-Allow-Methods", ALLOWED_METHODS, out);
         put_header("Access-Control-Allow-Origin", origin, out);
-        put_header("Access-Control-Allow-Headers", "accept, content-type, authorization", out);
+        put_header("Access-Control-Allow-Headers", ALLOWED_HEADERS, out);
     }
     if !keeps_alive || framing == BodyFraming::UntilClose {
         put_header("Connection", "close", out);

@@ -29,6 +29,8 @@ pub struct Ask<'a> {
     /// Behind the question mark.
     pub query: &'a str,
     pub headers: &'a [Header<'a>],
+    /// It came by TLS.
+    pub is_secured: bool,
 }
 
 /// How headers are named that the gateway passes on to the call.
@@ -101,7 +103,7 @@ pub enum Route<'a> {
 /// Finds out what is asked for.
 #[must_use]
 pub fn route<'a>(ask: &Ask<'a>, rules: &Rules) -> Route<'a> {
-    if !rules.admits_host(ask.header("host").unwrap_or_default()) {
+    if !ask.is_secured && !rules.admits_host(ask.header("host").unwrap_or_default()) {
         return Route::Misdirected;
     }
     if ask.method == "OPTIONS" {

@@ -2,7 +2,7 @@ use super::*;
 use crate::rpc::status;
 
 fn ask<'a>(method: &'a str, path: &'a str, headers: &'a [Header<'a>]) -> Ask<'a> {
-    Ask { method, path, query: "", headers }
+    Ask { method, path, query: "", headers, is_secured: false }
 }
 
 fn header<'a>(name: &'a str, value: &'a str) -> Header<'a> {

@@ -24,6 +24,7 @@ use crate::peer::{
     Frame, FrameDecoder, FrameKind, HANDSHAKE_BYTES_MAX, Lane, PREFACE, PeerIdentity, Refusal,
 };
 use crate::shell::net::addresses::{Addresses, RESOLVE_PATIENCE};
+use crate::shell::net::tls::TlsConnector;
 use crate::shell::net::{Dialer, Stream, within};
 use crate::shell::raft::CALL_MEMBERS;
 use crate::shell::runtime::waiting::Waiting;
@@ -80,6 +81,7 @@ pub(in crate::shell) enum JoinError {
 /// [`JoinError`].
 pub(in crate::shell) async fn join(
     plan: &Bootstrap,
+    tls: Option<&TlsConnector>,
     level_max: FormatLevel,
     waiting: &Waiting,
     is_interrupted: &dyn Fn() -> bool,
@@ -90,7 +92,7 @@ pub(in crate::shell) async fn join(
     let mut resolved = Addresses::until(started + RESOLVE_PATIENCE);
     loop {
         let (mut mismatched, mut failures) = (None, Vec::new());
-        let mut answers = ask_all(&plan.others);
+        let mut answers = ask_all(&plan.others, tls);
         while let Some((url, answer)) = answers.next().await {
             match answer {
                 Ok((_, level)) if level_max < level => {
@@ -148,10 +150,11 @@ pub(in crate::shell) async fn join(
 /// When the member has run before.
 pub(in crate::shell) async fn check_new(
     others: &[Url],
+    tls: Option<&TlsConnector>,
     cluster: ClusterId,
     member: MemberId,
 ) -> Result<(), JoinError> {
-    let mut answers = ask_all(others);
+    let mut answers = ask_all(others, tls);
     while let Some((url, answer)) = answers.next().await {
         let Ok((known, _)) = answer else { continue };
         if known.id() != cluster {
@@ -170,7 +173,11 @@ pub(in crate::shell) async fn check_new(
 }
 
 /// The other members with a vote that answer and count `own` among the members, by name.
-pub(in crate::shell) async fn answering(cluster: &Cluster, own: MemberId) -> Vec<String> {
+pub(in crate::shell) async fn answering(
+    cluster: &Cluster,
+    own: MemberId,
+    tls: Option<&TlsConnector>,
+) -> Vec<String> {
     let mut names = Vec::new();
     let mut asked: FuturesUnordered<_> = cluster
         .members()
@@ -178,7 +185,7 @@ pub(in crate::shell) async fn answering(cluster: &Cluster, own: MemberId) -> Vec
         .map(|member| {
             let urls: Vec<Url> = member.peer_urls.iter().filter_map(|url| Url::parse(url).ok()).collect();
             async move {
-                let mut answers = ask_all(&urls);
+                let mut answers = ask_all(&urls, tls);
                 while let Some((_, answer)) = answers.next().await {
                     if answer
                         .is_ok_and(|(known, _)| known.id() == cluster.id() && known.member(own).is_some())
@@ -210,11 +217,14 @@ fn describe(cluster: &Cluster) -> String {
 type Told = (Cluster, FormatLevel);
 
 /// Asks all at once; the answers come as they arrive.
-fn ask_all(urls: &[Url]) -> FuturesUnordered<impl Future<Output = (Url, Result<Told, String>)>> {
+fn ask_all(
+    urls: &[Url],
+    tls: Option<&TlsConnector>,
+) -> FuturesUnordered<impl Future<Output = (Url, Result<Told, String>)> + use<>> {
     let ask = |url: &Url| {
-        let url = url.clone();
+        let (url, tls) = (url.clone(), tls.cloned());
         async move {
-            let dialer = Dialer::new(DIAL_TIMEOUT);
+            let dialer = Dialer::new(DIAL_TIMEOUT, tls);
             let asked = async { dialer.dial(&url, async |stream| ask(stream).await).await };
             let answer = within(DIAL_TIMEOUT + ANSWER_TIMEOUT, asked).await;
             (url, answer.map_err(|error: io::Error| error.to_string()))
@@ -403,7 +413,7 @@ mod tests {
         // The names differ, the addresses do not.
         let plan = plan(others, &["http://localhost:1", "http://localhost:2"]);
         assert_eq!(
-            run(join(&plan, FormatLevel::HIGHEST, &Waiting::default(), &|| false)).unwrap(),
+            run(join(&plan, None, FormatLevel::HIGHEST, &Waiting::default(), &|| false)).unwrap(),
             (MemberId(2), cluster)
         );
     }
@@ -411,11 +421,11 @@ mod tests {
     #[test]
     fn nobody_there_is_an_error_that_names_each_address_and_a_signal_ends_the_asking() {
         let nobody = Url::parse("http://127.0.0.1:1").unwrap();
-        let answers: Vec<_> = run(ask_all(&[nobody.clone(), nobody.clone()]).collect());
+        let answers: Vec<_> = run(ask_all(&[nobody.clone(), nobody.clone()], None).collect());
         assert_eq!(answers.len(), 2);
         assert!(answers.iter().all(|(url, answer)| *url == nobody && answer.is_err()));
         let plan = plan(vec![nobody], &["http://127.0.0.1:1"]);
-        let result = run(join(&plan, FormatLevel::HIGHEST, &Waiting::default(), &|| true));
+        let result = run(join(&plan, None, FormatLevel::HIGHEST, &Waiting::default(), &|| true));
         assert!(matches!(result, Err(JoinError::Interrupted)));
     }
 
@@ -424,13 +434,14 @@ mod tests {
         let cluster = members("http://127.0.0.1:2", "two");
         let url = member(honest(cluster));
         let plan = plan(vec![url.clone()], &["http://127.0.0.1:1", "http://127.0.0.1:2"]);
-        let error =
-            run(join(&plan, FormatLevel::HIGHEST, &Waiting::default(), &|| false)).unwrap_err().to_string();
+        let error = run(join(&plan, None, FormatLevel::HIGHEST, &Waiting::default(), &|| false))
+            .unwrap_err()
+            .to_string();
         assert!(
             error.starts_with("error validating peerURLs {ClusterID:") && error.contains("started before")
         );
         let others = [url];
-        let begin = |cluster, id| run(check_new(&others, ClusterId(cluster), MemberId(id)));
+        let begin = |cluster, id| run(check_new(&others, None, ClusterId(cluster), MemberId(id)));
         assert!(matches!(begin(7, 2), Err(JoinError::StartedBefore(MemberId(2)))));
         assert!(matches!(begin(7, 9), Err(JoinError::Removed(MemberId(9)))));
         assert!(begin(7, 5).is_ok(), "nobody they know");

@@ -18,6 +18,7 @@ mod progress;
 pub(in crate::shell) mod recovery;
 pub(in crate::shell) mod restore;
 mod snapshot_file;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
@@ -33,15 +34,16 @@ use prost::Message as _;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use crate::config::{self, Config, Url};
+use crate::config::{self, Config, Listener, Url};
 use crate::pb::peer;
 use crate::peer::PEER_URLS_MAX;
 use crate::raft::{self, StartError};
 use crate::replica;
 use crate::shell::client::role::ShardOrders;
-use crate::shell::client::{Keepalive, Reception, ShardConfig, Speaks};
+use crate::shell::client::{Endpoint, Keepalive, Reception, ShardConfig, Speaks};
 use crate::shell::log::writer::LogCommand;
 use crate::shell::net::listen::Held;
+use crate::shell::net::tls::Handshakes;
 use crate::shell::peer::PeerConfig;
 use crate::shell::raft::checkpoint_transfer::Place;
 use crate::shell::raft::hash_checks::HashCheckConfig;
@@ -66,6 +68,7 @@ use data_dir::{DataDir, DataDirError, IdentityFile};
 use etcd_dir::EtcdDirError;
 use host::{Descriptors, HostError};
 use recovery::{RecoveryError, Start, wal_identity};
+use tls::{Tls, TlsError};
 
 /// Completions of the log that may wait for raft; more than its commands in flight.
 const LOG_EVENTS_MAX: usize = 256;
@@ -111,6 +114,8 @@ pub(in crate::shell) enum BootError {
     /// The sentence is whole.
     #[error("{0}")]
     DataDiffers(String),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("stopped before it was ready")]
     Interrupted,
 }
@@ -200,12 +205,14 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     }
     let descriptors = Descriptors::expected(descriptors_max, executors_count);
     // Before anything is on the disk, which is another member's if the addresses are.
-    let hold =
-        |flag, addresses: &[SocketAddr]| host::hold_addresses(flag, addresses, process.socket_reuse_port);
+    let hold = |flag, listeners: &[Listener]| {
+        let addresses: Vec<SocketAddr> = listeners.iter().map(|listener| listener.address).collect();
+        host::hold_addresses(flag, &addresses, process.socket_reuse_port)
+    };
     // Both kinds of calls come to every address, unless the operator has given HTTP its own.
     let has_http_apart = !process.listen_client_http.is_empty();
     let mut held_for_clients = Vec::new();
-    for (speaks, flag, addresses) in [
+    for (speaks, flag, listeners) in [
         (
             if has_http_apart { Speaks::Grpc } else { Speaks::All },
             "--listen-client-urls",
@@ -214,16 +221,24 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         (Speaks::Http, "--listen-client-http-urls", &process.listen_client_http),
         (Speaks::Metrics, "--listen-metrics-urls", &process.listen_metrics),
     ] {
-        held_for_clients.extend(hold(flag, addresses)?.into_iter().map(|held| (speaks, held)));
+        let endpoints = listeners.iter().map(|listener| Endpoint { speaks, encryption: listener.encryption });
+        held_for_clients.extend(endpoints.zip(hold(flag, listeners)?));
     }
     let held_for_peers = hold("--listen-peer-urls", &process.listen_peer)?;
+    let secured_peers = process.listen_peer.iter().map(|listener| listener.encryption.has_tls());
+    let held_for_peers: Vec<(bool, Held)> = secured_peers.zip(held_for_peers).collect();
 
     let data_dir = DataDir::open(&process.data_dir, process.wal_dir.as_deref())?;
     pinion_wal::map::install_sigbus_handler(logging::descriptor())
         .map_err(|source| BootError::Thread { what: "the SIGBUS handler", source })?;
     etcd_dir::import_if_any(config, &data_dir, &waiting)?;
+    let tls = Tls::load(config, &process.data_dir)?;
+    tls.tell(config);
     // Nothing but a signal can come before a thread of ours runs.
-    let start = recovery::open(config, &data_dir, &waiting, &|| inbox.try_recv().is_ok())?;
+    let start =
+        recovery::open(config, &data_dir, tls.connector(&Handshakes::default()).as_ref(), &waiting, &|| {
+            inbox.try_recv().is_ok()
+        })?;
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let known = start.machine.sessions().last_incarnation(start.identity.member);
     let floor = u64::try_from(since.as_micros()).unwrap_or(0).max(known + 1);
@@ -267,6 +282,9 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     let helpers =
         Helpers::start().map_err(|source| BootError::Thread { what: "the helper threads", source })?;
 
+    let handshakes = Handshakes::new(helpers.clone());
+    tls.keep_fresh(&helpers);
+
     let orders = ShardOrders::default();
     let raft_orders = RaftOrders::default();
     let position = Position {
@@ -284,6 +302,8 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
             lives,
             addresses: data_dir.addresses(),
             format_level: machine.format_level(),
+            acceptor: tls.peer_acceptor(&handshakes),
+            connector: tls.connector(&handshakes),
             ..peer_config(config, &identity, incarnation, known_peer_urls, descriptors)
         },
         held: held_for_peers,
@@ -361,6 +381,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         shard_config.reception = Arc::clone(&reception);
         shard_config.rights = rights.clone();
         shard_config.passwords = passwords.clone();
+        shard_config.tls = tls.client_acceptor(&handshakes);
         shard_config.scraper = Arc::clone(&scraper);
         let pulse = Arc::<Pulse>::default();
         let executor = Executor {
@@ -407,7 +428,12 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         reception.set_connections_max(descriptors.clients);
         let Descriptors { limit, kept, clients } = descriptors;
         tracing::info!(limit, clients, kept, "file descriptors: for clients, and kept for peers and files");
-        let addresses = process.listen_client.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let addresses = process
+            .listen_client
+            .iter()
+            .map(|listener| listener.address.to_string())
+            .collect::<Vec<_>>()
+            .join(",");
         tracing::info!(
             address = addresses.as_str(),
             name = process.name,
@@ -441,7 +467,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
 }
 
 /// Which shard accepts on which address: one after the other.
-fn deal(held: Vec<(Speaks, Held)>, shards: usize) -> BTreeMap<Role, Vec<(Speaks, Held)>> {
+fn deal(held: Vec<(Endpoint, Held)>, shards: usize) -> BTreeMap<Role, Vec<(Endpoint, Held)>> {
     let mut dealt = BTreeMap::<Role, Vec<_>>::new();
     for (number, held) in held.into_iter().enumerate() {
         dealt.entry(Role::Shard(number % shards)).or_default().push(held);
@@ -457,7 +483,7 @@ fn endpoints(advertised: &[Url]) -> String {
                 IpAddr::V4(_) => IpAddr::from(Ipv4Addr::LOCALHOST),
                 IpAddr::V6(_) => IpAddr::from(Ipv6Addr::LOCALHOST),
             };
-            format!("http://{}", SocketAddr::new(loopback, url.port()))
+            format!("{}://{}", url.scheme(), SocketAddr::new(loopback, url.port()))
         }
         _ => url.to_string(),
     };
@@ -668,7 +694,7 @@ struct Executor {
     is_published: Arc<AtomicBool>,
     shard_config: ShardConfig,
     /// The addresses on which each shard accepts.
-    held: BTreeMap<Role, Vec<(Speaks, Held)>>,
+    held: BTreeMap<Role, Vec<(Endpoint, Held)>>,
     orders: ShardOrders,
     events: Events,
 }

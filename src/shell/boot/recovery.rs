@@ -22,6 +22,7 @@ use crate::shell::boot::join::{self, JoinError};
 use crate::shell::discovery::{self, DiscoveryError};
 use crate::shell::log::entries::{UnknownKind, entry_from_wal, hard_state_from_wal};
 use crate::shell::net::addresses::{Addresses, RESOLVE_PATIENCE};
+use crate::shell::net::tls::TlsConnector;
 use crate::shell::runtime::aside::run_aside;
 use crate::shell::runtime::waiting::Waiting;
 use crate::shell::store::checkpoint_file::{self, LoadError, Part};
@@ -97,6 +98,7 @@ pub(in crate::shell) struct Start {
 pub(in crate::shell) fn open(
     config: &Config,
     data_dir: &DataDir,
+    tls: Option<&TlsConnector>,
     waiting: &Waiting,
     is_interrupted: &dyn Fn() -> bool,
 ) -> Result<Start, RecoveryError> {
@@ -108,7 +110,7 @@ pub(in crate::shell) fn open(
         // Also where a bootstrap was begun and not ended: nothing was ever acknowledged.
         _ => {
             data_dir.check_unused()?;
-            (bootstrap(config, data_dir, waiting, is_interrupted)?, true)
+            (bootstrap(config, data_dir, tls, waiting, is_interrupted)?, true)
         }
     };
     data_dir.tell_strangers();
@@ -160,7 +162,7 @@ pub(in crate::shell) fn open(
         let own = identity.member;
         let may_leave = |cluster: &Cluster| match config.cluster.force_new_cluster_against_quorum {
             true => Ok(()),
-            false => refuse_quorum(cluster, own, waiting),
+            false => refuse_quorum(cluster, own, tls, waiting),
         };
         force_new::reduce(&mut machine, &mut recovered, own, may_leave)?;
         check_format_level(machine.format_level(), level_max)?;
@@ -186,9 +188,14 @@ fn read_log(
 }
 
 /// Asks the other members, which may be healthy: a flag that was left in a unit's file must not end them.
-fn refuse_quorum(cluster: &Cluster, own: MemberId, waiting: &Waiting) -> Result<(), ForceError> {
+fn refuse_quorum(
+    cluster: &Cluster,
+    own: MemberId,
+    tls: Option<&TlsConnector>,
+    waiting: &Waiting,
+) -> Result<(), ForceError> {
     waiting.on("--force-new-cluster: the other members are asked whether they are there");
-    let answering = run_aside(join::answering(cluster, own)).map_err(ForceError::Ask)?;
+    let answering = run_aside(join::answering(cluster, own, tls)).map_err(ForceError::Ask)?;
     if answering.len() + 1 < cluster.voters().count() / 2 + 1 || answering.is_empty() {
         return Ok(());
     }
@@ -200,6 +207,7 @@ fn refuse_quorum(cluster: &Cluster, own: MemberId, waiting: &Waiting) -> Result<
 fn bootstrap(
     config: &Config,
     data_dir: &DataDir,
+    tls: Option<&TlsConnector>,
     waiting: &Waiting,
     is_interrupted: &dyn Fn() -> bool,
 ) -> Result<IdentityFile, RecoveryError> {
@@ -218,14 +226,14 @@ fn bootstrap(
             let member = member_id(&plan.peer_urls, &plan.token);
             assert!(cluster.member(member).is_some(), "the configuration lists this member");
             waiting.on("the other members of --initial-cluster are asked whether they know this one");
-            run_aside(join::check_new(&plan.others, cluster.id(), member))
+            run_aside(join::check_new(&plan.others, tls, cluster.id(), member))
                 .map_err(RecoveryError::Runtime)??;
             let meta = CheckpointMeta::bootstrap(cluster.voters());
             (member, cluster, meta)
         }
         InitialClusterState::Existing => {
             let (member, cluster) =
-                run_aside(join::join(&plan, config.process.format_level_max, waiting, is_interrupted))
+                run_aside(join::join(&plan, tls, config.process.format_level_max, waiting, is_interrupted))
                     .map_err(RecoveryError::Runtime)??;
             (member, cluster, CheckpointMeta::joining())
         }

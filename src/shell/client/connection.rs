@@ -17,6 +17,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_lite::future;
+use futures_lite::io::AsyncReadExt as _;
 use h2::server::Connection;
 use h2::{Ping, PingPong, Reason};
 
@@ -30,9 +32,11 @@ use super::grpc::h2_io::{Io, IoHandle};
 use super::grpc::limits;
 use super::http1;
 use super::silence::Silence;
-use super::speaks::Speaks;
+use super::speaks::{Endpoint, Speaks};
+use crate::config::Encryption;
 use crate::rpc::headers::{Fault, Gate};
 use crate::shell::net::Stream;
+use crate::shell::net::tls::{HandshakeError, is_tls};
 use crate::types::first_bytes::{FirstBytes, HTTP2_PREFACE};
 
 /// How long a connection that ends is listened to, so that the kernel does not throw our last words
@@ -78,9 +82,17 @@ enum Protocol {
 pub(super) async fn run<B: Backend>(
     shard: Rc<ClientShard<B>>,
     account: Rc<Account>,
-    speaks: Speaks,
+    endpoint: Endpoint,
     stream: Stream,
 ) {
+    let silence = shard.silent.begin(account.id);
+    let Some((stream, seen)) = meet(&shard, &account, &silence, endpoint, stream).await else { return };
+    let speaks = endpoint.speaks;
+    let is_secured = stream.is_secured();
+    account.web.set(Some(speaks).filter(|speaks| is_secured && *speaks != Speaks::Grpc));
+    if let Some(user) = stream.user() {
+        account.set_user(user);
+    }
     let now_ms = shard.now_ms();
     let meter = FrameMeter::new(shard.config.keepalive_min_ms(), now_ms);
     let gate = Gate::new(shard.config.header_bytes_max());
@@ -89,9 +101,9 @@ pub(super) async fn run<B: Backend>(
     account.progress_ms.set(now_ms);
     // No timer: see `silence`.
     account.due_ms.set(u64::MAX);
-    let silence = shard.silent.begin(account.id);
-    match read_protocol(&shard, &account, &silence, &io).await {
-        Protocol::Http2 if matches!(speaks, Speaks::All | Speaks::Grpc) => {
+    match read_protocol(&shard, &account, &silence, &io, seen).await {
+        // Without TLS nobody who asks for pages says HTTP/2 unasked.
+        Protocol::Http2 if is_secured || matches!(speaks, Speaks::All | Speaks::Grpc) => {
             drop(silence);
             let ending = match greet(&shard, &account, &io).await {
                 // In a box, which is made when it is needed.
@@ -129,14 +141,63 @@ pub(super) async fn run<B: Backend>(
     linger(&shard, &account, &io).await;
 }
 
+/// Does what comes before the first byte of a protocol: the handshake, at an address with TLS. Also what was read
+/// and is the protocol's. None: the connection is over.
+async fn meet<B: Backend>(
+    shard: &Rc<ClientShard<B>>,
+    account: &Account,
+    silence: &Silence,
+    endpoint: Endpoint,
+    mut stream: Stream,
+) -> Option<(Stream, Vec<u8>)> {
+    let mut seen = Vec::with_capacity(HTTP2_PREFACE.len());
+    if endpoint.encryption == Encryption::None {
+        return Some((stream, seen));
+    }
+    // An encrypted address without a certificate does not pass the configuration.
+    let tls = shard.config.tls.as_ref()?;
+    let (remote, local) = (stream.remote().ok(), stream.local().ok());
+    let met = async {
+        if endpoint.encryption == Encryption::Either {
+            let mut first = [0];
+            if stream.read(&mut first).await? == 0 {
+                return Err(HandshakeError::Silent);
+            }
+            seen.push(first[0]);
+            if !is_tls(first[0]) {
+                return Ok(stream);
+            }
+        }
+        // In a box: a handshake is large, and most connections have none.
+        Box::pin(tls.accept(stream, std::mem::take(&mut seen))).await
+    };
+    let given_up = poll_fn(|cx| {
+        account.set_waker(cx.waker());
+        if silence.poll_dropped(cx).is_ready() || shard.is_stopping() {
+            return Poll::Ready(Err(HandshakeError::Cut));
+        }
+        Poll::Pending
+    });
+    // The shard's end is heard at the next tick that wakes the account, at the latest.
+    let met = future::or(met, given_up).await;
+    match met {
+        Ok(stream) => Some((stream, seen)),
+        Err(error) => {
+            shard.counters.count(|counters| counters.strangers += 1);
+            shard.config.reception.tell_handshake(&error, remote, local);
+            None
+        }
+    }
+}
+
 /// Reads the first bytes until they tell the protocol.
 async fn read_protocol<B: Backend>(
     shard: &ClientShard<B>,
     account: &Account,
     silence: &Silence,
     io: &RefCell<Io>,
+    mut seen: Vec<u8>,
 ) -> Protocol {
-    let mut seen = Vec::with_capacity(HTTP2_PREFACE.len());
     loop {
         let mut piece = [0; HTTP2_PREFACE.len()];
         let room = HTTP2_PREFACE.len() - seen.len();

@@ -11,7 +11,7 @@ use super::Backend;
 use super::ClientShard;
 use super::reception::{About, TooMany};
 use super::signal::Signal;
-use super::speaks::Speaks;
+use super::speaks::Endpoint;
 
 /// After a failed accept, most likely for want of file descriptors: those that end make room.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -19,15 +19,15 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Takes in connections until the shard stops.
 pub(super) async fn accept_until_stopped<B: Backend>(
     shard: Rc<ClientShard<B>>,
-    speaks: Speaks,
+    endpoint: Endpoint,
     listener: TcpListener,
 ) {
     let stop = shard.signal_at_stop();
     let reception = &shard.config.reception;
     while let Some(accepted) = until(&stop, listener.shared_accept()).await {
         match accepted {
-            Ok(accepted) => match reception.receive(usize::from(shard.config.shard), speaks, accepted) {
-                Ok(Some((stream, place))) => shard.adopt(speaks, stream, place),
+            Ok(accepted) => match reception.receive(usize::from(shard.config.shard), endpoint, accepted) {
+                Ok(Some((stream, place))) => shard.adopt(endpoint, stream, place),
                 // Another shard has it.
                 Ok(None) => {}
                 Err(TooMany) => {

@@ -35,6 +35,7 @@ mod counters;
 mod drop_log;
 mod grpc;
 mod http1;
+mod http2;
 mod listener;
 mod load;
 mod observing;
@@ -82,7 +83,7 @@ use reception::Place;
 pub use reception::Reception;
 use signal::Signal;
 use silence::{Silence, Silent};
-pub use speaks::Speaks;
+pub use speaks::{Endpoint, Speaks};
 use tally::Tallies;
 
 use crate::config::{FeatureGates, WebConfig};
@@ -92,6 +93,7 @@ use crate::request::{Command, PieceOrder, Reply};
 use crate::rpc::Limits;
 use crate::rpc::web::Rules;
 use crate::shell::net::Stream;
+use crate::shell::net::tls::TlsAcceptor;
 use crate::shell::runtime::passwords::Passwords;
 use crate::shell::runtime::rights::Rights;
 use crate::shell::runtime::scrape::Scraper;
@@ -200,6 +202,8 @@ pub struct ShardConfig {
     pub(in crate::shell) rights: Rights,
     /// Where passwords are compared and hashed.
     pub(in crate::shell) passwords: Passwords,
+    /// How clients are met at addresses with TLS; None: there are none.
+    pub(in crate::shell) tls: Option<TlsAcceptor>,
 }
 
 impl ShardConfig {
@@ -237,6 +241,7 @@ impl ShardConfig {
             reception: Reception::alone(shard),
             rights: Rights::default(),
             passwords: Passwords::default(),
+            tls: None,
         }
     }
 
@@ -447,12 +452,12 @@ impl<B: Backend> ClientShard<B> {
 
     /// Accepts connections until `stop`, then waits for the last one to end. Those that are for other
     /// shards go to the reception, from where `take_waiting` gets this one's.
-    pub async fn serve(self: Rc<Self>, listeners: Vec<(Speaks, TcpListener)>) {
+    pub async fn serve(self: Rc<Self>, listeners: Vec<(Endpoint, TcpListener)>) {
         self.start_ticking();
         let accepting: Vec<_> = listeners
             .into_iter()
-            .map(|(speaks, listener)| {
-                glommio::spawn_local(listener::accept_until_stopped(Rc::clone(&self), speaks, listener))
+            .map(|(endpoint, listener)| {
+                glommio::spawn_local(listener::accept_until_stopped(Rc::clone(&self), endpoint, listener))
             })
             .collect();
         listener::stopped(&self).await;
@@ -612,13 +617,14 @@ impl<B: Backend> ClientShard<B> {
 
     /// Takes in the connections that other shards have accepted for this one.
     pub fn take_waiting(self: &Rc<Self>) {
-        while let Some((speaks, stream, place)) = self.config.reception.take(usize::from(self.config.shard)) {
-            self.adopt(speaks, stream, place);
+        while let Some((endpoint, stream, place)) = self.config.reception.take(usize::from(self.config.shard))
+        {
+            self.adopt(endpoint, stream, place);
         }
     }
 
     /// Takes in a connection that was accepted.
-    fn adopt(self: &Rc<Self>, speaks: Speaks, stream: Stream, place: Place) {
+    fn adopt(self: &Rc<Self>, endpoint: Endpoint, stream: Stream, place: Place) {
         // Answers are gathered here; the kernel must not wait for more.
         if let Err(error) = stream.set_nodelay() {
             tracing::debug!(%error, "connection was gone before it began");
@@ -635,7 +641,7 @@ impl<B: Backend> ClientShard<B> {
         self.connections.borrow_mut().insert(id, Rc::clone(&account));
         let shard = Rc::clone(self);
         glommio::spawn_local(async move {
-            connection::run(Rc::clone(&shard), Rc::clone(&account), speaks, stream).await;
+            connection::run(Rc::clone(&shard), Rc::clone(&account), endpoint, stream).await;
             account.end();
             shard.loads.on_end(&account.load);
             shard.connections.borrow_mut().remove(&id);

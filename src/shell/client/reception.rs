@@ -21,9 +21,10 @@ use std::time::Instant;
 use crossbeam::queue::SegQueue;
 use glommio::net::AcceptedTcpStream;
 
-use super::speaks::Speaks;
+use super::speaks::Endpoint;
 use crate::shell::net::Stream;
 use crate::shell::net::quiet::Quiet;
+use crate::shell::net::tls::HandshakeError;
 use crate::shell::runtime::mesh::SharedBell;
 use crate::types::FirstBytes;
 
@@ -33,13 +34,15 @@ pub(super) enum About {
     Full,
     AcceptFailed,
     Stranger(FirstBytes),
+    /// A handshake that failed, by its cause.
+    Handshake(u8),
 }
 
 /// One shard's part.
 struct Desk {
     connections: AtomicUsize,
     /// Accepted elsewhere, and counted. Bounded by `connections_max`.
-    waiting: SegQueue<(Speaks, AcceptedTcpStream)>,
+    waiting: SegQueue<(Endpoint, AcceptedTcpStream)>,
     bell: Arc<SharedBell>,
 }
 
@@ -99,7 +102,7 @@ impl Reception {
     pub(super) fn receive(
         self: &Arc<Self>,
         here: usize,
-        speaks: Speaks,
+        endpoint: Endpoint,
         accepted: AcceptedTcpStream,
     ) -> Result<Option<(Stream, Place)>, TooMany> {
         if self.connections_max.load(Ordering::Relaxed) <= self.connections.fetch_add(1, Ordering::Relaxed) {
@@ -114,15 +117,15 @@ impl Reception {
         if shard == here {
             return Ok(Some((accepted.bind_to_executor().into(), self.place(shard))));
         }
-        desk.waiting.push((speaks, accepted));
+        desk.waiting.push((endpoint, accepted));
         desk.bell.ring();
         Ok(None)
     }
 
     /// The next connection that another shard has accepted for this one.
-    pub(super) fn take(self: &Arc<Self>, shard: usize) -> Option<(Speaks, Stream, Place)> {
-        let (speaks, accepted) = self.desks[&shard].waiting.pop()?;
-        Some((speaks, accepted.bind_to_executor().into(), self.place(shard)))
+    pub(super) fn take(self: &Arc<Self>, shard: usize) -> Option<(Endpoint, Stream, Place)> {
+        let (endpoint, accepted) = self.desks[&shard].waiting.pop()?;
+        Some((endpoint, accepted.bind_to_executor().into(), self.place(shard)))
     }
 
     /// Whether one waits.
@@ -158,6 +161,26 @@ impl Reception {
             tracing::warn!(%client, %listener, left_out, "{}: connection closed", spoken.complaint());
         }
     }
+
+    /// A connection that was to be encrypted did not come about.
+    pub(super) fn tell_handshake(
+        &self,
+        error: &HandshakeError,
+        client: Option<SocketAddr>,
+        listener: Option<SocketAddr>,
+    ) {
+        let address = |address: Option<SocketAddr>| address.map_or_else(|| "?".to_owned(), |a| a.to_string());
+        if matches!(error, HandshakeError::Silent) {
+            tracing::debug!(client = address(client), "a connection was closed before it began");
+            return;
+        }
+        if let Some(left_out) = self.may_tell(About::Handshake(error.kind())) {
+            tracing::warn!(
+                client = address(client), listener = address(listener), %error, left_out,
+                "rejected connection on client endpoint"
+            );
+        }
+    }
 }
 
 /// There are as many connections as there may be.
@@ -179,6 +202,7 @@ mod tests {
     use std::net::TcpStream as Client;
 
     use super::*;
+    use crate::shell::client::Speaks;
     use crate::shell::net::listen;
 
     fn counts(reception: &Reception) -> Vec<usize> {
@@ -195,7 +219,7 @@ mod tests {
             let (mut clients, mut places) = (Vec::new(), Vec::new());
             let mut connect = async |here| {
                 clients.push(Client::connect(address).unwrap());
-                reception.receive(here, Speaks::All, listener.shared_accept().await.unwrap())
+                reception.receive(here, Endpoint::plain(Speaks::All), listener.shared_accept().await.unwrap())
             };
             for _ in 0..6 {
                 places.extend(connect(1).await.unwrap());

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::replica::exchange::{ToRaft, ToShard, ToStore};
 use crate::request::{Command, PieceOrder, Read};
-use crate::shell::client::{Backend, ClientShard, ShardConfig, Speaks};
+use crate::shell::client::{Backend, ClientShard, Endpoint, ShardConfig};
 use crate::shell::net::listen::Held;
 use crate::shell::runtime::mesh::Sender;
 use crate::shell::runtime::scrape::now_ns;
@@ -92,7 +92,7 @@ pub(in crate::shell) struct ShardOrders {
 pub(in crate::shell) async fn run(
     config: ShardConfig,
     ports: ShardPorts,
-    held: Vec<(Speaks, Held)>,
+    held: Vec<(Endpoint, Held)>,
     orders: ShardOrders,
     on_serving: impl FnOnce(),
 ) -> Result<(), (SocketAddr, io::Error)> {
@@ -104,9 +104,9 @@ pub(in crate::shell) async fn run(
         return Ok(());
     }
     let mut listeners = Vec::new();
-    for (speaks, held) in held {
+    for (endpoint, held) in held {
         let address = held.address();
-        listeners.push((speaks, held.listen().map_err(|error| (address, error))?));
+        listeners.push((endpoint, held.listen().map_err(|error| (address, error))?));
     }
     let (number, reception) = (config.shard, Arc::clone(&config.reception));
     let has_waiting = || reception.has_waiting(usize::from(number));

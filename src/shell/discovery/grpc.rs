@@ -85,6 +85,7 @@ pub(super) struct Patience {
 pub(super) struct Client<'a> {
     sender: SendRequest<Bytes>,
     line: Rc<Line>,
+    scheme: &'static str,
     authority: String,
     patience: Patience,
     /// What Authenticate gave.
@@ -143,6 +144,7 @@ impl<'a> Client<'a> {
         stop: &'a Stop<'a>,
     ) -> Result<Self, CallError> {
         stream.set_nodelay()?;
+        let scheme = if stream.is_secured() { "https" } else { "http" };
         let line = Rc::new(Line {
             last_read: Cell::new(last_read),
             end: RefCell::default(),
@@ -163,7 +165,7 @@ impl<'a> Client<'a> {
         });
         let keep_alive = glommio::spawn_local(keep_alive(pings, patience, Rc::clone(&line)));
         let (authority, tasks) = (authority.to_owned(), [carry, keep_alive]);
-        Ok(Self { sender, line, authority, patience, token: None, stop, _tasks: tasks })
+        Ok(Self { sender, line, scheme, authority, patience, token: None, stop, _tasks: tasks })
     }
 
     /// Sends this token with every call from now on.
@@ -275,7 +277,7 @@ impl<'a> Client<'a> {
             // etcd reads either name; the older is known to all its versions.
             headers.insert("token", token.clone());
         }
-        let uri = format!("http://{}{path}", self.authority);
+        let uri = format!("{}://{}{path}", self.scheme, self.authority);
         let mut request =
             Request::post(uri).body(()).map_err(|error| CallError::Connection(error.to_string()))?;
         *request.headers_mut() = headers;

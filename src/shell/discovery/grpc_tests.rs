@@ -4,8 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use super::*;
+use crate::config::Url;
 use crate::pb::etcdserverpb::{RangeRequest, RangeResponse};
-use crate::shell::net::Dialer;
+use crate::shell::net::{Dialer, Stream};
 use crate::shell::runtime::aside::run_aside;
 
 const DIAL: Duration = Duration::from_millis(500);
@@ -67,12 +68,17 @@ fn framed(message: &impl Message) -> Vec<u8> {
     body.to_vec()
 }
 
+async fn connect(address: SocketAddr) -> std::io::Result<Stream> {
+    let url = Url::parse(&format!("http://{address}")).unwrap();
+    Dialer::new(DIAL, None).connect(&url, address).await
+}
+
 async fn begin<'a>(
     address: SocketAddr,
     patience: Patience,
     stop: &'a Stop<'a>,
 ) -> Result<Client<'a>, CallError> {
-    let stream = Dialer::new(DIAL).connect(address).await?;
+    let stream = connect(address).await?;
     Client::begin(stream, "x:1", patience, stop).await
 }
 
@@ -158,7 +164,7 @@ fn signal_ends_a_wait_and_so_does_a_ping_without_answer() {
         let patience = Patience { keepalive_time: Some(Duration::from_secs(2)), ..patience(100) };
         // As if nothing had come for longer than anybody may ping.
         let long_ago = Instant::now().checked_sub(PING_INTERVAL_MIN).expect("this host runs for longer");
-        let stream = Dialer::new(DIAL).connect(silent).await.unwrap();
+        let stream = connect(silent).await.unwrap();
         let client = Client::begin_at(long_ago, stream, "x:1", patience, &stop).await.unwrap();
         let begun = Instant::now();
         let waited = client.try_drive(begun + Duration::from_secs(10), |_| Poll::<()>::Pending).await;

@@ -55,7 +55,7 @@ pub(super) async fn find(
             Ok(Found { members, token, source: format!("--discovery-srv={}", discovery.domain) })
         }
         InitialCluster::Service(discovery) => {
-            let members = service::find(discovery, name, urls, &stop).await?;
+            let members = service::find(discovery, &config.process.tls.policy, name, urls, &stop).await?;
             let token = discovery.token.clone();
             Ok(Found { members, token, source: "the discovery service".to_owned() })
         }

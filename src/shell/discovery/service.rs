@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::Stop;
 use super::grpc::{CallError, Client, Patience, Stream};
-use crate::config::{MemberUrls, ServiceDiscovery, Url};
+use crate::config::{MemberUrls, ServiceDiscovery, TlsPolicy, Url};
 use crate::discovery::MEMBERS_MAX;
 use crate::discovery::registry::{Instruction, Progress, Refusal, Registry};
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
@@ -21,6 +21,7 @@ use crate::pb::etcdserverpb::{
     response_op, watch_request,
 };
 use crate::shell::net::Dialer;
+use crate::shell::net::tls::{Credentials, CredentialsError, Handshakes, Protocols, TlsConnector};
 
 /// The first wait when no endpoint serves, ...
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
@@ -52,6 +53,8 @@ pub(in crate::shell) enum ServiceError {
     Refused(#[from] Refusal),
     #[error("the discovery service at {endpoint} refuses: {error}{advice}")]
     Service { endpoint: Url, error: CallError, advice: String },
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     #[error("stopped while waiting for the members to register with the discovery service")]
     Interrupted,
 }
@@ -75,12 +78,13 @@ impl From<Refusal> for Trouble {
 /// [`ServiceError`].
 pub(super) async fn find(
     service: &ServiceDiscovery,
+    policy: &TlsPolicy,
     name: &str,
     urls: &[Url],
     stop: &Stop<'_>,
 ) -> Result<MemberUrls, ServiceError> {
     let registry = Registry::new(&service.token, name, urls)?;
-    let dialer = Dialer::new(service.dial_timeout);
+    let dialer = Dialer::new(service.dial_timeout, connector(service, policy)?);
     let mut visit = Visit { service, registry, stop, dialer, told: None };
     let mut backoff = BACKOFF_MIN;
     loop {
@@ -107,6 +111,15 @@ pub(super) async fn find(
         }
         backoff = (2 * backoff).min(BACKOFF_MAX);
     }
+}
+
+/// How endpoints with https are reached; None: there are none.
+fn connector(service: &ServiceDiscovery, policy: &TlsPolicy) -> Result<Option<TlsConnector>, ServiceError> {
+    if !service.endpoints.iter().any(Url::is_tls) {
+        return Ok(None);
+    }
+    let credentials = Credentials::load(&service.security, policy, Protocols::Http)?;
+    Ok(Some(TlsConnector::new(credentials, Handshakes::default())))
 }
 
 struct Visit<'a> {

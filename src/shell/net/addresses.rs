@@ -50,7 +50,7 @@ impl Addresses {
     /// Whether two URLs are the same or share an address.
     pub(in crate::shell) fn lead_to_same(&mut self, a: &Url, b: &Url) -> bool {
         // Another port is another listener; no name has to be looked up for that.
-        a == b || (a.port() == b.port() && !self.of(a).is_disjoint(&self.of(b)))
+        a == b || (a.is_tls() == b.is_tls() && a.port() == b.port() && !self.of(a).is_disjoint(&self.of(b)))
     }
 
     /// The addresses behind a URL; none if it cannot be told.

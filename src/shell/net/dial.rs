@@ -8,24 +8,31 @@ use glommio::net::TcpStream;
 
 use super::resolve::{KnownAddresses, Resolver};
 use super::stream::Stream;
+use super::tls::TlsConnector;
 use crate::config::Url;
 
 /// Opens connections.
 #[derive(Debug)]
 pub(in crate::shell) struct Dialer {
     resolver: Resolver,
+    /// None: https leads nowhere.
+    tls: Option<TlsConnector>,
     /// Bounds each lookup of a name, and each connection.
     patience: Duration,
 }
 
 impl Dialer {
-    pub(in crate::shell) fn new(patience: Duration) -> Self {
-        Self::knowing(KnownAddresses::new(), patience)
+    pub(in crate::shell) fn new(patience: Duration, tls: Option<TlsConnector>) -> Self {
+        Self::knowing(KnownAddresses::new(), patience, tls)
     }
 
     /// One that knows where names led earlier.
-    pub(in crate::shell) fn knowing(known: KnownAddresses, patience: Duration) -> Self {
-        Self { resolver: Resolver::knowing(known), patience }
+    pub(in crate::shell) fn knowing(
+        known: KnownAddresses,
+        patience: Duration,
+        tls: Option<TlsConnector>,
+    ) -> Self {
+        Self { resolver: Resolver::knowing(known), tls, patience }
     }
 
     /// See [`Resolver::take_news`].
@@ -41,13 +48,23 @@ impl Dialer {
         self.resolver.resolve(url, self.patience).await
     }
 
-    /// A connection to one address.
+    /// A connection to one address of a URL, encrypted if the URL says so.
     ///
     /// # Errors
-    /// When it is refused, or not there in time.
-    pub(in crate::shell) async fn connect(&self, address: SocketAddr) -> io::Result<Stream> {
+    /// When it is refused, or not there in time, or not believed.
+    pub(in crate::shell) async fn connect(&self, url: &Url, address: SocketAddr) -> io::Result<Stream> {
         let socket = TcpStream::connect_timeout(address, self.patience).await.map_err(io::Error::from)?;
-        Ok(Stream::from(socket))
+        let stream = Stream::from(socket);
+        if !url.is_tls() {
+            return Ok(stream);
+        }
+        let Some(tls) = &self.tls else {
+            return Err(io::Error::other("https is not spoken here"));
+        };
+        // Its flights are small, and each waits for the other's.
+        stream.set_nodelay()?;
+        // In a box: a handshake is large, and most connections have none.
+        Box::pin(tls.connect(url, stream)).await.map_err(io::Error::other)
     }
 
     /// Goes through the addresses of a URL until `greet` likes what answers.
@@ -61,7 +78,7 @@ impl Dialer {
     ) -> Result<T, E> {
         let mut failure = io::Error::other("the name has no address").into();
         for address in self.addresses(url).await? {
-            let greeted = match self.connect(address).await {
+            let greeted = match self.connect(url, address).await {
                 Ok(stream) => greet(stream).await,
                 Err(error) => Err(error.into()),
             };
@@ -85,7 +102,7 @@ mod tests {
         glommio::LocalExecutorBuilder::default().make().unwrap().run(async {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
-            let dialer = Dialer::new(Duration::from_secs(5));
+            let dialer = Dialer::new(Duration::from_secs(5), None);
             let liked = dialer.dial(&url, async |stream| stream.remote()).await.unwrap();
             assert_eq!(liked, listener.local_addr().unwrap());
             let disliked = dialer.dial(&url, async |_| Err::<(), _>(io::Error::other("a stranger"))).await;

@@ -7,6 +7,7 @@ pub(in crate::shell) mod listen;
 pub(in crate::shell) mod quiet;
 mod resolve;
 mod stream;
+pub(in crate::shell) mod tls;
 mod within;
 
 pub(in crate::shell) use dial::Dialer;

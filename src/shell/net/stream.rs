@@ -1,7 +1,9 @@
 //! A connected socket, whoever connected it: the one type that clients' and peers' bytes go through.
 //!
-//! What lies below the bytes is this file's business alone, so a front end or a lane does not know it.
-//! Plain TCP today.
+//! What lies below the bytes is this file's business alone, so a front end or a lane does not know it: TCP, with or
+//! without TLS.
+//!
+//! A write that was pending offers the same bytes again; see `tls::session`.
 
 #![expect(unsafe_code, reason = "socket options that neither std nor the runtime offers")]
 
@@ -9,11 +11,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
+
+use super::tls::Session;
 
 /// Between two probes of a silent connection.
 const PROBE_SECONDS: libc::c_int = 1;
@@ -22,15 +27,34 @@ const PROBE_SECONDS: libc::c_int = 1;
 #[derive(Debug)]
 pub(in crate::shell) struct Stream {
     socket: TcpStream,
+    /// Records between the socket and the bytes.
+    session: Option<Box<Session>>,
+    /// The common name in the certificate that the other side has shown, if that is to be a user's name.
+    user: Option<Rc<str>>,
 }
 
 impl From<TcpStream> for Stream {
     fn from(socket: TcpStream) -> Self {
-        Self { socket }
+        Self { socket, session: None, user: None }
     }
 }
 
 impl Stream {
+    /// The same connection behind a handshake.
+    pub(super) fn secured(self, session: Session, user: Option<Rc<str>>) -> Self {
+        Self { session: Some(Box::new(session)), user, ..self }
+    }
+
+    /// Whether it is encrypted.
+    pub(in crate::shell) fn is_secured(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// The user that the other side's certificate names, maybe an empty one.
+    pub(in crate::shell) fn user(&self) -> Option<&Rc<str>> {
+        self.user.as_ref()
+    }
+
     /// The other side's address, as people write it.
     ///
     /// # Errors
@@ -133,21 +157,37 @@ fn plain(address: SocketAddr) -> SocketAddr {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_read(cx, into)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let Self { socket, session, .. } = self.get_mut();
+        match session {
+            Some(session) => session.poll_read(socket, cx, into),
+            None => Pin::new(socket).poll_read(cx, into),
+        }
     }
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let Self { socket, session, .. } = self.get_mut();
+        match session {
+            Some(session) => session.poll_write(socket, cx, bytes),
+            None => Pin::new(socket).poll_write(cx, bytes),
+        }
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { socket, session, .. } = self.get_mut();
+        match session {
+            Some(session) => session.poll_flush(socket, cx),
+            None => Pin::new(socket).poll_flush(cx),
+        }
     }
 
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_close(cx)
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { socket, session, .. } = self.get_mut();
+        match session {
+            Some(session) => session.poll_close(socket, cx),
+            None => Pin::new(socket).poll_close(cx),
+        }
     }
 }

@@ -463,7 +463,7 @@ impl Transport {
                 if self.is_stopping() {
                     return Err(DialError::Stopping);
                 }
-                match self.dial_address(address, to, purpose).await {
+                match self.dial_address(url, address, to, purpose).await {
                     Ok(opened) => return Ok(opened),
                     Err(DialError::Failed { reason, .. }) => error = failed(io::Error::other(reason)),
                     Err(refused) => error = refused,
@@ -475,13 +475,14 @@ impl Transport {
 
     async fn dial_address(
         &self,
+        url: &Url,
         address: SocketAddr,
         to: MemberId,
         purpose: Purpose,
     ) -> Result<Opened, DialError> {
         let lane = purpose.lane;
         let failed = |reason: String| DialError::Failed { authority: address.to_string(), reason };
-        let stream = self.dialer.connect(address).await.map_err(|error| failed(error.to_string()))?;
+        let stream = self.dialer.connect(url, address).await.map_err(|error| failed(error.to_string()))?;
         let connection = Connection::new(stream, &self.scratch, self.patience(lane));
         let connection = connection.map_err(|error| failed(error.to_string()))?;
         let mut reader = FrameReader::new(&connection, HANDSHAKE_BYTES_MAX);

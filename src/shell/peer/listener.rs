@@ -128,18 +128,19 @@ impl Transport {
     }
 
     /// Accepts from one listener more.
-    pub(in crate::shell) fn listen(self: &Rc<Self>, listener: TcpListener) {
+    pub(in crate::shell) fn listen(self: &Rc<Self>, listener: TcpListener, is_secured: bool) {
         assert_ne!(self.config.member, MemberId(0), "who listens has an identity");
         let transport = Rc::clone(self);
         self.spawn(async move {
             let stopped = transport.stopped();
-            future::or(stopped, transport.accept(&listener)).await;
+            future::or(stopped, transport.accept(&listener, is_secured)).await;
         });
     }
 
-    async fn accept(self: &Rc<Self>, listener: &TcpListener) {
+    async fn accept(self: &Rc<Self>, listener: &TcpListener, is_secured: bool) {
         loop {
             match listener.accept().await {
+                Ok(socket) if is_secured => self.secure(socket.into()),
                 Ok(socket) => self.adopt(socket.into()),
                 Err(error) => {
                     if let Some(left_out) = self.quiet.ask((MemberId(0), About::Accept), Instant::now()) {
@@ -151,7 +152,7 @@ impl Transport {
         }
     }
 
-    fn adopt(self: &Rc<Self>, stream: Stream) {
+    pub(super) fn adopt(self: &Rc<Self>, stream: Stream) {
         // The other side may have gone already.
         let Ok(connection) = Connection::new(stream, &self.scratch, self.config.patience) else { return };
         let id = self.next_id();

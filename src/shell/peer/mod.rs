@@ -18,6 +18,7 @@ mod events;
 mod link;
 mod listener;
 mod pages;
+mod securing;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -45,9 +46,10 @@ use crate::peer::frame::put_frame;
 use crate::peer::{FrameKind, Lane, Lives, PeerIdentity, Refusal, RefusalCode, lane_of};
 use crate::raft::{Message, mix};
 use crate::shell::net::quiet::Quiet;
+use crate::shell::net::tls::{TlsAcceptor, TlsConnector};
 use crate::shell::net::{Dialer, KnownAddresses};
 use crate::shell::runtime::mesh::Doorbell;
-use crate::shell::runtime::wake::Broadcast;
+use crate::shell::runtime::wake::{Broadcast, Wake};
 use crate::types::{ClusterId, FormatLevel, MemberId};
 
 /// How long connections may take to say goodbye at the end.
@@ -86,8 +88,12 @@ pub(super) struct PeerConfig {
     pub bulk_patience: Duration,
     pub backoff_min: Duration,
     pub backoff_max: Duration,
-    /// Connections without a Hello.
+    /// Connections without a Hello, and as many in a handshake of TLS.
     pub half_open_max: usize,
+    /// How members that dial are met at addresses with TLS; None: there are none.
+    pub acceptor: Option<TlsAcceptor>,
+    /// How members are dialed at such addresses; None: they are not.
+    pub connector: Option<TlsConnector>,
 }
 
 impl PeerConfig {
@@ -114,6 +120,8 @@ impl PeerConfig {
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_secs(1),
             half_open_max: 64,
+            acceptor: None,
+            connector: None,
         }
     }
 }
@@ -125,6 +133,8 @@ enum About {
     Refusal,
     Tls,
     Http,
+    /// A handshake of TLS that failed, by its cause.
+    Handshake(u8),
     Dial,
     End,
     Size,
@@ -146,6 +156,8 @@ pub(super) struct Transport {
     /// Streams whose receivers have been asked to dial, by their names.
     wanted: RefCell<BTreeMap<u64, Rc<Wanted>>>,
     half_open: RefCell<BTreeMap<u64, Rc<Connection>>>,
+    /// Connections in a handshake of TLS.
+    in_handshake: RefCell<BTreeMap<u64, Rc<Wake>>>,
     /// Accepted, in either direction, with whom it is.
     open: RefCell<BTreeMap<u64, (MemberId, Rc<Connection>)>>,
     /// Of connections that have ended.
@@ -194,7 +206,7 @@ impl Transport {
             peer_urls: config.peer_urls.iter().map(ToString::to_string).collect(),
             format_level_max: config.format_level_max,
         };
-        let dialer = Dialer::knowing(config.addresses.clone(), config.dial_timeout);
+        let dialer = Dialer::knowing(config.addresses.clone(), config.dial_timeout, config.connector.clone());
         Rc::new(Self {
             format_level: Cell::new(config.format_level),
             identity,
@@ -207,6 +219,7 @@ impl Transport {
             strangers: Cell::new(0),
             wanted: RefCell::default(),
             half_open: RefCell::default(),
+            in_handshake: RefCell::default(),
             open: RefCell::default(),
             traffic: RefCell::default(),
             closed: Broadcast::default(),

@@ -178,10 +178,10 @@ impl RaftRole {
         let Seat { settings, parts, .. } = seat;
         let replica = Replica::new(seat.replica, seat.recovered)?;
         let transport = Transport::new(seat.peers, ports.bell.clone());
-        for held in seat.held {
+        for (is_secured, held) in seat.held {
             let address = held.address();
             let listener = held.listen().map_err(|error| RaftStartError::Listen(address, error))?;
-            transport.listen(listener);
+            transport.listen(listener, is_secured);
         }
         let transfers = Transfers::new(seat.checkpoints, seat.checkpoint, seat.helpers, ports.bell.clone());
         let checks = HashChecks::new(seat.hash_checks, Rc::clone(&transport), ports.bell.clone());

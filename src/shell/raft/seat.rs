@@ -28,7 +28,8 @@ pub(in crate::shell) struct Seat {
     pub recovered: Recovered,
     pub peers: PeerConfig,
     /// The addresses on which other members find this one.
-    pub held: Vec<Held>,
+    /// Addresses for other members, and whether they are encrypted.
+    pub held: Vec<(bool, Held)>,
     /// Where checkpoints lie.
     pub checkpoints: Place,
     /// What the newest one covers.

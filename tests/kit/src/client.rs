@@ -15,6 +15,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use h2::client::SendRequest;
 use http::{HeaderMap, Request};
 use prost::Message;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 /// A call that is not answered by then hangs.
@@ -117,23 +118,39 @@ impl Client {
             let io = |error: std::io::Error| CallError::Transport(error.to_string());
             let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(io)?;
             stream.set_nodelay(true).map_err(io)?;
-            let mut builder = h2::client::Builder::new();
-            builder.initial_window_size(window).initial_connection_window_size(window.max(65_535));
-            let (sender, connection) = builder.handshake(stream).await?;
-            tokio::task::spawn_local(async move {
-                // How it ended is told by the calls that were on it.
-                drop(connection.await);
-            });
-            Ok(Self {
-                sender,
-                authority: format!("127.0.0.1:{port}"),
-                needs_leader: false,
-                api_version: None,
-                token: None,
-                timeout: None,
-            })
+            Self::greet(stream, &format!("127.0.0.1:{port}"), window).await
         };
         within_deadline(connect).await
+    }
+
+    /// Over a connection that is there, such as an encrypted one.
+    pub async fn over(
+        stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+        authority: &str,
+    ) -> Result<Self, CallError> {
+        within_deadline(Self::greet(stream, authority, 1 << 30)).await
+    }
+
+    async fn greet(
+        stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+        authority: &str,
+        window: u32,
+    ) -> Result<Self, CallError> {
+        let mut builder = h2::client::Builder::new();
+        builder.initial_window_size(window).initial_connection_window_size(window.max(65_535));
+        let (sender, connection) = builder.handshake(stream).await?;
+        tokio::task::spawn_local(async move {
+            // How it ended is told by the calls that were on it.
+            drop(connection.await);
+        });
+        Ok(Self {
+            sender,
+            authority: authority.to_owned(),
+            needs_leader: false,
+            api_version: None,
+            token: None,
+            timeout: None,
+        })
     }
 
     /// The same connection for calls that no member without a leader may serve.

@@ -15,6 +15,7 @@ pub mod judge;
 pub mod mount;
 pub mod pb;
 pub mod stream;
+pub mod tls;
 
 mod cluster;
 #[cfg(test)]

@@ -43,6 +43,7 @@ use std::task::Waker;
 use super::Deferred;
 use crate::rpc::method::Weight;
 use crate::shell::client::load::ConnectionLoad;
+use crate::shell::client::speaks::Speaks;
 
 /// Calls of one connection that are with the backend. A client of etcd has some hundreds.
 pub(in crate::shell::client) const CALLS_MAX: usize = 4096;
@@ -120,6 +121,10 @@ pub(in crate::shell::client) struct Account {
     pub(in crate::shell::client) id: u64,
     /// Of the client; unknown for sockets without one.
     pub(in crate::shell::client) address: Option<IpAddr>,
+    /// The user that the client's certificate names, where certificates are asked for.
+    user: RefCell<Option<Rc<str>>>,
+    /// What its requests of HTTP/2 that are not gRPC's may be about; None: there are none.
+    pub(in crate::shell::client) web: Cell<Option<Speaks>>,
     ledger: Rc<Ledger>,
     waker: RefCell<Option<Waker>>,
     calls: Cell<usize>,
@@ -165,6 +170,16 @@ impl Account {
         Self::of_client(id, ledger, None)
     }
 
+    /// The client has shown a certificate.
+    pub(in crate::shell::client) fn set_user(&self, user: &Rc<str>) {
+        self.user.replace(Some(Rc::clone(user)));
+    }
+
+    /// The user that its certificate names, maybe an empty one.
+    pub(in crate::shell::client) fn user(&self) -> Option<Rc<str>> {
+        self.user.borrow().clone()
+    }
+
     /// Of a connection from this address.
     pub(in crate::shell::client) fn of_client(
         id: u64,
@@ -174,6 +189,8 @@ impl Account {
         Rc::new(Self {
             id,
             address,
+            user: RefCell::new(None),
+            web: Cell::new(None),
             ledger,
             waker: RefCell::new(None),
             calls: Cell::new(0),

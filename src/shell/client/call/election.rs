@@ -123,8 +123,8 @@ impl<B: Backend> Observer<'_, B> {
     /// Waits for a leader if there is none, and sends what it says until it goes.
     async fn follow_next_leader(&mut self) -> Result<(), Ended> {
         // Any failure of the store ends an observer with one text, as in etcd.
-        let Caller { shard, token, .. } = self.caller;
-        let look = shard.in_the_name_of(token.as_ref(), queue::leader(self.name)).await;
+        let Caller { shard, shown, .. } = self.caller;
+        let look = shard.in_the_name_of(shown.as_ref(), queue::leader(self.name)).await;
         let found = shard.begin_to_ask(look.map_err(|_| status::ELECTION_OBSERVE_CLOSED)?);
         let found = poll_fn(|cx| {
             if let Poll::Ready(ended) = self.poll_ended(cx) {

@@ -21,6 +21,7 @@ use bytes::Bytes;
 
 use super::account::Account;
 use super::end::{CallEnd, Ended};
+use super::identity::Shown;
 use super::{Head, Recipient};
 use crate::request::{Command, Response};
 use crate::rpc::method::Weight;
@@ -112,7 +113,7 @@ impl<B: Backend> ClientShard<B> {
             shard: Rc::clone(self),
             account: Rc::clone(account),
             client_deadline_ms: head.client_deadline_ms,
-            token: head.token.clone(),
+            shown: head.shown.clone(),
             server_end: self.end_of_stream(head),
             requests,
             stream,
@@ -133,7 +134,7 @@ struct Renewals<B: Backend> {
     shard: Rc<ClientShard<B>>,
     account: Rc<Account>,
     client_deadline_ms: Option<u64>,
-    token: Option<Bytes>,
+    shown: Option<Shown>,
     server_end: CallEnd,
     requests: Requests,
     /// Gathers the answers that wait for the last piece to leave.
@@ -240,11 +241,11 @@ impl<B: Backend> Renewals<B> {
 impl<B: Backend> Renewals<B> {
     /// Asks first whether the lease may be renewed. What waits for that is one of the unanswered requests.
     fn submit_in_name(&self, command: Command, bytes: usize) {
-        let (shard, account, token) = (Rc::clone(&self.shard), Rc::clone(&self.account), self.token.clone());
+        let (shard, account, shown) = (Rc::clone(&self.shard), Rc::clone(&self.account), self.shown.clone());
         let (answers, number, deadline_ms) =
             (Rc::clone(&self.answers), self.answers.add(), self.client_deadline_ms);
         glommio::spawn_local(async move {
-            match shard.in_the_name_of(token.as_ref(), command).await {
+            match shard.in_the_name_of(shown.as_ref(), command).await {
                 Ok(command) => {
                     let recipient = Recipient::InOrder { answers, number };
                     shard.submit(&account, Weight::Light, bytes, deadline_ms, command, recipient);

@@ -51,7 +51,7 @@ use crate::shell::client::load::Cause;
 use crate::types::Term;
 use account::{Account, Charge};
 use end::CallEnd;
-use identity::Identity;
+use identity::{Identity, Shown};
 use keep_alive::Answers;
 use leadership::Wait;
 use place::{Kind, Place};
@@ -67,7 +67,7 @@ pub(super) struct Head {
     pub(super) needs_leader: bool,
     pub(super) api_version: ApiVersion,
     /// What shows who calls; see `identity`.
-    pub(super) token: Option<Bytes>,
+    pub(super) shown: Option<Shown>,
 }
 
 /// The status of a call whose connection makes the shard hold too much already.
@@ -257,7 +257,7 @@ impl<B: Backend> ClientShard<B> {
     /// Submits a command in the name of whoever calls: at once where that can be said at once.
     fn submit_in_name(self: &Rc<Self>, account: &Rc<Account>, head: &Head, mut call: Permitting) {
         if !head.method.row().is_for_all {
-            match self.identify(head.token.as_ref()) {
+            match self.identify(head.shown.as_ref()) {
                 Ok(Identity::Unasked) => {}
                 Ok(Identity::Login(login)) if !needs_permit(&call.command) => {
                     call.command = identity::guarded(call.command, login);
@@ -285,7 +285,7 @@ impl<B: Backend> ClientShard<B> {
         let (shard, account, head) = (Rc::clone(self), Rc::clone(account), head.clone());
         glommio::spawn_local(async move {
             let _place = place;
-            let named = shard.in_the_name_of(head.token.as_ref(), call.command);
+            let named = shard.in_the_name_of(head.shown.as_ref(), call.command);
             match shard.in_time(&head, named).await {
                 Ok(command) => {
                     call.command = command;
@@ -320,7 +320,7 @@ impl<B: Backend> ClientShard<B> {
         glommio::spawn_local(async move {
             let _place = place;
             let permitted = shard.in_time(&head, async {
-                match shard.login(head.token.as_ref()).await? {
+                match shard.login(head.shown.as_ref()).await? {
                     Some(login) => shard.permit(login, Permit::Admin).await,
                     None => Ok(()),
                 }

@@ -143,7 +143,7 @@ impl<B: Backend> ClientShard<B> {
         payload: Bytes,
     ) -> Result<(usize, Command), Status> {
         // Before the work is done, so that it is not done for everybody.
-        let login = self.login(head.token.as_ref()).await?;
+        let login = self.login(head.shown.as_ref()).await?;
         let bytes = payload.len();
         let command = if head.method == Method::UserAdd {
             let mut request: pb::AuthUserAddRequest = decode(payload)?;

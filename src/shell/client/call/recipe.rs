@@ -22,7 +22,7 @@ use prost::Message as _;
 
 use super::account::Account;
 use super::end::{CallEnd, Ended};
-use super::identity::guarded;
+use super::identity::{Shown, guarded};
 use super::local_watch::{LocalWatch, News};
 use super::place::{Kind, Place};
 use super::{Head, overloaded};
@@ -48,7 +48,7 @@ pub(in crate::shell::client) struct Caller<B: Backend> {
     pub(super) responder: Option<Responder>,
     end: CallEnd,
     /// Each command is asked in the name of whoever has it.
-    pub(super) token: Option<Bytes>,
+    pub(super) shown: Option<Shown>,
     /// The call's place in the account.
     _place: Place,
 }
@@ -97,7 +97,7 @@ impl<B: Backend> ClientShard<B> {
                 Recipe::Observe => self.end_of_stream(head),
                 _ => self.end_of_unary(head),
             },
-            token: head.token.clone(),
+            shown: head.shown.clone(),
             _place: place,
         };
         glommio::spawn_local(async move {
@@ -147,7 +147,7 @@ impl<B: Backend> Caller<B> {
         command: Command,
     ) -> Result<(Term, Response), Ended> {
         let refused = |status| Ended::Status(rethrown(status));
-        let command = self.shard.in_the_name_of(self.token.as_ref(), command).await.map_err(refused)?;
+        let command = self.shard.in_the_name_of(self.shown.as_ref(), command).await.map_err(refused)?;
         let mailbox = self.shard.begin_to_ask(command);
         let answered = poll_fn(|cx| {
             if self.responder.is_some()
@@ -172,7 +172,7 @@ impl<B: Backend> Caller<B> {
         // Whether it exists is told by the put that attaches a key to it.
         let query = Query::LeaseKeepAlive(lease);
         let renewal = Command::Read(Read { linearizable: true, query });
-        let renewal = self.shard.in_the_name_of(self.token.as_ref(), renewal).await;
+        let renewal = self.shard.in_the_name_of(self.shown.as_ref(), renewal).await;
         drop(self.shard.begin_to_ask(renewal.map_err(|status| Ended::Status(rethrown(status)))?));
         Ok(Session { lease, is_granted: false })
     }

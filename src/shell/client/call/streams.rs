@@ -7,11 +7,11 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use prost::Message as _;
 
 use super::account::Account;
 use super::end::Ended;
+use super::identity::Shown;
 use super::leadership::LeaderWish;
 use super::place::{Kind, Place};
 use super::{Head, Mailbox, Recipient, overloaded};
@@ -85,11 +85,11 @@ impl<B: Backend> ClientShard<B> {
         };
         let (shard, account) = (Rc::clone(self), Rc::clone(account));
         let (client_deadline_ms, leader) = (head.client_deadline_ms, self.leadership.wish(head.needs_leader));
-        let token = head.token.clone();
+        let shown = head.shown.clone();
         glommio::spawn_local(async move {
             let _place = place;
-            let (shard, account, token) = (&shard, &account, token.as_ref());
-            let mut slices = Slices { shard, account, client_deadline_ms, leader, linearizable, token };
+            let (shard, account, shown) = (&shard, &account, shown.as_ref());
+            let mut slices = Slices { shard, account, client_deadline_ms, leader, linearizable, shown };
             slices.run(first, responder).await;
         })
         .detach();
@@ -104,7 +104,7 @@ struct Slices<'a, B: Backend> {
     leader: LeaderWish,
     linearizable: bool,
     /// Each slice is asked for anew in the name of whoever has it.
-    token: Option<&'a Bytes>,
+    shown: Option<&'a Shown>,
 }
 
 impl<B: Backend> Slices<'_, B> {
@@ -151,7 +151,7 @@ impl<B: Backend> Slices<'_, B> {
         let request_bytes = slice.start.len();
         let query = Query::RangeSlice(Box::new(slice));
         let command = Command::Read(Read { linearizable: self.linearizable, query });
-        let command = self.shard.in_the_name_of(self.token, command).await?;
+        let command = self.shard.in_the_name_of(self.shown, command).await?;
         let (shard, deadline_ms) = (self.shard, self.client_deadline_ms);
         shard.submit(self.account, Weight::Point, request_bytes, deadline_ms, command, recipient);
         Ok(mailbox)

@@ -35,6 +35,7 @@ use futures_util::future::LocalBoxFuture;
 
 use super::end::{CallEnd, Ended};
 use super::header::Headers;
+use super::identity::Shown;
 use super::outbox::{Outbox, Room};
 use super::{Head, decode};
 use crate::metrics::{Count, Name, Report};
@@ -322,7 +323,7 @@ impl<B: Backend> ClientShard<B> {
         requests: Requests,
         responder: Responder,
     ) {
-        let (shard, end, token) = (Rc::clone(self), self.end_of_stream(head), head.token.clone());
+        let (shard, end, shown) = (Rc::clone(self), self.end_of_stream(head), head.shown.clone());
         glommio::spawn_local(async move {
             // At once and not with the first response: some clients wait for it before they ask.
             let Some(stream) = responder.open() else { return };
@@ -333,7 +334,7 @@ impl<B: Backend> ClientShard<B> {
                 outbox: &outbox,
                 requests: Some(requests),
                 end,
-                token,
+                shown,
                 permitting: None,
             };
             let ended = poll_fn(|cx| task.poll(cx)).await;
@@ -352,7 +353,7 @@ struct WatchTask<'a, B: Backend> {
     requests: Option<Requests>,
     end: CallEnd,
     /// Shows who watches.
-    token: Option<Bytes>,
+    shown: Option<Shown>,
     /// A creation whose right is asked for; what comes behind it waits.
     permitting: Option<Permitting>,
 }
@@ -427,9 +428,9 @@ impl<B: Backend> WatchTask<'_, B> {
         // No key is the first one there is.
         let key = if create.key.is_empty() { Bytes::from_static(&[0]) } else { create.key.clone() };
         let permit = Permit::Range { key, range_end: create.range_end.clone() };
-        let (shard, token) = (Rc::clone(self.shard), self.token.clone());
+        let (shard, shown) = (Rc::clone(self.shard), self.shown.clone());
         let answer = Box::pin(async move {
-            let Some(login) = shard.login(token.as_ref()).await? else { return Ok(None) };
+            let Some(login) = shard.login(shown.as_ref()).await? else { return Ok(None) };
             shard.permit(login.clone(), permit).await?;
             Ok(login)
         });

@@ -159,6 +159,11 @@ impl Io {
         Some((self.stream.remote().ok()?, self.stream.local().ok()?))
     }
 
+    /// Whether the connection is encrypted.
+    pub(in crate::shell::client) fn is_secured(&self) -> bool {
+        self.stream.is_secured()
+    }
+
     /// Reads as much as there is, at most `into.len()` bytes.
     pub(in crate::shell::client) fn poll_raw_read(
         &mut self,

@@ -23,17 +23,19 @@ use crate::rpc::method::CallShape;
 use crate::rpc::{Code, Method, Status, status};
 use crate::shell::client::call::account::Account;
 use crate::shell::client::call::body::Body;
-use crate::shell::client::call::identity;
+use crate::shell::client::call::identity::{self, Shown};
 use crate::shell::client::call::place::Upload;
 use crate::shell::client::call::turns::{LARGE_BYTES_MIN, Turn};
 use crate::shell::client::call::{Head, overloaded};
 use crate::shell::client::responder::{Requests, Responder};
+use crate::shell::client::speaks::Speaks;
 use crate::shell::client::tally::Tally;
 use crate::shell::client::{Backend, ClientShard};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
 const TOKEN: HeaderName = HeaderName::from_static("token");
+const GATEWAY_ACCEPT: HeaderName = HeaderName::from_static("grpcgateway-accept");
 const CLIENT_API_VERSION: HeaderName = HeaderName::from_static("client-api-version");
 
 const NS_PER_MS: u64 = 1_000_000;
@@ -66,13 +68,14 @@ fn read_head<T>(
     note: Option<Note>,
     now_ms: u64,
     asks_rights: bool,
+    account: &Account,
 ) -> Result<(Head, bool), Refused> {
     let note = note.unwrap_or_default();
     if let Some(refusal) = note.refusal {
         return Err(refusal.into());
     }
     let headers = request.headers();
-    if !headers.get_all(CONTENT_TYPE).iter().any(|value| is_grpc_content_type(value.as_bytes())) {
+    if !is_grpc(headers) {
         let text = String::from_utf8_lossy(last(headers, &CONTENT_TYPE).unwrap_or_default());
         let message = format!("invalid gRPC request content-type {text:?}");
         return Err(refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, message));
@@ -112,14 +115,25 @@ fn read_head<T>(
     let api_version = headers.get(CLIENT_API_VERSION).map_or(&b""[..], |value| value.as_bytes());
     let api_version = ApiVersion::parse(api_version);
     let needs_leader = headers.get(HAS_LEADER).is_some_and(|value| value.as_bytes() == b"true");
-    let token = if asks_rights { token(headers) } else { None };
-    Ok((Head { method, client_deadline_ms, needs_leader, api_version, token }, gzip))
+    let shown = if asks_rights { shown(headers, account) } else { None };
+    Ok((Head { method, client_deadline_ms, needs_leader, api_version, shown }, gzip))
 }
 
-/// What shows who calls: `token`, or else `authorization`.
-fn token(headers: &HeaderMap) -> Option<Bytes> {
-    let shown = headers.get(&TOKEN).or_else(|| headers.get(AUTHORIZATION))?.as_bytes();
-    Some(identity::token(shown))
+/// Whether a request is gRPC's.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_TYPE).iter().any(|value| is_grpc_content_type(value.as_bytes()))
+}
+
+/// What shows who calls: `token`, or else `authorization`, or else the connection's certificate. A gateway in front of
+/// this member shows its own certificate, and says by a header that the call is not its own.
+fn shown(headers: &HeaderMap, account: &Account) -> Option<Shown> {
+    if let Some(token) = headers.get(&TOKEN).or_else(|| headers.get(AUTHORIZATION)) {
+        return Some(identity::token(token.as_bytes()));
+    }
+    if headers.contains_key(&GATEWAY_ACCEPT) {
+        return None;
+    }
+    Shown::certificate_of(account)
 }
 
 pub(super) fn framing_status(error: &FramingError) -> Status {
@@ -140,10 +154,15 @@ impl<B: Backend> ClientShard<B> {
         note: Option<Note>,
         stream: SendResponse<Body>,
     ) {
+        if let Some(speaks) = account.web.get()
+            && (speaks != Speaks::All || !is_grpc(request.headers()))
+        {
+            return self.on_web_request(account, cx, speaks, request, note, stream);
+        }
         self.counters.count(|counters| counters.requests += 1);
         let mut responder = response::Responder::new(stream, &self.templates);
         let (head, gzip) =
-            match read_head(&request, note, self.now_ms(), self.identities.revision().is_some()) {
+            match read_head(&request, note, self.now_ms(), self.identities.revision().is_some(), account) {
                 Ok(read) => read,
                 Err(refused) => return responder.refuse_http(refused.http, &refused.status),
             };

@@ -29,7 +29,7 @@ use super::websocket::{self, Frames, Said};
 use crate::rpc::http1::answer::{BodyFraming, CONTINUE, put_head};
 use crate::rpc::http1::{Decoder, Head as HttpHead, Length, Parsed, parse};
 use crate::rpc::method::CallShape;
-use crate::rpc::web::{self, AnswerHead, Ask, Header, JSON, Route, TEXT};
+use crate::rpc::web::{self, AnswerHead, Ask, Header, Route, TEXT};
 use crate::rpc::{Code, Method, Status, status};
 use crate::shell::client::call::account::Account;
 use crate::shell::client::call::place::Upload;
@@ -338,7 +338,8 @@ impl<B: Backend> Turns<'_, B> {
                 self.input = input;
                 Step::Done
             }
-            Ok(Parsed::Whole(head, length)) => {
+            Ok(Parsed::Whole(mut head, length)) => {
+                head.ask.is_secured = self.io.borrow().is_secured();
                 self.shard.counters.count(|counters| counters.requests += 1);
                 let mut rest = &input[length..];
                 let step = self.on_request(&head, &mut rest);
@@ -384,39 +385,9 @@ impl<B: Backend> Turns<'_, B> {
             _ => shared.keeps_alive.set(false),
         }
         let sink = Sink::Http1(Exchange::new(&shared));
-        self.answer_other(ask, route, sink);
+        self.shard.on_other(self.account, ask, route, self.speaks == Speaks::Metrics, sink);
         self.phase = Phase::Answer(Answer { shared, source: Source::None });
         Step::Done
-    }
-
-    /// Answers what is no call.
-    fn answer_other(&self, ask: &Ask<'_>, route: Route<'_>, sink: Sink) {
-        let status = |code, message| Status { code, message };
-        let refuse = |sink: Sink, http_status, status: Status| {
-            let head = AnswerHead::new(http_status, JSON);
-            sink.answer(self.account, head, |out| web::put_error(&status, out));
-        };
-        match route {
-            Route::Preflight => sink.answer(self.account, AnswerHead::new(200, ""), |_| {}),
-            Route::Misdirected => {
-                let host = String::from_utf8_lossy(ask.header("host").unwrap_or_default()).into_owned();
-                sink.answer(self.account, AnswerHead::new(421, TEXT), |out| {
-                    let text = format!(
-                        "Host {host:?} is none of those that may ask here without TLS. Add it to --host-whitelist, \
-                         or ask by a name that is listed there.\n"
-                    );
-                    out.extend_from_slice(text.as_bytes());
-                });
-            }
-            Route::NoCall => refuse(sink, 404, status(Code::NotFound, "Not Found".into())),
-            Route::CallByOtherMethod => {
-                refuse(sink, 501, status(Code::Unimplemented, "Method Not Allowed".into()));
-            }
-            Route::Page(path) => {
-                self.shard.on_page(self.account, &path, ask, self.speaks == Speaks::Metrics, sink);
-            }
-            Route::Call(_) => unreachable!("calls were told apart before"),
-        }
     }
 
     /// A call through the gateway.

@@ -35,7 +35,7 @@ use h2::client::SendRequest;
 use http::{HeaderMap, Request, StatusCode};
 use prost::Message;
 
-use super::{Backend, ClientShard, Counters, ShardConfig, Speaks};
+use super::{Backend, ClientShard, Counters, Endpoint, ShardConfig, Speaks};
 use crate::pb::{etcdserverpb as pb, mvccpb};
 use crate::replica::exchange::ToShard;
 use crate::request::{
@@ -390,7 +390,8 @@ async fn run_server(
     let pump = glommio::spawn_local(Rc::clone(&backend).pump(Rc::clone(&shard)));
     let listener = crate::shell::net::listen::listen("127.0.0.1:0".parse().unwrap()).unwrap();
     address.send(listener.local_addr().unwrap()).unwrap();
-    let served = glommio::spawn_local(Rc::clone(&shard).serve(vec![(Speaks::All, listener)]));
+    let served =
+        glommio::spawn_local(Rc::clone(&shard).serve(vec![(Endpoint::plain(Speaks::All), listener)]));
     std::future::poll_fn(|cx| {
         waker.register(cx.waker());
         while let Ok(control) = inbox.try_recv() {

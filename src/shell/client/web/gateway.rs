@@ -76,8 +76,8 @@ pub(in crate::shell::client) fn read_head(
     let needs_leader = ask.metadata("hasleader") == Some(b"true");
     let shown = || ask.metadata("token").or_else(|| ask.header("authorization"));
     let shown = || shown().or_else(|| websocket::token(ask));
-    let token = if asks_rights { shown().map(identity::token) } else { None };
-    Ok(Head { method, client_deadline_ms, needs_leader, api_version, token })
+    let shown = if asks_rights { shown().map(identity::token) } else { None };
+    Ok(Head { method, client_deadline_ms, needs_leader, api_version, shown })
 }
 
 /// The bytes of the message that a text begins with.

@@ -34,6 +34,10 @@ pub(in crate::shell::client) struct Inbound {
     fault: RefCell<Option<Status>>,
     end: Cell<End>,
     waker: RefCell<Option<Waker>>,
+    /// The task that puts bytes in and waits for room.
+    giver: RefCell<Option<Waker>>,
+    /// Nobody takes requests any more.
+    is_left: Cell<bool>,
 }
 
 impl Inbound {
@@ -43,6 +47,8 @@ impl Inbound {
             fault: RefCell::new(None),
             end: Cell::new(End::NotYet),
             waker: RefCell::new(None),
+            giver: RefCell::new(None),
+            is_left: Cell::new(false),
         })
     }
 
@@ -50,6 +56,21 @@ impl Inbound {
     pub(in crate::shell::client) fn has_room(&self) -> bool {
         let splitter = self.splitter.borrow();
         splitter.len() < WAITING_BYTES_MAX || !splitter.has_whole()
+    }
+
+    /// Waits until more of the body may come, or nobody takes it any more. For a transport that has a task to put it
+    /// in.
+    pub(in crate::shell::client) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.has_room() || self.is_left.get() {
+            return Poll::Ready(());
+        }
+        self.giver.replace(Some(cx.waker().clone()));
+        Poll::Pending
+    }
+
+    /// Whether nobody takes requests any more.
+    pub(in crate::shell::client) fn is_left(&self) -> bool {
+        self.is_left.get()
     }
 
     /// Puts bytes in.
@@ -89,6 +110,12 @@ impl Inbound {
     /// Why there is no next request, if there will never be one.
     pub(in crate::shell::client) fn fault(&self) -> Option<Status> {
         self.fault.borrow().clone()
+    }
+
+    fn wake_giver(&self) {
+        if let Some(giver) = self.giver.take() {
+            giver.wake();
+        }
     }
 
     fn wake(&self) {
@@ -136,6 +163,7 @@ impl Incoming {
         if let Some(text) = inbound.take() {
             if !had_room && inbound.has_room() {
                 self.account.wake();
+                inbound.wake_giver();
             }
             let message = gateway::read_message(self.request, &text, self.receive_bytes_max);
             if let Ok(message) = &message {
@@ -159,5 +187,12 @@ impl Incoming {
         }
         inbound.waker.replace(Some(cx.waker().clone()));
         Poll::Pending
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        self.inbound.is_left.set(true);
+        self.inbound.wake_giver();
     }
 }

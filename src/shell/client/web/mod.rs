@@ -1,6 +1,6 @@
 //! Requests of HTTP other than gRPC's: the JSON gateway and the pages for operators, as the second front end.
 //!
-//! Nothing here knows which version of HTTP carries a request. A transport (`http1`) reads it, asks `rpc::web`
+//! Nothing here knows which version of HTTP carries a request. A transport (`http1`, `http2`) reads it, asks `rpc::web`
 //! what it is about, and comes here with the request and with a `Sink`, on which the answer is written.
 //!
 //! ```text
@@ -18,6 +18,7 @@ pub(super) mod gateway;
 mod health;
 pub(super) mod incoming;
 pub(super) mod lines;
+mod other;
 pub(super) mod pages;
 pub(super) mod part;
 pub(super) mod sink;

@@ -12,6 +12,7 @@ use crate::shell::client::call::account::Account;
 use crate::shell::client::call::body::Body;
 use crate::shell::client::http1::exchange::Exchange;
 use crate::shell::client::http1::websocket;
+use crate::shell::client::http2;
 use crate::shell::client::responder::Gone;
 
 /// How the messages of a stream are framed.
@@ -48,6 +49,7 @@ impl MessageFraming {
 /// What a request is answered on. Dropped without an answer, the request is given up.
 pub(in crate::shell::client) enum Sink {
     Http1(Exchange),
+    Http2(http2::Exchange),
 }
 
 impl Sink {
@@ -60,6 +62,7 @@ impl Sink {
     ) {
         match self {
             Self::Http1(exchange) => exchange.answer(account, head, write),
+            Self::Http2(exchange) => exchange.answer(&head, write),
         }
     }
 
@@ -72,6 +75,7 @@ impl Sink {
     pub(in crate::shell::client) fn open(self, head: AnswerHead) -> Option<SinkStream> {
         match self {
             Self::Http1(exchange) => exchange.open(head).then_some(SinkStream::Http1(exchange)),
+            Self::Http2(exchange) => exchange.open(&head).map(SinkStream::Http2),
         }
     }
 
@@ -79,6 +83,7 @@ impl Sink {
     pub(in crate::shell::client) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Http1(exchange) => exchange.poll_gone(cx),
+            Self::Http2(exchange) => exchange.poll_gone(cx),
         }
     }
 }
@@ -86,6 +91,7 @@ impl Sink {
 /// An answer that has begun.
 pub(in crate::shell::client) enum SinkStream {
     Http1(Exchange),
+    Http2(http2::Outgoing),
 }
 
 impl SinkStream {
@@ -93,6 +99,7 @@ impl SinkStream {
     pub(in crate::shell::client) fn framing(&self) -> MessageFraming {
         match self {
             Self::Http1(exchange) => exchange.framing(),
+            Self::Http2(_) => MessageFraming::Lines,
         }
     }
 
@@ -100,6 +107,7 @@ impl SinkStream {
     pub(in crate::shell::client) fn send(&self, body: Body) -> Result<(), Gone> {
         match self {
             Self::Http1(exchange) => exchange.send(body),
+            Self::Http2(outgoing) => outgoing.send(body),
         }
     }
 
@@ -107,6 +115,7 @@ impl SinkStream {
     pub(in crate::shell::client) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Http1(exchange) => exchange.poll_gone(cx),
+            Self::Http2(exchange) => exchange.poll_gone(cx),
         }
     }
 
@@ -114,6 +123,7 @@ impl SinkStream {
     pub(in crate::shell::client) fn end(self, last: Vec<u8>) {
         match self {
             Self::Http1(exchange) => exchange.end(Bytes::from(last)),
+            Self::Http2(outgoing) => outgoing.end(last),
         }
     }
 
@@ -121,6 +131,7 @@ impl SinkStream {
     pub(in crate::shell::client) fn cut(self) {
         match self {
             Self::Http1(exchange) => drop(exchange),
+            Self::Http2(outgoing) => outgoing.cut(),
         }
     }
 }

@@ -87,7 +87,7 @@ impl Node {
         let transport = Transport::new(config, bell.clone());
         let listener = listen::listen(address).unwrap();
         let address = listener.local_addr().unwrap();
-        transport.listen(listener);
+        transport.listen(listener, false);
         Self { transport, bell, address }
     }
 

@@ -150,7 +150,7 @@ impl Side {
         let transport = Transport::new(PeerConfig::new(ClusterId(1), MemberId(member), member), bell.clone());
         let listener = listen::listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
-        transport.listen(listener);
+        transport.listen(listener, false);
         let place = Place { dir: dir.path().to_owned(), cluster: ClusterId(1), member: MemberId(member) };
         let helpers = Helpers::start().unwrap();
         let transfers = RefCell::new(Transfers::new(place, LogIndex(1), helpers, bell.clone()));

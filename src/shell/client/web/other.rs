@@ -1,0 +1,48 @@
+//! What is asked for and is no call: pages, and what is refused.
+
+use std::rc::Rc;
+
+use super::sink::Sink;
+use crate::rpc::web::{self, AnswerHead, Ask, JSON, Route, TEXT};
+use crate::rpc::{Code, Status};
+use crate::shell::client::call::account::Account;
+use crate::shell::client::{Backend, ClientShard};
+
+impl<B: Backend> ClientShard<B> {
+    /// Answers what is no call.
+    pub(in crate::shell::client) fn on_other(
+        self: &Rc<Self>,
+        account: &Rc<Account>,
+        ask: &Ask<'_>,
+        route: Route<'_>,
+        is_of_metrics: bool,
+        sink: Sink,
+    ) {
+        let status = |code, message| Status { code, message };
+        let refuse = |sink: Sink, http_status, status: Status| {
+            let head = AnswerHead::new(http_status, JSON);
+            sink.answer(account, head, |out| web::put_error(&status, out));
+        };
+        match route {
+            Route::Preflight => sink.answer(account, AnswerHead::new(200, ""), |_| {}),
+            Route::Misdirected => {
+                let host = String::from_utf8_lossy(ask.header("host").unwrap_or_default()).into_owned();
+                sink.answer(account, AnswerHead::new(421, TEXT), |out| {
+                    let text = format!(
+                        "Host {host:?} is none of those that may ask here without TLS. Add it to --host-whitelist, \
+                         or ask by a name that is listed there.\n"
+                    );
+                    out.extend_from_slice(text.as_bytes());
+                });
+            }
+            Route::NoCall => refuse(sink, 404, status(Code::NotFound, "Not Found".into())),
+            Route::CallByOtherMethod => {
+                refuse(sink, 501, status(Code::Unimplemented, "Method Not Allowed".into()));
+            }
+            Route::Page(path) => {
+                self.on_page(account, &path, ask, is_of_metrics, sink);
+            }
+            Route::Call(_) => unreachable!("calls were told apart before"),
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! What is served by TLS, to programs that people use.
+
+use pinion_kit::tls::{self, Authority};
+use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, free_port, installed};
+
+use crate::programs::{Secured, credentials, etcdctls, run, secured};
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn etcdctl_of_both_releases_has_its_session_by_tls() {
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let authority = Authority::new(&work, "ca");
+        let member = Secured::start(&work, &authority, &[]).await;
+        let shown = credentials(&authority.certificate, &authority.issue("user"));
+        for (number, etcdctl) in etcdctls().iter().enumerate() {
+            let key = format!("key{number}");
+            for (args, wanted) in [
+                (format!("put {key} value"), "OK\n".to_owned()),
+                (format!("get {key}"), format!("{key}\nvalue\n")),
+                (format!("del {key}"), "1\n".to_owned()),
+                ("endpoint health".to_owned(), "is healthy".to_owned()),
+                ("member list".to_owned(), "started, m0".to_owned()),
+                ("lease grant 100".to_owned(), "granted with TTL(100s)".to_owned()),
+                ("lock name echo locked".to_owned(), "locked".to_owned()),
+            ] {
+                let mut all = vec![format!("--endpoints=https://127.0.0.1:{}", member.port)];
+                all.extend(shown.clone());
+                all.extend(words(&args));
+                let (success, told) = run(etcdctl, &all, "").await;
+                assert!(success && told.contains(&wanted), "{args}: {told}");
+            }
+            // A value of several records, both ways.
+            let large = format!("https://127.0.0.1:{}", member.port);
+            let mut all = vec![format!("--endpoints={large}")];
+            all.extend(shown.clone());
+            all.extend(words("put large"));
+            let value: &'static str = Box::leak("x".repeat(900_000).into_boxed_str());
+            let (success, told) = run(etcdctl, &all, value).await;
+            assert!(success, "{told}");
+            let mut all = vec![format!("--endpoints={large}")];
+            all.extend(shown.clone());
+            all.extend(words("get large --print-value-only"));
+            let (_, told) = run(etcdctl, &all, "").await;
+            assert_eq!(told.trim_end().len(), value.len());
+        }
+    });
+}
+
+/// Each page and call by HTTP/1.1 and by HTTP/2, which curl chooses itself by TLS.
+#[test]
+fn curl_hears_the_same_by_http1_and_by_http2() {
+    block_on(TEST_DEADLINE, async {
+        let Some(curl) = installed("curl") else { return };
+        let work = WorkDir::new();
+        let authority = Authority::new(&work, "ca");
+        let member = Secured::start(&work, &authority, &[]).await;
+        let shown = credentials(&authority.certificate, &authority.issue("user"));
+        let ask = async |more: &[&str], path: &str| {
+            let mut all = vec!["-s".to_owned(), "-w".to_owned(), "\n%{http_version} %{http_code}".to_owned()];
+            all.extend(shown.clone());
+            all.extend(more.iter().map(|word| (*word).to_owned()));
+            all.push(format!("https://127.0.0.1:{}{path}", member.port));
+            let (success, told) = run(&curl, &all, "").await;
+            assert!(success, "{path}: {told}");
+            let (body, rest) = told.rsplit_once('\n').unwrap();
+            let (version, code) = rest.split_once(' ').unwrap();
+            (body.to_owned(), version.to_owned(), code.to_owned())
+        };
+        let put = r#"{"key":"YQ==","value":"Yg=="}"#;
+        ask(&["-d", put], "/v3/kv/put").await;
+        for (more, path, wanted) in [
+            (&[][..], "/version", "200"),
+            (&[], "/health", "200"),
+            (&[], "/livez", "200"),
+            (&["-I"], "/nowhere", "404"),
+            (&[], "/nowhere", "404"),
+            (&["-d", r#"{"key":"YQ=="}"#], "/v3/kv/range", "200"),
+            (&["-d", r#"{"key":"YQ=="}"#], "/v3beta/kv/range", "200"),
+            (&["-d", "{"], "/v3/kv/range", "400"),
+            (&["-d", r#"{"key":""}"#], "/v3/kv/range", "400"),
+            (&[], "/v3/kv/range", "501"),
+            (&["-d", ""], "/v3/kv/nowhere", "404"),
+            (&["-X", "OPTIONS"], "/v3/kv/range", "200"),
+            (&["-H", "Host: other.example"], "/version", "200"),
+        ] {
+            let one = ask(&[&["--http1.1"], more].concat(), path).await;
+            let two = ask(more, path).await;
+            assert_eq!((one.1.as_str(), two.1.as_str()), ("1.1", "2"), "{path}");
+            assert_eq!((one.2.as_str(), two.2.as_str()), (wanted, wanted), "{path} {one:?} {two:?}");
+            if !more.contains(&"-I") && !one.0.contains("revision") {
+                assert_eq!(one.0, two.0, "{path}");
+            }
+        }
+        assert!(ask(&[], "/metrics").await.0.contains("etcd_server_has_leader 1"));
+        // A body that comes in pieces, and answers that come one by one.
+        let large = format!("{{\"key\":\"YQ==\",\"value\":\"{}\"}}", "QUFB".repeat(200_000));
+        let file = work.join("large.json");
+        std::fs::write(&file, large).unwrap();
+        let put = ask(&["-d", &format!("@{}", file.display())], "/v3/kv/put").await;
+        assert_eq!(put.2, "200", "{put:?}");
+        let create = r#"{"create_request":{"key":"YQ==","start_revision":"2"}}"#;
+        let mut all = words("-sN -m 3");
+        all.extend(shown.clone());
+        all.extend(["-d".to_owned(), create.to_owned()]);
+        all.push(format!("https://127.0.0.1:{}/v3/watch", member.port));
+        // It goes on until curl's patience ends.
+        let (_, told) = run(&curl, &all, "").await;
+        assert!(
+            told.starts_with(r#"{"result":{"header":"#) && told.contains(r#""created":true"#),
+            "{told:.300}"
+        );
+        assert!(told.contains(r#""events":["#), "{told:.300}");
+    });
+}
+
+#[test]
+fn one_address_serves_with_and_without_tls_when_both_are_asked_for() {
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let authority = Authority::new(&work, "ca");
+        let launch = Launch::new(work.join("data"));
+        let port = launch.client_port;
+        let launch = secured(launch, port, &authority.issue("server"));
+        let server = launch.start().await;
+        let plain = server.connect().await;
+        let secured = tls::connect(port, &authority.certificate, None).await.unwrap();
+        secured
+            .put(&pinion_kit::pb::etcdserverpb::PutRequest { key: "a".into(), ..Default::default() })
+            .await
+            .unwrap();
+        let range = pinion_kit::pb::etcdserverpb::RangeRequest { key: "a".into(), ..Default::default() };
+        assert_eq!(plain.range(&range).await.unwrap().count, 1);
+    });
+}
+
+#[test]
+fn addresses_of_metrics_and_of_http_alone_serve_by_tls() {
+    block_on(TEST_DEADLINE, async {
+        let Some(curl) = installed("curl") else { return };
+        let work = WorkDir::new();
+        let authority = Authority::new(&work, "ca");
+        let (http, metrics) = (free_port(), free_port());
+        let more = [
+            format!("--listen-client-http-urls=https://127.0.0.1:{http}"),
+            format!("--listen-metrics-urls=https://127.0.0.1:{metrics}"),
+        ];
+        let member = Secured::start(&work, &authority, &more).await;
+        let shown = credentials(&authority.certificate, &authority.issue("user"));
+        for (port, path, code) in [
+            (http, "/version", "200"),
+            (metrics, "/metrics", "200"),
+            (metrics, "/health", "200"),
+            (metrics, "/version", "404"),
+            (http, "/nowhere", "404"),
+        ] {
+            for version in ["--http1.1", "--http2"] {
+                let mut all = words("-s -o /dev/null -w %{http_code}");
+                all.extend([shown.clone(), vec![version.to_owned()]].concat());
+                all.push(format!("https://127.0.0.1:{port}{path}"));
+                assert_eq!(run(&curl, &all, "").await.1, code, "{port} {path} {version}");
+            }
+        }
+        drop(member);
+    });
+}
+
+#[test]
+fn versions_and_suites_are_those_that_flags_allow_and_sessions_are_resumed() {
+    block_on(TEST_DEADLINE, async {
+        let Some(openssl) = installed("openssl") else { return };
+        let work = WorkDir::new();
+        let authority = Authority::new(&work, "ca");
+        let certificate = authority.issue("server");
+        let hello = async |port: u16, more: &str| {
+            let all = format!("s_client -connect 127.0.0.1:{port} {more}");
+            run(&openssl, &words(&all), "Q\n").await.1
+        };
+        let begin = async |name: &str, flags: &[&str]| {
+            let port = free_port();
+            let mut launch = secured(Launch::new(work.join(name)), port, &certificate);
+            launch.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
+            (launch.start().await, port)
+        };
+        let (_any, port) = begin("any", &[]).await;
+        for (more, wanted) in [
+            ("-tls1_2", "Protocol  : TLSv1.2"),
+            ("-tls1_3", "TLSv1.3"),
+            ("-tls1_2 -reconnect", "Reused, TLSv1.2"),
+            ("-alpn h2,http/1.1", "ALPN protocol: h2"),
+            ("-alpn http/1.1", "ALPN protocol: http/1.1"),
+        ] {
+            let told = hello(port, more).await;
+            assert!(told.contains(wanted), "{more}: {told}");
+        }
+        let told = hello(port, "-tls1_1 -cipher ALL:@SECLEVEL=0").await;
+        assert!(!told.contains("Cipher    : ECDHE"), "TLS 1.1 is not spoken: {told}");
+        let (_old, port) = begin(
+            "old",
+            &[
+                "--tls-max-version=TLS1.2",
+                "--cipher-suites=TLS_RSA_WITH_AES_128_CBC_SHA,TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+            ],
+        )
+        .await;
+        let told = hello(port, "").await;
+        assert!(told.contains("ECDHE-ECDSA-AES256-GCM-SHA384") && told.contains("TLSv1.2"), "{told}");
+        let told = hello(port, "-cipher ECDHE-ECDSA-AES128-GCM-SHA256").await;
+        assert!(told.contains("handshake failure"), "{told}");
+        let (server, port) = begin("new", &["--tls-min-version=TLS1.3"]).await;
+        assert!(hello(port, "").await.contains("TLSv1.3"));
+        let told = hello(port, "-tls1_2").await;
+        assert!(told.contains("protocol version"), "{told}");
+        server.says("rejected connection on client endpoint").await;
+    });
+}
+
+#[test]
+fn auto_tls_makes_a_certificate_of_etcds_kind_and_keeps_it() {
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let launch = Launch::new(work.join("data"));
+        let port = free_port();
+        let (plain, tls) = (launch.client_url(), format!("https://127.0.0.1:{port}"));
+        let launch = launch
+            .flag(format!("--listen-client-urls={plain},{tls}"))
+            .flag(format!("--advertise-client-urls={tls}"))
+            .flag("--auto-tls")
+            .flag("--self-signed-cert-validity=2");
+        let server = launch.start().await;
+        let certificate = launch.data_dir.join("fixtures/client/cert.pem");
+        for etcdctl in etcdctls() {
+            let all = [
+                format!("--endpoints={tls}"),
+                format!("--cacert={}", certificate.display()),
+                "endpoint".into(),
+                "health".into(),
+            ];
+            let (success, told) = run(&etcdctl, &all, "").await;
+            assert!(success, "{told}");
+        }
+        let before = std::fs::read(&certificate).unwrap();
+        drop(server);
+        let _again = launch.start().await;
+        assert_eq!(std::fs::read(&certificate).unwrap(), before, "it is used again");
+        if let Some(openssl) = installed("openssl") {
+            let all = format!("x509 -in {} -noout -text", certificate.display());
+            let (_, told) = run(&openssl, &words(&all), "").await;
+            for wanted in ["secp521r1", "O = etcd", "IP Address:127.0.0.1", "TLS Web Server Authentication"] {
+                assert!(told.contains(wanted), "{wanted}: {told}");
+            }
+        }
+        use std::os::unix::fs::PermissionsExt as _;
+        let key = std::fs::metadata(launch.data_dir.join("fixtures/client/key.pem")).unwrap();
+        assert_eq!(key.permissions().mode() & 0o777, 0o600);
+    });
+}
