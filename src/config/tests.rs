@@ -759,7 +759,7 @@ fn variable_is_read_refused_and_beaten_like_its_flag() {
         ]
     );
     for (variable, value, message) in [
-        ("ETCD_ENABLE_PPROF", "true", "ETCD_CLIENT_CERT_AUTH=true: not supported"),
+        ("ETCD_ENABLE_PPROF", "true", "ETCD_ENABLE_PPROF=true: there is no pprof"),
         ("ETCD_MAX_TXN_OPS", "x", "invalid value \"x\" for ETCD_MAX_TXN_OPS"),
         ("PINION_WAL_SYNC", "x", "invalid value \"x\" for PINION_WAL_SYNC"),
     ] {
