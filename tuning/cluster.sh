@@ -3,12 +3,14 @@
 # stops them at Ctrl-C. It restarts nobody, so that a member can be killed to see what happens; each
 # member's own script starts it again.
 #
-#   tuning/cluster.sh [--members N] [--dir DIR] [--port PORT] [-- more flags for every member]
+#   tuning/cluster.sh [--members N] [--dir DIR] [--port PORT] [--tls] [-- more flags for every member]
+#
+# --tls: clients and members come by TLS, and show certificates; tuning/certificates.sh makes them in DIR/certificates.
 #
 # Not for serving: members that share a machine and a disk fail together, and take turns on its cores.
 set -euo pipefail
 
-members=3 dir=pinion-data port=2379
+members=3 dir=pinion-data port=2379 scheme=http
 usage() {
     sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
 }
@@ -19,6 +21,7 @@ while [ $# -gt 0 ]; do
         declare "${1#--}=$2"
         shift 2
         ;;
+    --tls) scheme=https; shift ;;
     --help | -h) usage; exit 0 ;;
     --) shift; break ;;
     *) usage >&2; exit 2 ;;
@@ -38,13 +41,25 @@ mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
 
 # Member 1 has PORT for clients and PORT+1 for members, member 2 PORT+10 and PORT+11, and so on.
-client_url() { echo "http://127.0.0.1:$((port + 10 * ($1 - 1)))"; }
-peer_url() { echo "http://127.0.0.1:$((port + 10 * ($1 - 1) + 1))"; }
+client_url() { echo "$scheme://127.0.0.1:$((port + 10 * ($1 - 1)))"; }
+peer_url() { echo "$scheme://127.0.0.1:$((port + 10 * ($1 - 1) + 1))"; }
 initial='' endpoints=''
 for ((i = 1; i <= members; i++)); do
     initial+=${initial:+,}m$i=$(peer_url "$i")
-    endpoints+=${endpoints:+,}127.0.0.1:$((port + 10 * (i - 1)))
+    endpoints+=${endpoints:+,}$scheme://127.0.0.1:$((port + 10 * (i - 1)))
 done
+
+security=() believed=''
+if [ "$scheme" = https ]; then
+    certificates=$dir/certificates
+    "$(dirname "$0")/certificates.sh" "$certificates"
+    security=(--cert-file="$certificates/server.pem" --key-file="$certificates/server.key"
+        --trusted-ca-file="$certificates/ca.pem" --client-cert-auth
+        --peer-cert-file="$certificates/peer.pem" --peer-key-file="$certificates/peer.key"
+        --peer-trusted-ca-file="$certificates/ca.pem" --peer-client-cert-auth)
+    believed="
+  export ETCDCTL_CACERT=$certificates/ca.pem ETCDCTL_CERT=$certificates/client.pem ETCDCTL_KEY=$certificates/client.key"
+fi
 
 # What runs, by member: the process, and whether its end was told.
 pids=()
@@ -68,7 +83,7 @@ for ((i = 1; i <= members; i++)); do
         printf ' %q' "$pinion" --name="m$i" --data-dir="$dir/m$i" \
             --listen-client-urls="$(client_url "$i")" --advertise-client-urls="$(client_url "$i")" \
             --listen-peer-urls="$(peer_url "$i")" --initial-advertise-peer-urls="$(peer_url "$i")" \
-            --initial-cluster="$initial" "$@"
+            --initial-cluster="$initial" ${security[@]+"${security[@]}"} "$@"
         echo
     } >"$script"
     : >"$dir/m$i.log"
@@ -140,7 +155,7 @@ done
 cat <<END
 
 In another terminal:
-  export ETCDCTL_API=3 ETCDCTL_ENDPOINTS=$endpoints
+  export ETCDCTL_API=3 ETCDCTL_ENDPOINTS=$endpoints$believed
   etcdctl endpoint status -w table
   etcdctl put greeting hello
   kill -9 ${pids[0]}; etcdctl put greeting again    # one member less

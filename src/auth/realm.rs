@@ -463,8 +463,12 @@ impl Realm {
             return Ok(None);
         }
         let login = login.ok_or(AuthRejection::UserNameEmpty)?;
+        if login.name.is_empty() {
+            return Err(AuthRejection::UserNameEmpty);
+        }
+        // A certificate may name somebody who is no user.
         let name = std::str::from_utf8(&login.name).ok();
-        let entry = name.and_then(|name| self.users.get(name)).ok_or(AuthRejection::UserNotFound)?;
+        let entry = name.and_then(|name| self.users.get(name)).ok_or(AuthRejection::PermissionDenied)?;
         Ok(Some(&entry.user))
     }
 

@@ -8,7 +8,8 @@ use pinion_kit::client::{CallError, Client};
 use pinion_kit::pb::etcdserverpb as pb;
 use pinion_kit::pb::etcdserverpb::request_op::Request as Op;
 use pinion_kit::pb::{v3electionpb as election, v3lockpb as lock};
-use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on};
+use pinion_kit::tls::{self, Authority};
+use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, free_port};
 use prost::Message;
 
 use crate::manage::{self, CHEAP, READ, WRITE};
@@ -117,6 +118,23 @@ fn shown(answer: Result<Bytes, CallError>) -> String {
     }
 }
 
+/// Connections whose certificates name users, one of whom there is none, and nobody.
+async fn by_certificate(port: u16, authority: &Authority) -> Vec<(&'static str, Client)> {
+    let mut logins = Vec::new();
+    for (column, name) in
+        [("cn-reader", "reader"), ("cn-root", "root"), ("cn-stranger", "stranger"), ("cn-empty", "")]
+    {
+        let holder = authority.issue(name);
+        let client = tls::connect(port, &authority.certificate, Some(&holder)).await.unwrap();
+        logins.push((column, client));
+    }
+    // A token goes before the certificate, also one that is not good.
+    let holder = authority.issue("root");
+    let client = tls::connect(port, &authority.certificate, Some(&holder)).await.unwrap();
+    logins.push(("cn-root-bad-token", client.with_token("abcdefghijklmnop.1")));
+    logins
+}
+
 async fn logins(client: &Client) -> Vec<(&'static str, Client)> {
     let mut logins = vec![("none", client.clone()), ("bad", client.clone().with_token("abcdefghijklmnop.1"))];
     for name in ["norole", "reader", "writer", "root"] {
@@ -130,7 +148,17 @@ async fn logins(client: &Client) -> Vec<(&'static str, Client)> {
 fn every_call_is_answered_by_the_rights_of_whoever_makes_it() {
     block_on(TEST_DEADLINE, async {
         let work = WorkDir::new();
-        let server = Launch::new(work.join("data")).flag(CHEAP).start().await;
+        let authority = Authority::new(&work, "ca");
+        let (launch, port) = (Launch::new(work.join("data")).flag(CHEAP), free_port());
+        let urls = format!("{},https://127.0.0.1:{port}", launch.client_url());
+        let [certificate, key] = authority.issue("server").flags("cert-file", "key-file");
+        let launch = launch
+            .flag(format!("--listen-client-urls={urls}"))
+            .flag(certificate)
+            .flag(key)
+            .flag(format!("--trusted-ca-file={}", authority.certificate.display()))
+            .flag("--client-cert-auth");
+        let server = launch.start().await;
         let client = server.connect().await;
         for name in ["norole", "reader", "writer", "root"] {
             manage::user_add(&client, name, name).await.unwrap();
@@ -145,11 +173,23 @@ fn every_call_is_answered_by_the_rights_of_whoever_makes_it() {
         let put = pb::PutRequest { key: "aa".into(), lease: 7, ..Default::default() };
         client.put(&put).await.unwrap();
         manage::enable(&client).await.unwrap();
-        let logins = logins(&client).await;
+        let mut logins = logins(&client).await;
+        logins.extend(by_certificate(port, &authority).await);
         let mut table = String::new();
         for (method, message) in calls() {
             write!(table, "{method}:").unwrap();
             for (name, client) in &logins {
+                if *name == "cn-root" && (method.ends_with("/Lock") || method.ends_with("/Campaign")) {
+                    // Root has it already, by its token.
+                    for (key, range_end) in [("a/", "a0"), ("c/", "c0")] {
+                        let held = pb::DeleteRangeRequest {
+                            key: key.into(),
+                            range_end: range_end.into(),
+                            ..Default::default()
+                        };
+                        logins[5].1.delete(&held).await.unwrap();
+                    }
+                }
                 let answer = client.call(&format!("/{method}"), message.clone().into()).await;
                 write!(table, " {name}={}", shown(answer)).unwrap();
             }
@@ -160,55 +200,55 @@ fn every_call_is_answered_by_the_rights_of_whoever_makes_it() {
             }
         }
         expect![[r#"
-            etcdserverpb.KV/Range: none=3 nobody bad=16 token norole=7 denied reader=ok writer=7 denied root=ok
-            etcdserverpb.KV/Range: none=3 nobody bad=16 token norole=7 denied reader=ok writer=7 denied root=ok
-            etcdserverpb.KV/RangeStream: none=3 nobody bad=16 token norole=7 denied reader=ok writer=7 denied root=ok
-            etcdserverpb.KV/Put: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=ok root=ok
-            etcdserverpb.KV/Put: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
-            etcdserverpb.KV/DeleteRange: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
-            etcdserverpb.KV/DeleteRange: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
-            etcdserverpb.KV/Txn: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=ok root=ok
-            etcdserverpb.KV/Txn: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=ok root=ok
-            etcdserverpb.KV/Txn: none=3 nobody bad=16 token norole=ok reader=ok writer=ok root=ok
-            etcdserverpb.KV/Compact: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
-            etcdserverpb.Lease/LeaseGrant: none=3 nobody bad=16 token norole=ok reader=9 etcdserver: lease already exists writer=9 etcdserver: lease already exists root=9 etcdserver: lease already exists
-            etcdserverpb.Lease/LeaseTimeToLive: none=3 nobody bad=16 token norole=ok reader=ok writer=ok root=ok
-            etcdserverpb.Lease/LeaseTimeToLive: none=3 nobody bad=16 token norole=7 denied reader=ok writer=7 denied root=ok
-            etcdserverpb.Lease/LeaseLeases: none=3 nobody bad=16 token norole=7 denied reader=ok writer=7 denied root=ok
-            etcdserverpb.Lease/LeaseRevoke: none=3 nobody bad=16 token norole=5 etcdserver: requested lease not found reader=5 etcdserver: requested lease not found writer=5 etcdserver: requested lease not found root=5 etcdserver: requested lease not found
-            etcdserverpb.Cluster/MemberAdd: none=3 etcdserver: given member URLs are invalid bad=3 etcdserver: given member URLs are invalid norole=3 etcdserver: given member URLs are invalid reader=3 etcdserver: given member URLs are invalid writer=3 etcdserver: given member URLs are invalid root=3 etcdserver: given member URLs are invalid
-            etcdserverpb.Cluster/MemberRemove: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=5 etcdserver: member not found
-            etcdserverpb.Cluster/MemberUpdate: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=5 etcdserver: member not found
-            etcdserverpb.Cluster/MemberPromote: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=5 etcdserver: member not found
-            etcdserverpb.Cluster/MemberList: none=3 nobody bad=16 token norole=ok reader=ok writer=ok root=ok
-            etcdserverpb.Maintenance/Alarm: none=3 nobody bad=16 token norole=ok reader=ok writer=ok root=ok
-            etcdserverpb.Maintenance/Alarm: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
-            etcdserverpb.Maintenance/Status: none=3 nobody bad=16 token norole=ok reader=ok writer=ok root=ok
-            etcdserverpb.Maintenance/Defragment: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
-            etcdserverpb.Maintenance/Hash: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
-            etcdserverpb.Maintenance/HashKV: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
-            etcdserverpb.Maintenance/MoveLeader: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: bad leader transferee
-            etcdserverpb.Auth/AuthStatus: none=ok bad=ok norole=ok reader=ok writer=ok root=ok
-            etcdserverpb.Auth/AuthEnable: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
-            etcdserverpb.Auth/UserAdd: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=3 nobody
-            etcdserverpb.Auth/UserGet: none=3 nobody bad=16 token norole=7 denied reader=ok writer=7 denied root=ok
-            etcdserverpb.Auth/UserList: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
-            etcdserverpb.Auth/UserDelete: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: user name not found
-            etcdserverpb.Auth/UserChangePassword: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: user name not found
-            etcdserverpb.Auth/UserGrantRole: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: user name not found
-            etcdserverpb.Auth/UserRevokeRole: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: user name not found
-            etcdserverpb.Auth/RoleAdd: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=3 etcdserver: role name is empty
-            etcdserverpb.Auth/RoleGet: none=3 nobody bad=16 token norole=7 denied reader=ok writer=7 denied root=ok
-            etcdserverpb.Auth/RoleList: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok
-            etcdserverpb.Auth/RoleDelete: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: role name not found
-            etcdserverpb.Auth/RoleGrantPermission: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: role name not found
-            etcdserverpb.Auth/RoleRevokePermission: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: role name not found
-            v3lockpb.Lock/Lock: none=2 nobody bad=2 token norole=2 denied reader=2 denied writer=2 denied root=ok
-            v3lockpb.Lock/Unlock: none=2 nobody bad=2 token norole=2 denied reader=2 denied writer=ok root=ok
-            v3electionpb.Election/Campaign: none=2 nobody bad=2 token norole=2 denied reader=2 denied writer=2 denied root=ok
-            v3electionpb.Election/Leader: none=2 nobody bad=2 token norole=2 denied reader=ok writer=2 denied root=ok
-            v3electionpb.Election/Resign: none=2 nobody bad=2 token norole=2 denied reader=2 denied writer=2 denied root=ok
-            grpc.health.v1.Health/Check: none=ok bad=ok norole=ok reader=ok writer=ok root=ok
+            etcdserverpb.KV/Range: none=3 nobody bad=16 token norole=7 denied reader=ok writer=7 denied root=ok cn-reader=ok cn-root=ok cn-stranger=7 denied cn-empty=7 denied cn-root-bad-token=16 token
+            etcdserverpb.KV/Range: none=3 nobody bad=16 token norole=7 denied reader=ok writer=7 denied root=ok cn-reader=ok cn-root=ok cn-stranger=7 denied cn-empty=7 denied cn-root-bad-token=16 token
+            etcdserverpb.KV/RangeStream: none=3 nobody bad=16 token norole=7 denied reader=ok writer=7 denied root=ok cn-reader=ok cn-root=ok cn-stranger=7 denied cn-empty=7 denied cn-root-bad-token=16 token
+            etcdserverpb.KV/Put: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=ok root=ok cn-reader=7 denied cn-root=ok cn-stranger=7 denied cn-empty=7 denied cn-root-bad-token=16 token
+            etcdserverpb.KV/Put: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok cn-reader=7 denied cn-root=ok cn-stranger=7 denied cn-empty=7 denied cn-root-bad-token=16 token
+            etcdserverpb.KV/DeleteRange: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok cn-reader=7 denied cn-root=ok cn-stranger=7 denied cn-empty=7 denied cn-root-bad-token=16 token
+            etcdserverpb.KV/DeleteRange: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok cn-reader=7 denied cn-root=ok cn-stranger=7 denied cn-empty=7 denied cn-root-bad-token=16 token
+            etcdserverpb.KV/Txn: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=ok root=ok cn-reader=7 denied cn-root=ok cn-stranger=7 denied cn-empty=7 denied cn-root-bad-token=16 token
+            etcdserverpb.KV/Txn: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=ok root=ok cn-reader=7 denied cn-root=ok cn-stranger=7 denied cn-empty=7 denied cn-root-bad-token=16 token
+            etcdserverpb.KV/Txn: none=3 nobody bad=16 token norole=ok reader=ok writer=ok root=ok cn-reader=ok cn-root=ok cn-stranger=ok cn-empty=ok cn-root-bad-token=16 token
+            etcdserverpb.KV/Compact: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok cn-reader=7 denied cn-root=11 etcdserver: mvcc: required revision has been compacted cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Lease/LeaseGrant: none=3 nobody bad=16 token norole=ok reader=9 etcdserver: lease already exists writer=9 etcdserver: lease already exists root=9 etcdserver: lease already exists cn-reader=9 etcdserver: lease already exists cn-root=9 etcdserver: lease already exists cn-stranger=9 etcdserver: lease already exists cn-empty=9 etcdserver: lease already exists cn-root-bad-token=16 token
+            etcdserverpb.Lease/LeaseTimeToLive: none=3 nobody bad=16 token norole=ok reader=ok writer=ok root=ok cn-reader=ok cn-root=ok cn-stranger=ok cn-empty=ok cn-root-bad-token=16 token
+            etcdserverpb.Lease/LeaseTimeToLive: none=3 nobody bad=16 token norole=7 denied reader=ok writer=7 denied root=ok cn-reader=ok cn-root=ok cn-stranger=7 denied cn-empty=7 denied cn-root-bad-token=16 token
+            etcdserverpb.Lease/LeaseLeases: none=3 nobody bad=16 token norole=7 denied reader=ok writer=7 denied root=ok cn-reader=ok cn-root=ok cn-stranger=7 denied cn-empty=7 denied cn-root-bad-token=16 token
+            etcdserverpb.Lease/LeaseRevoke: none=3 nobody bad=16 token norole=5 etcdserver: requested lease not found reader=5 etcdserver: requested lease not found writer=5 etcdserver: requested lease not found root=5 etcdserver: requested lease not found cn-reader=5 etcdserver: requested lease not found cn-root=5 etcdserver: requested lease not found cn-stranger=5 etcdserver: requested lease not found cn-empty=5 etcdserver: requested lease not found cn-root-bad-token=16 token
+            etcdserverpb.Cluster/MemberAdd: none=3 etcdserver: given member URLs are invalid bad=3 etcdserver: given member URLs are invalid norole=3 etcdserver: given member URLs are invalid reader=3 etcdserver: given member URLs are invalid writer=3 etcdserver: given member URLs are invalid root=3 etcdserver: given member URLs are invalid cn-reader=3 etcdserver: given member URLs are invalid cn-root=3 etcdserver: given member URLs are invalid cn-stranger=3 etcdserver: given member URLs are invalid cn-empty=3 etcdserver: given member URLs are invalid cn-root-bad-token=3 etcdserver: given member URLs are invalid
+            etcdserverpb.Cluster/MemberRemove: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=5 etcdserver: member not found cn-reader=7 denied cn-root=5 etcdserver: member not found cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Cluster/MemberUpdate: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=5 etcdserver: member not found cn-reader=7 denied cn-root=5 etcdserver: member not found cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Cluster/MemberPromote: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=5 etcdserver: member not found cn-reader=7 denied cn-root=5 etcdserver: member not found cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Cluster/MemberList: none=3 nobody bad=16 token norole=ok reader=ok writer=ok root=ok cn-reader=ok cn-root=ok cn-stranger=ok cn-empty=ok cn-root-bad-token=16 token
+            etcdserverpb.Maintenance/Alarm: none=3 nobody bad=16 token norole=ok reader=ok writer=ok root=ok cn-reader=ok cn-root=ok cn-stranger=ok cn-empty=ok cn-root-bad-token=16 token
+            etcdserverpb.Maintenance/Alarm: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok cn-reader=7 denied cn-root=ok cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Maintenance/Status: none=3 nobody bad=16 token norole=ok reader=ok writer=ok root=ok cn-reader=ok cn-root=ok cn-stranger=ok cn-empty=ok cn-root-bad-token=16 token
+            etcdserverpb.Maintenance/Defragment: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok cn-reader=7 denied cn-root=ok cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Maintenance/Hash: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok cn-reader=7 denied cn-root=ok cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Maintenance/HashKV: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok cn-reader=7 denied cn-root=ok cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Maintenance/MoveLeader: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: bad leader transferee cn-reader=7 denied cn-root=9 etcdserver: bad leader transferee cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Auth/AuthStatus: none=ok bad=ok norole=ok reader=ok writer=ok root=ok cn-reader=ok cn-root=ok cn-stranger=ok cn-empty=ok cn-root-bad-token=ok
+            etcdserverpb.Auth/AuthEnable: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok cn-reader=7 denied cn-root=ok cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Auth/UserAdd: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=3 nobody cn-reader=7 denied cn-root=3 nobody cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Auth/UserGet: none=3 nobody bad=16 token norole=7 denied reader=ok writer=7 denied root=ok cn-reader=ok cn-root=ok cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Auth/UserList: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok cn-reader=7 denied cn-root=ok cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Auth/UserDelete: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: user name not found cn-reader=7 denied cn-root=9 etcdserver: user name not found cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Auth/UserChangePassword: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: user name not found cn-reader=7 denied cn-root=9 etcdserver: user name not found cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Auth/UserGrantRole: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: user name not found cn-reader=7 denied cn-root=9 etcdserver: user name not found cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Auth/UserRevokeRole: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: user name not found cn-reader=7 denied cn-root=9 etcdserver: user name not found cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Auth/RoleAdd: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=3 etcdserver: role name is empty cn-reader=7 denied cn-root=3 etcdserver: role name is empty cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Auth/RoleGet: none=3 nobody bad=16 token norole=7 denied reader=ok writer=7 denied root=ok cn-reader=ok cn-root=ok cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Auth/RoleList: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=ok cn-reader=7 denied cn-root=ok cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Auth/RoleDelete: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: role name not found cn-reader=7 denied cn-root=9 etcdserver: role name not found cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Auth/RoleGrantPermission: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: role name not found cn-reader=7 denied cn-root=9 etcdserver: role name not found cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            etcdserverpb.Auth/RoleRevokePermission: none=3 nobody bad=16 token norole=7 denied reader=7 denied writer=7 denied root=9 etcdserver: role name not found cn-reader=7 denied cn-root=9 etcdserver: role name not found cn-stranger=7 denied cn-empty=3 nobody cn-root-bad-token=16 token
+            v3lockpb.Lock/Lock: none=2 nobody bad=2 token norole=2 denied reader=2 denied writer=2 denied root=ok cn-reader=2 denied cn-root=ok cn-stranger=2 denied cn-empty=2 denied cn-root-bad-token=2 token
+            v3lockpb.Lock/Unlock: none=2 nobody bad=2 token norole=2 denied reader=2 denied writer=ok root=ok cn-reader=2 denied cn-root=ok cn-stranger=2 denied cn-empty=2 denied cn-root-bad-token=2 token
+            v3electionpb.Election/Campaign: none=2 nobody bad=2 token norole=2 denied reader=2 denied writer=2 denied root=ok cn-reader=2 denied cn-root=ok cn-stranger=2 denied cn-empty=2 denied cn-root-bad-token=2 token
+            v3electionpb.Election/Leader: none=2 nobody bad=2 token norole=2 denied reader=2 election: no leader writer=2 denied root=2 election: no leader cn-reader=2 election: no leader cn-root=2 election: no leader cn-stranger=2 denied cn-empty=2 denied cn-root-bad-token=2 token
+            v3electionpb.Election/Resign: none=2 nobody bad=2 token norole=2 denied reader=2 denied writer=2 denied root=ok cn-reader=2 denied cn-root=ok cn-stranger=2 denied cn-empty=2 denied cn-root-bad-token=2 token
+            grpc.health.v1.Health/Check: none=ok bad=ok norole=ok reader=ok writer=ok root=ok cn-reader=ok cn-root=ok cn-stranger=ok cn-empty=ok cn-root-bad-token=ok
         "#]]
         .assert_eq(&table);
     });

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use pinion_kit::client::Client;
-use pinion_kit::{TEST_DEADLINE, WorkDir, block_on, server_binary, server_is_etcd};
+use pinion_kit::tls::{self, Holder};
+use pinion_kit::{TEST_DEADLINE, WorkDir, block_on, installed, server_binary, server_is_etcd};
 use tokio::time::{Instant, sleep};
 
 /// Three members that must elect somebody, in a debug build on a busy machine.
@@ -24,13 +25,19 @@ struct Script {
 
 impl Script {
     fn start(work: &WorkDir, port: u16) -> Self {
+        Self::start_with(work, port, &[])
+    }
+
+    fn start_with(work: &WorkDir, port: u16, more: &[&str]) -> Self {
         let output = work.join("output");
         let file = fs::OpenOptions::new().create(true).append(true).open(&output).unwrap();
         file.set_len(0).unwrap();
         let child = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tuning/cluster.sh"))
             .arg("--dir")
             .arg(work.join("trial"))
-            .args(["--port", &port.to_string(), "--", "--initial-cluster-token=trial"])
+            .args(["--port", &port.to_string()])
+            .args(more)
+            .args(["--", "--initial-cluster-token=trial"])
             .env("PINION", server_binary())
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
@@ -126,6 +133,33 @@ fn the_script_of_the_readme_starts_a_cluster_that_outlives_a_member_and_a_restar
         script.wait_for("stops all that this script started").await;
         let first = Client::connect(port).await.unwrap();
         assert_eq!(first.get("greeting").await.unwrap().as_deref(), Some(&b"again"[..]));
+        assert!(script.stop().await.success());
+    });
+}
+
+#[test]
+fn the_script_makes_certificates_by_which_members_and_clients_know_each_other() {
+    if server_is_etcd() || installed("openssl").is_none() {
+        return;
+    }
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let port = base_port();
+        let mut script = Script::start_with(&work, port, &["--tls"]);
+        let told = script.wait_for("stops all that this script started").await;
+        assert!(told.contains("ETCDCTL_CACERT=") && told.contains("https://127.0.0.1:"), "{told}");
+        let file = |name: &str| work.join("trial").join("certificates").join(name);
+        let holder =
+            Holder { certificate: file("client.pem"), key: file("client.key"), serial: 0_u64.into() };
+        let client = tls::connect(port + 10, &file("ca.pem"), Some(&holder)).await.unwrap();
+        client.put_kv("greeting", "hello").await.unwrap();
+        let nobody = tls::connect(port, &file("ca.pem"), None).await;
+        let refused = match nobody {
+            Err(_) => true,
+            // By TLS 1.3 a client hears of it behind its own last word.
+            Ok(client) => client.status().await.is_err(),
+        };
+        assert!(refused, "a client without a certificate is served");
         assert!(script.stop().await.success());
     });
 }
