@@ -5,6 +5,7 @@ pub mod auth;
 pub mod backup;
 pub mod checkpoint;
 pub mod config;
+pub mod directory;
 pub mod discovery;
 pub mod lease;
 pub mod membership;

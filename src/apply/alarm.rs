@@ -19,8 +19,9 @@ use prost::Message as _;
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::request_op::Request as Op;
 use crate::pb::peer;
-use crate::request::{Rejection, RequestKind};
+use crate::request::{NodeMethod, Rejection, RequestKind};
 use crate::types::MemberId;
+use crate::types::node_path::{LEVELS_MAX, PATH_BYTES_MAX};
 
 /// Alarms at once. Members come and go, and an alarm can name any number; a client must not fill memory.
 pub(super) const ALARMS_MAX: usize = 1_024;
@@ -114,9 +115,11 @@ impl Alarms {
     pub(super) fn check(&self, kind: RequestKind) -> Result<(), Rejection> {
         use RequestKind as K;
         let changes_data = match kind {
-            K::Put | K::DeleteRange | K::Txn | K::Compact | K::LeaseGrant | K::LeaseRevoke => true,
+            K::Put | K::DeleteRange | K::Txn | K::Compact | K::LeaseGrant | K::LeaseRevoke | K::NodeWrite => true,
             // Expiry has nobody to refuse: see `Machine::expire_leases`. The others do not touch keys.
             K::LeaseExpire
+            | K::NodeExpire
+            | K::NodeCheckpoint
             | K::LeaseCheckpoint
             | K::PublishMember
             | K::MemberUpdate
@@ -149,6 +152,11 @@ impl Alarms {
     /// Whether this transaction may be applied; its branches are not decided yet.
     pub(super) fn check_txn(&self, request: &pb::TxnRequest) -> Result<(), Rejection> {
         if self.lacks_space && has_put(request) { Err(Rejection::NoSpace) } else { Ok(()) }
+    }
+
+    /// Whether this write of a node may be applied.
+    pub(super) fn check_node(&self, method: u32) -> Result<(), Rejection> {
+        if self.lacks_space && !is_deletion(method) { Err(Rejection::NoSpace) } else { Ok(()) }
     }
 
     /// False when there are too many.
@@ -211,12 +219,19 @@ const PUT_BYTES: u64 = 256;
 /// What a lease adds.
 const LEASE_BYTES: u64 = 64;
 
+/// What a directory adds beside its name.
+const DIRECTORY_BYTES: u64 = 64;
+
+/// What a write of a node adds beyond its bytes: its own and the directories above it.
+const NODE_BYTES_MAX: u64 = PUT_BYTES + LEVELS_MAX as u64 * (PATH_BYTES_MAX as u64 + DIRECTORY_BYTES);
+
 /// Space that a request of so many bytes could need at most, without a look into it.
 #[must_use]
 pub fn cost_bytes_max(kind: RequestKind, body_bytes: usize) -> u64 {
     let body_bytes = body_bytes as u64;
     match kind {
         RequestKind::Put => PUT_BYTES + body_bytes,
+        RequestKind::NodeWrite => NODE_BYTES_MAX + body_bytes,
         // No operation is encoded in less than six bytes.
         RequestKind::Txn => body_bytes / 6 * PUT_BYTES + body_bytes,
         RequestKind::LeaseGrant => LEASE_BYTES,
@@ -234,12 +249,30 @@ pub fn cost_bytes(kind: RequestKind, body: &Bytes) -> Option<u64> {
             pb::TxnRequest::decode(body.clone()).ok().filter(has_put).map(|txn| txn_bytes(&txn))
         }
         RequestKind::LeaseGrant => Some(LEASE_BYTES),
+        RequestKind::NodeWrite => node_bytes(body),
         _ => None,
     }
 }
 
 fn put_bytes(put: &pb::PutRequest) -> u64 {
     PUT_BYTES + put.key.len() as u64 + put.value.len() as u64
+}
+
+/// None: it deletes.
+fn node_bytes(body: &Bytes) -> Option<u64> {
+    let write = peer::NodeWrite::decode(body.clone()).ok()?;
+    if is_deletion(write.method) {
+        return None;
+    }
+    let levels = write.key.iter().filter(|&&byte| byte == b'/').count() as u64;
+    let key_bytes = write.key.len() as u64;
+    let above = levels.min(LEVELS_MAX as u64) * (key_bytes.min(PATH_BYTES_MAX as u64) + DIRECTORY_BYTES);
+    Some(PUT_BYTES + key_bytes + write.value.len() as u64 + above)
+}
+
+fn is_deletion(method: u32) -> bool {
+    let method = NodeMethod::from_number(method);
+    matches!(method, Some(NodeMethod::Delete | NodeMethod::CompareAndDelete))
 }
 
 /// That of the larger branch.

@@ -17,6 +17,8 @@
 //! | 8 | 1 | ≤ 1 | whether rights are asked for, and their revision, if there ever were users or roles: `pinion.peer.v1.Realm` |
 //! | 9 | 1 | ≥ 0 | behind 8: the next users and roles: `pinion.peer.v1.RealmRecords` |
 //! | 3 | 1 | ≥ 0 | the next leases in the order of their ids: `pinion.peer.v1.Leases` |
+//! | 11 | 1 | ≥ 0 | the next deadlines of nodes, of level 3, in the order of their ids: `pinion.peer.v1.Leases` |
+//! | 10 | 1 | ≥ 0 | the next block of the directories that v2 has made, of level 3: `mvcc`'s own bytes |
 //! | 2 | 1 | ≥ 1 | the next block of the key space, `mvcc`'s own bytes |
 //!
 //! The stream may be cut anywhere on its way: a reader collects what a section still misses. Sections
@@ -26,6 +28,7 @@
 //! written from its format level on (`types::format`), so a stream at level 0 is what release 0.1.0 writes.
 //! Invariant: the state written is the one at `begin`, whatever is applied meanwhile.
 
+use std::collections::BTreeMap;
 use std::iter::Peekable;
 
 use bytes::Bytes;
@@ -34,6 +37,8 @@ use prost::Message as _;
 use super::parts::Parts;
 use super::{Alarms, Machine, Sessions};
 use crate::auth::{Realm, Record};
+use crate::directory::Directories;
+use crate::directory::deadlines::Ending;
 use crate::lease::{Lease, Table, WalkId};
 use crate::membership::Cluster;
 use crate::mvcc;
@@ -52,6 +57,8 @@ const FORMAT_LEVEL: u8 = 6;
 const PARTS: u8 = 7;
 const REALM: u8 = 8;
 const REALM_RECORDS: u8 = 9;
+const DIRECTORIES: u8 = 10;
+const DEADLINES: u8 = 11;
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 6;
 
@@ -87,6 +94,10 @@ pub struct Checkpoint {
     realm_records: Peekable<Box<dyn Iterator<Item = Record> + Send>>,
     /// As they were at the beginning; until the last is written.
     leases: Option<WalkId>,
+    /// The same of nodes with a time to live.
+    deadlines: Option<WalkId>,
+    /// Absent when v2 has never made a directory. True: its last block is written.
+    directories: Option<(mvcc::CheckpointCursor, bool)>,
     key_space: mvcc::CheckpointCursor,
     done: bool,
 }
@@ -112,6 +123,8 @@ pub enum RestoreError {
     FormatLevel(String),
     #[error("the users and roles: {0}")]
     Realm(String),
+    #[error("the directories: {0}")]
+    Directories(String),
     #[error("the stream ends early")]
     Truncated,
     #[error("bytes follow the end of the stream")]
@@ -124,6 +137,7 @@ impl Machine {
     /// Starts a checkpoint of the present state.
     pub fn begin_checkpoint(&mut self) -> Checkpoint {
         assert!(self.preparation.is_none(), "a checkpoint holds all of a write or nothing");
+        let has_directories = !self.directories.has_no_history();
         let format_level = self.format_level;
         Checkpoint {
             membership: Some(self.cluster.encode()),
@@ -140,6 +154,8 @@ impl Machine {
             realm_records: (Box::new(self.realm.records()) as Box<dyn Iterator<Item = Record> + Send>)
                 .peekable(),
             leases: Some(self.leases.begin_walk()),
+            deadlines: Some(self.directories.deadlines.table_mut().begin_walk()),
+            directories: has_directories.then(|| (self.directories.entries.begin_checkpoint(), false)),
             key_space: self.store.begin_checkpoint(),
             done: false,
         }
@@ -194,20 +210,31 @@ impl Machine {
             put_section(out, PARTS, |out| part.encode(out).expect("a vector takes any number of bytes"));
             return false;
         }
-        if let Some(walk) = checkpoint.leases {
+        let tables = [
+            (LEASES, &mut checkpoint.leases, &mut self.leases),
+            (DEADLINES, &mut checkpoint.deadlines, self.directories.deadlines.table_mut()),
+        ];
+        for (tag, going, table) in tables {
+            let Some(walk) = *going else { continue };
             let count = (bytes_max / LEASE_BYTES_MAX).clamp(1, LEASES_MAX);
-            let next = std::iter::from_fn(|| self.leases.walk(walk)).take(count);
+            let next = std::iter::from_fn(|| table.walk(walk)).take(count);
             let leases: Vec<_> = next.map(|(id, lease)| record_of(id, &lease)).collect();
             if leases.len() < count {
-                self.leases.end_walk(walk);
-                checkpoint.leases = None;
+                table.end_walk(walk);
+                *going = None;
             }
             if !leases.is_empty() {
-                put_section(out, LEASES, |out| {
+                put_section(out, tag, |out| {
                     Leases { leases }.encode(out).expect("a vector takes any number of bytes");
                 });
                 return false;
             }
+        }
+        if let Some((cursor, is_done @ false)) = &mut checkpoint.directories {
+            put_section(out, DIRECTORIES, |out| {
+                *is_done = self.directories.entries.checkpoint_slice(cursor, bytes_max, out);
+            });
+            return false;
         }
         let key_space = &mut checkpoint.key_space;
         put_section(out, KEY_SPACE, |out| {
@@ -233,6 +260,12 @@ impl Machine {
     pub fn end_checkpoint(&mut self, checkpoint: Checkpoint) {
         if let Some(walk) = checkpoint.leases {
             self.leases.end_walk(walk);
+        }
+        if let Some(walk) = checkpoint.deadlines {
+            self.directories.deadlines.table_mut().end_walk(walk);
+        }
+        if let Some((cursor, _)) = checkpoint.directories {
+            self.directories.entries.end_checkpoint(cursor);
         }
         self.store.end_checkpoint(checkpoint.key_space);
     }
@@ -260,6 +293,9 @@ pub struct Restore {
     leases: Table,
     /// Id of the last lease.
     last_lease: Option<LeaseId>,
+    /// What is noted of nodes with a time to live, by the revisions that set it.
+    deadlines: BTreeMap<i64, LeaseRecord>,
+    directories: Option<mvcc::Restore>,
     key_space: Option<mvcc::Restore>,
     ended: bool,
 }
@@ -325,6 +361,8 @@ impl Restore {
                 | PARTS
                 | REALM
                 | REALM_RECORDS
+                | DIRECTORIES
+                | DEADLINES
                 | KEY_SPACE
         );
         if version != VERSION || !is_known {
@@ -333,7 +371,7 @@ impl Restore {
         let in_place = match tag {
             MEMBERSHIP => self.cluster.is_none() && self.key_space.is_none(),
             FORMAT_LEVEL => self.cluster.is_some() && self.format_level.is_none() && self.key_space.is_none(),
-            LEASES | PARTS => self.cluster.is_some() && self.key_space.is_none(),
+            LEASES | PARTS | DEADLINES | DIRECTORIES => self.cluster.is_some() && self.key_space.is_none(),
             ALARMS => self.cluster.is_some() && self.alarms.is_none() && self.key_space.is_none(),
             SESSIONS => self.cluster.is_some() && self.sessions.is_none() && self.key_space.is_none(),
             REALM => self.cluster.is_some() && self.realm.is_none() && self.key_space.is_none(),
@@ -403,6 +441,20 @@ impl Restore {
                     self.lease(&lease).map_err(|what| RestoreError::Leases(format!("{what}: {lease:?}")))?;
                 }
             }
+            DEADLINES => {
+                let leases =
+                    Leases::decode(payload).map_err(|error| RestoreError::Directories(error.to_string()))?;
+                for lease in leases.leases {
+                    if lease.id <= 0 || self.deadlines.insert(lease.id, lease).is_some() {
+                        let what = format!("an impossible deadline: {lease:?}");
+                        return Err(RestoreError::Directories(what));
+                    }
+                }
+            }
+            DIRECTORIES => {
+                let fed = self.directories.get_or_insert_default().feed(payload);
+                fed.map_err(|error| RestoreError::Directories(error.to_string()))?;
+            }
             KEY_SPACE => self.key_space.get_or_insert_default().feed(payload)?,
             _ => self.ended = true,
         }
@@ -439,6 +491,14 @@ impl Restore {
             }
             leases.move_key(kv.key, LeaseId(0), id);
         }
+        let directories = restore_directories(&key_space, self.directories, self.deadlines)
+            .map_err(RestoreError::Directories)?;
+        let store = key_space.finish()?;
+        let (current, of_entries) = (store.current_revision(), directories.entries.current_revision());
+        if current < of_entries || store.compact_revision() < directories.entries.compact_revision() {
+            let what = format!("they stand at revision {of_entries}, ahead of the keys at {current}");
+            return Err(RestoreError::Directories(what));
+        }
         Ok(Machine {
             leases,
             alarms: self.alarms.unwrap_or_default(),
@@ -446,9 +506,35 @@ impl Restore {
             parts: self.parts,
             format_level: self.format_level.unwrap_or_default(),
             realm: self.realm.unwrap_or_default(),
-            ..Machine::new(key_space.finish()?, cluster)
+            directories,
+            ..Machine::new(store, cluster)
         })
     }
+}
+
+/// The tables beside the key space. Each deadline belongs to a version with an expiry, and each of those has one.
+fn restore_directories(
+    keys: &mvcc::Restore,
+    entries: Option<mvcc::Restore>,
+    mut noted: BTreeMap<i64, LeaseRecord>,
+) -> Result<Directories, String> {
+    let mut directories = Directories::default();
+    let of_entries = entries.iter().flat_map(|entries| entries.expiring().map(|entry| (entry, true)));
+    for (version, is_entry) in keys.expiring().map(|kv| (kv, false)).chain(of_entries) {
+        let revision = version.mod_revision;
+        let record = noted.remove(&revision);
+        let record = record.ok_or_else(|| format!("revision {revision} has no deadline"))?;
+        let ending = if is_entry { Ending::Directory(version.key) } else { Ending::Key(version.key) };
+        let noted = (record.remaining_s, LogIndex(record.granted_at));
+        directories.deadlines.restore(revision, ending, record.ttl_s, noted)?;
+    }
+    if let Some((revision, _)) = noted.first_key_value() {
+        return Err(format!("no node ends by revision {revision}"));
+    }
+    if let Some(entries) = entries {
+        directories.entries = entries.finish().map_err(|error| error.to_string())?;
+    }
+    Ok(directories)
 }
 
 #[cfg(test)]

@@ -96,7 +96,8 @@ fn what_is_not_known_or_out_of_place_is_refused() {
         bytes[at] = byte;
         bytes
     };
-    assert_eq!(refused(&with(0, 10)), RestoreError::Unknown { tag: 10, version: 1 });
+    assert_eq!(refused(&with(0, 200)), RestoreError::Unknown { tag: 200, version: 1 });
+    assert_eq!(refused(&with(0, DIRECTORIES)), RestoreError::Order { tag: DIRECTORIES });
     assert_eq!(refused(&with(1, 2)), RestoreError::Unknown { tag: 1, version: 2 });
     assert_eq!(refused(&with(0, KEY_SPACE)), RestoreError::Order { tag: KEY_SPACE });
     assert_eq!(refused(&with(0, END)), RestoreError::Order { tag: END });

@@ -7,18 +7,18 @@ use prost::Message as _;
 use super::Machine;
 use super::preparation::Preparation;
 use crate::lease::{Change, Lease, Table};
-use crate::mvcc::Store;
+use crate::mvcc::{Action, Mark, Store};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
 use crate::request::{EntryId, Outcome, Rejection, Response};
 use crate::types::limits::LEASE_TTL_MAX_S;
-use crate::types::{KeyRange, LeaseId, LogIndex};
+use crate::types::{Feature, KeyRange, LeaseId, LogIndex};
 
 /// Deletes the keys of a lease that is gone already. Returns the revision that follows.
-fn delete_keys(store: &mut Store, lease: &Lease) -> i64 {
+fn delete_keys(store: &mut Store, lease: &Lease, mark: Mark) -> i64 {
     let mut txn = store.begin();
     for key in lease.keys() {
-        let deleted = txn.delete_range(KeyRange::One(key), |_| ());
+        let deleted = txn.delete_marked(KeyRange::One(key), mark, |_| ());
         assert!(deleted == 1, "a key attached to a lease is not there");
     }
     txn.commit()
@@ -51,15 +51,15 @@ impl Machine {
             let lease = self.leases.revoke(id)?;
             return self.prepare(|store| Preparation::revoke(store, id, lease));
         }
-        if !self.revoke(id) {
+        if !self.revoke(id, Mark::default()) {
             return Some(Err(Rejection::LeaseNotFound(id)));
         }
         Some(Ok(self.response(Vec::new())))
     }
 
-    fn revoke(&mut self, id: LeaseId) -> bool {
+    fn revoke(&mut self, id: LeaseId, mark: Mark) -> bool {
         let Some(lease) = self.leases.revoke(id) else { return false };
-        delete_keys(&mut self.store, &lease);
+        delete_keys(&mut self.store, &lease, mark);
         self.lease_changes.push(Change::Revoked { id });
         true
     }
@@ -78,11 +78,14 @@ impl Machine {
             let ids = request.ids.iter().map(|&id| LeaseId(id));
             let meant: Vec<_> = ids.filter(|&id| self.is_meant(id, request.through)).collect();
             let keys = meant.iter().filter_map(|&id| Some(1 + self.leases.get(id)?.keys().len() as u64));
+            // As v2 tells of it.
+            let is_told = self.format_level.allows(Feature::Nodes);
+            let mark = if is_told { Mark::of(Action::Expire) } else { Mark::default() };
             if self.short_keys_max < keys.sum() {
-                return self.prepare(|store| Preparation::expire(store, meant));
+                return self.prepare(|store| Preparation::expire(store, meant, mark));
             }
             for id in meant {
-                self.revoke(id);
+                self.revoke(id, mark);
             }
         }
         Some(self.response(Vec::new()))

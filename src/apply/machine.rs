@@ -15,11 +15,13 @@ use prost::Message;
 
 use super::encode::Encode as _;
 use super::moves::{Moves, check_lease};
+use super::node_write::NodeWrite;
 use super::parts::Parts;
 use super::preparation::{self, Preparation};
 use super::view::check_readable;
 use super::{Alarms, LongRead, Sessions, range, txn, write};
 use crate::auth::{AuthChange, Realm};
+use crate::directory::Directories;
 use crate::lease::{Change, Table};
 use crate::membership::{Cluster, MemberChange};
 use crate::mvcc::{HashCursor, HashKv, HashOvertaken, Store};
@@ -89,6 +91,7 @@ pub struct Machine {
     pub(super) preparation: Option<Preparation>,
     /// A write that touches more keys is prepared in slices.
     pub(super) short_keys_max: u64,
+    pub(super) directories: Directories,
 }
 
 impl Machine {
@@ -108,6 +111,7 @@ impl Machine {
             auth_changes: Vec::new(),
             preparation: None,
             short_keys_max: SHORT_KEYS_MAX,
+            directories: Directories::default(),
         }
     }
 
@@ -239,7 +243,10 @@ impl Machine {
                 Ok(txn) if self.short_keys_max < preparation::keys_max(&self.store, &txn) => {
                     return self.prepare(|store| Preparation::txn(store, txn));
                 }
-                Ok(txn) => txn::apply(&mut self.store, &mut self.leases, &txn),
+                Ok(txn) => {
+                    let deadlines = &mut self.directories.deadlines;
+                    txn::apply(&mut self.store, &mut self.leases, deadlines, &txn)
+                }
                 Err(rejection) => Err(rejection),
             },
             RequestKind::Compact => match decode(body).and_then(|request| {
@@ -276,6 +283,14 @@ impl Machine {
                 self.alarm(&request)
             }),
             RequestKind::FormatLevel => decode(body).map(|request| self.raise_format_level(&request)),
+            RequestKind::NodeWrite => decode(body).and_then(|request: peer::NodeWrite| {
+                self.alarms.check_node(request.method)?;
+                let write = NodeWrite::read(&request)?;
+                self.permit_node(login, &write)?;
+                self.write_node(&write, at)
+            }),
+            RequestKind::NodeExpire => decode(body).map(|request| self.expire_nodes(&request, at)),
+            RequestKind::NodeCheckpoint => decode(body).map(|request| self.note_nodes(&request, at)),
             RequestKind::Part => Err(Rejection::Undecodable("a part that does not fit the others".into())),
             RequestKind::AuthEnable
             | RequestKind::AuthDisable
@@ -304,10 +319,10 @@ impl Machine {
         slice: &mut Slice,
         mut announce: impl FnMut(&Store, &mut Slice) -> bool,
     ) -> Option<Outcome> {
-        let Self { store, leases, lease_changes, preparation, .. } = self;
+        let Self { store, leases, lease_changes, preparation, directories, .. } = self;
         let outcome = preparation.as_mut().expect("a write is being prepared").slice(
             store,
-            leases,
+            (leases, &mut directories.deadlines),
             lease_changes,
             slice,
             &mut announce,
@@ -333,7 +348,7 @@ impl Machine {
         let (mut txn, mut moves) = (self.store.begin(), Moves::default());
         let body = write::put(&mut txn, &mut moves, request, |answer| answer.to_body())?;
         let revision = txn.commit();
-        moves.commit(&mut self.leases);
+        moves.commit(&mut self.leases, &mut self.directories.deadlines);
         Ok(Response { revision, body, resume: None })
     }
 
@@ -341,7 +356,7 @@ impl Machine {
         let (mut txn, mut moves) = (self.store.begin(), Moves::default());
         let body = write::delete_range(&mut txn, &mut moves, request, |answer| answer.to_body())?;
         let revision = txn.commit();
-        moves.commit(&mut self.leases);
+        moves.commit(&mut self.leases, &mut self.directories.deadlines);
         Ok(Response { revision, body, resume: None })
     }
 
@@ -357,6 +372,7 @@ impl Machine {
             return Err(Rejection::FutureRevision { required, current });
         }
         self.store.compact(required);
+        self.directories.compact(required, current);
         Ok((Response { revision: current, ..Response::default() }, request.physical))
     }
 
@@ -377,7 +393,8 @@ impl Machine {
     /// `Applied::AfterCompaction` so far may be answered.
     pub fn work_slice(&mut self, steps: usize) -> bool {
         assert!(self.preparation.is_none(), "compaction rests while a write is prepared");
-        self.store.compact_slice(steps)
+        // Directories first: it is the key space that says whether work is left.
+        self.directories.entries.compact_slice(steps) && self.store.compact_slice(steps)
     }
 
     /// Answers a read from the present state. What of a lease only its leader knows is not in it: a
@@ -416,6 +433,8 @@ impl Machine {
             Query::LeaseKeepAlive(_) => {
                 unreachable!("the store role gives keep-alives to the leader's memory")
             }
+            Query::Node(query) => self.read_node(query, facts.applied),
+            Query::NodeTallies => unreachable!("the store role has a part of them"),
             Query::AuthStatus
             | Query::UserGet(_)
             | Query::UserList
@@ -470,8 +489,8 @@ impl Machine {
         pb::StatusResponse {
             header: None,
             version: ETCD_VERSION.into(),
-            db_size: bytes(self.store.bytes_held()),
-            db_size_in_use: bytes(self.store.bytes_in_use()),
+            db_size: bytes(self.bytes_held()),
+            db_size_in_use: bytes(self.store.bytes_in_use() + self.directories.bytes_in_use()),
             leader: facts.leader.0,
             raft_index: facts.committed.0,
             raft_term: facts.term.0,

@@ -9,6 +9,8 @@ pub(crate) mod encode;
 mod lease;
 mod long_read;
 mod moves;
+mod node;
+mod node_write;
 pub mod parts;
 mod permit;
 mod preparation;

@@ -1,4 +1,4 @@
-//! Which lease each key hangs on: moves on their way, and whether a lease may be named.
+//! Which lease each key hangs on, and which versions had an expiry: moves on their way, and whether a lease may be named.
 //!
 //! A put or a transaction moves keys between leases when it commits and not before: what it will
 //! move is collected in `Moves` on the way.
@@ -9,7 +9,9 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use crate::directory::Deadlines;
 use crate::lease::Table;
+use crate::mvcc::KeyValueRef;
 use crate::request::Rejection;
 use crate::types::{LeaseId, Slice};
 
@@ -22,9 +24,16 @@ pub(super) fn check_lease(leases: &Table, lease: i64) -> Result<(), Rejection> {
 /// Moves of one chunk.
 const CHUNK: usize = 1_024;
 
-type Move = (Bytes, LeaseId, LeaseId);
+#[derive(Debug)]
+enum Move {
+    /// A key goes from one lease to another.
+    Lease(Bytes, LeaseId, LeaseId),
+    /// The version of this revision had an expiry, which ends with it.
+    Ended(i64),
+}
 
-/// Keys on their way from one lease to another, in the order of the writes that move them.
+/// Keys on their way from one lease to another, in the order of the writes that move them, and versions whose expiry
+/// ends with them.
 ///
 /// They lie in chunks, so that a million of them are neither copied as they grow nor given back in one piece.
 #[derive(Debug, Default)]
@@ -40,16 +49,26 @@ impl Moves {
     #[inline]
     pub(super) fn on_put(&mut self, key: &Bytes, from: i64, to: i64) {
         if from != to {
-            self.push((key.clone(), LeaseId(from), LeaseId(to)));
+            self.push(Move::Lease(key.clone(), LeaseId(from), LeaseId(to)));
         }
     }
 
-    /// A deletion.
+    /// A version was superseded that had an expiry, if `revision` is not 0.
     #[inline]
-    pub(super) fn on_delete(&mut self, key: &[u8], from: i64) {
-        if from != 0 {
-            self.push((Bytes::copy_from_slice(key), LeaseId(from), LeaseId(0)));
+    pub(super) fn on_superseded(&mut self, revision: i64) {
+        if revision != 0 {
+            self.push(Move::Ended(revision));
         }
+    }
+
+    /// A deletion of this version.
+    #[inline]
+    pub(super) fn on_delete(&mut self, version: &KeyValueRef<'_>) {
+        if version.lease != 0 {
+            let key = Bytes::copy_from_slice(version.key);
+            self.push(Move::Lease(key, LeaseId(version.lease), LeaseId(0)));
+        }
+        self.on_superseded(version.expiring());
     }
 
     fn push(&mut self, key: Move) {
@@ -73,29 +92,43 @@ impl Moves {
     }
 
     /// Carries moves out until the slice is spent. True when that was all.
-    pub(super) fn commit_slice(&mut self, leases: &mut Table, slice: &mut Slice) -> bool {
-        self.take_slice(slice, |key, from, to| leases.move_key(key, from, to))
+    pub(super) fn commit_slice(
+        &mut self,
+        leases: &mut Table,
+        deadlines: &mut Deadlines,
+        slice: &mut Slice,
+    ) -> bool {
+        self.take_slice(slice, |step| step.carry_out(leases, deadlines))
     }
 
     /// Gives moves up until the slice is spent. True when that was all.
     pub(super) fn forget_slice(&mut self, slice: &mut Slice) -> bool {
-        self.take_slice(slice, |_, _, _| ())
+        self.take_slice(slice, drop)
     }
 
-    fn take_slice(&mut self, slice: &mut Slice, mut each: impl FnMut(&[u8], LeaseId, LeaseId)) -> bool {
+    fn take_slice(&mut self, slice: &mut Slice, mut each: impl FnMut(Move)) -> bool {
         while !slice.is_spent() {
-            let Some((key, from, to)) = self.take_first() else { return true };
+            let Some(step) = self.take_first() else { return true };
             slice.spend_key();
-            each(&key, from, to);
+            each(step);
         }
         false
     }
 
     /// The writes are committed.
     #[inline]
-    pub(super) fn commit(mut self, leases: &mut Table) {
-        while let Some((key, from, to)) = self.take_first() {
-            leases.move_key(&key, from, to);
+    pub(super) fn commit(mut self, leases: &mut Table, deadlines: &mut Deadlines) {
+        while let Some(step) = self.take_first() {
+            step.carry_out(leases, deadlines);
+        }
+    }
+}
+
+impl Move {
+    fn carry_out(self, leases: &mut Table, deadlines: &mut Deadlines) {
+        match self {
+            Self::Lease(key, from, to) => leases.move_key(&key, from, to),
+            Self::Ended(revision) => deadlines.end(revision),
         }
     }
 }
@@ -112,7 +145,7 @@ mod tests {
         let mut moves = Moves::default();
         moves.on_put(&Bytes::from_static(b"a"), 0, 0);
         moves.on_put(&Bytes::from_static(b"a"), 7, 7);
-        moves.on_delete(b"a", 0);
+        moves.on_superseded(0);
         assert_eq!(moves.last.capacity(), 0);
     }
 
@@ -127,10 +160,11 @@ mod tests {
         }
         // Each is attached before it goes again.
         for number in 1_000..3_000 {
-            moves.on_delete(&key(number), 7);
+            moves.on_put(&key(number), 7, 0);
         }
         let mut slices = 0;
-        while !moves.commit_slice(&mut leases, &mut Slice::of(700 * KEY_NS)) {
+        let mut deadlines = Deadlines::default();
+        while !moves.commit_slice(&mut leases, &mut deadlines, &mut Slice::of(700 * KEY_NS)) {
             slices += 1;
         }
         assert_eq!(slices, 7);

@@ -10,11 +10,13 @@
 //! the right to read, a nested transaction is looked into, a lease is guarded by its keys.
 
 use super::Machine;
+use super::node_write::NodeWrite;
 use crate::auth::{Access, Realm};
+use crate::directory::Found;
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::request_op::Request as Op;
-use crate::request::{AuthRejection, Login, Permit, Query};
-use crate::types::{KeyRange, LeaseId};
+use crate::request::{AuthRejection, Login, NodeQuery, Permit, Query};
+use crate::types::{KeyRange, LeaseId, NodePath};
 
 type Permitted = Result<(), AuthRejection>;
 
@@ -40,6 +42,10 @@ impl Machine {
 
     pub(super) fn permit_txn(&self, login: Option<&Login>, txn: &pb::TxnRequest) -> Permitted {
         self.guard(login).map_or(Ok(()), |guard| guard.txn(txn))
+    }
+
+    pub(super) fn permit_node(&self, login: Option<&Login>, write: &NodeWrite<'_>) -> Permitted {
+        self.guard(login).map_or(Ok(()), |guard| guard.write_node(write))
     }
 
     /// To write all keys of a lease, which is what revoking it does.
@@ -83,11 +89,12 @@ impl Machine {
             Query::LeaseTimeToLive(request) if request.keys => guard.lease(Access::Read, LeaseId(request.id)),
             Query::LeaseTimeToLive(_) => realm.check_login(login),
             Query::LeaseLeases => guard.all_leases(),
+            Query::Node(query) => guard.read_node(query),
             Query::AuthStatus => Ok(()),
             Query::UserGet(name) => realm.check_sees_user(login, name),
             Query::RoleGet(role) => realm.check_sees_role(login, role),
             // The member asks these for itself.
-            Query::PasswordOf(_) | Query::Token(_) => Err(AuthRejection::PermissionDenied),
+            Query::PasswordOf(_) | Query::Token(_) | Query::NodeTallies => Err(AuthRejection::PermissionDenied),
             Query::Permit(Permit::Login) => realm.check_login(login),
             Query::Permit(Permit::Admin) => realm.check_admin(login),
             Query::Permit(Permit::Range { key, range_end }) => {
@@ -141,6 +148,28 @@ impl Guard<'_> {
         }
         // An empty one says something too: that whoever asks is somebody.
         self.realm().check_login(self.login)
+    }
+
+    /// The node itself, or a directory with what is below it.
+    fn node(&self, access: Access, path: &NodePath, is_wide: bool) -> Permitted {
+        if !path.is_root() {
+            self.check(access, path.key(), &[])?;
+        }
+        if is_wide { self.check(access, &path.below(), &path.behind()) } else { Ok(()) }
+    }
+
+    fn write_node(&self, write: &NodeWrite<'_>) -> Permitted {
+        let (path, is_wide) = (&write.path, write.is_wide() || write.makes_name());
+        self.node(Access::Write, path, is_wide)?;
+        // The answer shows the node, or tells whether it was there.
+        if write.reads() { self.node(Access::Read, path, is_wide) } else { Ok(()) }
+    }
+
+    fn read_node(&self, query: &NodeQuery) -> Permitted {
+        let tree = self.machine.tree(self.machine.store.current_revision());
+        let is_directory = matches!(tree.find(&query.path), Found::Directory(_));
+        let is_wide = if query.is_standing { query.recursive } else { is_directory };
+        self.node(Access::Read, &query.path, is_wide)
     }
 
     fn lease(&self, access: Access, id: LeaseId) -> Permitted {

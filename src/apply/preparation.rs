@@ -21,8 +21,9 @@ use super::long_read::List;
 use super::moves::Moves;
 use super::txn::{self, Path};
 use super::write;
+use crate::directory::Deadlines;
 use crate::lease::{Change, Lease, Table};
-use crate::mvcc::{Cursor, ReadPin, Store, Suspended, WriteTxn};
+use crate::mvcc::{Cursor, Mark, ReadPin, Store, Suspended, WriteTxn};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::request_op::Request as Op;
 use crate::request::{Outcome, Rejection, Response};
@@ -46,6 +47,7 @@ enum Work {
     /// Each lease is a revision of its own.
     Expire {
         meant: std::vec::IntoIter<LeaseId>,
+        mark: Mark,
         revoke: Option<Revoke>,
     },
     /// It failed; what it wrote is taken back.
@@ -185,15 +187,16 @@ impl Preparation {
         Self::new(store, Work::Revoke(Revoke { id, lease }))
     }
 
-    pub(super) fn expire(store: &mut Store, meant: Vec<LeaseId>) -> Self {
-        Self::new(store, Work::Expire { meant: meant.into_iter(), revoke: None })
+    /// `mark`: what v2 tells of the deletions.
+    pub(super) fn expire(store: &mut Store, meant: Vec<LeaseId>, mark: Mark) -> Self {
+        Self::new(store, Work::Expire { meant: meant.into_iter(), mark, revoke: None })
     }
 
     /// Goes on. The request's outcome when it has one.
     pub(super) fn slice(
         &mut self,
         store: &mut Store,
-        leases: &mut Table,
+        (leases, deadlines): (&mut Table, &mut Deadlines),
         lease_changes: &mut Vec<Change>,
         slice: &mut Slice,
         announce: &mut impl FnMut(&Store, &mut Slice) -> bool,
@@ -202,7 +205,7 @@ impl Preparation {
         match work {
             Work::Operations(operations) => {
                 let open = suspended.take().unwrap_or_else(|| store.begin().suspend());
-                let (txn, result) = operations.slice(store, open, leases, pin, slice);
+                let (txn, result) = operations.slice(store, open, (leases, deadlines), pin, slice);
                 match result {
                     Ok(Progress::Spent) => *suspended = Some(txn),
                     Ok(Progress::Done) if !announce(store, slice) => *suspended = Some(txn),
@@ -225,7 +228,7 @@ impl Preparation {
             Work::Revoke(revoke) => {
                 let open = suspended.take().unwrap_or_else(|| store.begin().suspend());
                 let mut txn = store.resume(open);
-                let is_whole = revoke.slice(&mut txn, slice);
+                let is_whole = revoke.slice(&mut txn, Mark::default(), slice);
                 let open = txn.suspend();
                 if !is_whole || !announce(store, slice) {
                     *suspended = Some(open);
@@ -235,7 +238,7 @@ impl Preparation {
                 lease_changes.push(Change::Revoked { id: revoke.id });
                 return Some(Ok(Response { revision, ..Response::default() }));
             }
-            Work::Expire { meant, revoke } => loop {
+            Work::Expire { meant, mark, revoke } => loop {
                 if revoke.is_none() {
                     let Some(id) = meant.next() else {
                         let revision = store.current_revision();
@@ -248,7 +251,7 @@ impl Preparation {
                 let Some(going) = revoke else { continue };
                 let open = suspended.take().unwrap_or_else(|| store.begin().suspend());
                 let mut txn = store.resume(open);
-                let is_whole = going.slice(&mut txn, slice);
+                let is_whole = going.slice(&mut txn, *mark, slice);
                 let open = txn.suspend();
                 if !is_whole || !announce(store, slice) {
                     *suspended = Some(open);
@@ -278,11 +281,11 @@ impl Preparation {
 
 impl Revoke {
     /// Deletes keys. True when there are no more.
-    fn slice(&mut self, txn: &mut WriteTxn<'_>, slice: &mut Slice) -> bool {
+    fn slice(&mut self, txn: &mut WriteTxn<'_>, mark: Mark, slice: &mut Slice) -> bool {
         while !slice.is_spent() {
             let Some(key) = self.lease.take_key() else { return true };
             slice.spend_key();
-            let deleted = txn.delete_range(KeyRange::One(&key), |_| ());
+            let deleted = txn.delete_marked(KeyRange::One(&key), mark, |_| ());
             assert!(deleted == 1, "a key attached to a lease is not there");
         }
         false
@@ -294,7 +297,7 @@ impl Operations {
         &mut self,
         store: &mut Store,
         suspended: Suspended,
-        leases: &mut Table,
+        (leases, deadlines): (&mut Table, &mut Deadlines),
         pin: &ReadPin,
         slice: &mut Slice,
     ) -> (Suspended, Result<Progress, Rejection>) {
@@ -307,7 +310,7 @@ impl Operations {
         let suspended = txn.suspend();
         let result = result.map(|progress| match progress {
             // Whoever reads leases waits for this request, too.
-            Progress::Done if self.moves.commit_slice(leases, slice) => Progress::Done,
+            Progress::Done if self.moves.commit_slice(leases, deadlines, slice) => Progress::Done,
             _ => Progress::Spent,
         });
         (suspended, result)
@@ -486,8 +489,8 @@ impl Delete {
             Answer::Txn(answer) => answer.rest(),
         };
         let mut copied = 0;
-        let (now, is_done) = txn.delete_slice(keys, cursor, slice, |kv| {
-            moves.on_delete(kv.key, kv.lease);
+        let (now, is_done) = txn.delete_slice(keys, Mark::default(), cursor, slice, |kv| {
+            moves.on_delete(&kv);
             if tells_previous {
                 copied += kv.value.len();
                 put_kv_field(out, 3, &kv, Shown::ALL);

@@ -386,6 +386,7 @@ fn a_scan_of_more_than_a_message_can_carry_stops_on_its_way() {
         sub: 0,
         version: 1,
         lease: 0,
+        mark: crate::mvcc::Mark::default(),
     };
     let mut scanned = 0;
     let endless = std::iter::repeat_with(|| {

@@ -112,7 +112,7 @@ pub(super) fn run(machine: &mut Machine, line: &str) -> String {
     match convert::command(method, body, &Limits::default(), || unreachable!("the story names its leases")) {
         Err(status) => show_status(&status),
         Ok(Command::Propose { kind, body, .. }) => apply(machine, kind, body),
-        Ok(Command::Member(_)) => unreachable!("not in the language"),
+        Ok(Command::Member(_) | Command::AppendStats) => unreachable!("not in the language"),
         Ok(Command::Read(read)) => match read.query {
             Query::RangeSlice(slice) => show_stream(machine, *slice),
             query => {
@@ -171,6 +171,7 @@ fn show_applied(kind: RequestKind, applied: Applied) -> String {
             format!("lease {} for {} s", answer.id, answer.ttl)
         }
         RequestKind::Alarm => show_alarms(&decode(response)),
+        RequestKind::NodeWrite => unreachable!("not in the language"),
         RequestKind::Authenticate => decode::<pb::AuthenticateResponse>(response).token,
         RequestKind::AuthEnable
         | RequestKind::AuthDisable
@@ -188,6 +189,8 @@ fn show_applied(kind: RequestKind, applied: Applied) -> String {
         | RequestKind::LeaseRevoke
         | RequestKind::LeaseExpire
         | RequestKind::LeaseCheckpoint
+        | RequestKind::NodeExpire
+        | RequestKind::NodeCheckpoint
         | RequestKind::MemberUpdate
         | RequestKind::FormatLevel
         | RequestKind::Part => {

@@ -14,8 +14,9 @@ use super::encode::{InnerHeader, OpField, TxnAnswer};
 use super::moves::{Moves, check_lease};
 use super::view::{View, check_readable};
 use super::{range, write};
+use crate::directory::Deadlines;
 use crate::lease::Table;
-use crate::mvcc::{KeyValueRef, Store, WriteTxn};
+use crate::mvcc::{KeyValueRef, Mark, Store, WriteTxn};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::pb::etcdserverpb::request_op::Request as Op;
@@ -24,7 +25,12 @@ use crate::types::KeyRange;
 use crate::types::limits::{SHORT_BYTES_MAX, SHORT_KEYS_MAX};
 
 /// Runs a transaction that may write.
-pub(super) fn apply(store: &mut Store, leases: &mut Table, request: &pb::TxnRequest) -> Outcome {
+pub(super) fn apply(
+    store: &mut Store,
+    leases: &mut Table,
+    deadlines: &mut Deadlines,
+    request: &pb::TxnRequest,
+) -> Outcome {
     let path = Path::decide(store, request);
     check_puts(store, leases, request, &mut path.walk())?;
     check_ranges(store, request, &mut path.walk())?;
@@ -35,7 +41,7 @@ pub(super) fn apply(store: &mut Store, leases: &mut Table, request: &pb::TxnRequ
     run.ops(branch(request, succeeded), None, &mut walk)?;
     let Run { txn, moves, answer } = run;
     let revision = txn.commit();
-    moves.commit(leases);
+    moves.commit(leases, deadlines);
     Ok(Response { revision, body: answer.into_body(), resume: None })
 }
 
@@ -165,6 +171,7 @@ pub(super) fn holds_for_missing(compare: &pb::Compare) -> bool {
         sub: 0,
         version: 0,
         lease: 0,
+        mark: Mark::default(),
     };
     compare.target != CompareTarget::Value as i32 && holds_for(compare, &nothing)
 }

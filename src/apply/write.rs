@@ -26,6 +26,7 @@ pub(super) fn put<T>(
     if !keeps && !request.prev_kv {
         let written = txn.put(&request.key, &request.value, request.lease);
         moves.on_put(&request.key, written.previous_lease, request.lease);
+        moves.on_superseded(written.previous_expiring);
         return answer(PutAnswer { previous: None });
     }
     let previous = txn.get(&request.key, txn.revision());
@@ -40,6 +41,7 @@ pub(super) fn put<T>(
     let lease = kept_lease.unwrap_or(request.lease);
     let written = txn.put(&request.key, value, lease);
     moves.on_put(&request.key, written.previous_lease, lease);
+    moves.on_superseded(written.previous_expiring);
     Ok(answered)
 }
 
@@ -55,13 +57,13 @@ pub(super) fn delete_range<T>(
     }
     let keys = KeyRange::new(&request.key, &request.range_end);
     if !request.prev_kv {
-        let deleted = txn.delete_range(keys, |kv| moves.on_delete(kv.key, kv.lease));
+        let deleted = txn.delete_range(keys, |kv| moves.on_delete(&kv));
         return answer(DeleteAnswer { deleted, previous: Vec::new() });
     }
     let previous = range::first(txn.scan(keys, txn.revision()), usize::MAX, Shown::ALL)?;
     let told = previous.len() as u64;
     let answered = answer(DeleteAnswer { deleted: told, previous })?;
-    let deleted = txn.delete_range(keys, |kv| moves.on_delete(kv.key, kv.lease));
+    let deleted = txn.delete_range(keys, |kv| moves.on_delete(&kv));
     assert!(deleted == told, "deleted {deleted} keys after telling of {told}");
     Ok(answered)
 }

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Left out is what etcd has no place for: the format level, the groups that were applied, parts of requests that are
-//! not whole yet, when a lease was granted.
+//! not whole yet, when a lease was granted. Of the v2 API: times to live, directories without a key, and the marks of
+//! changes, so that what is restored reads as set, and stays.
 //!
 //! Invariants: both passes number the pages alike; what is written is as long as was told.
 //! Compatibility: the buckets and entries of etcd 3.7. 3.4 to 3.6 restore it too: they ignore what they do not know.

@@ -19,7 +19,7 @@ use super::schema::{self, RevisionKey};
 use crate::apply::Alarms;
 use crate::auth::{Realm, Record};
 use crate::lease::{Lease, Table};
-use crate::mvcc::{self, KeyValueRef, Store};
+use crate::mvcc::{self, KeyValueRef, Mark, Store};
 use crate::pb::{authpb, etcdserverpb as pb, peer};
 use crate::types::limits::LEASE_TTL_MAX_S;
 use crate::types::proto::take_varint;
@@ -422,6 +422,7 @@ fn take_key_value(bytes: &[u8]) -> Option<KeyValueRef<'_>> {
         sub: 0,
         version: 0,
         lease: 0,
+        mark: Mark::default(),
     };
     let mut rest = bytes;
     while !rest.is_empty() {

@@ -18,10 +18,14 @@ use super::tls::TlsConfig;
 use super::url::Url;
 use super::value::{self, NumberError};
 use crate::types::FormatLevel;
+use crate::types::node_path::is_node;
 
 /// What `--max-request-metadata-bytes` may be: below, ordinary clients would be refused; above, 32
 /// connections could hold a shard's memory for unfinished requests.
 const METADATA_BYTES_MIN: u32 = 8 * 1024;
+/// Longest `--v2-prefix`: it is a part of every path.
+const V2_PREFIX_BYTES_MAX: usize = 1024;
+
 pub const METADATA_BYTES_LIMIT: u32 = 8 * 1024 * 1024;
 
 /// May differ between members.
@@ -105,6 +109,8 @@ pub struct WebConfig {
     pub hosts: Vec<String>,
     /// Calls may come as JSON.
     pub serves_gateway: bool,
+    /// Where the root of the v2 API is, without a slash at its end; `None`: there is no v2 API.
+    pub v2_root: Option<String>,
 }
 
 /// What is logged, how, and where to.
@@ -223,6 +229,7 @@ impl ProcessConfig {
                 origins: words(settings.text("cors")),
                 hosts: words(settings.text("host-whitelist")),
                 serves_gateway: settings.boolean("enable-grpc-gateway")?,
+                v2_root: v2_root(settings)?,
             },
             checkpoint_entries: match settings.number("snapshot-count", 0, u64::MAX)? {
                 0 => CHECKPOINT_ENTRIES_DEFAULT,
@@ -481,6 +488,19 @@ fn more_listeners(settings: &Settings, name: &str) -> Result<Vec<Listener>, Refu
 /// The words of a list with commas.
 fn words(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+/// Where v2's root is, if there is v2.
+fn v2_root(settings: &Settings) -> Result<Option<String>, Refused> {
+    let prefix = settings.text("v2-prefix");
+    let root = prefix.strip_suffix('/').unwrap_or(prefix);
+    let is_path = root.is_empty() || is_node(root.as_bytes());
+    if !prefix.starts_with('/') || !is_path || V2_PREFIX_BYTES_MAX < prefix.len() {
+        let expected =
+            "expected a path that begins with /, without empty segments, `.` and `..`, of 1024 bytes at most";
+        return Err(settings.invalid("v2-prefix", expected));
+    }
+    Ok(settings.boolean("enable-v2")?.then(|| root.to_owned()))
 }
 
 fn spin(settings: &Settings) -> Result<Duration, Refused> {

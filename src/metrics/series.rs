@@ -204,7 +204,7 @@ static LEFT_OUT: &[(&str, &str)] = &[
         "etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds",
         "the index is compacted in the slices that etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds counts",
     ),
-    ("etcd_debugging_store_*", "there is no v2 store"),
+    ("etcd_debugging_store_*", "there is no second store; requests of v2 are counted by /v2/stats/store"),
     (
         "etcd_debugging_server_watch_send_loop_*",
         "no watch stream has a loop of its own; see pinion_watch_lag_seconds",

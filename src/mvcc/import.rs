@@ -9,7 +9,7 @@
 use super::record::{NEWEST, PAYLOAD_BYTES_MAX, Record, SEQ_END};
 use super::store::KEY_OVERHEAD_BYTES;
 use super::txn::links_to;
-use super::{KeyValueRef, Store};
+use super::{KeyValueRef, Mark, Store};
 use crate::types::Revision;
 
 /// The highest revision that is taken: far from the end of the numbers, so that none overflows later.
@@ -93,6 +93,7 @@ impl Import {
             create_revision: put.map_or(0, |put| put.create_revision),
             version: put.map_or(0, |put| put.version),
             lease: put.map_or(0, |put| put.lease),
+            mark: Mark::default(),
             key,
             value: put.map_or(&[], |put| put.value),
         });

@@ -1,5 +1,7 @@
 //! One version of a key as readers see it.
 
+use super::Mark;
+
 /// One version of a key, borrowed from the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyValueRef<'a> {
@@ -15,4 +17,15 @@ pub struct KeyValueRef<'a> {
     pub version: i64,
     /// Attached lease, 0 for none.
     pub lease: i64,
+    /// What the v2 API tells of the put; no part of any answer of v3.
+    pub mark: Mark,
+}
+
+impl KeyValueRef<'_> {
+    /// The revision of the version, if it has an expiry; else 0.
+    #[inline]
+    #[must_use]
+    pub fn expiring(&self) -> i64 {
+        if self.mark.expiry.is_some() { self.mod_revision } else { 0 }
+    }
 }

@@ -429,7 +429,7 @@ impl Log {
         }
     }
 
-    /// The next record gets the number `seq`: those before it were compacted elsewhere.
+    /// The next record gets the number `seq`: those before it were compacted elsewhere, or no record has them.
     pub(super) fn jump_to(&mut self, seq: u64) {
         assert!(self.next_seq <= seq, "the log already holds {seq}");
         self.next_seq = seq;
@@ -569,6 +569,7 @@ impl<'a> Records<'a> {
 #[cfg(test)]
 mod tests {
     use super::{CHUNK_BYTES, Log, Record, lower_bound_near};
+    use crate::mvcc::Mark;
     use crate::mvcc::record::NEWEST;
 
     #[test]
@@ -588,6 +589,7 @@ mod tests {
                     create_revision: seq.cast_signed(),
                     version: 1,
                     lease: 0,
+                    mark: Mark::default(),
                     key: b"key",
                     value: &value,
                 });

@@ -30,6 +30,7 @@ mod tree;
 mod change;
 mod history;
 mod key_value;
+mod mark;
 
 mod compaction;
 mod pin;
@@ -55,6 +56,7 @@ pub use hash::{HashCursor, HashKv, HashOvertaken};
 pub use history::KeyChanges;
 pub use import::Import;
 pub use key_value::KeyValueRef;
+pub use mark::{Action, Expiry, Mark};
 pub use pinned::{CountCursor, ReadPin};
 pub use restore::{Restore, RestoreError};
 pub use store::{Changes, Scan, Store, Tallies};

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! superseded_at  i64 LE   main revision of the key's next version; i64::MAX on the newest
-//! flags          u8       1 tombstone, 2 has previous, 4 first of its generation, 8 lease, 16 sub
+//! flags          u8       1 tombstone, 2 has previous, 4 first of its generation, 8 lease, 16 sub, 32 mark
 //! lag            varint   seq - main revision (grows by one with each sub-revision above 0)
 //! sub            varint   if flag 16, else 0
 //! previous       varint   if flag 2: seq - seq of the key's previous version,
@@ -17,6 +17,7 @@
 //! create         varint   unless flag 1 or 4: main revision - create revision
 //! version        varint   unless flag 1 or 4 (flag 4: version 1, created here)
 //! lease          u64 LE   if flag 8, else 0
+//! mark                    if flag 32, from format level 3 on: as `mark` draws it
 //! key length     varint
 //! value length   varint   unless flag 1
 //! key, value
@@ -25,7 +26,8 @@
 //! Why `superseded_at` stands in the older record: whether a compaction drops a record is then told
 //! by that record alone, without a look at the key's other versions.
 
-use super::KeyValueRef;
+use super::mark::MARK_BYTES_MAX;
+use super::{KeyValueRef, Mark};
 use crate::types::proto::{put_varint, take_varint};
 
 /// `superseded_at` of a key's newest record.
@@ -43,6 +45,7 @@ const PREVIOUS: u8 = 2;
 const FIRST: u8 = 4;
 const LEASE: u8 = 8;
 const SUB: u8 = 16;
+const MARK: u8 = 32;
 
 /// Where a key's older versions are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +67,7 @@ pub(super) struct Record<'a> {
     pub(super) create_revision: i64,
     pub(super) version: i64,
     pub(super) lease: i64,
+    pub(super) mark: Mark,
     pub(super) key: &'a [u8],
     pub(super) value: &'a [u8],
 }
@@ -75,7 +79,7 @@ impl<'a> Record<'a> {
         let (superseded_at, rest) = bytes.split_first_chunk::<8>()?;
         let superseded_at = i64::from_le_bytes(*superseded_at);
         let (&flags, mut rest) = rest.split_first()?;
-        if flags & !(TOMBSTONE | PREVIOUS | FIRST | LEASE | SUB) != 0 {
+        if flags & !(TOMBSTONE | PREVIOUS | FIRST | LEASE | SUB | MARK) != 0 {
             return None;
         }
         let tombstone = flags & TOMBSTONE != 0;
@@ -98,6 +102,7 @@ impl<'a> Record<'a> {
         } else {
             0
         };
+        let mark = if flags & MARK != 0 { Mark::decode(main, &mut rest)? } else { Mark::default() };
         let key_bytes = usize::try_from(take_varint(&mut rest)?).ok()?;
         let value_bytes = if tombstone { 0 } else { usize::try_from(take_varint(&mut rest)?).ok()? };
         let (key, rest) = rest.split_at_checked(key_bytes)?;
@@ -112,6 +117,7 @@ impl<'a> Record<'a> {
             create_revision,
             version,
             lease,
+            mark,
             key,
             value,
         };
@@ -128,6 +134,7 @@ impl<'a> Record<'a> {
             (FIRST, first),
             (LEASE, self.lease != 0),
             (SUB, self.sub != 0),
+            (MARK, !self.mark.is_empty()),
         ] {
             if set {
                 flags |= flag;
@@ -154,6 +161,9 @@ impl<'a> Record<'a> {
         if self.lease != 0 {
             out.extend_from_slice(&self.lease.to_le_bytes());
         }
+        if !self.mark.is_empty() {
+            self.mark.encode(self.main, out);
+        }
         put_varint(out, self.key.len() as u64);
         if !self.tombstone {
             put_varint(out, self.value.len() as u64);
@@ -164,7 +174,7 @@ impl<'a> Record<'a> {
 
     /// Upper bound of the encoded length.
     pub(super) fn encoded_bytes_max(&self) -> usize {
-        8 + 1 + 10 * 10 + 8 + self.key.len() + self.value.len()
+        8 + 1 + 10 * 10 + 8 + MARK_BYTES_MAX + self.key.len() + self.value.len()
     }
 
     /// Whether a compaction at `revision` drops this record: a newer version was visible at that
@@ -183,6 +193,7 @@ impl<'a> Record<'a> {
             sub: self.sub,
             version: self.version,
             lease: self.lease,
+            mark: self.mark,
         })
     }
 }
@@ -268,6 +279,7 @@ fn unsigned(number: i64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mvcc::Action;
 
     #[test]
     fn jump_of_a_stop_is_its_neighbour_or_its_neighbours_jumps_jump() {
@@ -291,6 +303,7 @@ mod tests {
             create_revision: 3,
             version: 33,
             lease: -7,
+            mark: Mark { created: 5, ..Mark::of(Action::Update) },
             key: b"k",
             value: b"value",
         };

@@ -50,6 +50,8 @@ pub struct Restore {
     key_bytes: u64,
     /// Newest versions that have a lease, in key order.
     leased: Vec<Newest>,
+    /// The same of those that have an expiry.
+    expiring: Vec<Newest>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,12 +87,22 @@ impl Restore {
             record_bytes: 0,
             key_bytes: 0,
             leased: Vec::new(),
+            expiring: Vec::new(),
         }
     }
 
     /// The keys met so far whose newest version has a lease, in key order.
     pub fn leased(&self) -> impl Iterator<Item = KeyValueRef<'_>> {
-        let newest = self.leased.iter().map(|&newest| self.log.newest(newest));
+        self.newest_of(&self.leased)
+    }
+
+    /// The keys met so far whose newest version has an expiry, in key order.
+    pub fn expiring(&self) -> impl Iterator<Item = KeyValueRef<'_>> {
+        self.newest_of(&self.expiring)
+    }
+
+    fn newest_of<'s>(&'s self, list: &'s [Newest]) -> impl Iterator<Item = KeyValueRef<'s>> {
+        let newest = list.iter().map(|&newest| self.log.newest(newest));
         newest.map(|record| record.key_value().expect("only live versions are in the list"))
     }
 
@@ -242,6 +254,9 @@ impl Restore {
         self.reached += self.check_chain(record)?;
         if record.lease != 0 && !record.tombstone {
             self.leased.push(newest);
+        }
+        if record.mark.expiry.is_some() && !record.tombstone {
+            self.expiring.push(newest);
         }
         self.keys += 1;
         self.key_bytes += record.key.len() as u64 + KEY_OVERHEAD_BYTES;

@@ -186,6 +186,17 @@ impl Store {
         Scan { store: self, path: self.tree.seek(range.start()), range, at, touched: 1 }
     }
 
+    /// Lets revisions pass in which nothing is written here, up to and including `revision`.
+    ///
+    /// Numbers of records are passed over with them, since none is below its revision.
+    pub fn advance_to(&mut self, revision: i64) {
+        assert!(self.current <= revision, "revision {revision} is passed already, at {}", self.current);
+        assert_eq!(self.head, self.current, "not within a transaction");
+        (self.current, self.head) = (revision, revision);
+        let next_seq = u64::try_from(revision + 1).expect("revisions are not negative");
+        self.log.jump_to(next_seq.max(self.log.next_seq()));
+    }
+
     /// Starts the one write transaction. Dropped without `commit` it leaves no trace.
     pub fn begin(&mut self) -> WriteTxn<'_> {
         assert_eq!(self.head, self.current, "one write at a time");

@@ -11,7 +11,7 @@ use super::log::Log;
 use super::record::{EXPRESS_STRIDE, Links, NEWEST, PAYLOAD_BYTES_MAX, Record, jump_span};
 use super::store::{KEY_OVERHEAD_BYTES, Tallies, is_past};
 use super::tree::Tree;
-use super::{Cursor, KeyValueRef, Scan, Store};
+use super::{Cursor, KeyValueRef, Mark, Scan, Store};
 use crate::types::{KeyRange, Revision, Slice};
 
 /// What a put did besides storing a version.
@@ -20,6 +20,8 @@ pub struct Written {
     pub revision: Revision,
     /// The lease of the version it superseded; 0 where that had none, or where the key was not there.
     pub previous_lease: i64,
+    /// The revision of that version if it had an expiry; else 0.
+    pub previous_expiring: i64,
 }
 
 /// An open write transaction. Dropping it takes everything back; `commit` keeps it.
@@ -111,15 +113,23 @@ impl<'a> WriteTxn<'a> {
 impl WriteTxn<'_> {
     /// Writes a new version of `key`. The lease is only kept beside the value: 0 is none.
     pub fn put(&mut self, key: &[u8], value: &[u8], lease: i64) -> Written {
+        self.put_marked(key, value, lease, Mark::default())
+    }
+
+    /// The same with what the v2 API tells of it.
+    pub fn put_marked(&mut self, key: &[u8], value: &[u8], lease: i64, mark: Mark) -> Written {
         assert!(key.len() + value.len() <= PAYLOAD_BYTES_MAX, "{} + {} bytes", key.len(), value.len());
         let revision = self.next_revision();
         let store = &mut *self.store;
         let seq = store.log.next_seq();
         let (path, newest) = store.tree.find(key);
         let old = newest.map(|newest| store.newest_record(newest));
-        let (create_revision, version, previous_lease) = match &old {
-            Some(old) if !old.tombstone => (old.create_revision, old.version + 1, old.lease),
-            _ => (revision.main, 1, 0),
+        let (create_revision, version, previous_lease, previous_expiring) = match &old {
+            Some(old) if !old.tombstone => {
+                let expiring = if old.mark.expiry.is_some() { old.main } else { 0 };
+                (old.create_revision, old.version + 1, old.lease, expiring)
+            }
+            _ => (revision.main, 1, 0, 0),
         };
         let links = old.as_ref().map(|old| links_to(&store.log, old));
         let (written, length) = store.log.append(&Record {
@@ -132,6 +142,7 @@ impl WriteTxn<'_> {
             create_revision,
             version,
             lease,
+            mark,
             key,
             value,
         });
@@ -146,14 +157,24 @@ impl WriteTxn<'_> {
         store.head = revision.main;
         self.tallies.puts += 1;
         self.tallies.put_bytes += (key.len() + value.len()) as u64;
-        Written { revision, previous_lease }
+        Written { revision, previous_lease, previous_expiring }
     }
 
     /// Deletes every live key of `range`, in key order, and returns how many. `deleted` sees each
     /// version just before it goes.
     pub fn delete_range(&mut self, range: KeyRange<'_>, deleted: impl FnMut(KeyValueRef<'_>)) -> u64 {
+        self.delete_marked(range, Mark::default(), deleted)
+    }
+
+    /// The same with what the v2 API tells of it.
+    pub fn delete_marked(
+        &mut self,
+        range: KeyRange<'_>,
+        mark: Mark,
+        deleted: impl FnMut(KeyValueRef<'_>),
+    ) -> u64 {
         let mut slice = Slice::unbounded();
-        let (count, is_done) = self.delete_slice(range, &mut Cursor::default(), &mut slice, deleted);
+        let (count, is_done) = self.delete_slice(range, mark, &mut Cursor::default(), &mut slice, deleted);
         assert!(is_done, "a slice without a bound is not spent");
         count
     }
@@ -162,6 +183,7 @@ impl WriteTxn<'_> {
     pub fn delete_slice(
         &mut self,
         range: KeyRange<'_>,
+        mark: Mark,
         cursor: &mut Cursor,
         slice: &mut Slice,
         mut deleted: impl FnMut(KeyValueRef<'_>),
@@ -200,6 +222,7 @@ impl WriteTxn<'_> {
                 create_revision: 0,
                 version: 0,
                 lease: 0,
+                mark,
                 key,
                 value: &[],
             });

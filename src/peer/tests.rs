@@ -291,12 +291,12 @@ fn a_removed_member_and_an_older_process_are_refused() {
 fn a_member_that_does_not_read_what_the_cluster_writes_is_refused_by_whichever_side_knows() {
     let at = |level| Acquaintance { format_level: FormatLevel(level), ..Acquaintance::default() };
     assert!(greet(&identity(1), |_| {}, at(1)).is_ok());
-    let refusal = greet(&identity(1), |h| h.release = "0.3.0".to_owned(), at(3)).unwrap_err();
+    let refusal = greet(&identity(1), |h| h.release = "0.4.0".to_owned(), at(4)).unwrap_err();
     assert_eq!(refusal.code, RefusalCode::FormatLevel);
     assert_eq!(
         refusal.reason,
-        "the cluster writes format level 3, and member 1, of release 0.3.0, reads up to 1. Update that member's \
-         binary first, to a later release than 0.3.0; if it is, its --format-level-max is too low"
+        "the cluster writes format level 4, and member 1, of release 0.4.0, reads up to 1. Update that member's \
+         binary first, to a later release than 0.4.0; if it is, its --format-level-max is too low"
     );
     // Release 0.1.0 does not know the field.
     let first = |h: &mut pb::Hello| (h.release, h.format_level_max) = ("0.1.0".to_owned(), 0);

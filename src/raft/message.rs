@@ -99,6 +99,13 @@ impl Message {
         MemberId(self.0.to)
     }
 
+    /// Of an append: the last entry in it, or the one before if it has none. Of its answer: the last entry that is
+    /// there.
+    #[must_use]
+    pub fn last_index(&self) -> LogIndex {
+        LogIndex(self.0.index + self.0.entries.len() as u64)
+    }
+
     #[must_use]
     pub fn term(&self) -> Term {
         Term(self.0.term)

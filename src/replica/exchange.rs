@@ -3,7 +3,9 @@
 use crate::apply::Machine;
 use crate::membership::Cluster;
 use crate::raft::{CheckpointMeta, Entry};
-use crate::request::{Command, PieceNotice, PieceOrder, Query, Refusal, Reply, Response};
+use crate::request::{
+    Command, PieceNotice, PieceOrder, Query, Refusal, Reply, Response, WaitNews, WaitOrder,
+};
 use crate::types::{FormatLevel, LogIndex, MemberId, Term, Ticket};
 use crate::watch;
 
@@ -54,6 +56,10 @@ pub enum ToStore {
     Install { meta: CheckpointMeta, machine: Box<Machine> },
     /// The store's own request about leases with this number goes nowhere.
     LeaseRefused { number: u64 },
+    /// The same of nodes with a time to live.
+    NodeRefused { number: u64 },
+    /// From a client shard, about who waits for a change of a node.
+    Wait { shard: u16, order: WaitOrder },
     /// The same of the compaction with this number that the store asked for itself.
     CompactionRefused { number: u64, refusal: Refusal },
 }
@@ -66,6 +72,8 @@ pub enum ToShard {
     Reply(Reply),
     /// Of an answer in pieces.
     Pieces(PieceNotice),
+    /// To whoever waits for a change of a node.
+    Wait(WaitNews),
     /// For the shard's watch hub.
     Watch {
         term: Term,

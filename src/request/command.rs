@@ -16,6 +16,8 @@ pub enum Command {
     Read(Read),
     /// A change of who belongs to the cluster, or of who leads it.
     Member(MemberCall),
+    /// How appends between the members go, as this one sees it. `pinion.peer.v1.AppendStats`.
+    AppendStats,
 }
 
 /// A call about the cluster's members. Each answer's body is the named response message without its

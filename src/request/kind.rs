@@ -57,6 +57,13 @@ pub enum RequestKind {
     RoleGrantPermission = 30,
     /// `etcdserverpb.AuthRoleRevokePermissionRequest`
     RoleRevokePermission = 31,
+    // Directories over HTTP, from format level 3 on.
+    /// `pinion.peer.v1.NodeWrite`
+    NodeWrite = 40,
+    /// `pinion.peer.v1.LeaseExpire`, of nodes: their ids are the revisions that gave them their time to live.
+    NodeExpire = 41,
+    /// `pinion.peer.v1.LeaseCheckpoint`, of nodes as above.
+    NodeCheckpoint = 42,
 }
 
 impl RequestKind {
@@ -97,6 +104,7 @@ impl RequestKind {
             | Self::RoleDelete
             | Self::RoleGrantPermission
             | Self::RoleRevokePermission => Some(Feature::Auth),
+            Self::NodeWrite | Self::NodeExpire | Self::NodeCheckpoint => Some(Feature::Nodes),
         }
     }
 
@@ -129,6 +137,9 @@ impl RequestKind {
             29 => Some(Self::RoleDelete),
             30 => Some(Self::RoleGrantPermission),
             31 => Some(Self::RoleRevokePermission),
+            40 => Some(Self::NodeWrite),
+            41 => Some(Self::NodeExpire),
+            42 => Some(Self::NodeCheckpoint),
             _ => None,
         }
     }

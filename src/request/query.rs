@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Login;
+use super::{Login, NodeQuery};
 use crate::pb::etcdserverpb as pb;
 use crate::types::LeaseId;
 
@@ -47,6 +47,10 @@ pub enum Query {
     LeaseTimeToLive(pb::LeaseTimeToLiveRequest),
     /// `LeaseLeasesResponse`.
     LeaseLeases,
+    /// `pinion.peer.v1.NodeAnswer`.
+    Node(Box<NodeQuery>),
+    /// `pinion.peer.v1.NodeTallies`. For the member itself.
+    NodeTallies,
     /// `AuthStatusResponse`.
     AuthStatus,
     /// `AuthUserGetResponse`, of the user with this name.

@@ -61,6 +61,9 @@ pub enum Rejection {
     /// About users, roles and rights.
     #[error(transparent)]
     Auth(#[from] AuthRejection),
+    /// The cluster's format level is below the request's.
+    #[error("some member does not know this request yet")]
+    NotCapable,
     #[error("the request's bytes do not decode: {0}")]
     Undecodable(String),
 }

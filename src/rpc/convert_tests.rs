@@ -26,6 +26,7 @@ fn kind(method: Method, message: &impl Message) -> char {
     match command(method, message.encode_to_vec().into(), &Limits::default()).unwrap() {
         Command::Propose { .. } => 'w',
         Command::Member(_) => 'm',
+        Command::AppendStats => 'a',
         Command::Read(Read { linearizable: true, .. }) => 'l',
         Command::Read(Read { linearizable: false, .. }) => 's',
     }

@@ -311,9 +311,9 @@ pub const fn adds_data(kind: RequestKind) -> bool {
     KINDS_THAT_ADD >> kind.number() & 1 == 1
 }
 
-/// A bit for each kind of request.
-const KINDS_THAT_ADD: u32 = {
-    let mut kinds = 0;
+/// A bit for each kind of request. Writes of nodes are no method's; few of them delete.
+const KINDS_THAT_ADD: u64 = {
+    let mut kinds = 1 << RequestKind::NodeWrite.number();
     let mut at = 0;
     while at < ROWS.len() {
         if let Asks(kind) = ROWS[at].becomes

@@ -13,6 +13,7 @@ pub mod headers;
 pub mod http1;
 pub mod json;
 pub mod method;
+pub mod nodes;
 pub mod queue;
 pub mod range_stream;
 pub mod status;

@@ -288,6 +288,7 @@ impl From<&Rejection> for Status {
                 message: Cow::Owned(format!("etcdserver: {count} alarms are active already")),
             },
             Rejection::Auth(rejection) => Self::from(*rejection),
+            Rejection::NotCapable => NOT_CAPABLE,
             Rejection::Undecodable(reason) => Self::undecodable(reason),
         }
     }

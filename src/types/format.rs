@@ -21,7 +21,7 @@ use std::fmt;
 pub const ETCD_STORAGE_VERSION: &str = "3.7.0";
 
 /// The first release that reads each level, from level 0 on.
-const RELEASES: [&str; 3] = ["0.1.0", "0.2.0", "0.3.0"];
+const RELEASES: [&str; 4] = ["0.1.0", "0.2.0", "0.3.0", "0.4.0"];
 
 /// How new the things are that members write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -36,6 +36,8 @@ pub enum Feature {
     RequestParts,
     /// Users and roles: requests about them, logins in requests, and their records in a checkpoint.
     Auth,
+    /// Directories over HTTP: writes of nodes, marks of changes, and directories and deadlines in a checkpoint.
+    Nodes,
 }
 
 impl Feature {
@@ -44,6 +46,7 @@ impl Feature {
         match self {
             Self::LevelItself => FormatLevel(1),
             Self::RequestParts | Self::Auth => FormatLevel(2),
+            Self::Nodes => FormatLevel(3),
         }
     }
 }
@@ -53,7 +56,7 @@ impl FormatLevel {
     pub const LOWEST: Self = Self(0);
 
     /// The highest one that this release reads and writes.
-    pub const HIGHEST: Self = Self(2);
+    pub const HIGHEST: Self = Self(3);
 
     /// Whether a member of a cluster at this level may write it.
     #[must_use]
@@ -89,7 +92,8 @@ impl fmt::Display for FormatLevel {
 mod tests {
     use super::*;
 
-    const FEATURES: [Feature; 3] = [Feature::LevelItself, Feature::RequestParts, Feature::Auth];
+    const FEATURES: [Feature; 4] =
+        [Feature::LevelItself, Feature::RequestParts, Feature::Auth, Feature::Nodes];
 
     #[test]
     fn each_level_allows_what_is_its_own_and_what_is_below() {
@@ -100,6 +104,7 @@ mod tests {
             }
         }
         assert!(!FormatLevel(1).allows(Feature::Auth) && FormatLevel(2).allows(Feature::Auth));
+        assert!(!FormatLevel(2).allows(Feature::Nodes) && FormatLevel(3).allows(Feature::Nodes));
     }
 
     #[test]

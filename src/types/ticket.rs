@@ -21,6 +21,8 @@ pub enum Caller {
     Publish,
     /// A request of the store's own about leases.
     Lease(u64),
+    /// The same about nodes with a time to live.
+    Node(u64),
     /// A question about leases that another member's client asks this member, the leader.
     PassedOn(u64),
     /// A read of the raft role's own.
@@ -58,6 +60,7 @@ const PASSED_ON: u64 = 0xffd;
 const RAFT: u64 = 0xffc;
 const NOBODY: u64 = 0xffb;
 const COMPACTION: u64 = 0xffa;
+const NODE: u64 = 0xff9;
 
 /// Shards that a ticket can name. Leaves room for more kinds.
 pub const SHARDS_MAX: u16 = 0xff0;
@@ -73,6 +76,7 @@ impl Ticket {
             PASSED_ON => Caller::PassedOn(number),
             RAFT => Caller::Raft(number),
             COMPACTION => Caller::Compaction(number),
+            NODE => Caller::Node(number),
             shard if shard < SHARDS_MAX as u64 => Caller::Client(ClientCall {
                 shard: (self.0 >> NUMBER_BITS) as u16,
                 generation: ((self.0 >> SLOT_BITS) & ((1 << GENERATION_BITS) - 1)) as u32,
@@ -99,6 +103,7 @@ impl From<Caller> for Ticket {
             Caller::PassedOn(number) => (PASSED_ON, number),
             Caller::Raft(number) => (RAFT, number),
             Caller::Compaction(number) => (COMPACTION, number),
+            Caller::Node(number) => (NODE, number),
             Caller::Nobody => (NOBODY, 0),
         };
         assert!(number < 1 << NUMBER_BITS, "one a nanosecond for fifty days: {number}");
@@ -118,7 +123,7 @@ mod tests {
         let mut callers = vec![Caller::Publish, Caller::Nobody];
         for number in [0, 1, (1 << NUMBER_BITS) - 1] {
             callers.extend([Caller::Lease(number), Caller::PassedOn(number)]);
-            callers.extend([Caller::Raft(number), Caller::Compaction(number)]);
+            callers.extend([Caller::Raft(number), Caller::Compaction(number), Caller::Node(number)]);
         }
         for shard in [0, 1, SHARDS_MAX - 1] {
             for generation in [0, 1, GENERATIONS - 1] {
@@ -145,7 +150,8 @@ mod tests {
                 | Caller::Lease(_)
                 | Caller::PassedOn(_)
                 | Caller::Raft(_)
-                | Caller::Compaction(_) => {
+                | Caller::Compaction(_)
+                | Caller::Node(_) => {
                     assert_eq!(Ticket::from(ticket.caller()), ticket);
                 }
                 Caller::Publish => assert_eq!(ticket.0 >> NUMBER_BITS, PUBLISH),

@@ -73,6 +73,7 @@ impl EventEncoder {
             sub: change.revision.sub,
             version: 0,
             lease: 0,
+            mark: change.mark,
         });
         let is_delete = change.put.is_none();
         let kv_len = kv_len(&kv, Shown::ALL);

@@ -62,6 +62,14 @@ pub(super) static FLAGS: &[Flag] = &[
     ),
     used(
         Group::Member,
+        "enable-v2",
+        Bool,
+        "false",
+        "Serve etcd's v2 API over HTTP/1.1: directories under /v2/keys, /v2/members, /v2/machines and /v2/stats. It is \
+        on the keys of v3: /v2/keys/a/b is the key /a/b, below --v2-prefix. Give it to every member.",
+    ),
+    used(
+        Group::Member,
         "cors",
         Text,
         "*",

@@ -16,6 +16,14 @@ pub(super) static FLAGS: &[Flag] = &[
     ),
     used(
         Group::Pinion,
+        "v2-prefix",
+        Text,
+        "/",
+        "Where the root of the v2 API is among the keys of v3, with --enable-v2: /v2/keys/a is the key /a, or with \
+        /apps the key /apps/a. The same for every member.",
+    ),
+    used(
+        Group::Pinion,
         "placement",
         Text,
         "auto",
@@ -59,7 +67,7 @@ pub(super) static FLAGS: &[Flag] = &[
         Group::Pinion,
         "format-level-max",
         Number,
-        "2",
+        "3",
         "The highest format level that this member lets the cluster write; at most what this release reads. A \
         cluster raises its level by itself as soon as all members read the next one, and then no member can go \
         back to a release that does not. To keep that way open after an update, give all members the level \

@@ -96,6 +96,8 @@ pub enum Route<'a> {
     CallByOtherMethod,
     /// A path that is the gateway's, and no call's.
     NoCall,
+    /// The v2 API's.
+    V2,
     /// A page, if there is one of this path.
     Page(Cow<'a, str>),
 }
@@ -108,6 +110,9 @@ pub fn route<'a>(ask: &Ask<'a>, rules: &Rules) -> Route<'a> {
     }
     if ask.method == "OPTIONS" {
         return Route::Preflight;
+    }
+    if ask.path.starts_with("/v2/") {
+        return Route::V2;
     }
     let path = match ask.path.strip_prefix("/v3beta/") {
         Some(rest) => Cow::Owned(format!("/v3/{rest}")),
@@ -186,6 +191,8 @@ fn reason(status: u16) -> &'static str {
     match status {
         101 => "Switching Protocols",
         200 => "OK",
+        201 => "Created",
+        204 => "No Content",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",
@@ -193,8 +200,10 @@ fn reason(status: u16) -> &'static str {
         405 => "Method Not Allowed",
         408 => "Request Timeout",
         409 => "Conflict",
+        410 => "Gone",
         412 => "Precondition Failed",
         413 => "Content Too Large",
+        415 => "Unsupported Media Type",
         417 => "Expectation Failed",
         421 => "Misdirected Request",
         426 => "Upgrade Required",

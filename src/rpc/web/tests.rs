@@ -24,6 +24,9 @@ fn paths_and_methods_lead_where_etcd_leads_them() {
     assert_eq!(to("POST", "/v3alpha/kv/put"), Route::Page("/v3alpha/kv/put".into()));
     assert_eq!(to("GET", "/health"), Route::Page("/health".into()));
     assert_eq!(to("OPTIONS", "/v3/kv/put"), Route::Preflight);
+    assert_eq!(to("PUT", "/v2/keys/a"), Route::V2);
+    assert_eq!(to("OPTIONS", "/v2/keys/a"), Route::Preflight);
+    assert_eq!(to("GET", "/v2x"), Route::Page("/v2x".into()));
     let closed = Rules { serves_gateway: false, ..Rules::default() };
     assert_eq!(route(&ask("POST", "/v3/kv/put", &[]), &closed), Route::Page("/v3/kv/put".into()));
     assert_eq!(call_of(&ask("GET", "/v3/watch", &[]), &rules), Some(Method::Watch));

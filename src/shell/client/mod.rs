@@ -85,11 +85,13 @@ use signal::Signal;
 use silence::{Silence, Silent};
 pub use speaks::{Endpoint, Speaks};
 use tally::Tallies;
+use web::v2::basic::Basics;
+use web::v2::waits::NodeWaits;
 
 use crate::config::{FeatureGates, WebConfig};
 use crate::metrics::{Count, Histogram, Name};
 use crate::replica::exchange::Facts;
-use crate::request::{Command, PieceOrder, Reply};
+use crate::request::{Command, PieceOrder, Reply, WaitOrder};
 use crate::rpc::Limits;
 use crate::rpc::web::Rules;
 use crate::shell::net::Stream;
@@ -124,6 +126,10 @@ pub trait Backend: 'static {
 
     /// Passes on an order about an answer in pieces; it may wait for room, in order, until the next `release`.
     fn order_pieces(&self, order: PieceOrder);
+
+    /// The same about who waits for a change of a node. Its news come through `ClientShard::on_wait_news`, not before
+    /// this returns.
+    fn order_wait(&self, order: WaitOrder);
 
     /// Messages that are passed on between `hold` and `release` may wait for `release`, which comes within the
     /// turn of one task.
@@ -233,7 +239,7 @@ impl ShardConfig {
             slow_after: Duration::from_millis(300),
             drain_timeout: Duration::from_secs(5),
             tick: Duration::from_millis(50),
-            web: WebConfig { origins: Vec::new(), hosts: Vec::new(), serves_gateway: true },
+            web: WebConfig { origins: Vec::new(), hosts: Vec::new(), serves_gateway: true, v2_root: None },
             is_extensive: false,
             load_prefix_depth: 2,
             features: FeatureGates::default(),
@@ -316,6 +322,8 @@ pub struct ClientShard<B: Backend> {
     leadership: Leadership,
     slow: Slow,
     identities: Identities,
+    basics: Basics,
+    node_waits: NodeWaits,
     revocation: Revocation,
     counters: CountersCell,
     tallies: Rc<Tallies>,
@@ -372,6 +380,8 @@ impl<B: Backend> ClientShard<B> {
             leadership: Leadership::new(millis(config.election_timeout)),
             slow: Slow::new(millis(config.slow_after)),
             identities: Identities::new(config.rights.clone()),
+            basics: Basics::default(),
+            node_waits: NodeWaits::default(),
             revocation: Revocation::default(),
             counters: CountersCell::default(),
             tallies: Tallies::new(config.is_extensive),

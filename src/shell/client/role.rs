@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::replica::exchange::{ToRaft, ToShard, ToStore};
-use crate::request::{Command, PieceOrder, Read};
+use crate::request::{Command, PieceOrder, Read, WaitOrder};
 use crate::shell::client::{Backend, ClientShard, Endpoint, ShardConfig};
 use crate::shell::net::listen::Held;
 use crate::shell::runtime::mesh::Sender;
@@ -62,6 +62,11 @@ impl Backend for Rings {
 
     fn order_pieces(&self, order: PieceOrder) {
         self.to_store.send_always(ToStore::Pieces { order });
+        self.ring();
+    }
+
+    fn order_wait(&self, order: WaitOrder) {
+        self.to_store.send_always(ToStore::Wait { shard: self.shard, order });
         self.ring();
     }
 
@@ -133,6 +138,7 @@ pub(in crate::shell) async fn run(
                 match message {
                     ToShard::Reply(reply) => shard.on_reply(reply),
                     ToShard::Pieces(notice) => shard.on_pieces(notice),
+                    ToShard::Wait(news) => shard.on_wait_news(news),
                     ToShard::Watch { term, notice, made_ns } => {
                         shard.on_watch(term, notice);
                         shard.count_watch_lag(now_ns().saturating_sub(made_ns));

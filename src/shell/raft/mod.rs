@@ -13,6 +13,7 @@ pub(in crate::shell) mod lease_forward;
 pub(in crate::shell) mod member_calls;
 pub(in crate::shell) mod seat;
 
+mod appends;
 mod comparing;
 mod format_level;
 mod lagging;
@@ -42,12 +43,13 @@ use crate::membership::Cluster;
 use crate::raft::{self, MessageKind, StartError};
 use crate::replica::exchange::{Facts, ToRaft, ToShard, ToStore};
 use crate::replica::{FormatGate, Ready, Replica, Space};
-use crate::request::{Command, Query, Read, Refusal, Reply};
+use crate::request::{Answer, Command, Query, Read, Refusal, Reply, Response};
 use crate::shell::log::entries::{entry_to_wal, hard_state_to_wal};
 use crate::shell::log::writer::{LogCommand, LogEvent};
 use crate::shell::peer::{self, Reply as CallReply, Transport};
 use crate::shell::runtime::wiring::RaftPorts;
 use crate::types::{Caller, LogIndex, Ticket};
+use appends::Appends;
 use checkpoint_transfer::Transfers;
 use hash_checks::HashChecks;
 use lease_forward::{Asking, Serving};
@@ -115,6 +117,7 @@ pub(in crate::shell) struct RaftRole {
     candidacy: Option<Instant>,
     hand_over: HandOver,
     observed: Observed,
+    appends: Appends,
     is_removed: bool,
     is_stopping: bool,
     is_log_closed: bool,
@@ -222,6 +225,7 @@ impl RaftRole {
             candidacy: None,
             hand_over: HandOver::NotAsked,
             observed: Observed::default(),
+            appends: Appends::default(),
             is_removed: false,
             is_stopping: false,
             is_log_closed: false,
@@ -325,6 +329,12 @@ impl RaftRole {
             }
             Command::Read(Read { query, .. }) => self.on_read(ticket, query),
             Command::Member(call) => self.calls.push(ticket, call, self.ticks),
+            Command::AppendStats => {
+                let body = self.appends.stats();
+                let outcome = Ok(Response { body, ..Response::default() });
+                let answer = Answer { term: self.facts.term, outcome };
+                self.reply(Reply { ticket, result: Ok(answer) });
+            }
         }
     }
 
@@ -390,8 +400,12 @@ impl RaftRole {
         for message in ready.messages {
             if message.kind() == MessageKind::Snapshot {
                 self.transfers.send(&self.transport, message);
-            } else if !self.transport.send(&message) {
-                self.replica.on_unsent(&message);
+            } else {
+                let is_sent = self.transport.send(&message);
+                self.appends.on_sent(&message, is_sent);
+                if !is_sent {
+                    self.replica.on_unsent(&message);
+                }
             }
         }
         let installed = ready.checkpoint.map(|meta| self.install(meta));
@@ -418,6 +432,7 @@ impl RaftRole {
             }
             if leadership.state != raft::RaftState::Leader {
                 self.transfers.stop_sending();
+                self.appends.stop_leading();
             }
             tracing::info!(
                 role = ?leadership.state,
@@ -442,6 +457,7 @@ impl RaftRole {
             Caller::PassedOn(number) => self.answer_other_member(number, Err(refusal)),
             Caller::Publish => self.published_tick = None,
             Caller::Lease(number) => self.ports.to_store.send_always(ToStore::LeaseRefused { number }),
+            Caller::Node(number) => self.ports.to_store.send_always(ToStore::NodeRefused { number }),
             Caller::Compaction(number) => {
                 self.ports.to_store.send_always(ToStore::CompactionRefused { number, refusal });
             }
@@ -460,6 +476,7 @@ impl RaftRole {
             }
             Caller::Publish
             | Caller::Lease(_)
+            | Caller::Node(_)
             | Caller::PassedOn(_)
             | Caller::Compaction(_)
             | Caller::Nobody => {}

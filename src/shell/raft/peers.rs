@@ -96,6 +96,7 @@ impl RaftRole {
             return;
         }
         let (from, kind) = (message.from(), message.kind());
+        self.appends.on_received(&message);
         if let Err(error) = self.replica.on_message(message) {
             match error {
                 raft::StepError::LogLost { .. } => logging::exit(EXIT_LOG_LOST, || {

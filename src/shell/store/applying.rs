@@ -109,6 +109,7 @@ impl StoreRole {
             self.leases.on_expired(leases.saturating_sub(self.machine.leases().len()));
         }
         self.leases.on_request(&mut self.machine, entry.term);
+        self.nodes.on_request(&mut self.machine, entry.term);
         self.logins.on_applied(&mut self.machine);
         if matches!(request.kind, RequestKind::PublishMember | RequestKind::MemberUpdate) {
             self.tell_members();
@@ -120,6 +121,7 @@ impl StoreRole {
         if is_ours && self.position.recovered < entry.index {
             match request.origin.ticket.caller() {
                 Caller::Lease(number) => self.leases.on_applied(number, entry.term),
+                Caller::Node(number) => self.nodes.on_applied(number, entry.term),
                 Caller::Publish => self.on_published(),
                 Caller::Compaction(number) => self.on_compacted(number, &applied),
                 _ => self.answer_request(request.origin.ticket, applied),
@@ -130,6 +132,7 @@ impl StoreRole {
     /// All of an entry was applied.
     fn on_entry(&mut self, entry: &Entry) {
         self.leases.on_entry(&self.machine, entry.term, self.leads());
+        self.nodes.on_entry(&self.machine, entry.term, self.leads());
         self.applied = entry.index;
         self.applied_term = entry.term;
         self.facts.applied = entry.index;

@@ -1,5 +1,6 @@
 //! The store role's work for leases: it tells the leader's memory what time it is, sends its requests
-//! to raft, and gives keep-alives their answers.
+//! to raft, and gives keep-alives their answers. A second clock does the same for nodes with a time to live, which
+//! nobody keeps alive.
 //!
 //! Decides nothing; `lease::Keeper` does. Leads from the moment the first entry of its own term is
 //! applied, since only then does the table hold what earlier leaders logged; no keep-alive is
@@ -18,7 +19,7 @@ use prost::Message as _;
 
 use crate::apply::Machine;
 use crate::lease::keeper::{KeepAlive, Renewed};
-use crate::lease::{Change, Keeper, Proposal};
+use crate::lease::{Change, Keeper, Proposal, Table};
 use crate::metrics::{Count, Histogram, Name, Report};
 use crate::pb::etcdserverpb as pb;
 use crate::replica::exchange::ToRaft;
@@ -32,11 +33,49 @@ const TICK: Duration = Duration::from_millis(100);
 /// Turns that a tick waits for a turn that takes all messages there are.
 const TURNS_MAX: u32 = 16;
 
+/// What ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::shell) enum Of {
+    Leases,
+    /// `directory::Deadlines`
+    Nodes,
+}
+
+impl Of {
+    fn table(self, machine: &Machine) -> &Table {
+        match self {
+            Self::Leases => machine.leases(),
+            Self::Nodes => machine.directories().table(),
+        }
+    }
+
+    fn take_changes(self, machine: &mut Machine) -> std::vec::Drain<'_, Change> {
+        match self {
+            Self::Leases => machine.take_lease_changes(),
+            Self::Nodes => machine.take_deadline_changes(),
+        }
+    }
+
+    fn request(self, number: u64, proposal: Proposal) -> ToRaft {
+        let (caller, expire, checkpoint) = match self {
+            Self::Leases => (Caller::Lease(number), RequestKind::LeaseExpire, RequestKind::LeaseCheckpoint),
+            Self::Nodes => (Caller::Node(number), RequestKind::NodeExpire, RequestKind::NodeCheckpoint),
+        };
+        let (kind, body) = match proposal {
+            Proposal::Expire(message) => (expire, message.encode_to_vec()),
+            Proposal::Checkpoint(message) => (checkpoint, message.encode_to_vec()),
+        };
+        let command = Command::Propose { kind, body: body.into(), login: None };
+        ToRaft::Command { ticket: caller.into(), command }
+    }
+}
+
 /// What a caller is told.
 pub(in crate::shell) type LeaseReply = (Ticket, Result<Response, Refusal>);
 
 /// See the module.
 pub(in crate::shell) struct LeaseClock {
+    of: Of,
     keeper: Keeper,
     started: Instant,
     /// What a new leader adds to every lease: an election timeout.
@@ -79,8 +118,9 @@ impl Observed {
 
 impl LeaseClock {
     #[must_use]
-    pub(in crate::shell) fn new(extension: Duration) -> Self {
+    pub(in crate::shell) fn new(of: Of, extension: Duration) -> Self {
         Self {
+            of,
             keeper: Keeper::new(),
             started: Instant::now(),
             extension,
@@ -122,7 +162,7 @@ impl LeaseClock {
     pub(in crate::shell) fn on_request(&mut self, machine: &mut Machine, term: Term) {
         let is_own = self.keeper.term() == Some(term);
         // Asked first: nearly every request is not about leases, and the clock costs more than that.
-        let changes = machine.take_lease_changes();
+        let changes = self.of.take_changes(machine);
         if changes.as_slice().is_empty() {
             return;
         }
@@ -141,7 +181,7 @@ impl LeaseClock {
     pub(in crate::shell) fn on_entry(&mut self, machine: &Machine, term: Term, leads: Option<Term>) {
         if leads == Some(term) && self.keeper.term() != leads {
             let extend_ms = u64::try_from(self.extension.as_millis()).unwrap_or(u64::MAX);
-            self.keeper.lead(self.now_ms(), term, machine.leases(), extend_ms);
+            self.keeper.lead(self.now_ms(), term, self.of.table(machine), extend_ms);
             self.may_propose = true;
         }
     }
@@ -248,16 +288,9 @@ impl LeaseClock {
             let now_ms = self.now_ms();
             // It would be ignored, and asked for again without an end.
             self.keeper.hold(machine.alarms().is_corrupt());
-            while let Some((number, proposal)) = self.keeper.propose(now_ms, machine.leases(), applied) {
-                let (kind, body) = match proposal {
-                    Proposal::Expire(message) => (RequestKind::LeaseExpire, message.encode_to_vec()),
-                    Proposal::Checkpoint(message) => (RequestKind::LeaseCheckpoint, message.encode_to_vec()),
-                };
-                let ticket = Caller::Lease(number).into();
-                to_raft.send_always(ToRaft::Command {
-                    ticket,
-                    command: Command::Propose { kind, body: body.into(), login: None },
-                });
+            while let Some((number, proposal)) = self.keeper.propose(now_ms, self.of.table(machine), applied)
+            {
+                to_raft.send_always(self.of.request(number, proposal));
             }
             self.may_propose = self.keeper.has_work();
             self.keep_ticking(bell);
@@ -325,7 +358,7 @@ mod tests {
             let bell = Doorbell::new(Arc::default());
             let (to_raft, raft) = mesh::local(16, &bell);
             let machine = Machine::new(Store::new(), cluster);
-            let mut clock = LeaseClock::new(Duration::ZERO);
+            let mut clock = LeaseClock::new(Of::Leases, Duration::ZERO);
             clock.on_leadership(Some(TERM));
             clock.on_entry(&machine, TERM, Some(TERM));
             Self { machine, clock, bell, to_raft, raft, index: 1 }

@@ -15,6 +15,7 @@ mod large_write;
 pub(in crate::shell) mod lease_clock;
 mod logins;
 mod long_reads;
+pub(in crate::shell) mod node_waits;
 mod observed;
 mod observing;
 pub(in crate::shell) mod quota;
@@ -58,9 +59,10 @@ use crate::upkeep::Standing;
 use auto_compaction::CompactionClock;
 use checkpoint_file::CheckpointWriter;
 use large_write::Applying;
-use lease_clock::LeaseClock;
+use lease_clock::{LeaseClock, Of};
 use logins::Logins;
 use long_reads::{LongReads, Said};
+use node_waits::NodeWaits;
 use observed::Observed;
 use quota::Quota;
 use replay::Replay;
@@ -175,6 +177,8 @@ pub(in crate::shell) struct StoreRole {
     first_ring: usize,
     watch: WatchFeed,
     leases: LeaseClock,
+    nodes: LeaseClock,
+    waits: NodeWaits,
     auto_compaction: Option<CompactionClock>,
     logins: Logins,
     quota: Arc<Quota>,
@@ -245,7 +249,9 @@ impl StoreRole {
             turns: Turns::default(),
             first_ring: 0,
             watch,
-            leases: LeaseClock::new(upkeep.election_timeout),
+            leases: LeaseClock::new(Of::Leases, upkeep.election_timeout),
+            nodes: LeaseClock::new(Of::Nodes, upkeep.election_timeout),
+            waits: NodeWaits::default(),
             auto_compaction,
             quota,
             writer,
@@ -303,12 +309,13 @@ impl StoreRole {
                 glommio::executor().yield_now().await;
                 continue;
             }
-            let (inbox, events, leases) = (&self.ports.inbox, &self.checkpoint_events, &self.leases);
+            let (inbox, events) = (&self.ports.inbox, &self.checkpoint_events);
+            let has_ticked = || self.leases.has_ticked() || self.nodes.has_ticked();
             let has_to_look = || self.auto_compaction.as_ref().is_some_and(CompactionClock::has_ticked);
             let is_asked = || !self.ports.scrapes.is_empty();
             let has_message = || inbox.iter().any(|ring| !ring.is_empty());
             let is_ready =
-                || !events.is_empty() || leases.has_ticked() || has_to_look() || is_asked() || has_message();
+                || !events.is_empty() || has_ticked() || has_to_look() || is_asked() || has_message();
             // A pause of background work ends by itself; everything else rings.
             let pause = [self.compact_after, self.checkpoint_after].into_iter().flatten().min();
             match (pause, &self.checkpointing) {
@@ -372,9 +379,14 @@ impl StoreRole {
                     ToStore::Leadership { facts } => {
                         self.on_facts(facts);
                         self.leases.on_leadership(self.leads());
+                        self.nodes.on_leadership(self.leads());
                         self.give_back_lease_questions();
                     }
                     ToStore::LeaseRefused { number } => self.leases.on_refused(number),
+                    ToStore::NodeRefused { number } => self.nodes.on_refused(number),
+                    ToStore::Wait { shard, order } => {
+                        self.waits.on_order(shard, order, &self.machine, &self.ports.to_shards);
+                    }
                     ToStore::CompactionRefused { number, refusal } => {
                         if let Some(clock) = &mut self.auto_compaction {
                             clock.on_refused(number, &format!("{refusal:?}"));
@@ -425,6 +437,7 @@ impl StoreRole {
         self.helpers.discard(std::mem::replace(&mut self.machine, *machine));
         // Who leads installs nothing, whatever this role has heard so far.
         self.leases.on_leadership(None);
+        self.nodes.on_leadership(None);
         self.logins.on_installed(self.machine.realm());
         self.installed = meta.index;
         self.checkpointed = self.checkpointed.max(meta.index);
@@ -436,6 +449,7 @@ impl StoreRole {
             self.refuse(ticket, Refusal::LeaderChanged);
         }
         self.watch.jump(self.machine.store(), &self.ports.to_shards, self.facts.term);
+        self.waits.jump();
         self.tell_members();
         self.tell_format_level();
     }
@@ -486,6 +500,7 @@ impl StoreRole {
 
     fn collect_changes(&mut self) {
         self.watch.collect(self.machine.store(), &self.ports.to_shards, self.facts.term);
+        self.waits.collect(&self.machine, &self.ports.to_shards);
     }
 
     fn on_published(&mut self) {
@@ -513,6 +528,7 @@ impl StoreRole {
         }
         let mut cost = 0;
         match &query {
+            Query::NodeTallies => self.answer(ticket, Ok(self.waits.tallies(&self.machine))),
             Query::Token(token) => {
                 let outcome = self.logins.user_of(token, &self.machine, self.applied);
                 self.answer(ticket, outcome);
@@ -622,7 +638,8 @@ impl StoreRole {
             return false;
         }
         let StorePorts { to_raft, bell, .. } = &self.ports;
-        let wants_turn = self.leases.turn(&self.machine, self.applied, is_behind, to_raft, bell);
+        let wants_turn = self.leases.turn(&self.machine, self.applied, is_behind, to_raft, bell)
+            | self.nodes.turn(&self.machine, self.applied, is_behind, to_raft, bell);
         for (ticket, result) in self.leases.take_told(&self.machine) {
             self.tell(ticket, result.map(Ok));
         }
@@ -649,7 +666,8 @@ impl StoreRole {
                 self.ports.to_raft.send_always(ToRaft::LeaseAnswer { number, result });
             }
             Caller::Raft(_) => self.ports.to_raft.send_always(ToRaft::Answer(reply(result))),
-            Caller::Publish | Caller::Lease(_) | Caller::Compaction(_) | Caller::Nobody => {}
+            Caller::Publish | Caller::Lease(_) | Caller::Node(_) | Caller::Compaction(_) | Caller::Nobody => {
+            }
         }
     }
 
@@ -679,6 +697,7 @@ impl StoreRole {
                 Kind::Compact => self.applying.is_none() && self.compact(&mut slice),
                 Kind::Hash => self.hash(&mut slice),
                 Kind::Checkpoint => self.checkpoint(&mut slice),
+                Kind::Wait => self.waits.work(&self.machine, &self.ports.to_shards, &mut slice),
                 Kind::Watch => {
                     let (store, term) = (self.machine.store(), self.facts.term);
                     self.watch.work(store, &self.ports.to_shards, term, &mut slice)
@@ -695,7 +714,7 @@ impl StoreRole {
     /// would have taken it there. All members refuse alike because of the alarm; a few more may come
     /// before it.
     fn watch_quota(&mut self) {
-        let held_bytes = self.machine.store().bytes_held();
+        let held_bytes = self.machine.bytes_held();
         self.quota.on_held(held_bytes);
         let is_reached = self.quota.take_exceeded() || self.quota.quota_bytes() <= held_bytes;
         if !is_reached || !self.is_published {

@@ -10,7 +10,7 @@ use crate::request::{Outcome, Query, RequestKind};
 const SLOW_APPLY: Duration = Duration::from_millis(100);
 
 /// Room for each kind of request by its number.
-const KINDS: usize = 32;
+const KINDS: usize = 48;
 
 /// What etcd calls the application of a request; kinds that it lacks have our names.
 const fn operation(kind: RequestKind) -> &'static str {
@@ -40,6 +40,9 @@ const fn operation(kind: RequestKind) -> &'static str {
         RequestKind::RoleDelete => "AuthRoleDelete",
         RequestKind::RoleGrantPermission => "AuthRoleGrantPermission",
         RequestKind::RoleRevokePermission => "AuthRoleRevokePermission",
+        RequestKind::NodeWrite => "NodeWrite",
+        RequestKind::NodeExpire => "NodeExpire",
+        RequestKind::NodeCheckpoint => "NodeCheckpoint",
     }
 }
 

@@ -20,9 +20,9 @@ impl StoreRole {
         report.number(Name::CurrentRevision, [], store.current_revision() as f64);
         report.number(Name::CompactRevision, [], store.compact_revision() as f64);
         report.count(Name::Keys, [], store.keys_count());
-        report.count(Name::DbSize, [], store.bytes_held());
+        report.count(Name::DbSize, [], machine.bytes_held());
         report.count(Name::DbSizeInUse, [], store.bytes_in_use());
-        report.count(Name::Memory, ["store".into()], store.bytes_held());
+        report.count(Name::Memory, ["store".into()], machine.bytes_held());
         let tallies = store.tallies();
         report.count(Name::Puts, [], tallies.puts);
         report.count(Name::Deletes, [], tallies.deletes);

@@ -26,10 +26,12 @@ pub(super) enum Kind {
     Hash,
     Checkpoint,
     Watch,
+    Wait,
 }
 
 /// In the order of their turns.
-const KINDS: [Kind; 6] = [Kind::Write, Kind::Read, Kind::Compact, Kind::Hash, Kind::Checkpoint, Kind::Watch];
+const KINDS: [Kind; 7] =
+    [Kind::Write, Kind::Read, Kind::Compact, Kind::Hash, Kind::Checkpoint, Kind::Watch, Kind::Wait];
 
 /// The store's turns.
 #[derive(Debug, Default)]

@@ -29,7 +29,7 @@ impl<B: Backend> ClientShard<B> {
         let mailbox = Rc::new(Mailbox::default());
         let request_bytes = match &command {
             Command::Propose { body, .. } => body.len(),
-            Command::Read(_) | Command::Member(_) => 0,
+            Command::Read(_) | Command::Member(_) | Command::AppendStats => 0,
         };
         let cause = self.loads.on_request(&self.own.load, &command, request_bytes);
         self.own.defer(Deferred {

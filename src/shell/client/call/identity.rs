@@ -127,7 +127,7 @@ pub(in crate::shell::client) fn guarded(command: Command, login: Option<Arc<Logi
             Command::Read(Read { linearizable, query })
         }
         // Asked beforehand.
-        command @ (Command::Read(_) | Command::Member(_)) => command,
+        command @ (Command::Read(_) | Command::Member(_) | Command::AppendStats) => command,
     }
 }
 
@@ -194,7 +194,11 @@ impl<B: Backend> ClientShard<B> {
     ///
     /// # Errors
     /// It may not, or the member cannot tell.
-    pub(super) async fn permit(&self, login: Option<Arc<Login>>, permit: Permit) -> Result<(), Status> {
+    pub(in crate::shell::client) async fn permit(
+        &self,
+        login: Option<Arc<Login>>,
+        permit: Permit,
+    ) -> Result<(), Status> {
         let read = Command::Read(Read { linearizable: false, query: Query::Permit(permit) });
         self.ask(guarded(read, login)).await.map(|_| ())
     }

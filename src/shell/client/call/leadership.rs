@@ -15,6 +15,7 @@ use crate::replica::exchange::Facts;
 use crate::request::{Command, Query};
 use crate::rpc::{Status, status};
 use crate::shell::client::signal::Signal;
+use crate::types::MemberId;
 
 /// Election timeouts without a leader after which streams that want one end.
 const LEADERLESS_TIMEOUTS: u64 = 3;
@@ -32,6 +33,7 @@ pub(in crate::shell::client) enum Wait {
 impl Wait {
     pub(in crate::shell::client) fn of(command: &Command) -> Self {
         match command {
+            Command::AppendStats => Self::Read,
             Command::Propose { .. } | Command::Member(_) => Self::Write,
             Command::Read(read) => match read.query {
                 Query::LeaseKeepAlive(_) | Query::LeaseTimeToLive(_) => Self::Lease,
@@ -89,6 +91,12 @@ impl Leadership {
 
     pub(in crate::shell::client) fn is_learner(&self) -> bool {
         self.facts.get().is_some_and(|facts| facts.is_learner)
+    }
+
+    /// Who leads, and since when it was heard of, by the shard's clock.
+    pub(in crate::shell::client) fn leader(&self) -> Option<(MemberId, u64)> {
+        let leader = self.facts.get()?.leader?;
+        Some((leader, self.elected_ms.get()))
     }
 
     /// Whether this member knows that it knows no leader.

@@ -113,7 +113,7 @@ fn needs_permit(command: &Command) -> bool {
     match command {
         Command::Member(_) => true,
         Command::Read(read) => read.query.is_for_leader(),
-        Command::Propose { .. } => false,
+        Command::Propose { .. } | Command::AppendStats => false,
     }
 }
 

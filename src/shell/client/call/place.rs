@@ -49,10 +49,14 @@ pub(in crate::shell::client) enum Kind {
     Unqueue,
     /// Waits for what the store says of its token, or for a password to be compared or hashed.
     Login,
+    /// A request of the v2 API, with what it sends, or a list that it collects.
+    Node,
+    /// A long poll or a stream of the v2 API.
+    NodeWait,
 }
 
 /// Number of kinds.
-const KINDS: usize = Kind::Login as usize + 1;
+const KINDS: usize = Kind::NodeWait as usize + 1;
 
 impl Kind {
     /// What all calls of the kind may hold in one shard: 131,072 idle streams where clients are known to
@@ -60,7 +64,7 @@ impl Kind {
     fn bytes_max(self) -> usize {
         match self {
             Self::Watch | Self::Queue => 512 << 20,
-            Self::Upload | Self::KeepAlive | Self::Observe => 256 << 20,
+            Self::Upload | Self::KeepAlive | Self::Observe | Self::Node | Self::NodeWait => 256 << 20,
             Self::RangeStream | Self::Pieces | Self::HealthWatch | Self::Unqueue | Self::Login => 64 << 20,
         }
     }

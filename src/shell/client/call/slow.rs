@@ -22,6 +22,7 @@ impl What {
         match command {
             Command::Propose { kind, .. } => Self::Write(*kind),
             Command::Member(_) => Self::Member,
+            Command::AppendStats => Self::Read("stats"),
             Command::Read(read) => Self::of_query(&read.query),
         }
     }
@@ -46,6 +47,7 @@ impl What {
             Query::RoleGet(_) => "RoleGet",
             Query::RoleList => "RoleList",
             Query::PasswordOf(_) => "Authenticate",
+            Query::Node(_) | Query::NodeTallies => "v2",
             Query::Token(_) | Query::Permit(_) => "who calls",
             Query::Guarded(guarded) => return Self::of_query(&guarded.query),
         })

@@ -29,6 +29,8 @@ use super::websocket::{self, Frames, Said};
 use crate::rpc::http1::answer::{BodyFraming, CONTINUE, put_head};
 use crate::rpc::http1::{Decoder, Head as HttpHead, Length, Parsed, parse};
 use crate::rpc::method::CallShape;
+use crate::rpc::nodes::Failure;
+use crate::rpc::nodes::form::body_bytes_max;
 use crate::rpc::web::{self, AnswerHead, Ask, Header, Route, TEXT};
 use crate::rpc::{Code, Method, Status, status};
 use crate::shell::client::call::account::Account;
@@ -43,6 +45,7 @@ use crate::shell::client::speaks::Speaks;
 use crate::shell::client::web::gateway::{self, messages_of, text_bytes_max, text_too_large};
 use crate::shell::client::web::incoming::{Inbound, Incoming};
 use crate::shell::client::web::sink::Sink;
+use crate::shell::client::web::v2;
 use crate::shell::client::{Backend, ClientShard};
 
 /// Idle connections of a shard, and those whose head is not whole.
@@ -106,15 +109,58 @@ enum Phase {
 
 /// A request whose text comes in pieces.
 struct Text {
-    head: Head,
+    taker: Taker,
     shared: Rc<Shared>,
-    responder: gateway::Responder,
     decoder: Decoder,
+    /// When whoever sends it does not wait any more.
+    deadline_ms: Option<u64>,
+    bytes_max: usize,
     text: Vec<u8>,
     upload: Upload,
     /// Of a text that is, or will be, a large one.
     turn: Option<Turn>,
     moved_ms: u64,
+}
+
+/// Who gets a request's text.
+enum Taker {
+    Call { head: Head, responder: gateway::Responder },
+    V2 { request: v2::Request, sink: Sink },
+}
+
+impl Taker {
+    /// The text is whole.
+    fn take<B: Backend>(
+        self,
+        shard: &Rc<ClientShard<B>>,
+        account: &Rc<Account>,
+        text: &[u8],
+        turn: Option<Turn>,
+    ) {
+        match self {
+            Self::Call { head, mut responder } => {
+                responder.turn = turn;
+                shard.on_text(account, &head, text, responder);
+            }
+            Self::V2 { request, sink } => shard.on_v2(account, request, text, turn, sink),
+        }
+    }
+
+    /// The text will not be whole.
+    fn refuse(self, account: &Rc<Account>, status: &Status) {
+        match self {
+            Self::Call { responder, .. } => responder.refuse(status),
+            Self::V2 { sink, .. } => v2::refuse(account, sink, &Failure::of_status(status)),
+        }
+    }
+
+    /// What is said of a text of so many bytes, or more.
+    fn too_large(&self, bytes: u64, receive_bytes_max: u32) -> Status {
+        match self {
+            Self::Call { .. } => text_too_large(bytes, receive_bytes_max),
+            Self::V2 { .. } => status::REQUEST_TOO_LARGE,
+        }
+    }
 }
 
 /// An answer that is waited for.
@@ -251,7 +297,7 @@ impl<B: Backend> Turns<'_, B> {
             Phase::Head { since_ms, .. } => since_ms + IDLE_MS,
             Phase::Text(text) => {
                 let idle_ms = text.moved_ms + IDLE_MS;
-                text.head.client_deadline_ms.map_or(idle_ms, |deadline_ms| deadline_ms.min(idle_ms))
+                text.deadline_ms.map_or(idle_ms, |deadline_ms| deadline_ms.min(idle_ms))
             }
             Phase::Answer(_) => u64::MAX,
         };
@@ -377,6 +423,12 @@ impl<B: Backend> Turns<'_, B> {
         if let Route::Call(method) = route {
             return self.on_call(http, method, shared, rest);
         }
+        if route == Route::V2 {
+            let taker =
+                Taker::V2 { request: v2::Request::of(ask), sink: Sink::Http1(Exchange::new(&shared)) };
+            let bytes_max = body_bytes_max(self.shard.config.request_bytes_max);
+            return self.collect(http, taker, None, bytes_max, shared, rest);
+        }
         // A body that is there is passed over, another ends the connection.
         match http.length {
             Length::Exact(bytes) if bytes <= rest.len() as u64 => {
@@ -416,22 +468,41 @@ impl<B: Backend> Turns<'_, B> {
                 return Step::Done;
             }
         };
-        if http.expects_continue && rest.is_empty() && !is_whole {
-            self.io.borrow_mut().append(CONTINUE);
-        }
         if method.row().call == CallShape::BothWays {
+            if http.expects_continue && rest.is_empty() && !is_whole {
+                self.io.borrow_mut().append(CONTINUE);
+            }
             let inbound = Inbound::new(receive_bytes_max);
             self.on_stream(&head, method, responder, &inbound);
             let decoder = Decoder::new(http.length);
             self.phase = Phase::Answer(Answer { shared, source: Source::Body { decoder, inbound } });
             return Step::Done;
         }
+        let deadline_ms = head.client_deadline_ms;
+        let bytes_max = text_bytes_max(receive_bytes_max);
+        self.collect(http, Taker::Call { head, responder }, deadline_ms, bytes_max, shared, rest)
+    }
+
+    /// Gives a request's text to whoever takes it, at once or when all of it has come.
+    fn collect(
+        &mut self,
+        http: &HttpHead<'_>,
+        taker: Taker,
+        deadline_ms: Option<u64>,
+        bytes_max: usize,
+        shared: Rc<Shared>,
+        rest: &mut &[u8],
+    ) -> Step {
+        let is_whole = matches!(http.length, Length::Exact(bytes) if bytes <= rest.len() as u64);
+        if http.expects_continue && rest.is_empty() && !is_whole {
+            self.io.borrow_mut().append(CONTINUE);
+        }
         if let Length::Exact(bytes) = http.length
             && is_whole
         {
             let (text, behind) = rest.split_at(usize::try_from(bytes).expect("it is there"));
             *rest = behind;
-            self.shard.on_text(self.account, &head, text, responder);
+            taker.take(self.shard, self.account, text, None);
             self.phase = Phase::Answer(Answer { shared, source: Source::None });
             return Step::Done;
         }
@@ -439,23 +510,34 @@ impl<B: Backend> Turns<'_, B> {
             Length::Exact(bytes) => bytes,
             Length::Chunked => 0,
         };
-        if text_bytes_max(receive_bytes_max) as u64 <= announced {
-            return self.refuse_unread(shared, responder, &text_too_large(announced, receive_bytes_max));
+        if bytes_max as u64 <= announced {
+            let status = taker.too_large(announced, self.shard.receive_bytes_max);
+            return self.refuse_unread(shared, taker, &status);
         }
         let Some(upload) = Upload::begin(&self.shard.places, &self.account.upload_bytes) else {
-            return self.refuse_unread(shared, responder, &overloaded("too many unfinished requests"));
+            return self.refuse_unread(shared, taker, &overloaded("too many unfinished requests"));
         };
         let decoder = Decoder::new(http.length);
         let moved_ms = self.shard.now_ms();
-        let text = Text { head, shared, responder, decoder, text: Vec::new(), upload, turn: None, moved_ms };
+        let text = Text {
+            taker,
+            shared,
+            decoder,
+            deadline_ms,
+            bytes_max,
+            text: Vec::new(),
+            upload,
+            turn: None,
+            moved_ms,
+        };
         self.phase = Phase::Text(Box::new(text));
         Step::Done
     }
 
-    /// Refuses a call whose body is not read, and ends the connection behind the answer.
-    fn refuse_unread(&mut self, shared: Rc<Shared>, responder: gateway::Responder, status: &Status) -> Step {
+    /// Refuses a request whose body is not read, and ends the connection behind the answer.
+    fn refuse_unread(&mut self, shared: Rc<Shared>, taker: Taker, status: &Status) -> Step {
         shared.keeps_alive.set(false);
-        responder.refuse(status);
+        taker.refuse(self.account, status);
         self.phase = Phase::Answer(Answer { shared, source: Source::None });
         Step::Done
     }
@@ -503,10 +585,9 @@ impl<B: Backend> Turns<'_, B> {
     /// Collects the text of a call's one request.
     fn on_text(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Step {
         let Phase::Text(part) = &mut self.phase else { unreachable!("by `step`") };
-        let receive_bytes_max = self.shard.receive_bytes_max;
         // Its length is not always told; then it may become the longest.
         let expected = match part.decoder.announced() {
-            0 if LARGE_BYTES_MIN < part.text.len() => text_bytes_max(receive_bytes_max),
+            0 if LARGE_BYTES_MIN < part.text.len() => part.bytes_max,
             announced => usize::try_from(announced).unwrap_or(usize::MAX).saturating_add(part.text.len()),
         };
         if part.turn.is_none() && LARGE_BYTES_MIN < expected && !part.decoder.is_over() {
@@ -525,13 +606,13 @@ impl<B: Backend> Turns<'_, B> {
         let grown = part.text.len() - before;
         let refusal = if let Err(error) = decoded {
             Some(Status { code: Code::InvalidArgument, message: error.to_string().into() })
-        } else if text_bytes_max(receive_bytes_max) < part.text.len() {
-            Some(text_too_large(part.text.len() as u64, receive_bytes_max))
+        } else if part.bytes_max < part.text.len() {
+            Some(part.taker.too_large(part.text.len() as u64, self.shard.receive_bytes_max))
         } else if !part.upload.grow(grown) {
             Some(overloaded("too many unfinished request bytes"))
         } else if part.upload.poll_refused(cx).is_ready() {
             Some(overloaded("unfinished request has not moved for too long"))
-        } else if part.head.client_deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms) {
+        } else if part.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms) {
             Some(status::CONTEXT_DEADLINE_EXCEEDED)
         } else if part.moved_ms + IDLE_MS <= now_ms {
             Some(overloaded("unfinished request has not moved for too long"))
@@ -544,12 +625,11 @@ impl<B: Backend> Turns<'_, B> {
             let Phase::Text(part) = std::mem::replace(&mut self.phase, next) else {
                 unreachable!("as above")
             };
-            let Text { head, shared, mut responder, text, turn, .. } = *part;
+            let Text { taker, shared, text, turn, .. } = *part;
             if let Some(status) = refusal {
-                return self.refuse_unread(shared, responder, &status);
+                return self.refuse_unread(shared, taker, &status);
             }
-            responder.turn = turn;
-            self.shard.on_text(self.account, &head, &text, responder);
+            taker.take(self.shard, self.account, &text, turn);
             self.phase = Phase::Answer(Answer { shared, source: Source::None });
             return Step::Done;
         }

@@ -40,6 +40,7 @@ use crate::pb::{etcdserverpb as pb, mvccpb};
 use crate::replica::exchange::ToShard;
 use crate::request::{
     Answer, Command, Outcome, PieceOrder, Query, RangeSlice, Read, Refusal, Reply, RequestKind, Response,
+    WaitOrder,
 };
 use crate::rpc::framing::{PREFIX_BYTES, percent_decode, put_prefix};
 use crate::rpc::queue::model::Model;
@@ -118,6 +119,10 @@ impl Backend for MapBackend {
         Ok(())
     }
 
+    fn order_wait(&self, order: WaitOrder) {
+        panic!("{order:?}: the map knows no nodes");
+    }
+
     fn order_pieces(&self, order: PieceOrder) {
         let notices = self.long_reads.borrow_mut().on_order(order);
         self.outgoing.borrow_mut().extend(notices.into_iter().map(ToShard::Pieces));
@@ -172,7 +177,7 @@ impl MapBackend {
                 self.feed.borrow_mut().compact(compaction.revision);
                 (Vec::new(), None)
             }
-            Command::Propose { .. } | Command::Member(_) => (Vec::new(), None),
+            Command::Propose { .. } | Command::Member(_) | Command::AppendStats => (Vec::new(), None),
             Command::Read(Read { query, .. }) => match query {
                 Query::Range(range) => (self.range(&range).encode_to_vec(), None),
                 Query::RangeSlice(slice) => self.slice(&slice),
@@ -229,6 +234,7 @@ impl MapBackend {
                 match message {
                     ToShard::Reply(reply) => shard.on_reply(reply),
                     ToShard::Pieces(notice) => shard.on_pieces(notice),
+                    ToShard::Wait(news) => shard.on_wait_news(news),
                     ToShard::Watch { term, notice, .. } => shard.on_watch(term, notice),
                     ToShard::Facts(facts) => shard.on_facts(facts),
                 }
@@ -251,7 +257,7 @@ fn is_the_models(command: &Command) -> bool {
             }
             _ => false,
         },
-        Command::Member(_) => false,
+        Command::Member(_) | Command::AppendStats => false,
         Command::Read(Read { query, .. }) => match query {
             Query::Range(range) => range.sort_order != 0,
             Query::Txn(_) | Query::LeaseKeepAlive(_) | Query::LeaseTimeToLive(_) | Query::LeaseLeases => true,

@@ -22,4 +22,5 @@ mod other;
 pub(super) mod pages;
 pub(super) mod part;
 pub(super) mod sink;
+pub(super) mod v2;
 mod variables;
