@@ -31,7 +31,7 @@ use crate::{FAST, judge};
 const RAISED: &str = "the cluster's format level is raised";
 
 /// The end of that line when it is raised as far as this release goes.
-const RAISED_TO_TOP: &str = "\"level\":2,\"needs\":\"release 0.3.0";
+const RAISED_TO_TOP: &str = "\"level\":3,\"needs\":\"release 0.4.0";
 
 /// Exit code of a member that may not read what its cluster writes.
 const STATE_UNKNOWN: i32 = 70;
@@ -211,7 +211,7 @@ fn a_member_of_an_earlier_release_that_joins_is_refused_and_both_sides_say_why()
             cluster.add_learner_with(&client, |launch| old.set(launch)).await;
             match &old {
                 Release::Old(_) => {
-                    let words = "reads up to 0. Update that member's binary first, to release 0.3.0";
+                    let words = "reads up to 0. Update that member's binary first, to release 0.4.0";
                     cluster.server(1).says(words).await;
                     cluster.server(0).says(words).await;
                     cluster.kill(1);
@@ -219,9 +219,9 @@ fn a_member_of_an_earlier_release_that_joins_is_refused_and_both_sides_say_why()
                 _ => {
                     let exit = cluster.wait_exit(1).await;
                     exit.assert_says(&[
-                        "the cluster writes format level 2",
+                        "the cluster writes format level 3",
                         "reads up to 0",
-                        "release 0.3.0",
+                        "release 0.4.0",
                     ]);
                 }
             }

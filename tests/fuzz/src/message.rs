@@ -41,7 +41,7 @@ pub const METHODS: [Method; 20] = [
 ];
 
 /// Every kind of request in the log.
-pub const KINDS: [RequestKind; 25] = [
+pub const KINDS: [RequestKind; 28] = [
     RequestKind::Put,
     RequestKind::Txn,
     RequestKind::DeleteRange,
@@ -67,6 +67,9 @@ pub const KINDS: [RequestKind; 25] = [
     RequestKind::RoleDelete,
     RequestKind::RoleGrantPermission,
     RequestKind::RoleRevokePermission,
+    RequestKind::NodeWrite,
+    RequestKind::NodeExpire,
+    RequestKind::NodeCheckpoint,
 ];
 
 /// Levels of transactions inside transactions that are built; deeper ones come as raw bytes.

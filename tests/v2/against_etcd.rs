@@ -1,0 +1,336 @@
+//! Answers of v2 beside those of a real etcd with `--enable-v2`: the same random requests to both, field by field.
+//!
+//! Indexes are compared by their order: both sides' numbers of all answers so far must be in one order, and numbers
+//! that are equal on one side must be so on the other. Masked: dates, cluster, raft's index and term. Not sent: what
+//! etcd answers with an error of its own making (a directory's time to live renewed, which is `both.rs`'s).
+//! `PINION_ETCD_BIN` names the etcd; skipped loudly without one. `PINION_V2_SEEDS` and `PINION_V2_OPS` make it longer.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, env_number, installed};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::Value;
+
+use crate::v2::{ask, escaped};
+use crate::web::{Answer, Web};
+
+fn reference() -> Option<PathBuf> {
+    std::env::var_os("PINION_ETCD_BIN").map(PathBuf::from).or_else(|| installed("etcd"))
+}
+
+/// Both sides' indexes, as far as they are known.
+#[derive(Default)]
+struct Indexes {
+    to_ours: BTreeMap<u64, u64>,
+}
+
+impl Indexes {
+    /// Notes a pair. False: the order or an equality differs.
+    fn pair(&mut self, theirs: u64, ours: u64) -> bool {
+        if let Some(known) = self.to_ours.get(&theirs) {
+            return *known == ours;
+        }
+        let below = self.to_ours.range(..theirs).next_back().is_none_or(|(_, below)| *below < ours);
+        let above = self.to_ours.range(theirs..).next().is_none_or(|(_, above)| ours < *above);
+        self.to_ours.insert(theirs, ours);
+        below && above
+    }
+}
+
+/// Makes requests.
+struct Generator {
+    random: StdRng,
+    /// The last modifiedIndex of either side: theirs, ours.
+    last: (u64, u64),
+    last_value: String,
+}
+
+impl Generator {
+    fn one_in(&mut self, n: u32) -> bool {
+        self.random.random_ratio(1, n)
+    }
+
+    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
+        from[self.random.random_range(0..from.len())]
+    }
+
+    fn path(&mut self) -> String {
+        if self.one_in(40) {
+            return self.pick(&["", "/"]).to_owned();
+        }
+        let levels = [1, 1, 2, 2, 3][self.random.random_range(0..5)];
+        let mut path = String::new();
+        for _ in 0..levels {
+            path.push('/');
+            path.push_str(self.pick(&["a", "b", "c", "a-b", "_h", "%C3%A4", "d%20d"]));
+        }
+        if self.one_in(20) { path + "/" } else { path }
+    }
+
+    /// A form in which `INDEX` stands for the last modifiedIndex.
+    fn form(&mut self, method: &str) -> String {
+        let mut words: Vec<String> = Vec::new();
+        let mut add = |word: String| words.push(word);
+        let value = ["", "1", "2", "ä <&> \"x\"", "%"][self.random.random_range(0..5)];
+        match method {
+            "PUT" => {
+                let refreshes = self.one_in(12);
+                if !refreshes && !self.one_in(8) {
+                    add(format!("value={}", escaped(value)));
+                }
+                if refreshes {
+                    add("refresh=true".into());
+                    // etcd cannot renew a directory's: it is asked of keys by a condition alone.
+                    add("prevValue=".to_owned()
+                        + &escaped(if self.one_in(2) { &self.last_value } else { "1" }));
+                }
+                if refreshes || self.one_in(6) {
+                    add("ttl=".to_owned() + self.pick(&["100", "1000", "5000"]));
+                }
+                if !refreshes && self.one_in(5) {
+                    add("dir=true".into());
+                }
+                if !refreshes && self.one_in(4) {
+                    add("prevExist=".to_owned() + self.pick(&["false", "0", "F"]));
+                } else if self.one_in(5) {
+                    // With a value: etcd cannot update a directory without one.
+                    words = vec!["prevExist=true".into(), format!("value={}", escaped("u"))];
+                } else if self.one_in(4) {
+                    add("prevIndex=".to_owned() + self.pick(&["INDEX", "INDEX", "0", "3"]));
+                }
+                if !refreshes && self.one_in(6) {
+                    let last = self.last_value.clone();
+                    words.push("prevValue=".to_owned() + &escaped(if self.one_in(2) { &last } else { "1" }));
+                }
+                if self.one_in(10) {
+                    words.push("noValueOnSuccess=true".into());
+                }
+            }
+            "POST" => {
+                add(format!("value={}", escaped(value)));
+                if self.one_in(4) {
+                    add("ttl=500".into());
+                }
+            }
+            "DELETE" => {
+                if self.one_in(3) {
+                    add("dir=true".into());
+                }
+                if self.one_in(3) {
+                    add("recursive=true".into());
+                }
+                if self.one_in(6) {
+                    add("prevIndex=INDEX".into());
+                }
+                if self.one_in(6) {
+                    add("prevValue=".to_owned() + &escaped(&self.last_value));
+                }
+            }
+            _ => {
+                add("sorted=true".into());
+                if self.one_in(2) {
+                    add("recursive=true".into());
+                }
+                if self.one_in(4) {
+                    add("quorum=true".into());
+                }
+            }
+        }
+        words.retain(|word| word != "prevValue=");
+        if self.one_in(25) {
+            let broken = [
+                "prevIndex=x",
+                "waitIndex=-1",
+                "recursive=yes",
+                "sorted=2",
+                "dir=maybe",
+                "prevValue=",
+                "ttl=x",
+                "ttl=-1",
+                "prevExist=",
+                "refresh=x",
+                "refresh=true",
+                "refresh=true&value=x&ttl=5",
+                "noValueOnSuccess=x",
+                "quorum=x",
+                "stream=x",
+                "x=%zz",
+                "a;b",
+            ];
+            words.push(self.pick(&broken).to_owned());
+        }
+        words.join("&")
+    }
+}
+
+/// What is compared of a value; indexes go to `indexes`, in order.
+fn masked(value: &mut Value, indexes: &mut Vec<u64>) {
+    match value {
+        Value::Object(fields) => {
+            if let Some(date) = fields.get_mut("expiration") {
+                assert!(date.as_str().unwrap().ends_with('Z'));
+                *date = "a date".into();
+            }
+            for name in ["modifiedIndex", "createdIndex", "index"] {
+                if let Some(index) = fields.get_mut(name)
+                    && let Some(number) = index.as_u64().filter(|number| *number != 0)
+                {
+                    indexes.push(number);
+                    *index = "an index".into();
+                }
+            }
+            // What a comparison failed on, and an in-order key, have an index in their text.
+            for name in ["cause", "key"] {
+                let Some(Value::String(text)) = fields.get_mut(name) else { continue };
+                let mut out = String::new();
+                for piece in text.split_inclusive(|byte: char| !byte.is_ascii_digit()) {
+                    let digits: String = piece.chars().take_while(char::is_ascii_digit).collect();
+                    if digits.len() == 20 || (name == "cause" && !digits.is_empty()) {
+                        let number: u64 = digits.parse().unwrap_or(0);
+                        if digits.len() == 20 {
+                            indexes.push(number);
+                        }
+                        out.push_str(&piece.replace(&digits, "N"));
+                    } else {
+                        out.push_str(piece);
+                    }
+                }
+                *text = out;
+            }
+            fields.values_mut().for_each(|value| masked(value, indexes));
+            if let Some(Value::Array(nodes)) = fields.get_mut("nodes") {
+                nodes.sort_by_key(|node| node["key"].to_string());
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| masked(value, indexes)),
+        _ => {}
+    }
+}
+
+/// An answer without what differs, and its indexes.
+fn said(answer: &Answer) -> ((u16, Value, Vec<bool>), Vec<u64>) {
+    let mut body = answer.json();
+    let mut indexes: Vec<u64> = Vec::new();
+    let header = |name: &str| answer.header(name);
+    let index: Option<u64> = header("x-etcd-index").and_then(|text| text.parse().ok());
+    indexes.extend(index.filter(|index| *index != 0));
+    masked(&mut body, &mut indexes);
+    let names = ["x-etcd-index", "x-raft-index", "x-raft-term", "x-etcd-cluster-id"];
+    let headers = names.iter().map(|name| header(name).is_some()).collect();
+    ((answer.status, body, headers), indexes)
+}
+
+#[test]
+fn answers_of_v2_are_etcds_field_by_field() {
+    let Some(etcd) = reference() else { return };
+    for seed in 1..=env_number("PINION_V2_SEEDS", 2) {
+        println!("replay: PINION_V2_SEEDS={seed} cargo test --test v2 field_by_field");
+        block_on(TEST_DEADLINE, async {
+            let work = WorkDir::new();
+            let launch = |binary: Launch| binary.flag("--enable-v2");
+            let theirs = launch(Launch::binary(&etcd, work.join("etcd"))).start().await;
+            let ours = launch(Launch::new(work.join("ours"))).start().await;
+            let mut theirs_web = Web::connect(theirs.client_port()).await;
+            let mut ours_web = Web::connect(ours.client_port()).await;
+            let mut indexes = Indexes::default();
+            let random = StdRng::seed_from_u64(seed);
+            let mut generator = Generator { random, last: (1, 1), last_value: "1".into() };
+            for number in 0..env_number("PINION_V2_OPS", 1_500) {
+                let method = match generator.random.random_range(0..10) {
+                    0..5 => "PUT",
+                    5 => "POST",
+                    6..8 => "DELETE",
+                    _ => "GET",
+                };
+                let (mut path, form) = (generator.path(), generator.form(method));
+                if method == "POST" && path.len() <= 1 {
+                    path = "/q".into();
+                }
+                let (their_form, our_form) = (
+                    form.replace("INDEX", &generator.last.0.to_string()),
+                    form.replace("INDEX", &generator.last.1.to_string()),
+                );
+                let target = |form: &str| match method {
+                    "PUT" | "POST" => format!("/keys{path}"),
+                    _ => format!("/keys{path}?{form}"),
+                };
+                let their = ask(&mut theirs_web, method, &target(&their_form), &their_form).await;
+                let our = ask(&mut ours_web, method, &target(&our_form), &our_form).await;
+                let context = || {
+                    format!(
+                        "seed {seed}, request {number}: {method} {path} {form}\netcd: {} {}ours: {} {}",
+                        their.status,
+                        their.text(),
+                        our.status,
+                        our.text()
+                    )
+                };
+                let ((their_said, their_indexes), (our_said, our_indexes)) = (said(&their), said(&our));
+                assert_eq!(our_said, their_said, "{}", context());
+                assert_eq!(our_indexes.len(), their_indexes.len(), "{}", context());
+                for (theirs, ours) in their_indexes.iter().zip(&our_indexes) {
+                    assert!(indexes.pair(*theirs, *ours), "indexes {theirs} and {ours}: {}", context());
+                }
+                let node = |answer: &Answer| answer.json()["node"].clone();
+                let index = |answer: &Answer| node(answer)["modifiedIndex"].as_u64();
+                if let (Some(theirs), Some(ours)) = (index(&their), index(&our)) {
+                    generator.last = (theirs, ours);
+                    if let Some(value) = node(&our)["value"].as_str() {
+                        generator.last_value = value.to_owned();
+                    }
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn members_machines_and_refusals_of_methods_are_etcds() {
+    let Some(etcd) = reference() else { return };
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let theirs = Launch::binary(&etcd, work.join("etcd")).flag("--enable-v2").start().await;
+        let ours = Launch::new(work.join("ours")).flag("--enable-v2").start().await;
+        let mut webs = [Web::connect(theirs.client_port()).await, Web::connect(ours.client_port()).await];
+        for (method, path) in [
+            ("GET", "/members"),
+            ("GET", "/members/leader"),
+            ("GET", "/members/nobody"),
+            ("DELETE", "/members/abc"),
+            ("DELETE", "/members/xyz"),
+            ("POST", "/members"),
+            ("PUT", "/members/abc"),
+            ("PATCH", "/members"),
+            ("GET", "/machines"),
+            ("POST", "/machines"),
+            ("PATCH", "/keys/a"),
+            ("POST", "/stats/store"),
+            ("GET", "/nothing"),
+        ] {
+            let mut told = Vec::new();
+            for web in &mut webs {
+                let answer = ask(web, method, path, "").await;
+                let body = match serde_json::from_slice::<Value>(&answer.body) {
+                    // Identities, ports and texts are each server's own; the fields are not.
+                    Ok(Value::Object(fields)) => fields.keys().cloned().collect::<Vec<_>>().join(" "),
+                    _ if answer.status == 200 => "text".into(),
+                    _ => answer.text(),
+                };
+                told.push((answer.status, answer.header("allow").map(str::to_owned), body));
+            }
+            assert_eq!(told[1], told[0], "{method} {path}");
+        }
+        for path in ["/stats/store", "/stats/self", "/stats/leader"] {
+            let mut names = Vec::new();
+            for web in &mut webs {
+                let answer = ask(web, "GET", path, "").await;
+                assert_eq!(answer.status, 200, "{path}");
+                let fields = answer.json();
+                names.push(fields.as_object().unwrap().keys().cloned().collect::<Vec<_>>());
+            }
+            assert_eq!(names[1], names[0], "{path}");
+        }
+    });
+}
