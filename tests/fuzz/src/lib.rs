@@ -4,6 +4,7 @@
 //! panics if the property does not hold. The targets in `targets/` are one line each, so what they
 //! claim also runs under plain `cargo test`, on the seeds.
 
+pub mod bbolt;
 pub mod checkpoint;
 pub mod discovery;
 pub mod framing;
@@ -61,6 +62,11 @@ mod tests {
             println!("replay: seed::random({round}, 4000)");
             run(&seed::random(round, 4_000));
         }
+    }
+
+    #[test]
+    fn bbolt_property_holds_on_its_seeds() {
+        hold(bbolt::run, "bbolt");
     }
 
     #[test]

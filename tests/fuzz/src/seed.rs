@@ -17,6 +17,7 @@ pub const INPUT_BYTES_MAX: usize = 4_096;
 pub fn corpora() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     vec![
         ("wal", recipes(8)),
+        ("bbolt", recipes(4)),
         ("framing", framing()),
         ("headers", recipes(3)),
         ("http", http()),
