@@ -681,7 +681,7 @@ fn joining_member_may_advertise_another_url_than_it_is_listed_with() {
 
 #[test]
 fn boolean_asking_for_a_missing_feature_is_refused_however_it_is_spelled() {
-    for args in [&["--enable-pprof"][..], &["-enable-pprof=T"], &["--enable-v2"]] {
+    for args in [&["--enable-pprof"][..], &["-enable-pprof=T"]] {
         assert!(refused(args).message.contains("there is no"), "{args:?}");
     }
     run(&["--enable-pprof=False", "--corrupt-check-time=0ms", "--enable-grpc-gateway=0"]);

@@ -47,13 +47,14 @@ assert values == ["one", "two"], values
 result = client.read("/py/a")
 result.value = "updated"
 client.update(result)
-assert client.get("/py/a").value == "updated"
+latest = client.get("/py/a")
+assert latest.value == "updated"
 
 told = []
 
 
 def watch():
-    told.append(client.read("/py", wait=True, recursive=True, waitIndex=result.modifiedIndex + 1))
+    told.append(client.read("/py", wait=True, recursive=True, waitIndex=latest.modifiedIndex))
 
 
 thread = threading.Thread(target=watch)
