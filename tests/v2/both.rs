@@ -1,5 +1,7 @@
 //! Both APIs on the same keys: what one writes the other shows.
 
+use std::time::Duration;
+
 use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on};
 use serde_json::{Value, json};
 
@@ -81,12 +83,14 @@ fn a_time_to_live_ends_keys_and_directories_with_all_that_is_in_them() {
         well(web, "PUT", "/keys/keep/k", "value=v&ttl=1").await;
         // Whoever writes next takes the time to live away.
         web.call("/v3/kv/put", json!({"key": b64("/keep/k"), "value": b64("2")})).await;
+        let since = tokio::time::Instant::now();
         well(web, "PUT", "/keys/d", "dir=true&ttl=2").await;
         web.call("/v3/kv/put", json!({"key": b64("/d/late"), "value": b64("2")})).await;
         watch.send("GET /v2/keys/d/late?wait=true HTTP/1.1\r\nHost: x\r\n\r\n").await;
         let ended = watch.answer().await.unwrap().json();
         assert_eq!((&ended["action"], &ended["node"]["key"]), (&json!("expire"), &json!("/d")));
         assert_eq!(ended["node"]["dir"], true);
+        assert!(Duration::from_secs(2) <= since.elapsed(), "it ended after {:?} of 2 s", since.elapsed());
         assert!(v3_get(web, "/d/late").await.is_none(), "it went with its directory");
         assert_eq!(fault(web, "GET", "/keys/d", "").await, 100);
         assert_eq!(v3_get(web, "/keep/k").await.unwrap()["value"], b64("2"));

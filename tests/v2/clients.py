@@ -73,7 +73,6 @@ other = etcd.Lock(etcd.Client(host="127.0.0.1", port=int(sys.argv[1])), "work")
 assert not other.acquire(blocking=False)
 lock.release()
 
-election = client.election if hasattr(client, "election") else None
 assert len(client.machines) == 1 and client.leader["name"] == "m0", client.leader
 assert client.stats["state"] == "StateLeader" and client.store_stats["setsSuccess"] > 0
 print("python-etcd", getattr(etcd, "__version__", ""), "is content")
