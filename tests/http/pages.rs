@@ -32,7 +32,10 @@ fn a_member_that_serves_is_healthy_live_and_ready() {
         assert_eq!((&version["etcdcluster"], &version["storage"]), (&json!("3.7.0"), &json!("3.7.0")));
         let variables = web.get("/debug/vars").await.json();
         assert!(variables["cmdline"][0].as_str().unwrap().contains("pinion"), "{variables}");
-        assert_eq!(web.get("/v2/keys").await.text(), "404 page not found\n");
+        assert_eq!(web.get("/v1/keys").await.text(), "404 page not found\n");
+        // Which is there, and not asked for: the flag is named.
+        let why = "404 page not found: this member serves /v2 with --enable-v2\n";
+        assert_eq!(web.get("/v2/keys").await.text(), why);
     });
 }
 
