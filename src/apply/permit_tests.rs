@@ -70,7 +70,7 @@ fn users_and_roles_are_seen_by_those_who_have_them_and_changed_by_root() {
         as bob role get r => PermissionDenied etcdserver: permission denied
         as root user get bob => rev 1
         as eve user get eve => FailedPrecondition etcdserver: user name not found
-        as eve role get r => FailedPrecondition etcdserver: user name not found
+        as eve role get r => PermissionDenied etcdserver: permission denied
         as alice user add eve => PermissionDenied etcdserver: permission denied
         as alice auth off => PermissionDenied etcdserver: permission denied
         as alice permit login => rev 1 yes
