@@ -360,10 +360,10 @@ fn flag_that_is_not_supported_yet_is_refused_by_name() {
     }
     block_on(TEST_DEADLINE, async {
         let work = WorkDir::new();
-        let launch = Launch::new(work.join("data")).flag("--client-cert-auth");
+        let launch = Launch::new(work.join("data")).flag("--enable-distributed-tracing");
         let exit = launch.start_refused().await;
         assert_eq!(exit.status.code(), Some(2));
-        exit.assert_says(&["--client-cert-auth", "not supported"]);
+        exit.assert_says(&["--enable-distributed-tracing", "nothing is traced"]);
     });
 }
 
