@@ -127,17 +127,11 @@ fn a_member_behind_a_one_way_firewall_takes_part_under_load_and_catches_up_by_a_
         let (mut cluster, wire) = Wire::cluster(&flags, By::Address).await;
         let load = Load::start(&cluster, 2, Duration::from_millis(10), seed);
         load.wait_write().await;
-        let ended = |cluster: &Cluster| {
-            let said = |member| cluster.output(member).matches("connection to peer ended").count();
-            said(0) + said(1)
-        };
-        let ended_before = ended(&cluster);
         wire.shut_in(2, 3);
         let began = Instant::now();
         let client = cluster.client(2).await;
+        // What is on its way into the void has to be given up first.
         eventually(async || client.get("shut in").await).await;
-        // Those that lead into the void are still open: nobody waited until they were given up.
-        assert_eq!(ended(&cluster), ended_before);
         println!(
             "one-way firewall: a linearizable read through the member behind it {:?} after it went up",
             began.elapsed()

@@ -333,16 +333,12 @@ impl Transport {
         peer.up_since().or_else(|| self.way_to(&peer, Lane::Control).map(|connection| connection.opened))
     }
 
-    /// The connection that carries a lane to a peer: ours, or else the peer's own, where there is none or nobody
-    /// acknowledges what is sent on it. A firewall that begins to swallow one direction cuts nobody off so.
+    /// The connection that carries a lane to a peer: ours, or else the peer's own.
     fn way_to(&self, peer: &Peer, lane: Lane) -> Option<Rc<Connection>> {
-        let ours = peer.link(lane).connection();
-        if ours.as_ref().is_some_and(|ours| !ours.is_unheard()) {
-            return ours;
-        }
-        let visitors = self.visitors.borrow();
-        let theirs = visitors.get(&peer.member).and_then(|visitor| visitor.way_back(lane));
-        theirs.filter(|theirs| ours.is_none() || !theirs.is_unheard()).cloned().or(ours)
+        peer.link(lane).connection().or_else(|| {
+            let visitors = self.visitors.borrow();
+            visitors.get(&peer.member)?.way_back(lane).cloned()
+        })
     }
 
     /// The cluster that this member belongs to.
