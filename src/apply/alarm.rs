@@ -219,10 +219,10 @@ const PUT_BYTES: u64 = 256;
 /// What a lease adds.
 const LEASE_BYTES: u64 = 64;
 
-/// What a directory adds beside its name.
+/// Bytes that a directory adds beside its name.
 const DIRECTORY_BYTES: u64 = 64;
 
-/// What a write of a node adds beyond its bytes: its own and the directories above it.
+/// Bytes that a write of a node adds beyond its bytes: its own and the directories above it.
 const NODE_BYTES_MAX: u64 = PUT_BYTES + LEVELS_MAX as u64 * (PATH_BYTES_MAX as u64 + DIRECTORY_BYTES);
 
 /// Space that a request of so many bytes could need at most, without a look into it.

@@ -293,7 +293,7 @@ pub struct Restore {
     leases: Table,
     /// Id of the last lease.
     last_lease: Option<LeaseId>,
-    /// What is noted of nodes with a time to live, by the revisions that set it.
+    /// The notes of nodes with a time to live, by the revisions that set it.
     deadlines: BTreeMap<i64, LeaseRecord>,
     directories: Option<mvcc::Restore>,
     key_space: Option<mvcc::Restore>,

@@ -48,7 +48,7 @@ pub enum Applied {
     AfterCompaction(Response),
 }
 
-/// What became of a committed request in the first moment.
+/// The outcome of a committed request in the first moment.
 #[derive(Debug)]
 #[must_use = "a write that is being prepared is to be gone on with"]
 pub enum Begun {
@@ -115,7 +115,7 @@ impl Machine {
         }
     }
 
-    /// Of the parts of a backup. The leases know their keys.
+    /// A machine of the parts of a backup. The leases know their keys.
     #[must_use]
     pub fn of_backup(
         (store, leases): (Store, Table),

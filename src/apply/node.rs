@@ -24,7 +24,7 @@ use crate::pb::peer;
 use crate::request::{EntryId, NodeAction, NodeFault, NodeMethod, NodeQuery, Outcome, Rejection, Response};
 use crate::types::{Feature, KeyRange, LeaseId, LogIndex, NodePath, Slice};
 
-/// What was decided.
+/// The decision.
 enum Plan {
     Put {
         path: NodePath,
