@@ -8,6 +8,7 @@ mod line;
 mod outlet;
 mod rotation;
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, RawFd};
@@ -85,13 +86,19 @@ impl Log {
     }
 }
 
+thread_local! {
+    /// Whether this thread ends the process. Two may: one that does so, and one that panics meanwhile.
+    static HAS_LAST_WORDS: Cell<bool> = const { Cell::new(false) };
+}
+
 /// One event's way into the log. Never fails, or tracing would complain on standard error, which may be why.
 struct Entry;
 
 impl io::Write for Entry {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if let Some(log) = LOG.get() {
-            log.outlets.iter().for_each(|outlet| outlet.push(line));
+            let take = if HAS_LAST_WORDS.get() { Outlet::push_last_words } else { Outlet::push };
+            log.outlets.iter().for_each(|outlet| take(outlet, line));
         }
         Ok(line.len())
     }
@@ -139,14 +146,12 @@ pub(in crate::shell) fn descriptor() -> RawFd {
     LOG.get().map_or(libc::STDERR_FILENO, |log| log.descriptor)
 }
 
-/// Logs what `say` says, with room of its own and time to be written, before the process ends.
+/// Logs what `say` says, with room of its own and time to be written, before the process ends. Lines
+/// of other threads behind them are left out.
 pub(in crate::shell) fn last_words(say: impl FnOnce()) {
-    let log = LOG.get();
-    if let Some(log) = log {
-        log.outlets.iter().for_each(Outlet::end);
-    }
+    HAS_LAST_WORDS.set(true);
     say();
-    if let Some(log) = log {
+    if let Some(log) = LOG.get() {
         log.flush();
     }
 }

@@ -13,7 +13,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, RecvTimeoutError};
@@ -43,6 +43,8 @@ pub(super) struct Outlet {
 #[derive(Debug)]
 enum Item {
     Line(Vec<u8>),
+    /// A line behind which no other kind is written.
+    LastWords(Vec<u8>),
     /// Answered when everything before it was written or lost.
     Flush(channel::Sender<()>),
 }
@@ -53,8 +55,6 @@ struct Queue {
     bytes: AtomicUsize,
     /// Lines that found no room since the log last said so.
     dropped: AtomicU64,
-    /// The process is about to end: its last words have room of their own.
-    is_ending: AtomicBool,
 }
 
 impl Outlet {
@@ -65,28 +65,45 @@ impl Outlet {
     pub(super) fn start(sink: impl Write + Send + 'static, lost_line: LostLine) -> io::Result<Self> {
         let (lines, inbox) = channel::unbounded();
         let queue = Arc::<Queue>::default();
-        let mut drain = Drain { sink, inbox, queue: Arc::clone(&queue), lost_line, lost: 0, is_torn: false };
+        let mut drain = Drain {
+            sink,
+            inbox,
+            queue: Arc::clone(&queue),
+            lost_line,
+            lost: 0,
+            is_torn: false,
+            is_ending: false,
+        };
         std::thread::Builder::new().name("log-lines".to_owned()).spawn(move || drain.run())?;
         Ok(Self { queue, lines })
     }
 
     /// Takes a line, its end included, or drops it. Never waits.
     pub(super) fn push(&self, line: &[u8]) {
-        let bytes = line.len() + LINE_BYTES_OVERHEAD;
-        let reserve = if self.queue.is_ending.load(Ordering::Relaxed) { QUEUE_BYTES_MAX } else { 0 };
-        let waiting = self.queue.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if QUEUE_BYTES_MAX + reserve < waiting + bytes {
-            self.queue.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.queue.dropped.fetch_add(1, Ordering::Relaxed);
-            return;
+        if self.has_room(line, QUEUE_BYTES_MAX) {
+            // The thread that receives ends only when this sender is gone.
+            self.lines.send(Item::Line(line.to_vec())).ok();
         }
-        // The thread that receives ends only when this sender is gone.
-        self.lines.send(Item::Line(line.to_vec())).ok();
     }
 
-    /// From now on lines are last words, which have room of their own.
-    pub(super) fn end(&self) {
-        self.queue.is_ending.store(true, Ordering::Relaxed);
+    /// Takes a line of a process that ends, which has room of its own. Other lines behind it are left out:
+    /// roles still run, and the log's last line says why they do not for long.
+    pub(super) fn push_last_words(&self, line: &[u8]) {
+        if self.has_room(line, 2 * QUEUE_BYTES_MAX) {
+            self.lines.send(Item::LastWords(line.to_vec())).ok();
+        }
+    }
+
+    /// Whether the line fits into so many bytes; then they are counted.
+    fn has_room(&self, line: &[u8], bytes_max: usize) -> bool {
+        let bytes = line.len() + LINE_BYTES_OVERHEAD;
+        let waiting = self.queue.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let has_room = waiting + bytes <= bytes_max;
+        if !has_room {
+            self.queue.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.queue.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        has_room
     }
 
     /// What tells when all lines so far were written or lost.
@@ -117,6 +134,8 @@ struct Drain<W> {
     lost: u64,
     /// The last write broke off inside a line.
     is_torn: bool,
+    /// Last words came.
+    is_ending: bool,
 }
 
 impl<W: Write> Drain<W> {
@@ -129,10 +148,17 @@ impl<W: Write> Drain<W> {
             };
             match item {
                 Ok(Item::Line(line)) => {
-                    self.tell_lost();
-                    if self.write(&line).is_err() {
-                        self.lost += 1;
+                    if !self.is_ending {
+                        self.tell_lost();
+                        self.lost += u64::from(self.write(&line).is_err());
                     }
+                    self.queue.bytes.fetch_sub(line.len() + LINE_BYTES_OVERHEAD, Ordering::Relaxed);
+                }
+                Ok(Item::LastWords(line)) => {
+                    self.is_ending = true;
+                    self.lost += self.queue.dropped.swap(0, Ordering::Relaxed);
+                    self.tell_lost();
+                    self.lost += u64::from(self.write(&line).is_err());
                     self.queue.bytes.fetch_sub(line.len() + LINE_BYTES_OVERHEAD, Ordering::Relaxed);
                 }
                 Ok(Item::Flush(done)) => {
@@ -142,7 +168,7 @@ impl<W: Write> Drain<W> {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             // What found no room came later than all that did.
-            if self.inbox.is_empty() {
+            if self.inbox.is_empty() && !self.is_ending {
                 self.lost += self.queue.dropped.swap(0, Ordering::Relaxed);
                 self.tell_lost();
             }
@@ -271,15 +297,28 @@ mod tests {
         assert!(!outlet.flush().wait(Instant::now()), "its reader does not read");
         assert!(outlet.queue.bytes.load(Ordering::Relaxed) <= QUEUE_BYTES_MAX);
         // Last words have room of their own, and the end does not wait for ever.
-        outlet.end();
-        outlet.push(b"why it ends\n");
+        outlet.push_last_words(b"why it ends\n");
         let flush = outlet.flush();
         assert!(!flush.wait(Instant::now()));
         drop(closed);
         assert!(flush.wait(soon()));
         assert!(outlet.flush().wait(soon()));
         let text = place.text();
-        assert!(text.ends_with("why it ends\n40 lost\n"), "{}", &text[text.len() - 40..]);
+        assert!(text.ends_with("40 lost\nwhy it ends\n"), "{}", &text[text.len() - 40..]);
+        assert_eq!(outlet.queue.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn nothing_but_last_words_is_written_behind_last_words() {
+        let place = Place::with_room(usize::MAX);
+        let outlet = Outlet::start(place.clone(), lost).unwrap();
+        outlet.push(b"a role\n");
+        outlet.push_last_words(b"why it ends\n");
+        outlet.push(b"a role goes on\n");
+        outlet.push_last_words(b"a panic meanwhile\n");
+        outlet.push(b"a role goes on\n");
+        assert!(outlet.flush().wait(soon()));
+        assert_eq!(place.text(), "a role\nwhy it ends\na panic meanwhile\n");
         assert_eq!(outlet.queue.bytes.load(Ordering::Relaxed), 0);
     }
 
