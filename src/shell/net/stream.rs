@@ -124,6 +124,34 @@ impl Stream {
         unsafe { libc::shutdown(self.socket.as_raw_fd(), libc::SHUT_WR) };
     }
 
+    /// Whether the kernel has sent bytes again, twice at least, and has heard nothing at all since the first time:
+    /// some 600 ms on a short way. A reader that is only slow, or drops what it has no room for, does acknowledge
+    /// what is sent again. False where it cannot be told.
+    pub(in crate::shell) fn is_unheard(&self) -> bool {
+        // The head of `tcp_info`: retransmissions without progress, and milliseconds since data was sent last and
+        // since anything was acknowledged last.
+        const RETRANSMITS: usize = 2;
+        const LAST_DATA_SENT: usize = 44;
+        const LAST_ACK_RECEIVED: usize = 56;
+        const RETRANSMITS_MIN: u8 = 2;
+        /// An answer to what was sent again comes sooner.
+        const ANSWER_MS: u32 = 100;
+        let mut info = [0_u8; 60];
+        let mut length = libc::socklen_t::try_from(info.len()).expect("sixty is small");
+        // SAFETY: the descriptor is open as long as `socket` is borrowed; the kernel writes at most `length` bytes
+        // into `info`, and both live until the call returns.
+        let result = unsafe {
+            let (info, length) = (info.as_mut_ptr().cast(), std::ptr::from_mut(&mut length));
+            libc::getsockopt(self.socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info, length)
+        };
+        #[expect(clippy::host_endian_bytes, reason = "the kernel's own words")]
+        let word = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+        result == 0
+            && usize::try_from(length) == Ok(info.len())
+            && RETRANSMITS_MIN <= info[RETRANSMITS]
+            && word(LAST_DATA_SENT).saturating_add(ANSWER_MS) <= word(LAST_ACK_RECEIVED)
+    }
+
     fn set(&self, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
         let length = libc::socklen_t::try_from(size_of_val(&value)).expect("an int is small");
         // SAFETY: the descriptor is open as long as `socket` is borrowed; the kernel reads `length` bytes

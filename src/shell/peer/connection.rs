@@ -41,6 +41,9 @@ const OUTBOX_KEPT_BYTES: usize = 1024 * 1024;
 /// How long a connection that we end may take to deliver its last frame.
 const LINGER: Duration = Duration::from_millis(500);
 
+/// How long it is remembered whether bytes are acknowledged.
+const UNHEARD_KEPT: Duration = Duration::from_millis(50);
+
 /// A read buffer that all connections share, since at most one of them reads at a time.
 pub(super) type Scratch = Rc<RefCell<Box<[u8]>>>;
 
@@ -102,6 +105,8 @@ pub(super) struct Connection {
     writing_bytes: Cell<usize>,
     sent_bytes: Cell<u64>,
     received_bytes: Cell<u64>,
+    /// When it was last asked, and what it was then.
+    unheard: Cell<(Option<Instant>, bool)>,
     writer: Wake,
     drained: Broadcast,
     end: RefCell<Option<End>>,
@@ -125,6 +130,7 @@ impl Connection {
             writing_bytes: Cell::new(0),
             sent_bytes: Cell::new(0),
             received_bytes: Cell::new(0),
+            unheard: Cell::default(),
             writer: Wake::default(),
             drained: Broadcast::default(),
             end: RefCell::default(),
@@ -155,6 +161,19 @@ impl Connection {
     /// Whether frames still get through, as far as is known.
     pub(super) fn is_open(&self) -> bool {
         self.end.borrow().is_none()
+    }
+
+    /// Whether the bytes that were sent seem to go nowhere. They may arrive after all; new ones are better sent
+    /// over another connection meanwhile.
+    pub(super) fn is_unheard(&self) -> bool {
+        let (asked, was_unheard) = self.unheard.get();
+        let now = Instant::now();
+        if asked.is_some_and(|asked| now.duration_since(asked) < UNHEARD_KEPT) {
+            return was_unheard;
+        }
+        let is_unheard = self.stream.borrow().is_unheard();
+        self.unheard.set((Some(now), is_unheard));
+        is_unheard
     }
 
     /// Bytes that wait for the socket.

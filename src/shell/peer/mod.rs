@@ -288,7 +288,11 @@ impl Transport {
     pub(super) fn send(&self, message: &Message) -> bool {
         let Some(peer) = self.peer(message.to()) else { return false };
         let bytes_max = self.config.message_bytes_max;
-        let is_sent = self.way_to(&peer, lane_of(message.kind())).is_some_and(|connection| {
+        let lane = lane_of(message.kind());
+        if lane == Lane::Control {
+            self.leave_unheard(&peer);
+        }
+        let is_sent = self.way_to(&peer, lane).is_some_and(|connection| {
             connection.queue(self.config.queue_bytes_max, |outbox| {
                 let start = outbox.len();
                 put_frame(outbox, FrameKind::RaftMessage, |outbox| message.encode(outbox));
@@ -335,10 +339,28 @@ impl Transport {
 
     /// The connection that carries a lane to a peer: ours, or else the peer's own.
     fn way_to(&self, peer: &Peer, lane: Lane) -> Option<Rc<Connection>> {
-        peer.link(lane).connection().or_else(|| {
-            let visitors = self.visitors.borrow();
-            visitors.get(&peer.member)?.way_back(lane).cloned()
-        })
+        peer.link(lane).connection().or_else(|| self.way_back(peer, lane))
+    }
+
+    /// The peer's own connection of a lane, for what is said back to it.
+    fn way_back(&self, peer: &Peer, lane: Lane) -> Option<Rc<Connection>> {
+        self.visitors.borrow().get(&peer.member)?.way_back(lane).cloned()
+    }
+
+    /// Ends our connections to a peer where nobody acknowledges what is sent, while the peer is heard on those that
+    /// it opened, which carry the lanes from then on: a firewall went up that swallows one direction. Without this
+    /// the kernel gives them up after `PeerConfig::patience`. The control lane tells for all: its few bytes are never
+    /// too many for a reader that is slow, whose kernel drops what it has no room for. A lane changes its connection
+    /// by the end of the one before, never beside it, or it would overtake what is under way.
+    fn leave_unheard(&self, peer: &Peer) {
+        let is_unheard = peer.link(Lane::Control).connection().is_some_and(|ours| ours.is_unheard());
+        if is_unheard && self.way_back(peer, Lane::Control).is_some() {
+            let reason = "what is sent to the peer is not acknowledged; it is reached over the connections that it opens";
+            tracing::warn!(peer = %peer.member, "connections ended: {reason}");
+            peer.leave(&Refusal::new(RefusalCode::Replaced, reason));
+            // Entries that were under way are lost.
+            self.events.tell(PeerEvent::Reconnected(peer.member));
+        }
     }
 
     /// The cluster that this member belongs to.
