@@ -12,15 +12,20 @@ use crate::http2::{Connection, End, Method, Sink};
 use crate::messages;
 use crate::workload::{RangeReply, count_request, probe_request};
 
-#[derive(Default)]
 struct Reply {
     bytes: Vec<u8>,
+    /// Or else they are counted alone.
+    keeps_bytes: bool,
+    received: u64,
     end: Option<Result<(), String>>,
 }
 
 impl Sink for Reply {
     fn on_data(&mut self, _stream: u32, payload: &[u8]) {
-        self.bytes.extend_from_slice(payload);
+        self.received += payload.len() as u64;
+        if self.keeps_bytes {
+            self.bytes.extend_from_slice(payload);
+        }
     }
 
     fn on_end(&mut self, _stream: u32, end: End<'_>) {
@@ -39,6 +44,29 @@ pub(crate) fn call(
     message: &[u8],
     timeout: Duration,
 ) -> Result<Vec<u8>, ClientError> {
+    // The gRPC prefix: one byte of flags, four of length.
+    let mut bytes = exchange(endpoint, method, message, timeout, true)?.bytes;
+    Ok(bytes.split_off(bytes.len().min(5)))
+}
+
+/// Makes one call on a connection of its own, lets its reply pass, however many messages that has, and returns how many
+/// bytes they were.
+pub(crate) fn drain(
+    endpoint: &Endpoint,
+    method: Method,
+    message: &[u8],
+    timeout: Duration,
+) -> Result<u64, ClientError> {
+    Ok(exchange(endpoint, method, message, timeout, false)?.received)
+}
+
+fn exchange(
+    endpoint: &Endpoint,
+    method: Method,
+    message: &[u8],
+    timeout: Duration,
+    keeps_bytes: bool,
+) -> Result<Reply, ClientError> {
     let address = endpoint.address;
     let give_up = Instant::now() + timeout;
     let mut stream = TcpStream::connect_timeout(&address, timeout)
@@ -47,7 +75,7 @@ pub(crate) fn call(
     stream.set_nodelay(true).map_err(io)?;
     stream.set_write_timeout(Some(timeout)).map_err(io)?;
     let mut connection = Connection::new(&endpoint.authority);
-    let mut reply = Reply::default();
+    let mut reply = Reply { bytes: Vec::new(), keeps_bytes, received: 0, end: None };
     let mut buffer = vec![0; 64 * 1024];
     let mut is_sent = false;
     loop {
@@ -58,11 +86,7 @@ pub(crate) fn call(
         stream.write_all(&connection.out).map_err(io)?;
         connection.out.clear();
         match reply.end.take() {
-            Some(Ok(())) => {
-                // The gRPC prefix: one byte of flags, four of length.
-                let body = reply.bytes.split_off(reply.bytes.len().min(5));
-                return Ok(body);
-            }
+            Some(Ok(())) => return Ok(reply),
             Some(Err(text)) => return Err(ClientError::Call(text)),
             None => {}
         }

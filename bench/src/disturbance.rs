@@ -36,6 +36,8 @@ pub(crate) enum Disturbance {
     List,
     /// HashKV, again and again
     Hash,
+    /// A snapshot of everything is streamed to a client that reads as fast as it can, again and again
+    Snapshot,
     /// As many revisions as there are keys are compacted, once
     Compact,
     /// A checkpoint of all keys is written (pinion alone has any)
@@ -50,9 +52,10 @@ pub(crate) enum Disturbance {
 
 impl Disturbance {
     /// In an order in which each leaves to the next one what that needs.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::List,
         Self::Hash,
+        Self::Snapshot,
         Self::Latecomers,
         Self::Checkpoint,
         Self::Compact,
@@ -100,6 +103,7 @@ impl Scene<'_> {
         match what {
             Disturbance::List => self.again_and_again(|| self.call(Method::Range, &list_request())),
             Disturbance::Hash => self.again_and_again(|| self.call(Method::HashKv, &[])),
+            Disturbance::Snapshot => self.again_and_again(|| self.snapshot()),
             Disturbance::Compact => {
                 let revision = call::revision(self.endpoint, CALL_TIMEOUT)?.unsigned_abs();
                 self.once(|| self.call(Method::Compact, &compact_request(revision)))
@@ -113,6 +117,13 @@ impl Scene<'_> {
 
     fn call(&self, method: Method, message: &[u8]) -> Result<(), ClientError> {
         call::call(self.endpoint, method, message, CALL_TIMEOUT).map(|_| ())
+    }
+
+    fn snapshot(&self) -> Result<(), ClientError> {
+        match call::drain(self.endpoint, Method::Snapshot, &[], CALL_TIMEOUT)? {
+            0 => Err(ClientError::Call("the snapshot is empty".to_owned())),
+            _ => Ok(()),
+        }
     }
 
     fn once(&self, mut act: impl FnMut() -> Result<(), ClientError>) -> Result<Happened, ClientError> {

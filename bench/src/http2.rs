@@ -49,10 +49,11 @@ pub(crate) enum Method {
     DeleteRange,
     Compact,
     HashKv,
+    Snapshot,
 }
 
 impl Method {
-    const COUNT: usize = 10;
+    const COUNT: usize = 11;
 
     /// The `:path` of the call.
     pub(crate) fn path(self) -> &'static str {
@@ -67,6 +68,7 @@ impl Method {
             Self::DeleteRange => "/etcdserverpb.KV/DeleteRange",
             Self::Compact => "/etcdserverpb.KV/Compact",
             Self::HashKv => "/etcdserverpb.Maintenance/HashKV",
+            Self::Snapshot => "/etcdserverpb.Maintenance/Snapshot",
         }
     }
 }
