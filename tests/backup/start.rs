@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -223,6 +224,38 @@ fn three_members_killed_under_load_keep_every_acknowledged_put() {
                 hashes.push(client.hash_kv(put.revision).await.unwrap().hash);
             }
             assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
+        });
+    }
+}
+
+#[test]
+fn etcd_and_pinion_never_run_on_one_directory_whichever_comes_first_at_whichever_start() {
+    for etcd in etcds::all() {
+        block_on(TEST_DEADLINE, async {
+            let work = WorkDir::new();
+            let theirs = etcd.launch(work.join("etcd"));
+            drop(theirs.start().await);
+            let ours = Launch {
+                client_port: pinion_kit::free_port(),
+                peer_port: pinion_kit::free_port(),
+                binary: Launch::new(work.join("x")).binary,
+                ..theirs.clone()
+            };
+            let member = ours.data_dir.join("member");
+            let segment = member.join("wal/0000000000000000-0000000000000000.wal");
+            for start in ["the import", "a later start"] {
+                let _server = ours.start().await;
+                // etcd takes both for itself alone before it does anything.
+                let locks = fs::read_to_string("/proc/locks").unwrap();
+                for (kind, file) in [("FLOCK", &member.join("snap/db")), ("OFDLCK", &segment)] {
+                    let inode = format!(":{} ", fs::metadata(file).unwrap().ino());
+                    let is_held = |line: &str| line.contains(kind) && line.contains(&inode);
+                    let file = file.display();
+                    assert!(locks.lines().any(is_held), "{start}: {file} is free for an etcd:\n{locks}");
+                }
+            }
+            let _server = theirs.start().await;
+            ours.start_refused().await.assert_says(&["in use by an etcd that runs"]);
         });
     }
 }

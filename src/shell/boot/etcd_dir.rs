@@ -4,9 +4,9 @@
 //! DATA/member/snap/db, *.snap, *.snap.db   the database and the snapshots
 //! DATA/member/wal/*.wal                    the log; elsewhere with etcd's --wal-dir, which must be given here too
 //! ```
-//! etcd must not run on it, now or later: two processes would act for one member. Its locks are taken for the import
-//! and kept for the life of the process: that of the database is flock's, those of the segments are bound to the open
-//! file (`F_OFD_SETLK`), which flock does not see.
+//! etcd must not run on it, now or later: two processes would act for one member. Its locks are taken at each start, as
+//! long as etcd's files are there, and kept for the life of the process: that of the database is flock's, those of the
+//! segments are bound to the open file (`F_OFD_SETLK`), which flock does not see.
 //!
 //! Power cut at any line: IDENTITY says that a bootstrap is under way until all is on the disk, and the next start
 //! begins the import anew.
@@ -131,7 +131,8 @@ impl EtcdFiles {
     }
 }
 
-/// Imports the data of an etcd, if the directory has that and no member's data of ours. Afterwards it is a member's.
+/// Imports the data of an etcd, if the directory has that and no member's data of ours. Afterwards it is a member's, and
+/// etcd's files are locked against an etcd.
 ///
 /// # Errors
 /// [`EtcdDirError`], whose text says what is the matter.
@@ -143,9 +144,25 @@ pub(super) fn import_if_any(
     // An import or a bootstrap that did not end is begun anew.
     let is_ours = data_dir.identity()?.is_some_and(|identity| identity.is_ready);
     match data_dir.etcd() {
-        Some(etcd) if !is_ours => import(config, data_dir, &etcd, waiting),
-        _ => Ok(()),
+        Some(etcd) if is_ours => keep_etcd_away(&etcd),
+        Some(etcd) => import(config, data_dir, &etcd, waiting),
+        None => Ok(()),
     }
+}
+
+/// Takes the locks of what is left of etcd's files.
+fn keep_etcd_away(etcd: &EtcdFiles) -> Result<(), EtcdDirError> {
+    let path = etcd.snap.join("db");
+    let file = match SnapshotFile::open(&path) {
+        Ok(file) => file,
+        Err(SnapshotError::Locked { path }) => return Err(EtcdDirError::Running { path }),
+        Err(error) => return Err(error.into()),
+    };
+    let segments = files(&etcd.wal, "wal").unwrap_or_default();
+    let locks = segments.iter().map(|path| lock_segment(path)).collect::<Result<Vec<File>, _>>()?;
+    // While this process lives no etcd gets them.
+    std::mem::forget((locks, file));
+    Ok(())
 }
 
 fn import(
