@@ -24,7 +24,7 @@ use crate::auth::{AuthChange, Realm};
 use crate::directory::Directories;
 use crate::lease::{Change, Table};
 use crate::membership::{Cluster, MemberChange};
-use crate::mvcc::{HashCursor, HashKv, HashOvertaken, Store};
+use crate::mvcc::{HashCursor, HashKv, HashOvertaken, REVISION_MAX, Store};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
 use crate::request::{EntryId, Group, Outcome, Query, Rejection, Request, RequestKind, Response};
@@ -164,6 +164,41 @@ impl Machine {
     pub fn reduce_cluster_to(&mut self, own: MemberId) -> Result<(), Rejection> {
         self.cluster.reduce_to(own)?;
         self.parts.retain(|member| !self.cluster.is_removed(member));
+        Ok(())
+    }
+
+    /// The cluster, of which `own` is the only member, goes on as another one; see `Cluster::renew`. Members that are
+    /// added reach it at `peer_urls`, where they are given.
+    ///
+    /// # Errors
+    /// Why it cannot have these URLs.
+    pub fn renew_cluster(
+        &mut self,
+        own: MemberId,
+        token: &str,
+        peer_urls: Option<Vec<String>>,
+    ) -> Result<(), Rejection> {
+        assert_eq!(self.cluster.members().len(), 1, "nobody else has to be told");
+        if let Some(peer_ur_ls) = peer_urls {
+            drop(self.cluster.update(pb::MemberUpdateRequest { id: own.0, peer_ur_ls })?);
+        }
+        self.cluster.renew(token);
+        Ok(())
+    }
+
+    /// Raises the revision by `by` and compacts everything below, so that clients which may have seen more than there
+    /// is now begin anew.
+    ///
+    /// # Errors
+    /// The revision that cannot be raised so far.
+    pub fn raise_revision(&mut self, by: u64) -> Result<(), i64> {
+        assert!(self.preparation.is_none(), "nothing is half written");
+        let current = self.store.current_revision();
+        let raised = i64::try_from(by).ok().and_then(|by| current.checked_add(by));
+        let raised = raised.filter(|raised| *raised <= REVISION_MAX).ok_or(current)?;
+        self.store.advance_to(raised);
+        self.store.compact(raised);
+        self.directories.compact(raised, raised);
         Ok(())
     }
 

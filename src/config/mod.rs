@@ -52,7 +52,7 @@ pub use process::{
     WalSync, WebConfig,
 };
 pub use tls::{PairFiles, Security, TlsConfig, TlsPolicy, TlsVersion};
-pub use tool::{Format, Restore, Tool, parse as parse_tool};
+pub use tool::{Format, Recover, Restore, Tool, parse as parse_tool};
 pub use url::{Url, UrlError};
 
 /// All of it.

@@ -6,6 +6,7 @@
 //! Compatibility: `snapshot restore` and `snapshot status` have etcdutl's flags and defaults.
 
 use super::parse::Refused;
+use super::url::Url;
 use super::value::parse_signed;
 use super::{Config, Parsed};
 
@@ -14,6 +15,8 @@ use super::{Config, Parsed};
 pub enum Tool {
     /// Make a member's data directory out of a snapshot.
     Restore(Box<Restore>),
+    /// Tell what the survivors of a cluster hold, and make a new cluster of it.
+    Recover(Box<Recover>),
     /// Tell what a snapshot holds.
     SnapshotStatus { file: String, format: Format },
     /// Tell what a data directory holds.
@@ -36,6 +39,28 @@ pub struct Restore {
     pub bump_revision: u64,
 }
 
+/// `recover`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recover {
+    /// The survivors' data directories.
+    pub dirs: Vec<String>,
+    /// Where the new member's data is made; without it the survivors are only looked at.
+    pub data_dir: Option<String>,
+    /// The new member's name; as before unless given.
+    pub name: Option<String>,
+    /// Where other members reach it; as before unless given.
+    pub peer_urls: Option<Vec<Url>>,
+    /// What the new cluster's id is made of besides the old one's; drawn unless given.
+    pub token: Option<String>,
+    /// The directory that is to be gone on with, whether or not it is the furthest.
+    pub force_new_cluster: Option<String>,
+    /// That one may be older than another that is given.
+    pub force_older: bool,
+    /// As for a restore.
+    pub bump_revision: u64,
+    pub format: Format,
+}
+
 /// `-w`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -54,6 +79,15 @@ Commands, none of which needs a server:
       --skip-hash-check                 take a file without its hash (a copy of member/snap/db)
       --bump-revision N --mark-compacted
                                         raise the revision by N and compact everything below
+  pinion recover DIR... [flags]         a majority is lost for good: tells what the data directories of the survivors hold
+      --data-dir NEW                    makes there the only member of a new cluster, of the survivor whose last term, then
+                                        index, is the highest; the survivors stay as they are. Without it nothing is made
+      --name, --initial-advertise-peer-urls, --initial-cluster-token
+                                        as for a restore; the name and the URLs are that survivor's unless given
+      --bump-revision N --mark-compacted
+                                        as for a restore: clients that saw writes which are lost begin anew
+      --force-new-cluster DIR           goes on with this one of the directories
+      --force-new-cluster-of-older      the same, though another one of them is further
   pinion snapshot status FILE           hash, revision, keys, size and version of a snapshot
   pinion status DIR [--wal-dir DIR]     what a data directory of Pinion holds
   pinion hashkv DIR|FILE [--rev N] [--wal-dir DIR]
@@ -91,6 +125,7 @@ pub fn parse(args: &[String]) -> Option<Result<Tool, Refused>> {
         }
         ("snapshot", None) => Some(Err(Refused::usage(format!("snapshot: restore or status?\n{USAGE}")))),
         ("snapshot" | "help", _) => Some(Ok(Tool::Print(USAGE.to_owned()))),
+        ("recover", _) => Some(recover(rest)),
         ("status", _) => Some(status(rest)),
         ("hashkv", _) => Some(hash_kv(rest)),
         _ => None,
@@ -107,19 +142,9 @@ fn restore(args: &[String]) -> Result<Tool, Refused> {
     }
     let mut words = Words::read(args, &["skip-hash-check", "mark-compacted"])?;
     let skip_hash_check = words.take_flag("skip-hash-check")?;
-    let mark_compacted = words.take_flag("mark-compacted")?;
-    let bump_revision = words.take_number("bump-revision")?.unwrap_or_default();
-    let bump_revision = u64::try_from(bump_revision).map_err(|_| {
-        Refused::usage(format!("--bump-revision={bump_revision}: expected a number from 0 on"))
-    })?;
+    let bump_revision = words.take_bump()?;
     // etcd's own memory map; the state here takes what it needs.
     words.take_number("initial-memory-map-size")?;
-    if (0 < bump_revision) != mark_compacted {
-        return Err(Refused::contradiction(
-            "--mark-compacted and --bump-revision go together: a higher revision helps only if the revisions below \
-             are compacted, so that watchers and caches that know of them begin anew",
-        ));
-    }
     let mut own = Vec::new();
     for (name, value) in std::mem::take(&mut words.flags) {
         if !MEMBERS_OWN.contains(&name.as_str()) {
@@ -136,6 +161,71 @@ fn restore(args: &[String]) -> Result<Tool, Refused> {
         Parsed::Refused(refused) => Err(refused),
         Parsed::Print(_) | Parsed::PrintMetrics => unreachable!("no such flag was passed on"),
     }
+}
+
+fn recover(args: &[String]) -> Result<Tool, Refused> {
+    if args.iter().any(|arg| is_help(arg)) {
+        return Ok(Tool::Print(USAGE.to_owned()));
+    }
+    let mut words = Words::read(args, &["mark-compacted", "force-new-cluster-of-older"])?;
+    let format = words.take_format()?;
+    if !matches!(format, Format::Simple | Format::Json) {
+        return Err(Refused::usage("--write-out: recover has simple and json".to_owned()));
+    }
+    if words.take("initial-cluster")?.is_some() {
+        return Err(Refused::usage(
+            "--initial-cluster: a recovered cluster has one member, of --name and --initial-advertise-peer-urls; others \
+             are added to it when it runs"
+                .to_owned(),
+        ));
+    }
+    if words.take("wal-dir")?.is_some() {
+        return Err(Refused::usage(
+            "--wal-dir: the log of a survivor is read from the wal/ in its directory, and that of the new member is made \
+             there; move its files before the first start to have them elsewhere"
+                .to_owned(),
+        ));
+    }
+    let name = words.take("name")?;
+    if name.as_deref() == Some("") {
+        return Err(Refused::usage("--name: a member needs a name".to_owned()));
+    }
+    let peer_urls = words.take("initial-advertise-peer-urls")?;
+    let peer_urls = peer_urls.map(|text| Url::parse_list(&text)).transpose();
+    let peer_urls =
+        peer_urls.map_err(|error| Refused::usage(format!("--initial-advertise-peer-urls: {error}")))?;
+    let (data_dir, token) = (words.take("data-dir")?, words.take("initial-cluster-token")?);
+    let force_new_cluster = words.take("force-new-cluster")?;
+    let force_older = words.take_flag("force-new-cluster-of-older")?;
+    let bump_revision = words.take_bump()?;
+    words.end()?;
+    let dirs = words.positional;
+    if dirs.is_empty() {
+        return Err(Refused::usage(format!("recover: of which data directories?\n{USAGE}")));
+    }
+    if let Some(forced) = &force_new_cluster
+        && !dirs.contains(forced)
+    {
+        return Err(Refused::contradiction(format!(
+            "--force-new-cluster={forced}: it is none of the directories that are given"
+        )));
+    }
+    if force_older && force_new_cluster.is_none() {
+        return Err(Refused::contradiction(
+            "--force-new-cluster-of-older: which one? --force-new-cluster names it",
+        ));
+    }
+    Ok(Tool::Recover(Box::new(Recover {
+        dirs,
+        data_dir,
+        name,
+        peer_urls,
+        token,
+        force_new_cluster,
+        force_older,
+        bump_revision,
+        format,
+    })))
 }
 
 fn snapshot_status(args: &[String]) -> Result<Tool, Refused> {
@@ -225,6 +315,21 @@ impl Words {
         Ok(found)
     }
 
+    /// By how much the revision is raised: `--bump-revision`, with `--mark-compacted`.
+    fn take_bump(&mut self) -> Result<u64, Refused> {
+        let mark_compacted = self.take_flag("mark-compacted")?;
+        let bump = self.take_number("bump-revision")?.unwrap_or_default();
+        let bump = u64::try_from(bump)
+            .map_err(|_| Refused::usage(format!("--bump-revision={bump}: expected a number from 0 on")))?;
+        if (0 < bump) != mark_compacted {
+            return Err(Refused::contradiction(
+                "--mark-compacted and --bump-revision go together: a higher revision helps only if the revisions below \
+                 are compacted, so that watchers and caches that know of them begin anew",
+            ));
+        }
+        Ok(bump)
+    }
+
     fn take_format(&mut self) -> Result<Format, Refused> {
         let (short, long) = (self.take("w")?, self.take("write-out")?);
         match long.or(short).as_deref() {
@@ -293,6 +398,23 @@ mod tests {
     }
 
     #[test]
+    fn recover_looks_only_until_it_is_told_where_to_make_a_new_directory() {
+        let Some(Ok(Tool::Recover(looked))) = parsed("recover a b") else {
+            panic!("{:?}", parsed("recover a b"))
+        };
+        assert_eq!((looked.dirs.len(), looked.data_dir, looked.token), (2, None, None));
+        let line = "recover a --data-dir n b --name=x --initial-advertise-peer-urls http://h:1 --force-new-cluster=b \
+                    --force-new-cluster-of-older --bump-revision 9 --mark-compacted -w json c";
+        let Some(Ok(Tool::Recover(made))) = parsed(line) else { panic!("{:?}", parsed(line)) };
+        assert_eq!(
+            (made.dirs.join(" "), made.force_older, made.bump_revision),
+            ("a b c".to_owned(), true, 9)
+        );
+        assert_eq!((made.data_dir.as_deref(), made.force_new_cluster.as_deref()), (Some("n"), Some("b")));
+        assert_eq!(made.peer_urls.unwrap()[0].to_string(), "http://h:1");
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused_by_name() {
         for (line, words) in [
             ("snapshot", "restore or status"),
@@ -306,6 +428,16 @@ mod tests {
             ("snapshot restore a --name", "needs an argument"),
             ("snapshot restore a --initial-cluster=nonsense", "initial-cluster"),
             ("snapshot status a -w yaml", "--write-out=yaml"),
+            ("recover", "of which data directories"),
+            ("recover a --wal-dir w", "--wal-dir"),
+            ("recover a --initial-cluster n=http://h:1", "--initial-cluster"),
+            ("recover a --initial-advertise-peer-urls h", "--initial-advertise-peer-urls"),
+            ("recover a --force-new-cluster b", "none of the directories"),
+            ("recover a --force-new-cluster-of-older", "names it"),
+            ("recover a --bump-revision=3", "go together"),
+            ("recover a -w table", "simple and json"),
+            ("recover a --name=", "needs a name"),
+            ("recover a --heartbeat-interval=3", "-heartbeat-interval"),
             ("status", "0 arguments"),
             ("hashkv d --rev x", "--rev=x"),
             ("hashkv d --nope=1", "-nope"),

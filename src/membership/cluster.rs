@@ -123,6 +123,12 @@ impl Cluster {
         Ok(())
     }
 
+    /// The cluster goes on as another one, with an id made of its own and of `token`: members of the one take no part in
+    /// the other, and are told so.
+    pub fn renew(&mut self, token: &str) {
+        self.id = member::renewed_cluster_id(self.id, token);
+    }
+
     /// The ids that were members once, ascending.
     pub fn removed(&self) -> impl Iterator<Item = MemberId> {
         self.removed.iter().copied()

@@ -94,6 +94,13 @@ pub fn cluster_id(members: impl IntoIterator<Item = MemberId>) -> ClusterId {
     ClusterId(first_eight(&hash.finalize()))
 }
 
+/// The id of a cluster that goes on with the data of another one. `token` tells apart what is made of the same data.
+#[must_use]
+pub(super) fn renewed_cluster_id(old: ClusterId, token: &str) -> ClusterId {
+    let hash = Sha1::new().chain_update(old.0.to_be_bytes()).chain_update(token);
+    ClusterId(first_eight(&hash.finalize()))
+}
+
 fn first_eight(digest: &[u8]) -> u64 {
     let (eight, _) = digest.split_first_chunk().expect("a SHA-1 digest has 20 bytes");
     u64::from_be_bytes(*eight)

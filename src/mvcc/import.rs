@@ -13,7 +13,7 @@ use super::{KeyValueRef, Mark, Store};
 use crate::types::Revision;
 
 /// The highest revision that is taken: far from the end of the numbers, so that none overflows later.
-const REVISION_MAX: i64 = (SEQ_END / 4).cast_signed();
+pub const REVISION_MAX: i64 = (SEQ_END / 4).cast_signed();
 
 /// Takes changes and makes a store of them.
 #[derive(Debug, Default)]

@@ -54,7 +54,7 @@ pub use cursor::Cursor;
 pub use export::{Export, ExportCursor};
 pub use hash::{HashCursor, HashKv, HashOvertaken};
 pub use history::KeyChanges;
-pub use import::Import;
+pub use import::{Import, REVISION_MAX};
 pub use key_value::KeyValueRef;
 pub use mark::{Action, Expiry, Mark};
 pub use pinned::{CountCursor, ReadPin};

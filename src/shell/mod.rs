@@ -73,6 +73,7 @@ pub fn use_tool(tool: &Tool) -> ExitCode {
     let told = match tool {
         Tool::Print(text) => Ok(text.clone()),
         Tool::Restore(restore) => boot::restore::restore(restore).map(|()| String::new()),
+        Tool::Recover(recover) => boot::recover::recover(recover),
         Tool::SnapshotStatus { file, format } => boot::inspect::snapshot_status(file.as_ref(), *format),
         Tool::Status { dir, wal_dir, format } => {
             boot::inspect::status(dir.as_ref(), wal_dir.as_deref().map(Path::new), *format)

@@ -66,6 +66,45 @@ pub async fn fill(client: &Client, seed: u64, steps: usize) {
     client.put_kv("key-1", "last").await.unwrap();
 }
 
+/// So many keys, a fifth of them with a lease, a third written again, a tenth deleted; some of it compacted.
+pub async fn fill_many(client: &Client, keys: u64) {
+    /// Below what a transaction may have.
+    const OPS: u64 = 100;
+    let mut leases = vec![0; 4];
+    let grant = pb::LeaseGrantRequest { id: 4_711, ttl: 9_000 };
+    leases.push(client.lease_grant(&grant).await.unwrap().id);
+    let name = |key: u64| bytes::Bytes::from(format!("many/{key:08}"));
+    let put = |key: u64, generation: u8| {
+        let lease = leases[usize::try_from(key % 5).unwrap()];
+        let value = vec![b'a' + generation; usize::try_from(20 + key % 300).unwrap()];
+        let put = pb::PutRequest { key: name(key), value: value.into(), lease, ..Default::default() };
+        pb::RequestOp { request: Some(Op::RequestPut(put)) }
+    };
+    let delete = |key: u64| {
+        let delete = pb::DeleteRangeRequest { key: name(key), ..Default::default() };
+        pb::RequestOp { request: Some(Op::RequestDeleteRange(delete)) }
+    };
+    let mut compact_at = 0;
+    for first in (0..keys).step_by(usize::try_from(OPS).unwrap()) {
+        let all = first..keys.min(first + OPS);
+        let passes: [Vec<pb::RequestOp>; 3] = [
+            all.clone().map(|key| put(key, 0)).collect(),
+            all.clone().filter(|key| key % 3 == 0).map(|key| put(key, 1)).collect(),
+            all.filter(|key| key % 10 == 0).map(delete).collect(),
+        ];
+        for success in passes.into_iter().filter(|ops| !ops.is_empty()) {
+            let txn = pb::TxnRequest { success, ..Default::default() };
+            let done = client.txn(&txn).await.unwrap();
+            if first < keys / 4 {
+                compact_at = done.header.unwrap().revision;
+            }
+        }
+    }
+    let compaction = pb::CompactionRequest { revision: compact_at, physical: true };
+    client.compact(&compaction).await.unwrap();
+    client.put_kv("key-1", "last").await.unwrap();
+}
+
 trait Revision {
     async fn get_revision(&self) -> i64;
 }

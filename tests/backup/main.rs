@@ -7,6 +7,8 @@ mod commands;
 mod etcds;
 mod fill;
 mod out;
+mod recover;
 mod restore;
 mod seen;
 mod start;
+mod steps;

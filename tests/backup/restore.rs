@@ -1,7 +1,6 @@
 //! `pinion snapshot restore` and what looks at files: round trips with real etcds, bad files, crashes.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use pinion_kit::client::refusal;
@@ -12,9 +11,9 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use crate::commands::{json, pinion, refused, restore};
 use crate::etcds::{self, restore_flags};
-use crate::fill::{PASSWORD, fill, guard};
+use crate::fill::{PASSWORD, fill, fill_many, guard};
 use crate::out::snapshot;
-use crate::seen::seen;
+use crate::seen::{seen, tree};
 
 #[test]
 fn a_round_trip_etcd_to_pinion_to_etcd_keeps_history_leases_users_and_alarms() {
@@ -66,6 +65,43 @@ fn a_round_trip_etcd_to_pinion_to_etcd_keeps_history_leases_users_and_alarms() {
             assert_eq!(seen(&client, 0).await, there, "seed {seed}, pinion to etcd {}", etcd.version);
         });
     }
+}
+
+#[test]
+fn many_keys_with_their_history_leases_and_users_make_the_round_trip_with_equal_hashes() {
+    let Some(etcd) = etcds::all().into_iter().next_back() else { return };
+    let keys = env_number("PINION_BACKUP_KEYS", 10_000);
+    block_on(TEST_DEADLINE * 5, async {
+        let work = WorkDir::new();
+        let quota = "--quota-backend-bytes=8000000000";
+        let server = etcd.launch(work.join("etcd")).flag(quota).start().await;
+        let mut client = server.connect().await;
+        fill_many(&client, keys).await;
+        guard(&client).await;
+        client = client.logged_in("root", PASSWORD).await.unwrap();
+        let there = seen(&client, 0).await;
+        let file = work.join("etcd.db");
+        etcd.save(server.client_port(), &file, Some(&format!("root:{PASSWORD}")));
+        drop(server);
+
+        let launch = Launch::new(work.join("pinion"));
+        restore(&file, &launch);
+        let server = launch.start().await;
+        let client = server.connect().await.logged_in("root", PASSWORD).await.unwrap();
+        assert!(seen(&client, 0).await == there, "etcd {} to pinion", etcd.version);
+        let back = work.join("pinion.db");
+        fs::write(&back, snapshot(&client).await.unwrap()).unwrap();
+        drop(server);
+        let hash = json(&mut pinion(&["hashkv", back.to_str().unwrap()]));
+
+        let again = etcd.launch(work.join("again")).flag(quota);
+        etcd.restore(&back, &again);
+        let server = again.start().await;
+        let client = server.connect().await.logged_in("root", PASSWORD).await.unwrap();
+        assert!(seen(&client, 0).await == there, "pinion to etcd {}", etcd.version);
+        assert_eq!(hash["Hash"], client.hash_kv(0).await.unwrap().hash);
+        println!("{keys} keys, revision {}, {} MB", there.revision, fs::metadata(&back).unwrap().len() >> 20);
+    });
 }
 
 /// A member with a history, and the file of its snapshot.
@@ -130,21 +166,6 @@ fn a_raised_revision_is_compacted_and_new_revisions_come_behind_it() {
         let put = client.put_kv("key-1", "v").await.unwrap();
         assert_eq!(put.header.unwrap().revision, raised + 1);
     });
-}
-
-/// Everything in a directory, or nothing where there is none.
-fn tree(dir: &Path) -> Vec<(String, Vec<u8>)> {
-    let Ok(names) = fs::read_dir(dir) else { return Vec::new() };
-    let mut all = Vec::new();
-    for entry in names {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            all.extend(tree(&path));
-        }
-        all.push((path.display().to_string(), fs::read(&path).unwrap_or_default()));
-    }
-    all.sort();
-    all
 }
 
 #[test]

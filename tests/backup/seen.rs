@@ -1,6 +1,10 @@
-//! What a client sees of a state, so that two servers can be held against each other.
+//! What a client sees of a state, so that two servers can be held against each other; and what tells that files were
+//! touched.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use pinion_kit::client::Client;
 use pinion_kit::pb::etcdserverpb as pb;
@@ -16,7 +20,7 @@ pub struct Seen {
     users: BTreeMap<String, Vec<String>>,
     roles: BTreeMap<String, Vec<(i32, bytes::Bytes, bytes::Bytes)>>,
     alarms: Vec<(u64, i32)>,
-    keys: Vec<(bytes::Bytes, i64, i64, i64)>,
+    pub keys: Vec<(bytes::Bytes, i64, i64, i64)>,
 }
 
 /// What `client` sees at `revision`, or at the present one for 0.
@@ -88,4 +92,21 @@ async fn list_keys(client: &Client, revision: i64) -> Vec<(bytes::Bytes, i64, i6
     let list = client.range(&all).await.unwrap().kvs.into_iter();
     // Whether leases are told where values are not differs between versions; the hashes have them.
     list.map(|kv| (kv.key, kv.create_revision, kv.mod_revision, kv.version)).collect()
+}
+
+/// Everything in a directory, or nothing where there is none: names, and the length, the inode and the time of the last
+/// change of each. (Logs are long; a change of content has a time.)
+pub fn tree(dir: &Path) -> Vec<(PathBuf, u64, u64, (i64, i64))> {
+    let Ok(names) = fs::read_dir(dir) else { return Vec::new() };
+    let mut all = Vec::new();
+    for entry in names {
+        let path = entry.unwrap().path();
+        let found = fs::symlink_metadata(&path).unwrap();
+        if found.is_dir() {
+            all.extend(tree(&path));
+        }
+        all.push((path, found.len(), found.ino(), (found.ctime(), found.ctime_nsec())));
+    }
+    all.sort();
+    all
 }

@@ -102,7 +102,8 @@ pub(super) static FLAGS: &[Flag] = &[
         "false",
         "Last resort when a majority of the members is lost for good: go on as a cluster of this member \
         alone, with its data. Every entry of its log is kept, also those of which nobody knows any more \
-        whether they were committed; what only the lost members had is lost. All other members are removed \
+        whether they were committed; what only the lost members had is lost. It knows nothing of other directories: \
+        `pinion recover` compares those of all survivors first. All other members are removed \
         for ever: destroy their data directories, and add new members. Needs data; choose the member whose \
         raft index is highest. Give it for one start only: given again, it removes whoever was added since. Refused while the other \
         members answer and are a quorum with this one.",

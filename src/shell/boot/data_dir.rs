@@ -7,7 +7,7 @@
 //!   INCARNATION          the same with the number of the last start, which only grows
 //!   LIVES                the same with this member's life and those that it has met (`peer/lives.rs`)
 //!   ADDRESSES            the same with where names led last, a hint (`address_file.rs`)
-//!   UNFINISHED           there while a snapshot is restored into the directory; no member starts on it
+//!   UNFINISHED           there while a snapshot is restored or a cluster recovered into the directory; no member starts on it
 //!   wal/                 segments (elsewhere with --wal-dir)
 //!   checkpoint/          <index>.checkpoint, and *.tmp while one is written
 //! ```
@@ -95,10 +95,10 @@ pub(in crate::shell) enum DataDirError {
         "{path} ({flag}) holds the data of {program} ({mark}); choose an empty directory, or one of its own below this one"
     )]
     OtherProgram { path: PathBuf, flag: &'static str, program: &'static str, mark: &'static str },
-    #[error("data-dir {path} is not empty: a restore begins in a directory that is empty, or not there")]
+    #[error("data-dir {path} is not empty: new data begins in a directory that is empty, or not there")]
     NotEmpty { path: PathBuf },
     #[error(
-        "in {path} a restore was begun and did not end (UNFINISHED is there), so it does not hold what the snapshot holds. Delete the directory and restore again"
+        "in {path} a restore was begun and did not end, or a recovery (UNFINISHED is there), so it does not hold all of the data. Run that command again, or delete the directory"
     )]
     Unfinished { path: PathBuf },
     #[error(
@@ -188,19 +188,31 @@ impl DataDir {
         Ok(Self { root: root.to_owned(), wal, _lock: lock })
     }
 
-    /// Refuses a directory that holds anything, for a restore.
+    /// Refuses a directory that holds anything, for new data. What an earlier run of the command left there that did not
+    /// end is nothing.
     ///
     /// # Errors
     /// [`DataDirError::NotEmpty`].
     pub(in crate::shell) fn check_empty(root: &Path, wal: Option<&Path>) -> Result<(), DataDirError> {
+        let is_left_over = root.join(UNFINISHED).exists();
+        let checkpoints = root.join("checkpoint");
         for dir in [Some(root), wal].into_iter().flatten() {
+            let is_nothing = |name: &str| {
+                let path = dir.join(name);
+                // A fresh disk has that; and a run that was ended before its mark was there has left the lock.
+                matches!(name, "lost+found" | "LOCK" | "UNFINISHED.tmp")
+                    || is_left_over
+                        && (OWN_NAMES.contains(&name)
+                            || contents::is_log_name(name)
+                            || path == checkpoints
+                            || path == root.join("wal"))
+            };
             match fs::read_dir(dir) {
                 Ok(mut names) => {
-                    // A fresh disk has that.
-                    let is_fresh = |name: io::Result<fs::DirEntry>| {
-                        name.is_ok_and(|name| name.file_name() == "lost+found")
+                    let is_nothing = |name: io::Result<fs::DirEntry>| {
+                        name.is_ok_and(|name| name.file_name().to_str().is_some_and(is_nothing))
                     };
-                    if !names.all(is_fresh) {
+                    if !names.all(is_nothing) {
                         return Err(DataDirError::NotEmpty { path: dir.to_owned() });
                     }
                 }
@@ -211,14 +223,18 @@ impl DataDir {
         Ok(())
     }
 
-    /// Takes an empty directory for a restore, and marks it until that is done.
+    /// Takes an empty directory for new data, and marks it until that is done.
     ///
     /// # Errors
     /// [`DataDirError`]: not empty, or as `open`.
     pub(in crate::shell) fn begin_restore(root: &Path, wal: Option<&Path>) -> Result<Self, DataDirError> {
         Self::check_empty(root, wal)?;
         let dir = Self::open_any(root, wal)?;
-        dir.replace(UNFINISHED, "pinion snapshot restore has begun here and did not end\n")?;
+        dir.replace(
+            UNFINISHED,
+            "the data of this directory is being made; whoever began that did not end it\n",
+        )?;
+        dir.reset_contents()?;
         Ok(dir)
     }
 
@@ -405,19 +421,27 @@ impl DataDir {
     /// # Errors
     /// [`DataDirError`] when the file is damaged, or cannot be written.
     pub(in crate::shell) fn lives(&self, drawn: u64) -> Result<Lives, DataDirError> {
+        if let Some(lives) = self.known_lives()? {
+            return Ok(lives);
+        }
+        // 0 is none.
+        let lives = Lives { own: drawn.max(1), ..Lives::default() };
+        self.replace("LIVES", &format_lives(&lives))?;
+        Ok(lives)
+    }
+
+    /// The same as far as it was written: none before the first start.
+    ///
+    /// # Errors
+    /// [`DataDirError`] when the file is damaged.
+    pub(super) fn known_lives(&self) -> Result<Option<Lives>, DataDirError> {
         let path = self.root.join("LIVES");
         match fs::read(&path) {
-            Ok(bytes) => parse_lives(&bytes).map_err(|(offset, problem)| DataDirError::DamagedLives {
-                path,
-                offset,
-                problem,
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // 0 is none.
-                let lives = Lives { own: drawn.max(1), ..Lives::default() };
-                self.replace("LIVES", &format_lives(&lives))?;
-                Ok(lives)
-            }
+            Ok(bytes) => match parse_lives(&bytes) {
+                Ok(lives) => Ok(Some(lives)),
+                Err((offset, problem)) => Err(DataDirError::DamagedLives { path, offset, problem }),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(DataDirError::Io { action: "cannot read", path, source }),
         }
     }

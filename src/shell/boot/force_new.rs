@@ -1,4 +1,4 @@
-//! `--force-new-cluster`: a member's data becomes that of a cluster of its own.
+//! `--force-new-cluster` and `pinion recover`: a member's data becomes that of a cluster of its own.
 //!
 //! For when a majority is lost for good. Every entry of the log is applied, whether it was known to be
 //! committed or not: whoever waited for one that was not has no answer, and one that was may be known to
@@ -19,15 +19,15 @@ use crate::types::{LogIndex, MemberId};
 /// Why no new cluster can be made of the data.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::shell) enum ForceError {
-    #[error("--force-new-cluster: the log cannot be continued: {0}")]
+    #[error("a new cluster of this member: the log cannot be continued: {0}")]
     Log(#[from] StartError),
-    #[error("--force-new-cluster: log entry {index} cannot be applied: {problem}")]
+    #[error("a new cluster of this member: log entry {index} cannot be applied: {problem}")]
     Entry { index: u64, problem: String },
     #[error(
-        "--force-new-cluster: this member was added to a cluster and never received its data; choose another one"
+        "a new cluster of this member: it was added to a cluster and never received its data; choose another one"
     )]
     NoData,
-    #[error("--force-new-cluster: this member was removed from its cluster; choose another one ({0})")]
+    #[error("a new cluster of this member: it was removed from its cluster; choose another one ({0})")]
     NotMember(Rejection),
     #[error(
         "--force-new-cluster: the other members that answer ({0}) are a quorum with this one. Start it without the flag, \
@@ -39,22 +39,31 @@ pub(in crate::shell) enum ForceError {
     Ask(#[source] std::io::Error),
 }
 
-/// Applies the whole log to `machine` and leaves `own` as the only member, if `may_leave` lets it leave the
-/// others. `recovered` is then what that
-/// state starts from. Nothing is on the disk until the caller writes the checkpoint.
+/// What became of a member's data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::shell) struct Reduced {
+    /// Entries of which this member does not know whether they were committed.
+    pub uncertain_entries: usize,
+    pub removed_members: usize,
+}
+
+/// Applies the log behind `applied` to `machine` and leaves `own` as the only member, if `may_leave` lets it leave the
+/// others. `recovered` is then what that state starts from. Nothing is on the disk until the caller writes the
+/// checkpoint.
 ///
 /// # Errors
 /// [`ForceError`].
 pub(in crate::shell) fn reduce(
     machine: &mut Machine,
     recovered: &mut Recovered,
+    applied: LogIndex,
     own: MemberId,
     may_leave: impl FnOnce(&Cluster) -> Result<(), ForceError>,
-) -> Result<(), ForceError> {
+) -> Result<Reduced, ForceError> {
     let tail = recovered.tail()?;
     let known = recovered.hard_state.map_or(recovered.checkpoint.index, |state| state.commit);
-    let uncertain = tail.iter().filter(|entry| known < entry.index).count();
-    for entry in &tail {
+    let uncertain_entries = tail.iter().filter(|entry| known < entry.index).count();
+    for entry in tail.iter().filter(|entry| applied < entry.index) {
         apply(machine, entry).map_err(|problem| ForceError::Entry { index: entry.index.0, problem })?;
     }
     let checkpoint = &mut recovered.checkpoint;
@@ -65,20 +74,12 @@ pub(in crate::shell) fn reduce(
         return Err(ForceError::NoData);
     }
     may_leave(machine.cluster())?;
-    let members = machine.cluster().members().len();
+    let removed_members = machine.cluster().members().len() - 1;
     machine.reduce_cluster_to(own).map_err(ForceError::NotMember)?;
     checkpoint.voters = vec![own];
     checkpoint.learners = Vec::new();
     recovered.entries = Vec::new();
-    tracing::warn!(
-        index = checkpoint.index.0,
-        revision = machine.store().current_revision(),
-        uncertain_entries = uncertain,
-        removed_members = members - 1,
-        "--force-new-cluster: this member goes on as a cluster of its own; the other members are removed for ever. \
-         Start it without the flag from now on"
-    );
-    Ok(())
+    Ok(Reduced { uncertain_entries, removed_members })
 }
 
 /// Applies an entry for which nobody waits.

@@ -1,7 +1,7 @@
 //! What the machine must offer, checked before anything is opened, each with an answer to "what now?".
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
@@ -38,6 +38,16 @@ const THREADS_BESIDES: usize = 12;
 
 /// How long threads that have ended may count against a limit.
 const THREADS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A number that nobody else draws.
+///
+/// # Errors
+/// What the source of randomness answered.
+pub(super) fn entropy() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}
 
 /// Why this machine cannot run Pinion.
 #[derive(Debug, thiserror::Error)]

@@ -17,36 +17,45 @@ use serde_json::{Value, json};
 use super::data_dir::{DataDir, IdentityFile};
 use super::force_new;
 use super::progress::Progress;
-use super::recovery::wal_identity;
+use super::recovery::{RecoveryError, wal_identity};
 use super::restore::{ToolError, read_snapshot};
 use super::snapshot_file::SnapshotFile;
 use crate::apply::Machine;
 use crate::apply::checkpoint::Restore;
-use crate::backup::bbolt::{Entry, Walk};
+use crate::backup::bbolt::{self, Walk};
 use crate::checkpoint::format::Header;
 use crate::config::Format;
 use crate::mvcc::HashKv;
 use crate::pb::mvccpb;
-use crate::raft::{CheckpointMeta, HardState, Recovered};
+use crate::peer::Lives;
+use crate::raft::{CheckpointMeta, Entry, EntryKind, HardState, Recovered, StartError};
 use crate::shell::log::entries::{entry_from_wal, hard_state_from_wal};
+use crate::shell::store::check_format_level;
 use crate::shell::store::checkpoint_file::{self, Part};
-use crate::types::{LogIndex, Term};
+use crate::types::{FormatLevel, LogIndex, MemberId, Term};
 
 /// What a data directory holds.
 #[derive(Debug)]
 pub(in crate::shell) struct Held {
     pub identity: IdentityFile,
+    /// None before the member's first start.
+    pub lives: Option<Lives>,
     pub header: Header,
     checkpoint_bytes: u64,
-    /// As of the commit index.
+    /// As of `applied`, which `read` leaves at the commit index.
     pub machine: Machine,
+    applied: LogIndex,
     pub recovered: Recovered,
+    /// The log behind the checkpoint.
+    pub tail: Vec<Entry>,
     /// The last entry that is known to be committed. What comes behind it may be, too.
     pub commit: LogIndex,
     /// The last entry, of the log or of the checkpoint.
     pub last: (Term, LogIndex),
-    segments: usize,
-    torn: bool,
+    /// Who voted at the checkpoint, and after each change of that since.
+    pub voters: Vec<BTreeSet<MemberId>>,
+    pub segments: usize,
+    pub torn: bool,
 }
 
 impl Held {
@@ -58,6 +67,8 @@ impl Held {
         let dir = DataDir::look(root, wal)?;
         let told = |text: String| ToolError::Told(text);
         let Some(identity) = dir.identity()?.filter(|identity| identity.is_ready) else {
+            // Where there is other data, whose it is says more.
+            dir.check_unused()?;
             return Err(told(format!(
                 "{} holds no data of Pinion's, or a bootstrap that did not end",
                 root.display()
@@ -78,13 +89,16 @@ impl Held {
                 restore.feed(block).map_err(|error| error.to_string())
             }
         });
+        // First of all: that the rest cannot be read follows from it.
+        let level = restore.format_level();
+        check_format_level(level, FormatLevel::HIGHEST).map_err(RecoveryError::from)?;
         let header = header.map_err(|error| told(error.to_string()))?;
         let header =
             header.ok_or_else(|| told(format!("{} has no checkpoint", dir.checkpoints().display())))?;
         if (header.cluster, header.member) != (identity.cluster, identity.member) {
             return Err(told(format!("the checkpoint is that of member {}", header.member)));
         }
-        let mut machine = restore.finish().map_err(|error| told(error.to_string()))?;
+        let machine = restore.finish().map_err(|error| told(error.to_string()))?;
         dir.check_log()?;
         let log = read_log(dir.wal(), &identity)?;
         let checkpoint = CheckpointMeta {
@@ -100,32 +114,73 @@ impl Held {
             entries: entries.map_err(|error| told(error.to_string()))?,
         };
         let tail = recovered.tail().map_err(|error| told(error.to_string()))?;
-        let commit = recovered.hard_state.map_or(header.index, |state| state.commit).max(header.index);
-        let mut applied = commit;
-        for entry in &tail {
-            // What it has, a sole voter has committed.
-            if commit < entry.index && 1 < machine.cluster().voters().count() {
-                break;
-            }
-            applied = entry.index.max(commit);
-            force_new::apply(&mut machine, entry).map_err(|problem| {
-                told(format!("log entry {} cannot be applied: {problem}", entry.index.0))
-            })?;
-        }
-        while !machine.work_slice(usize::MAX) {}
         let last = tail.last().map_or((header.term, header.index), |entry| (entry.term, entry.index));
-        Ok(Self {
+        let commit = recovered.hard_state.map_or(header.index, |state| state.commit).max(header.index);
+        if last.1 < commit {
+            let (commit, last) = (commit, last.1);
+            return Err(told(StartError::CommitPastLast { commit, last }.to_string()));
+        }
+        let mut held = Self {
+            lives: dir.known_lives()?,
             identity,
-            header,
             checkpoint_bytes,
+            voters: vec![machine.cluster().voters().collect()],
             machine,
+            applied: header.index,
             recovered,
-            commit: applied,
+            tail,
+            commit,
             last,
             segments: log.segments,
             torn: log.torn,
-        })
+            header,
+        };
+        held.apply_through(commit)?;
+        // What it has, a sole voter has committed.
+        while held.commit < held.last.1 && held.machine.cluster().voters().count() <= 1 {
+            held.commit.0 += 1;
+            held.apply_through(held.commit)?;
+        }
+        Ok(held)
     }
+
+    /// Applies the log up to an entry.
+    ///
+    /// # Errors
+    /// An entry cannot be applied.
+    pub(in crate::shell) fn apply_through(&mut self, index: LogIndex) -> Result<(), ToolError> {
+        let Self { machine, tail, applied, voters, header, .. } = self;
+        // The tail is without gaps.
+        let slot = |index: LogIndex| {
+            let behind = index.0.max(applied.0) - header.index.0;
+            usize::try_from(behind).map_or(tail.len(), |behind| behind.min(tail.len()))
+        };
+        for entry in &tail[slot(*applied)..slot(index)] {
+            force_new::apply(machine, entry).map_err(|problem| {
+                ToolError::Told(format!("log entry {} cannot be applied: {problem}", entry.index.0))
+            })?;
+            if entry.kind == EntryKind::ConfChange {
+                let now: BTreeSet<MemberId> = machine.cluster().voters().collect();
+                if voters.last() != Some(&now) {
+                    voters.push(now);
+                }
+            }
+        }
+        *applied = index.max(*applied);
+        while !machine.work_slice(usize::MAX) {}
+        Ok(())
+    }
+
+    /// The last entry that `machine` has applied.
+    #[must_use]
+    pub(in crate::shell) fn applied(&self) -> LogIndex {
+        self.applied
+    }
+}
+
+/// A member's life, for a person.
+pub(super) fn life(lives: Option<&Lives>) -> String {
+    lives.map_or_else(|| "none".to_owned(), |lives| format!("{:x}", lives.own))
 }
 
 struct Log {
@@ -184,6 +239,7 @@ pub(in crate::shell) fn status(root: &Path, wal: Option<&Path>, format: Format) 
     let fields = vec![
         ("Cluster", json!(held.identity.cluster.to_string())),
         ("Member", json!(held.identity.member.to_string())),
+        ("Life", json!(life(held.lives.as_ref()))),
         ("Members", json!(members)),
         ("FormatLevel", json!(machine.format_level().0)),
         ("Revision", json!(store.current_revision())),
@@ -256,7 +312,7 @@ pub(in crate::shell) fn snapshot_status(path: &Path, format: Format) -> Result<S
     for (name, at) in database.buckets().map_err(fault)? {
         hash = crc32c::crc32c_append(hash, &name);
         let mut walk = Walk::new(&mut database, &at).map_err(fault)?;
-        while let Some(Entry { key, value }) = walk.next(&mut database).map_err(fault)? {
+        while let Some(bbolt::Entry { key, value }) = walk.next(&mut database).map_err(fault)? {
             progress.on_bytes((key.len() + value.len()) as u64);
             hash = crc32c::crc32c_append(crc32c::crc32c_append(hash, key), value);
             match &name[..] {

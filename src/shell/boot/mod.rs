@@ -15,13 +15,14 @@ pub(in crate::shell) mod host;
 pub(in crate::shell) mod inspect;
 pub(in crate::shell) mod join;
 mod progress;
+pub(in crate::shell) mod recover;
 pub(in crate::shell) mod recovery;
 pub(in crate::shell) mod restore;
 mod snapshot_file;
 mod tls;
 
 use std::collections::BTreeMap;
-use std::io::{self, Read as _};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -568,11 +569,7 @@ fn wait_for(
 }
 
 fn entropy() -> Result<u64, BootError> {
-    let mut bytes = [0; 8];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut source| source.read_exact(&mut bytes))
-        .map_err(|source| BootError::Thread { what: "the source of randomness", source })?;
-    Ok(u64::from_le_bytes(bytes))
+    host::entropy().map_err(|source| BootError::Thread { what: "the source of randomness", source })
 }
 
 /// Writes a file aside, again and again. It is one file, so whoever writes has the lock, and writes the newest.

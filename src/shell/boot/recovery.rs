@@ -164,7 +164,15 @@ pub(in crate::shell) fn open(
             true => Ok(()),
             false => refuse_quorum(cluster, own, tls, waiting),
         };
-        force_new::reduce(&mut machine, &mut recovered, own, may_leave)?;
+        let reduced = force_new::reduce(&mut machine, &mut recovered, header.index, own, may_leave)?;
+        tracing::warn!(
+            index = recovered.checkpoint.index.0,
+            revision = machine.store().current_revision(),
+            uncertain_entries = reduced.uncertain_entries,
+            removed_members = reduced.removed_members,
+            "--force-new-cluster: this member goes on as a cluster of its own; the other members are removed for ever. \
+             Start it without the flag from now on"
+        );
         check_format_level(machine.format_level(), level_max)?;
         let header = force_new::header(&machine, identity.member, &recovered.checkpoint);
         write_checkpoint(data_dir, &header, &mut machine)?;

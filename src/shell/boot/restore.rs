@@ -4,16 +4,16 @@
 //! as at any first start. Each member restores the same file, and each gets the same checkpoint.
 //!
 //! Nothing is there under its final name before it is whole. A mark (`UNFINISHED`) is the first file in the directory
-//! and the last that goes; a start refuses a directory that has it. In between come the checkpoint (written aside,
-//! synced, renamed), the empty log, and IDENTITY.
+//! and the last that goes; a start refuses a directory that has it, and another restore begins anew in it. In between come
+//! the checkpoint (written aside, synced, renamed), the empty log, and IDENTITY.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use pinion_wal::Wal;
 
-use super::data_dir::{DataDir, DataDirError, IdentityFile, SyncMode};
-use super::force_new;
+use super::data_dir::{DataDir, DataDirError, IdentityFile};
+use super::force_new::{self, ForceError};
 use super::progress::Progress;
 use super::recovery::{self, RecoveryError, wal_identity};
 use super::snapshot_file::{SnapshotError, SnapshotFile};
@@ -24,7 +24,7 @@ use crate::membership::{Cluster, member_id};
 use crate::raft::CheckpointMeta;
 use crate::shell::net::addresses::{Addresses, RESOLVE_PATIENCE};
 use crate::shell::runtime::logging;
-use crate::types::FormatLevel;
+use crate::types::{FormatLevel, MemberId};
 
 /// Why a command without a server fails.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,8 @@ pub(in crate::shell) enum ToolError {
     DataDir(#[from] DataDirError),
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
+    #[error(transparent)]
+    Force(#[from] ForceError),
     #[error("{0}")]
     Config(Refused),
     /// The sentence is whole.
@@ -63,6 +65,30 @@ pub(in crate::shell) fn read_snapshot(
     // Whatever was found in a file that was changed meanwhile is not its fault.
     file.check_unchanged()?;
     contents.map_err(|source| ToolError::Import { path: path.to_owned(), source })
+}
+
+/// Makes a member's data of a state, in a directory that `DataDir::begin_restore` has marked, and takes the mark away.
+///
+/// # Errors
+/// [`ToolError`]; the directory has the mark then.
+pub(super) fn write_data(
+    data_dir: &DataDir,
+    machine: &mut Machine,
+    member: MemberId,
+    meta: &CheckpointMeta,
+) -> Result<IdentityFile, ToolError> {
+    let cluster = machine.cluster().id();
+    let measured_sync = recovery::measure(data_dir)?;
+    let identity = IdentityFile { cluster, member, measured_sync, is_ready: true };
+    let header = force_new::header(machine, member, meta);
+    logging::complain("the state is written\n");
+    recovery::write_checkpoint(data_dir, &header, machine)?;
+    let storage = recovery::open_storage(data_dir, identity.measured_sync)?;
+    Wal::create(storage, wal_identity(&identity), header.index.0, header.term.0)
+        .map_err(RecoveryError::from)?;
+    data_dir.write_identity(&identity)?;
+    data_dir.end_restore()?;
+    Ok(identity)
 }
 
 /// Restores a snapshot.
@@ -97,22 +123,7 @@ pub(in crate::shell) fn restore(tool: &Restore) -> Result<(), ToolError> {
     let told = (store.current_revision(), store.compact_revision(), store.keys_count(), leases.len());
     let meta = CheckpointMeta::bootstrap(cluster.voters());
     let mut machine = Machine::of_backup((store, leases), cluster, alarms, realm, FormatLevel::HIGHEST);
-    let mut identity = IdentityFile {
-        cluster: machine.cluster().id(),
-        member,
-        measured_sync: SyncMode::Mmap,
-        is_ready: true,
-    };
-    data_dir.reset_contents()?;
-    identity.measured_sync = recovery::measure(&data_dir)?;
-    let header = force_new::header(&machine, member, &meta);
-    logging::complain("the state is written\n");
-    recovery::write_checkpoint(&data_dir, &header, &mut machine)?;
-    let storage = recovery::open_storage(&data_dir, identity.measured_sync)?;
-    Wal::create(storage, wal_identity(&identity), header.index.0, header.term.0)
-        .map_err(RecoveryError::from)?;
-    data_dir.write_identity(&identity)?;
-    data_dir.end_restore()?;
+    let identity = write_data(&data_dir, &mut machine, member, &meta)?;
     let (revision, compacted, keys, leases) = told;
     logging::complain(&format!(
         "restored {} to {}: member {member} of cluster {}, revision {revision}, compacted at {compacted}, {keys} keys, \
