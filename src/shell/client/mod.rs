@@ -48,6 +48,7 @@ mod speaks;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod upload;
 mod web;
 
 use std::cell::{Cell, RefCell};

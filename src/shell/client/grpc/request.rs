@@ -3,7 +3,6 @@
 //! The common call never gets a task: its body is there when its headers are, and it is decoded and submitted
 //! in the connection's turn. Only a body that arrives in pieces gets one, and a method that streams.
 
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -25,11 +24,11 @@ use crate::shell::client::call::account::Account;
 use crate::shell::client::call::body::Body;
 use crate::shell::client::call::identity::{self, Shown};
 use crate::shell::client::call::place::Upload;
-use crate::shell::client::call::turns::{LARGE_BYTES_MIN, Turn};
 use crate::shell::client::call::{Head, overloaded};
 use crate::shell::client::responder::{Requests, Responder};
 use crate::shell::client::speaks::Speaks;
 use crate::shell::client::tally::Tally;
+use crate::shell::client::upload::{Gather, Torn};
 use crate::shell::client::{Backend, ClientShard};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -144,6 +143,34 @@ pub(super) fn framing_status(error: &FramingError) -> Status {
     Status { code, message: error.to_string().into() }
 }
 
+/// A message of which a part has come.
+struct Arriving {
+    assembler: Assembler,
+    responder: response::Responder,
+}
+
+impl Gather for Arriving {
+    fn push(&mut self, piece: Bytes) -> Result<(), Status> {
+        self.assembler.push(piece).map_err(|error| framing_status(&error))
+    }
+
+    fn len(&self) -> usize {
+        self.assembler.len()
+    }
+
+    fn expected(&self) -> usize {
+        self.assembler.announced().unwrap_or(0)
+    }
+
+    fn on_turn(&mut self) {
+        self.assembler.reserve_announced();
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.responder.poll_gone(cx)
+    }
+}
+
 impl<B: Backend> ClientShard<B> {
     /// A request's headers have arrived, and often its body too.
     pub(in crate::shell::client) fn on_request(
@@ -207,88 +234,28 @@ impl<B: Backend> ClientShard<B> {
         head: Head,
         body: RecvStream,
         assembler: Assembler,
-        mut responder: response::Responder,
+        responder: response::Responder,
     ) {
         let Some(upload) = Upload::begin(&self.places, &account.upload_bytes) else {
             return responder.refuse(&overloaded("too many unfinished requests"));
         };
         let (shard, account) = (Rc::clone(self), Rc::clone(account));
         glommio::spawn_local(async move {
-            match shard.collect(&account, &head, body, assembler, upload, &mut responder).await {
-                Some(Ok((assembler, turn))) => {
+            let mut arriving = Arriving { assembler, responder };
+            let collected =
+                shard.collect(&account, head.client_deadline_ms, body, &mut arriving, upload).await;
+            let Arriving { assembler, mut responder } = arriving;
+            match collected {
+                Ok(turn) => {
                     responder.turn = turn;
                     shard.on_body(&account, &head, assembler, responder);
                 }
-                Some(Err(status)) => responder.refuse(&status),
-                // The client gave up: say so to h2, which forgets the stream.
-                None => responder.abandon(),
+                Err(Torn::Refused(status)) => responder.refuse(&status),
+                // Say so to h2, which forgets the stream.
+                Err(Torn::Gone) => responder.abandon(),
             }
         })
         .detach();
-    }
-
-    /// Collects the rest of a body, when it is its turn if it is large. None: the stream is gone.
-    async fn collect(
-        &self,
-        account: &Rc<Account>,
-        head: &Head,
-        mut body: RecvStream,
-        mut assembler: Assembler,
-        mut upload: Upload,
-        responder: &mut response::Responder,
-    ) -> Option<Result<(Assembler, Option<Turn>), Status>> {
-        let timer = head.client_deadline_ms.map(|deadline_ms| self.set_timer(deadline_ms));
-        if body.flow_control().release_capacity(assembler.len()).is_err() {
-            return None;
-        }
-        if !upload.grow(assembler.len()) {
-            return Some(Err(overloaded("too many unfinished request bytes")));
-        }
-        let mut turn: Option<Turn> = None;
-        loop {
-            let announced = assembler.announced().unwrap_or(0);
-            if turn.is_none() && LARGE_BYTES_MIN < announced {
-                turn = Turn::begin(&self.turns, &account.waiting_uploads, announced);
-                if turn.is_none() {
-                    return Some(Err(overloaded("too many large requests wait on this connection")));
-                }
-            }
-            let piece = poll_fn(|cx| {
-                if timer.as_ref().is_some_and(|timer| timer.poll_fired(cx).is_ready()) {
-                    return Poll::Ready(Err(status::CONTEXT_DEADLINE_EXCEEDED));
-                }
-                if upload.poll_refused(cx).is_ready() {
-                    return Poll::Ready(Err(overloaded("unfinished request has not moved for too long")));
-                }
-                if turn.as_ref().is_some_and(|turn| turn.poll_comes(cx).is_pending()) {
-                    return match responder.poll_gone(cx) {
-                        Poll::Ready(()) => Poll::Ready(Ok(None)),
-                        Poll::Pending => Poll::Pending,
-                    };
-                }
-                body.poll_data(cx).map(Ok)
-            });
-            let piece = match piece.await {
-                Ok(Some(Ok(piece))) => piece,
-                Ok(None) => return Some(Ok((assembler, turn))),
-                Ok(Some(Err(_))) => return None,
-                Err(status) => return Some(Err(status)),
-            };
-            let bytes = piece.len();
-            if turn.is_some() {
-                // It has its turn, and these bytes are its own.
-                assembler.reserve_announced();
-            }
-            if let Err(error) = assembler.push(piece) {
-                return Some(Err(framing_status(&error)));
-            }
-            if !upload.grow(bytes) {
-                return Some(Err(overloaded("too many unfinished request bytes")));
-            }
-            if body.flow_control().release_capacity(bytes).is_err() {
-                return None;
-            }
-        }
     }
 
     /// A request is there in full.

@@ -29,8 +29,6 @@ use super::websocket::{self, Frames, Said};
 use crate::rpc::http1::answer::{BodyFraming, CONTINUE, put_head};
 use crate::rpc::http1::{Decoder, Head as HttpHead, Length, Parsed, parse};
 use crate::rpc::method::CallShape;
-use crate::rpc::nodes::Failure;
-use crate::rpc::nodes::form::body_bytes_max;
 use crate::rpc::web::{self, AnswerHead, Ask, Header, Route, TEXT};
 use crate::rpc::{Code, Method, Status, status};
 use crate::shell::client::call::account::Account;
@@ -42,9 +40,10 @@ use crate::shell::client::grpc::h2_io::Io;
 use crate::shell::client::responder::{Requests, Responder};
 use crate::shell::client::silence::Silence;
 use crate::shell::client::speaks::Speaks;
-use crate::shell::client::web::gateway::{self, messages_of, text_bytes_max, text_too_large};
+use crate::shell::client::web::gateway::{self, messages_of, text_bytes_max};
 use crate::shell::client::web::incoming::{Inbound, Incoming};
 use crate::shell::client::web::sink::Sink;
+use crate::shell::client::web::taker::Taker;
 use crate::shell::client::web::v2;
 use crate::shell::client::{Backend, ClientShard};
 
@@ -120,47 +119,6 @@ struct Text {
     /// Of a text that is, or will be, a large one.
     turn: Option<Turn>,
     moved_ms: u64,
-}
-
-/// Who gets a request's text.
-enum Taker {
-    Call { head: Head, responder: gateway::Responder },
-    V2 { request: v2::Request, sink: Sink },
-}
-
-impl Taker {
-    /// The text is whole.
-    fn take<B: Backend>(
-        self,
-        shard: &Rc<ClientShard<B>>,
-        account: &Rc<Account>,
-        text: &[u8],
-        turn: Option<Turn>,
-    ) {
-        match self {
-            Self::Call { head, mut responder } => {
-                responder.turn = turn;
-                shard.on_text(account, &head, text, responder);
-            }
-            Self::V2 { request, sink } => shard.on_v2(account, request, text, turn, sink),
-        }
-    }
-
-    /// The text will not be whole.
-    fn refuse(self, account: &Rc<Account>, status: &Status) {
-        match self {
-            Self::Call { responder, .. } => responder.refuse(status),
-            Self::V2 { sink, .. } => v2::refuse(account, sink, &Failure::of_status(status)),
-        }
-    }
-
-    /// What is said of a text of so many bytes, or more.
-    fn too_large(&self, bytes: u64, receive_bytes_max: u32) -> Status {
-        match self {
-            Self::Call { .. } => text_too_large(bytes, receive_bytes_max),
-            Self::V2 { .. } => status::REQUEST_TOO_LARGE,
-        }
-    }
 }
 
 /// An answer that is waited for.
@@ -426,8 +384,7 @@ impl<B: Backend> Turns<'_, B> {
         if route == Route::V2 {
             let taker =
                 Taker::V2 { request: v2::Request::of(ask), sink: Sink::Http1(Exchange::new(&shared)) };
-            let bytes_max = body_bytes_max(self.shard.config.request_bytes_max);
-            return self.collect(http, taker, None, bytes_max, shared, rest);
+            return self.collect(http, taker, shared, rest);
         }
         // A body that is there is passed over, another ends the connection.
         match http.length {
@@ -478,21 +435,12 @@ impl<B: Backend> Turns<'_, B> {
             self.phase = Phase::Answer(Answer { shared, source: Source::Body { decoder, inbound } });
             return Step::Done;
         }
-        let deadline_ms = head.client_deadline_ms;
-        let bytes_max = text_bytes_max(receive_bytes_max);
-        self.collect(http, Taker::Call { head, responder }, deadline_ms, bytes_max, shared, rest)
+        self.collect(http, Taker::Call { head, responder }, shared, rest)
     }
 
     /// Gives a request's text to whoever takes it, at once or when all of it has come.
-    fn collect(
-        &mut self,
-        http: &HttpHead<'_>,
-        taker: Taker,
-        deadline_ms: Option<u64>,
-        bytes_max: usize,
-        shared: Rc<Shared>,
-        rest: &mut &[u8],
-    ) -> Step {
+    fn collect(&mut self, http: &HttpHead<'_>, taker: Taker, shared: Rc<Shared>, rest: &mut &[u8]) -> Step {
+        let (deadline_ms, bytes_max) = (taker.deadline_ms(), taker.bytes_max(self.shard));
         let is_whole = matches!(http.length, Length::Exact(bytes) if bytes <= rest.len() as u64);
         if http.expects_continue && rest.is_empty() && !is_whole {
             self.io.borrow_mut().append(CONTINUE);

@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::Request as HttpRequest;
@@ -15,17 +16,20 @@ use super::exchange::Exchange;
 use crate::rpc::headers::Note;
 use crate::rpc::method::CallShape;
 use crate::rpc::web::{self, AnswerHead, Ask, Header, JSON, Route};
-use crate::rpc::{Method, Status, status};
+use crate::rpc::{Method, Status};
 use crate::shell::client::call::account::Account;
 use crate::shell::client::call::body::Body;
+use crate::shell::client::call::overloaded;
 use crate::shell::client::call::place::Upload;
-use crate::shell::client::call::turns::{LARGE_BYTES_MIN, Turn};
-use crate::shell::client::call::{Head, overloaded};
+use crate::shell::client::call::turns::LARGE_BYTES_MIN;
 use crate::shell::client::responder::{Requests, Responder};
 use crate::shell::client::speaks::Speaks;
-use crate::shell::client::web::gateway::{self, messages_of, text_bytes_max, text_too_large};
+use crate::shell::client::upload::{Gather, Torn};
+use crate::shell::client::web::gateway::{self, messages_of};
 use crate::shell::client::web::incoming::{Inbound, Incoming};
 use crate::shell::client::web::sink::Sink;
+use crate::shell::client::web::taker::Taker;
+use crate::shell::client::web::v2;
 use crate::shell::client::{Backend, ClientShard};
 
 impl<B: Backend> ClientShard<B> {
@@ -68,6 +72,10 @@ impl<B: Backend> ClientShard<B> {
         };
         match route {
             Route::Call(method) => self.on_web_call(account, cx, &ask, method, body, sink),
+            Route::V2 => {
+                let request = v2::Request::of(&ask);
+                self.take_text(account, cx, Taker::V2 { request, sink }, body);
+            }
             // A body that is there is passed over.
             route => self.on_other(account, &ask, route, speaks == Speaks::Metrics, sink),
         }
@@ -80,7 +88,7 @@ impl<B: Backend> ClientShard<B> {
         cx: &mut Context<'_>,
         ask: &Ask<'_>,
         method: Method,
-        mut body: RecvStream,
+        body: RecvStream,
         sink: Sink,
     ) {
         let responder = gateway::Responder::new(sink, account, method, &self.tallies);
@@ -99,14 +107,24 @@ impl<B: Backend> ClientShard<B> {
             glommio::spawn_local(feed(Rc::clone(&inbound), body)).detach();
             return;
         }
-        let mut text = Vec::new();
+        self.take_text(account, cx, Taker::Call { head, responder }, body);
+    }
+
+    /// Gives a request's text to whoever takes it, at once or when all of it has come.
+    fn take_text(
+        self: &Rc<Self>,
+        account: &Rc<Account>,
+        cx: &mut Context<'_>,
+        taker: Taker,
+        mut body: RecvStream,
+    ) {
+        let (bytes_max, receive_bytes_max) = (taker.bytes_max(self), self.receive_bytes_max);
+        let mut text = Text { taker, bytes: Vec::new(), bytes_max, receive_bytes_max };
         loop {
             match body.poll_data(cx) {
                 Poll::Ready(Some(Ok(piece))) => {
-                    text.extend_from_slice(&piece);
-                    if text_bytes_max(self.receive_bytes_max) < text.len() {
-                        let status = text_too_large(text.len() as u64, self.receive_bytes_max);
-                        return responder.refuse(&status);
+                    if let Err(status) = text.push(piece) {
+                        return text.taker.refuse(account, &status);
                     }
                     if body.is_end_stream() {
                         break;
@@ -115,91 +133,60 @@ impl<B: Backend> ClientShard<B> {
                 Poll::Ready(None) => break,
                 // Reset by the client.
                 Poll::Ready(Some(Err(_))) => return,
-                Poll::Pending => return self.spawn_text(account, head, body, text, responder),
+                Poll::Pending => return self.spawn_text(account, body, text),
             }
         }
         drop(body);
-        self.on_text(account, &head, &text, responder);
+        text.taker.take(self, account, &text.bytes, None);
     }
 
     /// Gives a body that comes in pieces a task of its own.
-    fn spawn_text(
-        self: &Rc<Self>,
-        account: &Rc<Account>,
-        head: Head,
-        body: RecvStream,
-        text: Vec<u8>,
-        mut responder: gateway::Responder,
-    ) {
+    fn spawn_text(self: &Rc<Self>, account: &Rc<Account>, body: RecvStream, mut text: Text) {
         let Some(upload) = Upload::begin(&self.places, &account.upload_bytes) else {
-            return responder.refuse(&overloaded("too many unfinished requests"));
+            return text.taker.refuse(account, &overloaded("too many unfinished requests"));
         };
         let (shard, account) = (Rc::clone(self), Rc::clone(account));
         glommio::spawn_local(async move {
-            match shard.collect_text(&account, &head, body, text, upload, &mut responder).await {
-                Some(Ok((text, turn))) => {
-                    responder.turn = turn;
-                    shard.on_text(&account, &head, &text, responder);
-                }
-                Some(Err(status)) => responder.refuse(&status),
-                // The client gave up: the stream ends with the responder.
-                None => {}
+            let deadline_ms = text.taker.deadline_ms();
+            match shard.collect(&account, deadline_ms, body, &mut text, upload).await {
+                Ok(turn) => text.taker.take(&shard, &account, &text.bytes, turn),
+                Err(Torn::Refused(status)) => text.taker.refuse(&account, &status),
+                // The stream ends with its sink.
+                Err(Torn::Gone) => {}
             }
         })
         .detach();
     }
+}
 
-    /// Collects the rest of a text. None: the stream is gone.
-    async fn collect_text(
-        &self,
-        account: &Rc<Account>,
-        head: &Head,
-        mut body: RecvStream,
-        mut text: Vec<u8>,
-        mut upload: Upload,
-        responder: &mut gateway::Responder,
-    ) -> Option<Result<(Vec<u8>, Option<Turn>), Status>> {
-        let timer = head.client_deadline_ms.map(|deadline_ms| self.set_timer(deadline_ms));
-        let mut turn: Option<Turn> = None;
-        let mut grown = text.len();
-        loop {
-            body.flow_control().release_capacity(grown).ok()?;
-            if !upload.grow(grown) {
-                return Some(Err(overloaded("too many unfinished request bytes")));
-            }
-            if text_bytes_max(self.receive_bytes_max) < text.len() {
-                return Some(Err(text_too_large(text.len() as u64, self.receive_bytes_max)));
-            }
-            if turn.is_none() && LARGE_BYTES_MIN < text.len() {
-                // How long it will be is not told.
-                let longest = text_bytes_max(self.receive_bytes_max);
-                turn = Turn::begin(&self.turns, &account.waiting_uploads, longest);
-                if turn.is_none() {
-                    return Some(Err(overloaded("too many large requests wait on this connection")));
-                }
-            }
-            let piece = poll_fn(|cx| {
-                if timer.as_ref().is_some_and(|timer| timer.poll_fired(cx).is_ready()) {
-                    return Poll::Ready(Err(status::CONTEXT_DEADLINE_EXCEEDED));
-                }
-                if upload.poll_refused(cx).is_ready() {
-                    return Poll::Ready(Err(overloaded("unfinished request has not moved for too long")));
-                }
-                if turn.as_ref().is_some_and(|turn| turn.poll_comes(cx).is_pending()) {
-                    return responder.poll_gone(cx).map(|()| Ok(None));
-                }
-                body.poll_data(cx).map(|piece| Ok(Some(piece)))
-            });
-            match piece.await {
-                Ok(Some(Some(Ok(piece)))) => {
-                    text.extend_from_slice(&piece);
-                    grown = piece.len();
-                }
-                Ok(Some(None)) => return Some(Ok((text, turn))),
-                Ok(Some(Some(Err(_))) | None) => return None,
-                Err(status) => return Some(Err(status)),
-            }
+/// A text, as far as it has come, and who gets it.
+struct Text {
+    taker: Taker,
+    bytes: Vec<u8>,
+    bytes_max: usize,
+    receive_bytes_max: u32,
+}
+
+impl Gather for Text {
+    fn push(&mut self, piece: Bytes) -> Result<(), Status> {
+        self.bytes.extend_from_slice(&piece);
+        if self.bytes_max < self.bytes.len() {
+            return Err(self.taker.too_large(self.bytes.len() as u64, self.receive_bytes_max));
         }
+        Ok(())
+    }
+
+    fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn expected(&self) -> usize {
+        // How long it will be is not told.
+        if LARGE_BYTES_MIN < self.bytes.len() { self.bytes_max } else { 0 }
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.taker.poll_gone(cx)
     }
 }
 

@@ -22,5 +22,6 @@ mod other;
 pub(super) mod pages;
 pub(super) mod part;
 pub(super) mod sink;
+pub(super) mod taker;
 pub(super) mod v2;
 mod variables;

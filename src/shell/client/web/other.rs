@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use super::sink::Sink;
-use super::v2;
 use crate::rpc::web::{self, AnswerHead, Ask, JSON, Route, TEXT};
 use crate::rpc::{Code, Status};
 use crate::shell::client::call::account::Account;
@@ -43,13 +42,7 @@ impl<B: Backend> ClientShard<B> {
             Route::Page(path) => {
                 self.on_page(account, &path, ask, is_of_metrics, sink);
             }
-            // Bodies of v2 are read on HTTP/1.1 alone, which takes them before it comes here.
-            Route::V2 if matches!(ask.method, "PUT" | "POST") => {
-                let why = b"writes of /v2 are taken over HTTP/1.1 alone: curl --http1.1\n";
-                sink.answer_bytes(account, AnswerHead::of_text(505), why);
-            }
-            Route::V2 => self.on_v2(account, v2::Request::of(ask), &[], None, sink),
-            Route::Call(_) => unreachable!("calls were told apart before"),
+            Route::Call(_) | Route::V2 => unreachable!("what has a body was told apart before"),
         }
     }
 }
