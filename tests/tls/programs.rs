@@ -1,10 +1,9 @@
-//! Programs that people use, as a test runs them.
+//! Members that programs come to by TLS.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 
 use pinion_kit::tls::{Authority, Holder};
-use pinion_kit::{Launch, Server, WorkDir, free_port, installed};
+use pinion_kit::{Launch, Server, WorkDir, free_port};
 
 /// A member with an address for TLS beside its plain one, which tells whether it serves.
 pub struct Secured {
@@ -34,29 +33,6 @@ impl Secured {
         let server = launch.start().await;
         Self { launch, port, server }
     }
-}
-
-/// What a program wrote, and whether it ended well. It has 20 s.
-pub async fn run(program: &Path, args: &[String], input: &'static str) -> (bool, String) {
-    let mut command = Command::new("timeout");
-    command.arg("20").arg(program).args(args).env("ETCDCTL_API", "3");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let done = tokio::task::spawn_blocking(move || {
-        use std::io::Write as _;
-        let mut child = command.spawn().unwrap();
-        // It may have ended without reading.
-        child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
-        child.wait_with_output().unwrap()
-    });
-    let output = done.await.unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.success(), text(&output.stdout) + &text(&output.stderr))
-}
-
-/// The `etcdctl` of 3.4 and that of 3.5, as far as they are there.
-pub fn etcdctls() -> Vec<PathBuf> {
-    let newer = PathBuf::from("/opt/etcd35/usr/bin/etcdctl");
-    installed("etcdctl").into_iter().chain(Some(newer).filter(|path| path.is_file())).collect()
 }
 
 /// What `curl` and `etcdctl` are told to believe and show.

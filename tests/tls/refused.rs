@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use pinion_kit::program::run;
 use pinion_kit::tls::{self, Authority, Holder};
 use pinion_kit::{TEST_DEADLINE, WorkDir, block_on, installed};
 use rcgen::{
@@ -9,7 +10,7 @@ use rcgen::{
     PKCS_ECDSA_P521_SHA512, PKCS_ED25519, date_time_ymd,
 };
 
-use crate::programs::{Secured, credentials, run};
+use crate::programs::{Secured, credentials};
 
 /// Whether a call goes through. With TLS 1.3 a client hears of a refusal only behind its own last word.
 async fn calls(member: &Secured, authority: &Authority, holder: Option<&Holder>) -> Result<(), String> {

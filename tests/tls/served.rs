@@ -1,9 +1,10 @@
 //! What is served by TLS, to programs that people use.
 
+use pinion_kit::program::{etcdctls, run};
 use pinion_kit::tls::{self, Authority};
 use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, free_port, installed};
 
-use crate::programs::{Secured, credentials, etcdctls, run, secured};
+use crate::programs::{Secured, credentials, secured};
 
 fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
@@ -114,6 +115,51 @@ fn curl_hears_the_same_by_http1_and_by_http2() {
             "{told:.300}"
         );
         assert!(told.contains(r#""events":["#), "{told:.300}");
+    });
+}
+
+/// The v2 API by HTTP/2, whose writes have bodies; one of them comes in pieces.
+#[test]
+fn directories_are_written_by_http2() {
+    block_on(TEST_DEADLINE, async {
+        let Some(curl) = installed("curl") else { return };
+        let work = WorkDir::new();
+        let authority = Authority::new(&work, "ca");
+        let member = Secured::start(&work, &authority, &["--enable-v2".to_owned()]).await;
+        let shown = credentials(&authority.certificate, &authority.issue("user"));
+        let large = work.join("large");
+        std::fs::write(&large, format!("value={}", "x".repeat(400_000))).unwrap();
+        let ask = async |more: &[&str], path: &str| {
+            let mut all = vec!["-s".to_owned(), "-w".to_owned(), "\n%{http_version} %{http_code}".to_owned()];
+            all.extend(shown.clone());
+            all.extend(more.iter().map(|word| (*word).to_owned()));
+            all.push(format!("https://127.0.0.1:{}/v2{path}", member.port));
+            let (_, told) = run(&curl, &all, "").await;
+            told
+        };
+        for (more, path, status, wanted) in [
+            (&["-X", "PUT", "-d", "value=1"][..], "/keys/d/a", "201", r#""action":"set""#),
+            (&["-X", "POST", "-d", "value=2"], "/keys/q", "201", r#""action":"create""#),
+            (&["-X", "PUT", "-d", "value=3&prevValue=1"], "/keys/d/a", "200", r#""action":"compareAndSwap""#),
+            (&["-X", "PUT", "-d", "value=3&prevValue=1"], "/keys/d/a", "412", "Compare failed"),
+            (&["-X", "PUT", "-d", "ttl=x"], "/keys/d/a", "400", r#""errorCode":202"#),
+            (
+                &["-X", "PUT", "-d", &format!("@{}", large.display())],
+                "/keys/d/l",
+                "201",
+                r#""modifiedIndex""#,
+            ),
+            (&[], "/keys/d/a", "200", r#""value":"3""#),
+            (&["-I"], "/keys/d/a", "200", "x-etcd-index"),
+            (&["-X", "DELETE"], "/keys/d?recursive=true", "200", r#""action":"delete""#),
+        ] {
+            let told = ask(more, path).await;
+            let end = &told[told.len().saturating_sub(200)..];
+            assert!(
+                told.ends_with(&format!("\n2 {status}")) && told.contains(wanted),
+                "{more:?} {path}: {end}"
+            );
+        }
     });
 }
 

@@ -14,6 +14,7 @@ pub mod disk;
 pub mod judge;
 pub mod mount;
 pub mod pb;
+pub mod program;
 pub mod stream;
 pub mod tls;
 
