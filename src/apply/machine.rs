@@ -449,6 +449,7 @@ impl Machine {
             Query::MemberList => {
                 Ok(Response { body: self.cluster.member_list_body(), ..Response::default() })
             }
+            Query::Membership => Ok(Response { body: self.cluster.encode(), ..Response::default() }),
             Query::ClusterVersion => {
                 let (version, _patch) = ETCD_VERSION.rsplit_once('.').expect("a version has three parts");
                 let answer = pb::DowngradeResponse { header: None, version: version.into() };
@@ -483,6 +484,7 @@ impl Machine {
                 self.permit(guarded.login.as_deref(), &guarded.query)?;
                 self.read(&guarded.query, facts)
             }
+
         }
     }
 

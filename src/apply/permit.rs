@@ -94,7 +94,9 @@ impl Machine {
             Query::UserGet(name) => realm.check_sees_user(login, name),
             Query::RoleGet(role) => realm.check_sees_role(login, role),
             // The member asks these for itself.
-            Query::PasswordOf(_) | Query::Token(_) | Query::NodeTallies => Err(AuthRejection::PermissionDenied),
+            Query::PasswordOf(_) | Query::Token(_) | Query::NodeTallies | Query::Membership => {
+                Err(AuthRejection::PermissionDenied)
+            }
             Query::Permit(Permit::Login) => realm.check_login(login),
             Query::Permit(Permit::Admin) => realm.check_admin(login),
             Query::Permit(Permit::Range { key, range_end }) => {

@@ -35,6 +35,8 @@ pub enum Query {
     Snapshot,
     /// `MemberListResponse`.
     MemberList,
+    /// `pinion.peer.v1.Membership`: whoever is a member, and whoever was. For the member itself.
+    Membership,
     /// `StatusResponse`.
     Status,
     /// `DowngradeResponse`, which tells the cluster's version.

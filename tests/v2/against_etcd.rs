@@ -332,5 +332,14 @@ fn members_machines_and_refusals_of_methods_are_etcds() {
             }
             assert_eq!(names[1], names[0], "{path}");
         }
+        // A member that was there once is gone for good; one without a vote comes and goes without a quorum of its own.
+        for (server, web) in [&theirs, &ours].into_iter().zip(&mut webs) {
+            let client = server.connect().await;
+            let id = client.member_add("http://127.0.0.1:1", true).await.unwrap().member.unwrap().id;
+            client.member_remove(id).await.unwrap();
+            let answer = ask(web, "DELETE", &format!("/members/{id:x}"), "").await;
+            let told = answer.json()["message"].as_str().unwrap().to_owned();
+            assert_eq!((answer.status, told), (410, format!("Member permanently removed: {id:x}")));
+        }
     });
 }

@@ -34,7 +34,7 @@ impl What {
             Query::HashKv(_) | Query::HashCompacted => "HashKV",
             Query::Hash => "Hash",
             Query::Snapshot => "Snapshot",
-            Query::MemberList => "MemberList",
+            Query::MemberList | Query::Membership => "MemberList",
             Query::Status => "Status",
             Query::ClusterVersion => "Downgrade",
             Query::Alarms { .. } => "Alarm",

@@ -10,6 +10,7 @@ use prost::Message as _;
 
 use super::{CLUSTER_ID, Request, crowded, refuse};
 use crate::pb::etcdserverpb as pb;
+use crate::pb::peer;
 use crate::request::{Command, Permit, Query};
 use crate::rpc::json::put_text;
 use crate::rpc::web::{AnswerHead, JSON};
@@ -97,6 +98,13 @@ impl<B: Backend> ClientShard<B> {
         let (_, response) = self.ask(own_read(false, Query::MemberList)).await?;
         let list = pb::MemberListResponse::decode(&response.body[..]).expect("the store's own message");
         Ok(list.members)
+    }
+
+    /// Whether `id` was a member once.
+    async fn is_removed(&self, id: MemberId) -> Result<bool, Status> {
+        let (_, response) = self.ask(own_read(false, Query::Membership)).await?;
+        let membership = peer::Membership::decode(&response.body[..]).expect("the store's own message");
+        Ok(membership.removed.contains(&id.0))
     }
 
     /// Answers with all client URLs.
@@ -241,7 +249,18 @@ impl<B: Backend> ClientShard<B> {
             }
             Some(login) => guarded(command, login),
         };
-        self.ask(command).await.map_err(no)?;
+        match self.ask(command).await {
+            Ok(_) => {}
+            Err(status) if method == Method::MemberRemove && status == status::MEMBER_NOT_FOUND => {
+                let is_removed = self.is_removed(id_of(&id)?).await.map_err(no)?;
+                return Err(if is_removed {
+                    No(410, format!("Member permanently removed: {id}"))
+                } else {
+                    no_such(&id)
+                });
+            }
+            Err(status) => return Err(no(status)),
+        }
         if method != Method::MemberAdd {
             return Ok((204, Vec::new()));
         }
