@@ -104,6 +104,7 @@ impl Machine {
             }
             Query::Permit(Permit::Ask(query)) => self.permit(login, query),
             Query::Guarded(guarded) => self.permit(guarded.login.as_deref(), &guarded.query),
+            Query::NotOlder(later) => self.permit(login, &later.query),
         }
     }
 }

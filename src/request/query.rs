@@ -72,6 +72,15 @@ pub enum Query {
     Permit(Permit),
     /// A client's query where rights are asked for: answered as the query itself, or refused.
     Guarded(Box<Guarded>),
+    /// A query that waits until the state is new enough, and is answered as the query itself.
+    NotOlder(Box<NotOlder>),
+}
+
+/// A query, and the revision that its answer has to be of, or a later one.
+#[derive(Debug)]
+pub struct NotOlder {
+    pub revision: i64,
+    pub query: Query,
 }
 
 /// A query, and in whose name it is asked.

@@ -14,6 +14,7 @@ pub mod http1;
 pub mod json;
 pub mod method;
 pub mod nodes;
+pub mod not_older;
 pub mod queue;
 pub mod range_stream;
 pub mod status;

@@ -88,6 +88,8 @@ table! {
     LEADER_CHANGED: Unavailable, "etcdserver: leader changed";
     STOPPED: Unavailable, "etcdserver: server stopped";
     TIMED_OUT: Unavailable, "etcdserver: request timed out";
+    NOT_NEW_ENOUGH: Unavailable,
+        "pinion: this member has not applied the revision of pinion-not-older-than in time";
     TIMED_OUT_LEADER_FAILURE: Unavailable,
         "etcdserver: request timed out, possibly due to previous leader failure";
     TIMED_OUT_CONNECTION_LOST: Unavailable,

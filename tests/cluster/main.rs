@@ -20,6 +20,7 @@ mod lock_load;
 mod moved;
 mod namespaces;
 mod network;
+mod not_older;
 mod reached;
 mod rolling;
 #[allow(unsafe_code, reason = "ptrace; see the module")]

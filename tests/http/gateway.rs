@@ -215,6 +215,31 @@ fn deadline_and_wish_for_a_leader_come_as_headers() {
 }
 
 #[test]
+fn a_read_says_by_a_header_how_new_its_answer_has_to_be() {
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let (server, mut web) = started(&work).await;
+        let key = json!({"key": b64("a"), "serializable": true}).to_string();
+        let ask = |revision: &str| {
+            format!("Grpc-Metadata-pinion-not-older-than: {revision}\r\nGrpc-Timeout: 300m\r\n")
+        };
+        for (revision, status) in [("1", 200), ("2", 503), ("x", 400)] {
+            let answer = web.post_with("/v3/kv/range", &ask(revision), &key).await;
+            assert_eq!(answer.status, status, "{revision}: {}", answer.text());
+        }
+        // The answer comes with the write that it waits for.
+        let header = "Grpc-Metadata-pinion-not-older-than: 2\r\n";
+        let client = server.connect().await;
+        let (answer, put) = tokio::join!(web.post_with("/v3/kv/range", header, &key), async {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            client.put_kv("a", "b").await
+        });
+        put.unwrap();
+        assert_eq!(answer.json()["kvs"][0]["value"], b64("b"));
+    });
+}
+
+#[test]
 fn client_that_has_ended_its_side_still_gets_the_answer_to_its_call() {
     block_on(TEST_DEADLINE, async {
         let work = WorkDir::new();

@@ -11,11 +11,13 @@ mod applying;
 mod auto_compaction;
 pub(in crate::shell) mod checkpoint_file;
 mod checkpointing;
+mod early_reads;
 mod large_write;
 pub(in crate::shell) mod lease_clock;
 mod logins;
 mod long_reads;
 pub(in crate::shell) mod node_waits;
+mod not_older;
 mod observed;
 mod observing;
 pub(in crate::shell) mod quota;
@@ -63,6 +65,7 @@ use lease_clock::{LeaseClock, Of};
 use logins::Logins;
 use long_reads::{LongReads, Said};
 use node_waits::NodeWaits;
+use not_older::NotOlderReads;
 use observed::Observed;
 use quota::Quota;
 use replay::Replay;
@@ -179,6 +182,7 @@ pub(in crate::shell) struct StoreRole {
     leases: LeaseClock,
     nodes: LeaseClock,
     waits: NodeWaits,
+    not_older: NotOlderReads,
     auto_compaction: Option<CompactionClock>,
     logins: Logins,
     quota: Arc<Quota>,
@@ -252,6 +256,7 @@ impl StoreRole {
             leases: LeaseClock::new(Of::Leases, upkeep.election_timeout),
             nodes: LeaseClock::new(Of::Nodes, upkeep.election_timeout),
             waits: NodeWaits::default(),
+            not_older: NotOlderReads::default(),
             auto_compaction,
             quota,
             writer,
@@ -295,7 +300,7 @@ impl StoreRole {
             self.watch_quota();
             self.look_at_history();
             self.answer_scrapes();
-            let has_work = self.work() | self.lease_turn(is_behind);
+            let has_work = self.work() | self.lease_turn(is_behind) | self.read_what_waited();
             if self.reported < self.applied {
                 self.reported = self.applied;
                 self.ports.to_raft.send_always(ToRaft::Applied { index: self.applied });
@@ -521,6 +526,7 @@ impl StoreRole {
 
     /// Answers a read, or takes it in. Returns how many messages it counts as besides its own.
     fn read(&mut self, ticket: Ticket, query: Query) -> usize {
+        let Some(query) = self.wait_if_older(ticket, query) else { return 0 };
         let (permitted, query) = self.permit(ticket, query);
         if let Err(denied) = permitted {
             self.answer(ticket, Err(denied.into()));

@@ -104,6 +104,7 @@ pub struct Client {
     pub(super) api_version: Option<&'static str>,
     pub(super) token: Option<String>,
     pub(super) timeout: Option<&'static str>,
+    pub(super) not_older_than: Option<String>,
 }
 
 impl Client {
@@ -150,6 +151,7 @@ impl Client {
             api_version: None,
             token: None,
             timeout: None,
+            not_older_than: None,
         })
     }
 
@@ -181,6 +183,13 @@ impl Client {
         self
     }
 
+    /// The same connection for reads whose answers may not be older than this revision.
+    #[must_use]
+    pub fn not_older_than(mut self, revision: impl ToString) -> Self {
+        self.not_older_than = Some(revision.to_string());
+        self
+    }
+
     /// The same connection in the name of this user.
     pub async fn logged_in(&self, name: &str, password: &str) -> Result<Self, CallError> {
         Ok(self.clone().with_token(&self.authenticate(name, password).await?))
@@ -209,6 +218,9 @@ impl Client {
         }
         if let Some(timeout) = self.timeout {
             request = request.header("grpc-timeout", timeout);
+        }
+        if let Some(revision) = &self.not_older_than {
+            request = request.header("pinion-not-older-than", revision);
         }
         request.body(()).unwrap()
     }

@@ -28,6 +28,8 @@ pub(in crate::shell::client) enum Wait {
     Read,
     /// The leader's word about a lease.
     Lease,
+    /// A revision that the state has to reach before it is read.
+    NotOlder,
 }
 
 impl Wait {
@@ -37,6 +39,7 @@ impl Wait {
             Command::Propose { .. } | Command::Member(_) => Self::Write,
             Command::Read(read) => match read.query {
                 Query::LeaseKeepAlive(_) | Query::LeaseTimeToLive(_) => Self::Lease,
+                Query::NotOlder(_) => Self::NotOlder,
                 _ => Self::Read,
             },
         }
@@ -136,6 +139,7 @@ impl Leadership {
         let leaderless_since_ms = self.leaderless_since_ms.get();
         match wait {
             Wait::Read => return status::TIMED_OUT,
+            Wait::NotOlder => return status::NOT_NEW_ENOUGH,
             Wait::Lease if leaderless_since_ms.is_some() => return status::NO_LEADER,
             Wait::Lease => return status::TIMED_OUT,
             Wait::Write => {}

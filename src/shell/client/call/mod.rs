@@ -43,7 +43,7 @@ use super::Backend;
 use super::ClientShard;
 use super::responder::{Requests, Responder};
 use crate::pb::{etcdserverpb as pb, health};
-use crate::request::{Answer, Command, Outcome, Permit, Query, Read, Refusal, Response};
+use crate::request::{Answer, Command, NotOlder, Outcome, Permit, Query, Read, Refusal, Response};
 use crate::rpc::api_version::ApiVersion;
 use crate::rpc::method::{Becomes, HeaderShape, Weight};
 use crate::rpc::{Code, Method, Status, convert, status};
@@ -68,6 +68,31 @@ pub(super) struct Head {
     pub(super) api_version: ApiVersion,
     /// What shows who calls; see `identity`.
     pub(super) shown: Option<Shown>,
+    /// The revision that a read's answer has to be of, or a later one; 0: any.
+    pub(super) not_older_than: i64,
+}
+
+impl Head {
+    /// The revision that the answer to `command` may not be older than. Only what reads the key space has one: a write
+    /// is newer than whatever was answered before it.
+    fn oldest_for(&self, command: &Command) -> i64 {
+        match command {
+            Command::Read(Read { query: Query::Range(_) | Query::Txn(_), .. }) => self.not_older_than,
+            _ => 0,
+        }
+    }
+}
+
+/// A read that waits until the state has reached `revision`, where that is one. Whether it is permitted is asked
+/// when it has waited.
+fn not_older(revision: i64, command: Command) -> Command {
+    match command {
+        Command::Read(Read { linearizable, query }) if 0 < revision => {
+            let query = Query::NotOlder(Box::new(NotOlder { revision, query }));
+            Command::Read(Read { linearizable, query })
+        }
+        command => command,
+    }
 }
 
 /// The status of a call whose connection makes the shard hold too much already.
@@ -104,6 +129,7 @@ struct Permitting {
     weight: Weight,
     request_bytes: usize,
     client_deadline_ms: Option<u64>,
+    not_older_than: i64,
     command: Command,
     recipient: Recipient,
 }
@@ -245,6 +271,7 @@ impl<B: Backend> ClientShard<B> {
                     weight: row.weigh(&command),
                     request_bytes,
                     client_deadline_ms: head.client_deadline_ms,
+                    not_older_than: head.oldest_for(&command),
                     command,
                     recipient,
                 };
@@ -272,7 +299,9 @@ impl<B: Backend> ClientShard<B> {
     }
 
     fn submit_permitted(&self, account: &Rc<Account>, call: Permitting) {
-        let Permitting { weight, request_bytes, client_deadline_ms, command, recipient } = call;
+        let Permitting { weight, request_bytes, client_deadline_ms, not_older_than, command, recipient } =
+            call;
+        let command = not_older(not_older_than, command);
         self.submit(account, weight, request_bytes, client_deadline_ms, command, recipient);
     }
 
@@ -548,7 +577,8 @@ impl<B: Backend> ClientShard<B> {
     }
 
     fn timeout_status(&self, is_client_deadline: bool, wait: Wait) -> Status {
-        if is_client_deadline {
+        // Whoever gets it in time asks another member.
+        if is_client_deadline && wait != Wait::NotOlder {
             return status::CONTEXT_DEADLINE_EXCEEDED;
         }
         // It waited for exactly the request timeout.

@@ -50,6 +50,7 @@ impl What {
             Query::Node(_) | Query::NodeTallies => "v2",
             Query::Token(_) | Query::Permit(_) => "who calls",
             Query::Guarded(guarded) => return Self::of_query(&guarded.query),
+            Query::NotOlder(later) => return Self::of_query(&later.query),
         })
     }
 
@@ -95,6 +96,7 @@ impl Slow {
             Wait::Write => "the log: a sync on a quorum, and what was to be applied before",
             Wait::Read => "the store, and a linearizable one for a quorum's word before",
             Wait::Lease => "the leader's word",
+            Wait::NotOlder => "the store, until that has applied the revision of pinion-not-older-than",
         };
         tracing::warn!(
             request = pace.what.name(),

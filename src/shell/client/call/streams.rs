@@ -14,7 +14,7 @@ use super::end::Ended;
 use super::identity::Shown;
 use super::leadership::LeaderWish;
 use super::place::{Kind, Place};
-use super::{Head, Mailbox, Recipient, overloaded};
+use super::{Head, Mailbox, Recipient, not_older, overloaded};
 use crate::pb::health::health_check_response::ServingStatus;
 use crate::pb::health::{HealthCheckRequest, HealthCheckResponse, HealthListResponse};
 use crate::request::{Command, Query, RangeSlice, Read, Response};
@@ -85,11 +85,12 @@ impl<B: Backend> ClientShard<B> {
         };
         let (shard, account) = (Rc::clone(self), Rc::clone(account));
         let (client_deadline_ms, leader) = (head.client_deadline_ms, self.leadership.wish(head.needs_leader));
-        let shown = head.shown.clone();
+        let (shown, not_older_than) = (head.shown.clone(), head.not_older_than);
         glommio::spawn_local(async move {
             let _place = place;
             let (shard, account, shown) = (&shard, &account, shown.as_ref());
-            let mut slices = Slices { shard, account, client_deadline_ms, leader, linearizable, shown };
+            let mut slices =
+                Slices { shard, account, client_deadline_ms, leader, linearizable, shown, not_older_than };
             slices.run(first, responder).await;
         })
         .detach();
@@ -105,6 +106,7 @@ struct Slices<'a, B: Backend> {
     linearizable: bool,
     /// Each slice is asked for anew in the name of whoever has it.
     shown: Option<&'a Shown>,
+    not_older_than: i64,
 }
 
 impl<B: Backend> Slices<'_, B> {
@@ -152,6 +154,7 @@ impl<B: Backend> Slices<'_, B> {
         let query = Query::RangeSlice(Box::new(slice));
         let command = Command::Read(Read { linearizable: self.linearizable, query });
         let command = self.shard.in_the_name_of(self.shown, command).await?;
+        let command = not_older(self.not_older_than, command);
         let (shard, deadline_ms) = (self.shard, self.client_deadline_ms);
         shard.submit(self.account, Weight::Point, request_bytes, deadline_ms, command, recipient);
         Ok(mailbox)

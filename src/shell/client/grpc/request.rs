@@ -19,7 +19,7 @@ use crate::rpc::api_version::ApiVersion;
 use crate::rpc::framing::{Assembler, FramingError, Message, is_grpc_content_type, parse_timeout};
 use crate::rpc::headers::Note;
 use crate::rpc::method::CallShape;
-use crate::rpc::{Code, Method, Status, status};
+use crate::rpc::{Code, Method, Status, not_older, status};
 use crate::shell::client::call::account::Account;
 use crate::shell::client::call::body::Body;
 use crate::shell::client::call::identity::{self, Shown};
@@ -35,6 +35,7 @@ const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
 const TOKEN: HeaderName = HeaderName::from_static("token");
 const GATEWAY_ACCEPT: HeaderName = HeaderName::from_static("grpcgateway-accept");
+const NOT_OLDER_THAN: HeaderName = HeaderName::from_static(not_older::NOT_OLDER_THAN);
 const CLIENT_API_VERSION: HeaderName = HeaderName::from_static("client-api-version");
 
 const NS_PER_MS: u64 = 1_000_000;
@@ -115,7 +116,8 @@ fn read_head<T>(
     let api_version = ApiVersion::parse(api_version);
     let needs_leader = headers.get(HAS_LEADER).is_some_and(|value| value.as_bytes() == b"true");
     let shown = if asks_rights { shown(headers, account) } else { None };
-    Ok((Head { method, client_deadline_ms, needs_leader, api_version, shown }, gzip))
+    let not_older_than = not_older::parse(last(headers, &NOT_OLDER_THAN))?;
+    Ok((Head { method, client_deadline_ms, needs_leader, api_version, shown, not_older_than }, gzip))
 }
 
 /// Whether a request is gRPC's.

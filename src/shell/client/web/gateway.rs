@@ -15,7 +15,7 @@ use crate::rpc::api_version::ApiVersion;
 use crate::rpc::framing::{FramingError, parse_timeout};
 use crate::rpc::method::CallShape;
 use crate::rpc::web::{self, AnswerHead, Ask, JSON};
-use crate::rpc::{Code, Method, Status, json, status};
+use crate::rpc::{Code, Method, Status, json, not_older, status};
 use crate::shell::client::call::Head;
 use crate::shell::client::call::account::Account;
 use crate::shell::client::call::identity;
@@ -77,7 +77,8 @@ pub(in crate::shell::client) fn read_head(
     let shown = || ask.metadata("token").or_else(|| ask.header("authorization"));
     let shown = || shown().or_else(|| websocket::token(ask));
     let shown = if asks_rights { shown().map(identity::token) } else { None };
-    Ok(Head { method, client_deadline_ms, needs_leader, api_version, shown })
+    let not_older_than = not_older::parse(ask.metadata(not_older::NOT_OLDER_THAN))?;
+    Ok(Head { method, client_deadline_ms, needs_leader, api_version, shown, not_older_than })
 }
 
 /// The bytes of the message that a text begins with.
