@@ -1,11 +1,11 @@
 //! Addresses that a member listens on, and whether they are encrypted.
 
-use std::net::SocketAddr;
+use super::address::Address;
 
 /// An address to listen on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
-    pub address: SocketAddr,
+    pub address: Address,
     pub encryption: Encryption,
 }
 

@@ -9,6 +9,7 @@
 //! 3.6 are taken too. What would be a lie if it was ignored is refused by name: a `--client-cert-auth` that is
 //! taken and forgotten would be an open door. What asks for nothing that exists here is taken with a warning.
 
+mod address;
 mod auth;
 mod auto_compaction;
 mod cipher_suites;
@@ -32,6 +33,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub use address::Address;
 pub use auth::AuthConfig;
 pub use auto_compaction::AutoCompaction;
 pub use cipher_suites::CipherSuite;

@@ -3,10 +3,10 @@
 //! Invariants of every value that `validate` passed: both listener lists can be bound, and no two
 //! listeners of this process claim the same address.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::address::Address;
 use super::auth::AuthConfig;
 use super::auto_compaction::AutoCompaction;
 use super::features::FeatureGates;
@@ -275,10 +275,10 @@ impl ProcessConfig {
     pub(super) fn validate(&self) -> Result<(), Refused> {
         let lists = [&self.listen_client, &self.listen_client_http, &self.listen_metrics, &self.listen_peer];
         let listeners = lists.into_iter().flatten().map(|listener| &listener.address);
-        let listeners: Vec<&SocketAddr> = listeners.collect();
+        let listeners: Vec<&Address> = listeners.collect();
         for (slot, a) in listeners.iter().enumerate() {
             for b in &listeners[..slot] {
-                if overlap(a, b) {
+                if a.overlaps(b) {
                     return Err(Refused::contradiction(format!(
                         "two listeners claim one address: {b} and {a} (--listen-client-urls, --listen-client-http-urls, \
                          --listen-metrics-urls, --listen-peer-urls)"
@@ -533,10 +533,4 @@ fn compact_hash_check(settings: &Settings) -> Result<Option<Duration>, Refused> 
 
 fn non_zero(duration: Duration) -> Option<Duration> {
     (!duration.is_zero()).then_some(duration)
-}
-
-/// Whether binding both would fail, or would split one port's connections between two services.
-fn overlap(a: &SocketAddr, b: &SocketAddr) -> bool {
-    let same_ip = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
-    a.port() == b.port() && same_ip
 }

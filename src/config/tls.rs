@@ -217,8 +217,8 @@ impl TlsConfig {
             && !self.client.has_pair()
         {
             return Err(Refused::contradiction(format!(
-                "TLS key/cert (--cert-file, --key-file) must be provided for client url https://{} with HTTPS scheme",
-                listener.address
+                "TLS key/cert (--cert-file, --key-file) must be provided for client url {} with HTTPS scheme",
+                listener.address.url(true)
             )));
         }
         if for_metrics.iter().any(|listener| needs(&listener)) && !self.client.has_pair() {
@@ -230,9 +230,9 @@ impl TlsConfig {
             && !self.peer.has_pair()
         {
             return Err(Refused::contradiction(format!(
-                "TLS key/cert (--peer-cert-file, --peer-key-file) must be provided for peer url https://{} with \
+                "TLS key/cert (--peer-cert-file, --peer-key-file) must be provided for peer url {} with \
                  HTTPS scheme",
-                listener.address
+                listener.address.url(true)
             )));
         }
         Ok(())
@@ -262,7 +262,7 @@ impl TlsConfig {
             [("client", &self.client, for_clients.to_vec()), ("peer", &self.peer, for_peers.iter().collect())]
         {
             for listener in listeners.into_iter().filter(|listener| listener.encryption.has_plain()) {
-                let url = format!("http://{}", listener.address);
+                let url = listener.address.url(false);
                 if security.has_pair() {
                     warnings.push(format!(
                         "The scheme of {side} url {url} is HTTP while key/cert files are presented. Ignored key/cert files."

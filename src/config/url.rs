@@ -1,24 +1,36 @@
 //! The URLs that a member listens on and tells others.
 //!
-//! `http` and `https` are spoken; `unix` and `unixs` are refused by name. A URL has a host and a port and nothing
-//! else.
+//! `http` and `https` have a host and a port and nothing else. `unix` and `unixs` have the path of a socket's file,
+//! which is all that stands behind `://`, as etcd reads it: `unix:///run/m.sock` is absolute; `unix://localhost:2380`
+//! and `unix://run/m.sock` are seen from the working directory, and the first is a file with a colon in its name.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::address::Address;
+
+/// Longest path of a socket: the kernel's 108 bytes, the last of which is zero.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// An address to dial, as another member or a client was told it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Url {
     is_tls: bool,
-    host: Host,
-    port: u16,
+    place: Place,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Net(Host, u16),
+    /// A socket's file.
+    Socket(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Host {
     Ip(IpAddr),
     /// An address of IPv6 that means one link of this host, and the name or number of that link.
-    Zoned(Ipv6Addr, String),
+    Zoned(Ipv6Addr, Box<str>),
     Name(String),
 }
 
@@ -31,8 +43,6 @@ pub enum UrlError {
     Scheme(String),
     #[error("URL scheme must be http, https, unix, or unixs: {0:?} has none; write http://{0}")]
     NoScheme(String),
-    #[error("{scheme} is not supported yet, only http and https: {url}")]
-    SchemeUnsupported { scheme: &'static str, url: String },
     #[error("URL address does not have the form \"host:port\": {0}")]
     HostPort(String),
     #[error("a port is at most 65535: {0}")]
@@ -45,10 +55,18 @@ pub enum UrlError {
     Zone(String),
     #[error("port 0 cannot be told to others: {0}")]
     PortZero(String),
+    #[error("a URL of a unix socket has the path of its file behind ://, as in unix:///run/pinion.sock: {0}")]
+    NoSocketPath(String),
+    #[error(
+        "the path of a unix socket is at most {SOCKET_PATH_BYTES_MAX} bytes long, and this one {bytes}: {url}"
+    )]
+    SocketPathTooLong { bytes: usize, url: String },
+    #[error("the path of a unix socket has no control characters, and none of ?, #, %, @ and \\: {0}")]
+    SocketPath(String),
 }
 
 impl Url {
-    /// Reads `http://host:port` or `https://host:port`.
+    /// Reads `http://host:port`, `https://host:port`, `unix://path` or `unixs://path`.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
         let text = text.trim();
         let owned = || text.to_owned();
@@ -57,13 +75,16 @@ impl Url {
             return Err(if is_empty { UrlError::Scheme(owned()) } else { UrlError::NoScheme(owned()) });
         };
         // As Go's parser does.
-        let is_tls = match scheme.to_ascii_lowercase().as_str() {
-            "http" => false,
-            "https" => true,
-            "unix" => return Err(UrlError::SchemeUnsupported { scheme: "unix", url: owned() }),
-            "unixs" => return Err(UrlError::SchemeUnsupported { scheme: "unixs", url: owned() }),
+        let (is_tls, is_file) = match scheme.to_ascii_lowercase().as_str() {
+            "http" => (false, false),
+            "https" => (true, false),
+            "unix" => (false, true),
+            "unixs" => (true, true),
             _ => return Err(UrlError::Scheme(owned())),
         };
+        if is_file {
+            return Ok(Self { is_tls, place: Place::Socket(socket_path(text, rest)?) });
+        }
         if rest.contains(['/', '?', '#']) {
             return Err(UrlError::Path(owned()));
         }
@@ -82,7 +103,7 @@ impl Url {
                 Some((ip, zone)) => {
                     let zone = zone.strip_prefix("25").filter(|zone| is_zone(zone));
                     let zone = zone.ok_or_else(|| UrlError::Zone(owned()))?;
-                    Host::Zoned(ip.parse().map_err(|_| bad())?, zone.to_owned())
+                    Host::Zoned(ip.parse().map_err(|_| bad())?, zone.into())
                 }
             }
         } else if let Ok(ip) = host.parse::<Ipv4Addr>() {
@@ -92,7 +113,7 @@ impl Url {
         } else {
             return Err(bad());
         };
-        Ok(Self { is_tls, host, port })
+        Ok(Self { is_tls, place: Place::Net(host, port) })
     }
 
     /// Reads a comma-separated list; duplicates are dropped, the order is kept.
@@ -110,32 +131,47 @@ impl Url {
     /// Whether it means all addresses of a host, so that nobody elsewhere can dial it.
     #[must_use]
     pub fn is_unspecified(&self) -> bool {
-        match &self.host {
-            Host::Ip(ip) => ip.is_unspecified(),
-            Host::Zoned(ip, _) => ip.is_unspecified(),
-            Host::Name(_) => false,
+        match &self.place {
+            Place::Net(Host::Ip(ip), _) => ip.is_unspecified(),
+            Place::Net(Host::Zoned(ip, _), _) => ip.is_unspecified(),
+            Place::Net(Host::Name(_), _) | Place::Socket(_) => false,
         }
     }
 
     /// The address to listen on. An address with a zone is no IP to etcd here. A name other than `localhost` would have to be resolved, and what
     /// it resolves to may change, so etcd refuses it and so do we.
-    pub fn bind_addr(&self) -> Result<SocketAddr, UrlError> {
-        match &self.host {
-            Host::Ip(ip) => Ok(SocketAddr::new(*ip, self.port)),
-            Host::Name(name) if name == "localhost" => {
-                Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), self.port))
+    pub fn bind_addr(&self) -> Result<Address, UrlError> {
+        match &self.place {
+            Place::Socket(path) => Ok(Address::Socket(path.as_str().into())),
+            Place::Net(Host::Ip(ip), port) => Ok(Address::Ip(SocketAddr::new(*ip, *port))),
+            Place::Net(Host::Name(name), port) if name == "localhost" => {
+                Ok(Address::Ip(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), *port)))
             }
-            Host::Zoned(..) | Host::Name(_) => Err(UrlError::NotBindable(self.to_string())),
+            Place::Net(..) => Err(UrlError::NotBindable(self.to_string())),
         }
     }
 
-    /// `host:port`, as a URL has it.
+    /// The path of the socket's file, if it leads to one.
+    #[must_use]
+    pub fn socket_path(&self) -> Option<&str> {
+        match &self.place {
+            Place::Socket(path) => Some(path),
+            Place::Net(..) => None,
+        }
+    }
+
+    /// `host:port`, as a URL has it. Of a socket's file, what Go takes for it: the path up to its first slash; or
+    /// `localhost`, where nothing stands before that.
     #[must_use]
     pub fn authority(&self) -> String {
-        match &self.host {
-            Host::Ip(ip) => SocketAddr::new(*ip, self.port).to_string(),
-            Host::Zoned(ip, zone) => format!("[{ip}%25{zone}]:{}", self.port),
-            Host::Name(name) => format!("{name}:{}", self.port),
+        match &self.place {
+            Place::Net(Host::Ip(ip), port) => SocketAddr::new(*ip, *port).to_string(),
+            Place::Net(Host::Zoned(ip, zone), port) => format!("[{ip}%25{zone}]:{port}"),
+            Place::Net(Host::Name(name), port) => format!("{name}:{port}"),
+            Place::Socket(path) => match path.split('/').next() {
+                None | Some("") => "localhost".to_owned(),
+                Some(first) => first.to_owned(),
+            },
         }
     }
 
@@ -154,24 +190,54 @@ impl Url {
     /// The host without the port, as a certificate has it.
     #[must_use]
     pub fn host(&self) -> String {
-        match &self.host {
-            Host::Ip(ip) => ip.to_string(),
-            Host::Zoned(ip, _) => ip.to_string(),
-            Host::Name(name) => name.clone(),
+        match &self.place {
+            Place::Net(Host::Ip(ip), _) => ip.to_string(),
+            Place::Net(Host::Zoned(ip, _), _) => ip.to_string(),
+            Place::Net(Host::Name(name), _) => name.clone(),
+            Place::Socket(_) => {
+                let authority = self.authority();
+                match authority.rsplit_once(':') {
+                    Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host.to_owned(),
+                    _ => authority,
+                }
+            }
         }
     }
 
     /// The scheme.
     #[must_use]
     pub fn scheme(&self) -> &'static str {
-        if self.is_tls { "https" } else { "http" }
+        match (&self.place, self.is_tls) {
+            (Place::Net(..), false) => "http",
+            (Place::Net(..), true) => "https",
+            (Place::Socket(_), false) => "unix",
+            (Place::Socket(_), true) => "unixs",
+        }
     }
 
-    /// The port.
+    /// The port; None: a socket's file has none.
     #[must_use]
-    pub fn port(&self) -> u16 {
-        self.port
+    pub fn port(&self) -> Option<u16> {
+        match self.place {
+            Place::Net(_, port) => Some(port),
+            Place::Socket(_) => None,
+        }
     }
+}
+
+/// The path in the URL `text`, behind `://`. What Go's parser reads as something else (a query, an escape, a user) is
+/// refused: it would become another file than the one that is written.
+fn socket_path(text: &str, path: &str) -> Result<String, UrlError> {
+    if path.is_empty() || path.ends_with('/') {
+        return Err(UrlError::NoSocketPath(text.to_owned()));
+    }
+    if path.contains(|c: char| c.is_control() || matches!(c, '?' | '#' | '%' | '@' | '\\')) {
+        return Err(UrlError::SocketPath(text.to_owned()));
+    }
+    if SOCKET_PATH_BYTES_MAX < path.len() {
+        return Err(UrlError::SocketPathTooLong { bytes: path.len(), url: text.to_owned() });
+    }
+    Ok(path.to_owned())
 }
 
 /// Letters, digits, hyphens, underscores and dots: what DNS names and container names are made of.
@@ -190,7 +256,10 @@ fn is_zone(zone: &str) -> bool {
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.scheme(), self.authority())
+        match &self.place {
+            Place::Net(..) => write!(f, "{}://{}", self.scheme(), self.authority()),
+            Place::Socket(path) => write!(f, "{}://{path}", self.scheme()),
+        }
     }
 }
 
@@ -212,12 +281,30 @@ mod tests {
         assert_eq!(Url::parse("HTTP://localhost:1").unwrap().to_string(), "http://localhost:1");
     }
 
+    #[test]
+    fn a_socket_is_all_that_stands_behind_the_scheme() {
+        for (text, path, authority, host) in [
+            ("unix:///run/m 0.sock", "/run/m 0.sock", "localhost", "localhost"),
+            ("unix://localhost:2380", "localhost:2380", "localhost:2380", "localhost"),
+            ("unixs://run/m0.sock", "run/m0.sock", "run", "run"),
+        ] {
+            let url = Url::parse(text).unwrap();
+            assert_eq!(url.to_string(), text);
+            assert_eq!((url.socket_path(), url.port()), (Some(path), None));
+            assert_eq!((url.authority().as_str(), url.host().as_str()), (authority, host));
+            assert_eq!(url.bind_addr().unwrap(), Address::Socket(path.into()));
+            assert_eq!(url.is_tls(), text.starts_with("unixs"));
+        }
+        let longest = format!("unix:///{}", "a".repeat(SOCKET_PATH_BYTES_MAX - 1));
+        assert_eq!(Url::parse(&longest).unwrap().to_string(), longest);
+    }
+
     /// etcd 3.4 and 3.5 take these for addresses that are told to others, and no zone to listen on.
     #[test]
     fn a_zone_is_read_as_go_reads_it_and_is_not_listened_on() {
         let url = Url::parse("http://[fe80::1%25eth0]:2380").unwrap();
         assert_eq!(url.to_string(), "http://[fe80::1%25eth0]:2380");
-        assert_eq!((url.authority().as_str(), url.port()), ("[fe80::1%25eth0]:2380", 2380));
+        assert_eq!((url.authority().as_str(), url.port()), ("[fe80::1%25eth0]:2380", Some(2380)));
         assert!(matches!(url.bind_addr(), Err(UrlError::NotBindable(_))));
         for text in ["http://[fe80::1%eth0]:1", "http://[fe80::1%25]:1", "http://[fe80::1%25a/b]:1"] {
             let error = Url::parse(text).unwrap_err();
@@ -229,11 +316,17 @@ mod tests {
     #[test]
     fn bad_url_is_refused_with_its_reason() {
         type Check = fn(&UrlError) -> bool;
-        let cases: [(&str, Check); 15] = [
+        let long = format!("unix:///{}", "a".repeat(SOCKET_PATH_BYTES_MAX));
+        let cases: [(&str, Check); 20] = [
             ("", |e| matches!(e, UrlError::Scheme(_))),
             ("localhost:2379", |e| matches!(e, UrlError::NoScheme(_))),
             ("ftp://localhost:1", |e| matches!(e, UrlError::Scheme(_))),
-            ("unix://a:1", |e| matches!(e, UrlError::SchemeUnsupported { scheme: "unix", .. })),
+            ("unix://", |e| matches!(e, UrlError::NoSocketPath(_))),
+            ("unixs:///run/", |e| matches!(e, UrlError::NoSocketPath(_))),
+            ("unix:///run/a?b", |e| matches!(e, UrlError::SocketPath(_))),
+            ("unix:///run/a%20b", |e| matches!(e, UrlError::SocketPath(_))),
+            ("unix:///run/a\0b", |e| matches!(e, UrlError::SocketPath(_))),
+            (&long, |e| matches!(e, UrlError::SocketPathTooLong { bytes: 108, .. })),
             ("http://localhost", |e| matches!(e, UrlError::HostPort(_))),
             ("http://localhost:", |e| matches!(e, UrlError::HostPort(_))),
             ("http://:2379", |e| matches!(e, UrlError::HostPort(_))),
@@ -262,6 +355,7 @@ mod tests {
     #[test]
     fn only_an_address_or_localhost_can_be_bound() {
         let bind = |text: &str| Url::parse(text).unwrap().bind_addr();
+        assert_eq!(bind("unix://localhost:7").unwrap().to_string(), "localhost:7");
         assert_eq!(bind("http://localhost:7").unwrap().to_string(), "127.0.0.1:7");
         assert_eq!(bind("http://[::]:7").unwrap().to_string(), "[::]:7");
         assert!(matches!(bind("http://example.com:7"), Err(UrlError::NotBindable(_))));

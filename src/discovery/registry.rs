@@ -387,7 +387,7 @@ mod tests {
             (&good.key[..], &b"\xff"[..], "not text"),
             (&good.key[..], b"", "does not name one member"),
             (&good.key[..], b"b", "is not name=url"),
-            (&good.key[..], b"b=unix://b:1", "unix is not supported"),
+            (&good.key[..], b"b=unix://b/", "has the path of its file"),
             (&good.key[..], b"b=http://b:1,c=http://c:1", "does not name one member"),
             (&good.key[..], b"b=http://b:2", "the member id of"),
             (b"/_etcd/registry/t/members/b", &good.value[..], "the member id of"),

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::{Url, UrlError};
+use crate::config::Url;
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::pb::etcdserverpb::request_op::Request as Op;
@@ -252,10 +252,9 @@ fn merge_smaller<'a>(into: &mut BTreeSet<&'a [u8]>, mut from: BTreeSet<&'a [u8]>
     into.extend(from);
 }
 
-/// A new member's peer URLs: at least one, each one that etcd would take. Whether this member can dial
-/// it is another question.
+/// A new member's peer URLs: at least one, each one that can be dialed.
 pub fn member_add(request: &pb::MemberAddRequest) -> Result<(), Status> {
-    let is_url = |text: &String| matches!(Url::parse(text), Ok(_) | Err(UrlError::SchemeUnsupported { .. }));
+    let is_url = |text: &String| Url::parse(text).is_ok();
     if request.peer_ur_ls.is_empty() || !request.peer_ur_ls.iter().all(is_url) {
         return Err(status::BAD_MEMBER_URLS);
     }

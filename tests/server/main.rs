@@ -18,4 +18,5 @@ mod metrics;
 mod readiness;
 mod startup;
 mod try_cluster;
+mod unix_sockets;
 mod watching;

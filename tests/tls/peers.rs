@@ -200,3 +200,29 @@ fn peer_auto_tls_encrypts_a_cluster_and_says_what_it_does_not() {
         assert!(launches[0].data_dir.join("fixtures/peer/cert.pem").is_file());
     });
 }
+
+/// Members that meet by the files of unix sockets, by TLS: their certificates are for `localhost`, and there is no
+/// address that they could be for.
+#[test]
+fn members_meet_by_unix_sockets_and_tls() {
+    block_on(TEST_DEADLINE, async {
+        // The kernel takes 107 bytes of a socket's path.
+        let work = WorkDir::inside(std::path::Path::new("/tmp"));
+        let authority = Authority::new(&work, "ca");
+        let url = |name: &str| format!("unixs://{}", work.join(&format!("{name}.p")).display());
+        let listed = ["m0", "m1", "m2"].map(|name| format!("{name}={}", url(name))).join(",");
+        let mut launches = launches(&work, 3);
+        for launch in &mut launches {
+            with_peer_tls(launch, &authority.issue("member"), &authority);
+            let url = url(&launch.name);
+            launch.flags.push(format!("--listen-peer-urls={url}"));
+            launch.flags.push(format!("--initial-advertise-peer-urls={url}"));
+            launch.initial_cluster = Some(listed.clone());
+        }
+        let servers = start_all(&launches).await;
+        servers[0].connect().await.put_kv("a", "b").await.unwrap();
+        for server in &servers {
+            assert_eq!(server.connect().await.get("a").await.unwrap().unwrap(), "b");
+        }
+    });
+}

@@ -304,3 +304,53 @@ fn auto_tls_makes_a_certificate_of_etcds_kind_and_keeps_it() {
         assert_eq!(key.permissions().mode() & 0o777, 0o600);
     });
 }
+
+/// By the file of a unix socket; with and without TLS on one file, too.
+#[test]
+fn a_unix_socket_serves_by_tls() {
+    block_on(TEST_DEADLINE, async {
+        // The kernel takes 107 bytes of a socket's path.
+        let work = WorkDir::inside(std::path::Path::new("/tmp"));
+        let authority = Authority::new(&work, "ca");
+        let (file, both) = (work.join("localhost:7"), work.join("b"));
+        let launch = Launch::new(work.join("data"));
+        let urls = format!(
+            "{},unixs://{},unix://{},unixs://{}",
+            launch.client_url(),
+            file.display(),
+            both.display(),
+            both.display()
+        );
+        let [certificate, key] = authority.issue("server").flags("cert-file", "key-file");
+        let launch = launch
+            .flag(format!("--listen-client-urls={urls}"))
+            .flag(format!("--advertise-client-urls={urls}"))
+            .flag(certificate)
+            .flag(key);
+        let _server = launch.start().await;
+        let ca = authority.certificate.display().to_string();
+        if let Some(curl) = installed("curl") {
+            for (file, scheme, succeeds) in [
+                (&file, "https", true),
+                (&both, "https", true),
+                (&both, "http", true),
+                (&file, "http", false),
+            ] {
+                let mut args = words("-sSf --unix-socket");
+                let url = format!("{scheme}://localhost/version");
+                args.extend([file.display().to_string(), url, "--cacert".into(), ca.clone()]);
+                let (success, told) = run(&curl, &args, "").await;
+                assert_eq!(success, succeeds, "{scheme}: {told}");
+                assert!(!succeeds || told.contains("etcdserver"), "{told}");
+            }
+        }
+        // etcdctl looks for the path in the certificate, which is for `localhost`; so it works with etcd, too.
+        for etcdctl in etcdctls() {
+            let ask = "cd $0 && exec $1 --endpoints=unixs://localhost:7 --cacert=$2 put a b";
+            let mut args = vec!["-c".to_owned(), ask.to_owned(), work.path().display().to_string()];
+            args.extend([etcdctl.display().to_string(), ca.clone()]);
+            let (success, told) = run("/bin/sh".as_ref(), &args, "").await;
+            assert!(success && told.contains("OK"), "{told}");
+        }
+    });
+}

@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io::{self, Read as _};
-use std::net::SocketAddr;
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel;
 use glommio::{LocalExecutorBuilder, Placement};
 
+use crate::config::Address;
 use crate::shell::net::listen::{self, Held};
 
 /// Locked memory the runtime's rings ask for, per executor.
@@ -69,9 +69,13 @@ pub(in crate::shell) enum HostError {
     )]
     IoUring { reason: String },
     #[error(
-        "{flag}: cannot listen on {address}: address already in use by another process; stop it, or choose another port"
+        "{flag}: cannot listen on {address}: address already in use by another process; stop it, or choose another {}",
+        match address {
+            Address::Ip(_) => "port",
+            Address::Socket(_) => "path",
+        }
     )]
-    AddressInUse { flag: &'static str, address: SocketAddr },
+    AddressInUse { flag: &'static str, address: Address },
     #[error(
         "this process may start {got} more threads, and needs {wanted} for this placement ({source}): raise the limit of processes (`ulimit -u`, LimitNPROC= and TasksMax= of systemd, the pids limit of the container), or end others of this user"
     )]
@@ -81,7 +85,7 @@ pub(in crate::shell) enum HostError {
     )]
     LockMemory { source: io::Error },
     #[error("{flag}: cannot listen on {address}: {source}")]
-    Listen { flag: &'static str, address: SocketAddr, source: io::Error },
+    Listen { flag: &'static str, address: Address, source: io::Error },
 }
 
 /// A limit of the process that the kernel enforces.
@@ -260,13 +264,13 @@ impl Descriptors {
 /// for another reason.
 pub(in crate::shell) fn hold_addresses(
     flag: &'static str,
-    addresses: &[SocketAddr],
+    addresses: &[Address],
     reuse_port: bool,
 ) -> Result<Vec<Held>, HostError> {
-    let hold = |&address: &SocketAddr| {
+    let hold = |address: &Address| {
         listen::hold(address, reuse_port).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => HostError::AddressInUse { flag, address },
-            _ => HostError::Listen { flag, address, source },
+            io::ErrorKind::AddrInUse => HostError::AddressInUse { flag, address: address.clone() },
+            _ => HostError::Listen { flag, address: address.clone(), source },
         })
     };
     addresses.iter().map(hold).collect()
@@ -279,8 +283,9 @@ mod tests {
     #[test]
     fn a_port_with_a_listener_is_refused_and_a_free_one_is_not() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let error = hold_addresses("--listen-client-urls", &[address], false).unwrap_err();
+        let address = Address::Ip(listener.local_addr().unwrap());
+        let error =
+            hold_addresses("--listen-client-urls", std::slice::from_ref(&address), false).unwrap_err();
         assert!(error.to_string().contains(&format!("{address}: address already in use")), "{error}");
         drop(listener);
         hold_addresses("--listen-client-urls", &[address], false).unwrap();
@@ -288,8 +293,8 @@ mod tests {
 
     #[test]
     fn an_address_of_another_host_is_refused_naming_the_flag() {
-        let address = "192.0.2.1:2379".parse().unwrap();
-        let error = hold_addresses("--listen-peer-urls", &[address], false).unwrap_err();
+        let address = Address::Ip("192.0.2.1:2379".parse().unwrap());
+        let error = hold_addresses("--listen-peer-urls", std::slice::from_ref(&address), false).unwrap_err();
         assert!(error.to_string().contains("--listen-peer-urls: cannot listen on 192.0.2.1:2379"), "{error}");
     }
 

@@ -35,7 +35,7 @@ use prost::Message as _;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use crate::config::{self, Config, Listener, Url};
+use crate::config::{self, Address, Config, Listener, Url};
 use crate::pb::peer;
 use crate::peer::PEER_URLS_MAX;
 use crate::raft::{self, StartError};
@@ -105,9 +105,9 @@ pub(in crate::shell) enum BootError {
     #[error("cannot start an executor on core {core}: {reason}")]
     Executor { core: Core, reason: String },
     #[error("cannot listen on {address} (--listen-client-urls): {source}")]
-    Listen { address: SocketAddr, source: io::Error },
+    Listen { address: Address, source: io::Error },
     #[error("cannot listen on {address} (--listen-peer-urls): {source}")]
-    ListenPeer { address: SocketAddr, source: io::Error },
+    ListenPeer { address: Address, source: io::Error },
     #[error(
         "this member was removed from its cluster and cannot come back; add a new member and start it with an empty --data-dir"
     )]
@@ -148,12 +148,12 @@ enum MemberEvent {
     Serving,
     ExecutorFailed(Core, String),
     ThreadFailed(&'static str, io::Error),
-    ListenFailed(SocketAddr, io::Error),
+    ListenFailed(Address, io::Error),
     ShardEnded,
     HandedOver,
     /// The cluster has removed this member.
     Removed,
-    PeerListenFailed(SocketAddr, io::Error),
+    PeerListenFailed(Address, io::Error),
     /// This member's data is not what the others have.
     DataDiffers(String),
     RaftRefused(StartError),
@@ -207,7 +207,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     let descriptors = Descriptors::expected(descriptors_max, executors_count);
     // Before anything is on the disk, which is another member's if the addresses are.
     let hold = |flag, listeners: &[Listener]| {
-        let addresses: Vec<SocketAddr> = listeners.iter().map(|listener| listener.address).collect();
+        let addresses: Vec<Address> = listeners.iter().map(|listener| listener.address.clone()).collect();
         host::hold_addresses(flag, &addresses, process.socket_reuse_port)
     };
     // Both kinds of calls come to every address, unless the operator has given HTTP its own.
@@ -479,12 +479,12 @@ fn deal(held: Vec<(Endpoint, Held)>, shards: usize) -> BTreeMap<Role, Vec<(Endpo
 /// The addresses that a client on this machine can dial.
 fn endpoints(advertised: &[Url]) -> String {
     let dialable = |url: &Url| match url.bind_addr() {
-        Ok(address) if address.ip().is_unspecified() => {
+        Ok(Address::Ip(address)) if address.ip().is_unspecified() => {
             let loopback = match address.ip() {
                 IpAddr::V4(_) => IpAddr::from(Ipv4Addr::LOCALHOST),
                 IpAddr::V6(_) => IpAddr::from(Ipv6Addr::LOCALHOST),
             };
-            format!("{}://{}", url.scheme(), SocketAddr::new(loopback, url.port()))
+            format!("{}://{}", url.scheme(), SocketAddr::new(loopback, address.port()))
         }
         _ => url.to_string(),
     };

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Config, Listener, Security, TlsConfig};
+use crate::config::{Address, Config, Listener, Security, TlsConfig};
 use crate::shell::net::tls::{
     Credentials, CredentialsError, Handshakes, Protocols, TlsAcceptor, TlsConnector, self_signed,
 };
@@ -119,7 +119,11 @@ fn load(
     let mut security = security.clone();
     if security.makes_pair {
         let dir = data_dir.join("fixtures").join(name);
-        let mut hosts: Vec<String> = listeners.iter().map(|each| each.address.ip().to_string()).collect();
+        let host = |each: &&Listener| match &each.address {
+            Address::Ip(address) => address.ip().to_string(),
+            Address::Socket(_) => "localhost".to_owned(),
+        };
+        let mut hosts: Vec<String> = listeners.iter().map(host).collect();
         hosts.sort();
         hosts.dedup();
         let made = self_signed::ensure(&dir, &hosts, tls.self_signed_years);

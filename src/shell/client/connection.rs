@@ -133,7 +133,7 @@ pub(super) async fn run<B: Backend>(
             shard.counters.count(|counters| counters.strangers += 1);
             // Without addresses the connection is gone already.
             if let Some((remote, local)) = io.borrow().addresses() {
-                shard.config.reception.tell_stranger(spoken, remote, local);
+                shard.config.reception.tell_stranger(spoken, remote, &local);
             }
         }
         Protocol::None => return,
@@ -184,7 +184,7 @@ async fn meet<B: Backend>(
         Ok(stream) => Some((stream, seen)),
         Err(error) => {
             shard.counters.count(|counters| counters.strangers += 1);
-            shard.config.reception.tell_handshake(&error, remote, local);
+            shard.config.reception.tell_handshake(&error, remote, local.as_ref());
             None
         }
     }

@@ -5,13 +5,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_lite::future;
-use glommio::net::TcpListener;
 
 use super::Backend;
 use super::ClientShard;
 use super::reception::{About, TooMany};
 use super::signal::Signal;
 use super::speaks::Endpoint;
+use crate::shell::net::listen::Listening;
 
 /// After a failed accept, most likely for want of file descriptors: those that end make room.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -20,11 +20,11 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 pub(super) async fn accept_until_stopped<B: Backend>(
     shard: Rc<ClientShard<B>>,
     endpoint: Endpoint,
-    listener: TcpListener,
+    listener: Listening,
 ) {
     let stop = shard.signal_at_stop();
     let reception = &shard.config.reception;
-    while let Some(accepted) = until(&stop, listener.shared_accept()).await {
+    while let Some(accepted) = until(&stop, listener.accept()).await {
         match accepted {
             Ok(accepted) => match reception.receive(usize::from(shard.config.shard), endpoint, accepted) {
                 Ok(Some((stream, place))) => shard.adopt(endpoint, stream, place),

@@ -1,17 +1,17 @@
 //! Who causes the load of a shard: requests, bytes and changed keys, by the client's address and by the prefix of
-//! the key.
+//! the key. Clients by unix sockets count by their user.
 //!
 //! A connection counts in its own cells; what it has counted goes to its address when it ends. Prefixes are a few
 //! hundred at most (`metrics::Top`). Connections of one address on several shards are added up by the scrape.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::call::account::Account;
 use crate::metrics::{Heavy, Name, Report, Token, Top, changed_keys, key_of, key_prefix};
 use crate::request::{Command, RequestKind};
+use crate::shell::net::Party;
 
 /// Names of each kind that one shard tells.
 const TOLD_MAX: usize = 32;
@@ -19,14 +19,14 @@ const TOLD_MAX: usize = 32;
 /// What one connection has caused.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionLoad {
-    address: Cell<Option<IpAddr>>,
+    party: Cell<Option<Party>>,
     caused: Cell<Heavy>,
 }
 
 impl ConnectionLoad {
     /// The connection is from there.
-    pub(super) fn comes_from(&self, address: IpAddr) {
-        self.address.set(Some(address));
+    pub(super) fn comes_from(&self, party: Party) {
+        self.party.set(Some(party));
     }
 
     fn add(&self, more: Heavy) {
@@ -85,9 +85,8 @@ impl Loads {
 
     /// A connection has ended.
     pub(super) fn on_end(&self, load: &ConnectionLoad) {
-        if let Some(address) = load.address.take() {
-            let _token =
-                self.addresses.borrow_mut().count(address.to_string().as_bytes(), load.caused.take());
+        if let Some(party) = load.party.take() {
+            let _token = self.addresses.borrow_mut().count(party.to_string().as_bytes(), load.caused.take());
         }
     }
 
@@ -97,8 +96,8 @@ impl Loads {
             by_address.insert(String::from_utf8_lossy(address).into_owned(), caused);
         }
         for account in connections {
-            if let Some(address) = account.load.address.get() {
-                by_address.entry(address.to_string()).or_default().add(account.load.caused.get());
+            if let Some(party) = account.load.party.get() {
+                by_address.entry(party.to_string()).or_default().add(account.load.caused.get());
             }
         }
         let mut heaviest: Vec<_> = by_address.into_iter().collect();

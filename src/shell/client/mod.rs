@@ -58,8 +58,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use glommio::net::TcpListener;
-
 use call::Submitted;
 use call::account::{Account, Ledger};
 use call::header::Headers;
@@ -95,8 +93,9 @@ use crate::replica::exchange::Facts;
 use crate::request::{Command, PieceOrder, Reply, WaitOrder};
 use crate::rpc::Limits;
 use crate::rpc::web::Rules;
-use crate::shell::net::Stream;
+use crate::shell::net::listen::Listening;
 use crate::shell::net::tls::TlsAcceptor;
+use crate::shell::net::{Remote, Stream};
 use crate::shell::runtime::passwords::Passwords;
 use crate::shell::runtime::rights::Rights;
 use crate::shell::runtime::scrape::Scraper;
@@ -463,7 +462,7 @@ impl<B: Backend> ClientShard<B> {
 
     /// Accepts connections until `stop`, then waits for the last one to end. Those that are for other
     /// shards go to the reception, from where `take_waiting` gets this one's.
-    pub async fn serve(self: Rc<Self>, listeners: Vec<(Endpoint, TcpListener)>) {
+    pub(in crate::shell) async fn serve(self: Rc<Self>, listeners: Vec<(Endpoint, Listening)>) {
         self.start_ticking();
         let accepting: Vec<_> = listeners
             .into_iter()
@@ -644,10 +643,10 @@ impl<B: Backend> ClientShard<B> {
         let id = self.connections_made.get();
         self.connections_made.set(id + 1);
         self.counters.count(|counters| counters.accepted += 1);
-        let address = stream.remote().ok().map(|remote| remote.ip());
-        let account = Account::of_client(id, Rc::clone(&self.ledger), address);
-        if let Some(address) = address {
-            account.load.comes_from(address);
+        let remote = stream.remote().ok();
+        let account = Account::of_client(id, Rc::clone(&self.ledger), remote.and_then(Remote::ip));
+        if let Some(remote) = remote {
+            account.load.comes_from(remote.party());
         }
         self.connections.borrow_mut().insert(id, Rc::clone(&account));
         let shard = Rc::clone(self);

@@ -13,18 +13,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crossbeam::queue::SegQueue;
-use glommio::net::AcceptedTcpStream;
 
 use super::speaks::Endpoint;
-use crate::shell::net::Stream;
+use crate::config::Address;
+use crate::shell::net::listen::Accepted;
 use crate::shell::net::quiet::Quiet;
 use crate::shell::net::tls::HandshakeError;
+use crate::shell::net::{Remote, Stream};
 use crate::shell::runtime::mesh::SharedBell;
 use crate::types::FirstBytes;
 
@@ -42,7 +42,7 @@ pub(super) enum About {
 struct Desk {
     connections: AtomicUsize,
     /// Accepted elsewhere, and counted. Bounded by `connections_max`.
-    waiting: SegQueue<(Endpoint, AcceptedTcpStream)>,
+    waiting: SegQueue<(Endpoint, Accepted)>,
     bell: Arc<SharedBell>,
 }
 
@@ -103,7 +103,7 @@ impl Reception {
         self: &Arc<Self>,
         here: usize,
         endpoint: Endpoint,
-        accepted: AcceptedTcpStream,
+        accepted: Accepted,
     ) -> Result<Option<(Stream, Place)>, TooMany> {
         if self.connections_max.load(Ordering::Relaxed) <= self.connections.fetch_add(1, Ordering::Relaxed) {
             self.connections.fetch_sub(1, Ordering::Relaxed);
@@ -115,7 +115,7 @@ impl Reception {
         let desk = &self.desks[&shard];
         desk.connections.fetch_add(1, Ordering::Relaxed);
         if shard == here {
-            return Ok(Some((accepted.bind_to_executor().into(), self.place(shard))));
+            return Ok(Some((accepted.bind_to_executor(), self.place(shard))));
         }
         desk.waiting.push((endpoint, accepted));
         desk.bell.ring();
@@ -125,7 +125,7 @@ impl Reception {
     /// The next connection that another shard has accepted for this one.
     pub(super) fn take(self: &Arc<Self>, shard: usize) -> Option<(Endpoint, Stream, Place)> {
         let (endpoint, accepted) = self.desks[&shard].waiting.pop()?;
-        Some((endpoint, accepted.bind_to_executor().into(), self.place(shard)))
+        Some((endpoint, accepted.bind_to_executor(), self.place(shard)))
     }
 
     /// Whether one waits.
@@ -156,7 +156,7 @@ impl Reception {
     }
 
     /// Somebody does not speak our protocols.
-    pub(super) fn tell_stranger(&self, spoken: FirstBytes, client: SocketAddr, listener: SocketAddr) {
+    pub(super) fn tell_stranger(&self, spoken: FirstBytes, client: Remote, listener: &Address) {
         if let Some(left_out) = self.may_tell(About::Stranger(spoken)) {
             tracing::warn!(%client, %listener, left_out, "{}: connection closed", spoken.complaint());
         }
@@ -166,17 +166,18 @@ impl Reception {
     pub(super) fn tell_handshake(
         &self,
         error: &HandshakeError,
-        client: Option<SocketAddr>,
-        listener: Option<SocketAddr>,
+        client: Option<Remote>,
+        listener: Option<&Address>,
     ) {
-        let address = |address: Option<SocketAddr>| address.map_or_else(|| "?".to_owned(), |a| a.to_string());
+        let unknown = || "?".to_owned();
+        let client = client.map_or_else(unknown, |client| client.to_string());
         if matches!(error, HandshakeError::Silent) {
-            tracing::debug!(client = address(client), "a connection was closed before it began");
+            tracing::debug!(client, "a connection was closed before it began");
             return;
         }
         if let Some(left_out) = self.may_tell(About::Handshake(error.kind())) {
             tracing::warn!(
-                client = address(client), listener = address(listener), %error, left_out,
+                client, listener = listener.map_or_else(unknown, Address::to_string), %error, left_out,
                 "rejected connection on client endpoint"
             );
         }
@@ -219,7 +220,7 @@ mod tests {
             let (mut clients, mut places) = (Vec::new(), Vec::new());
             let mut connect = async |here| {
                 clients.push(Client::connect(address).unwrap());
-                reception.receive(here, Endpoint::plain(Speaks::All), listener.shared_accept().await.unwrap())
+                reception.receive(here, Endpoint::plain(Speaks::All), listener.accept().await.unwrap())
             };
             for _ in 0..6 {
                 places.extend(connect(1).await.unwrap());

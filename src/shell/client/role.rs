@@ -2,11 +2,11 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::config::Address;
 use crate::replica::exchange::{ToRaft, ToShard, ToStore};
 use crate::request::{Command, PieceOrder, Read, WaitOrder};
 use crate::shell::client::{Backend, ClientShard, Endpoint, ShardConfig};
@@ -100,7 +100,7 @@ pub(in crate::shell) async fn run(
     held: Vec<(Endpoint, Held)>,
     orders: ShardOrders,
     on_serving: impl FnOnce(),
-) -> Result<(), (SocketAddr, io::Error)> {
+) -> Result<(), (Address, io::Error)> {
     let ShardPorts { bell, scrapes, to_raft, to_store, inbox } = ports;
     let (open, stop) = (&orders.open, &orders.stop);
     // Rings that are about something else let nobody in.
@@ -110,7 +110,7 @@ pub(in crate::shell) async fn run(
     }
     let mut listeners = Vec::new();
     for (endpoint, held) in held {
-        let address = held.address();
+        let address = held.address().clone();
         listeners.push((endpoint, held.listen().map_err(|error| (address, error))?));
     }
     let (number, reception) = (config.shard, Arc::clone(&config.reception));

@@ -70,7 +70,7 @@ fn framed(message: &impl Message) -> Vec<u8> {
 
 async fn connect(address: SocketAddr) -> std::io::Result<Stream> {
     let url = Url::parse(&format!("http://{address}")).unwrap();
-    Dialer::new(DIAL, None).connect(&url, address).await
+    Dialer::new(DIAL, None).connect(&url, &address.into()).await
 }
 
 async fn begin<'a>(

@@ -52,7 +52,7 @@ pub(in crate::shell) enum ServiceError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error("the discovery service at {endpoint} refuses: {error}{advice}")]
-    Service { endpoint: Url, error: CallError, advice: String },
+    Service { endpoint: Box<Url>, error: CallError, advice: String },
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
     #[error("stopped while waiting for the members to register with the discovery service")]
@@ -337,7 +337,7 @@ fn trouble(endpoint: &Url, error: CallError) -> Trouble {
     if advice.is_empty() {
         return Trouble::Passing(error.to_string());
     }
-    let (endpoint, advice) = (endpoint.clone(), advice.to_owned());
+    let (endpoint, advice) = (Box::new(endpoint.clone()), advice.to_owned());
     Trouble::Final(ServiceError::Service { endpoint, error, advice })
 }
 

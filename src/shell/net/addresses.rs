@@ -53,8 +53,11 @@ impl Addresses {
         a == b || (a.is_tls() == b.is_tls() && a.port() == b.port() && !self.of(a).is_disjoint(&self.of(b)))
     }
 
-    /// The addresses behind a URL; none if it cannot be told.
+    /// The addresses behind a URL; none if it cannot be told, or if it leads to a socket's file.
     pub(in crate::shell) fn of(&mut self, url: &Url) -> BTreeSet<SocketAddr> {
+        if url.socket_path().is_some() {
+            return BTreeSet::new();
+        }
         let authority = url.authority();
         if let Some(known) = self.known.get(&authority) {
             return known.clone();

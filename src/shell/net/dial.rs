@@ -1,15 +1,15 @@
 //! Connections that this process opens: the one way out, for peers, for a join, for discovery.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use glommio::net::TcpStream;
 
 use super::resolve::{KnownAddresses, Resolver};
+use super::socket_file;
 use super::stream::Stream;
 use super::tls::TlsConnector;
-use crate::config::Url;
+use crate::config::{Address, Url};
 
 /// Opens connections.
 #[derive(Debug)]
@@ -44,22 +44,31 @@ impl Dialer {
     ///
     /// # Errors
     /// When the name leads nowhere, or nobody says where in time.
-    pub(in crate::shell) async fn addresses(&self, url: &Url) -> io::Result<Vec<SocketAddr>> {
-        self.resolver.resolve(url, self.patience).await
+    pub(in crate::shell) async fn addresses(&self, url: &Url) -> io::Result<Vec<Address>> {
+        if let Some(path) = url.socket_path() {
+            return Ok(vec![Address::Socket(path.into())]);
+        }
+        let found = self.resolver.resolve(url, self.patience).await?;
+        Ok(found.into_iter().map(Address::Ip).collect())
     }
 
     /// A connection to one address of a URL, encrypted if the URL says so.
     ///
     /// # Errors
     /// When it is refused, or not there in time, or not believed.
-    pub(in crate::shell) async fn connect(&self, url: &Url, address: SocketAddr) -> io::Result<Stream> {
-        let socket = TcpStream::connect_timeout(address, self.patience).await.map_err(io::Error::from)?;
-        let stream = Stream::from(socket);
+    pub(in crate::shell) async fn connect(&self, url: &Url, address: &Address) -> io::Result<Stream> {
+        let stream = match address {
+            Address::Ip(ip) => {
+                let socket = TcpStream::connect_timeout(*ip, self.patience).await;
+                Stream::from(socket.map_err(io::Error::from)?)
+            }
+            Address::Socket(path) => Stream::of_unix(socket_file::connect(path)?),
+        };
         if !url.is_tls() {
             return Ok(stream);
         }
         let Some(tls) = &self.tls else {
-            return Err(io::Error::other("https is not spoken here"));
+            return Err(io::Error::other("TLS is not spoken here"));
         };
         // Its flights are small, and each waits for the other's.
         stream.set_nodelay()?;
@@ -78,7 +87,7 @@ impl Dialer {
     ) -> Result<T, E> {
         let mut failure = io::Error::other("the name has no address").into();
         for address in self.addresses(url).await? {
-            let greeted = match self.connect(url, address).await {
+            let greeted = match self.connect(url, &address).await {
                 Ok(stream) => greet(stream).await,
                 Err(error) => Err(error.into()),
             };
@@ -96,6 +105,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+    use crate::shell::net::Remote;
 
     #[test]
     fn next_address_is_tried_when_one_refuses_or_is_not_liked() {
@@ -104,7 +114,7 @@ mod tests {
             let url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
             let dialer = Dialer::new(Duration::from_secs(5), None);
             let liked = dialer.dial(&url, async |stream| stream.remote()).await.unwrap();
-            assert_eq!(liked, listener.local_addr().unwrap());
+            assert_eq!(liked, Remote::Ip(listener.local_addr().unwrap()));
             let disliked = dialer.dial(&url, async |_| Err::<(), _>(io::Error::other("a stranger"))).await;
             assert_eq!(disliked.unwrap_err().to_string(), "a stranger");
             drop(listener);

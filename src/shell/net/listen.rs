@@ -1,4 +1,4 @@
-//! Listening sockets, for clients and for peers.
+//! Listening sockets, for clients and for peers: of TCP, and of unix, whose file `socket_file` looks after.
 //!
 //! A member holds its addresses from its start on, before anything is on its disk, and listens on each
 //! when it can serve there. Nobody else can take a held address. A client that comes meanwhile is refused
@@ -17,8 +17,12 @@ use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr};
 use std::os::fd::{FromRawFd as _, IntoRawFd as _};
 use std::time::{Duration, Instant};
 
-use glommio::net::TcpListener;
+use glommio::net::{AcceptedTcpStream, TcpListener};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use super::socket_file::{self, SocketFile};
+use super::stream::Stream;
+use crate::config::Address;
 
 /// Connections that the kernel completes before they are accepted; it takes less where
 /// `net.core.somaxconn` is lower.
@@ -34,40 +38,90 @@ const RETRY: Duration = Duration::from_millis(20);
 /// An address that this process holds and does not listen on yet.
 #[derive(Debug)]
 pub(in crate::shell) struct Held {
-    address: SocketAddr,
+    address: Address,
+    /// Goes before the socket does, so nobody finds a file that leads nowhere.
+    file: Option<SocketFile>,
     socket: Socket,
 }
 
 impl Held {
     /// As it was asked for.
-    pub(in crate::shell) fn address(&self) -> SocketAddr {
-        self.address
+    pub(in crate::shell) fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Listens from now on. On an executor, which accepts.
     ///
     /// # Errors
     /// What the kernel answered.
-    pub(in crate::shell) fn listen(self) -> io::Result<TcpListener> {
-        // Or else connections that ended lately on this port would count as somebody who holds it.
-        self.socket.set_reuse_address(true)?;
+    pub(in crate::shell) fn listen(self) -> io::Result<Listening> {
+        if self.file.is_none() {
+            // Or else connections that ended lately on this port would count as somebody who holds it.
+            self.socket.set_reuse_address(true)?;
+        }
         self.socket.listen(BACKLOG)?;
         // SAFETY: the descriptor is open, listens, and has no other owner.
-        Ok(unsafe { TcpListener::from_raw_fd(self.socket.into_raw_fd()) })
+        let socket = unsafe { TcpListener::from_raw_fd(self.socket.into_raw_fd()) };
+        Ok(Listening { file: self.file, socket })
     }
 }
 
-/// Holds `address`. `reuse_port`: together with any process of this user that asks for the same.
+/// An address that is listened on, on one executor. Dropped, it is free, and a socket's file is gone.
+#[derive(Debug)]
+pub(in crate::shell) struct Listening {
+    file: Option<SocketFile>,
+    /// The runtime's type for a socket of either family that listens.
+    socket: TcpListener,
+}
+
+impl Listening {
+    /// The next connection.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub(in crate::shell) async fn accept(&self) -> io::Result<Accepted> {
+        let socket = self.socket.shared_accept().await.map_err(io::Error::from)?;
+        Ok(Accepted { socket, is_unix: self.file.is_some() })
+    }
+
+    /// Where that is.
+    #[cfg(test)]
+    pub(in crate::shell) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr().map_err(io::Error::from)
+    }
+}
+
+/// A connection that is on no executor yet.
+#[derive(Debug)]
+pub(in crate::shell) struct Accepted {
+    socket: AcceptedTcpStream,
+    is_unix: bool,
+}
+
+impl Accepted {
+    /// On this executor from now on.
+    pub(in crate::shell) fn bind_to_executor(self) -> Stream {
+        let socket = self.socket.bind_to_executor();
+        if self.is_unix { Stream::of_unix(socket) } else { Stream::from(socket) }
+    }
+}
+
+/// Holds `address`. `reuse_port`: together with any process of this user that asks for the same; a unix socket is
+/// nobody else's in any case.
 ///
 /// # Errors
 /// `AddrInUse` when somebody has it and keeps it; what else the kernel answered.
-pub(in crate::shell) fn hold(address: SocketAddr, reuse_port: bool) -> io::Result<Held> {
+pub(in crate::shell) fn hold(address: &Address, reuse_port: bool) -> io::Result<Held> {
     let deadline = Instant::now() + PATIENCE;
     // Two that start in the same moment may turn each other away, so they must not try in step.
     let retry = RETRY + Duration::from_micros(u64::from(std::process::id()) * 7_919 % 20_000);
     loop {
-        match bind(address, reuse_port).and_then(hold_bound) {
-            Ok(socket) => return Ok(Held { address, socket }),
+        let bound = match address {
+            Address::Ip(ip) => bind(*ip, reuse_port).and_then(hold_bound).map(|socket| (socket, None)),
+            Address::Socket(path) => socket_file::bind(path).map(|(socket, file)| (socket, Some(file))),
+        };
+        match bound {
+            Ok((socket, file)) => return Ok(Held { address: address.clone(), file, socket }),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
                 std::thread::sleep(retry);
             }
@@ -129,10 +183,10 @@ fn hold_bound(socket: Socket) -> io::Result<Socket> {
 /// # Errors
 /// What the kernel answered.
 #[cfg(test)]
-pub(in crate::shell) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub(in crate::shell) fn listen(address: SocketAddr) -> io::Result<Listening> {
     // The kernel keeps no port that it has chosen itself when a socket ends listening, so nothing is held.
     let socket = bind(address, false)?;
-    Held { address, socket }.listen()
+    Held { address: address.into(), file: None, socket }.listen()
 }
 
 #[cfg(test)]
@@ -141,7 +195,7 @@ mod tests {
     use std::net::{Ipv4Addr, TcpStream};
 
     use super::*;
-    use crate::shell::net::Stream;
+    use crate::shell::net::Remote;
 
     const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -173,7 +227,7 @@ mod tests {
     fn a_held_address_refuses_clients_and_everybody_who_would_share_it() {
         on_an_executor(async {
             let address = SocketAddr::new(LOCAL, free_port());
-            let held = hold(address, false).unwrap();
+            let held = hold(&address.into(), false).unwrap();
             let refused = TcpStream::connect(address).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
             let anywhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
@@ -196,8 +250,8 @@ mod tests {
     fn an_address_is_shared_where_both_ask_for_it() {
         on_an_executor(async {
             let address = SocketAddr::new(LOCAL, free_port());
-            let first = hold(address, true).unwrap();
-            let second = hold(address, true).unwrap();
+            let first = hold(&address.into(), true).unwrap();
+            let second = hold(&address.into(), true).unwrap();
             assert!(is_in_use(bind(address, false).and_then(hold_bound)), "a third that does not ask");
             drop((first.listen().unwrap(), second.listen().unwrap()));
         });
@@ -207,14 +261,14 @@ mod tests {
     fn an_address_is_free_for_anybody_right_after_its_last_connection() {
         on_an_executor(async {
             let address = SocketAddr::new(LOCAL, free_port());
-            let listener = hold(address, false).unwrap().listen().unwrap();
+            let listener = hold(&address.into(), false).unwrap().listen().unwrap();
             let mut client = TcpStream::connect(address).unwrap();
             // Whoever closes first has the connection linger.
-            drop(listener.accept().await.unwrap());
+            drop(listener.accept().await.unwrap().bind_to_executor());
             assert_eq!(client.read(&mut [0]).unwrap(), 0);
             drop((client, listener));
             drop(std::net::TcpListener::bind(address).unwrap());
-            drop(hold(address, false).unwrap().listen().unwrap());
+            drop(hold(&address.into(), false).unwrap().listen().unwrap());
         });
     }
 
@@ -222,12 +276,13 @@ mod tests {
     fn the_wildcard_of_ipv4_takes_ipv6_too() {
         on_an_executor(async {
             let port = free_port();
-            let listener = hold(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port), false).unwrap();
+            let anywhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
+            let listener = hold(&anywhere.into(), false).unwrap();
             let listener = listener.listen().unwrap();
             let four = TcpStream::connect((LOCAL, port)).unwrap();
             let accepted = listener.accept().await.unwrap();
-            let remote = Stream::from(accepted).remote().unwrap();
-            assert_eq!(remote, four.local_addr().unwrap(), "named as people write it");
+            let remote = accepted.bind_to_executor().remote().unwrap();
+            assert_eq!(remote, Remote::Ip(four.local_addr().unwrap()), "named as people write it");
             TcpStream::connect((Ipv6Addr::LOCALHOST, port)).unwrap();
         });
     }

@@ -5,12 +5,15 @@ pub(in crate::shell) mod addresses;
 mod dial;
 pub(in crate::shell) mod listen;
 pub(in crate::shell) mod quiet;
+mod remote;
 mod resolve;
+mod socket_file;
 mod stream;
 pub(in crate::shell) mod tls;
 mod within;
 
 pub(in crate::shell) use dial::Dialer;
+pub(in crate::shell) use remote::{Party, Remote};
 pub(in crate::shell) use resolve::KnownAddresses;
 pub(in crate::shell) use stream::Stream;
 pub(in crate::shell) use within::{TimedOut, within};

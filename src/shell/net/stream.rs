@@ -1,15 +1,17 @@
 //! A connected socket, whoever connected it: the one type that clients' and peers' bytes go through.
 //!
-//! What lies below the bytes is this file's business alone, so a front end or a lane does not know it: TCP, with or
-//! without TLS.
+//! What lies below the bytes is this file's business alone, so a front end or a lane does not know it: TCP or a unix
+//! socket, with or without TLS.
 //!
 //! A write that was pending offers the same bytes again; see `tls::session`.
 
 #![expect(unsafe_code, reason = "socket options that neither std nor the runtime offers")]
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, FromRawFd as _};
+use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -18,7 +20,9 @@ use std::time::Duration;
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
+use super::remote::Remote;
 use super::tls::Session;
+use crate::config::Address;
 
 /// Between two probes of a silent connection.
 const PROBE_SECONDS: libc::c_int = 1;
@@ -26,7 +30,10 @@ const PROBE_SECONDS: libc::c_int = 1;
 /// A connected socket.
 #[derive(Debug)]
 pub(in crate::shell) struct Stream {
+    /// The runtime's type for a stream socket of either family: it reads and writes both alike.
     socket: TcpStream,
+    /// A unix socket, which has no options of TCP.
+    is_unix: bool,
     /// Records between the socket and the bytes.
     session: Option<Box<Session>>,
     /// The common name in the certificate that the other side has shown, if that is to be a user's name.
@@ -35,11 +42,16 @@ pub(in crate::shell) struct Stream {
 
 impl From<TcpStream> for Stream {
     fn from(socket: TcpStream) -> Self {
-        Self { socket, session: None, user: None }
+        Self { socket, is_unix: false, session: None, user: None }
     }
 }
 
 impl Stream {
+    /// Over a unix socket.
+    pub(super) fn of_unix(socket: TcpStream) -> Self {
+        Self { is_unix: true, ..Self::from(socket) }
+    }
+
     /// The same connection behind a handshake.
     pub(super) fn secured(self, session: Session, user: Option<Rc<str>>) -> Self {
         Self { session: Some(Box::new(session)), user, ..self }
@@ -55,38 +67,78 @@ impl Stream {
         self.user.as_ref()
     }
 
-    /// The other side's address, as people write it.
+    /// The other side: its address as people write it, or the process that has made the socket.
     ///
     /// # Errors
     /// When the connection has ended already.
-    pub(in crate::shell) fn remote(&self) -> io::Result<SocketAddr> {
-        self.socket.peer_addr().map(plain).map_err(io::Error::from)
+    pub(in crate::shell) fn remote(&self) -> io::Result<Remote> {
+        if self.is_unix {
+            return self.process();
+        }
+        self.socket.peer_addr().map(|address| Remote::Ip(plain(address))).map_err(io::Error::from)
     }
 
     /// This side's address.
     ///
     /// # Errors
     /// When the connection has ended already.
-    pub(in crate::shell) fn local(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr().map(plain).map_err(io::Error::from)
+    pub(in crate::shell) fn local(&self) -> io::Result<Address> {
+        if self.is_unix {
+            // SAFETY: the descriptor is open as long as `socket` is borrowed, and stays its own: nothing closes it
+            // here.
+            let socket = ManuallyDrop::new(unsafe { UnixStream::from_raw_fd(self.socket.as_raw_fd()) });
+            let address = socket.local_addr()?;
+            let path = address.as_pathname().unwrap_or("".as_ref()).to_string_lossy();
+            return Ok(Address::Socket(path.as_ref().into()));
+        }
+        self.socket.local_addr().map(|address| Address::Ip(plain(address))).map_err(io::Error::from)
     }
 
-    /// Sends small pieces at once.
+    /// Who has made the other end of a unix socket.
+    fn process(&self) -> io::Result<Remote> {
+        let mut found = libc::ucred { pid: 0, uid: 0, gid: 0 };
+        let mut length = libc::socklen_t::try_from(size_of_val(&found)).expect("three numbers are small");
+        // SAFETY: the descriptor is open as long as `socket` is borrowed; the kernel writes at most `length` bytes of
+        // `found`, which outlives the call.
+        let result = unsafe {
+            let found = std::ptr::from_mut(&mut found).cast();
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERCRED,
+                found,
+                &raw mut length,
+            )
+        };
+        match result {
+            0 => Ok(Remote::Process { user: found.uid, process: found.pid }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Sends small pieces at once. A unix socket does anyway.
     ///
     /// # Errors
     /// What the kernel answered.
     pub(in crate::shell) fn set_nodelay(&self) -> io::Result<()> {
+        if self.is_unix {
+            return Ok(());
+        }
         self.socket.set_nodelay(true).map_err(io::Error::from)
     }
 
     /// Sets what a connection between members needs, so that a host that vanished is noticed. A process
     /// that ends closes its sockets, and that is heard at once. A host that loses power, or a network that
     /// swallows packets, says nothing: unacknowledged bytes and unanswered probes end the connection after
-    /// `patience`, and so does a write that makes no progress.
+    /// `patience`, and so does a write that makes no progress. A unix socket has no network between its ends.
     ///
     /// # Errors
     /// What the kernel answered.
     pub(in crate::shell) fn expect_answers(&self, patience: Duration) -> io::Result<()> {
+        self.socket.set_write_timeout(Some(patience)).map_err(io::Error::from)?;
+        if self.is_unix {
+            return Ok(());
+        }
         self.set_nodelay()?;
         let idle = i32::try_from(patience.as_secs()).unwrap_or(i32::MAX).max(1);
         let millis = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX).max(1);
@@ -100,7 +152,7 @@ impl Stream {
         ] {
             self.set(level, option, value)?;
         }
-        self.socket.set_write_timeout(Some(patience)).map_err(io::Error::from)
+        Ok(())
     }
 
     /// Bounds how long a read may wait; None for ever.

@@ -12,7 +12,6 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -26,7 +25,7 @@ use crate::peer::frame::put_message;
 use crate::peer::{
     FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameKind, PREFACE, Refusal, RefusalCode, Seal,
 };
-use crate::shell::net::Stream;
+use crate::shell::net::{Remote, Stream};
 use crate::shell::runtime::wake::{Broadcast, Wake};
 
 /// Bytes of one read.
@@ -94,7 +93,7 @@ impl End {
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: RefCell<Stream>,
-    pub remote: SocketAddr,
+    pub remote: Remote,
     pub opened: Instant,
     outbox: RefCell<BytesMut>,
     /// Of the frames that are appended from now on.

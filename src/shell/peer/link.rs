@@ -14,7 +14,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -24,7 +23,7 @@ use super::call::{CallError, Calls, Reads};
 use super::connection::{Connection, End, FrameReader};
 use super::events::PeerEvent;
 use super::{About, Transport};
-use crate::config::Url;
+use crate::config::{Address, Url};
 use crate::pb::peer::Hello as HelloWire;
 use crate::peer::{FrameKind, HANDSHAKE_BYTES_MAX, Lane, Refusal, RefusalCode, Seal};
 use crate::shell::net::within;
@@ -463,7 +462,7 @@ impl Transport {
                 if self.is_stopping() {
                     return Err(DialError::Stopping);
                 }
-                match self.dial_address(url, address, to, purpose).await {
+                match self.dial_address(url, &address, to, purpose).await {
                     Ok(opened) => return Ok(opened),
                     Err(DialError::Failed { reason, .. }) => error = failed(io::Error::other(reason)),
                     Err(refused) => error = refused,
@@ -476,7 +475,7 @@ impl Transport {
     async fn dial_address(
         &self,
         url: &Url,
-        address: SocketAddr,
+        address: &Address,
         to: MemberId,
         purpose: Purpose,
     ) -> Result<Opened, DialError> {

@@ -15,7 +15,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use futures_lite::future;
-use glommio::net::TcpListener;
 
 use super::call::Reads;
 use super::connection::{Connection, End, FrameReader};
@@ -28,6 +27,7 @@ use crate::peer::{
     duplicate_of_newer, lane_of,
 };
 use crate::raft::{Message, MessageKind};
+use crate::shell::net::listen::Listening;
 use crate::shell::net::{Stream, TimedOut, within};
 use crate::types::{FormatLevel, MemberId};
 
@@ -128,7 +128,7 @@ impl Transport {
     }
 
     /// Accepts from one listener more.
-    pub(in crate::shell) fn listen(self: &Rc<Self>, listener: TcpListener, is_secured: bool) {
+    pub(in crate::shell) fn listen(self: &Rc<Self>, listener: Listening, is_secured: bool) {
         assert_ne!(self.config.member, MemberId(0), "who listens has an identity");
         let transport = Rc::clone(self);
         self.spawn(async move {
@@ -137,11 +137,11 @@ impl Transport {
         });
     }
 
-    async fn accept(self: &Rc<Self>, listener: &TcpListener, is_secured: bool) {
+    async fn accept(self: &Rc<Self>, listener: &Listening, is_secured: bool) {
         loop {
             match listener.accept().await {
-                Ok(socket) if is_secured => self.secure(socket.into()),
-                Ok(socket) => self.adopt(socket.into()),
+                Ok(accepted) if is_secured => self.secure(accepted.bind_to_executor()),
+                Ok(accepted) => self.adopt(accepted.bind_to_executor()),
                 Err(error) => {
                     if let Some(left_out) = self.quiet.ask((MemberId(0), About::Accept), Instant::now()) {
                         tracing::warn!(%error, left_out, "cannot accept a peer connection");

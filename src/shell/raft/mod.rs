@@ -30,7 +30,6 @@ mod starting;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -39,6 +38,7 @@ use bytes::Bytes;
 
 use self::kept::{Kept, bytes_in_log};
 use self::seat::{Parts, RaftNews, Seat, Settings};
+use crate::config::Address;
 use crate::membership::Cluster;
 use crate::raft::{self, MessageKind, StartError};
 use crate::replica::exchange::{Facts, ToRaft, ToShard, ToStore};
@@ -73,7 +73,7 @@ pub(in crate::shell) enum RaftStartError {
     #[error(transparent)]
     Log(#[from] StartError),
     #[error("cannot listen on {0}: {1}")]
-    Listen(SocketAddr, #[source] io::Error),
+    Listen(Address, #[source] io::Error),
 }
 
 /// The raft role.
@@ -182,7 +182,7 @@ impl RaftRole {
         let replica = Replica::new(seat.replica, seat.recovered)?;
         let transport = Transport::new(seat.peers, ports.bell.clone());
         for (is_secured, held) in seat.held {
-            let address = held.address();
+            let address = held.address().clone();
             let listener = held.listen().map_err(|error| RaftStartError::Listen(address, error))?;
             transport.listen(listener, is_secured);
         }

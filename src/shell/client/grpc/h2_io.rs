@@ -19,7 +19,6 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -29,8 +28,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frame_meter::FrameMeter;
 use super::greeting::{Heard, Sifted};
+use crate::config::Address;
 use crate::rpc::headers::Gate;
-use crate::shell::net::Stream;
+use crate::shell::net::{Remote, Stream};
 
 /// Bytes gathered before a write has to go to the socket: four of the largest frames that `h2`
 /// sends by default, and more than the answers to a batch of puts.
@@ -155,7 +155,7 @@ impl Io {
     }
 
     /// The client's address and ours.
-    pub(in crate::shell::client) fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+    pub(in crate::shell::client) fn addresses(&self) -> Option<(Remote, Address)> {
         Some((self.stream.remote().ok()?, self.stream.local().ok()?))
     }
 

@@ -22,6 +22,7 @@ use super::handshakes::{Crowded, Handshakes};
 use super::remote_name;
 use super::session::Session;
 use crate::config::Url;
+use crate::shell::net::remote::Remote;
 use crate::shell::net::stream::Stream;
 use crate::shell::net::within::{TimedOut, within};
 use crate::types::FirstBytes;
@@ -217,7 +218,7 @@ async fn refuse_plain(stream: &mut Stream, input: &[u8]) -> HandshakeError {
 pub(in crate::shell) struct TlsAcceptor {
     credentials: Arc<Credentials>,
     handshakes: Handshakes,
-    /// Certificates must be for the address that they come from.
+    /// Certificates must be for the address that they come from. A unix socket has none, and nothing to compare.
     checks_address: bool,
 }
 
@@ -239,7 +240,7 @@ impl TlsAcceptor {
         mut stream: Stream,
         first: Vec<u8>,
     ) -> Result<Stream, HandshakeError> {
-        let remote = stream.remote().ok().map(|remote| remote.ip());
+        let remote = stream.remote().ok().and_then(Remote::ip);
         let work = async {
             let begin = || {
                 let config = self.credentials.server();
