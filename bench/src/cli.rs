@@ -12,6 +12,7 @@ use crate::compare::{self, CompareOptions};
 use crate::disturb::{self, DisturbOptions};
 use crate::host::Host;
 use crate::report::{self, Bar, Figures};
+use crate::restart::{self, RestartOptions};
 use crate::selfcheck;
 use crate::stream_commands::{self, LeaseCommand, WatchCommand};
 use crate::workload::{Fill, Load, Scenario, Space};
@@ -74,6 +75,8 @@ enum Command {
         are of the requests due while it lasted. Give the server and the client different cores."
     )]
     Disturb(DisturbOptions),
+    /// How long starts take, for a million keys in a checkpoint and in the log
+    Restart(RestartOptions),
     /// Measure this client against a server that does no work, and check its accounts
     SelfCheck(SelfCheckArgs),
 }
@@ -215,6 +218,7 @@ pub(crate) fn run() -> Result<bool, AnyError> {
         Command::Lease(command) => stream_commands::run_lease(command),
         Command::Compare(options) => compare::run(&options),
         Command::Disturb(options) => disturb::run(&options),
+        Command::Restart(options) => restart::run(&options),
         Command::SelfCheck(args) => run_self_check(args),
     }
 }

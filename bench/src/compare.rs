@@ -38,6 +38,9 @@ use crate::workload::{Fill, Load, Scenario, Space};
 /// A key of some path's length and a value of a small record. The marks of the design hold for these sizes.
 const KEY_BYTES: usize = 32;
 const VALUE_BYTES: usize = 256;
+/// So many large values are written over again, in a database that may hold what a round writes.
+const LARGE_KEYS: u64 = 1_000;
+const LARGE_QUOTA: &str = "--quota-backend-bytes=17179869184";
 /// A count over a million keys takes etcd a while, sixteen of them at once longer.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Let a collector or a background write settle before memory is read.
@@ -88,8 +91,8 @@ pub(crate) struct CompareOptions {
     /// How long it is loaded before
     #[arg(long, default_value = "1s", value_parser = cli::parse_duration)]
     pub warmup: Duration,
-    /// Only these, separated by commas: put-1x1, put-16x4, put-16x32, put-10k, txn-16x32, get-16x32,
-    /// serializable-get-16x32, page, count, page-big, count-big, memory, restart, fanout-1x1000,
+    /// Only these, separated by commas: put-1x1, put-16x4, put-16x32, put-10k, txn-16x32, put-64k, put-1m,
+    /// get-16x32, serializable-get-16x32, page, count, page-big, count-big, memory, restart, fanout-1x1000,
     /// fanout-1x1000-50, fanout-1x1000-one-stream, fanout-10k-keys, fanout-10k-keys-2k, idle-100k-one-stream,
     /// idle-100k-1000-streams, slow-watchers-1000, catch-up, lease-grant-16x32, keep-alive, lease-expiry-10k,
     /// lease-expiry-100k, cluster-put-1x1, cluster-put-16x4, cluster-put-16x32, cluster-put-5k,
@@ -159,6 +162,8 @@ pub(crate) enum Only {
     Pinion,
     /// Puts and transactions
     Writes,
+    /// Puts of 64 KiB and of 1 MiB
+    Large,
     /// Gets, pages and counts
     Reads,
     /// Memory, restart, and pages and counts of --big-keys
@@ -176,6 +181,8 @@ pub(crate) enum Only {
 enum Group {
     /// Nothing but what earlier scenarios of the group wrote.
     Writes,
+    /// The same, with room for large values.
+    Large,
     /// `--keys` keys.
     Reads,
     /// `--big-keys` keys.
@@ -189,11 +196,13 @@ enum Group {
 }
 
 impl Group {
-    const ALL: [Self; 6] = [Self::Writes, Self::Reads, Self::Big, Self::Watch, Self::Lease, Self::Cluster];
+    const ALL: [Self; 7] =
+        [Self::Writes, Self::Large, Self::Reads, Self::Big, Self::Watch, Self::Lease, Self::Cluster];
 
     fn only(self) -> Only {
         match self {
             Self::Writes => Only::Writes,
+            Self::Large => Only::Large,
             Self::Reads => Only::Reads,
             Self::Big => Only::Big,
             Self::Watch => Only::Watch,
@@ -216,6 +225,7 @@ struct Case {
     connections: usize,
     in_flight: usize,
     rate_per_s: Option<u64>,
+    value_bytes: usize,
 }
 
 const fn case(
@@ -225,15 +235,17 @@ const fn case(
     connections: usize,
     in_flight: usize,
 ) -> Case {
-    Case { name, group, scenario, connections, in_flight, rate_per_s: None }
+    Case { name, group, scenario, connections, in_flight, rate_per_s: None, value_bytes: VALUE_BYTES }
 }
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 14] = [
     case("put-1x1", Group::Writes, Scenario::Put, 1, 1),
     case("put-16x4", Group::Writes, Scenario::Put, 16, 4),
     case("put-16x32", Group::Writes, Scenario::Put, 16, 32),
     Case { rate_per_s: Some(10_000), ..case("put-10k", Group::Writes, Scenario::Put, 16, 64) },
     case("txn-16x32", Group::Writes, Scenario::Txn, 16, 32),
+    Case { value_bytes: 64 << 10, ..case("put-64k", Group::Large, Scenario::Put, 8, 4) },
+    Case { value_bytes: 1 << 20, ..case("put-1m", Group::Large, Scenario::Put, 4, 2) },
     case("get-16x32", Group::Reads, Scenario::Get, 16, 32),
     case("serializable-get-16x32", Group::Reads, Scenario::SerializableGet, 16, 32),
     case("page", Group::Reads, Scenario::Page, 4, 4),
@@ -448,7 +460,7 @@ impl Session<'_> {
         }
         let rounds = match group {
             Group::Cluster => return self.run_clusters(),
-            Group::Writes | Group::Reads => self.options.rounds,
+            Group::Writes | Group::Large | Group::Reads => self.options.rounds,
             Group::Big => self.options.big_rounds,
             Group::Watch | Group::Lease => self.options.stream_rounds,
         };
@@ -505,7 +517,10 @@ impl Session<'_> {
             return Ok(());
         }
         for round in 1..=rounds {
-            for (target, launch) in self.targets_in(round) {
+            for (target, mut launch) in self.targets_in(round) {
+                if group == Group::Large {
+                    launch.extra_args.push(LARGE_QUOTA.to_owned());
+                }
                 let name = format!("{}-{group:?}-{round}", target.name()).to_lowercase();
                 let directory = ScratchDir::create(self.scratch, &name, self.options.keep)?;
                 let server = Server::start(&launch, &directory.path)?;
@@ -659,7 +674,11 @@ impl Session<'_> {
             is_spinning: self.options.spin,
             keeps_timeline: false,
             seed: self.options.seed,
-            space: Space { keys, key_bytes: KEY_BYTES, value_bytes: VALUE_BYTES },
+            space: Space {
+                keys: if case.group == Group::Large { keys.min(LARGE_KEYS) } else { keys },
+                key_bytes: KEY_BYTES,
+                value_bytes: case.value_bytes,
+            },
             load: Load::Endless { scenario: case.scenario, read_percent: 0, page_keys: 100 },
         }
     }

@@ -323,6 +323,10 @@ fn target_alone(
             notes.push("etcd writes no checkpoint: its backend commits all the time".to_owned());
             continue;
         }
+        if what == Disturbance::Erase {
+            // Others before it have deleted most of the keys.
+            options.fill(&server.endpoint)?;
+        }
         std::thread::sleep(SETTLE);
         match options.beside((target, what), &server.endpoint, || Ok(scene.play(what)?)) {
             Ok(outcome) => outcomes.push(outcome),

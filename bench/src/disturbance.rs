@@ -46,13 +46,15 @@ pub(crate) enum Disturbance {
     Latecomers,
     /// A hundred thousand keys are deleted at once, ten times
     Delete,
+    /// Half of all keys are deleted at once: look at the worst put, which waits for all of it
+    Erase,
     /// A member of three comes back that missed everything, and gets it (a cluster of its own)
     Follower,
 }
 
 impl Disturbance {
     /// In an order in which each leaves to the next one what that needs.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::List,
         Self::Hash,
         Self::Snapshot,
@@ -60,6 +62,7 @@ impl Disturbance {
         Self::Checkpoint,
         Self::Compact,
         Self::Delete,
+        Self::Erase,
         Self::Follower,
     ];
 
@@ -111,6 +114,8 @@ impl Scene<'_> {
             Disturbance::Checkpoint => self.checkpoint(),
             Disturbance::Latecomers => self.again_and_again(|| self.latecomers()),
             Disturbance::Delete => self.delete(),
+            Disturbance::Erase => self
+                .once(|| self.call(Method::DeleteRange, &delete_request(self.space, 0..self.space.keys / 2))),
             Disturbance::Follower => unreachable!("a cluster's own"),
         }
     }

@@ -34,6 +34,7 @@ mod messages;
 mod process;
 mod protobuf;
 mod report;
+mod restart;
 mod schedule;
 mod selfcheck;
 mod stage;

@@ -241,6 +241,12 @@ impl Server {
         Ok(server)
     }
 
+    /// The same by another program.
+    pub(crate) fn start_again_as(mut self, launch: &Launch) -> Result<Self, ProcessError> {
+        self.launch = launch.clone();
+        self.start_again()
+    }
+
     /// Sends the process a signal and does not wait for what it does.
     pub(crate) fn signal(&self, number: libc::c_int) -> Result<(), ProcessError> {
         let io = |source| ProcessError::Io { operation: "signal the server", source };

@@ -88,11 +88,13 @@ pub(crate) fn marks(
     raw_sync: &RawSync,
     pair_bytes: usize,
 ) -> Vec<Mark> {
-    let table: [(&str, &str, Metric, Bound); 9] = [
+    let table: [(&str, &str, Metric, Bound); 11] = [
         ("put throughput, 16 x 32 in flight", "put-16x32", THROUGHPUT, Bound::AtLeast(5.0)),
         ("server CPU per put, 16 x 32", "put-16x32", SERVER_CPU, Bound::AtMost(1.0 / 6.0)),
         ("put p50, one in flight", "put-1x1", P50, Bound::AtMost(0.7)),
         ("put p99 at 10 k/s", "put-10k", P99, Bound::AtMost(0.25)),
+        ("puts of 64 KiB, 8 x 4 in flight", "put-64k", THROUGHPUT, Bound::AtLeast(3.0)),
+        ("puts of 1 MiB, 4 x 2 in flight", "put-1m", THROUGHPUT, Bound::AtLeast(3.0)),
         ("linearizable get throughput", "get-16x32", THROUGHPUT, Bound::AtLeast(5.0)),
         ("100-key pages", "page", THROUGHPUT, Bound::AtLeast(100.0)),
         ("three members, put throughput, 16 x 32", "cluster-put-16x32", THROUGHPUT, Bound::AtLeast(4.0)),

@@ -15,8 +15,10 @@ pub(crate) const PREFIX: &[u8] = b"bench/";
 pub(crate) const PREFIX_END: &[u8] = b"bench0";
 /// Leases of the grant scenario outlive it.
 const LEASE_TTL_S: i64 = 3600;
-/// Random bytes from which values are cut at changing offsets.
+/// Random bytes from which values are cut at changing offsets: twice as many as the largest value, and at least twice
+/// these, which fit a core's cache.
 const VALUE_POOL_BYTES: usize = 64 * 1024;
+const VALUE_BYTES_MAX: usize = 1 << 20;
 
 /// One kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
@@ -71,8 +73,8 @@ impl Space {
         if self.key_bytes < needed {
             return Err(format!("--key-bytes must be at least {needed} for {} keys", self.keys));
         }
-        if self.value_bytes > VALUE_POOL_BYTES {
-            return Err(format!("--value-bytes must be at most {VALUE_POOL_BYTES}"));
+        if self.value_bytes > VALUE_BYTES_MAX {
+            return Err(format!("--value-bytes must be at most {VALUE_BYTES_MAX}"));
         }
         Ok(())
     }
@@ -135,8 +137,9 @@ pub(crate) struct Generator {
 impl Generator {
     pub(crate) fn new(space: &Space, load: &Load, seed: u64, worker: u64, workers: u64) -> Self {
         let mut random = SplitMix64(seed ^ (worker + 1).wrapping_mul(0xA076_1D64_78BD_642F));
-        let mut values = Vec::with_capacity(2 * VALUE_POOL_BYTES);
-        while values.len() < 2 * VALUE_POOL_BYTES {
+        let pool_bytes = VALUE_POOL_BYTES.max(space.value_bytes);
+        let mut values = Vec::with_capacity(2 * pool_bytes);
+        while values.len() < 2 * pool_bytes {
             values.extend_from_slice(&random.next().to_le_bytes());
         }
         let batch = if let Load::Fill(fill) = load { fill.batch } else { 1 };
@@ -524,6 +527,6 @@ mod tests {
         assert!(refuse(0, 32, 256));
         assert!(refuse(1_000_000, 11, 256), "six digits do not fit behind the prefix");
         assert!(!refuse(1_000_000, 12, 256));
-        assert!(refuse(1, 32, 1 << 20));
+        assert!(!refuse(1, 32, 1 << 20) && refuse(1, 32, (1 << 20) + 1));
     }
 }
