@@ -41,7 +41,7 @@ use crate::directory::Directories;
 use crate::directory::deadlines::Ending;
 use crate::lease::{Lease, Table, WalkId};
 use crate::membership::Cluster;
-use crate::mvcc;
+use crate::mvcc::{self, TakesMemory};
 use crate::pb::authpb;
 use crate::pb::peer::{self, LeaseRecord, Leases};
 use crate::types::limits::{KEY_NS, LEASE_TTL_MAX_S, SLICE_NS};
@@ -298,6 +298,18 @@ pub struct Restore {
     directories: Option<mvcc::Restore>,
     key_space: Option<mvcc::Restore>,
     ended: bool,
+}
+
+impl TakesMemory for Restore {
+    fn wanted_memory(&self) -> (usize, usize) {
+        self.key_space.as_ref().map_or((0, 0), TakesMemory::wanted_memory)
+    }
+
+    fn supply_memory(&mut self, piece: Vec<u8>) {
+        if let Some(key_space) = &mut self.key_space {
+            key_space.supply_memory(piece);
+        }
+    }
 }
 
 impl Restore {

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::Machine;
+use super::lease_read::no_lease;
 use super::preparation::Preparation;
 use crate::lease::{Change, Lease, Table};
 use crate::mvcc::{Action, Mark, Store};
@@ -127,7 +128,7 @@ impl Machine {
     /// `LeaseTimeToLiveResponse`; `remaining_ms` is the leader's.
     #[must_use]
     pub fn lease_time_to_live(&self, request: &pb::LeaseTimeToLiveRequest, remaining_ms: u64) -> Response {
-        let mut answer = pb::LeaseTimeToLiveResponse { id: request.id, ttl: -1, ..Default::default() };
+        let mut answer = no_lease(LeaseId(request.id));
         if let Some(lease) = self.leases.get(LeaseId(request.id)) {
             answer.ttl = seconds(remaining_ms / 1_000);
             answer.granted_ttl = seconds(lease.ttl_s());

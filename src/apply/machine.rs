@@ -24,7 +24,7 @@ use crate::auth::{AuthChange, Realm};
 use crate::directory::Directories;
 use crate::lease::{Change, Table};
 use crate::membership::{Cluster, MemberChange};
-use crate::mvcc::{HashCursor, HashKv, HashOvertaken, REVISION_MAX, Store};
+use crate::mvcc::{HashCursor, HashKv, HashOvertaken, REVISION_MAX, Store, TakesMemory};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
 use crate::request::{EntryId, Group, Outcome, Query, Rejection, Request, RequestKind, Response};
@@ -92,6 +92,16 @@ pub struct Machine {
     /// A write that touches more keys is prepared in slices.
     pub(super) short_keys_max: u64,
     pub(super) directories: Directories,
+}
+
+impl TakesMemory for Machine {
+    fn wanted_memory(&self) -> (usize, usize) {
+        self.store.wanted_memory()
+    }
+
+    fn supply_memory(&mut self, piece: Vec<u8>) {
+        self.store.supply_memory(piece);
+    }
 }
 
 impl Machine {

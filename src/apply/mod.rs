@@ -7,6 +7,7 @@ mod auth;
 mod auth_script;
 pub(crate) mod encode;
 mod lease;
+mod lease_read;
 mod long_read;
 mod moves;
 mod node;
@@ -28,6 +29,7 @@ pub mod session;
 
 pub use alarm::{Alarm, AlarmType, Alarms};
 pub use checkpoint::{Checkpoint, Restore, RestoreError};
+pub use lease_read::LeaseRead;
 pub use long_read::LongRead;
 pub use machine::{Applied, Begun, Machine, StatusFacts};
 pub use parts::Parts;

@@ -264,6 +264,12 @@ impl Keeper {
         self.expiry.remaining_ms(id, now_ms)
     }
 
+    /// When a lease is due. `None`: there is none, or this member does not lead.
+    #[must_use]
+    pub fn due_ms(&self, id: LeaseId) -> Option<u64> {
+        self.term.and_then(|_| self.expiry.remaining_ms(id, 0))
+    }
+
     /// All leases, soonest due first; `None` if this member does not lead.
     #[must_use]
     pub fn by_remaining(&self) -> Option<Vec<LeaseId>> {

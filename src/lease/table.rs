@@ -23,6 +23,8 @@ pub struct Lease {
     /// The entry that granted it, which tells it from an earlier lease of the same id.
     granted_at: LogIndex,
     keys: BTreeSet<Box<[u8]>>,
+    /// Their bytes together.
+    keys_bytes: u64,
 }
 
 impl Lease {
@@ -31,11 +33,11 @@ impl Lease {
     pub fn new(ttl_s: u64, remaining_s: u64, granted_at: LogIndex) -> Self {
         assert!((1..=LEASE_TTL_MAX_S.cast_unsigned()).contains(&ttl_s), "a TTL of {ttl_s} s");
         assert!(remaining_s < ttl_s, "{remaining_s} s are left of {ttl_s} s");
-        Self { ttl_s, remaining_s, granted_at, keys: BTreeSet::new() }
+        Self { ttl_s, remaining_s, granted_at, keys: BTreeSet::new(), keys_bytes: 0 }
     }
 
     fn without_keys(&self) -> Self {
-        Self { keys: BTreeSet::new(), ..*self }
+        Self { keys: BTreeSet::new(), keys_bytes: 0, ..*self }
     }
 
     /// Index of the log entry that granted it.
@@ -58,7 +60,15 @@ impl Lease {
 
     /// Takes the first key away; `None` behind the last. For a lease that is out of the table.
     pub fn take_key(&mut self) -> Option<Box<[u8]>> {
-        self.keys.pop_first()
+        let key = self.keys.pop_first()?;
+        self.keys_bytes -= key.len() as u64;
+        Some(key)
+    }
+
+    /// The bytes of its keys together.
+    #[must_use]
+    pub fn keys_bytes(&self) -> u64 {
+        self.keys_bytes
     }
 
     /// The keys attached to it, in order.
@@ -72,6 +82,7 @@ impl Lease {
 pub struct Table {
     leases: BTreeMap<LeaseId, Lease>,
     walks: BTreeMap<WalkId, Walk>,
+    key_walks: BTreeMap<KeyWalkId, KeyWalk>,
 }
 
 /// Names a walk.
@@ -85,6 +96,22 @@ struct Walk {
     after: Option<LeaseId>,
     /// Leases behind it that have changed since, as they were; `None`: not there.
     changed: BTreeMap<LeaseId, Option<Lease>>,
+}
+
+/// Names a walk over keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyWalkId(u64);
+
+/// A walk over the keys of a lease as they were at its beginning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct KeyWalk {
+    lease: LeaseId,
+    /// The last one that was visited; empty before the first.
+    after: Vec<u8>,
+    /// Keys behind it that have come or gone since; whether they were there.
+    changed: BTreeMap<Box<[u8]>, bool>,
+    /// The lease is out of the table.
+    is_revoked: bool,
 }
 
 impl Table {
@@ -129,6 +156,9 @@ impl Table {
     /// Takes a lease out; the caller deletes its keys.
     pub fn revoke(&mut self, id: LeaseId) -> Option<Lease> {
         self.before_change(id);
+        for walk in self.key_walks.values_mut().filter(|walk| walk.lease == id) {
+            (walk.is_revoked, walk.changed) = (true, BTreeMap::new());
+        }
         self.leases.remove(&id)
     }
 
@@ -171,6 +201,71 @@ impl Table {
         self.walks.remove(&walk);
     }
 
+    /// Begins to walk over the keys of a lease as they are now.
+    pub fn begin_key_walk(&mut self, lease: LeaseId) -> KeyWalkId {
+        let id = KeyWalkId(self.key_walks.last_key_value().map_or(0, |(last, _)| last.0 + 1));
+        let is_revoked = !self.contains(lease);
+        self.key_walks.insert(id, KeyWalk { lease, after: Vec::new(), changed: BTreeMap::new(), is_revoked });
+        id
+    }
+
+    /// Shows the next keys of a walk in order, as long as `visit` says so. `Some(true)` behind the last one; `None` if
+    /// the lease was revoked since.
+    pub fn walk_keys(&mut self, walk: KeyWalkId, mut visit: impl FnMut(&[u8]) -> bool) -> Option<bool> {
+        let KeyWalk { lease, after, changed, is_revoked } = self.key_walks.get_mut(&walk)?;
+        if *is_revoked {
+            return None;
+        }
+        let behind = (Bound::Excluded(&**after), Bound::Unbounded);
+        let mut now = self.leases.get(lease)?.keys.range::<[u8], _>(behind).peekable();
+        // What is in `after` is borrowed.
+        let mut last = None;
+        let is_done = loop {
+            let then = changed.first_key_value().map(|(key, _)| key);
+            let is_changed = match (now.peek(), then) {
+                (None, None) => break true,
+                (Some(_), None) => false,
+                (None, Some(_)) => true,
+                (Some(now), Some(then)) => then <= *now,
+            };
+            let goes_on = if is_changed {
+                let (key, was_there) = changed.pop_first()?;
+                now.next_if(|now| **now == key);
+                let goes_on = !was_there || visit(&key);
+                last = Some(std::borrow::Cow::Owned(key.into_vec()));
+                goes_on
+            } else {
+                let key = now.next()?;
+                last = Some(std::borrow::Cow::Borrowed(&**key));
+                visit(key)
+            };
+            if !goes_on {
+                break false;
+            }
+        };
+        if let Some(last) = last {
+            let last = last.into_owned();
+            drop(now);
+            *after = last;
+        }
+        Some(is_done)
+    }
+
+    /// Ends a walk over keys, wherever it stands.
+    pub fn end_key_walk(&mut self, walk: KeyWalkId) {
+        self.key_walks.remove(&walk);
+    }
+
+    /// `key` comes to the lease, or leaves it.
+    #[inline]
+    fn before_key_change(&mut self, id: LeaseId, key: &[u8], was_there: bool) {
+        for walk in self.key_walks.values_mut().filter(|walk| walk.lease == id && !walk.is_revoked) {
+            if *walk.after < *key && !walk.changed.contains_key(key) {
+                walk.changed.insert(key.into(), was_there);
+            }
+        }
+    }
+
     #[inline]
     fn before_change(&mut self, id: LeaseId) {
         for Walk { after, changed } in self.walks.values_mut() {
@@ -186,12 +281,16 @@ impl Table {
             return;
         }
         if from != LeaseId(0) {
+            self.before_key_change(from, key, true);
             let lease = self.leases.get_mut(&from).expect("a key's lease exists");
             assert!(lease.keys.remove(key), "{from:?} does not know a key attached to it");
+            lease.keys_bytes -= key.len() as u64;
         }
         if to != LeaseId(0) {
+            self.before_key_change(to, key, false);
             let lease = self.leases.get_mut(&to).expect("a key is attached to a lease that exists");
             assert!(lease.keys.insert(key.into()), "{to:?} knows the key already");
+            lease.keys_bytes += key.len() as u64;
         }
     }
 
@@ -254,5 +353,70 @@ mod tests {
                 });
             }
         }
+    }
+
+    #[test]
+    fn a_walk_over_keys_sees_them_as_they_were_at_its_beginning_or_that_their_lease_is_gone() {
+        let mut random = 11_u64;
+        let mut draw = |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) % below
+        };
+        let (mut finished, mut gone) = (0, 0);
+        for _ in 0..300 {
+            let mut table = Table::new();
+            let ids = [LeaseId(1), LeaseId(2)];
+            ids.into_iter().for_each(|id| table.insert(id, lease(100)));
+            let mut of_key: BTreeMap<String, LeaseId> = BTreeMap::new();
+            let mut walks = Vec::new();
+            for step in 0..200 {
+                let key = format!("k{:02}", draw(40));
+                let from = of_key.get(&key).copied().unwrap_or(LeaseId(0));
+                let to = [LeaseId(0), ids[0], ids[1]][usize::try_from(draw(3)).unwrap()];
+                if to == LeaseId(0) || table.contains(to) {
+                    table.move_key(key.as_bytes(), from, to);
+                    of_key.insert(key, to);
+                }
+                if draw(60) == 0 {
+                    let id = ids[usize::try_from(draw(2)).unwrap()];
+                    of_key.retain(|_, of| *of != id);
+                    if table.revoke(id).is_some() && draw(2) == 0 {
+                        // Of the same id, and yet another one.
+                        table.insert(id, lease(step + 2));
+                    }
+                    walks.retain(|(walk, of, _): &(KeyWalkId, LeaseId, std::vec::IntoIter<Box<[u8]>>)| {
+                        if *of != id {
+                            return true;
+                        }
+                        assert_eq!(table.walk_keys(*walk, |_| panic!("there is none")), None);
+                        table.end_key_walk(*walk);
+                        gone += 1;
+                        false
+                    });
+                }
+                if draw(10) == 0 && walks.len() < 3 && table.contains(ids[0]) {
+                    let keys: Vec<Box<[u8]>> = table.get(ids[0]).unwrap().keys().map(Into::into).collect();
+                    walks.push((table.begin_key_walk(ids[0]), ids[0], keys.into_iter()));
+                }
+                walks.retain_mut(|(walk, _, expected)| {
+                    let mut left = 1 + draw(4);
+                    let is_done = table.walk_keys(*walk, |key| {
+                        assert_eq!(Some(key), expected.next().as_deref());
+                        left -= 1;
+                        0 < left
+                    });
+                    if is_done == Some(true) {
+                        assert_eq!(expected.next(), None);
+                        table.end_key_walk(*walk);
+                        finished += 1;
+                    }
+                    is_done == Some(false)
+                });
+                for (_, lease) in table.iter() {
+                    assert_eq!(lease.keys_bytes(), lease.keys().map(|key| key.len() as u64).sum::<u64>());
+                }
+            }
+        }
+        assert!(500 < finished && 50 < gone, "{finished} walks to the end, {gone} leases gone");
     }
 }

@@ -10,6 +10,7 @@
 //! Cost: append O(record); look-up O(log chunks), two cache misses when cold. Overhead per
 //! record: 4 bytes of offset, 8 in chunks with gaps.
 
+use super::memory::Spares;
 use super::record::{Newest, OFFSET_BITS, Record};
 use crate::types::Revision;
 
@@ -234,12 +235,21 @@ pub(super) struct Log {
     open: bool,
     /// Memory of all chunks but the open one.
     sealed_held_bytes: u64,
+    /// Memory for the next chunks.
+    pub(super) spares: Spares,
 }
 
 impl Log {
     /// An empty log whose first record gets `next_seq`.
     pub(super) fn new(next_seq: u64) -> Self {
-        Self { firsts: Vec::new(), chunks: Vec::new(), next_seq, open: false, sealed_held_bytes: 0 }
+        Self {
+            firsts: Vec::new(),
+            chunks: Vec::new(),
+            next_seq,
+            open: false,
+            sealed_held_bytes: 0,
+            spares: Spares::default(),
+        }
     }
 
     pub(super) fn next_seq(&self) -> u64 {
@@ -412,7 +422,8 @@ impl Log {
         let fits = |open: &SegmentBox| open.has_room(seq, bytes) && open.has_reserved(bytes);
         if !(self.open && self.chunks.last().is_some_and(fits)) {
             self.seal();
-            self.chunks.push(Box::new(Chunk::with_capacity(reserved_bytes(bytes))));
+            let bytes = self.spares.take(reserved_bytes(bytes));
+            self.chunks.push(Box::new(Chunk { bytes, ..Chunk::default() }));
             self.firsts.push(seq);
             self.open = true;
         }

@@ -22,6 +22,7 @@ mod store;
 mod txn;
 
 mod log;
+mod memory;
 mod record;
 
 mod key_block;
@@ -57,6 +58,7 @@ pub use history::KeyChanges;
 pub use import::{Import, REVISION_MAX};
 pub use key_value::KeyValueRef;
 pub use mark::{Action, Expiry, Mark};
+pub use memory::TakesMemory;
 pub use pinned::{CountCursor, ReadPin};
 pub use restore::{Restore, RestoreError};
 pub use store::{Changes, Scan, Store, Tallies};

@@ -7,6 +7,7 @@
 use super::checkpoint::{END, FORMAT, HEADER, KEYS, MAGIC, RECORDS};
 use super::compaction::Compaction;
 use super::log::Log;
+use super::memory::TakesMemory;
 use super::pin::Pins;
 use super::record::{EXPRESS_STRIDE, NEWEST, Newest, PAYLOAD_BYTES_MAX, Record, SEQ_END};
 use super::store::{KEY_OVERHEAD_BYTES, Tallies};
@@ -65,6 +66,16 @@ enum Section {
 impl Default for Restore {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl TakesMemory for Restore {
+    fn wanted_memory(&self) -> (usize, usize) {
+        self.log.spares.wanted_memory()
+    }
+
+    fn supply_memory(&mut self, piece: Vec<u8>) {
+        self.log.spares.supply_memory(piece);
     }
 }
 

@@ -7,6 +7,7 @@
 
 use super::compaction::Compaction;
 use super::log::{Log, Records};
+use super::memory::TakesMemory;
 use super::pin::Pins;
 use super::record::{NEWEST, Newest, Record};
 use super::tree::{Path, Tree};
@@ -49,6 +50,16 @@ pub struct Tallies {
 impl Default for Store {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl TakesMemory for Store {
+    fn wanted_memory(&self) -> (usize, usize) {
+        self.log.spares.wanted_memory()
+    }
+
+    fn supply_memory(&mut self, piece: Vec<u8>) {
+        self.log.spares.supply_memory(piece);
     }
 }
 

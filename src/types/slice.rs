@@ -41,6 +41,11 @@ impl Slice {
         Self::of(u64::MAX)
     }
 
+    /// A slice of half of what is left of this one.
+    pub fn half(&self) -> Self {
+        Self::of(self.budget_ns.saturating_sub(self.spent_ns).div_ceil(2))
+    }
+
     /// Whether others have their turn now.
     #[inline]
     #[must_use]

@@ -23,7 +23,7 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 use super::event_encoder::{EventEncoder, Target};
-use super::history::Budget;
+use super::history::{Budget, Progress, Reading};
 use super::{Batch, Event, IntervalIndex, Notice, Order, WatchRange, event_encoder, history};
 use crate::mvcc::{Change, Store};
 use crate::types::{Revision, Slice};
@@ -45,8 +45,10 @@ pub struct Feed {
     targets: Vec<Target>,
     /// The shard whose queue comes next.
     turn: usize,
-    /// Orders that wait, of all shards.
+    /// Orders that wait, of all shards, the one that is being answered included.
     waiting_count: usize,
+    /// An order whose answer takes several slices, and the shard that gave it.
+    reading: Option<(u16, Box<Reading>)>,
 }
 
 /// Who subscribes a range. Few shards share one, so they are a list.
@@ -112,6 +114,7 @@ impl Feed {
             targets: Vec::new(),
             turn: 0,
             waiting_count: 0,
+            reading: None,
         }
     }
 
@@ -120,7 +123,8 @@ impl Feed {
     pub fn on_order(&mut self, shard: u16, order: Order, store: &Store) -> Option<Notice> {
         self.check_collected(store);
         // A subscription that began now would miss what is encoded already.
-        let waits = !self.shards[usize::from(shard)].orders.is_empty() || self.is_preparing();
+        let is_reading = self.reading.as_ref().is_some_and(|(of, _)| *of == shard);
+        let waits = is_reading || !self.shards[usize::from(shard)].orders.is_empty() || self.is_preparing();
         if waits || matches!(order, Order::CatchUp(_)) {
             self.shards[usize::from(shard)].orders.push_back(order);
             self.waiting_count += 1;
@@ -146,20 +150,49 @@ impl Feed {
             return;
         }
         self.check_collected(store);
-        while self.shards[self.turn].orders.is_empty() {
+        let mut may_slice = true;
+        if let Some((shard, reading)) = self.reading.take() {
+            self.turn = usize::from(shard);
+            may_slice = false;
+            let progress = reading.go_on(store, &mut self.encoder, self.budget, self.through);
+            if !self.on_progress(shard, progress, &mut give) {
+                return;
+            }
+        }
+        while may_slice && self.shards[self.turn].orders.is_empty() {
             self.turn = (self.turn + 1) % self.shards.len();
         }
         let shard = u16::try_from(self.turn).expect("checked at the start");
-        let mut may_slice = true;
         while let Some(order) = self.shards[self.turn]
             .orders
             .pop_front_if(|order| !matches!(order, Order::CatchUp(_)) || std::mem::take(&mut may_slice))
         {
-            self.waiting_count -= 1;
-            let notice = self.answer(shard, order, store);
-            give(shard, notice);
+            let progress = match order {
+                Order::CatchUp(order) => {
+                    history::begin(order, store, &mut self.encoder, self.budget, self.through)
+                }
+                order => Progress::Answered(self.answer(shard, order, store)),
+            };
+            if !self.on_progress(shard, progress, &mut give) {
+                return;
+            }
         }
         self.turn = (self.turn + 1) % self.shards.len();
+    }
+
+    /// Passes an answer on; false if it is not made yet.
+    fn on_progress(&mut self, shard: u16, progress: Progress, give: &mut impl FnMut(u16, Notice)) -> bool {
+        match progress {
+            Progress::Answered(notice) => {
+                self.waiting_count -= 1;
+                give(shard, notice);
+                true
+            }
+            Progress::Reading(reading) => {
+                self.reading = Some((shard, reading));
+                false
+            }
+        }
     }
 
     /// Encodes changes that a write has made which is not committed yet, until the slice is spent. True when that
@@ -299,7 +332,7 @@ impl Feed {
                 Notice::Unsubscribed { token, current }
             }
             Order::Ask { token } => Notice::Standing { token, current },
-            Order::CatchUp(order) => history::answer(&order, store, &mut self.encoder, self.budget, current),
+            Order::CatchUp(_) => unreachable!("history is read by `work`"),
         }
     }
 

@@ -290,6 +290,65 @@ fn compacting_what_was_not_collected_stops_the_process_rather_than_lose_an_event
 }
 
 #[test]
+fn a_long_revision_of_the_past_is_one_answer_that_is_read_in_many_slices_beside_other_work() {
+    const KEYS: usize = 30_000;
+    let mut store = Store::new();
+    let mut txn = store.begin();
+    for number in 0..KEYS {
+        txn.put(format!("k{number:05}").as_bytes(), b"v", 0);
+    }
+    txn.commit();
+    let mut feed = Feed::new(2, store.current_revision());
+    subscribe(&mut feed, &store, 1, one("other"), false);
+    let order = |token| {
+        let ranges = vec![(WatchRange::new(Bytes::from_static(b"k"), Bytes::from_static(b"l")), false)];
+        Order::CatchUp(CatchUp { token: Token(token), from: 2, ranges, watchers: 1 })
+    };
+    assert!(feed.on_order(0, order(7), &store).is_none());
+    // What the shard asks behind it waits; another shard's answers and batches do not.
+    assert!(feed.on_order(0, Order::Ask { token: Token(8) }, &store).is_none());
+    let (mut told, mut goes) = (Vec::new(), 0);
+    while told.len() < 2 {
+        feed.work(&store, |shard, notice| told.push((shard, notice)));
+        goes += 1;
+        assert!(goes < 100);
+        if told.is_empty() {
+            assert!(matches!(
+                feed.on_order(1, Order::Ask { token: Token(goes) }, &store),
+                Some(Notice::Standing { .. })
+            ));
+            put(&mut store, "other", b"v");
+            assert_eq!(collected(&mut feed, &store).len(), 1);
+        }
+    }
+    assert!(KEYS as u64 / 4_096 < goes, "{goes} goes");
+    let current = store.current_revision();
+    let Notice::CaughtUp { token: Token(7), batch, current: stands_at } = &told[0].1 else {
+        panic!("{told:?}")
+    };
+    assert_eq!((batch.after, batch.through, *stands_at), (1, 2, current));
+    let keys = (0..KEYS).map(|number| Bytes::from(format!("k{number:05}")));
+    assert!(batch.events.iter().map(|event| event.key.clone()).eq(keys));
+    assert!(matches!(told[1], (0, Notice::Standing { token: Token(8), .. })));
+    // History that is compacted meanwhile is told to be gone, or read anew: never a part of a revision.
+    for (compacted, is_gone) in [(2, false), (3, true)] {
+        assert!(feed.on_order(0, order(9), &store).is_none());
+        feed.work(&store, |_, notice| panic!("{notice:?}"));
+        store.compact(compacted);
+        while !store.compact_slice(1_000) {}
+        let mut told = Vec::new();
+        while told.is_empty() {
+            feed.work(&store, |_, notice| told.push(notice));
+        }
+        match &told[0] {
+            Notice::Overtaken { compacted: 3, .. } if is_gone => {}
+            Notice::CaughtUp { batch, .. } if !is_gone => assert_eq!(batch.events.len(), KEYS),
+            other => panic!("compacted at {compacted}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn history_from_the_compact_revision_is_there_and_one_before_is_overtaken() {
     let mut store = Store::new();
     for value in [b"1", b"2", b"3"] {
@@ -352,7 +411,7 @@ fn token_of(notice: &Notice) -> u64 {
 }
 
 #[test]
-fn a_revision_is_one_piece_however_large() {
+fn a_revision_is_one_answer_however_large() {
     let mut store = Store::new();
     let mut txn = store.begin();
     for number in 0..10_000 {
@@ -362,7 +421,8 @@ fn a_revision_is_one_piece_however_large() {
     put(&mut store, "z", b"");
     let mut feed = Feed::new(1, 3);
     assert_eq!(feed.on_order(0, Order::CatchUp(catch_up(1, 2, &[(everything(), false)])), &store), None);
-    let Some((0, Notice::CaughtUp { batch, current: 3, .. })) = worked(&mut feed, &store).pop() else {
+    let mut answers = std::iter::repeat_with(|| worked(&mut feed, &store)).take(10).flatten();
+    let Some((0, Notice::CaughtUp { batch, current: 3, .. })) = answers.next() else {
         panic!("no answer");
     };
     assert_eq!((batch.after, batch.through, batch.events.len()), (1, 2, 10_000));

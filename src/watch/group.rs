@@ -4,8 +4,8 @@
 //! are one hit, and the list of a batch's changes that concern them is made once.
 //!
 //! Invariants: the index holds exactly the ranges of the groups; `synced` holds exactly the group's
-//! watchers that are synced, each at its `position`; hits exist only between `match_events` and the
-//! `collect` of each matched group.
+//! watchers that are synced, each at its `position`; hits exist only between `begin_delivery` and the
+//! `collect` of each matched group; a slot that becomes free meanwhile is used again after `end_delivery`.
 //! Cost: joining and leaving O(log groups); matching a change as `interval` says, and one hit of eight
 //! bytes for each range around it.
 
@@ -14,10 +14,13 @@ use bytes::Bytes;
 use super::interval::IntervalIndex;
 use super::watcher::{State, Watchers};
 use super::{Event, WatchRange};
-use crate::types::KeyRange;
+use crate::types::{KeyRange, Slice};
 
 /// No hit.
 const NONE: u32 = u32::MAX;
+
+/// Price of a hit that is noted, or collected.
+const HIT_NS: u64 = 5;
 
 #[derive(Debug)]
 struct Group {
@@ -41,13 +44,35 @@ struct Hit {
 }
 
 /// Groups by slot.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Groups {
     index: IntervalIndex<Option<u32>>,
     groups: Vec<Group>,
     free: Vec<u32>,
+    /// Slots that are free when the batch under way is delivered, which may have hits for them.
+    free_later: Vec<u32>,
+    is_delivering: bool,
+    /// The group whose watchers are being told, or `NONE`, and how many of them have been: the first ones.
+    telling: u32,
+    told: usize,
     hits: Vec<Hit>,
     touched: Vec<u32>,
+}
+
+impl Default for Groups {
+    fn default() -> Self {
+        Self {
+            index: IntervalIndex::new(),
+            groups: Vec::new(),
+            free: Vec::new(),
+            free_later: Vec::new(),
+            is_delivering: false,
+            telling: NONE,
+            told: 0,
+            hits: Vec::new(),
+            touched: Vec::new(),
+        }
+    }
 }
 
 /// Which groups a batch is matched for.
@@ -99,7 +124,7 @@ impl Groups {
             let found = self.index.remove(&left.range);
             assert_eq!(found, Some(Some(group)), "the index names another group for this range");
             left.range = WatchRange::new(Bytes::new(), Bytes::new());
-            self.free.push(group);
+            if self.is_delivering { self.free_later.push(group) } else { self.free.push(group) }
         }
     }
 
@@ -107,8 +132,20 @@ impl Groups {
         &self.groups[group as usize].range
     }
 
-    pub(super) fn synced(&self, group: u32) -> &[u32] {
-        &self.groups[group as usize].synced
+    /// Begins to tell the synced watchers of a group.
+    pub(super) fn begin_to_tell(&mut self, group: u32) {
+        (self.telling, self.told) = (group, 0);
+    }
+
+    /// The next one to be told of the group at hand. Each that stays is named once, whoever leaves meanwhile.
+    pub(super) fn next_to_tell(&mut self) -> Option<u32> {
+        let next = self.groups[self.telling as usize].synced.get(self.told).copied();
+        if next.is_some() {
+            self.told += 1;
+        } else {
+            self.telling = NONE;
+        }
+        next
     }
 
     /// Counts a watcher among the synced ones.
@@ -116,21 +153,27 @@ impl Groups {
         let watcher = watchers.get_mut(slot);
         assert_ne!(watcher.state, State::Synced, "it would get every change twice");
         let synced = &mut self.groups[watcher.group as usize].synced;
-        watcher.position = u32::try_from(synced.len()).expect("slots are 32 bits");
+        watcher.position = narrow(synced.len());
         watcher.state = State::Synced;
         synced.push(slot);
     }
 
-    /// Its place is taken by the last one.
+    /// Its place is taken by the last one, or if some of the group have been told, by the last of those.
     pub(super) fn remove_synced(&mut self, slot: u32, watchers: &mut Watchers) {
         let watcher = watchers.get_mut(slot);
         assert_eq!(watcher.state, State::Synced);
         watcher.state = State::Behind;
-        let position = watcher.position as usize;
+        let mut position = watcher.position as usize;
         let synced = &mut self.groups[watcher.group as usize].synced;
+        if self.telling == watcher.group && position < self.told {
+            self.told -= 1;
+            synced.swap(position, self.told);
+            watchers.get_mut(synced[position]).position = narrow(position);
+            position = self.told;
+        }
         assert_eq!(synced.swap_remove(position), slot, "a synced watcher is not where it says");
         if let Some(&moved) = synced.get(position) {
-            watchers.get_mut(moved).position = u32::try_from(position).expect("slots are 32 bits");
+            watchers.get_mut(moved).position = narrow(position);
         }
     }
 
@@ -139,12 +182,35 @@ impl Groups {
         self.groups[group as usize].is_wanted = true;
     }
 
-    /// Finds out which groups the events concern.
-    pub(super) fn match_events(&mut self, events: &[Event], who: MatchFor) {
+    /// Begins with another batch.
+    pub(super) fn begin_delivery(&mut self) {
+        assert!(!self.is_delivering, "one batch at a time");
+        self.is_delivering = true;
+        self.hits.clear();
+        self.touched.clear();
+    }
+
+    /// Every group that was touched, or wanted, has been collected.
+    pub(super) fn end_delivery(&mut self) {
+        self.is_delivering = false;
+        self.free.append(&mut self.free_later);
+    }
+
+    /// Finds out which groups the events concern, from number `matched` on, until the slice is spent. Returns how
+    /// many were looked at.
+    pub(super) fn match_events(
+        &mut self,
+        events: &[Event],
+        mut matched: usize,
+        who: MatchFor,
+        slice: &mut Slice,
+    ) -> usize {
         let Self { index, groups, hits, touched, .. } = self;
-        hits.clear();
-        touched.clear();
-        for (number, event) in (0..).zip(events) {
+        while let Some(event) = events.get(matched)
+            && !slice.is_spent()
+        {
+            let number = u32::try_from(matched).expect("a batch has fewer than 2^32 events");
+            let before = hits.len();
             index.stab(&event.key, |slot| {
                 let slot = slot.expect("a range is in the index as long as it has a group");
                 let group = &mut groups[slot as usize];
@@ -165,7 +231,11 @@ impl Groups {
                 }
                 group.last_hit = hit;
             });
+            slice.spend_key();
+            slice.spend(HIT_NS * (hits.len() - before) as u64);
+            matched += 1;
         }
+        matched
     }
 
     /// Number of groups with hits, for `touched`.
@@ -178,19 +248,28 @@ impl Groups {
         self.touched[at]
     }
 
-    /// Moves the group's hits into `of_group`, in the order of the events.
-    pub(super) fn collect<'e>(&mut self, group: u32, events: &'e [Event], of_group: &mut Vec<&'e Event>) {
-        of_group.clear();
+    /// Moves the group's hits behind `of_group`, in the order of the events, until the slice is spent. True when
+    /// that was all.
+    pub(super) fn collect(&mut self, group: u32, of_group: &mut Vec<u32>, slice: &mut Slice) -> bool {
         let group = &mut self.groups[group as usize];
         group.is_wanted = false;
-        group.last_hit = NONE;
-        let mut hit = std::mem::replace(&mut group.first_hit, NONE);
-        while hit != NONE {
-            let Hit { event, next } = self.hits[hit as usize];
-            of_group.push(&events[event as usize]);
-            hit = next;
+        while group.first_hit != NONE {
+            if slice.is_spent() {
+                return false;
+            }
+            slice.spend(HIT_NS);
+            let Hit { event, next } = self.hits[group.first_hit as usize];
+            of_group.push(event);
+            group.first_hit = next;
         }
+        group.last_hit = NONE;
+        true
     }
+}
+
+/// A position among watchers, whose slots are 32 bits.
+fn narrow(position: usize) -> u32 {
+    u32::try_from(position).expect("slots are 32 bits")
 }
 
 /// The range in memory of its own: a request's keys share the buffer that the request came in, and a
@@ -214,9 +293,8 @@ impl Groups {
     pub(super) fn check_invariants(&self, watchers: &Watchers) -> usize {
         let mut members = 0;
         for (slot, group) in (0..).zip(&self.groups) {
-            assert_eq!(group.first_hit, NONE);
-            assert!(!group.is_wanted);
-            if self.free.contains(&slot) {
+            assert!(self.is_delivering || (group.first_hit == NONE && !group.is_wanted));
+            if self.free.contains(&slot) || self.free_later.contains(&slot) {
                 continue;
             }
             members += group.watchers_count as usize;
@@ -227,7 +305,7 @@ impl Groups {
                 assert_eq!(watcher.position, position);
             }
         }
-        assert_eq!(self.index.len(), self.groups.len() - self.free.len());
+        assert_eq!(self.index.len(), self.groups.len() - self.free.len() - self.free_later.len());
         members
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! An order names keys and a first revision, and is answered with the changes of some whole revisions
 //! from there on. How many is decided by the work: a slice ends with the revision at which it has
-//! walked over so many records or encoded so many bytes (`SLICE`). A revision is never split, so the one
-//! piece that may be longer is a single revision that is: a range delete of a million keys is one
-//! slice of a million events.
+//! walked over so many records or encoded so many bytes (`SLICE`). A revision is never split between answers, so a
+//! range delete of a million keys is one answer of a million events. It is read in several goes (`Reading`), each of
+//! which does as much as a slice does.
 //!
 //! Two ways lead to the same events. As a rule the log is walked from the first revision on and each
 //! change is held against the ranges. Where an order names a few single keys that have changed seldom
@@ -62,26 +62,33 @@ pub(super) enum Way {
     LookUp,
 }
 
-/// Answers `order`: the store stands at `current`, and every subscribed change up to there has left.
-pub(super) fn answer(
-    order: &CatchUp,
+/// How far an order is.
+#[derive(Debug)]
+pub(super) enum Progress {
+    Answered(Notice),
+    /// A revision is so long that it is read in several goes.
+    Reading(Box<Reading>),
+}
+
+/// Begins to answer `order`: the store stands at `current`, and every subscribed change up to there has left.
+pub(super) fn begin(
+    order: CatchUp,
     store: &Store,
     encoder: &mut EventEncoder,
     budget: Budget,
     current: i64,
-) -> Notice {
-    let &CatchUp { token, from, watchers, .. } = order;
-    let budget = budget.shared_by(watchers);
+) -> Progress {
+    let CatchUp { token, from, .. } = order;
     let compacted = store.compact_revision();
     if from < compacted {
-        return Notice::Overtaken { token, compacted };
+        return Progress::Answered(Notice::Overtaken { token, compacted });
     }
     if current < from {
         let batch = Batch { after: from - 1, through: current, events: Vec::new() };
-        return Notice::CaughtUp { token, batch, current };
+        return Progress::Answered(Notice::CaughtUp { token, batch, current });
     }
-    let batch = slice(order, store, encoder, budget, current, way(order, store, budget));
-    Notice::CaughtUp { token, batch, current }
+    let way = way(&order, store, budget.shared_by(order.watchers));
+    Box::new(Reading::new(order, way, compacted)).go_on(store, encoder, budget, current)
 }
 
 /// Which way costs less.
@@ -99,6 +106,7 @@ pub(super) fn way(order: &CatchUp, store: &Store, budget: Budget) -> Way {
 }
 
 /// The first slice of `order`, which begins in the readable past, found in the given way.
+#[cfg(test)]
 pub(super) fn slice(
     order: &CatchUp,
     store: &Store,
@@ -107,42 +115,115 @@ pub(super) fn slice(
     current: i64,
     way: Way,
 ) -> Batch {
-    let wanted = RangeSet::of(order.ranges.iter().map(|(range, _)| range));
-    let with_previous =
-        RangeSet::of(order.ranges.iter().filter(|(_, previous)| *previous).map(|(range, _)| range));
-    let mut slice = Slice { store, encoder, budget, wanted, with_previous, events: Vec::new() };
-    let through = match way {
-        Way::Walk => slice.take(store.changes(Revision::new(order.from, 0)), 1),
-        Way::LookUp => slice.take(Merged::new(order, store), LOOK_UP_RECORDS),
-    };
-    Batch { after: order.from - 1, through: through.unwrap_or(current), events: slice.events }
+    let mut reading = Reading::new(order.clone(), way, store.compact_revision());
+    loop {
+        if let Some(batch) = reading.read(store, encoder, budget, current) {
+            return batch;
+        }
+    }
 }
 
-struct Slice<'a> {
-    store: &'a Store,
-    encoder: &'a mut EventEncoder,
-    budget: Budget,
-    wanted: RangeSet<'a>,
-    with_previous: RangeSet<'a>,
+/// An order whose answer is being made.
+#[derive(Debug)]
+pub(super) struct Reading {
+    order: CatchUp,
+    way: Way,
+    /// The first change that was not looked at.
+    at: Revision,
+    /// The compact revision when it began.
+    compacted: i64,
+    /// Records and bytes of earlier goes.
+    records: u64,
+    bytes: usize,
     events: Vec<Event>,
 }
 
-impl<'a> Slice<'a> {
-    /// Takes what is wanted of `changes`, each of which costs as much as `records`. Returns the last
-    /// revision that is complete, `None` if there are no more changes.
-    fn take(&mut self, changes: impl Iterator<Item = Change<'a>>, records: u64) -> Option<i64> {
-        let Self { store, encoder, budget, wanted, with_previous, events } = self;
+impl Reading {
+    fn new(order: CatchUp, way: Way, compacted: i64) -> Self {
+        let at = Revision::new(order.from, 0);
+        Self { order, way, at, compacted, records: 0, bytes: 0, events: Vec::new() }
+    }
+
+    /// Goes on, for no more work than a slice has.
+    pub(super) fn go_on(
+        mut self: Box<Self>,
+        store: &Store,
+        encoder: &mut EventEncoder,
+        budget: Budget,
+        current: i64,
+    ) -> Progress {
+        let CatchUp { token, from, watchers, .. } = self.order;
+        // Also between two goes.
+        let compacted = store.compact_revision();
+        if from < compacted {
+            return Progress::Answered(Notice::Overtaken { token, compacted });
+        }
+        if self.compacted != compacted {
+            // Some of a revision may be gone of which the rest was read.
+            *self = Self::new(self.order, self.way, compacted);
+        }
+        match self.read(store, encoder, budget.shared_by(watchers), current) {
+            Some(batch) => Progress::Answered(Notice::CaughtUp { token, batch, current }),
+            None => Progress::Reading(self),
+        }
+    }
+
+    /// The batch, once its last revision is complete.
+    fn read(
+        &mut self,
+        store: &Store,
+        encoder: &mut EventEncoder,
+        budget: Budget,
+        current: i64,
+    ) -> Option<Batch> {
+        let through = match self.way {
+            Way::Walk => self.take(store, encoder, budget, store.changes(self.at), 1),
+            // A few keys: a revision has few of their changes.
+            Way::LookUp => {
+                let order = self.order.clone();
+                self.take(store, encoder, budget, Merged::new(&order, store), LOOK_UP_RECORDS)
+            }
+        };
+        let through = match through {
+            Taken::NotYet => return None,
+            Taken::Through(through) => through,
+            Taken::All => current,
+        };
+        let events = std::mem::take(&mut self.events);
+        Some(Batch { after: self.order.from - 1, through, events })
+    }
+
+    /// Takes what is wanted of `changes`, each of which costs as much as `records`.
+    fn take<'a>(
+        &mut self,
+        store: &'a Store,
+        encoder: &mut EventEncoder,
+        budget: Budget,
+        changes: impl Iterator<Item = Change<'a>>,
+        records: u64,
+    ) -> Taken {
+        let Self { order, way, at, events, .. } = self;
+        let wanted = RangeSet::of(order.ranges.iter().map(|(range, _)| range));
+        let with_previous =
+            RangeSet::of(order.ranges.iter().filter(|(_, previous)| *previous).map(|(range, _)| range));
         let mut give = |_target, event| events.push(event);
-        let mut through = None;
-        let mut last = None;
+        // A revision that an earlier go has begun with, if any.
+        let mut last = (0 < self.records).then_some(at.main);
         let (mut walked, mut bytes) = (0, 0);
+        let mut taken = Taken::All;
         for change in changes {
             let revision = change.revision.main;
+            let is_spent = |walked: u64, bytes: usize| budget.records <= walked || budget.bytes <= bytes;
             if last.is_some_and(|last| last != revision)
-                && (budget.records <= walked || budget.bytes <= bytes)
+                && is_spent(self.records + walked, self.bytes + bytes)
             {
                 // Between the last revision and this one there is none with a change that is wanted.
-                through = Some(revision - 1);
+                taken = Taken::Through(revision - 1);
+                break;
+            }
+            if *way == Way::Walk && is_spent(walked, bytes) {
+                *at = change.revision;
+                taken = Taken::NotYet;
                 break;
             }
             last = Some(revision);
@@ -154,8 +235,21 @@ impl<'a> Slice<'a> {
             }
         }
         encoder.flush(&mut give);
-        through
+        self.records += walked;
+        self.bytes += bytes;
+        taken
     }
+}
+
+/// What came of a go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// The slice is spent in the middle of a revision.
+    NotYet,
+    /// The last revision that is complete.
+    Through(i64),
+    /// There are no more changes.
+    All,
 }
 
 /// The changes of several keys in revision order.

@@ -15,8 +15,12 @@
 //! A member that fell behind the log takes another one's checkpoint: its store jumps, and then all
 //! synced watchers are behind at once, each where it stood.
 //!
+//! A notice is carried out in slices (`work`), in the order in which they came (`inbox`): a batch may be for a hundred
+//! thousand watchers, or a million events long. `current` moves when all of a batch is delivered. The watchers of a
+//! stream that is closed go in slices as well.
+//!
 //! Invariants: exactly the synced watchers are in their group's list; exactly those behind are in
-//! their stream's `behind`; `bytes` is what all watchers and reserved ids cost; tokens come back in
+//! their stream's `behind`, if it is open; `bytes` is what all watchers and reserved ids cost; tokens come back in
 //! the order they were given, the outstanding slice's apart.
 //! Cost: a change O(log ranges) for each range around it and O(1) for each of their watchers; creating
 //! and cancelling O(log watchers); no allocation per change.
@@ -26,8 +30,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::delivery::{self, HeaderRevision, ResponseLimits};
-use super::group::{Groups, MatchFor};
+use super::delivery::{Delivery, Recipients, ResponseLimits};
+use super::group::Groups;
+use super::inbox::Inbox;
 use super::stream::{Id, Stream};
 use super::unsynced::{Turn, UnsyncedTurns};
 use super::watcher::{State, Wants, Watcher, WatcherKey, Watchers};
@@ -35,6 +40,8 @@ use super::{Batch, CatchUp, Event, Notice, Order, Response, Sink, StreamId, Toke
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::watch_create_request::FilterType;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
+
+mod work;
 
 /// The id in answers that belong to no watcher.
 const NO_WATCHER: i64 = -1;
@@ -100,10 +107,27 @@ impl Pending {
 
 /// The slice of history that is on its way.
 #[derive(Debug)]
-struct Slice {
+struct HistorySlice {
     token: Token,
     from: i64,
     cohort: Vec<WatcherKey>,
+}
+
+/// What a notice makes a hub do.
+#[derive(Debug)]
+enum Work {
+    Deliver(Box<Delivery>),
+    /// The store has left out the batches behind `from` up to `current`. The next slot is to be looked at.
+    Jump {
+        from: i64,
+        current: i64,
+        slot: u32,
+    },
+    /// Watchers of the stream that got nothing for a whole interval are notified, behind this id.
+    Notify {
+        stream: StreamId,
+        after: Option<i64>,
+    },
 }
 
 /// All watch streams of one client shard.
@@ -125,9 +149,20 @@ pub struct Hub {
     given_back: Vec<Order>,
     /// What waits for notices, in the order of the orders.
     pending: VecDeque<(Token, Pending)>,
-    slice: Option<Slice>,
+    slice: Option<HistorySlice>,
+    /// A slice of history has come and is being delivered, so those it is for are not where they say.
+    is_cohort_told: bool,
     /// The last order taken was for a slice.
     was_history_last: bool,
+    inbox: Inbox,
+    /// The notice that is being carried out.
+    under_way: Option<Work>,
+    /// Closed streams whose watchers are not all gone.
+    leaving: VecDeque<(StreamId, Stream)>,
+    /// Events of large batches that were delivered.
+    given_up: Vec<Vec<Event>>,
+    /// Room for the events of one group.
+    of_group: Vec<u32>,
 }
 
 impl Hub {
@@ -148,7 +183,13 @@ impl Hub {
             given_back: Vec::new(),
             pending: VecDeque::new(),
             slice: None,
+            is_cohort_told: false,
             was_history_last: false,
+            inbox: Inbox::default(),
+            under_way: None,
+            leaving: VecDeque::new(),
+            given_up: Vec::new(),
+            of_group: Vec::new(),
         }
     }
 
@@ -160,16 +201,12 @@ impl Hub {
         id
     }
 
-    /// Forgets the stream with all its watchers; nothing is pushed to it any more.
+    /// Forgets the stream; nothing is pushed to it any more. Its watchers go in slices.
     pub fn close(&mut self, stream: StreamId) {
         let Some(closed) = self.streams.remove(&stream) else { return };
         self.turns.remove(stream, &closed);
         self.bytes -= closed.reserved_count * RESERVED_BYTES;
-        for &id in closed.ids.values() {
-            if let Id::Watcher(slot) = id {
-                self.drop_watcher(slot, Pending::Forget);
-            }
-        }
+        self.leaving.push_back((stream, closed));
     }
 
     /// A request of the stream's client. Never answers by itself: every answer waits for a notice.
@@ -209,12 +246,18 @@ impl Hub {
         })
     }
 
-    /// News from the store. `next_order` may have orders afterwards.
-    pub fn on_notice(&mut self, notice: Notice, sink: &mut impl Sink) {
+    /// News from the store, which `work` carries out.
+    pub fn on_notice(&mut self, notice: Notice) {
+        let left_out = self.inbox.push(notice);
+        self.give_up(left_out);
+    }
+
+    /// Carries out what is short of a notice; what is left of it is under way then.
+    fn begin(&mut self, notice: Notice, sink: &mut impl Sink) {
         match notice {
-            Notice::Batch(batch) => self.on_batch(&batch, sink),
-            Notice::Jumped { from, current } => self.on_jump(from, current),
-            Notice::CaughtUp { token, batch, current } => self.on_caught_up(token, &batch, current, sink),
+            Notice::Batch(batch) => self.on_batch(batch),
+            Notice::Jumped { from, current } => self.under_way = Some(Work::Jump { from, current, slot: 0 }),
+            Notice::CaughtUp { token, batch, current } => self.on_caught_up(token, batch, current),
             Notice::Overtaken { token, compacted } => self.on_overtaken(token, compacted, sink),
             Notice::Subscribed { token, current, compacted } => {
                 self.note_current(current);
@@ -444,132 +487,51 @@ impl Hub {
                     sink.push(stream, &progress);
                 }
             }
-            Pending::Interval { stream } => self.notify_progress(stream, sink),
+            Pending::Interval { stream } => self.under_way = Some(Work::Notify { stream, after: None }),
         }
     }
 
-    fn notify_progress(&mut self, stream: StreamId, sink: &mut impl Sink) {
-        let Some(state) = self.streams.get(&stream) else { return };
-        for &id in state.ids.values() {
-            let Id::Watcher(slot) = id else { continue };
-            let watcher = self.watchers.get_mut(slot);
-            if !watcher.wants.progress || watcher.state == State::Creating {
-                continue;
-            }
-            let was_quiet = !std::mem::replace(&mut watcher.got_events, false);
-            let is_synced = watcher.state == State::Synced && watcher.start <= self.current;
-            // Unlike answers a notification may be missed, and a client that does not read gets no
-            // more of them than its outbox holds.
-            if was_quiet && is_synced && sink.has_room(stream) {
-                let progress =
-                    Response { watch_id: watcher.watch_id, revision: self.current, ..Response::default() };
-                sink.push(stream, &progress);
-            }
-        }
-    }
-
-    fn on_batch(&mut self, batch: &Batch, sink: &mut impl Sink) {
+    fn on_batch(&mut self, batch: Batch) {
         if let Some(first) = batch.events.first() {
             let (first, current) = (first.revision, self.current);
             assert!(current < first, "revision {first} came after the store was said to stand at {current}");
         }
-        self.note_current(batch.through.max(self.current));
-        self.groups.match_events(&batch.events, MatchFor::Synced);
-        let (mut of_group, mut passed) = (Vec::new(), Vec::new());
-        for at in 0..self.groups.touched_count() {
-            let group = self.groups.touched(at);
-            self.groups.collect(group, &batch.events, &mut of_group);
-            let mut position = 0;
-            while let Some(&slot) = self.groups.synced(group).get(position) {
-                match self.deliver(slot, &of_group, &mut passed, HeaderRevision::LastEvent, sink) {
-                    None => {
-                        let watcher = self.watchers.get_mut(slot);
-                        watcher.next = watcher.next.max(batch.through + 1);
-                        position += 1;
-                    }
-                    // It leaves the list, and another one is at this position now.
-                    Some(next) => self.fall_behind(slot, next, true),
-                }
-            }
-        }
+        self.begin_delivery(batch, Recipients::Synced);
     }
 
-    /// The store has left out the batches behind `from` up to `current`: whoever wants changes of
-    /// those revisions is behind now. Compaction may have got there first; history will say so.
-    fn on_jump(&mut self, from: i64, current: i64) {
-        self.note_current(current);
-        let behind: Vec<(u32, i64)> = self
-            .watchers
-            .iter()
-            .filter(|(_, watcher)| watcher.state == State::Synced)
-            .map(|(slot, watcher)| (slot, watcher.next.max(from + 1)))
-            .filter(|&(_, next)| next <= current)
-            .collect();
-        for (slot, next) in behind {
-            self.fall_behind(slot, next, false);
-        }
-    }
-
-    /// Pushes to a watcher what it wants of its group's events; returns where it found no room.
-    fn deliver<'e>(
-        &mut self,
-        slot: u32,
-        of_group: &[&'e Event],
-        passed: &mut Vec<&'e Event>,
-        header: HeaderRevision,
-        sink: &mut impl Sink,
-    ) -> Option<i64> {
-        let watcher = self.watchers.get_mut(slot);
-        let events = watcher.select(of_group, passed);
-        if events.is_empty() {
-            return None;
-        }
-        let stopped_at = delivery::deliver(watcher, events, header, &self.response_limits, sink);
-        watcher.got_events |= stopped_at != Some(events[0].revision);
-        stopped_at
-    }
-
-    fn on_caught_up(&mut self, token: Token, batch: &Batch, current: i64, sink: &mut impl Sink) {
-        let Slice { from, cohort, .. } = self.take_slice(token);
+    fn on_caught_up(&mut self, token: Token, batch: Batch, current: i64) {
+        let HistorySlice { from, cohort, .. } = self.take_slice(token);
         assert_eq!(batch.after + 1, from, "a slice of another part of history");
         assert!(batch.through <= current, "history through {} of {current}", batch.through);
         self.note_current(current);
-        let mut members: Vec<(u32, u32)> = cohort
+        let mut members: Vec<(u32, WatcherKey)> = cohort
             .into_iter()
             .filter(|&key| self.watchers.is_alive(key))
-            .map(|key| (self.watchers.get(key.slot).group, key.slot))
+            .map(|key| (self.watchers.get(key.slot).group, key))
             .collect();
         // By group, whose events are then gathered once.
         members.sort_unstable();
         for &(group, _) in &members {
             self.groups.want(group);
         }
-        self.groups.match_events(&batch.events, MatchFor::Wanted);
-        let (mut of_group, mut passed) = (Vec::new(), Vec::new());
-        for of_one_group in members.chunk_by(|one, other| one.0 == other.0) {
-            self.groups.collect(of_one_group[0].0, &batch.events, &mut of_group);
-            for &(_, slot) in of_one_group {
-                let next = self.watchers.get(slot).next;
-                if next > batch.through + 1 {
-                    // The slice ends before it begins.
-                    continue;
-                }
-                let header = HeaderRevision::Current(current);
-                match self.deliver(slot, &of_group, &mut passed, header, sink) {
-                    Some(stopped_at) => self.advance(slot, stopped_at, true),
-                    None if batch.through == current => self.catch_up_with(slot),
-                    None => self.advance(slot, batch.through + 1, false),
-                }
-            }
-        }
+        self.is_cohort_told = true;
+        self.begin_delivery(batch, Recipients::Cohort { members, current });
+    }
+
+    fn begin_delivery(&mut self, batch: Batch, recipients: Recipients) {
+        self.groups.begin_delivery();
+        let of_group = std::mem::take(&mut self.of_group);
+        self.under_way = Some(Work::Deliver(Box::new(Delivery::new(batch, recipients, of_group))));
     }
 
     fn on_overtaken(&mut self, token: Token, compacted: i64, sink: &mut impl Sink) {
-        let Slice { from, cohort, .. } = self.take_slice(token);
+        let HistorySlice { from, cohort, .. } = self.take_slice(token);
         // Otherwise the same slice would be asked for again, forever.
         assert!(from < compacted, "history from {from} is there when {compacted} is compacted");
         for key in cohort {
-            if self.watchers.is_alive(key) && self.watchers.get(key.slot).next < compacted {
+            let is_alive =
+                self.watchers.is_alive(key) && self.streams.contains_key(&self.watchers.get(key.slot).stream);
+            if is_alive && self.watchers.get(key.slot).next < compacted {
                 self.cancel_overtaken(key.slot, compacted, sink);
             }
         }
@@ -673,7 +635,7 @@ impl Hub {
 
     /// The order for the next slice, if somebody is behind and none is on its way.
     fn read_history(&mut self) -> Option<Order> {
-        if self.slice.is_some() {
+        if self.slice.is_some() || self.is_cohort_told {
             return None;
         }
         let watchers = &self.watchers;
@@ -692,11 +654,11 @@ impl Hub {
         let watchers = cohort.len();
         let cohort = cohort.into_iter().map(|slot| self.watchers.key(slot)).collect();
         let token = self.token();
-        self.slice = Some(Slice { token, from, cohort });
+        self.slice = Some(HistorySlice { token, from, cohort });
         Some(Order::CatchUp(CatchUp { token, from, ranges, watchers }))
     }
 
-    fn take_slice(&mut self, token: Token) -> Slice {
+    fn take_slice(&mut self, token: Token) -> HistorySlice {
         let slice = self.slice.take().expect("no slice of history is on its way");
         assert_eq!(token, slice.token, "a slice that nobody asked for");
         slice
@@ -744,6 +706,11 @@ impl Hub {
             let is_ready = behind > 0 && !stream.is_blocked;
             assert_eq!(stream.rank.is_some(), is_ready);
             cost += reserved * RESERVED_BYTES;
+        }
+        for id in self.leaving.iter().flat_map(|(_, stream)| stream.ids.values()) {
+            let Id::Watcher(slot) = *id else { continue };
+            watchers += 1;
+            cost += watcher_cost(self.groups.range(self.watchers.get(slot).group));
         }
         assert_eq!((watchers, cost), (self.watchers.len(), self.bytes));
     }

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use super::super::model_tests::{ModelFeed, ModelStore};
 use super::super::wire;
 use super::*;
+use crate::types::Slice;
+use crate::types::limits::SLICE_NS;
 
 /// A response as it was pushed, with what the table is about.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -139,11 +141,20 @@ impl Scene {
     fn deliver(&mut self) -> bool {
         let mut any = false;
         while let Some(notice) = self.feed.notices.pop_front() {
-            self.hub.on_notice(notice, &mut self.lists);
+            self.hub.on_notice(notice);
+        }
+        while self.hub.has_work() {
+            self.hub.work(&mut Slice::unbounded(), &mut self.lists);
             any = true;
         }
         self.hub.check_invariants();
         any
+    }
+
+    /// Tells the hub, which carries it out at once.
+    fn tell(&mut self, notice: Notice) {
+        self.hub.on_notice(notice);
+        self.hub.work(&mut Slice::unbounded(), &mut self.lists);
     }
 
     /// Everything moves until nothing does; what the stream was told since the last time.
@@ -822,7 +833,7 @@ fn a_hundred_thousand_watchers_on_one_stream_come_and_go() {
             }
             other => panic!("{other:?}"),
         };
-        scene.hub.on_notice(notice, &mut scene.lists);
+        scene.tell(notice);
     }
     let said = scene.lists.said.remove(&stream).unwrap();
     assert_eq!(said.iter().filter(|said| said.created).count(), WATCHERS);
@@ -830,10 +841,114 @@ fn a_hundred_thousand_watchers_on_one_stream_come_and_go() {
     scene.puts(1);
     let everything = WatchRange::new(Bytes::new(), Bytes::from_static(b"\0"));
     let batch = scene.store.batch(3, 4, &[(everything, false)]);
-    scene.hub.on_notice(Notice::Batch(batch), &mut scene.lists);
+    scene.tell(Notice::Batch(batch));
     assert_eq!(scene.lists.said[&stream].len(), WATCHERS / 2);
+    // They go in slices, and others are told meanwhile.
+    let other = scene.hub.open();
+    scene.create(other, on("k"));
+    while let Some(order) = scene.hub.next_order() {
+        let Order::Subscribe { token, .. } = order else { panic!("{order:?}") };
+        scene.tell(Notice::Subscribed { token, current: 4, compacted: 0 });
+    }
     scene.hub.close(stream);
-    assert_eq!((scene.hub.watchers_count(), scene.hub.bytes_count()), (0, 0));
+    let mut slices = 0;
+    let batch = scene.store.batch(3, 4, &[(WatchRange::new("k".into(), Bytes::new()), false)]);
+    let batch = Batch { after: 4, through: 5, events: batch.events.into_iter().map(at_5).collect() };
+    while scene.hub.has_work() {
+        let mut slice = Slice::new();
+        scene.hub.work(&mut slice, &mut scene.lists);
+        slice.check();
+        slices += 1;
+        match slices {
+            10 => scene.hub.on_notice(Notice::Batch(batch.clone())),
+            // A group of fifty thousand watchers who are gone is passed over in slices, too.
+            200 => assert_eq!(scene.lists.said[&other].len(), 2, "created, and the put"),
+            _ => {}
+        }
+    }
+    assert!((400..2_000).contains(&slices), "{slices} slices");
+    assert!(!scene.lists.said.contains_key(&stream) || scene.lists.said[&stream].len() == WATCHERS / 2);
+    assert_eq!(scene.hub.watchers_count(), 1);
     let unsubscribed = std::iter::from_fn(|| scene.hub.next_order()).count();
     assert_eq!(unsubscribed, WATCHERS);
+}
+
+fn at_5(event: Event) -> Event {
+    Event { revision: 5, ..event }
+}
+
+/// A revision of so many puts, of a hundred bytes each.
+fn long_revision(after: i64, puts: usize) -> Batch {
+    let events = (0..puts).map(|number| Event {
+        revision: after + 1,
+        key: format!("k{number:06}").into(),
+        is_delete: number % 3 == 0,
+        body: Bytes::from(vec![u8::try_from(number % 251).unwrap(); 100]),
+        previous: Bytes::from_static(b"previous"),
+    });
+    Batch { after, through: after + 1, events: events.collect() }
+}
+
+#[test]
+fn a_revision_of_a_hundred_thousand_events_is_told_in_slices_and_is_one_response_to_each_watcher() {
+    const PUTS: usize = 100_000;
+    let mut scene = Scene::at(5);
+    let everything = || pb::WatchCreateRequest {
+        key: Bytes::from_static(b"k"),
+        range_end: Bytes::from_static(b"l"),
+        ..Default::default()
+    };
+    let stream = scene.hub.open();
+    let wishes = [
+        everything(),
+        everything(),
+        pb::WatchCreateRequest { prev_kv: true, ..everything() },
+        pb::WatchCreateRequest { filters: vec![1], ..everything() },
+        pb::WatchCreateRequest { fragment: true, ..everything() },
+        on("k000017"),
+    ];
+    for wish in wishes {
+        scene.watch(stream, wish);
+    }
+    let batch = long_revision(5, PUTS);
+    scene.hub.on_notice(Notice::Batch(batch.clone()));
+    // What comes behind waits until all of it is told, though its watcher leaves and another comes meanwhile.
+    scene.hub.on_notice(Notice::Batch(Batch { after: 6, ..long_revision(6, 1) }));
+    let mut slices = 0;
+    while scene.hub.has_work() {
+        let mut slice = Slice::new();
+        scene.hub.work(&mut slice, &mut scene.lists);
+        assert!(slice.spent_ns() <= 2 * SLICE_NS, "{} ns were spent at once", slice.spent_ns());
+        slices += 1;
+        if slices == 20 {
+            scene.cancel(stream, 0);
+        }
+    }
+    assert!(100 <= slices, "{slices} slices");
+    scene.hub.check_invariants();
+    let said = scene.lists.said.remove(&stream).unwrap();
+    let of = |id: i64, revision: i64| -> Vec<&Said> {
+        said.iter().filter(|said| said.watch_id == id && said.revision == revision).collect()
+    };
+    let told: Vec<(i64, String, bool, bool)> = batch
+        .events
+        .iter()
+        .map(|event| (6, String::from_utf8(event.key.to_vec()).unwrap(), event.is_delete, false))
+        .collect();
+    let [one] = of(1, 6)[..] else { panic!("one response") };
+    assert!(one.events == told && !one.fragment);
+    let [with_previous] = of(2, 6)[..] else { panic!("one response") };
+    assert!(with_previous.events.len() == PUTS && with_previous.events.iter().all(|event| event.3));
+    assert!(one.bytes < with_previous.bytes);
+    let [puts] = of(3, 6)[..] else { panic!("one response") };
+    assert!(puts.events.iter().eq(told.iter().filter(|event| !event.2)));
+    let parts = of(4, 6);
+    assert!(5 <= parts.len(), "{} fragments", parts.len());
+    assert!(parts.iter().flat_map(|part| &part.events).eq(&told));
+    let is_fragment: Vec<bool> = parts.iter().map(|part| part.fragment).collect();
+    assert!(!is_fragment[parts.len() - 1] && is_fragment[..parts.len() - 1].iter().all(|&is_part| is_part));
+    assert_eq!(of(5, 6)[0].events, [told[17].clone()]);
+    // The watcher that was canceled got all of the revision or nothing, and nothing behind it.
+    assert!(of(0, 6).len() <= 1 && of(0, 7).is_empty());
+    assert_eq!(of(1, 7).len(), 1);
 }

@@ -23,6 +23,7 @@ use super::{Hub, HubLimits, ID_DUPLICATE, RANGE_EMPTY, START_NEGATIVE};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
 use crate::pb::mvccpb;
+use crate::types::Slice;
 
 /// Small, so that small responses come in fragments.
 const FRAGMENT_BYTES: usize = 400;
@@ -120,6 +121,8 @@ struct Counts {
     refusals: usize,
     settled: usize,
     jumps: usize,
+    /// Slices that left work behind.
+    interrupted: usize,
 }
 
 struct World {
@@ -150,6 +153,9 @@ impl World {
                 // Short responses, so that a slice and a batch take several.
                 hub.response_limits.revisions_max = 1 + random.below(30);
                 hub.response_limits.events_bytes_max = 1 + random.below(8_000);
+                hub.response_limits.joined_bytes_min = 1 + random.below(3_000);
+                // Sometimes few batches may wait.
+                hub.inbox.set_bytes_max([usize::MAX, 1 + random.below(5_000)][random.below(2)]);
                 let (feed, orders, outboxes) = Default::default();
                 Shard { hub, feed, orders, outboxes }
             })
@@ -265,8 +271,20 @@ impl World {
         let shard = &mut self.shards[at];
         for _ in 0..count {
             let Some(notice) = shard.feed.notices.pop_front() else { break };
-            shard.hub.on_notice(notice, &mut shard.outboxes);
+            shard.hub.on_notice(notice);
         }
+        // Between any two units of work others have their turn.
+        let budget_ns = match self.random.below(4) {
+            0 => 1,
+            1 => 1 + self.random.below(2_000) as u64,
+            2 => 1 + self.random.below(20_000) as u64,
+            _ => u64::MAX,
+        };
+        let mut slice = Slice::of(budget_ns);
+        shard.hub.work(&mut slice, &mut shard.outboxes);
+        slice.check();
+        self.counts.interrupted += usize::from(shard.hub.has_work());
+        shard.hub.check_invariants();
     }
 
     fn read_some(&mut self) {
@@ -730,7 +748,11 @@ impl World {
                     shard.feed.on_order(&self.store, order, 50);
                 }
                 while let Some(notice) = shard.feed.notices.pop_front() {
-                    shard.hub.on_notice(notice, &mut shard.outboxes);
+                    shard.hub.on_notice(notice);
+                    is_idle = false;
+                }
+                while shard.hub.has_work() {
+                    shard.hub.work(&mut Slice::unbounded(), &mut shard.outboxes);
                     is_idle = false;
                 }
                 shard.hub.check_invariants();
@@ -778,8 +800,10 @@ fn every_delivered_sequence_is_the_history() {
             }
         }
         world.end();
-        let Counts { events, responses, fragments, overtaken, resumed, progress, refusals, settled, jumps } =
+        let Counts { events, responses, fragments, overtaken, resumed, progress, refusals, settled, .. } =
             world.counts;
+        total.jumps += world.counts.jumps;
+        total.interrupted += world.counts.interrupted;
         total.events += events;
         total.responses += responses;
         total.fragments += fragments;
@@ -788,7 +812,6 @@ fn every_delivered_sequence_is_the_history() {
         total.progress += progress;
         total.refusals += refusals;
         total.settled += settled;
-        total.jumps += jumps;
         if only.is_some() || (seed >= SEEDS_MIN && total.events >= events_goal) {
             break;
         }
@@ -797,7 +820,8 @@ fn every_delivered_sequence_is_the_history() {
     println!("{seed} seeds: {total:?}");
     if only.is_none() {
         // It saw what it is for.
-        let Counts { fragments, overtaken, resumed, progress, refusals, jumps, .. } = total;
-        assert!([fragments, overtaken, resumed, progress, refusals, jumps].iter().all(|&count| count > 20));
+        let Counts { fragments, overtaken, resumed, progress, refusals, jumps, interrupted, .. } = total;
+        let seen = [fragments, overtaken, resumed, progress, refusals, jumps, interrupted];
+        assert!(seen.iter().all(|&count| count > 20));
     }
 }

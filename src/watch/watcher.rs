@@ -41,29 +41,16 @@ pub(super) struct Wants {
     pub(super) progress: bool,
 }
 
-impl Watcher {
-    /// Those of its group's events, which are in order, that it has not got and did not filter out.
-    /// `passed` is room for them.
-    pub(super) fn select<'s, 'e>(
-        &self,
-        events: &'s [&'e Event],
-        passed: &'s mut Vec<&'e Event>,
-    ) -> &'s [&'e Event] {
-        let from = match events.first() {
-            Some(first) if first.revision < self.next => {
-                events.partition_point(|event| event.revision < self.next)
-            }
-            _ => 0,
-        };
-        let events = &events[from..];
-        if self.wants.puts && self.wants.deletes {
-            return events;
-        }
-        passed.clear();
-        passed.extend(
-            events.iter().filter(|event| if event.is_delete { self.wants.deletes } else { self.wants.puts }),
-        );
-        passed
+impl Wants {
+    /// Whether it is an event that was not filtered out.
+    pub(super) fn has(self, event: &Event) -> bool {
+        if event.is_delete { self.deletes } else { self.puts }
+    }
+
+    /// Whether the same events make the same bytes for both.
+    pub(super) fn are_of_events_as(self, other: Self) -> bool {
+        let of_events = |wants: Self| (wants.puts, wants.deletes, wants.previous);
+        of_events(self) == of_events(other)
     }
 }
 
@@ -123,9 +110,14 @@ impl Watchers {
         WatcherKey { slot, generation: self.slots[slot as usize].generation }
     }
 
-    /// All of them, by slot.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Watcher)> {
-        (0..).zip(&self.slots).filter_map(|(slot, place)| Some((slot, place.watcher.as_ref()?)))
+    /// How many slots there are, used or not.
+    pub(super) fn slots_count(&self) -> u32 {
+        u32::try_from(self.slots.len()).expect("far fewer than 2^32 watchers fit in memory")
+    }
+
+    /// The watcher in a slot, if there is one.
+    pub(super) fn find(&self, slot: u32) -> Option<&Watcher> {
+        self.slots[slot as usize].watcher.as_ref()
     }
 
     pub(super) fn get(&self, slot: u32) -> &Watcher {

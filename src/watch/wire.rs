@@ -7,7 +7,7 @@
 //! Invariant: the bytes are those that prost writes for the same message: fields in ascending order,
 //! zeros left out.
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
 
 use super::{Event, Response};
 use crate::types::proto::{
@@ -47,8 +47,12 @@ pub(super) fn frame_len(response: &Response<'_>) -> usize {
 /// Bytes that `put_response` writes.
 #[must_use]
 pub fn encoded_len(response: &Response<'_>) -> usize {
-    let events = response.events.iter();
-    frame_len(response) + events.map(|event| event_field_len(event, response.previous)).sum::<usize>()
+    let events_bytes: usize = if response.joined.is_empty() {
+        response.events.iter().map(|event| event_field_len(event, response.previous)).sum()
+    } else {
+        response.joined.iter().map(Bytes::len).sum()
+    };
+    frame_len(response) + events_bytes
 }
 
 /// Writes all of an event but its bytes, `body` and then `previous`. Events are a response's last field.
@@ -56,15 +60,23 @@ pub fn put_event_head(out: &mut impl BufMut, event: &Event, previous: bool) {
     put_message_head(out, EVENTS, event_len(event, previous));
 }
 
-/// Writes the response without its header.
-pub fn put_response(out: &mut impl BufMut, response: &Response<'_>) {
+/// Writes the response without its header and events.
+pub fn put_frame(out: &mut impl BufMut, response: &Response<'_>) {
     put_int_field(out, WATCH_ID, response.watch_id);
     put_flag_field(out, CREATED, response.created);
     put_flag_field(out, CANCELED, response.canceled);
     put_int_field(out, COMPACT_REVISION, response.compact_revision);
     put_bytes_field(out, CANCEL_REASON, response.cancel_reason.as_bytes());
     put_flag_field(out, FRAGMENT, response.fragment);
-    for event in response.events {
+}
+
+/// Writes the response without its header.
+pub fn put_response(out: &mut impl BufMut, response: &Response<'_>) {
+    put_frame(out, response);
+    if !response.joined.is_empty() {
+        return response.joined.iter().for_each(|piece| out.put_slice(piece));
+    }
+    for event in response.events.iter() {
         put_event_head(out, event, response.previous);
         out.put_slice(&event.body);
         if response.previous {

@@ -1,5 +1,6 @@
 use prost::Message;
 
+use super::super::Events;
 use super::super::model_tests::{Change, event, wire_event};
 use super::*;
 use crate::pb::etcdserverpb::WatchResponse;
@@ -56,11 +57,11 @@ fn events_are_the_bytes_prost_writes_with_and_without_the_previous_version() {
         vec![change("a", "", None), change("b", "short", Some("before")), change("c", long, Some(long))];
     changes.push(Change { put: None, ..change("d", "", Some("before")) });
     let encoded: Vec<_> = changes.iter().map(|change| event(9, change, true)).collect();
-    let events: Vec<_> = encoded.iter().collect();
+    let chosen: Vec<u32> = (0..4).collect();
+    let events = Events::new(&encoded, &chosen, 4, true, true);
     for previous in [false, true] {
         for fragment in [false, true] {
-            let response =
-                Response { watch_id: 5, fragment, events: &events, previous, ..Response::default() };
+            let response = Response { watch_id: 5, fragment, events, previous, ..Response::default() };
             check(&response, changes.iter().map(|change| wire_event(9, change, previous)).collect());
         }
     }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use pinion_kit::client::{Answering, CallError, Client, refusal};
-use pinion_kit::pb::etcdserverpb as pb;
+use pinion_kit::pb::{etcdserverpb as pb, mvccpb};
 use pinion_kit::{Launch, Server, TEST_DEADLINE, WorkDir, block_on, env_number, server_is_etcd, skip};
 use prost::Message as _;
 
@@ -402,5 +402,92 @@ fn long_work_of_many_hostile_clients_at_once_costs_bounded_memory_and_shows_noth
             "{grown} bytes more, and {written} were written"
         );
         assert!(10 < calls, "another client was served {calls} times");
+    });
+}
+
+#[test]
+fn many_leases_the_many_keys_of_one_and_the_events_of_a_large_deletion_are_told_whole_and_in_order() {
+    block_on(TEST_DEADLINE, async {
+        const LEASES: i64 = 1_500;
+        let work = WorkDir::new();
+        let server = Launch::new(work.join("data")).start().await;
+        let client = Rc::new(server.connect().await);
+        let granting: Vec<_> = (1..=LEASES)
+            .map(|id| {
+                let client = Rc::clone(&client);
+                tokio::task::spawn_local(async move {
+                    // Each ends behind all with larger ids.
+                    let grant = pb::LeaseGrantRequest { ttl: 1_000_000 - 10 * id, id };
+                    client.lease_grant(&grant).await.unwrap();
+                })
+            })
+            .collect();
+        for grant in granting {
+            grant.await.unwrap();
+        }
+        for first in (0..KEYS).step_by(100) {
+            let put = |number: usize| {
+                let key = format!("k/{number:06}").into();
+                let put = pb::PutRequest { key, lease: 7, ..Default::default() };
+                pb::RequestOp { request: Some(pb::request_op::Request::RequestPut(put)) }
+            };
+            let success = (first..first + 100).map(put).collect();
+            client.txn(&pb::TxnRequest { success, ..Default::default() }).await.unwrap();
+        }
+        let told = client.lease_time_to_live(7, true).await.unwrap();
+        assert_eq!((told.id, told.granted_ttl), (7, 999_930));
+        assert!((999_000..=999_930).contains(&told.ttl), "{}", told.ttl);
+        let mut keys = told.keys;
+        // etcd tells them in no order.
+        keys.sort_unstable();
+        assert!(
+            keys.iter()
+                .eq(&(0..KEYS).map(|number| Bytes::from(format!("k/{number:06}"))).collect::<Vec<_>>())
+        );
+        assert_eq!(client.lease_time_to_live(7, false).await.unwrap().keys.len(), 0);
+        let ids: Vec<i64> = client.leases().await.unwrap().leases.iter().map(|lease| lease.id).collect();
+        assert!(ids.iter().copied().eq((1..=LEASES).rev()), "the soonest due first");
+
+        let watching = server.connect().await;
+        let (mut requests, mut answers) = watching.watch().await.unwrap();
+        let watch = |fragment| pb::WatchCreateRequest {
+            key: "k/".into(),
+            range_end: "k0".into(),
+            prev_kv: true,
+            fragment,
+            ..Default::default()
+        };
+        requests.create(watch(false)).unwrap();
+        requests.create(watch(true)).unwrap();
+        for _ in 0..2 {
+            assert!(answers.next().await.unwrap().unwrap().created);
+        }
+        let all = pb::DeleteRangeRequest { key: "k/".into(), range_end: "k0".into(), ..Default::default() };
+        let deleted = client.delete(&all).await.unwrap();
+        assert_eq!(deleted.deleted, KEYS as i64);
+        let mut of_watch = [Vec::new(), Vec::new()];
+        let (mut whole, mut parts) = (0, 0);
+        while of_watch.iter().any(|events: &Vec<mvccpb::Event>| events.len() < KEYS) {
+            let response = answers.next().await.unwrap().unwrap();
+            assert_eq!(response.header.unwrap().revision, deleted.header.unwrap().revision);
+            let slot = usize::try_from(response.watch_id).unwrap();
+            if slot == 0 {
+                whole += 1
+            } else {
+                parts += 1
+            }
+            of_watch[slot].extend(response.events);
+        }
+        assert_eq!(whole, 1, "a revision is one response");
+        assert!(1 <= parts, "{parts} fragments");
+        assert!(of_watch[0] == of_watch[1]);
+        for (number, event) in of_watch[0].iter().enumerate() {
+            let before = event.prev_kv.as_ref().unwrap();
+            assert_eq!((event.r#type, before.lease), (1, 7));
+            assert_eq!(before.key, format!("k/{number:06}").as_bytes());
+        }
+        // A stream of many watchers that ends takes them along, and others go on.
+        drop((requests, answers));
+        client.put_kv("other", "x").await.unwrap();
     });
 }

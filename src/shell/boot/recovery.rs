@@ -24,8 +24,10 @@ use crate::shell::log::entries::{UnknownKind, entry_from_wal, hard_state_from_wa
 use crate::shell::net::addresses::{Addresses, RESOLVE_PATIENCE};
 use crate::shell::net::tls::TlsConnector;
 use crate::shell::runtime::aside::run_aside;
+use crate::shell::runtime::helpers::Helpers;
 use crate::shell::runtime::waiting::Waiting;
 use crate::shell::store::checkpoint_file::{self, LoadError, Part};
+use crate::shell::store::memory_supply::MemorySupply;
 use crate::shell::store::{FormatLevelTooHigh, check_format_level};
 use crate::types::{FormatLevel, LogIndex, MemberId};
 
@@ -370,6 +372,8 @@ fn load_checkpoint(
     let checkpoints = path.clone();
     let started = Instant::now();
     let mut restore = Restore::new();
+    // Without a helper the same memory is touched here.
+    let mut memory = Helpers::start().ok().map(|helpers| MemorySupply::start(&helpers));
     let (mut bytes, mut fed, mut told) = (0, 0, 0);
     let loaded = checkpoint_file::load_newest(&path, |part| match part {
         Part::Header(header, file_bytes) => {
@@ -387,6 +391,9 @@ fn load_checkpoint(
                     path.display(),
                     bytes >> 20
                 ));
+            }
+            if let Some(memory) = &mut memory {
+                memory.refill(&mut restore);
             }
             restore.feed(block).map_err(|error| error.to_string())
         }

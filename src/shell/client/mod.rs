@@ -414,7 +414,7 @@ impl<B: Backend> ClientShard<B> {
     /// Ends a batch of answers and notices. The connections of answers have their turns already, one
     /// each however many answers they got, and those of watch streams get theirs; this also lets the
     /// shard submit again, since answers make room.
-    pub fn flush(&self) {
+    pub fn flush(self: &Rc<Self>) {
         self.flush_watches();
         if self.is_blocked() {
             self.ready();

@@ -6,6 +6,7 @@ pub(in crate::shell) mod exit;
 pub(in crate::shell) mod helpers;
 pub(in crate::shell) mod logging;
 pub(in crate::shell) mod mesh;
+pub(in crate::shell) mod pace;
 pub(in crate::shell) mod passwords;
 pub(in crate::shell) mod placement;
 pub(in crate::shell) mod process;

@@ -87,7 +87,7 @@ impl StoreRole {
             self.observed.on_prepared(request.kind, &applied, begun);
             self.on_applied(&entry, &request, leases, applied);
             for ticket in std::mem::take(&mut self.lease_lists) {
-                self.answer(ticket, Ok(self.leases.leases(&self.machine)));
+                self.list_leases(ticket);
             }
             match self.apply_requests(&entry, &mut group) {
                 Some(write) => self.applying = Some(Applying { slot, write, entry, group, entries }),
@@ -131,6 +131,7 @@ impl StoreRole {
 
     /// All of an entry was applied.
     fn on_entry(&mut self, entry: &Entry) {
+        self.memory.refill(&mut self.machine);
         self.leases.on_entry(&self.machine, entry.term, self.leads());
         self.nodes.on_entry(&self.machine, entry.term, self.leads());
         self.applied = entry.index;

@@ -224,19 +224,22 @@ impl LeaseClock {
         }
     }
 
-    /// The time a lease has left; only the leader knows. None: it is not for this member.
-    pub(in crate::shell) fn time_to_live(
+    /// The time a lease has left, 0 if there is none; only the leader knows. `None`: it is not for this member.
+    pub(in crate::shell) fn remaining_ms(
         &mut self,
-        machine: &Machine,
         request: &pb::LeaseTimeToLiveRequest,
         ticket: Ticket,
-    ) -> Option<Response> {
+    ) -> Option<u64> {
         if self.keeper.term().is_none() {
             self.unserved.push((ticket, Query::LeaseTimeToLive(*request)));
             return None;
         }
-        let remaining_ms = self.keeper.remaining_ms(LeaseId(request.id), self.now_ms());
-        Some(machine.lease_time_to_live(request, remaining_ms.unwrap_or(0)))
+        Some(self.keeper.remaining_ms(LeaseId(request.id), self.now_ms()).unwrap_or(0))
+    }
+
+    /// When a lease is due, on this clock. `None`: it is not there, or this member does not lead.
+    pub(in crate::shell) fn due_ms(&self, id: LeaseId) -> Option<u64> {
+        self.keeper.due_ms(id)
     }
 
     /// So many leases ended because nobody renewed them.
@@ -430,15 +433,14 @@ mod tests {
         let mut role = Role::leading();
         role.apply(RequestKind::LeaseGrant, pb::LeaseGrantRequest { id: 9, ttl: 60 }.encode_to_vec().into());
         let request = pb::LeaseTimeToLiveRequest { id: 9, keys: false };
-        let answer = role.clock.time_to_live(&role.machine, &request, Ticket(0)).unwrap();
-        let answer = pb::LeaseTimeToLiveResponse::decode(&*answer.body).unwrap();
-        assert!((58..=60).contains(&answer.ttl), "{}", answer.ttl);
+        let remaining_ms = role.clock.remaining_ms(&request, Ticket(0)).unwrap();
+        assert!((58_000..=60_000).contains(&remaining_ms), "{remaining_ms}");
         // Leadership of a term counts from its first entry on.
         role.clock.on_leadership(Some(Term(5)));
-        assert_eq!(role.clock.time_to_live(&role.machine, &request, Ticket(3)), None);
+        assert_eq!(role.clock.remaining_ms(&request, Ticket(3)), None);
         assert_eq!(role.clock.keep_alive(&role.machine, LeaseId(9), Ticket(1)), None);
         role.clock.on_entry(&role.machine, TERM, Some(Term(5)));
-        let asked = role.clock.time_to_live(&role.machine, &request, Ticket(4));
+        let asked = role.clock.remaining_ms(&request, Ticket(4));
         assert_eq!(asked, None, "an entry of the term before");
         let unserved = role.clock.take_unserved();
         assert_eq!(unserved.iter().map(|(ticket, _)| ticket.0).collect::<Vec<_>>(), [3, 1, 4]);

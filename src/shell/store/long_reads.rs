@@ -1,4 +1,4 @@
-//! Reads in slices, lists and snapshots: whose turn it is, what the client has taken of each, and which have to end early.
+//! Reads in slices, lists, snapshots and long answers about leases: whose turn it is, what the client has taken of each, and which have to end early.
 //!
 //! Every other slice is the oldest read's, so that reads are done one after the other and many of them do not
 //! all come to their timeouts together; the slices between go round all in turn, so that a short read behind a
@@ -19,14 +19,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
-use crate::apply::{LongRead, Machine};
+use super::lease_clock::LeaseClock;
+use crate::apply::{LeaseRead, LongRead, Machine};
 use crate::backup::Export;
 use crate::mvcc::Store;
 use crate::request::{AnswerId, Outcome, PieceNotice, PieceOrder, Query, Refusal, Rejection, Response};
 use crate::types::limits::{PIECE_BYTES, PIECES_MAX};
 use crate::types::{Caller, LogIndex, Slice, Term, Ticket};
 
-/// Memory of all sorts: some 16 million keys at once.
+/// Memory of all sorts, and of answers about leases: some 16 million keys at once.
 const SORT_BYTES_MAX: u64 = 512 << 20;
 
 /// How long a sort waits for the memory of one whose client takes nothing.
@@ -77,13 +78,21 @@ enum Read {
     Lists(Box<LongRead>),
     /// The file of a snapshot, which goes to a client.
     Snapshot(Box<Export>),
+    /// All leases, or the keys of one.
+    Leases(Box<LeaseRead>),
 }
 
 impl Read {
-    fn measure(&mut self, store: &Store, slice: &mut Slice) -> Result<Option<u64>, Rejection> {
+    fn measure(
+        &mut self,
+        machine: &mut Machine,
+        leases: &LeaseClock,
+        slice: &mut Slice,
+    ) -> Result<Option<u64>, Rejection> {
         match self {
-            Self::Lists(read) => read.measure(store, slice),
-            Self::Snapshot(export) => Ok(export.measure(store, slice)),
+            Self::Lists(read) => read.measure(machine.store(), slice),
+            Self::Snapshot(export) => Ok(export.measure(machine.store(), slice)),
+            Self::Leases(read) => Ok(machine.lease_read_slice(read, |id| leases.due_ms(id), slice)),
         }
     }
 
@@ -91,6 +100,7 @@ impl Read {
         match self {
             Self::Lists(read) => read.write(store, slice, full, out),
             Self::Snapshot(export) => export.write(store, slice, full, out),
+            Self::Leases(read) => read.write(slice, full, out),
         }
     }
 
@@ -98,13 +108,16 @@ impl Read {
         match self {
             Self::Lists(read) => machine.end_long_read(*read),
             Self::Snapshot(export) => export.end(machine),
+            Self::Leases(read) => machine.end_lease_read(*read),
         }
     }
 
-    fn pinned(&self) -> i64 {
+    /// The revision that it keeps readable, if it does.
+    fn pinned(&self) -> Option<i64> {
         match self {
-            Self::Lists(read) => read.pinned(),
-            Self::Snapshot(export) => export.pinned(),
+            Self::Lists(read) => Some(read.pinned()),
+            Self::Snapshot(export) => Some(export.pinned()),
+            Self::Leases(_) => None,
         }
     }
 
@@ -112,6 +125,7 @@ impl Read {
         match self {
             Self::Lists(read) => read.revision(),
             Self::Snapshot(export) => export.revision(),
+            Self::Leases(read) => read.revision(),
         }
     }
 }
@@ -158,11 +172,32 @@ impl LongReads {
             Err(rejection) => return Some(Said::Answer { ticket, result: Ok(Err(rejection)) }),
         };
         let sort_bytes = read.sort_bytes_max();
+        self.begin_read(machine, ticket, Read::Lists(Box::new(read)), sort_bytes)
+    }
+
+    /// Begins an answer about leases.
+    pub(super) fn begin_leases(
+        &mut self,
+        machine: &mut Machine,
+        ticket: Ticket,
+        read: LeaseRead,
+    ) -> Option<Said> {
+        let bytes_max = read.bytes_max();
+        self.begin_read(machine, ticket, Read::Leases(Box::new(read)), bytes_max)
+    }
+
+    /// Begins a read that needs so much memory, at once or when others have given back theirs.
+    fn begin_read(
+        &mut self,
+        machine: &mut Machine,
+        ticket: Ticket,
+        read: Read,
+        sort_bytes: u64,
+    ) -> Option<Said> {
         if SORT_BYTES_MAX < sort_bytes {
-            machine.end_long_read(read);
+            read.end(machine);
             return Some(Said::Answer { ticket, result: Err(Refusal::SortTooLarge) });
         }
-        let read = Read::Lists(Box::new(read));
         let id = self.add(Reading { ticket, read, sort_bytes, stage: Stage::Measure });
         if sort_bytes == 0 || self.has_room_for(sort_bytes) {
             self.sort_bytes += sort_bytes;
@@ -252,7 +287,7 @@ impl LongReads {
     pub(super) fn slice(
         &mut self,
         machine: &mut Machine,
-        term: Term,
+        (term, leases): (Term, &LeaseClock),
         slice: &mut Slice,
         mut say: impl FnMut(Said),
     ) {
@@ -260,9 +295,8 @@ impl LongReads {
         let Some(reading) = self.reads.get_mut(&id) else { return };
         let Reading { ticket, read, stage, .. } = reading;
         let (ticket, revision) = (*ticket, read.revision());
-        let store = machine.store();
         match stage {
-            Stage::Measure => match read.measure(store, slice) {
+            Stage::Measure => match read.measure(machine, leases, slice) {
                 Err(rejection) => {
                     self.end(machine, id);
                     return say(Said::Answer { ticket, result: Ok(Err(rejection)) });
@@ -280,7 +314,7 @@ impl LongReads {
                 },
             },
             Stage::Whole(body) => {
-                if read.write(store, slice, usize::MAX, body) {
+                if read.write(machine.store(), slice, usize::MAX, body) {
                     let body = std::mem::take(body);
                     self.end(machine, id);
                     let response = Response { revision, body, resume: None };
@@ -292,7 +326,7 @@ impl LongReads {
                 if let Read::Snapshot(export) = read
                     && !export.is_measured()
                 {
-                    if let Some(body_bytes) = export.measure(store, slice) {
+                    if let Some(body_bytes) = export.measure(machine.store(), slice) {
                         say(Said::Notice { shard, notice: PieceNotice::Length { id, body_bytes } });
                     }
                     self.ready.insert(id);
@@ -301,7 +335,7 @@ impl LongReads {
                 if piece.capacity() == 0 {
                     piece.reserve_exact(PIECE_BYTES);
                 }
-                let is_done = read.write(store, slice, PIECE_BYTES, piece);
+                let is_done = read.write(machine.store(), slice, PIECE_BYTES, piece);
                 if is_done || PIECE_BYTES <= piece.len() {
                     let bytes = std::mem::take(piece);
                     say(Said::Notice { shard, notice: PieceNotice::Piece { id, bytes } });
@@ -344,7 +378,10 @@ impl LongReads {
         let slowest = if self.history_bytes_max < held_bytes {
             // None: it is the checkpoint that holds it.
             let oldest = machine.store().oldest_pin();
-            self.reads.iter().find(|(_, reading)| Some(reading.read.pinned()) == oldest).map(|(id, _)| *id)
+            self.reads
+                .iter()
+                .find(|(_, reading)| oldest.is_some() && reading.read.pinned() == oldest)
+                .map(|(id, _)| *id)
         } else if self.waiting.front().is_some_and(|(_, since)| PATIENCE <= now.duration_since(*since)) {
             let parked = self.reads.iter().filter_map(|(id, reading)| match reading.stage {
                 Stage::Pieces { parked_at, .. } if 0 < reading.sort_bytes => Some((parked_at?, *id)),

@@ -16,6 +16,7 @@ mod large_write;
 pub(in crate::shell) mod lease_clock;
 mod logins;
 mod long_reads;
+pub(in crate::shell) mod memory_supply;
 pub(in crate::shell) mod node_waits;
 mod not_older;
 mod observed;
@@ -42,6 +43,7 @@ use crate::checkpoint::cadence::{Cadence, LogSince};
 use crate::checkpoint::format::Header;
 use crate::config::AutoCompaction;
 use crate::membership::MemberChange;
+use crate::pb::etcdserverpb::LeaseTimeToLiveRequest;
 use crate::raft::{CheckpointMeta, Entry};
 use crate::replica::exchange::{Facts, ToRaft, ToShard, ToStore};
 use crate::request::{
@@ -53,6 +55,7 @@ use crate::shell::runtime::exit::EXIT_STATE_UNKNOWN;
 use crate::shell::runtime::helpers::Helpers;
 use crate::shell::runtime::logging;
 use crate::shell::runtime::mesh::{SharedBell, SharedRing};
+use crate::shell::runtime::pace::breathe;
 use crate::shell::runtime::rights::Rights;
 use crate::shell::runtime::wiring::StorePorts;
 use crate::types::limits::SLICE_NS;
@@ -64,6 +67,7 @@ use large_write::Applying;
 use lease_clock::{LeaseClock, Of};
 use logins::Logins;
 use long_reads::{LongReads, Said};
+use memory_supply::MemorySupply;
 use node_waits::NodeWaits;
 use not_older::NotOlderReads;
 use observed::Observed;
@@ -74,11 +78,6 @@ use watch_feed::WatchFeed;
 
 /// Messages taken from the rings before long work gets its turn. A KiB of an answer counts as one, too.
 const MESSAGES_PER_TURN: usize = 256;
-
-/// Long work lets the executor look at its sockets after each turn, which it does not while a task of it is ready
-/// to run, until its preempt timer fires. So the task waits for a timer, which has run out when the executor looks: it
-/// must not go to sleep, since on a busy machine it would get its core back much later.
-const BREATH: Duration = Duration::from_nanos(500);
 
 /// How often the store looks whether it is idle.
 const IDLE_TICK: Duration = Duration::from_secs(1);
@@ -202,6 +201,7 @@ pub(in crate::shell) struct StoreRole {
     /// The newest durable checkpoint.
     checkpointed: LogIndex,
     helpers: Helpers,
+    memory: MemorySupply,
     /// When a NOSPACE alarm may be asked for again.
     quota_after: Option<Instant>,
     observed: Observed,
@@ -270,6 +270,7 @@ impl StoreRole {
             idle_at: applied,
             installed: LogIndex::default(),
             checkpointed: applied,
+            memory: MemorySupply::start(&helpers),
             helpers,
             quota_after: None,
             observed: Observed::new(),
@@ -307,7 +308,7 @@ impl StoreRole {
             }
             let is_waiting_for_room = self.ring();
             if has_work {
-                glommio::timer::sleep(BREATH).await;
+                breathe().await;
                 continue;
             }
             if is_behind || is_waiting_for_room {
@@ -547,16 +548,14 @@ impl StoreRole {
                 Some((ticket, result)) => self.tell(ticket, result.map(Ok)),
                 None => self.give_back_lease_questions(),
             },
-            Query::LeaseTimeToLive(request) => {
-                match self.leases.time_to_live(&self.machine, request, ticket) {
-                    Some(response) => self.answer(ticket, Ok(response)),
-                    None => self.give_back_lease_questions(),
-                }
-            }
+            Query::LeaseTimeToLive(request) => match self.leases.remaining_ms(request, ticket) {
+                Some(remaining_ms) => self.tell_time_to_live(ticket, request, remaining_ms),
+                None => self.give_back_lease_questions(),
+            },
             Query::Snapshot => self.snapshots.push(ticket),
             // Some leases may be half way out.
             Query::LeaseLeases if self.applying.is_some() => self.lease_lists.push(ticket),
-            Query::LeaseLeases => self.answer(ticket, Ok(self.leases.leases(&self.machine))),
+            Query::LeaseLeases => self.list_leases(ticket),
             _ => match self.machine.read_short(&query, &self.facts) {
                 Some(outcome) => {
                     cost = outcome.as_ref().map_or(0, |response| response.body.len() >> 10);
@@ -572,6 +571,26 @@ impl StoreRole {
             },
         }
         cost
+    }
+
+    /// Answers for a lease that has so much time left.
+    fn tell_time_to_live(&mut self, ticket: Ticket, request: &LeaseTimeToLiveRequest, remaining_ms: u64) {
+        let Some(read) = self.machine.begin_lease_time_to_live(request, remaining_ms) else {
+            return self.answer(ticket, Ok(self.machine.lease_time_to_live(request, remaining_ms)));
+        };
+        if let Some(said) = self.long_reads.begin_leases(&mut self.machine, ticket, read) {
+            self.say(said);
+        }
+    }
+
+    fn list_leases(&mut self, ticket: Ticket) {
+        if !self.machine.has_many_leases() {
+            return self.answer(ticket, Ok(self.leases.leases(&self.machine)));
+        }
+        let read = self.machine.begin_lease_leases();
+        if let Some(said) = self.long_reads.begin_leases(&mut self.machine, ticket, read) {
+            self.say(said);
+        }
     }
 
     /// Whether a query may be answered, and the query without its guard. What a client asks while rights are asked
@@ -605,7 +624,8 @@ impl StoreRole {
     fn read_on(&mut self, slice: &mut Slice) -> bool {
         let (term, mut said) = (self.facts.term, Vec::new());
         self.long_reads.relieve(&mut self.machine, |what| said.push(what));
-        self.long_reads.slice(&mut self.machine, term, slice, |what| said.push(what));
+        let leases = &self.leases;
+        self.long_reads.slice(&mut self.machine, (term, leases), slice, |what| said.push(what));
         said.into_iter().for_each(|what| self.say(what));
         self.long_reads.has_work()
     }
@@ -694,7 +714,7 @@ impl StoreRole {
         self.begin_snapshots();
         let mut turn = self.turns.begin();
         let mut wants_turn = false;
-        while let Some((kind, mut slice)) = turn.next_slice(&self.turns) {
+        while let Some((kind, mut slice)) = turn.next_slice() {
             let begun = Instant::now();
             wants_turn |= match kind {
                 Kind::Write => self.prepare(&mut slice),
@@ -712,7 +732,7 @@ impl StoreRole {
             slice.check();
             turn.on_slice(&slice, begun.elapsed());
         }
-        self.turns.end(turn, wants_turn);
+        self.turns.end(&turn);
         wants_turn
     }
 

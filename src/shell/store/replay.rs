@@ -40,14 +40,12 @@ impl Replay {
         let (start, told) = self.began.get_or_insert((now, now));
         let took = now.duration_since(*start);
         if is_last {
-            if PERIOD <= took {
-                tracing::info!(
-                    entries = last.0 - self.after.0,
-                    requests,
-                    seconds = took.as_secs_f64(),
-                    "log replayed"
-                );
-            }
+            tracing::info!(
+                entries = last.0 - self.after.0,
+                requests,
+                seconds = took.as_secs_f64(),
+                "log replayed"
+            );
             return Some((requests, u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)));
         }
         if PERIOD <= now.duration_since(*told) {

@@ -33,7 +33,7 @@ use super::local_watch::News;
 use crate::rpc::{Code, Status};
 use crate::shell::client::responder::{AnswerStream, Messages};
 use crate::types::Term;
-use crate::watch::wire::{encoded_len, put_event_head, put_response};
+use crate::watch::wire::{encoded_len, put_event_head, put_frame, put_response};
 use crate::watch::{Response, StreamId};
 
 /// Unsent bytes of all watch streams of the shard: half as much as of all answers.
@@ -199,7 +199,9 @@ fn gather(
 ) -> Result<usize, Status> {
     let body_bytes = encoded_len(response);
     let is_large = |part: &Bytes| APART_BYTES <= part.len();
-    let any_large = response.events.iter().any(|event| is_large(&event.body) || is_large(&event.previous));
+    let is_joined = !response.joined.is_empty();
+    let any_large =
+        is_joined || response.events.iter().any(|event| is_large(&event.body) || is_large(&event.previous));
     if !any_large {
         messages.make_room(body_bytes);
     }
@@ -214,17 +216,24 @@ fn gather(
 
 fn gather_in_pieces(messages: &mut Messages<'_>, response: &Response<'_>) {
     // Events are the last field.
-    put_response(messages.rest(), &Response { events: &[], ..*response });
-    for event in response.events {
-        let parts = [&event.body, if response.previous { &event.previous } else { &Bytes::new() }];
+    put_frame(messages.rest(), response);
+    if !response.joined.is_empty() {
+        return response.joined.iter().for_each(|piece| gather_part(messages, piece));
+    }
+    for event in response.events.iter() {
         put_event_head(messages.rest(), event, response.previous);
-        for part in parts {
-            if APART_BYTES <= part.len() {
-                messages.share(part.clone());
-            } else {
-                messages.rest().extend_from_slice(part);
-            }
+        gather_part(messages, &event.body);
+        if response.previous {
+            gather_part(messages, &event.previous);
         }
+    }
+}
+
+fn gather_part(messages: &mut Messages<'_>, part: &Bytes) {
+    if APART_BYTES <= part.len() {
+        messages.share(part.clone());
+    } else {
+        messages.rest().extend_from_slice(part);
     }
 }
 
@@ -389,7 +398,7 @@ impl Outbox {
 /// What a task learns from a response.
 fn piece_of_news(response: &Response<'_>) -> Option<Result<News, Status>> {
     if !response.events.is_empty() {
-        return Some(Ok(News::Events(response.events.iter().map(|&event| event.clone()).collect())));
+        return Some(Ok(News::Events(response.events.iter().cloned().collect())));
     }
     if response.compact_revision != 0 {
         return Some(Ok(News::Compacted(response.compact_revision)));
@@ -407,7 +416,7 @@ mod tests {
     use crate::rpc::framing::put_prefix;
     use crate::shell::client::grpc::response::Framed;
     use crate::types::{ClusterId, MemberId};
-    use crate::watch::Event;
+    use crate::watch::{Event, Events};
 
     fn levels(room: &Rc<Room>, count: u64) -> Vec<Rc<Level>> {
         (0..count).map(|n| Level::new(StreamId(n), room)).collect()
@@ -520,12 +529,13 @@ mod tests {
                 body: event.encode_to_vec().into(),
                 previous: previous.encode_to_vec().into(),
             };
+            let both = [encoded.clone(), encoded];
             for is_asked in [false, true] {
                 let response = Response {
                     watch_id: -1,
                     revision: 10,
                     previous: is_asked,
-                    events: &[&encoded, &encoded],
+                    events: Events::new(&both, &[0, 1], 2, true, true),
                     ..Response::default()
                 };
                 counted += gather(&mut Messages::Grpc(&mut framed), &headers, Term(3), &response).unwrap();

@@ -8,7 +8,8 @@
 //! A stream's task reads requests and waits for the stream's end; it has no part in the sending. A
 //! notice is given to the hub, which writes responses into the outboxes of the streams concerned; when
 //! the notices at hand are through, `flush` hands each of them to the front end in one piece and thereby gives
-//! its connection a turn. So a change costs a task switch for each connection, not for each watcher.
+//! its connection a turn. So a change costs a task switch for each connection, not for each watcher. Notices that
+//! are more than a turn's work, a million events or the end of a hundred thousand watchers, go on in later turns.
 //!
 //! The member's own tasks watch too (`local_watch`): their outbox is a queue of events.
 //!
@@ -29,6 +30,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
@@ -48,8 +50,9 @@ use crate::shell::client::ClientShard;
 use crate::shell::client::ShardConfig;
 use crate::shell::client::counters::Counters;
 use crate::shell::client::responder::{Request, Requests, Responder};
+use crate::shell::runtime::pace::{Pace, breathe};
 use crate::types::limits::GRPC_OVERHEAD_BYTES;
-use crate::types::{KeyRange, Term};
+use crate::types::{KeyRange, Slice, Term};
 use crate::watch::{Hub, HubLimits, Notice, Response, Sink, StreamId};
 
 /// What all watchers of the shard may cost: some 900,000 of short keys.
@@ -63,6 +66,9 @@ const REQUESTS_A_TURN: usize = 512;
 
 /// Streams looked at after a batch of notices, to see whether they may go on.
 const PAUSED_A_FLUSH: usize = 64;
+
+/// Counted work at the end of a stream. What is left of its watchers then goes in slices.
+const CLOSING_NS: u64 = 20_000;
 
 /// Orders that are with the store: a quarter of the ring, so that reads always find room in it.
 const ORDERS_MAX: usize = 1024;
@@ -81,6 +87,12 @@ pub(in crate::shell::client) struct Watches {
     /// When streams with progress notifications are due.
     due: RefCell<BTreeSet<(u64, StreamId)>>,
     orders_count: Cell<usize>,
+    /// As the store said last.
+    term: Cell<Term>,
+    /// Whether slices of the hub's work keep their bound.
+    pace: RefCell<Pace>,
+    /// A task goes on with the hub's work.
+    is_working: Cell<bool>,
     /// Events given to watchers so far.
     events: Count,
 }
@@ -97,6 +109,9 @@ impl Watches {
             paused: RefCell::new(VecDeque::new()),
             due: RefCell::new(BTreeSet::new()),
             orders_count: Cell::new(0),
+            term: Cell::default(),
+            pace: RefCell::new(Pace::new("watchers")),
+            is_working: Cell::new(false),
             events: Count::default(),
         }
     }
@@ -240,24 +255,68 @@ impl Sink for Outboxes<'_> {
 }
 
 impl<B: Backend> ClientShard<B> {
-    /// News for the watch hub. What it makes the hub say leaves with `flush`.
+    /// News for the watch hub, which `flush` has it carry out.
     pub fn on_watch(&self, term: Term, notice: Notice) {
         let watches = &self.watches;
         if !matches!(notice, Notice::Batch(_) | Notice::Jumped { .. }) {
             let orders = watches.orders_count.get();
             watches.orders_count.set(orders.checked_sub(1).expect("each notice answers one order"));
         }
-        let mut sink = Outboxes { watches, headers: &self.headers, term, last: RefCell::new(None) };
-        watches.hub.borrow_mut().on_notice(notice, &mut sink);
+        watches.term.set(term);
+        watches.hub.borrow_mut().on_notice(notice);
     }
 
-    /// Sends what notices have made the hub say, and what it orders now.
-    pub(in crate::shell::client) fn flush_watches(&self) {
+    /// Carries out notices for a turn, sends what they have made the hub say, and what it orders now. What is
+    /// left has its turns behind those of others.
+    pub(in crate::shell::client) fn flush_watches(self: &Rc<Self>) {
+        self.work_on_watches();
         for outbox in self.watches.dirty.take() {
             outbox.flush();
         }
         self.settle_watches();
         self.watches.wake_paused(PAUSED_A_FLUSH);
+        self.keep_working_on_watches();
+    }
+
+    /// A turn's slices of the hub's work.
+    fn work_on_watches(&self) {
+        let watches = &self.watches;
+        if !watches.hub.borrow().has_work() {
+            return;
+        }
+        let mut sink =
+            Outboxes { watches, headers: &self.headers, term: watches.term.get(), last: RefCell::new(None) };
+        let mut pace = watches.pace.borrow_mut();
+        let mut turn = pace.begin();
+        while let Some(mut slice) = turn.next_slice() {
+            let begun = Instant::now();
+            let mut hub = watches.hub.borrow_mut();
+            hub.work(&mut slice, &mut sink);
+            let has_work = hub.has_work();
+            slice.check();
+            turn.on_slice(&slice, begun.elapsed());
+            if !has_work {
+                break;
+            }
+        }
+        pace.end(&turn);
+    }
+
+    /// Sees to it that the hub's work goes on, if it has any.
+    fn keep_working_on_watches(self: &Rc<Self>) {
+        let watches = &self.watches;
+        if !watches.hub.borrow().has_work() || watches.is_working.replace(true) {
+            return;
+        }
+        let shard = Rc::clone(self);
+        glommio::spawn_local(async move {
+            while shard.watches.hub.borrow().has_work() {
+                breathe().await;
+                shard.flush_watches();
+            }
+            shard.watches.is_working.set(false);
+        })
+        .detach();
     }
 
     /// Tells the hub which streams have room again, if there are any.
@@ -275,6 +334,8 @@ impl<B: Backend> ClientShard<B> {
             let Ok(mut hub) = watches.hub.try_borrow_mut() else { return };
             for id in watches.closing.take() {
                 hub.close(id);
+                // A stream of a few watchers is gone at once.
+                hub.let_go(&mut Slice::of(CLOSING_NS));
             }
             for id in watches.room.take_freed() {
                 hub.on_room(id);
@@ -308,12 +369,13 @@ impl<B: Backend> ClientShard<B> {
     }
 
     /// Ends a stream that was opened.
-    pub(super) fn close_watch(&self, outbox: &Outbox, ended: Ended) {
+    pub(super) fn close_watch(self: &Rc<Self>, outbox: &Outbox, ended: Ended) {
         let removed = self.watches.outboxes.borrow_mut().remove(&outbox.id);
         assert!(removed.is_some(), "a stream is closed once");
         outbox.close(ended);
         self.watches.closing.borrow_mut().push(outbox.id);
         self.settle_watches();
+        self.keep_working_on_watches();
     }
 
     /// Serves a watch stream until it ends.
