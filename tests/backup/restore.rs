@@ -70,7 +70,7 @@ fn a_round_trip_etcd_to_pinion_to_etcd_keeps_history_leases_users_and_alarms() {
 #[test]
 fn many_keys_with_their_history_leases_and_users_make_the_round_trip_with_equal_hashes() {
     let Some(etcd) = etcds::all().into_iter().next_back() else { return };
-    let keys = env_number("PINION_BACKUP_KEYS", 10_000);
+    let keys = env_number("PINION_BACKUP_KEYS", 20_000);
     block_on(TEST_DEADLINE * 5, async {
         let work = WorkDir::new();
         let quota = "--quota-backend-bytes=8000000000";
