@@ -328,13 +328,22 @@ impl Machine {
                 self.alarm(&request)
             }),
             RequestKind::FormatLevel => decode(body).map(|request| self.raise_format_level(&request)),
-            RequestKind::NodeWrite => decode(body).and_then(|request: peer::NodeWrite| {
-                self.alarms.check_node(request.method)?;
-                let write = NodeWrite::read(&request)?;
-                self.permit_node(login, &write)?;
-                self.write_node(&write, at)
-            }),
-            RequestKind::NodeExpire => decode(body).map(|request| self.expire_nodes(&request, at)),
+            RequestKind::NodeWrite => {
+                let written = decode(body).and_then(|request: peer::NodeWrite| {
+                    self.alarms.check_node(request.method)?;
+                    let write = NodeWrite::read(&request)?;
+                    self.permit_node(login, &write)?;
+                    Ok(self.write_node(&write, at))
+                });
+                match written {
+                    Ok(outcome) => outcome?,
+                    Err(rejection) => Err(rejection),
+                }
+            }
+            RequestKind::NodeExpire => match decode(body).map(|request| self.expire_nodes(&request, at)) {
+                Ok(response) => Ok(response?),
+                Err(rejection) => Err(rejection),
+            },
             RequestKind::NodeCheckpoint => decode(body).map(|request| self.note_nodes(&request, at)),
             RequestKind::Part => Err(Rejection::Undecodable("a part that does not fit the others".into())),
             RequestKind::AuthEnable
@@ -367,7 +376,7 @@ impl Machine {
         let Self { store, leases, lease_changes, preparation, directories, .. } = self;
         let outcome = preparation.as_mut().expect("a write is being prepared").slice(
             store,
-            (leases, &mut directories.deadlines),
+            (leases, directories),
             lease_changes,
             slice,
             &mut announce,

@@ -11,6 +11,7 @@ mod lease_read;
 mod long_read;
 mod moves;
 mod node;
+mod node_removal;
 mod node_write;
 pub mod parts;
 mod permit;

@@ -4,15 +4,17 @@
 //! An answer that says no is an answer like any other: with its code, its cause and the index, and the same on every
 //! member.
 //!
-//! Cost: see `directory`; a write of a key is a put and a look at each level above it.
+//! Cost: see `directory`; a write of a key is a put and a look at each level above it. A directory with much below it
+//! goes in slices (`node_removal`).
 //! Compatibility: which method meets which error is etcd's v2 store's, in its order of checks.
 
 use bytes::Bytes;
-use prost::Message as _;
 
 use super::Machine;
 use super::moves::Moves;
+use super::node_removal::{Removal, Removals, node_response};
 use super::node_write::NodeWrite;
+use super::preparation::Preparation;
 use super::view::check_readable;
 use crate::directory::deadlines::Ending;
 use crate::directory::history::{cleared_cause, event, gone};
@@ -41,11 +43,7 @@ enum Plan {
         path: NodePath,
         mark: Mark,
     },
-    DeleteDirectory {
-        path: NodePath,
-        directory: Directory,
-        action: Action,
-    },
+    DeleteDirectory(Box<Removal>),
 }
 
 /// The node that is there now, as answers show it.
@@ -98,16 +96,16 @@ impl Machine {
         Tree { keys: &self.store, entries: &self.directories.entries, at }
     }
 
-    /// A client's write. What the state does not allow is told in the answer.
-    pub(super) fn write_node(&mut self, write: &NodeWrite<'_>, at: EntryId) -> Outcome {
+    /// A client's write. What the state does not allow is told in the answer. None: it is a directory with much below
+    /// it that goes, in slices.
+    pub(super) fn write_node(&mut self, write: &NodeWrite<'_>, at: EntryId) -> Option<Outcome> {
         if !self.format_level.allows(Feature::Nodes) {
-            return Err(Rejection::NotCapable);
+            return Some(Err(Rejection::NotCapable));
         }
         let decided = self.decide(write);
         self.directories.tallies.on_write(write.method, decided.is_ok());
         let answer = match decided {
             Ok((plan, event)) => {
-                self.carry_out(plan, write.expiry, at.index);
                 let event = if write.request.shows_nothing {
                     // Whether it was made is told by the status.
                     let is_new = event.previous.is_none();
@@ -116,19 +114,23 @@ impl Machine {
                 } else {
                     event
                 };
-                peer::NodeAnswer { event: Some(event), ..peer::NodeAnswer::default() }
+                let answer = peer::NodeAnswer { event: Some(event), ..peer::NodeAnswer::default() };
+                match plan {
+                    Plan::DeleteDirectory(removal)
+                        if self.short_keys_max < self.count_below(&write.path.below()) =>
+                    {
+                        let removals = Removals::by_client(*removal, answer, at.index);
+                        return self.prepare(|store| Preparation::removals(store, removals));
+                    }
+                    plan => self.carry_out(plan, write.expiry, at.index),
+                }
+                answer
             }
             Err(Fault { fault, cause }) => {
                 peer::NodeAnswer { fault: fault.number(), cause, ..peer::NodeAnswer::default() }
             }
         };
-        Ok(self.node_response(answer, self.store.current_revision(), at.index))
-    }
-
-    fn node_response(&self, mut answer: peer::NodeAnswer, index: i64, applied: LogIndex) -> Response {
-        answer.applied = applied.0;
-        answer.index = index.unsigned_abs();
-        Response { revision: index, body: answer.encode_to_vec(), resume: None }
+        Some(Ok(node_response(answer, self.store.current_revision(), at.index)))
     }
 
     /// What is to be written, and the event that it makes.
@@ -154,9 +156,11 @@ impl Machine {
         let deletes = |action, word| {
             let previous = previous.clone().expect("what is deleted is there");
             let plan = match found {
-                Found::Directory(directory) => {
-                    Plan::DeleteDirectory { path: path.clone(), directory, action }
-                }
+                Found::Directory(directory) => Plan::DeleteDirectory(Box::new(Removal::of_directory(
+                    &path.below(),
+                    directory.created,
+                    action,
+                ))),
                 _ => Plan::DeleteKey { path: path.clone(), mark: Mark::of(action) },
             };
             (plan, event(word, gone(&previous, next), Some(previous)))
@@ -263,8 +267,11 @@ impl Machine {
             Plan::DeleteKey { path, mark } => {
                 self.delete_keys(KeyRange::One(path.key()), mark);
             }
-            Plan::DeleteDirectory { path, directory, action } => {
-                self.delete_directory(&path.below(), directory.created, action);
+            Plan::DeleteDirectory(mut removal) => {
+                let Self { store, leases, directories, .. } = self;
+                let gone =
+                    removal.slice(store, (leases, directories), &mut Slice::unbounded(), &mut |_, _| true);
+                assert!(gone.is_some(), "a slice without a bound is not spent");
             }
         }
     }
@@ -308,59 +315,32 @@ impl Machine {
         revision
     }
 
-    /// Deletes at the next revision a directory and all that is below it.
-    fn delete_directory(&mut self, below: &[u8], created: i64, action: Action) {
-        let behind = {
-            let mut behind = below.to_vec();
-            *behind.last_mut().expect("it ends with a slash") += 1;
-            behind
-        };
-        let before = self.store.current_revision();
+    /// Keys and entries below a directory, in no more than a look at the tree.
+    fn count_below(&self, below: &[u8]) -> u64 {
+        let mut behind = below.to_vec();
+        *behind.last_mut().expect("it ends with a slash") += 1;
         let range = KeyRange::Between { start: below, end: &behind };
-        let revision = match self.delete_keys(range, Mark::of(Action::Along)) {
-            same if same == before => self.pass_revision(),
-            next => next,
-        };
-        let Directories { entries, deadlines, .. } = &mut self.directories;
-        entries.advance_to(before);
-        let mut txn = entries.begin();
-        if txn.get(below, txn.revision()).is_none() {
-            // A directory that nobody made: its end is told by an entry all the same.
-            txn.put_marked(below, &[], 0, Mark { created, ..Mark::of(Action::Along) });
-        }
-        let mut ended = Vec::new();
-        let own = [below, b"\0"].concat();
-        let inner = KeyRange::Between { start: &own, end: &behind };
-        txn.delete_marked(inner, Mark::of(Action::Along), |entry| ended.push(entry.expiring()));
-        let mark = Mark { created, ..Mark::of(action) };
-        txn.delete_marked(KeyRange::One(below), mark, |entry| ended.push(entry.expiring()));
-        let reached = txn.commit();
-        assert_eq!(reached, revision, "entries are in step with the key space");
-        ended.into_iter().for_each(|revision| deadlines.end(revision));
+        self.store.count_now(range) + self.directories.entries.count_now(range)
     }
 
-    /// Nodes that have come to their end, each with a revision of its own. Nothing ends while data is corrupt.
-    pub(super) fn expire_nodes(&mut self, request: &peer::LeaseExpire, at: EntryId) -> Response {
+    /// Nodes that have come to their end, each with a revision of its own. Nothing ends while data is corrupt. None:
+    /// they are many, and go in slices.
+    pub(super) fn expire_nodes(&mut self, request: &peer::LeaseExpire, at: EntryId) -> Option<Response> {
         let through = LogIndex(request.through);
-        if request.term == at.term.0 && !self.alarms.is_corrupt() {
-            for &id in &request.ids {
-                let ending = self.directories.deadlines.meant(LeaseId(id), through);
-                match ending.map(|ending| (matches!(ending, Ending::Directory(_)), ending.key().to_vec())) {
-                    None => continue,
-                    Some((false, key)) => {
-                        self.delete_keys(KeyRange::One(&key), Mark::of(Action::Expire));
-                    }
-                    Some((true, below)) => {
-                        let current = self.store.current_revision();
-                        let entry = self.directories.entries.get(&below, current);
-                        let created = entry.map_or(0, |entry| created_index(&entry));
-                        self.delete_directory(&below, created, Action::Expire);
-                    }
-                }
-                self.directories.tallies.expired += 1;
-            }
+        if request.term != at.term.0 || self.alarms.is_corrupt() {
+            return Some(self.response(Vec::new()));
         }
-        self.response(Vec::new())
+        let count = |&id: &i64| match self.directories.deadlines.meant(LeaseId(id), through) {
+            Some(Ending::Directory(below)) => self.count_below(below),
+            Some(Ending::Key(_)) | None => 0,
+        };
+        let count: u64 = request.ids.iter().map(count).sum();
+        let mut removals = Removals::by_time(&request.ids, through);
+        if self.short_keys_max < count {
+            return self.prepare(|store| Preparation::removals(store, removals));
+        }
+        let Self { store, leases, directories, .. } = self;
+        removals.slice(store, (leases, directories), &mut Slice::unbounded(), &mut |_, _| true)
     }
 
     /// How long nodes have still to live.
@@ -385,7 +365,7 @@ impl Machine {
                 answer.fault = NodeFault::Cleared.number();
                 answer.cause = cleared_cause(oldest, *at);
             }
-            return Ok(self.node_response(answer, current, applied));
+            return Ok(node_response(answer, current, applied));
         }
         let at = if *at == 0 { current } else { *at };
         check_readable(&self.store, at)?;
@@ -412,7 +392,7 @@ impl Machine {
                 }
             }
         }
-        Ok(self.node_response(answer, at, applied))
+        Ok(node_response(answer, at, applied))
     }
 }
 

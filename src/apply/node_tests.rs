@@ -6,16 +6,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use prost::Message as _;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
 use crate::apply::script::{AT, machine, request};
-use crate::apply::{Applied, Restore};
+use crate::apply::{Applied, Begun, Restore};
 use crate::directory::Waits;
 use crate::pb::etcdserverpb as pb;
 use crate::request::{NodeWait, RequestKind, WaitId, WaitOrder};
 use crate::types::FormatLevel;
+use crate::types::limits::KEY_NS;
 
 /// A machine at the level of nodes.
 fn leveled() -> Machine {
@@ -30,9 +32,32 @@ fn path(text: &str) -> NodePath {
 }
 
 fn apply(machine: &mut Machine, kind: RequestKind, body: Vec<u8>) -> Outcome {
-    match machine.apply(&request(kind, body), AT) {
-        Applied::Now(outcome) => outcome,
-        Applied::AfterCompaction(response) => Ok(response),
+    match machine.begin_apply(&request(kind, body), AT) {
+        Begun::Applied(Applied::Now(outcome)) => outcome,
+        Begun::Applied(Applied::AfterCompaction(response)) => Ok(response),
+        Begun::Preparing => prepare(machine, kind),
+    }
+}
+
+/// Applies what is begun, a key or two at a time. Nobody sees a part of it.
+fn prepare(machine: &mut Machine, kind: RequestKind) -> Outcome {
+    let seen = |machine: &Machine| (machine.store().current_revision(), tree(machine));
+    let before = seen(machine);
+    let (mut announced, mut slices) = (false, 0);
+    loop {
+        slices += 1;
+        assert!(slices < 10_000, "it goes on");
+        let announce = |_: &_, _: &mut _| {
+            announced = !announced;
+            !announced
+        };
+        let outcome = machine.prepare_slice(&mut Slice::of(2 * KEY_NS), announce);
+        match outcome {
+            Some(outcome) => return outcome,
+            // Those that end are a revision each.
+            None if kind == RequestKind::NodeExpire => {}
+            None => assert_eq!(seen(machine), before, "half of it is seen"),
+        }
     }
 }
 
@@ -341,6 +366,9 @@ fn play(seed: u64, ops: u64) {
     println!("replay: PINION_MODEL_SEED={seed} cargo test --lib nodes_are_what_a_model_says");
     let mut random = StdRng::seed_from_u64(seed);
     let (mut machine, mut model) = (leveled(), Model { index: 1, ..Model::default() });
+    // Every other one has all its deletions in slices.
+    let short_keys_max = if seed.is_multiple_of(2) { 0 } else { machine.short_keys_max };
+    machine.short_keys_max = short_keys_max;
     let names = ["a", "b", "a-b", "_h", "c"];
     for number in 0..ops {
         let mut pick = |count: usize| random.random_range(0..count);
@@ -400,8 +428,9 @@ fn play(seed: u64, ops: u64) {
             }
         }
         if pick(40) == 0 {
-            // The ones that end, one of them now.
-            let ids: Vec<i64> = machine.directories().table().iter().map(|(id, _)| id.0).take(1).collect();
+            // The ones that end, a few of them now.
+            let some = 1 + pick(3);
+            let ids: Vec<i64> = machine.directories().table().iter().map(|(id, _)| id.0).take(some).collect();
             let ended: Vec<_> = ids
                 .iter()
                 .filter_map(|&id| machine.directories().deadlines.meant(LeaseId(id), LogIndex(u64::MAX)))
@@ -411,6 +440,9 @@ fn play(seed: u64, ops: u64) {
             apply(&mut machine, RequestKind::NodeExpire, expire.encode_to_vec()).unwrap();
             for name in ended {
                 match name.strip_suffix('/') {
+                    // One that has gone with a directory does not end again.
+                    Some(directory) if !model.directories.contains_key(directory) => {}
+                    None if !model.keys.contains_key(&name) => {}
                     Some(directory) => {
                         model.remove_directory(directory);
                         model.tell(NodeAction::Expire, directory);
@@ -429,6 +461,7 @@ fn play(seed: u64, ops: u64) {
         assert_eq!(machine.directories().table().len(), ends, "{context}: who ends");
         if pick(100) == 0 {
             machine = through_checkpoint(machine);
+            machine.short_keys_max = short_keys_max;
         }
     }
     machine.store().check_invariants();

@@ -19,9 +19,10 @@ use super::encode::{
 };
 use super::long_read::List;
 use super::moves::Moves;
+use super::node_removal::Removals;
 use super::txn::{self, Path};
 use super::write;
-use crate::directory::Deadlines;
+use crate::directory::{Deadlines, Directories};
 use crate::lease::{Change, Lease, Table};
 use crate::mvcc::{Cursor, Mark, ReadPin, Store, Suspended, WriteTxn};
 use crate::pb::etcdserverpb as pb;
@@ -50,6 +51,8 @@ enum Work {
         mark: Mark,
         revoke: Option<Revoke>,
     },
+    /// Its transactions are its own, and it does not fail.
+    Nodes(Box<Removals>),
     /// It failed; what it wrote is taken back.
     RollBack {
         rejection: Rejection,
@@ -192,11 +195,15 @@ impl Preparation {
         Self::new(store, Work::Expire { meant: meant.into_iter(), mark, revoke: None })
     }
 
+    pub(super) fn removals(store: &mut Store, removals: Removals) -> Self {
+        Self::new(store, Work::Nodes(Box::new(removals)))
+    }
+
     /// Goes on. The request's outcome when it has one.
     pub(super) fn slice(
         &mut self,
         store: &mut Store,
-        (leases, deadlines): (&mut Table, &mut Deadlines),
+        (leases, directories): (&mut Table, &mut Directories),
         lease_changes: &mut Vec<Change>,
         slice: &mut Slice,
         announce: &mut impl FnMut(&Store, &mut Slice) -> bool,
@@ -205,6 +212,7 @@ impl Preparation {
         match work {
             Work::Operations(operations) => {
                 let open = suspended.take().unwrap_or_else(|| store.begin().suspend());
+                let deadlines = &mut directories.deadlines;
                 let (txn, result) = operations.slice(store, open, (leases, deadlines), pin, slice);
                 match result {
                     Ok(Progress::Spent) => *suspended = Some(txn),
@@ -261,6 +269,9 @@ impl Preparation {
                 lease_changes.push(Change::Revoked { id: going.id });
                 *revoke = None;
             },
+            Work::Nodes(removals) => {
+                return removals.slice(store, (leases, directories), slice, announce).map(Ok);
+            }
             Work::RollBack { rejection, moves } => {
                 let txn = suspended.as_mut().expect("what failed is still open");
                 if moves.forget_slice(slice) && store.roll_back_slice(txn, slice) {
