@@ -8,6 +8,9 @@
 /// Pieces that a log keeps for later: what it writes while a helper makes the next ones.
 const SPARES_MAX: usize = 16;
 
+/// Their bytes together. A record of more than that has a piece to itself, for which nothing is kept.
+const SPARE_BYTES_MAX: usize = 8 << 20;
+
 /// Takes memory for its records ahead of time.
 pub trait TakesMemory {
     /// Bytes of each piece that it will need next, and how many it has room for.
@@ -41,13 +44,15 @@ impl Spares {
 
 impl TakesMemory for Spares {
     fn wanted_memory(&self) -> (usize, usize) {
-        // Before the first write nobody knows.
-        (self.bytes, if self.bytes == 0 { 0 } else { SPARES_MAX - self.pieces.len() })
+        // Before the first write nobody knows how large a piece is.
+        let most = SPARE_BYTES_MAX.checked_div(self.bytes).unwrap_or(0).min(SPARES_MAX);
+        (self.bytes, most.saturating_sub(self.pieces.len()))
     }
 
     fn supply_memory(&mut self, piece: Vec<u8>) {
         assert!(piece.is_empty(), "spare memory holds nothing");
-        if self.pieces.len() < SPARES_MAX && self.bytes <= piece.capacity() {
+        let (bytes, room) = self.wanted_memory();
+        if 0 < room && (bytes..=2 * bytes).contains(&piece.capacity()) {
             self.pieces.push(piece);
         }
     }
@@ -65,17 +70,25 @@ mod tests {
         assert_eq!(spares.wanted_memory(), (1_000, SPARES_MAX));
         let piece = Vec::with_capacity(1_010);
         let place = piece.as_ptr();
+        spares.supply_memory(Vec::with_capacity(1_500));
         spares.supply_memory(Vec::with_capacity(5_000));
         spares.supply_memory(piece);
-        assert_eq!(spares.wanted_memory(), (1_000, SPARES_MAX - 2));
+        assert_eq!(spares.wanted_memory(), (1_000, SPARES_MAX - 2), "what is far too large is not kept");
         let taken = spares.take(1_000);
         assert_eq!(taken.as_ptr(), place);
-        // The large one would leave most of itself unused.
-        assert!(spares.take(1_000).capacity() < 5_000);
+        // The larger one would leave much of itself unused.
+        assert!(spares.take(1_000).capacity() < 1_500);
         assert_eq!(spares.wanted_memory(), (1_000, SPARES_MAX));
         for _ in 0..2 * SPARES_MAX {
             spares.supply_memory(Vec::with_capacity(1_000));
         }
         assert_eq!(spares.wanted_memory(), (1_000, 0));
+        // Large values keep few pieces, and the largest none.
+        drop(spares.take(1 << 20));
+        assert_eq!(spares.wanted_memory(), (1 << 20, SPARE_BYTES_MAX >> 20));
+        drop(spares.take(50 << 20));
+        assert_eq!(spares.wanted_memory(), (50 << 20, 0));
+        spares.supply_memory(Vec::with_capacity(50 << 20));
+        assert_eq!(spares.pieces.len(), 0);
     }
 }
