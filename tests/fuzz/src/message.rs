@@ -271,12 +271,12 @@ pub fn request_body(input: &mut Unstructured<'_>, kind: RequestKind) -> Vec<u8> 
             pb::LeaseGrantRequest { id: lease(input), ttl }.encode_to_vec()
         }
         RequestKind::LeaseRevoke => pb::LeaseRevokeRequest { id: lease(input) }.encode_to_vec(),
-        RequestKind::LeaseExpire => {
+        RequestKind::LeaseExpire | RequestKind::NodeExpire => {
             let ids = (0..below(input, 4)).map(|_| lease(input)).collect();
             let (term, through) = entry(input);
             peer::LeaseExpire { term, ids, through }.encode_to_vec()
         }
-        RequestKind::LeaseCheckpoint => {
+        RequestKind::LeaseCheckpoint | RequestKind::NodeCheckpoint => {
             let leases = (0..below(input, 4)).map(|_| peer::LeaseRemaining {
                 id: lease(input),
                 remaining_s: u64::try_from(below(input, 70)).unwrap_or(0),
@@ -284,6 +284,25 @@ pub fn request_body(input: &mut Unstructured<'_>, kind: RequestKind) -> Vec<u8> 
             let leases = leases.collect();
             let (term, through) = entry(input);
             peer::LeaseCheckpoint { term, leases, through }.encode_to_vec()
+        }
+        RequestKind::NodeWrite => {
+            let key = [&b"/a"[..], b"/a/b", b"/a/b/c", b"/b", b"/", b"a", b""][below(input, 7)];
+            let expiry =
+                one_in(input, 3).then(|| peer::NodeExpiry { at_ns: 9, ttl_s: below(input, 4) as u64 });
+            peer::NodeWrite {
+                method: u32::try_from(below(input, 9)).unwrap_or(0),
+                key: Bytes::from_static(key),
+                root_bytes: u32::try_from([0, 0, 0, 1, 9][below(input, 5)]).unwrap_or(0),
+                value: Bytes::copy_from_slice(bytes(input, 3)),
+                is_directory: one_in(input, 3),
+                recursive: one_in(input, 3),
+                refresh: one_in(input, 6),
+                previous_value: Bytes::copy_from_slice(bytes(input, 1)),
+                previous_index: below(input, 12) as u64,
+                expiry,
+                shows_nothing: one_in(input, 4),
+            }
+            .encode_to_vec()
         }
         RequestKind::AuthEnable | RequestKind::AuthDisable => Vec::new(),
         RequestKind::Authenticate => {

@@ -205,7 +205,7 @@ impl Twins {
             }
             Ok(Command::Read(read)) => self.read(&read.query),
             // For raft, which is not here.
-            Ok(Command::Member(_)) => {}
+            Ok(Command::Member(_) | Command::AppendStats) => {}
             Err(status) => assert!(!status.message.is_empty(), "{method:?} was refused without a word"),
         }
     }
@@ -229,8 +229,8 @@ impl Twins {
         if outcome.is_err() {
             assert_eq!(self.bytes, bytes, "a refused request left something behind: {request:?}");
         }
-        // Each lease that expires is a revision of its own; everything else is one or none.
-        let is_one = request.kind != RequestKind::LeaseExpire;
+        // Each lease or node that expires is a revision of its own; everything else is one or none.
+        let is_one = !matches!(request.kind, RequestKind::LeaseExpire | RequestKind::NodeExpire);
         assert!(revision <= now, "{revision} -> {now}: {request:?}");
         assert!(!is_one || now <= revision + 1, "{revision} -> {now}: {request:?}");
         let attached = self.plain.store().scan(KeyRange::From(b""), now).filter(|kv| kv.lease != 0);
