@@ -5,7 +5,8 @@
 //! of passwords as they come and never sees a password. What a user may do in sum is merged into disjoint
 //! ranges when it is first asked (`rights`).
 //!
-//! `tokens` is no part of the state: which tokens this member knows, and until when. The clock is passed in.
+//! `tokens` is no part of the state: which tokens this member knows, and until when. The clock is passed in. Neither is
+//! `jwt`, which reads tokens that say themselves whose they are.
 //!
 //! Invariant: `check` of a principal is a function of the state and the principal alone, so it decides alike on
 //! every member when a request is applied.
@@ -15,11 +16,13 @@
 //! Compatibility: rules, texts and their order are etcd 3.7's (`rpc::status` has the texts).
 
 mod change;
+mod jwt;
 mod realm;
 mod rights;
 mod tokens;
 
 pub use change::AuthChange;
+pub use jwt::{Claims, WebToken, may_be_web_token, unsigned, with_signature};
 pub use realm::{ADMIN, Access, Changed, ParticularUser, Realm, Record};
 pub use rights::is_permission_range;
 pub use tokens::{TOKEN_PREFIX_LETTERS, Tokens, token_index, token_text};

@@ -34,7 +34,7 @@ mod value;
 mod tests;
 
 pub use address::Address;
-pub use auth::AuthConfig;
+pub use auth::{AuthConfig, JwtConfig, SignMethod, TokenConfig};
 pub use auto_compaction::AutoCompaction;
 pub use cipher_suites::CipherSuite;
 pub use cluster::{

@@ -300,6 +300,7 @@ impl ProcessConfig {
             ("--initial-advertise-peer-urls", "member", &self.initial_advertise_peer_urls),
         ];
         let mut warnings = self.tls.warnings(settings, &self.for_clients(), &self.listen_peer);
+        warnings.extend(self.auth.warnings());
         for (flag, who, urls) in told {
             for url in urls.iter().filter(|url| url.is_unspecified()) {
                 warnings.push(format!(

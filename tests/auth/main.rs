@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod against_etcd;
+mod clients;
 mod cluster;
+mod etcdctl;
 mod floods;
 mod health;
+mod jwt;
 mod manage;
 mod table;
 mod watching;

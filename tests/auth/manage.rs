@@ -122,6 +122,13 @@ pub async fn disable(client: &Client) -> Result<(), CallError> {
     call::<pb::AuthDisableResponse>(client, "AuthDisable", pb::AuthDisableRequest {}).await.map(drop)
 }
 
+pub async fn auth_revision(client: &Client) -> u64 {
+    call::<pb::AuthStatusResponse>(client, "AuthStatus", pb::AuthStatusRequest {})
+        .await
+        .unwrap()
+        .auth_revision
+}
+
 /// `root`, `alice` who reads and writes from a to m, `bob` without a role; each with its name as its password.
 /// Rights are asked for afterwards. Gives `root`.
 pub async fn people(client: &Client) -> Client {

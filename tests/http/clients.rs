@@ -9,6 +9,7 @@ fn clients_of_openstack_and_a_websocket_do_with_us_what_they_do_with_etcd() {
     block_on(TEST_DEADLINE, async {
         let work = WorkDir::new();
         let server = Launch::new(work.join("data")).start().await;
-        run_python(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/http/clients.py"), server.client_port()).await;
+        run_python(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/http/clients.py"), server.client_port(), &[])
+            .await;
     });
 }

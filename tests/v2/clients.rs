@@ -11,6 +11,7 @@ fn python_etcd_does_with_us_what_it_does_with_etcd() {
     block_on(TEST_DEADLINE, async {
         let work = WorkDir::new();
         let server = member(&work).await;
-        run_python(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/v2/clients.py"), server.client_port()).await;
+        run_python(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/v2/clients.py"), server.client_port(), &[])
+            .await;
     });
 }

@@ -167,7 +167,12 @@ pub(super) static FLAGS: &[Flag] = &[
         "auth-token",
         Text,
         "simple",
-        "What a login gives: simple, a token that members keep in memory. (jwt: not yet.)",
+        "What a login gives. simple: a token that members keep in memory. \
+        jwt,sign-method=RS256,priv-key=FILE,pub-key=FILE,ttl=5m: a JSON web token, which every member \
+        with the key takes, and which lives for ttl. Methods: RS, PS, ES or HS with 256, 384 or 512, and \
+        EdDSA. Keys in PEM (a public one may be a certificate's); for HS priv-key is the shared secret, \
+        each byte of the file. With pub-key alone the member checks tokens and gives none. Whoever has the \
+        signing key can be any user. The files are read once, at the start.",
     ),
     used(
         Group::Auth,

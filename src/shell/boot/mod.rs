@@ -35,11 +35,12 @@ use prost::Message as _;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use crate::config::{self, Address, Config, Listener, Url};
+use crate::config::{self, Address, Config, Listener, TokenConfig, Url};
 use crate::pb::peer;
 use crate::peer::PEER_URLS_MAX;
 use crate::raft::{self, StartError};
 use crate::replica;
+use crate::shell::client::jwt::{Jwt, JwtError, Keys};
 use crate::shell::client::role::ShardOrders;
 use crate::shell::client::{Endpoint, Keepalive, Reception, ShardConfig, Speaks};
 use crate::shell::log::writer::LogCommand;
@@ -117,6 +118,8 @@ pub(in crate::shell) enum BootError {
     DataDiffers(String),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Jwt(#[from] JwtError),
     #[error("stopped before it was ready")]
     Interrupted,
 }
@@ -235,6 +238,10 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     etcd_dir::import_if_any(config, &data_dir, &waiting)?;
     let tls = Tls::load(config, &process.data_dir)?;
     tls.tell(config);
+    let token_keys = match &process.auth.tokens {
+        TokenConfig::Simple => None,
+        TokenConfig::Jwt(jwt) => Some(Keys::load(jwt)?),
+    };
     // Nothing but a signal can come before a thread of ours runs.
     let start =
         recovery::open(config, &data_dir, tls.connector(&Handshakes::default()).as_ref(), &waiting, &|| {
@@ -363,6 +370,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         dir: data_dir.checkpoints(),
         helpers: helpers.clone(),
     });
+    let jwt = token_keys.map(|keys| Jwt::new(keys, helpers.clone()));
     let passwords = Passwords::new(process.auth.bcrypt_cost, helpers);
     let compare = process.features.initial_corrupt_check.then(|| Arc::clone(&raft_orders.compare));
     let mut threads = Vec::new();
@@ -382,6 +390,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         shard_config.reception = Arc::clone(&reception);
         shard_config.rights = rights.clone();
         shard_config.passwords = passwords.clone();
+        shard_config.jwt = jwt.clone();
         shard_config.tls = tls.client_acceptor(&handshakes);
         shard_config.scraper = Arc::clone(&scraper);
         let pulse = Arc::<Pulse>::default();

@@ -21,7 +21,7 @@
 //! `streams` are the calls with many answers, `recipe` those of several commands. In `grpc`, the gate is
 //! `rpc::headers`, which writes anew the header blocks that `h2` would not take and etcd does; `frame_meter`
 //! judges the client's frames by the `frame_credit` they have, and `limits` is what `h2` is told. Here,
-//! `reception` spreads connections over the shards, `connection` runs their turns, `silence` knows who has not
+//! `jwt` has the keys of JSON web tokens, `reception` spreads connections over the shards, `connection` runs their turns, `silence` knows who has not
 //! spoken yet.
 //!
 //! Invariants: a call is answered once; a ticket whose waiter left is ignored; what a connection
@@ -36,6 +36,7 @@ mod drop_log;
 mod grpc;
 mod http1;
 mod http2;
+pub(in crate::shell) mod jwt;
 mod listener;
 mod load;
 mod observing;
@@ -77,6 +78,7 @@ use drop_log::{DropLog, Drops};
 use grpc::greeting::Greeting;
 use grpc::h2_io::SharedBuffers;
 use grpc::response::Templates;
+use jwt::Jwt;
 use load::Loads;
 use reception::Place;
 pub use reception::Reception;
@@ -208,6 +210,8 @@ pub struct ShardConfig {
     pub(in crate::shell) rights: Rights,
     /// Where passwords are compared and hashed.
     pub(in crate::shell) passwords: Passwords,
+    /// How logins are told from each other by JSON web tokens; None: tokens are simple ones.
+    pub(in crate::shell) jwt: Option<Jwt>,
     /// How clients are met at addresses with TLS; None: there are none.
     pub(in crate::shell) tls: Option<TlsAcceptor>,
 }
@@ -247,6 +251,7 @@ impl ShardConfig {
             reception: Reception::alone(shard),
             rights: Rights::default(),
             passwords: Passwords::default(),
+            jwt: None,
             tls: None,
         }
     }

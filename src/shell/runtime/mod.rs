@@ -3,6 +3,7 @@
 
 pub(in crate::shell) mod aside;
 pub(in crate::shell) mod exit;
+pub(in crate::shell) mod fair_threads;
 pub(in crate::shell) mod helpers;
 pub(in crate::shell) mod logging;
 pub(in crate::shell) mod mesh;

@@ -37,7 +37,7 @@ pub use files::{copy_tree, segments};
 pub use launch::{Launch, free_port, server_binary, server_is_etcd};
 pub use member::Member;
 pub use pipe::full_pipe;
-pub use runner::{TEST_DEADLINE, block_on, env_number, installed, skip};
+pub use runner::{TEST_DEADLINE, block_on, env_number, etcds, installed, skip};
 pub use server::{Exit, Server};
 pub use wait::{PATIENCE, eventually, until};
 pub use work_dir::WorkDir;

@@ -31,13 +31,13 @@ pub fn etcdctls() -> Vec<PathBuf> {
     installed("etcdctl").into_iter().chain(Some(newer).filter(|path| path.is_file())).collect()
 }
 
-/// Runs a script of Python, which must end well, against the server at `port`. `PINION_PYTHON` names an interpreter
+/// Runs a script of Python with more arguments, which must end well, against the server at `port`. `PINION_PYTHON` names an interpreter
 /// that has the script's libraries; where one is missing the script ends with 77, and the test is skipped loudly.
 #[expect(clippy::disallowed_methods, reason = "which interpreter a test runs is asked of its runner")]
-pub async fn run_python(script: &str, port: u16) {
+pub async fn run_python(script: &str, port: u16, more: &[&Path]) {
     let python = std::env::var("PINION_PYTHON").unwrap_or_else(|_| "python3".into());
     let mut command = Command::new("timeout");
-    command.args(["60", &python, script, &port.to_string()]).stdin(Stdio::null());
+    command.args(["60", &python, script, &port.to_string()]).args(more).stdin(Stdio::null());
     let run = tokio::task::spawn_blocking(move || command.output()).await.unwrap();
     let Ok(output) = run else { return skip("there is no `timeout`") };
     let told = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -36,6 +36,15 @@ pub fn installed(program: &str) -> Option<PathBuf> {
     found
 }
 
+/// Every installed program of an etcd, of whatever release: the one on PATH, and those in the directories that
+/// `PINION_TEST_ETCD_DIRS` lists. Says loudly when there is none.
+#[expect(clippy::disallowed_methods, reason = "as above")]
+pub fn etcds(program: &str) -> Vec<PathBuf> {
+    let more = std::env::var("PINION_TEST_ETCD_DIRS").unwrap_or_default();
+    let more = more.split(':').map(|dir| Path::new(dir).join(program)).filter(|path| path.is_file());
+    installed(program).into_iter().chain(more).collect()
+}
+
 /// Says loudly that a test did not test. Written past libtest's capture, which would swallow it.
 pub fn skip(reason: &str) {
     use std::io::Write as _;

@@ -1,19 +1,23 @@
 //! In whose name a call is made.
 //!
-//! While rights are not asked for, nobody is looked at. Else a call's token says who makes it: of a token that the
-//! shard has seen lately, at the revision of now, it knows the user; for others it asks the store, which keeps this
-//! member's tokens. The shard judges nothing: the login goes along with the command, and whoever applies or answers
-//! it decides what it may do. Only what the store does not carry out itself is asked of it beforehand (`permit`).
+//! While rights are not asked for, nobody is looked at. Else a call's token says who makes it. The shard knows the user of
+//! a token that it has seen lately (`known_tokens`). For others it asks: about a simple token the store, which keeps this
+//! member's; about a JSON web token a helper thread, which verifies its signature (`jwt`). The shard judges nothing: the
+//! login goes along with the command, and whoever applies or answers it decides what it may do. Only what the store does
+//! not carry out itself is asked of it beforehand (`permit`).
 //!
 //! Without a token the certificate that the client has shown names the user, where certificates name users. It is a
 //! login at the revision of now: what it may do is looked up anyway.
 //!
-//! Cost: a look-up in a map of the shard for each call; nothing but a load while rights are not asked for.
+//! Cost: a look-up in a map of the shard for each call; nothing but a load while rights are not asked for. Calls that come
+//! with one token while it is being verified share that.
 //! Compatibility: metadata `token` goes before `authorization`; a leading `Bearer ` is cut; a token that is not good is
 //! refused, and never passes for none. Calls that come through the gateway have no user by certificate.
 
-use std::cell::RefCell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -21,28 +25,50 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::account::Account;
-use crate::auth::token_index;
+use super::known_tokens::{Known, KnownTokens};
+use super::overloaded;
+use crate::auth::{Claims, may_be_web_token, token_index};
 use crate::pb::peer;
 use crate::request::{Command, Guarded, Login, Permit, Query, Read};
 use crate::rpc::{Status, status};
+use crate::shell::client::jwt::{self, Jwt};
+use crate::shell::client::signal::Signal;
 use crate::shell::client::{Backend, ClientShard};
 use crate::shell::runtime::rights::Rights;
 
-/// Tokens that one shard remembers; when there are more, all are asked for again.
-const KNOWN_MAX: usize = 16_384;
+/// Certificates' names that one shard remembers; when there are more, all are forgotten.
+const NAMED_MAX: usize = 16_384;
 
-/// A token is used at the store at least this often, so that the store does not forget one that is in use.
+/// A simple token is used at the store at least this often, so that the store does not forget one that is in use. As
+/// often the times of a JSON web token are compared with the clock, which may have been set.
 const USE_MS: u64 = 500;
 
 /// A token as a call shows it, in bytes at most. Those that this server gives out are far shorter.
 pub(in crate::shell::client) const TOKEN_BYTES_MAX: usize = 16 << 10;
 
+/// Between two lines about JSON web tokens that were refused.
+const TOLD_MS: u64 = 1_000;
+
 /// What shows who makes a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::shell::client) enum Shown {
-    Token(Bytes),
+    Token(Token),
     /// The common name in the client's certificate.
     Certificate(Bytes),
+}
+
+/// A token, and where it comes from.
+#[derive(Clone, PartialEq, Eq)]
+pub(in crate::shell::client) struct Token {
+    text: Bytes,
+    address: Option<IpAddr>,
+}
+
+impl std::fmt::Debug for Token {
+    // Who can read a token can use it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl Shown {
@@ -52,23 +78,38 @@ impl Shown {
     }
 }
 
-/// A token that was good lately.
-struct Known {
-    login: Arc<Login>,
-    since_ms: u64,
+/// Who makes a call that shows a token: nobody where it names nobody.
+type Caller = Result<Option<Arc<Login>>, Status>;
+
+/// A JSON web token that is being verified, and the calls that wait for it.
+#[derive(Default)]
+struct Checking {
+    caller: OnceCell<Caller>,
+    waiting: RefCell<Vec<Rc<Signal>>>,
 }
 
 /// What a shard knows of tokens.
 pub(in crate::shell::client) struct Identities {
     rights: Rights,
-    known: RefCell<BTreeMap<Bytes, Known>>,
+    known: KnownTokens,
+    checking: RefCell<BTreeMap<Bytes, Rc<Checking>>>,
     /// Logins by certificate, by name.
     named: RefCell<BTreeMap<Bytes, Arc<Login>>>,
+    /// JSON web tokens that were refused since the log was told, and when that was.
+    refused: Cell<u64>,
+    told_ms: Cell<Option<u64>>,
 }
 
 impl Identities {
     pub(in crate::shell::client) fn new(rights: Rights) -> Self {
-        Self { rights, known: RefCell::default(), named: RefCell::default() }
+        Self {
+            rights,
+            known: KnownTokens::default(),
+            checking: RefCell::default(),
+            named: RefCell::default(),
+            refused: Cell::default(),
+            told_ms: Cell::default(),
+        }
     }
 
     /// The auth revision, where rights are asked for.
@@ -78,11 +119,23 @@ impl Identities {
     }
 
     /// The user of a token that was good lately.
-    fn recall(&self, token: &[u8], revision: u64, now_ms: u64) -> Option<Arc<Login>> {
-        let known = self.known.borrow();
-        let known = known.get(token)?;
-        let is_fresh = known.login.revision == revision && now_ms < known.since_ms + USE_MS;
-        is_fresh.then(|| Arc::clone(&known.login))
+    fn recall(&self, token: &Bytes, revision: u64, now_ms: u64) -> Option<Option<Arc<Login>>> {
+        let known = self.known.get(token)?;
+        let is_due = known.until_ms <= now_ms;
+        match &known.claims {
+            // A simple token is a login at the revision of now.
+            None => {
+                let is_of_now = known.login.as_ref().is_some_and(|login| login.revision == revision);
+                (is_of_now && !is_due).then_some(known.login)
+            }
+            Some(_) if !is_due => Some(known.login),
+            Some(claims) => {
+                let until_ms = now_ms + claims.ms_left(jwt::now_ms())?.min(USE_MS);
+                let login = known.login.clone();
+                self.known.insert(token.clone(), Known { until_ms, ..known });
+                Some(login)
+            }
+        }
     }
 
     /// The login of a user whom a certificate names.
@@ -91,7 +144,7 @@ impl Identities {
         if let Some(login) = named.get(name).filter(|login| login.revision == revision) {
             return Arc::clone(login);
         }
-        if KNOWN_MAX <= named.len() {
+        if NAMED_MAX <= named.len() {
             named.clear();
         }
         let login = Arc::new(Login { name: name.clone(), revision });
@@ -99,12 +152,15 @@ impl Identities {
         login
     }
 
-    fn remember(&self, token: Bytes, login: &Arc<Login>, now_ms: u64) {
-        let mut known = self.known.borrow_mut();
-        if KNOWN_MAX <= known.len() {
-            known.clear();
+    /// Says why a JSON web token was refused, at most once in a while.
+    fn tell_refused(&self, address: Option<IpAddr>, reason: &str, now_ms: u64) {
+        self.refused.set(self.refused.get() + 1);
+        if self.told_ms.get().is_some_and(|told_ms| now_ms < told_ms + TOLD_MS) {
+            return;
         }
-        known.insert(token, Known { login: Arc::clone(login), since_ms: now_ms });
+        self.told_ms.set(Some(now_ms));
+        let address = address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+        tracing::warn!(address, reason, count = self.refused.take(), "a JSON web token is refused");
     }
 }
 
@@ -136,12 +192,13 @@ pub(in crate::shell::client) fn own_read(linearizable: bool, query: Query) -> Co
     guarded(Command::Read(Read { linearizable, query }), Some(Arc::new(Login::member())))
 }
 
-/// The token in what a client shows.
-pub(in crate::shell::client) fn token(shown: &[u8]) -> Shown {
+/// The token in what a client at this address shows.
+pub(in crate::shell::client) fn token(shown: &[u8], address: Option<IpAddr>) -> Shown {
     let token = shown.strip_prefix(b"Bearer ").unwrap_or(shown);
     // One longer than any that is given out need not be kept to be refused: an empty one is no better.
     let is_kept = token.len() <= TOKEN_BYTES_MAX;
-    Shown::Token(if is_kept { Bytes::copy_from_slice(token) } else { Bytes::new() })
+    let text = if is_kept { Bytes::copy_from_slice(token) } else { Bytes::new() };
+    Shown::Token(Token { text, address })
 }
 
 impl<B: Backend> ClientShard<B> {
@@ -153,27 +210,41 @@ impl<B: Backend> ClientShard<B> {
             Some(Shown::Certificate(name)) => {
                 return Ok(Identity::Login(Some(self.identities.named(name, revision))));
             }
-            Some(Shown::Token(token)) => token,
+            Some(Shown::Token(token)) => &token.text,
         };
         if let Some(login) = self.identities.recall(token, revision, self.now_ms()) {
-            return Ok(Identity::Login(Some(login)));
+            return Ok(Identity::Login(login));
         }
-        token_index(token).map(|_| Identity::Unknown).ok_or(status::INVALID_AUTH_TOKEN)
+        let may_be_good = match &self.config.jwt {
+            Some(_) => may_be_web_token(token),
+            None => token_index(token).is_some(),
+        };
+        if may_be_good { Ok(Identity::Unknown) } else { Err(status::INVALID_AUTH_TOKEN) }
     }
 
     /// Who makes a call that shows this: `None` where nobody is asked.
     ///
     /// # Errors
     /// The token is not good, or the member cannot tell.
-    pub(super) async fn login(&self, shown: Option<&Shown>) -> Result<Option<Option<Arc<Login>>>, Status> {
+    pub(super) async fn login(
+        self: &Rc<Self>,
+        shown: Option<&Shown>,
+    ) -> Result<Option<Option<Arc<Login>>>, Status> {
         match self.identify(shown)? {
             Identity::Unasked => Ok(None),
             Identity::Login(login) => Ok(Some(login)),
             Identity::Unknown => {
                 let Some(Shown::Token(token)) = shown else { unreachable!("only a token can be unknown") };
-                let login = self.ask_for_user(token).await?;
-                self.identities.remember(token.clone(), &login, self.now_ms());
-                Ok(Some(Some(login)))
+                match &self.config.jwt {
+                    Some(jwt) => self.check_web_token(jwt, token).await.map(Some),
+                    None => {
+                        let login = Some(self.ask_for_user(&token.text).await?);
+                        let until_ms = self.now_ms() + USE_MS;
+                        let known = Known { login: login.clone(), until_ms, claims: None };
+                        self.identities.known.insert(token.text.clone(), known);
+                        Ok(Some(login))
+                    }
+                }
             }
         }
     }
@@ -188,6 +259,56 @@ impl<B: Backend> ClientShard<B> {
             }
         }
         Err(status::INVALID_AUTH_TOKEN)
+    }
+
+    /// Waits until a token has been verified, which the first call with it begins.
+    async fn check_web_token(self: &Rc<Self>, jwt: &Jwt, token: &Token) -> Caller {
+        let under_way = self.identities.checking.borrow().get(&token.text).map(Rc::clone);
+        let checking = under_way.unwrap_or_else(|| self.begin_to_check(jwt.clone(), token.clone()));
+        // A task runs until it waits when it is spawned, and need not wait where a signature is verified that fast.
+        if checking.caller.get().is_none() {
+            let signal = Rc::<Signal>::default();
+            checking.waiting.borrow_mut().push(Rc::clone(&signal));
+            poll_fn(|cx| signal.poll_fired(cx)).await;
+        }
+        checking.caller.get().expect("it is told before the signal").clone()
+    }
+
+    /// Verifies a token in a task of its own: the call that came first may end first.
+    fn begin_to_check(self: &Rc<Self>, jwt: Jwt, token: Token) -> Rc<Checking> {
+        let checking = Rc::<Checking>::default();
+        self.identities.checking.borrow_mut().insert(token.text.clone(), Rc::clone(&checking));
+        let (shard, given) = (Rc::clone(self), Rc::clone(&checking));
+        glommio::spawn_local(async move {
+            let checked = jwt.check(token.address, token.text.clone()).await;
+            let caller = match checked {
+                Ok(Ok(claims)) => Ok(shard.remember_claims(&token.text, claims)),
+                Ok(Err(reason)) => {
+                    shard.identities.tell_refused(token.address, reason, shard.now_ms());
+                    Err(status::INVALID_AUTH_TOKEN)
+                }
+                Err(_) => Err(overloaded("too many tokens wait to be verified")),
+            };
+            shard.identities.checking.borrow_mut().remove(&token.text);
+            assert!(given.caller.set(caller).is_ok(), "a token is checked once at a time");
+            for signal in given.waiting.take() {
+                signal.fire();
+            }
+        })
+        .detach();
+        checking
+    }
+
+    fn remember_claims(&self, token: &Bytes, claims: Claims) -> Option<Arc<Login>> {
+        // A revision that no state has is nobody's, as in etcd.
+        let login = (claims.revision != 0)
+            .then(|| Arc::new(Login { name: claims.user.clone().into(), revision: claims.revision }));
+        if let Some(ms_left) = claims.ms_left(jwt::now_ms()) {
+            let until_ms = self.now_ms() + ms_left.min(USE_MS);
+            let claims = Some(Arc::new(claims));
+            self.identities.known.insert(token.clone(), Known { login: login.clone(), until_ms, claims });
+        }
+        login
     }
 
     /// Whether a login may do what the store does not carry out itself.

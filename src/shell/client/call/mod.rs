@@ -15,6 +15,7 @@ pub(super) mod end;
 pub(super) mod header;
 pub(super) mod identity;
 mod keep_alive;
+mod known_tokens;
 pub(super) mod leadership;
 pub(super) mod local_watch;
 mod lock;

@@ -1,11 +1,12 @@
 //! Calls that carry a password: to log in, to make a user, to change a password.
 //!
 //! The password is compared or hashed on a helper thread, outside of everything, and goes no further: what is in the
-//! log is a hash, or that somebody logged in. Rights may change meanwhile, so a login counts only at the revision
+//! log is a hash, or that somebody logged in; a JSON web token is signed on that thread, and nothing is logged. Rights may change meanwhile, so a login counts only at the revision
 //! at which its password was looked up; else it is all done again.
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -21,13 +22,21 @@ use crate::pb::peer;
 use crate::request::{Command, Login, Query, RequestKind, Response};
 use crate::rpc::method::{HeaderShape, Password, Weight};
 use crate::rpc::{Method, Status, convert, status};
+use crate::shell::client::jwt::VerifyOnly;
 use crate::shell::client::responder::Responder;
 use crate::shell::client::{Backend, ClientShard};
-use crate::shell::runtime::passwords::{Crowded, PASSWORD_BYTES_MAX};
+use crate::shell::runtime::fair_threads::Crowded;
+use crate::shell::runtime::passwords::PASSWORD_BYTES_MAX;
 use crate::types::Term;
 
 /// How often a login is tried again because rights have changed meanwhile.
 const TRIES: usize = 10;
+
+impl From<VerifyOnly> for Status {
+    fn from(VerifyOnly: VerifyOnly) -> Self {
+        status::VERIFY_ONLY_KEY
+    }
+}
 
 impl From<Crowded> for Status {
     fn from(Crowded: Crowded) -> Self {
@@ -91,22 +100,37 @@ impl<B: Backend> ClientShard<B> {
         for _ in 0..TRIES {
             let looked_up = self.ask(own_read(true, Query::PasswordOf(name.clone()))).await;
             let record = match looked_up {
-                Ok((_, response)) => Some(
-                    peer::PasswordRecord::decode(&response.body[..]).expect("the store's answer decodes"),
-                ),
+                Ok((term, response)) => {
+                    let record = peer::PasswordRecord::decode(&response.body[..]);
+                    Some((record.expect("the store's answer decodes"), (term, response)))
+                }
                 Err(status) if status == status::AUTH_FAILED => None,
                 Err(status) => return Err(status),
             };
-            let hash = record.as_ref().and_then(|record| String::from_utf8(record.hash.to_vec()).ok());
-            let fits = self.config.passwords.fits((address, name.clone()), password.clone(), hash).await?;
-            let Some(record) = record.filter(|_| fits) else { return Err(status::AUTH_FAILED) };
+            let hash = record.as_ref().and_then(|(record, _)| String::from_utf8(record.hash.to_vec()).ok());
+            let revision = record.as_ref().map(|(record, _)| record.revision);
+            let keys = self.config.jwt.as_ref().map(|jwt| Arc::clone(jwt.keys()));
+            let user = name.clone();
+            let sign = move || keys.zip(revision).map(|(keys, revision)| keys.sign(&user, revision));
+            let asker = (address, name.clone());
+            let fits = self.config.passwords.if_fits(asker, password.clone(), hash, sign).await?;
+            let (Some((record, (term, response))), Some(signed)) = (record, fits) else {
+                return Err(status::AUTH_FAILED);
+            };
+            if let Some(token) = signed {
+                // Nobody needs to know of it but whoever shows it. A change of rights meanwhile has made it old.
+                if self.identities.revision() == Some(record.revision) {
+                    let body = pb::AuthenticateResponse { header: None, token: token? }.encode_to_vec();
+                    return Ok((term, Response { body, ..response }));
+                }
+                continue;
+            }
             let body = peer::Authenticate {
                 user: name.clone(),
                 prefix: self.token_prefix(),
                 revision: record.revision,
-            }
-            .encode_to_vec()
-            .into();
+            };
+            let body = body.encode_to_vec().into();
             let login = Login::member().into();
             let command = Command::Propose { kind: RequestKind::Authenticate, body, login: Some(login) };
             match self.ask(command).await {

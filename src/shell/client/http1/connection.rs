@@ -409,6 +409,7 @@ impl<B: Backend> Turns<'_, B> {
             method,
             self.shard.now_ms(),
             self.shard.identities.revision().is_some(),
+            self.account,
         );
         let is_whole = matches!(http.length, Length::Exact(bytes) if bytes <= rest.len() as u64);
         let head = match head {
@@ -518,8 +519,8 @@ impl<B: Backend> Turns<'_, B> {
         let (inbound, frames) =
             (Inbound::new(receive_bytes_max), Box::new(Frames::new(text_bytes_max(receive_bytes_max))));
         let mut first = None;
-        match gateway::read_head(ask, method, self.shard.now_ms(), self.shard.identities.revision().is_some())
-        {
+        let asks_rights = self.shard.identities.revision().is_some();
+        match gateway::read_head(ask, method, self.shard.now_ms(), asks_rights, self.account) {
             Err(status) => responder.refuse(&status),
             Ok(head) if method.row().call == CallShape::BothWays => {
                 self.on_stream(&head, method, responder, &inbound);

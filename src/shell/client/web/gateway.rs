@@ -55,6 +55,7 @@ pub(in crate::shell::client) fn read_head(
     method: Method,
     now_ms: u64,
     asks_rights: bool,
+    account: &Account,
 ) -> Result<Head, Status> {
     let client_deadline_ms = match ask.header("grpc-timeout") {
         None => None,
@@ -76,7 +77,8 @@ pub(in crate::shell::client) fn read_head(
     let needs_leader = ask.metadata("hasleader") == Some(b"true");
     let shown = || ask.metadata("token").or_else(|| ask.header("authorization"));
     let shown = || shown().or_else(|| websocket::token(ask));
-    let shown = if asks_rights { shown().map(identity::token) } else { None };
+    let shown = if asks_rights { shown() } else { None };
+    let shown = shown.map(|shown| identity::token(shown, account.address));
     let not_older_than = not_older::parse(ask.metadata(not_older::NOT_OLDER_THAN))?;
     Ok(Head { method, client_deadline_ms, needs_leader, api_version, shown, not_older_than })
 }
