@@ -10,6 +10,18 @@ const METHOD_BYTES_MAX: usize = 17;
 /// The type of a TLS record with a handshake, which a client begins with.
 const TLS_HANDSHAKE: u8 = 0x16;
 
+/// The head of a TLS record, and the largest whole one.
+const TLS_HEAD_BYTES: usize = 5;
+pub const TLS_RECORD_BYTES_MAX: usize = TLS_HEAD_BYTES + (16 << 10) + 256;
+
+/// Whether a whole TLS record is there, or bytes that are none.
+#[must_use]
+pub fn has_tls_record(bytes: &[u8]) -> bool {
+    let Some(head) = bytes.first_chunk::<TLS_HEAD_BYTES>() else { return false };
+    let record_bytes = TLS_HEAD_BYTES + usize::from(u16::from_be_bytes([head[3], head[4]]));
+    TLS_RECORD_BYTES_MAX < record_bytes || record_bytes <= bytes.len()
+}
+
 /// What the first bytes tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FirstBytes {
@@ -84,5 +96,15 @@ mod tests {
         ] {
             assert_eq!(F::judge(bytes), expected, "{}", bytes.escape_ascii());
         }
+    }
+
+    #[test]
+    fn a_record_is_there_when_all_of_it_is_or_when_it_is_too_long() {
+        assert!(!has_tls_record(b"\x16\x03\x01\x00"));
+        assert!(!has_tls_record(b"\x16\x03\x01\x00\x02a"));
+        assert!(has_tls_record(b"\x16\x03\x01\x00\x02ab"));
+        assert!(has_tls_record(b"\x16\x03\x01\x00\x00"));
+        assert!(!has_tls_record(b"\x16\x03\x01\x41\x00"), "256 bytes more than plain text may have");
+        assert!(has_tls_record(b"\x16\x03\x01\x41\x01"));
     }
 }

@@ -1,7 +1,7 @@
 //! What is served by TLS, to programs that people use.
 
 use pinion_kit::program::{etcdctls, run};
-use pinion_kit::tls::{self, Authority};
+use pinion_kit::tls::{self, Authority, Holder};
 use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, free_port, installed};
 
 use crate::programs::{Secured, credentials, secured};
@@ -211,6 +211,71 @@ fn addresses_of_metrics_and_of_http_alone_serve_by_tls() {
             }
         }
         drop(member);
+    });
+}
+
+/// A browser that is led here by a name of somebody else's is stopped by the certificate then.
+#[test]
+fn names_of_hosts_are_asked_without_tls_alone() {
+    block_on(TEST_DEADLINE, async {
+        let Some(curl) = installed("curl") else { return };
+        let work = WorkDir::new();
+        let authority = Authority::new(&work, "ca");
+        let member = Secured::start(&work, &authority, &["--host-whitelist=good.example".to_owned()]).await;
+        let shown = credentials(&authority.certificate, &authority.issue("user"));
+        let ask = async |more: &[&str], host: &str, url: String| {
+            let mut all = words("-s -o /dev/null -w %{http_code}");
+            all.extend(shown.clone());
+            all.extend(more.iter().map(|word| (*word).to_owned()));
+            all.extend(["-H".to_owned(), format!("Host: {host}"), url]);
+            run(&curl, &all, "").await.1
+        };
+        for (more, path) in [
+            (&["--http1.1"][..], "/health"),
+            (&["--http2"], "/health"),
+            (&["--http1.1", "-d", r#"{"key":"YQ=="}"#], "/v3/kv/range"),
+            (&["--http2", "-d", r#"{"key":"YQ=="}"#], "/v3/kv/range"),
+        ] {
+            let tls = format!("https://127.0.0.1:{}{path}", member.port);
+            assert_eq!(ask(more, "other.example", tls).await, "200", "{more:?} {path}");
+            let plain = format!("http://127.0.0.1:{}{path}", member.launch.client_port);
+            let more: Vec<&str> = more.iter().copied().filter(|word| *word != "--http2").collect();
+            assert_eq!(ask(&more, "other.example", plain.clone()).await, "421", "{more:?} {path}");
+            assert_eq!(ask(&more, "good.example", plain).await, "200", "{more:?} {path}");
+        }
+    });
+}
+
+/// Whoever may not be a client may not look at metrics either.
+#[test]
+fn addresses_of_metrics_ask_for_the_certificates_of_clients() {
+    block_on(TEST_DEADLINE, async {
+        let Some(curl) = installed("curl") else { return };
+        let work = WorkDir::new();
+        let (authority, other) = (Authority::new(&work, "ca"), Authority::new(&work, "other"));
+        let metrics = free_port();
+        let more =
+            ["--client-cert-auth".to_owned(), format!("--listen-metrics-urls=https://127.0.0.1:{metrics}")];
+        let member = Secured::start(&work, &authority, &more).await;
+        let ask = async |holder: Option<&Holder>, port: u16, path: &str| {
+            let mut all = words("-s -o /dev/null -w %{http_code}");
+            match holder {
+                Some(holder) => all.extend(credentials(&authority.certificate, holder)),
+                None => all.extend(["--cacert".to_owned(), authority.certificate.display().to_string()]),
+            }
+            all.push(format!("https://127.0.0.1:{port}{path}"));
+            run(&curl, &all, "").await
+        };
+        let (known, stranger) = (authority.issue("user"), other.issue("user"));
+        for port in [metrics, member.port] {
+            for path in ["/metrics", "/health"] {
+                assert_eq!(ask(Some(&known), port, path).await, (true, "200".to_owned()), "{port} {path}");
+                for (holder, who) in [(None, "nobody"), (Some(&stranger), "a stranger")] {
+                    let (success, told) = ask(holder, port, path).await;
+                    assert!(!success && told.starts_with("000"), "{who} at {port}{path}: {told}");
+                }
+            }
+        }
     });
 }
 

@@ -25,17 +25,13 @@ use crate::config::Url;
 use crate::shell::net::remote::Remote;
 use crate::shell::net::stream::Stream;
 use crate::shell::net::within::{TimedOut, within};
-use crate::types::FirstBytes;
+use crate::types::{FirstBytes, has_tls_record};
 
 /// For a whole handshake, as in etcd.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Steps of one handshake. Four or five are usual.
 const STEPS_MAX: usize = 64;
-
-/// A record's head, and its largest length.
-const HEAD_BYTES: usize = 5;
-const RECORD_BYTES_MAX: usize = (16 << 10) + 256;
 
 /// What every handshake begins with.
 const HANDSHAKE_RECORD: u8 = 22;
@@ -132,13 +128,6 @@ fn step(mut tls: Connection, input: &[u8]) -> Stepped {
     Stepped { tls, out, result }
 }
 
-/// Whether a whole record is there, or bytes that are none.
-fn has_record(bytes: &[u8]) -> bool {
-    let Some(head) = bytes.first_chunk::<HEAD_BYTES>() else { return false };
-    let length = usize::from(u16::from_be_bytes([head[3], head[4]]));
-    RECORD_BYTES_MAX < length || HEAD_BYTES + length <= bytes.len()
-}
-
 /// Carries a handshake to its end. `begin` makes the connection when the first record of the other side is there; a
 /// side that speaks first has made it already.
 async fn carry(
@@ -152,7 +141,7 @@ async fn carry(
     for _ in 0..STEPS_MAX {
         // Who speaks first has nothing to hear before.
         let speaks = input.is_empty() && begun.as_ref().is_some_and(|begun| begun.wants_write());
-        while !speaks && !has_record(&input) {
+        while !speaks && !has_tls_record(&input) {
             let n = stream.read(&mut piece).await?;
             if n == 0 {
                 return Err(if input.is_empty() && begun.is_none() {
@@ -307,3 +296,7 @@ impl TlsConnector {
         Ok(stream.secured(Session::new(tls), None))
     }
 }
+
+#[cfg(test)]
+#[path = "handshake_tests.rs"]
+mod tests;
