@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use crate::http2::ConnectionError;
+use rustls::ClientConfig;
+
+use crate::http2::{Connection, ConnectionError};
 use crate::sys::{self, Clock};
 use crate::tally::Tally;
 use crate::worker::Worker;
@@ -26,7 +28,7 @@ const START_DELAY_NS: u64 = 2_000_000;
 /// Why a run could not be made, or not be finished.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
-    #[error("endpoint {0:?}: want host:port or http://host:port (TLS is not spoken here)")]
+    #[error("endpoint {0:?}: want host:port or http://host:port (TLS is spoken by `compare --tls` alone)")]
     BadEndpoint(String),
     #[error("cannot connect to {address}: {source}")]
     Connect { address: SocketAddr, source: std::io::Error },
@@ -42,14 +44,34 @@ pub(crate) enum ClientError {
     Interrupted,
 }
 
-/// Where the server is.
+/// Where the server is, and in whose name it is asked.
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoint {
     pub address: SocketAddr,
     pub authority: String,
+    /// Whom it has to be, to be asked by TLS.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// The token of a user.
+    pub token: Option<String>,
 }
 
 impl Endpoint {
+    /// Asked in plain text, in nobody's name.
+    pub(crate) fn plain(address: SocketAddr) -> Self {
+        Self { address, authority: address.to_string(), tls: None, token: None }
+    }
+
+    /// A connection for its calls.
+    pub(crate) fn connection(&self) -> Connection {
+        Connection::new(&self.authority).named(self.tls.is_some(), self.token.as_deref())
+    }
+
+    /// The same whose every stream may bring `stream_window` bytes until it is widened.
+    pub(crate) fn connection_with_stream_window(&self, stream_window: u32) -> Connection {
+        let connection = Connection::with_stream_window(&self.authority, stream_window);
+        connection.named(self.tls.is_some(), self.token.as_deref())
+    }
+
     pub(crate) fn parse(text: &str) -> Result<Self, ClientError> {
         let bad = || ClientError::BadEndpoint(text.to_owned());
         let authority = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
@@ -57,7 +79,7 @@ impl Endpoint {
             return Err(bad());
         }
         let address = authority.to_socket_addrs().ok().and_then(|mut all| all.next()).ok_or_else(bad)?;
-        Ok(Self { address, authority: authority.to_owned() })
+        Ok(Self { authority: authority.to_owned(), ..Self::plain(address) })
     }
 }
 

@@ -24,8 +24,10 @@ use crate::disk::{self, Device, DiskCounters, RawSync, ScratchDir};
 use crate::failover::Outage;
 use crate::findings::Findings;
 use crate::host::{self, Host};
+use crate::people;
 use crate::process::{Launch, Server, StopSignal};
 use crate::report::{self, Bar, Figures, ratio, thousands, time};
+use crate::secure::Certificates;
 use crate::stage::Timing;
 use crate::stream_cases::{STREAM_CASES, StreamCase};
 use crate::stream_verdict::{self, StreamMeasurement};
@@ -67,6 +69,13 @@ pub(crate) struct CompareOptions {
     /// Where both keep their data, each in a fresh directory: on the disk that is to be measured
     #[arg(long, default_value = ".")]
     pub dir: PathBuf,
+    /// Clients come by TLS, with certificates that are made for this comparison: TLS 1.3, AES-128-GCM, P-256
+    #[arg(long)]
+    pub tls: bool,
+    /// Also what rights cost: the same load with nobody asked and with a user of 100 permissions on each connection,
+    /// one after the other on one server (auth-put-1x1, auth-put-16x32, auth-get-16x32; open- without)
+    #[arg(long)]
+    pub auth: bool,
     /// Leave data and logs behind
     #[arg(long)]
     pub keep: bool,
@@ -97,7 +106,8 @@ pub(crate) struct CompareOptions {
     /// idle-100k-1000-streams, slow-watchers-1000, catch-up, lease-grant-16x32, keep-alive, lease-expiry-10k,
     /// lease-expiry-100k, cluster-put-1x1, cluster-put-16x4, cluster-put-16x32, cluster-put-5k,
     /// cluster-put-16x4-spread, cluster-put-16x32-spread, cluster-get-16x32, cluster-get-16x32-followers,
-    /// cluster-leader-killed, cluster-leader-frozen, cluster-follower-killed
+    /// cluster-leader-killed, cluster-leader-frozen, cluster-follower-killed, and with --auth: open-put-1x1,
+    /// auth-put-1x1, open-put-16x32, auth-put-16x32, open-get-16x32, auth-get-16x32
     #[arg(long, value_delimiter = ',')]
     pub scenarios: Vec<String>,
     /// Also pages and counts of --big-keys keys, and 100 k leases that expire together
@@ -174,6 +184,8 @@ pub(crate) enum Only {
     Lease,
     /// Three members on this machine: puts, gets, and the loss of a member
     Cluster,
+    /// What rights cost, as with --auth
+    Auth,
 }
 
 /// What is in the store when a scenario starts.
@@ -193,11 +205,21 @@ enum Group {
     Lease,
     /// Nothing; three members. Gets are asked of `--keys` keys after all members were started again.
     Cluster,
+    /// `--keys` keys and a user for each connection.
+    Auth,
 }
 
 impl Group {
-    const ALL: [Self; 7] =
-        [Self::Writes, Self::Large, Self::Reads, Self::Big, Self::Watch, Self::Lease, Self::Cluster];
+    const ALL: [Self; 8] = [
+        Self::Writes,
+        Self::Large,
+        Self::Reads,
+        Self::Big,
+        Self::Watch,
+        Self::Lease,
+        Self::Cluster,
+        Self::Auth,
+    ];
 
     fn only(self) -> Only {
         match self {
@@ -208,6 +230,7 @@ impl Group {
             Self::Watch => Only::Watch,
             Self::Lease => Only::Lease,
             Self::Cluster => Only::Cluster,
+            Self::Auth => Only::Auth,
         }
     }
 
@@ -274,6 +297,25 @@ const fn cluster_case(name: &'static str, scenario: Scenario, connections: usize
     case(name, Group::Cluster, scenario, connections, in_flight)
 }
 
+/// The same load while nobody is asked who he is, and while everybody is.
+const AUTH_CASES: [[Case; 2]; 3] = [
+    [
+        case("open-put-1x1", Group::Auth, Scenario::Put, 1, 1),
+        case("auth-put-1x1", Group::Auth, Scenario::Put, 1, 1),
+    ],
+    [
+        case("open-put-16x32", Group::Auth, Scenario::Put, 16, 32),
+        case("auth-put-16x32", Group::Auth, Scenario::Put, 16, 32),
+    ],
+    [
+        case("open-get-16x32", Group::Auth, Scenario::Get, 16, 32),
+        case("auth-get-16x32", Group::Auth, Scenario::Get, 16, 32),
+    ],
+];
+
+/// Users that there are: one for each connection.
+const USERS: usize = 16;
+
 /// How keys are loaded before reads.
 const LOAD: Case = case("load", Group::Reads, Scenario::Put, 16, 32);
 /// What is measured in the big group besides its cases.
@@ -337,13 +379,19 @@ struct Session<'a> {
 /// Compares, prints and saves. False when any request failed.
 pub(crate) fn run(options: &CompareOptions) -> Result<bool, AnyError> {
     check_scenarios(options)?;
-    let targets = launches(options)?;
+    let mut targets = launches(options)?;
     let versions = targets
         .iter()
         .map(|(target, launch)| Ok((*target, launch.version()?)))
         .collect::<Result<Vec<_>, std::io::Error>>()?;
     let name = format!("pinion-bench-{}", std::process::id());
     let scratch = ScratchDir::create(&options.dir, &name, options.keep)?;
+    if options.tls {
+        let certificates = Certificates::make(&scratch.path)?;
+        for (_, launch) in &mut targets {
+            launch.tls = Some(certificates.clone());
+        }
+    }
     let host = Host::read(&scratch.path);
     eprint!("{}", host.lines());
     for (target, version) in &versions {
@@ -397,6 +445,7 @@ fn check_scenarios(options: &CompareOptions) -> Result<(), AnyError> {
         let is_known = CASES.iter().any(|case| case.name == wanted)
             || STREAM_CASES.iter().any(|case| case.name == wanted)
             || CLUSTER_CASES.iter().any(|(case, _)| case.name == wanted)
+            || AUTH_CASES.iter().flatten().any(|case| case.name == wanted)
             || Outage::ALL.iter().any(|outage| outage.name() == wanted)
             || wanted == MEMORY
             || wanted == RESTART;
@@ -428,6 +477,7 @@ fn launches(options: &CompareOptions) -> Result<Vec<(Target, Launch)>, AnyError>
             program: program.clone(),
             extra_args: args.split_whitespace().map(str::to_owned).collect(),
             cpus: options.server_cpus.0.clone(),
+            tls: None,
         };
         launch.version().map_err(|error| {
             let name = target.name();
@@ -451,7 +501,12 @@ impl Session<'_> {
 
     fn is_group_wanted(&self, group: Group) -> bool {
         let mut groups = self.options.only.iter().filter(|only| !matches!(only, Only::Etcd | Only::Pinion));
-        groups.clone().next().is_none() || groups.any(|only| *only == group.only())
+        let is_any = groups.clone().next().is_none();
+        if group == Group::Auth && self.options.auth {
+            return true;
+        }
+        // Asked for by name alone.
+        (is_any && group != Group::Auth) || groups.any(|only| *only == group.only())
     }
 
     fn run_group(&mut self, group: Group) -> Result<(), AnyError> {
@@ -460,6 +515,7 @@ impl Session<'_> {
         }
         let rounds = match group {
             Group::Cluster => return self.run_clusters(),
+            Group::Auth => return self.run_auth(),
             Group::Writes | Group::Large | Group::Reads => self.options.rounds,
             Group::Big => self.options.big_rounds,
             Group::Watch | Group::Lease => self.options.stream_rounds,
@@ -544,6 +600,45 @@ impl Session<'_> {
                 let directory = ScratchDir::create(self.scratch, &name, self.options.keep)?;
                 let cluster = Cluster::start(&launch, &directory.path)?;
                 self.run_cluster_life(cluster, target, round, &cases, &outages)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What rights cost. On one server each load is put twice in a row, and which comes first changes by round.
+    fn run_auth(&mut self) -> Result<(), AnyError> {
+        let pairs: Vec<[Case; 2]> =
+            AUTH_CASES.into_iter().filter(|pair| pair.iter().any(|case| self.is_wanted(case.name))).collect();
+        let keys = self.options.keys;
+        for round in 1..=self.options.rounds {
+            for (target, mut launch) in self.targets_in(round) {
+                let name = format!("{}-auth-{round}", target.name());
+                let directory = ScratchDir::create(self.scratch, &name, self.options.keep)?;
+                launch.extra_args.push(people::CHEAP.to_owned());
+                let server = Server::start(&launch, &directory.path)?;
+                let open = server.endpoint.clone();
+                cli::fill(
+                    &self.plan(vec![open.clone()], &LOAD, keys),
+                    Fill { batch: 100, is_shuffled: true },
+                )?;
+                people::make(&open, USERS, Space::bounds())?;
+                let server = server.restart(StopSignal::Term)?;
+                for [without, with] in &pairs {
+                    let in_turn = if round.is_multiple_of(2) { [with, without] } else { [without, with] };
+                    for case in in_turn {
+                        let is_asked = case.name == with.name;
+                        let endpoints =
+                            if is_asked { people::enable(&open, USERS)? } else { vec![open.clone()] };
+                        let plan = self.plan(endpoints, case, keys);
+                        let servers = std::slice::from_ref(&server);
+                        let measurement = self.measure(servers, target, round, case, &plan)?;
+                        eprintln!("{}", progress_line(&measurement));
+                        self.measurements.push(measurement);
+                        if is_asked {
+                            people::disable(&open)?;
+                        }
+                    }
+                }
             }
         }
         Ok(())

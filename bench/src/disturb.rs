@@ -184,6 +184,7 @@ impl DisturbOptions {
             program: program.clone(),
             extra_args: args.split_ascii_whitespace().map(str::to_owned).collect(),
             cpus: self.server_cpus.0.clone(),
+            tls: None,
         }
     }
 

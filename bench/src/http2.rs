@@ -50,10 +50,17 @@ pub(crate) enum Method {
     Compact,
     HashKv,
     Snapshot,
+    RoleAdd,
+    RoleGrantPermission,
+    UserAdd,
+    UserGrantRole,
+    AuthEnable,
+    AuthDisable,
+    Authenticate,
 }
 
 impl Method {
-    const COUNT: usize = 11;
+    const COUNT: usize = Self::Authenticate as usize + 1;
 
     /// The `:path` of the call.
     pub(crate) fn path(self) -> &'static str {
@@ -69,6 +76,13 @@ impl Method {
             Self::Compact => "/etcdserverpb.KV/Compact",
             Self::HashKv => "/etcdserverpb.Maintenance/HashKV",
             Self::Snapshot => "/etcdserverpb.Maintenance/Snapshot",
+            Self::RoleAdd => "/etcdserverpb.Auth/RoleAdd",
+            Self::RoleGrantPermission => "/etcdserverpb.Auth/RoleGrantPermission",
+            Self::UserAdd => "/etcdserverpb.Auth/UserAdd",
+            Self::UserGrantRole => "/etcdserverpb.Auth/UserGrantRole",
+            Self::AuthEnable => "/etcdserverpb.Auth/AuthEnable",
+            Self::AuthDisable => "/etcdserverpb.Auth/AuthDisable",
+            Self::Authenticate => "/etcdserverpb.Auth/Authenticate",
         }
     }
 }
@@ -164,6 +178,9 @@ pub(crate) struct Connection {
     /// Bytes for the server. The owner drains them.
     pub out: Vec<u8>,
     authority: String,
+    scheme: &'static str,
+    /// Of the user in whose name all calls are made.
+    token: Option<String>,
     encoder: Encoder,
     ready_blocks: [ReadyBlock; Method::COUNT],
     decoder: Decoder,
@@ -201,6 +218,8 @@ impl Connection {
         Self {
             out,
             authority: authority.to_owned(),
+            scheme: "http",
+            token: None,
             encoder: Encoder::default(),
             ready_blocks: Default::default(),
             decoder: Decoder::new(),
@@ -219,6 +238,13 @@ impl Connection {
             is_settled: false,
             goaway: None,
         }
+    }
+
+    /// The same whose calls say that they come by TLS, and in whose name.
+    pub(crate) fn named(mut self, is_tls: bool, token: Option<&str>) -> Self {
+        self.scheme = if is_tls { "https" } else { "http" };
+        self.token = token.map(str::to_owned);
+        self
     }
 
     /// The server's SETTINGS have come: its limits are known.
@@ -361,14 +387,16 @@ impl Connection {
             ready.block.clear();
             let fields = [
                 (":method", "POST"),
-                (":scheme", "http"),
+                (":scheme", self.scheme),
                 (":path", method.path()),
                 (":authority", self.authority.as_str()),
                 ("content-type", "application/grpc"),
                 ("user-agent", "pinion-bench"),
                 ("te", "trailers"),
+                ("token", self.token.as_deref().unwrap_or_default()),
             ];
-            let is_repeatable = self.encoder.encode(&fields, &mut ready.block);
+            let fields = if self.token.is_some() { &fields[..] } else { &fields[..fields.len() - 1] };
+            let is_repeatable = self.encoder.encode(fields, &mut ready.block);
             frame::put_frame(&mut self.out, kind::HEADERS, flag::END_HEADERS, stream, &ready.block);
             if is_repeatable {
                 ready.inserted_count = self.encoder.inserted_count();

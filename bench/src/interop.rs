@@ -70,7 +70,7 @@ fn the_h2_crate_understands_us_and_we_it() {
         });
     });
     let plan = Plan {
-        endpoints: vec![Endpoint { address, authority: address.to_string() }],
+        endpoints: vec![Endpoint::plain(address)],
         connections: 2,
         in_flight: 8,
         rate_per_s: None,
@@ -153,7 +153,7 @@ fn streams_of_many_messages_work_with_the_h2_crate() {
     });
     let clock = Clock::start();
     let mut streams = Streams::new(clock).unwrap();
-    let endpoint = Endpoint { address, authority: address.to_string() };
+    let endpoint = Endpoint::plain(address);
     let lanes = streams.connect(&endpoint, 2, None).unwrap();
     let refs: Vec<_> =
         (0..6).map(|tag| streams.open(lanes.start + tag % 2, Method::Watch, tag as u64)).collect();

@@ -5,15 +5,17 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::call;
 use crate::client::{ClientError, Endpoint};
+use crate::secure::{Blocking, Certificates, Speaks};
 use crate::subject::Pid;
 use crate::sys;
 
@@ -52,6 +54,8 @@ pub(crate) struct Launch {
     pub extra_args: Vec<String>,
     /// Cores it may use; none is all.
     pub cpus: Vec<usize>,
+    /// Its clients come by TLS.
+    pub tls: Option<Certificates>,
 }
 
 impl Launch {
@@ -142,7 +146,8 @@ impl Server {
 
     /// Starts the process. It does not answer yet.
     fn spawn(launch: &Launch, directory: &Path, seat: &Seat) -> Result<Self, ProcessError> {
-        let client = format!("http://127.0.0.1:{}", seat.ports[0]);
+        let address = SocketAddr::from(([127, 0, 0, 1], seat.ports[0]));
+        let client = format!("{}://{address}", if launch.tls.is_some() { "https" } else { "http" });
         let peer = seat.peer_url();
         let log_path = directory.join("server.log");
         let io = |operation| move |source| ProcessError::Io { operation, source };
@@ -157,6 +162,7 @@ impl Server {
             .arg(format!("--listen-peer-urls={peer}"))
             .arg(format!("--initial-advertise-peer-urls={peer}"))
             .arg(format!("--initial-cluster={}", seat.initial_cluster))
+            .args(launch.tls.iter().flat_map(Certificates::flags))
             .args(&launch.extra_args)
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(io("open the log"))?)
@@ -165,10 +171,8 @@ impl Server {
         let child = command
             .spawn()
             .map_err(|source| ProcessError::Start { program: launch.program.clone(), source })?;
-        let endpoint = Endpoint {
-            address: SocketAddr::from(([127, 0, 0, 1], seat.ports[0])),
-            authority: client[7..].to_owned(),
-        };
+        let tls = launch.tls.as_ref().map(|certificates| Arc::clone(&certificates.config));
+        let endpoint = Endpoint { tls, ..Endpoint::plain(address) };
         Ok(Self {
             launch: launch.clone(),
             child,
@@ -260,8 +264,7 @@ impl Server {
 
     /// How often it has synced its log, if its `/metrics` tells.
     pub(crate) fn wal_syncs(&self) -> Option<u64> {
-        let mut stream = TcpStream::connect_timeout(&self.endpoint.address, Duration::from_secs(1)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        let mut stream = Blocking::connect(&self.endpoint, Duration::from_secs(2), Speaks::Http1).ok()?;
         let request = format!(
             "GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
             self.endpoint.authority
@@ -319,6 +322,7 @@ mod tests {
             program: "ls".into(), // does not know --name
             extra_args: Vec::new(),
             cpus: Vec::new(),
+            tls: None,
         };
         let error = Server::start(&launch, &scratch.path).unwrap_err().to_string();
         assert!(error.contains("ended before it answered"), "{error}");

@@ -104,6 +104,7 @@ pub(crate) fn run(options: &RestartOptions) -> Result<bool, AnyError> {
             .map(str::to_owned)
             .collect(),
         cpus: options.server_cpus.0.clone(),
+        tls: None,
     };
     let now = launch(&options.pinion_bin);
     let before = options.before_bin.as_deref().map(launch);

@@ -36,7 +36,7 @@ pub(crate) struct Options {
 impl Options {
     fn plan(&self, server: &DummyServer) -> Plan {
         Plan {
-            endpoints: vec![Endpoint { address: server.address, authority: server.address.to_string() }],
+            endpoints: vec![Endpoint::plain(server.address)],
             connections: self.connections,
             in_flight: self.in_flight,
             rate_per_s: None,
@@ -74,10 +74,7 @@ pub(crate) fn fan_out_ceiling(options: &Options) -> Result<Findings, ClientError
 }
 
 fn subject(server: &DummyServer) -> Subject {
-    Subject {
-        endpoint: Endpoint { address: server.address, authority: server.address.to_string() },
-        pid: None,
-    }
+    Subject { endpoint: Endpoint::plain(server.address), pid: None }
 }
 
 fn fan_out(watchers: usize, pace: Pace) -> FanOut {
@@ -287,7 +284,7 @@ mod tests {
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let server = start(&options(), Mischief::default()).unwrap();
         let mut plan = options().plan(&server);
-        plan.endpoints = vec![Endpoint { address, authority: address.to_string() }];
+        plan.endpoints = vec![Endpoint::plain(address)];
         assert!(matches!(client::run(&plan, &mut Unobserved), Err(ClientError::Connect { .. })));
     }
 }

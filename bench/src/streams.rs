@@ -16,7 +16,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::client::{ClientError, Endpoint, nanos};
-use crate::http2::{Connection, End, Method, Sink};
+use crate::http2::{End, Method, Sink};
 use crate::link::{CONNECT_TIMEOUT, Link, OUT_BYTES_MAX, READ_BYTES};
 use crate::sys::{self, Clock, Timer};
 use crate::tally::Failure;
@@ -209,8 +209,8 @@ impl Streams {
         let first = self.lanes.len();
         for _ in 0..count {
             let connection = match stream_window {
-                None => Connection::new(&endpoint.authority),
-                Some(window) => Connection::with_stream_window(&endpoint.authority, window),
+                None => endpoint.connection(),
+                Some(window) => endpoint.connection_with_stream_window(window),
             };
             let mut link = Link::connect(endpoint, connection, self.clock)?;
             let interest = Interest::READABLE | Interest::WRITABLE;

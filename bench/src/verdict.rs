@@ -18,6 +18,8 @@ const MEMORY_OVERHEAD_BYTES: usize = 150;
 const RESTART_S_MAX: f64 = 1.0;
 /// Above the bare sync, microseconds.
 const ABOVE_RAW_SYNC_US: f64 = 60.0;
+/// What is left of the throughput when rights are asked for.
+const RIGHTS_MIN: f64 = 0.97;
 /// "Flat as keys grow": pages of ten times the keys may be this much slower.
 const FLAT_MIN: f64 = 0.7;
 
@@ -118,6 +120,25 @@ pub(crate) fn marks(
             wanted: format!("<= {} + 60 us = {}", time(raw_sync.p50_us), time(bound)),
             found: time(p50.median),
             is_met: p50.median <= bound,
+        });
+    }
+    let rights: [(&str, [&str; 2]); 2] = [
+        ("puts with rights asked for, 100 permissions a user", ["open-put-16x32", "auth-put-16x32"]),
+        ("gets with rights asked for, 100 permissions a user", ["open-get-16x32", "auth-get-16x32"]),
+    ];
+    for (figure, [open, auth]) in rights {
+        let of = |case: &'static str| {
+            let mine = measurements.iter().filter(move |m| m.case == case && m.target == Target::Pinion);
+            mine.map(|m| (m.round, THROUGHPUT(m)))
+        };
+        let open: BTreeMap<u32, f64> = of(open).collect();
+        let kept = of(auth).filter_map(|(round, with)| Some(ratio(with, *open.get(&round)?)));
+        let Some(kept) = Spread::of(kept) else { continue };
+        marks.push(Mark {
+            figure: figure.to_owned(),
+            wanted: format!(">= {RIGHTS_MIN} of those without"),
+            found: format!("{:.3}", kept.median),
+            is_met: RIGHTS_MIN <= kept.median,
         });
     }
     let pinion = |case| spread(measurements, case, Target::Pinion, THROUGHPUT);

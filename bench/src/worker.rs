@@ -17,7 +17,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::client::{ClientError, Endpoint, Plan, Window, WorkerResult, nanos};
-use crate::http2::{Connection, End, Sink};
+use crate::http2::{End, Sink};
 use crate::link::{CONNECT_TIMEOUT, Link, OUT_BYTES_MAX, READ_BYTES};
 use crate::schedule::Schedule;
 use crate::sys::{self, Clock, Timer};
@@ -156,7 +156,7 @@ struct Broken {
 
 impl Lane {
     fn connect(endpoint: &Endpoint, clock: Clock) -> Result<Self, ClientError> {
-        let link = Link::connect(endpoint, Connection::new(&endpoint.authority), clock)?;
+        let link = Link::connect(endpoint, endpoint.connection(), clock)?;
         Ok(Self { link, flights: Flights::default(), broken: None })
     }
 

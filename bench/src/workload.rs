@@ -64,6 +64,11 @@ pub(crate) struct Space {
 }
 
 impl Space {
+    /// The range of all keys, of any space.
+    pub(crate) fn bounds() -> (&'static [u8], &'static [u8]) {
+        (PREFIX, PREFIX_END)
+    }
+
     /// Why the space cannot be, if it cannot.
     pub(crate) fn validate(&self) -> Result<(), String> {
         if self.keys == 0 {
