@@ -5,9 +5,10 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use pinion_kit::program::{etcdctls, run};
+use pinion_kit::program::run;
 use pinion_kit::{
-    Launch, Server, TEST_DEADLINE, WorkDir, block_on, eventually, installed, server_is_etcd, skip, start_all,
+    Launch, Server, TEST_DEADLINE, WorkDir, block_on, etcds, eventually, installed, server_is_etcd, skip,
+    start_all,
 };
 
 /// A directory whose name leaves room for that of a socket, of which the kernel takes 107 bytes.
@@ -46,7 +47,7 @@ fn etcdctl_and_curl_have_their_session_by_a_file() {
         let mode = fs::metadata(&path).unwrap().mode() & 0o777;
         // What bind leaves with the umask of whoever started it, as etcd's.
         assert_eq!(mode | 0o022, 0o777, "{mode:o}");
-        for (number, etcdctl) in etcdctls().iter().enumerate() {
+        for (number, etcdctl) in etcds("etcdctl").iter().enumerate() {
             for (args, wanted) in [
                 (format!("put k{number} v"), "OK\n".to_owned()),
                 (format!("get k{number}"), format!("k{number}\nv\n")),

@@ -1,8 +1,8 @@
 //! What is served by TLS, to programs that people use.
 
-use pinion_kit::program::{etcdctls, run};
+use pinion_kit::program::run;
 use pinion_kit::tls::{self, Authority, Holder};
-use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, free_port, installed};
+use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, etcds, free_port, installed};
 
 use crate::programs::{Secured, credentials, secured};
 
@@ -17,7 +17,7 @@ fn etcdctl_of_both_releases_has_its_session_by_tls() {
         let authority = Authority::new(&work, "ca");
         let member = Secured::start(&work, &authority, &[]).await;
         let shown = credentials(&authority.certificate, &authority.issue("user"));
-        for (number, etcdctl) in etcdctls().iter().enumerate() {
+        for (number, etcdctl) in etcds("etcdctl").iter().enumerate() {
             let key = format!("key{number}");
             for (args, wanted) in [
                 (format!("put {key} value"), "OK\n".to_owned()),
@@ -343,7 +343,7 @@ fn auto_tls_makes_a_certificate_of_etcds_kind_and_keeps_it() {
             .flag("--self-signed-cert-validity=2");
         let server = launch.start().await;
         let certificate = launch.data_dir.join("fixtures/client/cert.pem");
-        for etcdctl in etcdctls() {
+        for etcdctl in etcds("etcdctl") {
             let all = [
                 format!("--endpoints={tls}"),
                 format!("--cacert={}", certificate.display()),
@@ -410,7 +410,7 @@ fn a_unix_socket_serves_by_tls() {
             }
         }
         // etcdctl looks for the path in the certificate, which is for `localhost`; so it works with etcd, too.
-        for etcdctl in etcdctls() {
+        for etcdctl in etcds("etcdctl") {
             let ask = "cd $0 && exec $1 --endpoints=unixs://localhost:7 --cacert=$2 put a b";
             let mut args = vec!["-c".to_owned(), ask.to_owned(), work.path().display().to_string()];
             args.extend([etcdctl.display().to_string(), ca.clone()]);

@@ -1,9 +1,9 @@
 //! Programs that people use, as a test runs them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::runner::{installed, skip};
+use crate::runner::skip;
 
 /// What a script ends with where a library is missing.
 const MISSING: i32 = 77;
@@ -23,12 +23,6 @@ pub async fn run(program: &Path, args: &[String], input: &'static str) -> (bool,
     let output = done.await.unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.success(), text(&output.stdout) + &text(&output.stderr))
-}
-
-/// The `etcdctl` of 3.4 and that of 3.5, as far as they are there.
-pub fn etcdctls() -> Vec<PathBuf> {
-    let newer = PathBuf::from("/opt/etcd35/usr/bin/etcdctl");
-    installed("etcdctl").into_iter().chain(Some(newer).filter(|path| path.is_file())).collect()
 }
 
 /// Runs a script of Python with more arguments, which must end well, against the server at `port`. `PINION_PYTHON` names an interpreter
