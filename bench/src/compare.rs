@@ -184,7 +184,7 @@ pub(crate) enum Only {
     Lease,
     /// Three members on this machine: puts, gets, and the loss of a member
     Cluster,
-    /// What rights cost, as with --auth
+    /// The cost of rights, as with --auth
     Auth,
 }
 
@@ -605,7 +605,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// What rights cost. On one server each load is put twice in a row, and which comes first changes by round.
+    /// The cost of rights. On one server each load is put twice in a row, and which comes first changes by round.
     fn run_auth(&mut self) -> Result<(), AnyError> {
         let pairs: Vec<[Case; 2]> =
             AUTH_CASES.into_iter().filter(|pair| pair.iter().any(|case| self.is_wanted(case.name))).collect();

@@ -179,7 +179,7 @@ pub(crate) struct Connection {
     pub out: Vec<u8>,
     authority: String,
     scheme: &'static str,
-    /// Of the user in whose name all calls are made.
+    /// The token of the user in whose name all calls are made.
     token: Option<String>,
     encoder: Encoder,
     ready_blocks: [ReadyBlock; Method::COUNT],

@@ -142,7 +142,7 @@ impl Link {
         sink: &mut impl Sink,
     ) -> Result<bool, String> {
         let Some(Tls { session, raw }) = self.tls.as_deref_mut() else { return Ok(true) };
-        // What came with the end of the handshake.
+        // Bytes that came with the end of the handshake.
         Self::take_decrypted(&mut self.connection, session, buffer, sink)?;
         let mut reads = 0;
         while reads < reads_max {

@@ -111,7 +111,7 @@ pub(crate) fn run(options: &RestartOptions) -> Result<bool, AnyError> {
     let mut starts = Vec::new();
     for from in [From::Log, From::Checkpoint] {
         let directory = scratch.path.join(format!("{from:?}").to_lowercase());
-        // What an earlier program wrote, a later one reads.
+        // A later program reads the data that an earlier one wrote.
         let mut server = fill(options, before.as_ref().unwrap_or(&now), &directory, from)?;
         let (data, saved) = (directory.join("data"), directory.join("saved"));
         fs::rename(&data, &saved)?;

@@ -19,7 +19,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::client::Endpoint;
 
-/// What servers are started with, and what their clients believe.
+/// Certificates that servers are started with, and the CA that their clients believe.
 #[derive(Debug, Clone)]
 pub(crate) struct Certificates {
     certificate: PathBuf,
