@@ -506,37 +506,42 @@ fn candidate_of_low_priority_does_not_stop_a_member_that_knows_no_term() {
     assert!(matches!(node.step(Message(ask)), Err(StepError::Refused(_))));
 }
 
+/// The members that speak say yes to whatever they are asked. Returns what was committed, and the messages
+/// to the others.
+fn answer(node: &mut Node, disk: &mut Disk, speak: &[u64]) -> (Vec<Entry>, Vec<Message>) {
+    let (committed, messages) = settle(node, disk);
+    let (asked, unanswered) = messages.into_iter().partition::<Vec<_>, _>(|sent| speak.contains(&sent.0.to));
+    for Message(asked) in asked {
+        let kind = match asked.get_msg_type() {
+            eraftpb::MessageType::MsgRequestPreVote => eraftpb::MessageType::MsgRequestPreVoteResponse,
+            eraftpb::MessageType::MsgRequestVote => eraftpb::MessageType::MsgRequestVoteResponse,
+            eraftpb::MessageType::MsgHeartbeat => eraftpb::MessageType::MsgHeartbeatResponse,
+            eraftpb::MessageType::MsgAppend => eraftpb::MessageType::MsgAppendResponse,
+            _ => continue,
+        };
+        let mut yes = eraftpb::Message::default();
+        yes.set_msg_type(kind);
+        (yes.from, yes.to, yes.term) = (asked.to, asked.from, asked.term);
+        yes.index = asked.index + asked.get_entries().len() as u64;
+        node.step(Message(yes)).unwrap();
+    }
+    (committed, unanswered)
+}
+
 #[test]
 fn leader_knows_a_successor_in_every_tick_but_the_one_that_counts_whom_it_heard() {
     let mut disk = Disk::new(three());
     let mut node = node(&disk, 0);
     node.campaign();
-    // Both others say yes to whatever they are asked.
-    let mut answer = |node: &mut Node| {
-        for message in settle(node, &mut disk).1 {
-            let kind = match message.kind() {
-                MessageKind::RequestPreVote => eraftpb::MessageType::MsgRequestPreVoteResponse,
-                MessageKind::RequestVote => eraftpb::MessageType::MsgRequestVoteResponse,
-                MessageKind::Heartbeat => eraftpb::MessageType::MsgHeartbeatResponse,
-                MessageKind::Append => eraftpb::MessageType::MsgAppendResponse,
-                _ => continue,
-            };
-            let mut yes = eraftpb::Message::default();
-            yes.set_msg_type(kind);
-            (yes.from, yes.to, yes.term) = (message.0.to, message.0.from, message.0.term);
-            yes.index = message.0.index + message.0.get_entries().len() as u64;
-            node.step(Message(yes)).unwrap();
-        }
-    };
     for _ in 0..4 {
-        answer(&mut node);
+        answer(&mut node, &mut disk, &[2, 3]);
     }
     assert_eq!(node.leadership().state, RaftState::Leader);
     let unknown: Vec<usize> = (0..50)
         .filter(|_| {
             node.tick();
             let is_unknown = node.successor().is_none();
-            answer(&mut node);
+            answer(&mut node, &mut disk, &[2, 3]);
             assert!(node.successor().is_some(), "they have just answered");
             is_unknown
         })
@@ -545,6 +550,45 @@ fn leader_knows_a_successor_in_every_tick_but_the_one_that_counts_whom_it_heard(
         (4..=5).contains(&unknown.len()) && unknown.windows(2).all(|pair| pair[0] + 10 <= pair[1]),
         "{unknown:?}"
     );
+}
+
+#[test]
+fn log_waits_for_a_follower_from_the_first_word_that_is_heard_of_it() {
+    let mut disk = Disk::new(three());
+    let retention = Retention { entries_max: 0, bytes_max: 0 };
+    let mut node = Node::new(&Config { retention, ..Config::new(ME, 0) }, disk.recover()).unwrap();
+    node.campaign();
+    let mut applied = LogIndex(0);
+    // The third member is away, for longer than the log waits, while its part of the log goes.
+    for round in 0..60 {
+        if node.leadership().state == RaftState::Leader {
+            node.propose(Bytes::from(vec![round])).unwrap();
+        }
+        let (committed, _) = answer(&mut node, &mut disk, &[2]);
+        applied = committed.last().map_or(applied, |last| last.index);
+        node.on_applied(applied);
+        if 4 < round {
+            node.tick();
+        }
+    }
+    let checkpoint = CheckpointMeta { index: applied, term: node.status().term, ..three() };
+    disk.release(checkpoint.clone());
+    node.on_checkpoint(checkpoint);
+    node.on_log_released(applied);
+    assert!(node.log_needed_after(2).is_none_or(|after| after == applied));
+    let mut heartbeat = eraftpb::Message::default();
+    heartbeat.set_msg_type(eraftpb::MessageType::MsgHeartbeatResponse);
+    (heartbeat.from, heartbeat.to, heartbeat.term) = (3, 1, node.status().term.0);
+    node.step(Message(heartbeat)).unwrap();
+    let sent = answer(&mut node, &mut disk, &[2]).1;
+    assert!(sent.iter().any(|message| message.kind() == MessageKind::Snapshot), "{sent:?}");
+    // A newer checkpoint is durable before the next tick: what is behind the one on its way is needed.
+    node.propose(Bytes::from_static(b"newer")).unwrap();
+    answer(&mut node, &mut disk, &[2]);
+    let last = settle(&mut node, &mut disk).0.last().unwrap().index;
+    node.on_applied(last);
+    node.on_checkpoint(CheckpointMeta { index: last, term: node.status().term, ..three() });
+    assert_eq!(node.log_needed_after(2), Some(applied));
 }
 
 fn entry(index: u64, term: u64) -> Entry {

@@ -213,8 +213,10 @@ impl Node {
         let (floor, checkpoint) = (raft.store().floor(), raft.store().checkpoint().index.0);
         let patience = elections * self.election_ticks;
         let needs = raft.prs().iter().filter_map(|(id, progress)| {
-            let heard = *self.catch_up.heard.get(&MemberId(*id))?;
-            if *id == self.id.0 || heard + patience < self.catch_up.tick {
+            let heard = self.catch_up.heard.get(&MemberId(*id));
+            let was_heard = heard.is_some_and(|heard| self.catch_up.tick <= heard + patience);
+            // One that was heard of after the last tick may have a checkpoint on its way already.
+            if *id == self.id.0 || !(was_heard || progress.recent_active) {
                 return None;
             }
             let has = match progress.state {
