@@ -35,9 +35,12 @@ pub const TURN_NS_MAX: u64 = 1_000_000;
 /// Counted work of a slice: half of what it may take, so that a slower machine keeps the bound too.
 pub const SLICE_NS: u64 = SLICE_NS_MAX / 2;
 
-/// Counted work of a turn's slices together. A put passes the store's executor several times on its way, so
-/// this, not the bound, is what it waits for each time.
+/// Counted work of a turn's slices together, where nobody else wants the executor.
 pub const TURN_NS: u64 = TURN_NS_MAX / 2;
+
+/// Counted work of a turn while calls are under way. A role of one executor is behind every turn of another, so a
+/// put waits for the rest of one where it comes in, and for another where its sync is done.
+pub const TURN_NS_IN_COMPANY: u64 = TURN_NS_MAX / 10;
 
 /// Price of a key that is found in the index, its record in no cache.
 pub const KEY_NS: u64 = 200;

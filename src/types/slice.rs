@@ -53,6 +53,13 @@ impl Slice {
         self.budget_ns <= self.spent_ns
     }
 
+    /// How many units of so many nanoseconds this slice still has, at least one.
+    #[must_use]
+    pub fn units_left(&self, unit_ns: u64) -> usize {
+        let left_ns = self.budget_ns.saturating_sub(self.spent_ns).min(SLICE_NS);
+        usize::try_from(left_ns / unit_ns).unwrap_or(usize::MAX).max(1)
+    }
+
     /// What was done, in counted nanoseconds.
     #[must_use]
     pub fn spent_ns(&self) -> u64 {

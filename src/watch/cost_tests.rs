@@ -7,6 +7,7 @@ use super::event_encoder::EventEncoder;
 use super::history::{SLICE, Way, slice};
 use super::{CatchUp, Feed, Notice, Order, Token, WatchRange};
 use crate::mvcc::Store;
+use crate::types::Slice;
 
 const PUTS: u64 = 200_000;
 const KEYS: u64 = 10_000;
@@ -137,7 +138,7 @@ fn cost_of_a_slice_of_history() {
     let mut feed = Feed::new(1, current);
     let order = Order::CatchUp(CatchUp { token: Token(0), from: 2, ranges: vec![rare()], watchers: 1 });
     assert!(feed.on_order(0, order, &store).is_none());
-    feed.work(&store, |_, notice| {
+    feed.work(&store, &mut Slice::new(), |_, notice| {
         let Notice::CaughtUp { batch, .. } = notice else { panic!("{notice:?}") };
         println!("  one key of a thousand changes: the first slice comes to revision {}", batch.through);
         assert_eq!(batch.events.len(), 256);

@@ -145,16 +145,17 @@ impl Feed {
 
     /// Answers the order for the past that has waited longest in the next shard's queue, and the orders
     /// behind it that cost nothing.
-    pub fn work(&mut self, store: &Store, mut give: impl FnMut(u16, Notice)) {
+    pub fn work(&mut self, store: &Store, slice: &mut Slice, mut give: impl FnMut(u16, Notice)) {
         if !self.has_work() {
             return;
         }
         self.check_collected(store);
+        let budget = self.budget.within(slice);
         let mut may_slice = true;
         if let Some((shard, reading)) = self.reading.take() {
             self.turn = usize::from(shard);
             may_slice = false;
-            let progress = reading.go_on(store, &mut self.encoder, self.budget, self.through);
+            let progress = reading.go_on(store, &mut self.encoder, budget, self.through);
             if !self.on_progress(shard, progress, &mut give) {
                 return;
             }
@@ -169,7 +170,7 @@ impl Feed {
         {
             let progress = match order {
                 Order::CatchUp(order) => {
-                    history::begin(order, store, &mut self.encoder, self.budget, self.through)
+                    history::begin(order, store, &mut self.encoder, budget, self.through)
                 }
                 order => Progress::Answered(self.answer(shard, order, store)),
             };

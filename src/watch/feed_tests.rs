@@ -9,7 +9,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
 use crate::pb::mvccpb;
-use crate::types::KeyRange;
+use crate::types::{KeyRange, Slice};
 use crate::watch::history::{SLICE, Way};
 use crate::watch::{CatchUp, Token};
 
@@ -56,7 +56,7 @@ fn collected(feed: &mut Feed, store: &Store) -> Vec<(u16, Batch)> {
 
 fn worked(feed: &mut Feed, store: &Store) -> Vec<(u16, Notice)> {
     let mut notices = Vec::new();
-    feed.work(store, |shard, notice| notices.push((shard, notice)));
+    feed.work(store, &mut Slice::new(), |shard, notice| notices.push((shard, notice)));
     notices
 }
 
@@ -309,7 +309,7 @@ fn a_long_revision_of_the_past_is_one_answer_that_is_read_in_many_slices_beside_
     assert!(feed.on_order(0, Order::Ask { token: Token(8) }, &store).is_none());
     let (mut told, mut goes) = (Vec::new(), 0);
     while told.len() < 2 {
-        feed.work(&store, |shard, notice| told.push((shard, notice)));
+        feed.work(&store, &mut Slice::new(), |shard, notice| told.push((shard, notice)));
         goes += 1;
         assert!(goes < 100);
         if told.is_empty() {
@@ -333,12 +333,12 @@ fn a_long_revision_of_the_past_is_one_answer_that_is_read_in_many_slices_beside_
     // History that is compacted meanwhile is told to be gone, or read anew: never a part of a revision.
     for (compacted, is_gone) in [(2, false), (3, true)] {
         assert!(feed.on_order(0, order(9), &store).is_none());
-        feed.work(&store, |_, notice| panic!("{notice:?}"));
+        feed.work(&store, &mut Slice::new(), |_, notice| panic!("{notice:?}"));
         store.compact(compacted);
         while !store.compact_slice(1_000) {}
         let mut told = Vec::new();
         while told.is_empty() {
-            feed.work(&store, |_, notice| told.push(notice));
+            feed.work(&store, &mut Slice::new(), |_, notice| told.push(notice));
         }
         match &told[0] {
             Notice::Overtaken { compacted: 3, .. } if is_gone => {}

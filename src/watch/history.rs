@@ -18,7 +18,8 @@ use std::borrow::Cow;
 use super::event_encoder::EventEncoder;
 use super::{Batch, CatchUp, Event, Notice, WatchRange, event_encoder};
 use crate::mvcc::{Change, KeyChanges, Store};
-use crate::types::{KeyRange, Revision};
+use crate::types::limits::{RECORD_NS, SLICE_NS};
+use crate::types::{KeyRange, Revision, Slice};
 
 /// After how much work a slice ends.
 #[derive(Debug, Clone, Copy)]
@@ -37,12 +38,23 @@ const COPIED_BYTES_MAX: usize = 512 << 10;
 const SLICE_BYTES_MIN: usize = 16 << 10;
 
 impl Budget {
+    /// What of it fits a slice, which is spent by it.
+    pub(super) fn within(self, slice: &mut Slice) -> Self {
+        let records = self.records.min(slice.units_left(RECORD_NS) as u64);
+        let bytes = self.bytes.min(slice.units_left(ENCODED_KIB_NS) << 10);
+        slice.spend(SLICE_NS);
+        Self { records, bytes }
+    }
+
     /// The budget of a slice for so many watchers.
     fn shared_by(self, watchers: usize) -> Self {
         let bytes = (COPIED_BYTES_MAX / watchers.max(1)).max(SLICE_BYTES_MIN).min(self.bytes);
         Self { bytes, ..self }
     }
 }
+
+/// Price of a KiB of events that is encoded.
+const ENCODED_KIB_NS: u64 = 1_000;
 
 /// A few tenths of a millisecond.
 pub(super) const SLICE: Budget = Budget { records: 4096, bytes: 256 << 10 };

@@ -23,6 +23,7 @@ use crate::shell::runtime::exit::{EXIT_LOG_FAILED, with_causes};
 use crate::shell::runtime::logging;
 use crate::shell::runtime::mesh::SharedRing;
 use crate::shell::runtime::placement::Core;
+use crate::shell::runtime::priority;
 use crate::shell::runtime::scrape::Scrape;
 
 /// How often a full disk is asked again.
@@ -106,6 +107,7 @@ pub(in crate::shell) fn start<S: Storage + Send + 'static>(
         {
             tracing::warn!(core, "the log writer could not be pinned to its core");
         }
+        priority::come_first();
         let state = LogWriter {
             wal,
             events,

@@ -7,19 +7,7 @@ use std::io;
 
 use crossbeam::channel;
 
-/// A quarter of a core against one thread of normal priority, all of an idle one. Less would make a transfer
-/// on a crowded machine so slow that what comes between (a new leader) makes it begin anew.
-const BACKGROUND_NICE: libc::c_int = 5;
-
-/// Lowers the calling thread's priority for good.
-#[expect(unsafe_code, reason = "the priority of one thread, which std does not offer")]
-fn give_way() {
-    // SAFETY: a system call without memory. On Linux 0 names the calling thread, not its process.
-    let answer = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, BACKGROUND_NICE) };
-    if answer != 0 {
-        tracing::debug!(error = %io::Error::last_os_error(), "a helper thread keeps its priority");
-    }
-}
+use super::priority;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -61,7 +49,7 @@ impl Helpers {
         job: impl FnOnce() + Send + 'static,
     ) {
         self.run(name, move || {
-            give_way();
+            priority::give_way();
             job();
         });
     }

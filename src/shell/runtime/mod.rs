@@ -10,6 +10,7 @@ pub(in crate::shell) mod mesh;
 pub(in crate::shell) mod pace;
 pub(in crate::shell) mod passwords;
 pub(in crate::shell) mod placement;
+pub(in crate::shell) mod priority;
 pub(in crate::shell) mod process;
 pub(in crate::shell) mod pulse;
 pub(in crate::shell) mod rights;

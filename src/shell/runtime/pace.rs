@@ -7,7 +7,10 @@
 use std::time::{Duration, Instant};
 
 use crate::types::Slice;
-use crate::types::limits::{SLICE_NS, SLICE_NS_MAX, TURN_NS, TURN_NS_MAX};
+use crate::types::limits::{SLICE_NS, SLICE_NS_MAX, TURN_NS, TURN_NS_IN_COMPANY, TURN_NS_MAX};
+
+/// How long after a call turns stay short. Whoever makes ten calls a second so never meets a long one.
+const COMPANY: Duration = Duration::from_millis(100);
 
 /// How often slices that took too long are told of.
 const TELL_PAUSE: Duration = Duration::from_secs(60);
@@ -32,11 +35,17 @@ pub(in crate::shell) struct Pace {
     long_turns: u64,
     longest: Duration,
     told_at: Option<Instant>,
+    /// Calls have come since the last turn.
+    has_calls: bool,
+    /// Turns are short until then.
+    company_until: Option<Instant>,
 }
 
 /// A turn under way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::shell) struct Turn {
+    /// Counted work of all its slices.
+    bound_ns: u64,
     spent_ns: u64,
     taken: Duration,
     slices: u64,
@@ -46,11 +55,45 @@ pub(in crate::shell) struct Turn {
 
 impl Pace {
     pub(in crate::shell) fn new(of: &'static str) -> Self {
-        Self { of, slices: 0, long_slices: 0, long_turns: 0, longest: Duration::ZERO, told_at: None }
+        Self {
+            of,
+            slices: 0,
+            long_slices: 0,
+            long_turns: 0,
+            longest: Duration::ZERO,
+            told_at: None,
+            has_calls: false,
+            company_until: None,
+        }
     }
 
-    pub(in crate::shell) fn begin(&self) -> Turn {
-        Turn::default()
+    /// Somebody's call has come, or goes on: it waits for the turns of this role.
+    pub(in crate::shell) fn on_calls(&mut self) {
+        self.has_calls = true;
+    }
+
+    pub(in crate::shell) fn begin(&mut self) -> Turn {
+        let bound_ns = if self.is_in_company() { TURN_NS_IN_COMPANY } else { TURN_NS };
+        Turn {
+            bound_ns,
+            spent_ns: 0,
+            taken: Duration::ZERO,
+            slices: 0,
+            long_slices: 0,
+            longest: Duration::ZERO,
+        }
+    }
+
+    fn is_in_company(&mut self) -> bool {
+        if !self.has_calls && self.company_until.is_none() {
+            return false;
+        }
+        let now = Instant::now();
+        if std::mem::take(&mut self.has_calls) {
+            self.company_until = Some(now + COMPANY);
+        }
+        self.company_until = self.company_until.filter(|until| now < *until);
+        self.company_until.is_some()
     }
 
     /// Ends a turn.
@@ -85,7 +128,7 @@ impl Pace {
 impl Turn {
     /// The next slice, unless the turn is over.
     pub(in crate::shell) fn next_slice(&self) -> Option<Slice> {
-        (self.spent_ns < TURN_NS).then(|| Slice::of(SLICE_NS.min(TURN_NS - self.spent_ns)))
+        (self.spent_ns < self.bound_ns).then(|| Slice::of(SLICE_NS.min(self.bound_ns - self.spent_ns)))
     }
 
     /// Whether any slice found something to do.
@@ -103,5 +146,35 @@ impl Turn {
         self.slices += 1;
         self.long_slices += u64::from(Duration::from_nanos(SLICE_NS_MAX) < taken);
         self.longest = self.longest.max(taken);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counted work of a turn whose slices are all spent.
+    fn turn_ns(pace: &mut Pace) -> u64 {
+        let mut turn = pace.begin();
+        while let Some(mut slice) = turn.next_slice() {
+            while !slice.is_spent() {
+                slice.spend_key();
+            }
+            turn.on_slice(&slice, Duration::ZERO);
+        }
+        pace.end(&turn);
+        turn.spent_ns
+    }
+
+    #[test]
+    fn turns_are_short_from_a_call_on_and_long_again_when_none_has_come_for_a_while() {
+        let mut pace = Pace::new("a test");
+        assert_eq!(turn_ns(&mut pace), TURN_NS);
+        pace.on_calls();
+        assert_eq!(turn_ns(&mut pace), TURN_NS_IN_COMPANY);
+        assert_eq!(turn_ns(&mut pace), TURN_NS_IN_COMPANY, "the call may still be on its way");
+        pace.company_until = Some(Instant::now());
+        assert_eq!(turn_ns(&mut pace), TURN_NS);
+        assert_eq!(pace.company_until, None, "and the clock is asked no more");
     }
 }

@@ -8,10 +8,9 @@ use crate::checkpoint::format::Header;
 use crate::raft::CheckpointMeta;
 use crate::replica::exchange::ToRaft;
 use crate::types::Slice;
-use crate::types::limits::SLICE_NS;
 
-/// Bytes of checkpoint made in one turn: a tenth of a millisecond or so of copying.
-const CHECKPOINT_SLICE_BYTES: usize = 256 << 10;
+/// Price of a KiB of checkpoint: a few records that lie in no cache, and their copying.
+const CHECKPOINT_KIB_NS: u64 = 1_000;
 
 /// How long a failed checkpoint is left alone.
 const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
@@ -44,14 +43,11 @@ impl StoreRole {
                 let (block, is_last) = match waiting {
                     Some(block) => (block, is_last),
                     None => {
-                        slice.spend(SLICE_NS);
-                        let mut block =
-                            Vec::with_capacity(CHECKPOINT_SLICE_BYTES + (CHECKPOINT_SLICE_BYTES >> 3));
-                        let is_last = self.machine.checkpoint_slice(
-                            &mut checkpoint,
-                            CHECKPOINT_SLICE_BYTES,
-                            &mut block,
-                        );
+                        let kib = slice.units_left(CHECKPOINT_KIB_NS);
+                        slice.spend(kib as u64 * CHECKPOINT_KIB_NS);
+                        let bytes = kib << 10;
+                        let mut block = Vec::with_capacity(bytes + (bytes >> 3));
+                        let is_last = self.machine.checkpoint_slice(&mut checkpoint, bytes, &mut block);
                         (block, is_last)
                     }
                 };

@@ -58,7 +58,7 @@ use crate::shell::runtime::mesh::{SharedBell, SharedRing};
 use crate::shell::runtime::pace::breathe;
 use crate::shell::runtime::rights::Rights;
 use crate::shell::runtime::wiring::StorePorts;
-use crate::types::limits::SLICE_NS;
+use crate::types::limits::KEY_NS;
 use crate::types::{Caller, FormatLevel, LogIndex, MemberId, Slice, Term, Ticket};
 use crate::upkeep::Standing;
 use auto_compaction::CompactionClock;
@@ -293,19 +293,27 @@ impl StoreRole {
             }
         })
         .detach();
+        let mut goes_on = false;
         loop {
-            let is_behind = self.take_messages();
+            let Taken { is_behind, has_calls } = self.take_messages();
             if idle_tick.take() {
                 self.on_idle_tick();
             }
             self.watch_quota();
             self.look_at_history();
             self.answer_scrapes();
-            let has_work = self.work() | self.lease_turn(is_behind) | self.read_what_waited();
-            if self.reported < self.applied {
-                self.reported = self.applied;
-                self.ports.to_raft.send_always(ToRaft::Applied { index: self.applied });
+            // Calls that were answered have their answers before long work goes on. What comes meanwhile does not
+            // put it off again.
+            if goes_on && has_calls {
+                self.tell_applied();
+                self.ring();
+                glommio::executor().yield_now().await;
+                goes_on = false;
+                continue;
             }
+            goes_on = self.work();
+            let has_work = goes_on | self.lease_turn(is_behind) | self.read_what_waited();
+            self.tell_applied();
             let is_waiting_for_room = self.ring();
             if has_work {
                 breathe().await;
@@ -340,81 +348,102 @@ impl StoreRole {
         }
     }
 
-    /// Whether more may be waiting.
-    fn take_messages(&mut self) -> bool {
+    /// Tells raft what is applied.
+    fn tell_applied(&mut self) {
+        if self.reported < self.applied {
+            self.reported = self.applied;
+            self.ports.to_raft.send_always(ToRaft::Applied { index: self.applied });
+        }
+    }
+
+    fn take_messages(&mut self) -> Taken {
         let mut left = MESSAGES_PER_TURN;
+        let mut has_calls = false;
         let rings = self.ports.inbox.len();
         self.first_ring = (self.first_ring + 1) % rings;
-        for slot in (self.first_ring..rings).chain(0..self.first_ring) {
-            // What comes behind a large write, reads that are to see it among it, waits for it.
-            while !self.waits_for_write(slot)
-                && let Some(message) = self.ports.inbox[slot].take()
-            {
-                match message {
-                    ToStore::Committed { entries, facts } => {
-                        self.on_facts(facts);
-                        self.apply_entries(slot, entries.into_iter());
-                        // Before the next message: what that one is told must not be ahead of this.
-                        self.collect_changes();
-                    }
-                    ToStore::Confirmed { reads } => {
-                        self.observed.begin();
-                        for (ticket, query) in reads {
+        let is_behind = 'rings: {
+            for slot in (self.first_ring..rings).chain(0..self.first_ring) {
+                // What comes behind a large write, reads that are to see it among it, waits for it.
+                while !self.waits_for_write(slot)
+                    && let Some(message) = self.ports.inbox[slot].take()
+                {
+                    has_calls |= is_of_calls(&message);
+                    match message {
+                        ToStore::Committed { entries, facts } => {
+                            self.on_facts(facts);
+                            self.apply_entries(slot, entries.into_iter());
+                            // Before the next message: what that one is told must not be ahead of this.
+                            self.collect_changes();
+                        }
+                        ToStore::Confirmed { reads } => {
+                            self.observed.begin();
+                            for (ticket, query) in reads {
+                                left = left.saturating_sub(self.read(ticket, query));
+                            }
+                        }
+                        ToStore::Pieces { order } => {
+                            if let Some(said) = self.long_reads.on_order(&mut self.machine, order) {
+                                self.say(said);
+                            }
+                        }
+                        ToStore::Read { ticket, query } => {
+                            self.observed.begin();
                             left = left.saturating_sub(self.read(ticket, query));
                         }
-                    }
-                    ToStore::Pieces { order } => {
-                        if let Some(said) = self.long_reads.on_order(&mut self.machine, order) {
-                            self.say(said);
+                        ToStore::LeaseAnswers { answers } => {
+                            let revision = self.machine.store().current_revision();
+                            for (ticket, body) in answers {
+                                self.answer(ticket, Ok(Response { revision, body, resume: None }));
+                            }
                         }
-                    }
-                    ToStore::Read { ticket, query } => {
-                        self.observed.begin();
-                        left = left.saturating_sub(self.read(ticket, query));
-                    }
-                    ToStore::LeaseAnswers { answers } => {
-                        let revision = self.machine.store().current_revision();
-                        for (ticket, body) in answers {
-                            self.answer(ticket, Ok(Response { revision, body, resume: None }));
+                        ToStore::Watch { shard, order } => {
+                            let term = self.facts.term;
+                            self.watch.on_order(
+                                shard,
+                                order,
+                                self.machine.store(),
+                                &self.ports.to_shards,
+                                term,
+                            );
                         }
-                    }
-                    ToStore::Watch { shard, order } => {
-                        let term = self.facts.term;
-                        self.watch.on_order(shard, order, self.machine.store(), &self.ports.to_shards, term);
-                    }
-                    ToStore::Leadership { facts } => {
-                        self.on_facts(facts);
-                        self.leases.on_leadership(self.leads());
-                        self.nodes.on_leadership(self.leads());
-                        self.give_back_lease_questions();
-                    }
-                    ToStore::LeaseRefused { number } => self.leases.on_refused(number),
-                    ToStore::NodeRefused { number } => self.nodes.on_refused(number),
-                    ToStore::Wait { shard, order } => {
-                        self.waits.on_order(shard, order, &self.machine, &self.ports.to_shards);
-                    }
-                    ToStore::CompactionRefused { number, refusal } => {
-                        if let Some(clock) = &mut self.auto_compaction {
-                            clock.on_refused(number, &format!("{refusal:?}"));
+                        ToStore::Leadership { facts } => {
+                            self.on_facts(facts);
+                            self.leases.on_leadership(self.leads());
+                            self.nodes.on_leadership(self.leads());
+                            self.give_back_lease_questions();
                         }
-                    }
-                    ToStore::CheckpointWanted => {
-                        // One that holds all there is may be on its way to raft; one that failed rests.
-                        let is_newer = self.checkpointed < self.applied;
-                        let may_try = self.checkpoint_after.is_none_or(|end| end <= Instant::now());
-                        if self.checkpointing.is_none() && is_newer && may_try {
-                            self.begin_checkpoint();
+                        ToStore::LeaseRefused { number } => self.leases.on_refused(number),
+                        ToStore::NodeRefused { number } => self.nodes.on_refused(number),
+                        ToStore::Wait { shard, order } => {
+                            self.waits.on_order(shard, order, &self.machine, &self.ports.to_shards);
                         }
+                        ToStore::CompactionRefused { number, refusal } => {
+                            if let Some(clock) = &mut self.auto_compaction {
+                                clock.on_refused(number, &format!("{refusal:?}"));
+                            }
+                        }
+                        ToStore::CheckpointWanted => {
+                            // One that holds all there is may be on its way to raft; one that failed rests.
+                            let is_newer = self.checkpointed < self.applied;
+                            let may_try = self.checkpoint_after.is_none_or(|end| end <= Instant::now());
+                            if self.checkpointing.is_none() && is_newer && may_try {
+                                self.begin_checkpoint();
+                            }
+                        }
+                        ToStore::Install { meta, machine } => self.install(&meta, machine),
                     }
-                    ToStore::Install { meta, machine } => self.install(&meta, machine),
-                }
-                left = left.saturating_sub(1);
-                if left == 0 {
-                    return true;
+                    left = left.saturating_sub(1);
+                    if left == 0 {
+                        break 'rings true;
+                    }
                 }
             }
+            false
+        };
+        if has_calls {
+            self.turns.on_calls();
         }
-        false
+        Taken { is_behind, has_calls }
     }
 
     fn on_facts(&mut self, facts: Facts) {
@@ -789,9 +818,10 @@ impl StoreRole {
             return false;
         }
         self.compact_after = None;
-        slice.spend(SLICE_NS);
+        let steps = self.upkeep.compaction_batch.min(slice.units_left(KEY_NS));
+        slice.spend(steps as u64 * KEY_NS);
         let (begun, was_compacting) = (self.observed.begin(), self.machine.store().is_compacting());
-        let is_paused = self.machine.work_slice(self.upkeep.compaction_batch);
+        let is_paused = self.machine.work_slice(steps);
         if was_compacting {
             self.observed.on_compaction_slice(begun, !self.machine.store().is_compacting());
         }
@@ -822,6 +852,25 @@ impl StoreRole {
         }
         !self.hashing.is_empty()
     }
+}
+
+/// What one look at the rings brought.
+struct Taken {
+    /// More may be waiting.
+    is_behind: bool,
+    /// Somebody was answered, or is going to be.
+    has_calls: bool,
+}
+
+/// Whether somebody waits for what this message brings. Those who take an answer in pieces are long work themselves.
+fn is_of_calls(message: &ToStore) -> bool {
+    matches!(
+        message,
+        ToStore::Committed { .. }
+            | ToStore::Confirmed { .. }
+            | ToStore::Read { .. }
+            | ToStore::LeaseAnswers { .. }
+    )
 }
 
 /// The cluster writes what this member may not read.

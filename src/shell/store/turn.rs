@@ -1,7 +1,7 @@
 //! Turns of the store: which kind of long work has its slice next.
 //!
 //! A turn gives each kind one slice, and then once more, as long as they have not come to `TURN_NS` of counted
-//! work together. The next turn begins with the kind at which this one stopped, so a kind with work has a slice at
+//! work together, or to `TURN_NS_IN_COMPANY` while calls are under way. The next turn begins with the kind at which this one stopped, so a kind with work has a slice at
 //! least every `KINDS` turns, whatever the others do. Within a kind, its own queue says who is next.
 
 use std::time::Duration;
@@ -49,7 +49,12 @@ impl Default for Turns {
 }
 
 impl Turns {
-    pub(super) fn begin(&self) -> Turn {
+    /// See [`Pace::on_calls`].
+    pub(super) fn on_calls(&mut self) {
+        self.pace.on_calls();
+    }
+
+    pub(super) fn begin(&mut self) -> Turn {
         Turn { given: 0, first: self.first, turn: self.pace.begin() }
     }
 

@@ -8,7 +8,6 @@ use crate::mvcc::Store;
 use crate::replica::exchange::ToShard;
 use crate::shell::runtime::mesh::Sender;
 use crate::shell::runtime::scrape::now_ns;
-use crate::types::limits::SLICE_NS;
 use crate::types::{Slice, Term};
 use crate::watch::{Feed, Notice, Order};
 
@@ -65,8 +64,7 @@ impl WatchFeed {
         if !self.feed.has_work() {
             return false;
         }
-        slice.spend(SLICE_NS);
-        self.feed.work(store, |shard, notice| send(to_shards, shard, term, notice));
+        self.feed.work(store, slice, |shard, notice| send(to_shards, shard, term, notice));
         self.feed.has_work()
     }
 }

@@ -1,0 +1,52 @@
+//! How the kernel is to rank threads of one core.
+
+#![expect(unsafe_code, reason = "the scheduling of one thread, which std does not offer")]
+
+use std::io;
+
+/// A quarter of a core against one thread of normal priority, all of an idle one. Less would make a transfer
+/// on a crowded machine so slow that what comes between (a new leader) makes it begin anew.
+const BACKGROUND_NICE: libc::c_int = 5;
+
+/// The least that Linux takes.
+const SHORT_SLICE_NS: u64 = 100_000;
+
+/// Lowers the calling thread's priority for good.
+pub(super) fn give_way() {
+    // SAFETY: a system call without memory. On Linux 0 names the calling thread, not its process.
+    let answer = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, BACKGROUND_NICE) };
+    if answer != 0 {
+        tracing::debug!(error = %io::Error::last_os_error(), "a helper thread keeps its priority");
+    }
+}
+
+/// Gives the calling thread the core as soon as it has something to do, for a tenth of a millisecond at a time.
+///
+/// Linux asks every thread how long it wants to run at once, 3 ms where nothing is said, and lets the one that wakes
+/// go first if it asks for less than the one that runs. A thread that works for some microseconds and sleeps would
+/// else wait until an executor that has much to do has run its slice. It takes no right to ask for less, and costs
+/// the others nothing but the switch. Before Linux 6.12 the wish is not heard.
+pub(in crate::shell) fn come_first() {
+    let wish = libc::sched_attr {
+        size: u32::try_from(size_of::<libc::sched_attr>()).expect("some 50 bytes"),
+        sched_policy: libc::SCHED_OTHER.unsigned_abs(),
+        sched_flags: 0,
+        sched_nice: nice(),
+        sched_priority: 0,
+        sched_runtime: SHORT_SLICE_NS,
+        sched_deadline: 0,
+        sched_period: 0,
+    };
+    // SAFETY: the kernel reads as many bytes as `size` says from the struct, which lives until the call returns. 0
+    // names the calling thread.
+    let answer = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wish, 0) };
+    if answer != 0 {
+        tracing::debug!(error = %io::Error::last_os_error(), "a thread keeps the slice of all others");
+    }
+}
+
+/// The calling thread's priority, which the wish above has to repeat.
+fn nice() -> libc::c_int {
+    // SAFETY: a system call without memory. An error looks like a priority of -1, and there is none for oneself.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+}
