@@ -122,7 +122,7 @@ fn the_directory_of_an_etcd_killed_under_load_goes_on_as_with_etcd() {
                 list.members.into_iter().map(|member| (member.id, member.name, member.peer_ur_ls)).collect()
             };
             assert_eq!(shown(own), shown(members));
-            assert!(server.output().contains("is imported once"), "{}", server.output());
+            server.says("is imported once").await;
             client.put_kv("key-1", "after").await.unwrap();
             let hash = client.hash_kv(0).await.unwrap().hash;
             drop(server);

@@ -215,7 +215,8 @@ async fn miss(puts: u64, padding: usize, flags: &[&str]) -> String {
     println!("{puts} writes behind, made in {wrote:?}: equal {:?} after its start", began.elapsed());
     assert_eq!(revision, i64::try_from(puts).unwrap() + 1);
     cluster.assert_equal_hashes(revision).await;
-    cluster.output(away)
+    // All of it: a process that ends waits for its log.
+    cluster.members[away].terminate().await.output
 }
 
 #[test]

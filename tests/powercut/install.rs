@@ -145,7 +145,7 @@ impl Life {
             assert!(Instant::now() < deadline, "it does not come up:\n{}", away.output());
             assert!(away.is_running(), "it ended by itself:\n{}", away.output());
         }
-        assert!(away.output().contains("installing the leader's checkpoint"), "{}", away.output());
+        away.says("installing the leader's checkpoint").await;
         away.kill();
         drop(away);
         Ok(Self { recording: mounted.finish(), writes, served: seen, launch: follower.clone() })

@@ -45,9 +45,11 @@ fn whoever_leads_compacts_and_the_others_do_not() {
             let client = cluster.client(member).await;
             until(PATIENCE, async || is_compacted(&client, old).await).await;
         }
+        // On a loaded machine another one may have led meanwhile.
         for member in (0..3).filter(|member| *member != leader) {
             let output = cluster.server(member).output();
-            assert!(!output.contains("auto periodic compaction"), "a follower compacts: {output}");
+            let has_led = output.contains("\"role\":\"Leader\"");
+            assert!(has_led || !output.contains("auto periodic compaction"), "a follower compacts: {output}");
         }
         cluster.members[leader].kill();
         let (heir, _) = cluster.roles().await;
@@ -55,7 +57,7 @@ fn whoever_leads_compacts_and_the_others_do_not() {
         let old = put(&client, "older").await;
         put(&client, "newest").await;
         until(PATIENCE, async || is_compacted(&client, old).await).await;
-        assert!(cluster.server(heir).output().contains("completed auto periodic compaction"));
+        cluster.server(heir).says("completed auto periodic compaction").await;
     });
 }
 
@@ -78,7 +80,7 @@ fn older_names_of_flags_start_a_member_and_are_told_in_its_log() {
             "--max-snapshots=10 has no effect",
             "--unsafe-no-fsync=true has no effect: every acknowledged write is synced",
         ] {
-            assert!(server.output().contains(words), "{words}");
+            server.says(words).await;
         }
     });
 }
