@@ -35,8 +35,11 @@ pub const HANDSHAKE_BYTES_MAX: usize = 16 * 1024;
 /// Longest text of another process that goes into our log, in bytes.
 const TEXT_BYTES_MAX: usize = 512;
 
-/// URLs that a Hello may tell.
+/// URLs that a Hello may tell, or a Welcome of another member.
 pub const PEER_URLS_MAX: usize = 16;
+
+/// What a Welcome tells of other members: half of what there is room for.
+const MOVED_BYTES_MAX: usize = HANDSHAKE_BYTES_MAX / 2;
 
 /// Why a connection is refused or ended. The numbers are on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -206,7 +209,8 @@ impl PeerIdentity {
         }
     }
 
-    /// Whether the sender of `hello` may talk to this process. The answer names no session and no life, and is for one way.
+    /// Whether the sender of `hello` may talk to this process. The answer names no session, no life and no other
+    /// member, and is for one way.
     ///
     /// # Errors
     /// The refusal to answer with.
@@ -280,6 +284,7 @@ impl PeerIdentity {
             duplex: false,
             format_level_max: self.format_level_max.0,
             format_level: known.format_level.0,
+            moved: Vec::new(),
         })
     }
 
@@ -324,6 +329,32 @@ impl PeerIdentity {
         check_format_level(MemberId(welcome.member), &welcome.release, reads, format_level)?;
         Ok(welcome)
     }
+}
+
+/// The URLs that members have told, for a Welcome. Members for which there is no room are left out.
+#[must_use]
+pub fn moved_to_wire(moved: impl IntoIterator<Item = (MemberId, Vec<String>)>) -> Vec<pb::Whereabouts> {
+    let mut room = MOVED_BYTES_MAX;
+    let mut wire = Vec::new();
+    for (member, mut peer_urls) in moved {
+        peer_urls.truncate(PEER_URLS_MAX);
+        let whereabouts = pb::Whereabouts { member: member.0, peer_urls };
+        // Its key and length come on top.
+        let bytes = whereabouts.encoded_len() + 4;
+        if bytes <= room {
+            room -= bytes;
+            wire.push(whereabouts);
+        }
+    }
+    wire
+}
+
+/// Where the acceptor says that other members are, as they have told it.
+pub fn moved_from_wire(welcome: &pb::Welcome) -> impl Iterator<Item = (MemberId, &[String])> {
+    welcome.moved.iter().map(|whereabouts| {
+        let count = whereabouts.peer_urls.len().min(PEER_URLS_MAX);
+        (MemberId(whereabouts.member), &whereabouts.peer_urls[..count])
+    })
 }
 
 /// Whether a member that reads up to `reads` may take part in a cluster at `level`.

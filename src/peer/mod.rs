@@ -45,6 +45,7 @@ mod tests;
 pub use frame::{FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameKind, PREFACE, Seal};
 pub use handshake::{
     Greeting, HANDSHAKE_BYTES_MAX, PEER_URLS_MAX, PeerIdentity, Refusal, RefusalCode, duplicate_of_newer,
+    moved_from_wire, moved_to_wire,
 };
 pub use lane::{Lane, lane_of};
 pub use lives::Lives;

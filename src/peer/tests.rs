@@ -372,6 +372,22 @@ fn every_handshake_fits_before_a_connection_is_trusted() {
     let mut buffer = BytesMut::new();
     put_message(&mut buffer, FrameKind::Hello, &greeter.hello(MemberId(2), Lane::Bulk));
     assert!(buffer.len() <= HANDSHAKE_BYTES_MAX);
+    // However many have moved, and wherever they say that they are.
+    let hello = greeter.hello(MemberId(2), Lane::Control).encode_to_vec();
+    let greeting = Greeting::read(hello.into()).unwrap();
+    for (members, url_bytes) in [(1_u64, 1), (3, 253), (5_000, 0), (5_000, 10), (5_000, 253), (2, 20_000)] {
+        let moved = (1..=members).map(|member| (MemberId(member), vec!["u".repeat(url_bytes); 40]));
+        let mut welcome = identity(2).welcome(&greeting, Acquaintance::default()).unwrap();
+        welcome.release = "r".repeat(512);
+        welcome.moved = moved_to_wire(moved);
+        let told: Vec<_> = moved_from_wire(&welcome).collect();
+        assert!(told.iter().all(|(_, urls)| urls.len() == PEER_URLS_MAX), "{told:?}");
+        let has_room = url_bytes < 20_000;
+        assert_eq!(told.first().map(|(member, _)| *member), has_room.then_some(MemberId(1)));
+        let mut buffer = BytesMut::new();
+        put_message(&mut buffer, FrameKind::Welcome, &welcome);
+        assert!(buffer.len() <= HANDSHAKE_BYTES_MAX, "{members} of {url_bytes}: {}", buffer.len());
+    }
 }
 
 #[test]
@@ -408,6 +424,10 @@ fn golden_bytes_of_the_handshake_still_mean_the_same() {
     let later =
         pb::Welcome { format_level_max: 3, format_level: 1, ..checked(Bytes::from_static(golden)).unwrap() };
     assert_eq!(later.encode_to_vec(), [golden, b"8\x03@\x01"].concat());
+    let moved = moved_to_wire([(MemberId(3), vec!["http://b".to_owned()])]);
+    let later = pb::Welcome { moved, ..checked(Bytes::from_static(golden)).unwrap() };
+    let moved = b"Z\x13\x09\x03\x00\x00\x00\x00\x00\x00\x00\x12\x08http://b";
+    assert_eq!(later.encode_to_vec(), [golden, moved].concat());
     let refusal = Refusal::new(RefusalCode::Version, "why");
     let golden: &[u8] = b"\x08\x01\x12\x03why";
     assert_eq!(refusal.to_wire().encode_to_vec(), golden);

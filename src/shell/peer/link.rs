@@ -25,7 +25,7 @@ use super::events::PeerEvent;
 use super::{About, Transport};
 use crate::config::{Address, Url};
 use crate::pb::peer::Hello as HelloWire;
-use crate::peer::{FrameKind, HANDSHAKE_BYTES_MAX, Lane, Refusal, RefusalCode, Seal};
+use crate::peer::{FrameKind, HANDSHAKE_BYTES_MAX, Lane, Refusal, RefusalCode, Seal, moved_from_wire};
 use crate::shell::net::within;
 use crate::shell::runtime::wake::{Broadcast, Wake};
 use crate::types::{FormatLevel, MemberId};
@@ -85,6 +85,8 @@ pub(super) struct Peer {
     pub urls: RefCell<Vec<Url>>,
     /// Where it says that it is, in the Hello of its newest connection.
     told_urls: RefCell<Vec<Url>>,
+    /// Where it has told another member that it is, if it has told this one nothing since.
+    heard_urls: RefCell<Vec<Url>>,
     /// Told by the member list; else by itself, in its Hello.
     pub is_listed: Cell<bool>,
     pub is_gone: Cell<bool>,
@@ -146,6 +148,7 @@ impl Peer {
             member,
             urls: RefCell::new(urls),
             told_urls: RefCell::default(),
+            heard_urls: RefCell::default(),
             is_listed: Cell::new(is_listed),
             is_gone: Cell::new(false),
             links: Default::default(),
@@ -169,11 +172,11 @@ impl Peer {
         self.links.iter().for_each(|link| link.poke.ring());
     }
 
-    /// Where to dial it: as the members have agreed, and then where it says that it is. A member that has
-    /// moved takes part by that before anybody has updated the list.
+    /// Where to dial it: as the members have agreed, then where it says that it is, or else has said to others. A
+    /// member that has moved takes part by that before anybody has updated the list.
     pub(super) fn candidates(&self) -> Vec<Url> {
         let mut candidates = self.urls.borrow().clone();
-        for url in self.told_urls.borrow().iter() {
+        for url in self.told_urls.borrow().iter().chain(self.heard_urls.borrow().iter()) {
             if !candidates.contains(url) {
                 candidates.push(url.clone());
             }
@@ -183,10 +186,27 @@ impl Peer {
 
     /// It has said where it is.
     pub(super) fn on_told(&self, urls: Vec<Url>) {
+        self.heard_urls.take();
         if *self.told_urls.borrow() != urls {
             self.told_urls.replace(urls);
             self.poke();
         }
+    }
+
+    /// Another member says where it has said that it is. Only its own word is passed on, so a word that was
+    /// true once does not go round for ever.
+    fn on_told_by_another(&self, urls: Vec<Url>) {
+        if *self.heard_urls.borrow() != urls {
+            self.heard_urls.replace(urls);
+            self.poke();
+        }
+    }
+
+    /// Where it says that it is, if the members have not agreed on that.
+    pub(super) fn moved(&self) -> Option<Vec<String>> {
+        let (listed, told) = (self.urls.borrow(), self.told_urls.borrow());
+        let has_moved = self.is_listed.get() && told.iter().any(|url| !listed.contains(url));
+        has_moved.then(|| told.iter().map(ToString::to_string).collect())
     }
 
     /// Its control connection has arrived.
@@ -513,6 +533,12 @@ impl Transport {
                 self.check_incarnation(to, welcome.incarnation).map_err(DialError::Refused)?;
                 let reads = FormatLevel(welcome.format_level_max);
                 self.meet_life(to, welcome.life, reads).map_err(DialError::Refused)?;
+                for (member, urls) in moved_from_wire(&welcome) {
+                    if let Some(peer) = self.peer(member) {
+                        let urls = urls.iter().filter_map(|url| Url::parse(url).ok());
+                        peer.on_told_by_another(urls.collect());
+                    }
+                }
                 let (ours, theirs) = Seal::pair(session, welcome.session).unzip();
                 connection.set_seal(ours);
                 reader.set_seal(theirs);

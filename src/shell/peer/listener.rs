@@ -24,7 +24,7 @@ use crate::config::Url;
 use crate::peer::handshake::Acquaintance;
 use crate::peer::{
     FrameError, FrameKind, Greeting, HANDSHAKE_BYTES_MAX, Lane, Refusal, RefusalCode, Seal,
-    duplicate_of_newer, lane_of,
+    duplicate_of_newer, lane_of, moved_to_wire,
 };
 use crate::raft::{Message, MessageKind};
 use crate::shell::net::listen::Listening;
@@ -282,6 +282,11 @@ impl Transport {
         welcome.session = self.next_session();
         welcome.life = lives.own;
         welcome.duplex = true;
+        if greeting.lane == Lane::Control {
+            let peers = self.peers.borrow();
+            let others = peers.values().filter(|peer| peer.member != from);
+            welcome.moved = moved_to_wire(others.filter_map(|peer| Some((peer.member, peer.moved()?))));
+        }
         connection.queue_message(FrameKind::Welcome, &welcome);
         let (theirs, ours) = Seal::pair(greeting.session, welcome.session).unzip();
         connection.set_seal(ours);

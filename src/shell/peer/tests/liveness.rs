@@ -212,6 +212,43 @@ fn a_member_that_has_moved_is_dialed_where_it_says_that_it_is() {
     });
 }
 
+/// The two know of each other where nobody is any more; the third has heard from both.
+#[test]
+fn two_members_that_have_moved_hear_of_each_other_from_the_one_that_stayed() {
+    run(async || {
+        let dead = Url::parse("http://127.0.0.1:1").unwrap();
+        let stayed = Node::start(config(1, 100));
+        stayed.transport.set_peers([2, 3].map(|member| (MemberId(member), vec![dead.clone()])));
+        let moved = async |member: u64, other: u64| {
+            let free = std::net::TcpListener::bind(local()).unwrap();
+            let address = free.local_addr().unwrap();
+            drop(free);
+            let mut config = config(member, member * 100);
+            config.peer_urls = vec![url(address)];
+            let moved = Node::start_at(config, address);
+            let peers = [(stayed.id(), vec![url(stayed.address)]), (MemberId(other), vec![dead.clone()])];
+            moved.transport.set_peers(peers);
+            moved.up(1).await;
+            stayed.up(member).await;
+            moved
+        };
+        let first = moved(2, 3).await;
+        let second = moved(3, 2).await;
+        second.up(2).await;
+        first.up(3).await;
+        first.transport.send(&heartbeat(2, 3));
+        assert_eq!(second.message().await, heartbeat(2, 3));
+        // The word of the member itself takes the place of what others say.
+        let known = first.transport.peer(MemberId(3)).unwrap().candidates();
+        assert_eq!(known, [dead.clone(), url(second.address)]);
+        // Nobody passes on what is listed, or what was only heard.
+        first.transport.set_peers([(MemberId(1), vec![url(stayed.address)]), (MemberId(3), known)]);
+        for (node, member) in [(&first, 3), (&second, 1)] {
+            assert_eq!(node.transport.peer(MemberId(member)).unwrap().moved(), None);
+        }
+    });
+}
+
 #[test]
 fn a_peer_that_leaves_the_list_is_left_and_its_address_may_change() {
     run(async || {
