@@ -59,7 +59,7 @@ const CLEARLY_FASTER: f64 = 0.75;
 /// About what five hundred puts of 256 bytes make.
 const LARGE_BYTES: usize = 128 << 10;
 const ROUNDS_MAX: usize = 60;
-const FILE_BYTES: u32 = 16 << 20;
+const FILE_BYTES: u32 = 8 << 20;
 /// Of each size. A disk of 10 ms a sync still gets ten rounds.
 const TIME_MAX: Duration = Duration::from_millis(200);
 

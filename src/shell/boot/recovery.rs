@@ -252,6 +252,7 @@ fn bootstrap(
         IdentityFile { cluster: cluster.id(), member, measured_sync: SyncMode::Mmap, is_ready: false };
     data_dir.write_identity(&identity)?;
     data_dir.reset_contents()?;
+    waiting.on(format!("the log in {} is being made", data_dir.wal().display()));
     if config.process.wal_sync == WalSync::Auto {
         identity.measured_sync = measure(data_dir)?;
     }
