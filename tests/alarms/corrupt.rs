@@ -1,9 +1,12 @@
 //! A member whose data differs is found, named, and stops nothing but writes.
 
+use std::time::Duration;
+
 use pinion_kit::client::refusal;
 use pinion_kit::pb::etcdserverpb as pb;
 use pinion_kit::pb::etcdserverpb::request_op::Request as Op;
 use pinion_kit::{Cluster, TEST_DEADLINE, block_on, server_is_etcd, skip};
+use tokio::time::Instant;
 
 use crate::cluster::{start, wait_alarms};
 use crate::{ACTIVATE, CORRUPT, DEACTIVATE, GET, forge};
@@ -143,7 +146,9 @@ fn alarms_are_the_same_on_every_member_and_survive_restarts_with_and_without_a_c
     block_on(TEST_DEADLINE, async {
         let mut cluster = start(FLAGS).await;
         let client = cluster.client(0).await;
-        let lease = client.lease_grant(&pb::LeaseGrantRequest { id: 7, ttl: 1 }).await.unwrap();
+        // Long enough to be there when nothing may change any more, on a loaded machine too.
+        let lease = client.lease_grant(&pb::LeaseGrantRequest { id: 7, ttl: 6 }).await.unwrap();
+        let granted = Instant::now();
         let held = pb::PutRequest { key: "held".into(), lease: lease.id, ..Default::default() };
         client.put(&held).await.unwrap();
         client.alarm(ACTIVATE, CORRUPT, 5).await.unwrap();
@@ -167,13 +172,14 @@ fn alarms_are_the_same_on_every_member_and_survive_restarts_with_and_without_a_c
         }
         // Its time is over, and it is there as long as nothing may change.
         let client = cluster.client(1).await;
+        tokio::time::sleep_until(granted + Duration::from_secs(7)).await;
         assert!(client.get("held").await.unwrap().is_some());
         client.alarm(DEACTIVATE, CORRUPT, 5).await.unwrap();
         for number in 0..40 {
             client.put_kv(&format!("k{number}"), "v").await.unwrap();
         }
         while client.get("held").await.unwrap().is_some() {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         cluster.terminate(2).await;
         cluster.spawn(2);

@@ -196,7 +196,10 @@ fn a_follower_that_was_away_comes_back_by_a_checkpoint_when_the_log_is_gone() {
     });
 }
 
-/// A follower misses so many writes, one at a time, and comes back; what it says meanwhile.
+/// Writers beside each other, so that their writes share syncs.
+const WRITERS: u64 = 8;
+
+/// A follower misses so many writes and comes back; what it says meanwhile.
 async fn miss(puts: u64, padding: usize, flags: &[&str]) -> String {
     let mut cluster = Cluster::start(3, flags).await;
     let leader = cluster.leader().await;
@@ -204,9 +207,19 @@ async fn miss(puts: u64, padding: usize, flags: &[&str]) -> String {
     cluster.kill(away);
     let client = cluster.server(leader).connect().await;
     let began = tokio::time::Instant::now();
-    for number in 0..puts {
-        let value = format!("v{number}{}", "=".repeat(padding));
-        client.put_kv(&format!("k{}", number % 100), &value).await.unwrap();
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let client = client.clone();
+            tokio::task::spawn_local(async move {
+                for number in (writer..puts).step_by(WRITERS as usize) {
+                    let value = format!("v{number}{}", "=".repeat(padding));
+                    client.put_kv(&format!("k{}", number % 100), &value).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
     }
     let wrote = began.elapsed();
     cluster.spawn(away);

@@ -1,5 +1,7 @@
 //! Leases and the clock: never early, hardly late, and remembered across a kill.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use pinion_kit::client::{Client, refusal};
@@ -99,9 +101,17 @@ fn leases_expire_never_early_and_within_a_second() {
             ..Default::default()
         };
         requests.create(request).unwrap();
-        let kept = grant(&client, 2, 1_000).await;
-        assert_eq!(kept.ttl, 2);
-        put(&client, "leased/kept", 1_000).await;
+        // Read all the while: what is told while others are still granted is in time.
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let reader = tokio::task::spawn_local({
+            let told = Rc::clone(&told);
+            async move {
+                loop {
+                    let response = next_events(&mut answers).await;
+                    told.borrow_mut().push((Instant::now(), response));
+                }
+            }
+        });
         // Granted between these two moments: the lease may end 2 s after the first, not sooner.
         let mut granted = Vec::new();
         for number in 1..=100 {
@@ -110,16 +120,21 @@ fn leases_expire_never_early_and_within_a_second() {
             granted.push((before, Instant::now()));
             put(&client, &format!("leased/{number}"), number).await;
         }
+        // The last of all: it is renewed from here on.
         let (mut keep, mut kept_alive) = client.keep_alive().await.unwrap();
+        assert_eq!(grant(&client, 2, 1_000).await.ttl, 2);
+        put(&client, "leased/kept", 1_000).await;
+        let renewed = Instant::now();
         let mut ended = 0;
         let (mut earliest, mut latest) = (Duration::MAX, Duration::ZERO);
-        while ended < 100 {
-            // Several times within its 2 s, paced by what happens to the others and by this timer.
-            let response = tokio::time::timeout(Duration::from_millis(500), next_events(&mut answers)).await;
-            let now = Instant::now();
+        // Longer than it lives by itself, too.
+        while ended < 100 || renewed.elapsed() < Duration::from_secs(3) {
             keep.send(&pb::LeaseKeepAliveRequest { id: 1_000 }).unwrap();
             assert_eq!(kept_alive.next().await.unwrap().unwrap().ttl, 2, "it is kept alive");
-            for event in response.map(|response| response.events).unwrap_or_default() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert!(!reader.is_finished(), "the stream goes on");
+            let told = told.take().into_iter();
+            for (now, event) in told.flat_map(|(now, told)| told.events.into_iter().map(move |e| (now, e))) {
                 assert_eq!(event.r#type, 1);
                 let lease = event.prev_kv.expect("asked for").lease;
                 assert_ne!(lease, 1_000, "the lease that was kept alive ended");
@@ -132,6 +147,7 @@ fn leases_expire_never_early_and_within_a_second() {
                 ended += 1;
             }
         }
+        reader.abort();
         println!("100 leases of 2 s ended after {earliest:?} to {latest:?}");
         // A second, and what a loaded machine takes to tell us.
         assert!(latest < Duration::from_millis(3_500), "a lease of 2 s ended after {latest:?}");

@@ -1,5 +1,6 @@
 //! Watch streams as no sane client opens them: etcd's answers, bounded memory, and nobody else waits.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -145,26 +146,31 @@ fn watcher_that_does_not_read_costs_bounded_memory_and_nobody_else_time() {
 
         let before = server.resident_bytes();
         let value = Bytes::from(vec![b'v'; 100]);
+        // 100 changes in one revision, each to a key of its own.
+        let op = |key: usize| {
+            let key = format!("k/{key:02}").into();
+            let put = pb::PutRequest { key, value: value.clone(), ..Default::default() };
+            pb::RequestOp { request: Some(Op::RequestPut(put)) }
+        };
+        let txn = Rc::new(pb::TxnRequest { success: (0..100).map(op).collect(), ..Default::default() });
         let mut slowest = Duration::ZERO;
         let mut written = 0;
-        let mut portion = 0;
         while written < events {
-            // 100 changes in one revision, each to a key of its own.
-            let op = |key: usize| {
-                let key = format!("k/{key:02}").into();
-                let put = pb::PutRequest { key, value: value.clone(), ..Default::default() };
-                pb::RequestOp { request: Some(Op::RequestPut(put)) }
-            };
-            let txn = pb::TxnRequest { success: (0..100).map(op).collect(), ..Default::default() };
-            client.txn(&txn).await.unwrap();
-            written += 100;
-            portion += 1;
-            if portion % 20 == 0 {
-                let began = Instant::now();
-                client.put_kv("other", "v").await.unwrap();
-                assert_eq!(next(&mut other).await.events.len(), 1);
-                slowest = slowest.max(began.elapsed());
+            // Twenty at once, which share syncs.
+            let portion: Vec<_> = (0..20)
+                .map(|_| {
+                    let (client, txn) = (client.clone(), Rc::clone(&txn));
+                    tokio::task::spawn_local(async move { client.txn(&txn).await.unwrap() })
+                })
+                .collect();
+            for done in portion {
+                done.await.unwrap();
+                written += 100;
             }
+            let began = Instant::now();
+            client.put_kv("other", "v").await.unwrap();
+            assert_eq!(next(&mut other).await.events.len(), 1);
+            slowest = slowest.max(began.elapsed());
         }
         let growth = server.resident_bytes_peak().saturating_sub(before);
         // The store itself keeps every change: about 100 bytes of value and its bookkeeping each.
@@ -203,10 +209,21 @@ fn watcher_that_does_not_read_is_cancelled_when_a_compaction_overtakes_it() {
         requests.create(create("k", "", 1)).unwrap();
         assert!(next(&mut unread).await.created);
         let value = "v".repeat(20_000);
-        let mut last = 0;
-        for _ in 0..1_500 {
-            last = client.put_kv("k", &value).await.unwrap().header.unwrap().revision;
+        // Some at once, which share syncs.
+        let writers: Vec<_> = (0..10)
+            .map(|_| {
+                let (client, value) = (client.clone(), value.clone());
+                tokio::task::spawn_local(async move {
+                    for _ in 0..150 {
+                        client.put_kv("k", &value).await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.await.unwrap();
         }
+        let last = 1 + 10 * 150;
         let request = pb::CompactionRequest { revision: last, physical: true };
         client.compact(&request).await.unwrap();
         // It gets what had been sent or kept for it, without a gap, and then either all or the truth.
