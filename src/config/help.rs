@@ -10,6 +10,18 @@ pub const ETCD_API_VERSION: &str = "3.7.1";
 /// Widest line of `--help`.
 const COLUMNS: usize = 100;
 
+/// Where flags are shown, in this order.
+pub(super) const GROUPS: [(Group, &str); 8] = [
+    (Group::Member, "Member"),
+    (Group::Clustering, "Cluster"),
+    (Group::Limits, "Limits and connections"),
+    (Group::Security, "Certificates"),
+    (Group::Auth, "Users and roles"),
+    (Group::Logging, "Logging"),
+    (Group::Pinion, "Pinion's own (variables begin with PINION_)"),
+    (Group::Other, "Other"),
+];
+
 /// The commit that this binary was built from, with a `+` if files had changed; `unknown` outside of a repository.
 pub const COMMIT: &str = env!("PINION_COMMIT");
 
@@ -28,16 +40,7 @@ pub(super) fn help() -> String {
          given as a variable, ETCD_ and the name in capitals (--data-dir is ETCD_DATA_DIR). A flag beats\n\
          its variable. Without any flag a durable single member listens on 127.0.0.1:2379.\n",
     );
-    for (group, title) in [
-        (Group::Member, "Member"),
-        (Group::Clustering, "Cluster"),
-        (Group::Limits, "Limits and connections"),
-        (Group::Security, "Certificates"),
-        (Group::Auth, "Users and roles"),
-        (Group::Logging, "Logging"),
-        (Group::Pinion, "Pinion's own (variables begin with PINION_)"),
-        (Group::Other, "Other"),
-    ] {
+    for (group, title) in GROUPS {
         writeln!(text, "\n{title}:").expect("a String takes every write");
         for flag in flags::all().filter(|flag| flag.group == group && flag.support == Support::Used) {
             let hint = match flag.kind {

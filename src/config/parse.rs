@@ -12,10 +12,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::file;
 use super::flags::{self, FILE_FLAG, Flag, GATES_FLAG, Kind, Support};
 use super::url::Url;
 use super::value::{self, NumberError};
+use super::{file, nearest};
 
 /// Why the process does not start, and with which code it exits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +97,8 @@ pub(super) fn settings(
         // Go's spelling of the same wish.
         let name = if name == "h" { "help" } else { name };
         let Some(flag) = flags::find(name) else {
-            return Err(Refused::usage(format!("flag provided but not defined: -{name}")));
+            let hint = nearest::flag_hint(name);
+            return Err(Refused::usage(format!("flag provided but not defined: -{name}{hint}")));
         };
         let value = match (value, flag.kind) {
             (Some(value), _) => value,
@@ -115,7 +116,8 @@ pub(super) fn settings(
     let asks_only =
         ["help", "help-markdown", "help-metrics", "version"].iter().any(|name| settings.is_given(name));
     if let Some(stray) = stray.filter(|_| !asks_only) {
-        return Err(Refused::contradiction(format!("{stray:?} is not a valid flag")));
+        let hint = nearest::command_hint(&stray);
+        return Err(Refused::contradiction(format!("{stray:?} is not a valid flag{hint}")));
     }
     let variables: Vec<(String, String)> = variables.into_iter().collect();
     let mut warnings = match settings.file_of(&variables).filter(|_| !asks_only) {

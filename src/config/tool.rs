@@ -5,10 +5,11 @@
 //!
 //! Compatibility: `snapshot restore` and `snapshot status` have etcdutl's flags and defaults.
 
+use super::commands::SHELLS;
 use super::parse::Refused;
 use super::url::Url;
 use super::value::parse_signed;
-use super::{Config, Parsed};
+use super::{Config, Parsed, completion, help, man, nearest};
 
 /// What a command line asks for that begins with a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +94,10 @@ Commands, none of which needs a server:
   pinion hashkv DIR|FILE [--rev N] [--wal-dir DIR]
                                         etcd's HashKV of a data directory of Pinion, or of a snapshot
 
+  pinion completion bash|zsh|fish       a script by which that shell completes commands and flags
+  pinion man                            the manual page: pinion man | man -l -
+  pinion version                        release, etcd's API version, commit and build
+
   -w, --write-out simple|table|json|fields
 ";
 
@@ -128,6 +133,9 @@ pub fn parse(args: &[String]) -> Option<Result<Tool, Refused>> {
         ("recover", _) => Some(recover(rest)),
         ("status", _) => Some(status(rest)),
         ("hashkv", _) => Some(hash_kv(rest)),
+        ("completion", _) => Some(completion(rest)),
+        ("man", None) => Some(Ok(Tool::Print(man::page()))),
+        ("version", None) => Some(Ok(Tool::Print(help::version()))),
         _ => None,
     }
 }
@@ -148,7 +156,8 @@ fn restore(args: &[String]) -> Result<Tool, Refused> {
     let mut own = Vec::new();
     for (name, value) in std::mem::take(&mut words.flags) {
         if !MEMBERS_OWN.contains(&name.as_str()) {
-            return Err(Refused::usage(format!("flag provided but not defined: -{name}")));
+            let hint = nearest::flag_hint_among(&name, "snapshot restore");
+            return Err(Refused::usage(format!("flag provided but not defined: -{name}{hint}")));
         }
         let value = value.ok_or_else(|| Refused::usage(format!("flag needs an argument: -{name}")))?;
         own.push(format!("--{name}={value}"));
@@ -198,7 +207,7 @@ fn recover(args: &[String]) -> Result<Tool, Refused> {
     let force_new_cluster = words.take("force-new-cluster")?;
     let force_older = words.take_flag("force-new-cluster-of-older")?;
     let bump_revision = words.take_bump()?;
-    words.end()?;
+    words.end("recover")?;
     let dirs = words.positional;
     if dirs.is_empty() {
         return Err(Refused::usage(format!("recover: of which data directories?\n{USAGE}")));
@@ -234,7 +243,7 @@ fn snapshot_status(args: &[String]) -> Result<Tool, Refused> {
     }
     let mut words = Words::read(args, &[])?;
     let format = words.take_format()?;
-    words.end()?;
+    words.end("snapshot status")?;
     Ok(Tool::SnapshotStatus { file: words.only("the snapshot's file")?, format })
 }
 
@@ -244,7 +253,7 @@ fn status(args: &[String]) -> Result<Tool, Refused> {
     }
     let mut words = Words::read(args, &[])?;
     let (format, wal_dir) = (words.take_format()?, words.take("wal-dir")?);
-    words.end()?;
+    words.end("status")?;
     Ok(Tool::Status { dir: words.only("the data directory")?, wal_dir, format })
 }
 
@@ -255,12 +264,19 @@ fn hash_kv(args: &[String]) -> Result<Tool, Refused> {
     let mut words = Words::read(args, &[])?;
     let (format, wal_dir) = (words.take_format()?, words.take("wal-dir")?);
     let revision = words.take_number("rev")?.unwrap_or_default();
-    words.end()?;
+    words.end("hashkv")?;
     Ok(Tool::HashKv {
         path: words.only("the data directory or the snapshot's file")?,
         wal_dir,
         revision,
         format,
+    })
+}
+
+fn completion(args: &[String]) -> Result<Tool, Refused> {
+    let script = args.first().filter(|_| args.len() == 1).and_then(|shell| completion::script(shell));
+    script.map(Tool::Print).ok_or_else(|| {
+        Refused::usage(format!("completion: of which shell? {} are known\n{USAGE}", SHELLS.join(", ")))
     })
 }
 
@@ -344,9 +360,12 @@ impl Words {
     }
 
     /// Refuses flags that nobody took.
-    fn end(&self) -> Result<(), Refused> {
+    fn end(&self, command: &str) -> Result<(), Refused> {
         match self.flags.first() {
-            Some((name, _)) => Err(Refused::usage(format!("flag provided but not defined: -{name}"))),
+            Some((name, _)) => {
+                let hint = nearest::flag_hint_among(name, command);
+                Err(Refused::usage(format!("flag provided but not defined: -{name}{hint}")))
+            }
             None => Ok(()),
         }
     }
@@ -365,6 +384,8 @@ impl Words {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::commands::COMMANDS;
+    use crate::config::flags::{self, Support};
 
     fn parsed(line: &str) -> Option<Result<Tool, Refused>> {
         let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
@@ -415,6 +436,51 @@ mod tests {
     }
 
     #[test]
+    fn the_table_of_commands_has_what_is_parsed_and_what_help_shows() {
+        for command in COMMANDS {
+            let first = command.words.split(' ').next().unwrap();
+            assert!(parsed(first).is_some(), "{} is no command", command.words);
+            assert!(
+                command.words == "help" || USAGE.contains(&format!("pinion {}", command.words)),
+                "{}",
+                command.words
+            );
+            for flag in command.flags {
+                assert!(
+                    USAGE.contains(&format!("--{flag}")),
+                    "help does not show --{flag} of {}",
+                    command.words
+                );
+                // Whatever it is refused for, it is known.
+                let line = format!("{} --{flag}=1 x", command.words);
+                if let Some(Err(refused)) = parsed(&line) {
+                    assert!(!refused.message.contains("not defined"), "{line}: {}", refused.message);
+                }
+            }
+        }
+        let shown = USAGE.lines().filter_map(|line| line.strip_prefix("  pinion "));
+        for line in shown {
+            let known = COMMANDS.iter().any(|command| line.starts_with(command.words));
+            assert!(known, "help shows `{line}`, which the table of commands has not");
+        }
+    }
+
+    #[test]
+    fn scripts_and_the_manual_name_every_flag_that_works_and_every_command() {
+        let texts = SHELLS.iter().map(|shell| completion::script(shell).unwrap()).chain([man::page()]);
+        for text in texts {
+            let text = text.replace("\\-", "-");
+            for flag in flags::all().filter(|flag| flag.support == Support::Used) {
+                let forms = [format!("--{}", flag.name), format!("-l {}", flag.name)];
+                assert!(forms.iter().any(|form| text.contains(form)), "{} is missing in:\n{text}", flag.name);
+            }
+            for word in COMMANDS.iter().flat_map(|command| command.words.split(' ')) {
+                assert!(text.contains(word), "{word} is missing in:\n{text}");
+            }
+        }
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused_by_name() {
         for (line, words) in [
             ("snapshot", "restore or status"),
@@ -441,6 +507,11 @@ mod tests {
             ("status", "0 arguments"),
             ("hashkv d --rev x", "--rev=x"),
             ("hashkv d --nope=1", "-nope"),
+            ("hashkv d --wal-dri=1", "did you mean --wal-dir?"),
+            ("snapshot restore a --bump-revison=1", "did you mean --bump-revision?"),
+            ("completion", "of which shell?"),
+            ("completion csh", "bash, zsh, fish"),
+            ("completion bash zsh", "of which shell?"),
         ] {
             assert!(refusal(line).contains(words), "{line}: {}", refusal(line));
         }

@@ -4,6 +4,7 @@
 
 mod auto_compaction;
 mod bad_input;
+mod command_line;
 mod compaction;
 mod data_dirs;
 mod disk_full;

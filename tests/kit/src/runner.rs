@@ -31,7 +31,8 @@ pub fn installed(program: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
     let found = path.split(':').map(|dir| Path::new(dir).join(program)).find(|path| path.is_file());
     if found.is_none() {
-        skip(&format!("{program} is not installed (Debian: apt-get install etcd-server etcd-client)"));
+        let packages = if program.starts_with("etcd") { "etcd-server etcd-client" } else { program };
+        skip(&format!("{program} is not installed (Debian: apt-get install {packages})"));
     }
     found
 }
