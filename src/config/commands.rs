@@ -5,10 +5,12 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Takes {
     Nothing,
-    File,
+    /// One file.
+    Path,
     Directory,
     Directories,
-    FileOrDirectory,
+    /// A file or a directory.
+    Either,
     /// One of these words.
     Word(&'static [&'static str]),
 }
@@ -31,7 +33,7 @@ pub(super) const SHELLS: &[&str] = &["bash", "zsh", "fish"];
 pub(super) static COMMANDS: &[Command] = &[
     Command {
         words: "snapshot restore",
-        takes: Takes::File,
+        takes: Takes::Path,
         flags: &[
             "name",
             "data-dir",
@@ -47,7 +49,7 @@ pub(super) static COMMANDS: &[Command] = &[
     },
     Command {
         words: "snapshot status",
-        takes: Takes::File,
+        takes: Takes::Path,
         flags: &["write-out"],
         about: "hash, revision, keys, size and version of a snapshot",
     },
@@ -75,7 +77,7 @@ pub(super) static COMMANDS: &[Command] = &[
     },
     Command {
         words: "hashkv",
-        takes: Takes::FileOrDirectory,
+        takes: Takes::Either,
         flags: &["rev", "wal-dir", "write-out"],
         about: "etcd's HashKV of a data directory of Pinion, or of a snapshot",
     },

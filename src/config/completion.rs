@@ -27,7 +27,8 @@ fn offered() -> impl Iterator<Item = &'static Flag> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Value {
     None,
-    File,
+    /// A file.
+    Path,
     Directory,
     Other,
 }
@@ -41,7 +42,7 @@ fn value_of(flag: &Flag) -> Value {
 
 fn value_of_name(name: &str) -> Value {
     if name.ends_with("-file") {
-        Value::File
+        Value::Path
     } else if name.ends_with("-dir") || name == "force-new-cluster" {
         Value::Directory
     } else if matches!(name, "skip-hash-check" | "mark-compacted" | "force-new-cluster-of-older") {
@@ -95,7 +96,7 @@ fn bash() -> String {
          \x20   if [[ $cur == = ]]; then cur=; elif [[ $prev == = ]]; then prev=\"${COMP_WORDS[COMP_CWORD-2]}\"; fi\n\
          \x20   case $prev in\n",
     );
-    for (value, how) in [(Value::File, "-f"), (Value::Directory, "-d")] {
+    for (value, how) in [(Value::Path, "-f"), (Value::Directory, "-d")] {
         let names = pattern(value);
         writeln!(text, "        {names}) COMPREPLY=($(compgen {how} -- \"$cur\")); return;;").expect(WRITES);
     }
@@ -128,7 +129,7 @@ fn bash() -> String {
         let also = match takes {
             Takes::Nothing => String::new(),
             Takes::Word(words) => format!(" $(compgen -W \"{}\" -- \"$cur\")", words.join(" ")),
-            Takes::File | Takes::FileOrDirectory => " $(compgen -f -- \"$cur\")".to_owned(),
+            Takes::Path | Takes::Either => " $(compgen -f -- \"$cur\")".to_owned(),
             Takes::Directory | Takes::Directories => " $(compgen -d -- \"$cur\")".to_owned(),
         };
         let line = format!("        \"{words}\") COMPREPLY=($(compgen -W \"{flags}\" -- \"$cur\"){also});;");
@@ -159,7 +160,7 @@ fn zsh() -> String {
     for flag in offered() {
         let value = match value_of(flag) {
             Value::None => "",
-            Value::File => "=:file:_files",
+            Value::Path => "=:file:_files",
             Value::Directory => "=:directory:_files -/",
             Value::Other => "=:value:",
         };
@@ -176,13 +177,13 @@ fn zsh() -> String {
         };
         let flags = command.flags.iter().map(|name| match value_of_name(name) {
             Value::None => format!("'--{name}'"),
-            Value::File => format!("'--{name}=:file:_files'"),
+            Value::Path => format!("'--{name}=:file:_files'"),
             Value::Directory => format!("'--{name}=:directory:_files -/'"),
             Value::Other => format!("'--{name}=:value:'"),
         });
         let rest = match command.takes {
             Takes::Nothing => None,
-            Takes::File | Takes::FileOrDirectory => Some("'*:file:_files'".to_owned()),
+            Takes::Path | Takes::Either => Some("'*:file:_files'".to_owned()),
             Takes::Directory | Takes::Directories => Some("'*:directory:_files -/'".to_owned()),
             Takes::Word(words) => Some(format!("'*:word:({})'", words.join(" "))),
         };
@@ -234,7 +235,7 @@ fn fish() -> String {
         }
         match command.takes {
             Takes::Nothing => {}
-            Takes::File | Takes::FileOrDirectory | Takes::Directory | Takes::Directories => {
+            Takes::Path | Takes::Either | Takes::Directory | Takes::Directories => {
                 writeln!(text, "complete -c pinion -n '{seen}' -F").expect(WRITES);
             }
             Takes::Word(words) => {
@@ -253,7 +254,7 @@ fn fish() -> String {
 fn taken(value: Value) -> &'static str {
     match value {
         Value::None => "",
-        Value::File | Value::Directory => " -r -F",
+        Value::Path | Value::Directory => " -r -F",
         Value::Other => " -x",
     }
 }

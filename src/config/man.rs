@@ -29,10 +29,10 @@ pub(super) fn page() -> String {
     for command in COMMANDS {
         let takes = match command.takes {
             Takes::Nothing => String::new(),
-            Takes::File => " \\fIFILE\\fR".to_owned(),
+            Takes::Path => " \\fIFILE\\fR".to_owned(),
             Takes::Directory => " \\fIDIR\\fR".to_owned(),
             Takes::Directories => " \\fIDIR\\fR...".to_owned(),
-            Takes::FileOrDirectory => " \\fIDIR\\fR|\\fIFILE\\fR".to_owned(),
+            Takes::Either => " \\fIDIR\\fR|\\fIFILE\\fR".to_owned(),
             Takes::Word(words) => format!(" {}", words.join("|")),
         };
         writeln!(text, ".br\n\\fBpinion {}\\fR{takes}", plain(command.words)).expect(WRITES);
