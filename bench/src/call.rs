@@ -110,7 +110,17 @@ pub(crate) fn count_keys(endpoint: &Endpoint, timeout: Duration) -> Result<u64, 
 
 /// The store's revision.
 pub(crate) fn revision(endpoint: &Endpoint, timeout: Duration) -> Result<i64, ClientError> {
-    let reply = call(endpoint, Method::Range, &probe_request(), timeout)?;
+    revision_of(endpoint, Method::Range, &probe_request(), timeout)
+}
+
+/// The revision that an answer's header has.
+pub(crate) fn revision_of(
+    endpoint: &Endpoint,
+    method: Method,
+    message: &[u8],
+    timeout: Duration,
+) -> Result<i64, ClientError> {
+    let reply = call(endpoint, method, message, timeout)?;
     messages::read_header_revision(&reply).map_err(|error| ClientError::Call(error.to_string()))
 }
 

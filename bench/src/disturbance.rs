@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::call;
 use crate::client::{self, ClientError, Endpoint, Plan, Unobserved};
 use crate::http2::Method;
+use crate::messages;
 use crate::subject::Subject;
 use crate::watch::{Bench, CatchUp};
 use crate::watchers::{Scope, Shape};
@@ -27,6 +28,7 @@ const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(60);
 /// Streams and connections of the latecomers.
 const LATE_STREAMS: usize = 1_000;
 const LATE_CONNECTIONS: usize = 10;
+const LATE_VALUE_BYTES: usize = 256;
 
 /// The work that goes on beside the puts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
@@ -42,7 +44,7 @@ pub(crate) enum Disturbance {
     Compact,
     /// A checkpoint of all keys is written (pinion alone has any)
     Checkpoint,
-    /// --latecomers watchers read the last --history revisions, again and again
+    /// --latecomers watchers read --history revisions of one key, again and again
     Latecomers,
     /// A hundred thousand keys are deleted at once, ten times
     Delete,
@@ -163,16 +165,24 @@ impl Scene<'_> {
         Ok(Happened { begin, end: Instant::now(), times: 10 })
     }
 
+    /// The history is of one key, so that they all have it one day: of what is put meanwhile, thousands of watchers
+    /// would be told more than any server can say.
     fn latecomers(&self) -> Result<(), ClientError> {
         let streams = LATE_STREAMS.min(self.latecomers);
         let connections = LATE_CONNECTIONS.min(streams);
-        let shape = Shape { watchers: self.latecomers, streams, connections, scope: Scope::Prefix };
-        let target = call::revision(self.endpoint, CALL_TIMEOUT)?;
-        let base = target.saturating_sub_unsigned(self.history);
+        let shape = Shape { watchers: self.latecomers, streams, connections, scope: Scope::OneKey };
+        let (mut key, mut message) = (Vec::new(), Vec::new());
+        shape.space(1, LATE_VALUE_BYTES).put_key(&mut key, 0);
+        messages::put_put(&mut message, &key, &[b'h'; LATE_VALUE_BYTES], 0);
+        let base = call::revision(self.endpoint, CALL_TIMEOUT)?;
+        let mut target = base;
+        for _ in 0..self.history {
+            target = call::revision_of(self.endpoint, Method::Put, &message, CALL_TIMEOUT)?;
+        }
         let subject = Subject { endpoint: self.endpoint.clone(), pid: None };
         let (ready, _is_ready) = mpsc::channel();
         let catch_up = CatchUp { shape, limit: CALL_TIMEOUT };
-        let (late, ..) = catch_up.watch(base, target, &subject, self.bench, &ready)?;
+        let (late, ..) = catch_up.watch(base, target, self.history, &subject, self.bench, &ready)?;
         match late.book.faults.lines().first() {
             None => Ok(()),
             Some(fault) => Err(ClientError::Call(format!("latecomers: {}: {}", fault.what, fault.example))),
