@@ -6,6 +6,7 @@ mod auto_compaction;
 mod bad_input;
 mod command_line;
 mod compaction;
+mod container;
 mod data_dirs;
 mod disk_full;
 mod etcdctl;
