@@ -499,10 +499,6 @@ impl Machine {
             // Whether it is permitted was asked before.
             Query::Permit(_) => Ok(self.response(Vec::new())),
             Query::Token(_) => unreachable!("the store role gives tokens to the member's memory"),
-            Query::Guarded(guarded) => {
-                self.permit(guarded.login.as_deref(), &guarded.query)?;
-                self.read(&guarded.query, facts)
-            }
             Query::NotOlder(_) => {
                 unreachable!("the store role lets it wait, and takes it out of its wrapping")
             }

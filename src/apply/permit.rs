@@ -103,7 +103,6 @@ impl Machine {
                 realm.check(login, Access::Read, KeyRange::new(key, range_end))
             }
             Query::Permit(Permit::Ask(query)) => self.permit(login, query),
-            Query::Guarded(guarded) => self.permit(guarded.login.as_deref(), &guarded.query),
             Query::NotOlder(later) => self.permit(login, &later.query),
         }
     }

@@ -6,7 +6,7 @@
 //! ranges when it is first asked (`rights`).
 //!
 //! `tokens` is no part of the state: which tokens this member knows, and until when. The clock is passed in. Neither is
-//! `jwt`, which reads tokens that say themselves whose they are.
+//! `jwt`, which reads tokens that say themselves whose they are, nor `shown`, which reads the headers that they come in.
 //!
 //! Invariant: `check` of a principal is a function of the state and the principal alone, so it decides alike on
 //! every member when a request is applied.
@@ -19,10 +19,12 @@ mod change;
 mod jwt;
 mod realm;
 mod rights;
+mod shown;
 mod tokens;
 
 pub use change::AuthChange;
 pub use jwt::{Claims, WebToken, may_be_web_token, unsigned, with_signature};
 pub use realm::{ADMIN, Access, Changed, ParticularUser, Realm, Record};
 pub use rights::is_permission_range;
+pub use shown::{basic, bearer, subprotocol};
 pub use tokens::{TOKEN_PREFIX_LETTERS, Tokens, token_index, token_text};

@@ -33,7 +33,6 @@ fn key_of_query(query: &Query) -> Option<&[u8]> {
     match query {
         Query::Range(range) => Some(&range.key),
         Query::RangeSlice(slice) => Some(&slice.start),
-        Query::Guarded(guarded) => key_of_query(&guarded.query),
         Query::NotOlder(later) => key_of_query(&later.query),
         _ => None,
     }

@@ -170,9 +170,9 @@ fn key_of_a_command_is_its_first_and_garbage_has_none() {
     let only_compare = pb::TxnRequest { success: vec![], ..txn };
     assert_eq!(key(&propose(RequestKind::Txn, only_compare.encode_to_vec())).as_deref(), Some("/c/d"));
     let range = pb::RangeRequest { key: "/e/f".into(), ..Default::default() };
-    let read = Command::Read(Read { linearizable: true, query: Query::Range(range) });
+    let read = Command::Read(Read::new(true, Query::Range(range)));
     assert_eq!(key(&read).as_deref(), Some("/e/f"));
-    assert_eq!(key(&Command::Read(Read { linearizable: true, query: Query::Status })), None);
+    assert_eq!(key(&Command::Read(Read::new(true, Query::Status))), None);
     let whole = put.encode_to_vec();
     for length in 0..whole.len() {
         for kind in [RequestKind::Put, RequestKind::Txn] {

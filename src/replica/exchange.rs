@@ -3,9 +3,7 @@
 use crate::apply::Machine;
 use crate::membership::Cluster;
 use crate::raft::{CheckpointMeta, Entry};
-use crate::request::{
-    Command, PieceNotice, PieceOrder, Query, Refusal, Reply, Response, WaitNews, WaitOrder,
-};
+use crate::request::{Command, PieceNotice, PieceOrder, Read, Refusal, Reply, Response, WaitNews, WaitOrder};
 use crate::types::{FormatLevel, LogIndex, MemberId, Term, Ticket};
 use crate::watch;
 
@@ -39,9 +37,9 @@ pub enum ToStore {
     /// Apply these next.
     Committed { entries: Vec<Entry>, facts: Facts },
     /// Linearizable reads that may be answered now: everything they must see came before on this ring.
-    Confirmed { reads: Vec<(Ticket, Query)> },
+    Confirmed { reads: Vec<(Ticket, Read)> },
     /// A serializable read.
-    Read { ticket: Ticket, query: Query },
+    Read { ticket: Ticket, read: Read },
     /// Answers of the leader to questions about leases: bodies without a header. They get this member's.
     LeaseAnswers { answers: Vec<(Ticket, Vec<u8>)> },
     /// From the watch hub of a client shard.

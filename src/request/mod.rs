@@ -24,7 +24,7 @@ pub use node::{NodeAction, NodeFault, NodeMethod, NodeQuery, NodeWait, WaitId, W
 pub use origin::{EntryId, Origin};
 pub use part::Part;
 pub use pieces::{AnswerId, PieceNotice, PieceOrder};
-pub use query::{Guarded, NotOlder, Permit, Query, RangeSlice, Read};
+pub use query::{NotOlder, Permit, Query, RangeSlice, Read};
 pub use refusal::Refusal;
 pub use rejection::{AuthRejection, Rejection};
 pub use reply::{Answer, Reply};

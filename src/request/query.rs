@@ -13,7 +13,17 @@ use crate::types::LeaseId;
 pub struct Read {
     /// Whether the answer must reflect everything acknowledged before the read arrived.
     pub linearizable: bool,
+    /// In whose name it is asked, where rights are asked for; absent where nobody has logged in.
+    pub login: Option<Arc<Login>>,
     pub query: Query,
+}
+
+impl Read {
+    /// In nobody's name.
+    #[must_use]
+    pub fn new(linearizable: bool, query: Query) -> Self {
+        Self { linearizable, login: None, query }
+    }
 }
 
 /// What is read. Each answer's body is the named response message without its header.
@@ -70,8 +80,6 @@ pub enum Query {
     Token(Bytes),
     /// Empty: whether the login may do this, which is done elsewhere.
     Permit(Permit),
-    /// A client's query where rights are asked for: answered as the query itself, or refused.
-    Guarded(Box<Guarded>),
     /// A query that waits until the state is new enough, and is answered as the query itself.
     NotOlder(Box<NotOlder>),
 }
@@ -80,14 +88,6 @@ pub enum Query {
 #[derive(Debug)]
 pub struct NotOlder {
     pub revision: i64,
-    pub query: Query,
-}
-
-/// A query, and in whose name it is asked.
-#[derive(Debug)]
-pub struct Guarded {
-    /// Absent where nobody has logged in.
-    pub login: Option<Arc<Login>>,
     pub query: Query,
 }
 

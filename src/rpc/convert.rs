@@ -220,7 +220,7 @@ fn decode<M: Message + Default>(body: Bytes) -> Result<M, Status> {
 }
 
 fn read(linearizable: bool, query: Query) -> Command {
-    Command::Read(Read { linearizable, query })
+    Command::Read(Read::new(linearizable, query))
 }
 
 fn propose(method: Method, body: Bytes, limits: &Limits) -> Result<Command, Status> {

@@ -154,7 +154,7 @@ fn lease_calls_ask_whoever_knows_the_answer() {
     let renewal = lease_keep_alive(pb::LeaseKeepAliveRequest { id: -7 }.encode_to_vec().into()).unwrap();
     let asked = matches!(
         renewal,
-        Command::Read(Read { linearizable: true, query: Query::LeaseKeepAlive(LeaseId(-7)) })
+        Command::Read(Read { linearizable: true, query: Query::LeaseKeepAlive(LeaseId(-7)), .. })
     );
     assert!(asked, "{renewal:?}");
     assert_eq!(lease_keep_alive(Bytes::from_static(b"\xff")).unwrap_err().code, status::Code::Internal);

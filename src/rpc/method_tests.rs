@@ -100,8 +100,7 @@ fn requests_that_add_data_are_those_of_methods_that_do() {
 
 #[test]
 fn answers_weigh_what_their_requests_ask_for() {
-    let weigh =
-        |method: Method, query| method.row().weigh(&Command::Read(Read { linearizable: true, query }));
+    let weigh = |method: Method, query| method.row().weigh(&Command::Read(Read::new(true, query)));
     let range = |range_end: &'static [u8], count_only| pb::RangeRequest {
         key: "k".into(),
         range_end: range_end.into(),

@@ -202,7 +202,7 @@ impl Contender {
         assert!(1 < self.create_revision, "revision 1 is the empty store");
         let success = vec![op(Op::RequestRange(own)), op(Op::RequestRange(before))];
         let request = pb::TxnRequest { success, ..Default::default() };
-        Step::Ask(Command::Read(Read { linearizable: true, query: Query::Txn(request) }))
+        Step::Ask(Command::Read(Read::new(true, Query::Txn(request))))
     }
 
     /// The keys of the queue, without their values.
@@ -285,7 +285,7 @@ pub fn keys_of(name: &[u8]) -> (Bytes, Bytes) {
 #[must_use]
 pub fn leader(name: &[u8]) -> Command {
     let query = Query::Range(pb::RangeRequest { limit: 1, ..by_age(&prefix(name), SortOrder::Ascend) });
-    Command::Read(Read { linearizable: true, query })
+    Command::Read(Read::new(true, query))
 }
 
 /// Another value for a leader's key.

@@ -38,8 +38,8 @@ impl Rings {
 impl Backend for Rings {
     fn submit(&self, ticket: Ticket, command: Command) -> Result<(), Command> {
         match command {
-            Command::Read(Read { linearizable: false, query }) if self.to_store.has_room() => {
-                self.to_store.send_always(ToStore::Read { ticket, query });
+            Command::Read(read) if !read.linearizable && self.to_store.has_room() => {
+                self.to_store.send_always(ToStore::Read { ticket, read });
             }
             Command::Read(Read { linearizable: false, .. }) => return Err(command),
             command if self.to_raft.has_room() => {

@@ -9,7 +9,7 @@ use super::hash_checks::{self, Occasion};
 use super::seat::RaftNews;
 use crate::apply::{Alarm, AlarmType};
 use crate::replica::exchange::ToStore;
-use crate::request::{Login, RequestKind};
+use crate::request::{Login, Read, RequestKind};
 use crate::types::{Caller, MemberId};
 
 impl RaftRole {
@@ -33,9 +33,10 @@ impl RaftRole {
             self.checks.start(occasion, own, others());
         }
         while let Some(asked) = self.checks.take_asked() {
-            if !asked.linearizable {
-                self.ports.to_store.send_always(ToStore::Read { ticket: asked.ticket, query: asked.query });
-            } else if let Err((read, refusal)) = self.replica.on_read((asked.ticket, asked.query)) {
+            let (ticket, read) = (asked.ticket, Read::new(asked.linearizable, asked.query));
+            if !read.linearizable {
+                self.ports.to_store.send_always(ToStore::Read { ticket, read });
+            } else if let Err((read, refusal)) = self.replica.on_read((ticket, read)) {
                 self.refuse(read.0, refusal);
             }
         }

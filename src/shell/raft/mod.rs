@@ -43,7 +43,7 @@ use crate::membership::Cluster;
 use crate::raft::{self, MessageKind, StartError};
 use crate::replica::exchange::{Facts, ToRaft, ToShard, ToStore};
 use crate::replica::{FormatGate, Ready, Replica, Space};
-use crate::request::{Answer, Command, Query, Read, Refusal, Reply, Response};
+use crate::request::{Answer, Command, Read, Refusal, Reply, Response};
 use crate::shell::log::entries::{entry_to_wal, hard_state_to_wal};
 use crate::shell::log::writer::{LogCommand, LogEvent};
 use crate::shell::peer::{self, Reply as CallReply, Transport};
@@ -65,7 +65,7 @@ pub(in crate::shell) const CALL_MEMBERS: u32 = 1;
 const CALL_MEMBER_CHANGE: u32 = 2;
 
 /// A linearizable read that waits: its caller and what it asks.
-pub(in crate::shell) type WaitingRead = (Ticket, Query);
+pub(in crate::shell) type WaitingRead = (Ticket, Read);
 
 /// Why the role does not start.
 #[derive(Debug, thiserror::Error)]
@@ -327,7 +327,7 @@ impl RaftRole {
                     self.refuse(ticket, refusal);
                 }
             }
-            Command::Read(Read { query, .. }) => self.on_read(ticket, query),
+            Command::Read(read) => self.on_read(ticket, read),
             Command::Member(call) => self.calls.push(ticket, call, self.ticks),
             Command::AppendStats => {
                 let body = self.appends.stats();

@@ -5,20 +5,20 @@ use std::rc::Rc;
 
 use super::RaftRole;
 use crate::replica::exchange::ToStore;
-use crate::request::{Answer, Query, Refusal, Reply, Response};
+use crate::request::{Answer, Read, Refusal, Reply, Response};
 use crate::shell::peer::IncomingCall;
 use crate::shell::raft::lease_forward::{Answered, CALL_LEASE};
 use crate::types::{Caller, Ticket};
 
 impl RaftRole {
-    pub(super) fn on_read(&mut self, ticket: Ticket, query: Query) {
-        let refused = |((ticket, _query), refusal)| (ticket, refusal);
-        let taken = if !query.is_for_leader() {
-            self.replica.on_read((ticket, query)).map_err(refused)
+    pub(super) fn on_read(&mut self, ticket: Ticket, read: Read) {
+        let refused = |((ticket, _read), refusal)| (ticket, refusal);
+        let taken = if !read.query.is_for_leader() {
+            self.replica.on_read((ticket, read)).map_err(refused)
         } else if self.facts.leader == Some(self.replica.id()) {
-            self.replica.on_urgent_read((ticket, query)).map_err(refused)
+            self.replica.on_urgent_read((ticket, read)).map_err(refused)
         } else {
-            self.lease_questions.ask(ticket, query, self.ticks).map_err(|refusal| (ticket, refusal))
+            self.lease_questions.ask(ticket, read.query, self.ticks).map_err(|refusal| (ticket, refusal))
         };
         if let Err((ticket, refusal)) = taken {
             self.refuse(ticket, refusal);
@@ -45,7 +45,7 @@ impl RaftRole {
         let Some(leader) = self.facts.leader else { return };
         if leader == self.replica.id() {
             for (ticket, query) in self.lease_questions.take_waiting() {
-                self.on_read(ticket, query);
+                self.on_read(ticket, Read::new(true, query));
             }
             return;
         }
@@ -72,7 +72,7 @@ impl RaftRole {
         match self.served_leases.begin(call.body, call.reply) {
             Ok(questions) => {
                 for (number, query) in questions {
-                    self.on_read(Caller::PassedOn(number).into(), query);
+                    self.on_read(Caller::PassedOn(number).into(), Read::new(true, query));
                 }
             }
             Err((reply, fault)) => reply.fail(fault),
@@ -93,9 +93,9 @@ impl RaftRole {
             reply.fail("leadership moved");
         }
         self.lease_questions.on_leadership();
-        for (ticket, query) in self.replica.withdraw_reads(|(_, query)| query.is_for_leader()) {
+        for (ticket, read) in self.replica.withdraw_reads(|(_, read)| read.query.is_for_leader()) {
             if !matches!(ticket.caller(), Caller::PassedOn(_)) {
-                self.on_read(ticket, query);
+                self.on_read(ticket, read);
             }
         }
     }

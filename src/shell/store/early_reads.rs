@@ -4,16 +4,19 @@ use std::time::Instant;
 
 use super::not_older::Admitted;
 use super::{MESSAGES_PER_TURN, StoreRole};
-use crate::request::{Query, Refusal};
+use crate::request::{NotOlder, Query, Read, Refusal};
 use crate::types::Ticket;
 
 impl StoreRole {
     /// A query that can be answered now; one that comes too early waits, or is refused.
-    pub(super) fn wait_if_older(&mut self, ticket: Ticket, query: Query) -> Option<Query> {
-        let Query::NotOlder(read) = query else { return Some(query) };
+    pub(super) fn wait_if_older(&mut self, ticket: Ticket, read: Read) -> Option<Read> {
+        let Read { linearizable, login, query } = read;
+        let Query::NotOlder(later) = query else { return Some(Read { linearizable, login, query }) };
+        let NotOlder { revision, query } = *later;
+        let read = Read { linearizable, login, query };
         let current = self.machine.store().current_revision();
-        match self.not_older.admit(ticket, *read, current, Instant::now()) {
-            Admitted::Ready(query) => return Some(query),
+        match self.not_older.admit(ticket, revision, read, current, Instant::now()) {
+            Admitted::Ready(read) => return Some(read),
             Admitted::Waits => {}
             Admitted::Refused => self.refuse(ticket, Refusal::TooManyRequests),
         }
@@ -24,9 +27,9 @@ impl StoreRole {
     pub(super) fn read_what_waited(&mut self) -> bool {
         let current = self.machine.store().current_revision();
         let mut left = MESSAGES_PER_TURN;
-        while let Some((ticket, query)) = self.not_older.take_ready(current) {
+        while let Some((ticket, read)) = self.not_older.take_ready(current) {
             self.observed.begin();
-            let cost = self.read(ticket, query);
+            let cost = self.read(ticket, read);
             left = left.saturating_sub(1 + cost);
             if left == 0 {
                 return true;

@@ -48,8 +48,7 @@ use crate::pb::etcdserverpb::LeaseTimeToLiveRequest;
 use crate::raft::{CheckpointMeta, Entry};
 use crate::replica::exchange::{Facts, ToRaft, ToShard, ToStore};
 use crate::request::{
-    Answer, AuthRejection, Command, Guarded, Login, Outcome, Query, Read, Refusal, Reply, RequestKind,
-    Response,
+    Answer, AuthRejection, Command, Login, Outcome, Query, Read, Refusal, Reply, RequestKind, Response,
 };
 use crate::rpc::status;
 use crate::shell::runtime::exit::EXIT_STATE_UNKNOWN;
@@ -376,8 +375,8 @@ impl StoreRole {
                         }
                         ToStore::Confirmed { reads } => {
                             self.observed.begin();
-                            for (ticket, query) in reads {
-                                left = left.saturating_sub(self.read(ticket, query));
+                            for (ticket, read) in reads {
+                                left = left.saturating_sub(self.read(ticket, read));
                             }
                         }
                         ToStore::Pieces { order } => {
@@ -385,9 +384,9 @@ impl StoreRole {
                                 self.say(said);
                             }
                         }
-                        ToStore::Read { ticket, query } => {
+                        ToStore::Read { ticket, read } => {
                             self.observed.begin();
-                            left = left.saturating_sub(self.read(ticket, query));
+                            left = left.saturating_sub(self.read(ticket, read));
                         }
                         ToStore::LeaseAnswers { answers } => {
                             let revision = self.machine.store().current_revision();
@@ -554,10 +553,9 @@ impl StoreRole {
     }
 
     /// Answers a read, or takes it in. Returns how many messages it counts as besides its own.
-    fn read(&mut self, ticket: Ticket, query: Query) -> usize {
-        let Some(query) = self.wait_if_older(ticket, query) else { return 0 };
-        let (permitted, query) = self.permit(ticket, query);
-        if let Err(denied) = permitted {
+    fn read(&mut self, ticket: Ticket, read: Read) -> usize {
+        let Some(Read { login, query, .. }) = self.wait_if_older(ticket, read) else { return 0 };
+        if let Err(denied) = self.permit(ticket, login.as_deref(), &query) {
             self.answer(ticket, Err(denied.into()));
             return 0;
         }
@@ -621,19 +619,11 @@ impl StoreRole {
         }
     }
 
-    /// Whether a query may be answered, and the query without its guard. What a client asks while rights are asked
-    /// for comes guarded, or was permitted before it went to the leader; anything else nobody has logged in for.
-    fn permit(&self, ticket: Ticket, query: Query) -> (Result<(), AuthRejection>, Query) {
-        match query {
-            Query::Guarded(guarded) => {
-                let Guarded { login, query } = *guarded;
-                (self.machine.permit(login.as_deref(), &query), query)
-            }
-            query if matches!(ticket.caller(), Caller::Client(_)) && !query.is_for_leader() => {
-                (self.machine.permit(None, &query), query)
-            }
-            query => (Ok(()), query),
-        }
+    /// Whether a query may be answered. What a client asks while rights are asked for comes with its login, or was
+    /// permitted before it went to the leader. What the member asks for itself needs no right.
+    fn permit(&self, ticket: Ticket, login: Option<&Login>, query: &Query) -> Result<(), AuthRejection> {
+        let is_asked = login.is_some() || matches!(ticket.caller(), Caller::Client(_));
+        if is_asked && !query.is_for_leader() { self.machine.permit(login, query) } else { Ok(()) }
     }
 
     /// Begins the snapshots that were asked for, each of the state after a whole entry.
@@ -677,7 +667,7 @@ impl StoreRole {
                 // The member that passed it on finds the new leader itself.
                 Caller::PassedOn(number) => ToRaft::LeaseAnswer { number, result: Err(Refusal::NotLeader) },
                 _ => {
-                    let command = Command::Read(Read { linearizable: true, query });
+                    let command = Command::Read(Read::new(true, query));
                     ToRaft::Command { ticket, command }
                 }
             };

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use prost::Message as _;
 
-use crate::request::{NotOlder, Query};
+use crate::request::{Query, Read};
 use crate::types::Ticket;
 
 /// Reads that wait.
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 struct Waiting {
     ticket: Ticket,
-    query: Query,
+    read: Read,
     bytes: usize,
 }
 
@@ -39,7 +39,7 @@ struct Waiting {
 #[derive(Debug)]
 pub(super) enum Admitted {
     /// The state is new enough.
-    Ready(Query),
+    Ready(Read),
     Waits,
     /// There are too many.
     Refused,
@@ -56,37 +56,43 @@ pub(super) struct NotOlderReads {
 }
 
 impl NotOlderReads {
-    /// Takes a read in, while the state is at `current`.
-    pub(super) fn admit(&mut self, ticket: Ticket, read: NotOlder, current: i64, now: Instant) -> Admitted {
-        let NotOlder { revision, query } = read;
+    /// Takes a read in whose answer has to be of `revision`, while the state is at `current`.
+    pub(super) fn admit(
+        &mut self,
+        ticket: Ticket,
+        revision: i64,
+        read: Read,
+        current: i64,
+        now: Instant,
+    ) -> Admitted {
         if revision <= current {
-            return Admitted::Ready(query);
+            return Admitted::Ready(read);
         }
         self.drop_late(now);
-        let bytes = READ_BYTES + query_bytes(&query);
+        let bytes = READ_BYTES + query_bytes(&read.query);
         if WAITING_MAX <= self.came.len() || WAITING_BYTES_MAX < self.bytes + bytes {
             return Admitted::Refused;
         }
         let place = (revision, self.next);
         self.next += 1;
         self.bytes += bytes;
-        self.waiting.insert(place, Waiting { ticket, query, bytes });
+        self.waiting.insert(place, Waiting { ticket, read, bytes });
         self.came.push_back((now, place));
         Admitted::Waits
     }
 
     /// The next read that a state at `current` is new enough for.
-    pub(super) fn take_ready(&mut self, current: i64) -> Option<(Ticket, Query)> {
+    pub(super) fn take_ready(&mut self, current: i64) -> Option<(Ticket, Read)> {
         let first = self.waiting.first_entry()?;
         if current < first.key().0 {
             return None;
         }
-        let Waiting { ticket, query, bytes } = first.remove();
+        let Waiting { ticket, read, bytes } = first.remove();
         self.bytes -= bytes;
         if self.waiting.is_empty() {
             self.came.clear();
         }
-        Some((ticket, query))
+        Some((ticket, read))
     }
 
     /// Drops those whose clients have long been told that it took too long, and what is left of those that were
@@ -110,7 +116,6 @@ fn query_bytes(query: &Query) -> usize {
         Query::Range(request) => request.encoded_len(),
         Query::RangeSlice(slice) => slice.request.encoded_len() + slice.start.len(),
         Query::Txn(request) => request.encoded_len(),
-        Query::Guarded(guarded) => query_bytes(&guarded.query),
         _ => 0,
     }
 }
@@ -121,8 +126,8 @@ mod tests {
     use crate::pb::etcdserverpb::RangeRequest;
     use crate::types::Caller;
 
-    fn read(revision: i64, key: &'static [u8]) -> NotOlder {
-        NotOlder { revision, query: Query::Range(RangeRequest { key: key.into(), ..Default::default() }) }
+    fn read(key: &'static [u8]) -> Read {
+        Read::new(true, Query::Range(RangeRequest { key: key.into(), ..Default::default() }))
     }
 
     fn ticket() -> Ticket {
@@ -132,18 +137,18 @@ mod tests {
     #[test]
     fn reads_are_answered_by_revision_and_then_in_their_order_and_none_too_early() {
         let (mut reads, now) = (NotOlderReads::default(), Instant::now());
-        assert!(matches!(reads.admit(ticket(), read(7, b"ready"), 7, now), Admitted::Ready(_)));
+        assert!(matches!(reads.admit(ticket(), 7, read(b"ready"), 7, now), Admitted::Ready(_)));
         for (revision, key) in [(9, &b"c"[..]), (8, b"a"), (8, b"b"), (12, b"d")] {
-            assert!(matches!(reads.admit(ticket(), read(revision, key), 7, now), Admitted::Waits));
+            assert!(matches!(reads.admit(ticket(), revision, read(key), 7, now), Admitted::Waits));
         }
         assert!(reads.take_ready(7).is_none());
         let mut taken = |current| {
             let ready = std::iter::from_fn(|| reads.take_ready(current));
-            let key = |query| match query {
+            let key = |read: Read| match read.query {
                 Query::Range(range) => String::from_utf8(range.key.to_vec()).unwrap(),
                 other => panic!("{other:?}"),
             };
-            ready.map(|(_, query)| key(query)).collect::<Vec<_>>()
+            ready.map(|(_, read)| key(read)).collect::<Vec<_>>()
         };
         assert_eq!(taken(8), ["a", "b"]);
         assert_eq!(taken(11), ["c"]);
@@ -156,7 +161,7 @@ mod tests {
         let (mut reads, now) = (NotOlderReads::default(), Instant::now());
         let fill = |reads: &mut NotOlderReads, now| {
             (0..)
-                .take_while(|_| matches!(reads.admit(ticket(), read(9, b"k"), 7, now), Admitted::Waits))
+                .take_while(|_| matches!(reads.admit(ticket(), 9, read(b"k"), 7, now), Admitted::Waits))
                 .count()
         };
         assert_eq!(fill(&mut reads, now), WAITING_MAX);
@@ -166,7 +171,7 @@ mod tests {
         let mut large = NotOlderReads::default();
         static KEY: [u8; 1 << 20] = [0; 1 << 20];
         let count =
-            (0..).take_while(|_| matches!(large.admit(ticket(), read(9, &KEY), 7, now), Admitted::Waits));
+            (0..).take_while(|_| matches!(large.admit(ticket(), 9, read(&KEY), 7, now), Admitted::Waits));
         assert_eq!(count.count(), 63);
     }
 }

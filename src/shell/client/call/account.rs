@@ -41,6 +41,7 @@ use std::rc::Rc;
 use std::task::Waker;
 
 use super::Deferred;
+use super::last_shown::LastShown;
 use crate::rpc::method::Weight;
 use crate::shell::client::load::ConnectionLoad;
 use crate::shell::client::speaks::Speaks;
@@ -123,6 +124,7 @@ pub(in crate::shell::client) struct Account {
     pub(in crate::shell::client) address: Option<IpAddr>,
     /// The user that the client's certificate names, where certificates are asked for.
     user: RefCell<Option<Rc<str>>>,
+    pub(in crate::shell::client) last_shown: LastShown,
     /// What its requests of HTTP/2 that are not gRPC's may be about; None: there are none.
     pub(in crate::shell::client) web: Cell<Option<Speaks>>,
     ledger: Rc<Ledger>,
@@ -190,6 +192,7 @@ impl Account {
             id,
             address,
             user: RefCell::new(None),
+            last_shown: LastShown::default(),
             web: Cell::new(None),
             ledger,
             waker: RefCell::new(None),

@@ -9,8 +9,8 @@
 //! Without a token the certificate that the client has shown names the user, where certificates name users. It is a
 //! login at the revision of now: what it may do is looked up anyway.
 //!
-//! Cost: a look-up in a map of the shard for each call; nothing but a load while rights are not asked for. Calls that come
-//! with one token while it is being verified share that.
+//! Cost: a comparison with what the connection has shown last (`last_shown`), else a look-up in a map of the shard; nothing
+//! but a load while rights are not asked for. Calls that come with one token while it is being verified share that.
 //! Compatibility: metadata `token` goes before `authorization`; a leading `Bearer ` is cut; a token that is not good is
 //! refused, and never passes for none. Calls that come through the gateway have no user by certificate.
 
@@ -27,9 +27,9 @@ use prost::Message as _;
 use super::account::Account;
 use super::known_tokens::{Known, KnownTokens};
 use super::overloaded;
-use crate::auth::{Claims, may_be_web_token, token_index};
+use crate::auth::{Claims, bearer, may_be_web_token, token_index};
 use crate::pb::peer;
-use crate::request::{Command, Guarded, Login, Permit, Query, Read};
+use crate::request::{Command, Login, Permit, Query, Read};
 use crate::rpc::{Status, status};
 use crate::shell::client::jwt::{self, Jwt};
 use crate::shell::client::signal::Signal;
@@ -64,6 +64,12 @@ pub(in crate::shell::client) struct Token {
     address: Option<IpAddr>,
 }
 
+impl Token {
+    pub(super) fn text(&self) -> &Bytes {
+        &self.text
+    }
+}
+
 impl std::fmt::Debug for Token {
     // Who can read a token can use it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -74,7 +80,8 @@ impl std::fmt::Debug for Token {
 impl Shown {
     /// The name in a connection's certificate, if there is one.
     pub(in crate::shell::client) fn certificate_of(account: &Account) -> Option<Self> {
-        account.user().map(|user| Self::Certificate(Bytes::copy_from_slice(user.as_bytes())))
+        let shown = || account.user().map(|user| Self::Certificate(Bytes::copy_from_slice(user.as_bytes())));
+        account.last_shown.certificate().or_else(shown)
     }
 }
 
@@ -118,22 +125,26 @@ impl Identities {
         self.rights.revision()
     }
 
-    /// The user of a token that was good lately.
-    fn recall(&self, token: &Bytes, revision: u64, now_ms: u64) -> Option<Option<Arc<Login>>> {
+    /// Who shows this, as far as the shard knows, and until when that holds at `revision`.
+    fn recall(&self, shown: &Shown, revision: u64, now_ms: u64) -> Option<(Option<Arc<Login>>, u64)> {
+        let token = match shown {
+            Shown::Certificate(name) => return Some((Some(self.named(name, revision)), u64::MAX)),
+            Shown::Token(token) => &token.text,
+        };
         let known = self.known.get(token)?;
         let is_due = known.until_ms <= now_ms;
         match &known.claims {
             // A simple token is a login at the revision of now.
             None => {
                 let is_of_now = known.login.as_ref().is_some_and(|login| login.revision == revision);
-                (is_of_now && !is_due).then_some(known.login)
+                (is_of_now && !is_due).then_some((known.login, known.until_ms))
             }
-            Some(_) if !is_due => Some(known.login),
+            Some(_) if !is_due => Some((known.login, known.until_ms)),
             Some(claims) => {
                 let until_ms = now_ms + claims.ms_left(jwt::now_ms())?.min(USE_MS);
                 let login = known.login.clone();
                 self.known.insert(token.clone(), Known { until_ms, ..known });
-                Some(login)
+                Some((login, until_ms))
             }
         }
     }
@@ -178,9 +189,8 @@ pub(in crate::shell::client) enum Identity {
 pub(in crate::shell::client) fn guarded(command: Command, login: Option<Arc<Login>>) -> Command {
     match command {
         Command::Propose { kind, body, .. } => Command::Propose { kind, body, login },
-        Command::Read(Read { linearizable, query }) if !query.is_for_leader() => {
-            let query = Query::Guarded(Box::new(Guarded { login, query }));
-            Command::Read(Read { linearizable, query })
+        Command::Read(Read { linearizable, query, .. }) if !query.is_for_leader() => {
+            Command::Read(Read { linearizable, login, query })
         }
         // Asked beforehand.
         command @ (Command::Read(_) | Command::Member(_) | Command::AppendStats) => command,
@@ -189,32 +199,50 @@ pub(in crate::shell::client) fn guarded(command: Command, login: Option<Arc<Logi
 
 /// A read of the member's own, which asks no right.
 pub(in crate::shell::client) fn own_read(linearizable: bool, query: Query) -> Command {
-    guarded(Command::Read(Read { linearizable, query }), Some(Arc::new(Login::member())))
+    Command::Read(Read { linearizable, login: Some(Arc::new(Login::member())), query })
 }
 
-/// The token in what a client at this address shows.
-pub(in crate::shell::client) fn token(shown: &[u8], address: Option<IpAddr>) -> Shown {
-    let token = shown.strip_prefix(b"Bearer ").unwrap_or(shown);
+/// The token in what a client shows on this connection.
+pub(in crate::shell::client) fn token(shown: &[u8], account: &Account) -> Shown {
+    let token = bearer(shown);
+    if let Some(same) = account.last_shown.token(token) {
+        return same;
+    }
     // One longer than any that is given out need not be kept to be refused: an empty one is no better.
     let is_kept = token.len() <= TOKEN_BYTES_MAX;
     let text = if is_kept { Bytes::copy_from_slice(token) } else { Bytes::new() };
-    Shown::Token(Token { text, address })
+    Shown::Token(Token { text, address: account.address })
 }
 
 impl<B: Backend> ClientShard<B> {
-    /// Who makes a call that shows this, without asking anybody.
-    pub(super) fn identify(&self, shown: Option<&Shown>) -> Result<Identity, Status> {
-        let Some(revision) = self.identities.revision() else { return Ok(Identity::Unasked) };
-        let token = match shown {
-            None => return Ok(Identity::Login(None)),
-            Some(Shown::Certificate(name)) => {
-                return Ok(Identity::Login(Some(self.identities.named(name, revision))));
-            }
-            Some(Shown::Token(token)) => &token.text,
+    /// Who makes a call that shows this on its connection, without asking anybody.
+    pub(super) fn identify_on(&self, account: &Account, shown: Option<&Shown>) -> Result<Identity, Status> {
+        let (Some(shown), Some(revision)) = (shown, self.identities.revision()) else {
+            return self.identify(shown);
         };
-        if let Some(login) = self.identities.recall(token, revision, self.now_ms()) {
+        let last = &account.last_shown;
+        if let Some(login) = last.recall(shown, revision, self.now_ms()) {
             return Ok(Identity::Login(login));
         }
+        match self.identities.recall(shown, revision, self.now_ms()) {
+            Some((login, until_ms)) => {
+                last.remember(shown, login.clone(), revision, until_ms);
+                Ok(Identity::Login(login))
+            }
+            None => self.identify(Some(shown)),
+        }
+    }
+
+    /// Who makes a call that shows this, without asking anybody.
+    fn identify(&self, shown: Option<&Shown>) -> Result<Identity, Status> {
+        let Some(revision) = self.identities.revision() else { return Ok(Identity::Unasked) };
+        let Some(shown) = shown else { return Ok(Identity::Login(None)) };
+        if let Some((login, _)) = self.identities.recall(shown, revision, self.now_ms()) {
+            return Ok(Identity::Login(login));
+        }
+        let Shown::Token(Token { text: token, .. }) = shown else {
+            unreachable!("a certificate's name is a login")
+        };
         let may_be_good = match &self.config.jwt {
             Some(_) => may_be_web_token(token),
             None => token_index(token).is_some(),
@@ -320,8 +348,8 @@ impl<B: Backend> ClientShard<B> {
         login: Option<Arc<Login>>,
         permit: Permit,
     ) -> Result<(), Status> {
-        let read = Command::Read(Read { linearizable: false, query: Query::Permit(permit) });
-        self.ask(guarded(read, login)).await.map(|_| ())
+        let read = Command::Read(Read { linearizable: false, login, query: Query::Permit(permit) });
+        self.ask(read).await.map(|_| ())
     }
 
     /// A command in the name of whoever shows this, as far as it is the store's to decide.
@@ -335,13 +363,13 @@ impl<B: Backend> ClientShard<B> {
     ) -> Result<Command, Status> {
         let Some(login) = self.login(shown).await? else { return Ok(command) };
         match command {
-            Command::Read(Read { query: Query::LeaseKeepAlive(id), linearizable }) => {
+            Command::Read(Read { query: Query::LeaseKeepAlive(id), linearizable, .. }) => {
                 self.permit(login, Permit::Ask(Box::new(Query::LeaseKeepAlive(id)))).await?;
-                Ok(Command::Read(Read { query: Query::LeaseKeepAlive(id), linearizable }))
+                Ok(Command::Read(Read::new(linearizable, Query::LeaseKeepAlive(id))))
             }
-            Command::Read(Read { query: Query::LeaseTimeToLive(request), linearizable }) => {
+            Command::Read(Read { query: Query::LeaseTimeToLive(request), linearizable, .. }) => {
                 self.permit(login, Permit::Ask(Box::new(Query::LeaseTimeToLive(request)))).await?;
-                Ok(Command::Read(Read { query: Query::LeaseTimeToLive(request), linearizable }))
+                Ok(Command::Read(Read::new(linearizable, Query::LeaseTimeToLive(request))))
             }
             Command::Member(call) => {
                 self.permit(login, Permit::Admin).await?;

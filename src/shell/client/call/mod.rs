@@ -16,6 +16,7 @@ pub(super) mod header;
 pub(super) mod identity;
 mod keep_alive;
 mod known_tokens;
+mod last_shown;
 pub(super) mod leadership;
 pub(super) mod local_watch;
 mod lock;
@@ -88,9 +89,9 @@ impl Head {
 /// when it has waited.
 fn not_older(revision: i64, command: Command) -> Command {
     match command {
-        Command::Read(Read { linearizable, query }) if 0 < revision => {
+        Command::Read(Read { linearizable, login, query }) if 0 < revision => {
             let query = Query::NotOlder(Box::new(NotOlder { revision, query }));
-            Command::Read(Read { linearizable, query })
+            Command::Read(Read { linearizable, login, query })
         }
         command => command,
     }
@@ -258,7 +259,7 @@ impl<B: Backend> ClientShard<B> {
             Ok(_) if head.api_version == ApiVersion::Malformed => {
                 responder.refuse(&status::INVALID_CLIENT_API_VERSION);
             }
-            Ok(Command::Read(Read { linearizable, query: Query::RangeSlice(first) })) => {
+            Ok(Command::Read(Read { linearizable, query: Query::RangeSlice(first), .. })) => {
                 self.spawn_range_stream(account, head, linearizable, *first, responder);
             }
             Ok(command) => {
@@ -285,7 +286,7 @@ impl<B: Backend> ClientShard<B> {
     /// Submits a command in the name of whoever calls: at once where that can be said at once.
     fn submit_in_name(self: &Rc<Self>, account: &Rc<Account>, head: &Head, mut call: Permitting) {
         if !head.method.row().is_for_all {
-            match self.identify(head.shown.as_ref()) {
+            match self.identify_on(account, head.shown.as_ref()) {
                 Ok(Identity::Unasked) => {}
                 Ok(Identity::Login(login)) if !needs_permit(&call.command) => {
                     call.command = identity::guarded(call.command, login);

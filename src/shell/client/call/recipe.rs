@@ -171,7 +171,7 @@ impl<B: Backend> Caller<B> {
         }
         // Whether it exists is told by the put that attaches a key to it.
         let query = Query::LeaseKeepAlive(lease);
-        let renewal = Command::Read(Read { linearizable: true, query });
+        let renewal = Command::Read(Read::new(true, query));
         let renewal = self.shard.in_the_name_of(self.shown.as_ref(), renewal).await;
         drop(self.shard.begin_to_ask(renewal.map_err(|status| Ended::Status(rethrown(status)))?));
         Ok(Session { lease, is_granted: false })

@@ -49,7 +49,6 @@ impl What {
             Query::PasswordOf(_) => "Authenticate",
             Query::Node(_) | Query::NodeTallies => "v2",
             Query::Token(_) | Query::Permit(_) => "who calls",
-            Query::Guarded(guarded) => return Self::of_query(&guarded.query),
             Query::NotOlder(later) => return Self::of_query(&later.query),
         })
     }

@@ -152,7 +152,7 @@ impl<B: Backend> Slices<'_, B> {
         let recipient = Recipient::Task(Rc::clone(&mailbox));
         let request_bytes = slice.start.len();
         let query = Query::RangeSlice(Box::new(slice));
-        let command = Command::Read(Read { linearizable: self.linearizable, query });
+        let command = Command::Read(Read::new(self.linearizable, query));
         let command = self.shard.in_the_name_of(self.shown, command).await?;
         let command = not_older(self.not_older_than, command);
         let (shard, deadline_ms) = (self.shard, self.client_deadline_ms);

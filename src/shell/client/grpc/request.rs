@@ -129,7 +129,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 /// this member shows its own certificate, and says by a header that the call is not its own.
 fn shown(headers: &HeaderMap, account: &Account) -> Option<Shown> {
     if let Some(token) = headers.get(&TOKEN).or_else(|| headers.get(AUTHORIZATION)) {
-        return Some(identity::token(token.as_bytes(), account.address));
+        return Some(identity::token(token.as_bytes(), account));
     }
     if headers.contains_key(&GATEWAY_ACCEPT) {
         return None;

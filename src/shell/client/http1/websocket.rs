@@ -16,6 +16,7 @@ use sha1::{Digest as _, Sha1};
 use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tungstenite::{Error, Message};
 
+use crate::auth;
 use crate::rpc::web::{AnswerHead, Ask, TEXT};
 use crate::shell::client::web::part::Part;
 
@@ -80,8 +81,7 @@ pub(super) fn accept(ask: &Ask<'_>) -> Result<AnswerHead, AnswerHead> {
 
 /// The token in the list of subprotocols.
 pub(in crate::shell::client) fn token<'a>(ask: &Ask<'a>) -> Option<&'a [u8]> {
-    let mut words = ask.header("sec-websocket-protocol")?.split(|&byte| byte == b',');
-    (words.next()?.trim_ascii() == b"Bearer").then(|| words.next().map(<[u8]>::trim_ascii)).flatten()
+    auth::subprotocol(ask.header("sec-websocket-protocol")?)
 }
 
 /// What a client says.

@@ -78,7 +78,7 @@ pub(in crate::shell::client) fn read_head(
     let shown = || ask.metadata("token").or_else(|| ask.header("authorization"));
     let shown = || shown().or_else(|| websocket::token(ask));
     let shown = if asks_rights { shown() } else { None };
-    let shown = shown.map(|shown| identity::token(shown, account.address));
+    let shown = shown.map(|shown| identity::token(shown, account));
     let not_older_than = not_older::parse(ask.metadata(not_older::NOT_OLDER_THAN))?;
     Ok(Head { method, client_deadline_ms, needs_leader, api_version, shown, not_older_than })
 }

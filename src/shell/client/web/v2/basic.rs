@@ -12,11 +12,10 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD as BASE64;
 use prost::Message as _;
 use sha1::{Digest as _, Sha1};
 
+use crate::auth;
 use crate::pb::peer;
 use crate::request::{Login, Query};
 use crate::rpc::{Status, status};
@@ -25,9 +24,6 @@ use crate::shell::client::{Backend, ClientShard};
 
 /// Users and passwords that one shard remembers; when there are more, all are compared again.
 const KNOWN_MAX: usize = 16_384;
-
-/// Longest header that is looked at.
-const HEADER_BYTES_MAX: usize = 4 << 10;
 
 /// Bytes of a block of SHA-1.
 const BLOCK_BYTES: usize = 64;
@@ -75,20 +71,6 @@ impl Basics {
     }
 }
 
-/// User and password of a header.
-fn parse(header: &[u8]) -> Option<(String, String)> {
-    if HEADER_BYTES_MAX < header.len() {
-        return None;
-    }
-    let (scheme, rest) = header.split_at_checked(6)?;
-    if !scheme.eq_ignore_ascii_case(b"basic ") {
-        return None;
-    }
-    let text = String::from_utf8(BASE64.decode(rest.trim_ascii()).ok()?).ok()?;
-    let (user, password) = text.split_once(':')?;
-    Some((user.to_owned(), password.to_owned()))
-}
-
 impl<B: Backend> ClientShard<B> {
     /// Who makes a request: `None` where nobody is asked, and in it none where no credentials are shown.
     ///
@@ -101,7 +83,7 @@ impl<B: Backend> ClientShard<B> {
     ) -> Result<Option<Option<Arc<Login>>>, Status> {
         let Some(revision) = self.identities.revision() else { return Ok(None) };
         let Some(header) = authorization else { return Ok(Some(None)) };
-        let (user, password) = parse(header).ok_or(status::AUTH_FAILED)?;
+        let (user, password) = auth::basic(header).ok_or(status::AUTH_FAILED)?;
         let known = self.basics.recall(&self.basics.mac(&user, &password, revision));
         if let Some(login) = known {
             return Ok(Some(Some(login)));
@@ -127,19 +109,6 @@ impl<B: Backend> ClientShard<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn header_is_user_and_password_or_nothing() {
-        let header = |text: &str| format!("Basic {}", BASE64.encode(text)).into_bytes();
-        let pair = |user: &str, password: &str| Some((user.to_owned(), password.to_owned()));
-        assert_eq!(parse(&header("a:b:c")), pair("a", "b:c"));
-        assert_eq!(parse(&header(":")), pair("", ""));
-        assert_eq!(parse(b"bAsIc YTpi"), pair("a", "b"));
-        for bad in [&b""[..], b"Basic", b"Basic !", b"Bearer YTpi", b"Basic YQ=="] {
-            assert_eq!(parse(bad), None, "{bad:?}");
-        }
-        assert_eq!(parse(&header(&"x".repeat(HEADER_BYTES_MAX))), None);
-    }
 
     #[test]
     fn what_is_remembered_is_of_this_shard_user_password_and_revision_alone() {

@@ -179,8 +179,7 @@ impl<B: Backend> ClientShard<B> {
         let mut first: Option<Told> = None;
         loop {
             let is_first = first.is_none();
-            let read =
-                Read { linearizable: linearizable && is_first, query: Query::Node(query.clone().into()) };
+            let read = Read::new(linearizable && is_first, Query::Node(query.clone().into()));
             let answered = self.ask_as(account, request.authorization.as_deref(), Command::Read(read)).await;
             let mut page = told(answered.map_err(|status| Failure::of_status(&status))?)?;
             held += page

@@ -123,7 +123,7 @@ impl<B: Backend> ClientShard<B> {
             at: wait.from,
             resume: None,
         };
-        let read = Read { linearizable: false, query: Query::Node(query.into()) };
+        let read = Read::new(false, Query::Node(query.into()));
         let asked = self.ask_as(account, request.authorization.as_deref(), Command::Read(read)).await;
         told(asked.map_err(|status| Failure::of_status(&status))?)
     }
