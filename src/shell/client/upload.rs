@@ -55,12 +55,12 @@ impl<B: Backend> ClientShard<B> {
     /// Collects the rest of `body` in `gather`, which has its first pieces already. Returns the turn of a large one.
     ///
     /// # Errors
-    /// It will not be whole.
+    /// It will not be whole. The last piece has not given its window back then.
     pub(super) async fn collect(
         &self,
         account: &Rc<Account>,
         deadline_ms: Option<u64>,
-        mut body: RecvStream,
+        body: &mut RecvStream,
         gather: &mut impl Gather,
         mut upload: Upload,
     ) -> Result<Option<Turn>, Torn> {

@@ -234,7 +234,7 @@ impl<B: Backend> ClientShard<B> {
         self: &Rc<Self>,
         account: &Rc<Account>,
         head: Head,
-        body: RecvStream,
+        mut body: RecvStream,
         assembler: Assembler,
         responder: response::Responder,
     ) {
@@ -245,7 +245,8 @@ impl<B: Backend> ClientShard<B> {
         glommio::spawn_local(async move {
             let mut arriving = Arriving { assembler, responder };
             let collected =
-                shard.collect(&account, head.client_deadline_ms, body, &mut arriving, upload).await;
+                shard.collect(&account, head.client_deadline_ms, &mut body, &mut arriving, upload).await;
+            drop(body);
             let Arriving { assembler, mut responder } = arriving;
             match collected {
                 Ok(turn) => {

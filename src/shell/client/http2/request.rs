@@ -2,6 +2,10 @@
 //!
 //! A body that is not there in the connection's turn gets a task. Bounds and deadlines are those of HTTP/1: the
 //! longest text of a message, counted as an upload, a large one in its turn.
+//!
+//! A request that is refused before its body has ended is answered, and the rest of the body is passed over, as HTTP/1
+//! does it: `curl` takes a stream that is reset while it uploads for broken, and does not look at the answer. Nothing of
+//! the rest is kept; `PASSED_OVER_BYTES_MAX` and `PASSED_OVER_MS` bound it, then the stream is reset.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -64,7 +68,8 @@ impl<B: Backend> ClientShard<B> {
         let sink = Sink::Http2(Exchange::new(stream, account, method == "HEAD", origin));
         if let Some(refusal) = note.refusal {
             let head = AnswerHead::new(web::status_of(refusal.code), JSON);
-            return sink.answer(account, head, |out| web::put_error(&refusal, out));
+            sink.answer(account, head, |out| web::put_error(&refusal, out));
+            return self.pass_over(account, body, 0);
         }
         let route = match speaks {
             Speaks::Metrics => Route::Page(path.into()),
@@ -76,8 +81,10 @@ impl<B: Backend> ClientShard<B> {
                 let request = v2::Request::of(&ask);
                 self.take_text(account, cx, Taker::V2 { request, sink }, body);
             }
-            // A body that is there is passed over.
-            route => self.on_other(account, &ask, route, speaks == Speaks::Metrics, sink),
+            route => {
+                self.on_other(account, &ask, route, speaks == Speaks::Metrics, sink);
+                self.pass_over(account, body, 0);
+            }
         }
     }
 
@@ -95,7 +102,10 @@ impl<B: Backend> ClientShard<B> {
         let asks_rights = self.identities.revision().is_some();
         let head = match gateway::read_head(ask, method, self.now_ms(), asks_rights, account) {
             Ok(head) => head,
-            Err(status) => return responder.refuse(&status),
+            Err(status) => {
+                responder.refuse(&status);
+                return self.pass_over(account, body, 0);
+            }
         };
         if method.row().call == CallShape::BothWays {
             let inbound = Inbound::new(self.receive_bytes_max);
@@ -119,12 +129,13 @@ impl<B: Backend> ClientShard<B> {
         mut body: RecvStream,
     ) {
         let (bytes_max, receive_bytes_max) = (taker.bytes_max(self), self.receive_bytes_max);
-        let mut text = Text { taker, bytes: Vec::new(), bytes_max, receive_bytes_max };
+        let mut text = Text { taker, bytes: Vec::new(), last_bytes: 0, bytes_max, receive_bytes_max };
         loop {
             match body.poll_data(cx) {
                 Poll::Ready(Some(Ok(piece))) => {
                     if let Err(status) = text.push(piece) {
-                        return text.taker.refuse(account, &status);
+                        text.taker.refuse(account, &status);
+                        return self.pass_over(account, body, text.bytes.len());
                     }
                     if body.is_end_stream() {
                         break;
@@ -141,18 +152,59 @@ impl<B: Backend> ClientShard<B> {
     }
 
     /// Gives a body that comes in pieces a task of its own.
-    fn spawn_text(self: &Rc<Self>, account: &Rc<Account>, body: RecvStream, mut text: Text) {
+    fn spawn_text(self: &Rc<Self>, account: &Rc<Account>, mut body: RecvStream, mut text: Text) {
         let Some(upload) = Upload::begin(&self.places, &account.upload_bytes) else {
-            return text.taker.refuse(account, &overloaded("too many unfinished requests"));
+            text.taker.refuse(account, &overloaded("too many unfinished requests"));
+            return self.pass_over(account, body, text.bytes.len());
         };
         let (shard, account) = (Rc::clone(self), Rc::clone(account));
         glommio::spawn_local(async move {
             let deadline_ms = text.taker.deadline_ms();
-            match shard.collect(&account, deadline_ms, body, &mut text, upload).await {
+            match shard.collect(&account, deadline_ms, &mut body, &mut text, upload).await {
                 Ok(turn) => text.taker.take(&shard, &account, &text.bytes, turn),
-                Err(Torn::Refused(status)) => text.taker.refuse(&account, &status),
+                Err(Torn::Refused(status)) => {
+                    text.taker.refuse(&account, &status);
+                    shard.pass_over(&account, body, text.last_bytes);
+                }
                 // The stream ends with its sink.
                 Err(Torn::Gone) => {}
+            }
+        })
+        .detach();
+    }
+}
+
+/// Of a body whose request was refused; a client that sends more sees its stream reset.
+const PASSED_OVER_BYTES_MAX: usize = 64 << 20;
+
+/// As long is waited for it.
+const PASSED_OVER_MS: u64 = 10_000;
+
+impl<B: Backend> ClientShard<B> {
+    /// Lets the rest of a body come without keeping it. Of what has come `held` bytes still take a part of the windows.
+    /// It has a place as an upload; without one its stream is reset.
+    fn pass_over(self: &Rc<Self>, account: &Account, mut body: RecvStream, mut held: usize) {
+        if body.is_end_stream() {
+            return;
+        }
+        let Some(upload) = Upload::begin(&self.places, &account.upload_bytes) else { return };
+        let shard = Rc::clone(self);
+        glommio::spawn_local(async move {
+            let timer = shard.set_timer(shard.now_ms() + PASSED_OVER_MS);
+            let (stop, mut left) = (shard.signal_at_stop(), PASSED_OVER_BYTES_MAX);
+            while body.flow_control().release_capacity(held).is_ok() {
+                let piece = poll_fn(|cx| {
+                    let is_over = timer.poll_fired(cx).is_ready()
+                        || stop.poll_fired(cx).is_ready()
+                        || upload.poll_refused(cx).is_ready();
+                    if is_over { Poll::Ready(None) } else { body.poll_data(cx) }
+                });
+                let Some(Ok(piece)) = piece.await else { return };
+                held = piece.len();
+                left = left.saturating_sub(held);
+                if left == 0 {
+                    return;
+                }
             }
         })
         .detach();
@@ -163,12 +215,15 @@ impl<B: Backend> ClientShard<B> {
 struct Text {
     taker: Taker,
     bytes: Vec<u8>,
+    /// Of the last piece.
+    last_bytes: usize,
     bytes_max: usize,
     receive_bytes_max: u32,
 }
 
 impl Gather for Text {
     fn push(&mut self, piece: Bytes) -> Result<(), Status> {
+        self.last_bytes = piece.len();
         self.bytes.extend_from_slice(&piece);
         if self.bytes_max < self.bytes.len() {
             return Err(self.taker.too_large(self.bytes.len() as u64, self.receive_bytes_max));
