@@ -10,9 +10,9 @@
 //!
 //! Compatibility: etcd's gateway. Answers: fields by their proto names, unset ones left out, 64-bit numbers as
 //! strings, bytes in standard base64, enums by name and unknown ones by number. Requests: both spellings of a
-//! name, unknown fields ignored, numbers as numbers or strings and also as `1.0` or `1e3`, `null` for "unset",
-//! base64 of both alphabets, with padding or without. A field given twice, or two of a `oneof`, are refused as by
-//! etcd 3.6.
+//! name, unknown fields and unknown names of enums ignored (the latter since 3.5.30), numbers as numbers or strings
+//! and also as `1.0` or `1e3`, `null` for "unset", base64 of both alphabets, with padding or without. A field given
+//! twice, or two of a `oneof`, are refused as by etcd 3.6.
 //! Bounds: `serde_json` goes 128 levels deep; memory is that of the result.
 
 pub mod read;

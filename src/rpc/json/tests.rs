@@ -125,14 +125,19 @@ fn numbers_may_be_quoted_or_have_a_point_or_an_exponent_but_must_be_whole_and_fi
 }
 
 #[test]
-fn enums_are_taken_by_name_or_number_and_unknown_numbers_go_through() {
+fn enums_are_taken_by_name_or_number_unknown_numbers_go_through_and_unknown_names_are_passed_over() {
     for (value, expected) in
         [("\"DESCEND\"", 2), ("2", 2), ("2.0", 2), ("77", 77), ("-1", -1), ("\"NONE\"", 0), ("null", 0)]
     {
         let read = range_request(&format!("{{\"sort_order\":{value}}}"));
         assert_eq!(read.map(|range| range.sort_order), Ok(expected), "{value}");
     }
-    for value in ["\"descend\"", "\"2\"", "2147483648", "true", "{}"] {
+    // etcd before 3.5.30 refuses these.
+    for value in ["\"descend\"", "\"2\"", "\"\""] {
+        let read = range_request(&format!("{{\"limit\":3,\"sort_order\":{value}}}"));
+        assert_eq!(read.map(|range| (range.limit, range.sort_order)), Ok((3, 0)), "{value}");
+    }
+    for value in ["2147483648", "true", "{}"] {
         assert!(range_request(&format!("{{\"sortOrder\":{value}}}")).is_err(), "{value}");
     }
     let filters = |text: &str| {
@@ -145,6 +150,7 @@ fn enums_are_taken_by_name_or_number_and_unknown_numbers_go_through() {
     };
     assert_eq!(filters(r#"{"create_request":{"filters":["NODELETE",0,"NOPUT"]}}"#), [1, 0, 0]);
     assert_eq!(filters(r#"{"createRequest":{}}"#), [0; 0]);
+    assert_eq!(filters(r#"{"create_request":{"filters":["NOPE","NODELETE"]}}"#), [1]);
 }
 
 #[test]
@@ -165,9 +171,21 @@ fn base64_is_taken_in_both_alphabets_with_and_without_padding_and_with_ends_of_l
         let put = put_request(&format!("{{\"value\":\"{text}\"}}"));
         assert_eq!(put.map(|put| put.value.to_vec()).as_deref(), Ok(expected), "{text}");
     }
-    for text in
-        ["\"Z\"", "\"Zm9v=\"", "\"Zm 9v\"", "\"+_\"", "\"=\"", "\"!!!!\"", "5", "true", "{}", "[\"Zm9v\"]"]
-    {
+    for text in [
+        "\"Z\"",
+        "\"Zm8=\\n=\"",
+        "\"AA=\"",
+        "\"Zm9vAA=\"",
+        "\"Zm9v=\"",
+        "\"Zm 9v\"",
+        "\"+_\"",
+        "\"=\"",
+        "\"!!!!\"",
+        "5",
+        "true",
+        "{}",
+        "[\"Zm9v\"]",
+    ] {
         let refused = put_request(&format!("{{\"value\":{text}}}"));
         assert!(refused.is_err(), "{text}: {refused:?}");
     }
