@@ -10,5 +10,6 @@ mod floods;
 mod health;
 mod jwt;
 mod manage;
+mod names;
 mod table;
 mod watching;
