@@ -14,15 +14,19 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
+use crate::call;
 use crate::cli::{self, AnyError, Cpus};
-use crate::client::{self, ClientError, Endpoint, Observer, Plan, nanos};
+use crate::client::{self, ClientError, Endpoint, Observer, Plan, Unobserved, nanos};
 use crate::cluster::{Cluster, Reach};
 use crate::compare::Target;
 use crate::disk::ScratchDir;
 use crate::disturbance::{Disturbance, Happened, Scene};
 use crate::host::Host;
+use crate::http2::Method;
+use crate::people;
 use crate::process::{Launch, Server, StopSignal};
 use crate::report::{self, ratio};
+use crate::secure::Certificates;
 use crate::sys;
 use crate::timeline::{self, Percentiles, Timeline};
 use crate::watch::{Bench, SetOnDrop};
@@ -37,6 +41,10 @@ const TAIL: Duration = Duration::from_secs(2);
 const LIMIT: Duration = Duration::from_secs(300);
 /// A disturbance that was over sooner is judged by the puts of so much time.
 const JUDGED_S_MIN: f64 = 1.0;
+/// What clients who begin do, and how many threads they have.
+const HANDSHAKES_PER_S: u32 = 200;
+const HANDSHAKE_THREADS: u32 = 8;
+const WRONG_LOGINS_PER_S: u64 = 1_000;
 /// Between two disturbances of one server: let what the last one left behind end.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -133,8 +141,14 @@ pub(crate) fn run(options: &DisturbOptions) -> Result<bool, AnyError> {
     for target in [Target::Etcd, Target::Pinion] {
         if options.only.is_empty() || options.only.contains(&target) {
             target_alone(options, target, &mut outcomes, &mut notes)?;
-            if options.wants(Disturbance::Follower) {
-                outcomes.push(follower(options, target)?);
+            for (what, play) in [
+                (Disturbance::Follower, follower as fn(&_, _) -> _),
+                (Disturbance::Handshakes, handshakes),
+                (Disturbance::Logins, logins),
+            ] {
+                if options.wants(what) {
+                    outcomes.push(play(options, target)?);
+                }
             }
         }
     }
@@ -292,10 +306,8 @@ fn target_alone(
     outcomes: &mut Vec<Outcome>,
     notes: &mut Vec<String>,
 ) -> Result<(), AnyError> {
-    let wanted: Vec<Disturbance> = Disturbance::ALL
-        .into_iter()
-        .filter(|what| *what != Disturbance::Follower && options.wants(*what))
-        .collect();
+    let wanted: Vec<Disturbance> =
+        Disturbance::ALL.into_iter().filter(|what| !what.is_apart() && options.wants(*what)).collect();
     if wanted.is_empty() {
         return Ok(());
     }
@@ -357,6 +369,62 @@ fn follower(options: &DisturbOptions, target: Target) -> Result<Outcome, AnyErro
         // Its first answer of a linearizable read: it has everything.
         let _member = member.start_again()?;
         Ok(Happened { begin, end: Instant::now(), times: 1 })
+    })
+}
+
+/// Connections that begin, each with a handshake and one call.
+fn handshakes(options: &DisturbOptions, target: Target) -> Result<Outcome, AnyError> {
+    let scratch = options.scratch(target)?;
+    let launch = Launch { tls: Some(Certificates::make(&scratch.path)?), ..options.launch(target) };
+    let server = Server::start(&launch, &scratch.path)?;
+    println!("{}: {} keys are loaded by TLS", target.name(), options.keys);
+    options.fill(&server.endpoint)?;
+    std::thread::sleep(SETTLE);
+    options.beside((target, Disturbance::Handshakes), &server.endpoint, || {
+        let begin = Instant::now();
+        let each = Duration::from_secs(1) * HANDSHAKE_THREADS / HANDSHAKES_PER_S;
+        // Each thread keeps its own schedule: one that is late for one connection begins the next at once.
+        let shake = || -> Result<u64, ClientError> {
+            let mut times = 0;
+            while begin.elapsed() < options.duration {
+                std::thread::sleep((each * times).saturating_sub(begin.elapsed()));
+                call::call(&server.endpoint, Method::Status, &[], DEADLINE)?;
+                times += 1;
+            }
+            Ok(times.into())
+        };
+        let times = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..HANDSHAKE_THREADS).map(|_| scope.spawn(shake)).collect();
+            let joined =
+                threads.into_iter().map(|thread| thread.join().expect("a thread that shakes hands ends"));
+            joined.sum::<Result<u64, ClientError>>()
+        });
+        Ok(Happened { begin, end: Instant::now(), times: times? })
+    })
+}
+
+/// Logins with wrong passwords, on a fixed schedule.
+fn logins(options: &DisturbOptions, target: Target) -> Result<Outcome, AnyError> {
+    let scratch = options.scratch(target)?;
+    let server = Server::start(&options.launch(target), &scratch.path)?;
+    println!("{}: {} keys are loaded", target.name(), options.keys);
+    options.fill(&server.endpoint)?;
+    let count = usize::try_from(people::COUNT)?;
+    people::make(&server.endpoint, count, Space::bounds())?;
+    let users = people::enable(&server.endpoint, count)?;
+    std::thread::sleep(SETTLE);
+    options.beside((target, Disturbance::Logins), &users[0], || {
+        let wrong = Plan {
+            warmup: Duration::ZERO,
+            duration: Some(options.duration),
+            rate_per_s: Some(WRONG_LOGINS_PER_S),
+            keeps_timeline: false,
+            load: Load::Endless { scenario: Scenario::WrongLogin, read_percent: 0, page_keys: 1 },
+            ..options.plan(&server.endpoint)
+        };
+        let begin = Instant::now();
+        let run = client::run(&wrong, &mut Unobserved)?;
+        Ok(Happened { begin, end: begin + options.duration, times: run.tally.failures_count() })
     })
 }
 

@@ -52,11 +52,17 @@ pub(crate) enum Disturbance {
     Erase,
     /// A member of three comes back that missed everything, and gets it (a cluster of its own)
     Follower,
+    /// Two hundred connections a second, each with a TLS handshake and one call; the puts come by TLS too (a server of its
+    /// own)
+    Handshakes,
+    /// A thousand logins a second with wrong passwords, at the servers' own cost of a comparison; the puts are a user's
+    /// (a server of its own)
+    Logins,
 }
 
 impl Disturbance {
     /// In an order in which each leaves to the next one what that needs.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::List,
         Self::Hash,
         Self::Snapshot,
@@ -66,7 +72,14 @@ impl Disturbance {
         Self::Delete,
         Self::Erase,
         Self::Follower,
+        Self::Handshakes,
+        Self::Logins,
     ];
+
+    /// Whether it needs servers of its own.
+    pub(crate) fn is_apart(self) -> bool {
+        matches!(self, Self::Follower | Self::Handshakes | Self::Logins)
+    }
 
     pub(crate) fn name(self) -> String {
         let value = clap::ValueEnum::to_possible_value(&self);
@@ -103,7 +116,7 @@ pub(crate) struct Scene<'a> {
 }
 
 impl Scene<'_> {
-    /// Does it, for its time or once. `Follower` is not done to a single server.
+    /// Does it, for its time or once. What has servers of its own is not done here.
     pub(crate) fn play(&self, what: Disturbance) -> Result<Happened, ClientError> {
         match what {
             Disturbance::List => self.again_and_again(|| self.call(Method::Range, &list_request())),
@@ -118,7 +131,9 @@ impl Scene<'_> {
             Disturbance::Delete => self.delete(),
             Disturbance::Erase => self
                 .once(|| self.call(Method::DeleteRange, &delete_request(self.space, 0..self.space.keys / 2))),
-            Disturbance::Follower => unreachable!("a cluster's own"),
+            Disturbance::Follower | Disturbance::Handshakes | Disturbance::Logins => {
+                unreachable!("{what} has servers of its own")
+            }
         }
     }
 

@@ -17,6 +17,9 @@ const PERMISSIONS: usize = 100;
 const ROOT: &str = "root";
 const ROLE: &str = "load";
 
+/// Users of a trial of logins.
+pub(crate) const COUNT: u64 = 16;
+
 /// The flag of both servers that makes logging in cheap: passwords are not what is measured.
 pub(crate) const CHEAP: &str = "--bcrypt-cost=4";
 
@@ -64,7 +67,8 @@ fn pair(name: &str, other: &str) -> Pair {
     Pair { name: name.to_owned(), other: other.to_owned() }
 }
 
-fn user(number: usize) -> String {
+/// The name of one of them.
+pub(crate) fn user(number: impl std::fmt::Display) -> String {
     format!("user{number}")
 }
 

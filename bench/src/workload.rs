@@ -7,6 +7,7 @@
 
 use crate::http2::Method;
 use crate::messages;
+use crate::people;
 use crate::protobuf::{put_length, put_varint, varint_bytes};
 
 /// The whole key space is the range from this ...
@@ -40,6 +41,8 @@ pub(crate) enum Scenario {
     LeaseGrant,
     /// Linearizable gets and puts, --read-percent of gets
     Mixed,
+    /// A user's login with a wrong password: every one fails
+    WrongLogin,
 }
 
 impl Scenario {
@@ -51,7 +54,7 @@ impl Scenario {
 
     /// Whether the keys have to be there beforehand.
     pub(crate) fn reads(self) -> bool {
-        !matches!(self, Self::Put | Self::Txn | Self::LeaseGrant)
+        !matches!(self, Self::Put | Self::Txn | Self::LeaseGrant | Self::WrongLogin)
     }
 }
 
@@ -217,6 +220,14 @@ impl Generator {
             Scenario::LeaseGrant => {
                 messages::put_lease_grant(message, 0, LEASE_TTL_S);
                 Call { method: Method::LeaseGrant, reply_bytes_min: reply_bytes(4) }
+            }
+            Scenario::WrongLogin => {
+                let user = people::user(self.random.below(people::COUNT));
+                for (field, text) in [(1, user.as_str()), (2, "wrong")] {
+                    put_length(message, field, text.len());
+                    message.extend_from_slice(text.as_bytes());
+                }
+                Call { method: Method::Authenticate, reply_bytes_min: 0 }
             }
             Scenario::Txn => {
                 let index = self.random.below(self.space.keys);
