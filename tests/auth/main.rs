@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod against_etcd;
+mod by_certificate;
 mod clients;
 mod cluster;
 mod etcdctl;

@@ -209,6 +209,10 @@ fn deadline_and_wish_for_a_leader_come_as_headers() {
         let answer = web.post_with("/v3/kv/range", "Grpc-Timeout: soon\r\n", "{}").await;
         assert_eq!(answer.status, 400);
         let key = json!({"key": b64("a")}).to_string();
+        for (timeout, status) in [("0S", 200), ("1n", 504), ("10S", 200)] {
+            let answer = web.post_with("/v3/kv/range", &format!("Grpc-Timeout: {timeout}\r\n"), &key).await;
+            assert_eq!(answer.status, status, "{timeout}");
+        }
         let answer = web.post_with("/v3/kv/range", "Grpc-Metadata-hasleader: true\r\n", &key).await;
         assert_eq!(answer.status, 200);
     });

@@ -98,7 +98,7 @@ pub fn parse<'a>(bytes: &'a [u8], headers: &'a mut Vec<Header<'a>>) -> Result<Pa
     let is_current = version == 1;
     let facts = Facts::of(headers, is_current)?;
     let (path, query) = split_target(target);
-    let ask = Ask { method, path, query, headers, is_secured: false };
+    let ask = Ask { method, path, query, headers, is_secured: false, is_named: false };
     let head = Head {
         ask,
         length: facts.length,

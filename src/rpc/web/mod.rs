@@ -31,6 +31,8 @@ pub struct Ask<'a> {
     pub headers: &'a [Header<'a>],
     /// It came by TLS.
     pub is_secured: bool,
+    /// Its client shows a certificate with a name, where rights are asked for and such a name is a user.
+    pub is_named: bool,
 }
 
 /// How headers are named that the gateway passes on to the call.
@@ -90,6 +92,8 @@ pub enum Route<'a> {
     Preflight,
     /// The host is none of ours.
     Misdirected,
+    /// A path of the gateway, asked for with a certificate whose name will not be used.
+    NamedInVain,
     /// A call through the gateway.
     Call(Method),
     /// A call's path, not asked by POST.
@@ -108,17 +112,21 @@ pub fn route<'a>(ask: &Ask<'a>, rules: &Rules) -> Route<'a> {
     if !ask.is_secured && !rules.admits_host(ask.header("host").unwrap_or_default()) {
         return Route::Misdirected;
     }
+    let path = match ask.path.strip_prefix("/v3beta/") {
+        Some(rest) => Cow::Owned(format!("/v3/{rest}")),
+        None => Cow::Borrowed(ask.path),
+    };
+    let is_gateways = rules.serves_gateway && path.starts_with("/v3/");
+    if is_gateways && ask.is_named {
+        return Route::NamedInVain;
+    }
     if ask.method == "OPTIONS" {
         return Route::Preflight;
     }
     if ask.path.starts_with("/v2/") {
         return Route::V2;
     }
-    let path = match ask.path.strip_prefix("/v3beta/") {
-        Some(rest) => Cow::Owned(format!("/v3/{rest}")),
-        None => Cow::Borrowed(ask.path),
-    };
-    if !rules.serves_gateway || !path.starts_with("/v3/") {
+    if !is_gateways {
         return Route::Page(path);
     }
     match Method::of_web_path(&path) {

@@ -2,7 +2,7 @@ use super::*;
 use crate::rpc::status;
 
 fn ask<'a>(method: &'a str, path: &'a str, headers: &'a [Header<'a>]) -> Ask<'a> {
-    Ask { method, path, query: "", headers, is_secured: false }
+    Ask { method, path, query: "", headers, is_secured: false, is_named: false }
 }
 
 fn header<'a>(name: &'a str, value: &'a str) -> Header<'a> {
@@ -30,6 +30,13 @@ fn paths_and_methods_lead_where_etcd_leads_them() {
     let closed = Rules { serves_gateway: false, ..Rules::default() };
     assert_eq!(route(&ask("POST", "/v3/kv/put", &[]), &closed), Route::Page("/v3/kv/put".into()));
     assert_eq!(call_of(&ask("GET", "/v3/watch", &[]), &rules), Some(Method::Watch));
+    let named = |method, path| Ask { is_named: true, ..ask(method, path, &[]) };
+    for (method, path) in [("POST", "/v3/kv/put"), ("OPTIONS", "/v3/kv/put"), ("GET", "/v3beta/nowhere")] {
+        assert_eq!(route(&named(method, path), &rules), Route::NamedInVain, "{method} {path}");
+    }
+    assert_eq!(route(&named("GET", "/health"), &rules), Route::Page("/health".into()));
+    assert_eq!(route(&named("PUT", "/v2/keys/a"), &rules), Route::V2);
+    assert_eq!(call_of(&named("GET", "/v3/watch"), &rules), None);
     assert_eq!(call_of(&ask("GET", "/health", &[]), &rules), None);
 }
 

@@ -105,6 +105,7 @@ pub struct Client {
     pub(super) token: Option<String>,
     pub(super) timeout: Option<&'static str>,
     pub(super) not_older_than: Option<String>,
+    pub(super) is_gateway: bool,
 }
 
 impl Client {
@@ -152,6 +153,7 @@ impl Client {
             token: None,
             timeout: None,
             not_older_than: None,
+            is_gateway: false,
         })
     }
 
@@ -190,6 +192,13 @@ impl Client {
         self
     }
 
+    /// The same connection as that of a gateway, which passes on calls of others.
+    #[must_use]
+    pub fn as_gateway(mut self) -> Self {
+        self.is_gateway = true;
+        self
+    }
+
     /// The same connection in the name of this user.
     pub async fn logged_in(&self, name: &str, password: &str) -> Result<Self, CallError> {
         Ok(self.clone().with_token(&self.authenticate(name, password).await?))
@@ -218,6 +227,9 @@ impl Client {
         }
         if let Some(timeout) = self.timeout {
             request = request.header("grpc-timeout", timeout);
+        }
+        if self.is_gateway {
+            request = request.header("grpcgateway-accept", "*/*");
         }
         if let Some(revision) = &self.not_older_than {
             request = request.header("pinion-not-older-than", revision);

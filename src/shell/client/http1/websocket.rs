@@ -212,7 +212,14 @@ mod tests {
             header("Sec-WebSocket-Version", "13"),
             header("Sec-WebSocket-Protocol", "Bearer, abc.12"),
         ];
-        let ask = Ask { method: "GET", path: "/v3/watch", query: "", headers: &headers, is_secured: false };
+        let ask = Ask {
+            method: "GET",
+            path: "/v3/watch",
+            query: "",
+            headers: &headers,
+            is_secured: false,
+            is_named: false,
+        };
         let head = accept(&ask).unwrap();
         assert!(
             head.headers.contains(&("Sec-WebSocket-Accept".into(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".into()))

@@ -62,7 +62,8 @@ impl<B: Backend> ClientShard<B> {
             headers.push(Header { name: "host", value: authority.as_str().as_bytes() });
         }
         let method = note.method.as_deref().unwrap_or(parts.method.as_str());
-        let ask = Ask { method, path, query, headers: &headers, is_secured: true };
+        let is_named = self.is_named_in_vain(account);
+        let ask = Ask { method, path, query, headers: &headers, is_secured: true, is_named };
         let rules = Rc::clone(&self.web_rules);
         let origin = if speaks == Speaks::Metrics { None } else { rules.origin_for(&ask) };
         let sink = Sink::Http2(Exchange::new(stream, account, method == "HEAD", origin));

@@ -64,11 +64,13 @@ pub(in crate::shell::client) fn read_head(
                 code: Code::InvalidArgument,
                 message: format!("invalid grpc-timeout: {why}").into(),
             })?;
-            // A call that has no time left at this clock's step is not begun.
-            if timeout_ns < NS_PER_MS {
-                return Err(status::CONTEXT_DEADLINE_EXCEEDED);
+            match timeout_ns {
+                // None at all, to the gateway of etcd.
+                0 => None,
+                // A call that has no time left at this clock's step is not begun.
+                1..NS_PER_MS => return Err(status::CONTEXT_DEADLINE_EXCEEDED),
+                _ => Some(now_ms.saturating_add(timeout_ns.div_ceil(NS_PER_MS))),
             }
-            Some(now_ms.saturating_add(timeout_ns.div_ceil(NS_PER_MS)))
         }
     };
     // Refuses what this version does not have.

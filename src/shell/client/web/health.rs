@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     fn checks(probe: Probe, name: Option<&str>, query: &str) -> Option<(Vec<&'static str>, bool)> {
-        let ask = Ask { method: "GET", path: "", query, headers: &[], is_secured: false };
+        let ask = Ask { method: "GET", path: "", query, headers: &[], is_secured: false, is_named: false };
         let checks = Checks::of(probe, name, &ask)?;
         Some((checks.checks.iter().map(|check| check.name()).collect(), checks.is_verbose))
     }

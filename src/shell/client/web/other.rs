@@ -9,6 +9,12 @@ use crate::shell::client::call::account::Account;
 use crate::shell::client::{Backend, ClientShard};
 
 impl<B: Backend> ClientShard<B> {
+    /// Whether a client shows a certificate whose name would be a call's user by gRPC. The gateway's calls have none by
+    /// certificate, and a client that relies on it is told so, as by etcd.
+    pub(in crate::shell::client) fn is_named_in_vain(&self, account: &Account) -> bool {
+        self.identities.revision().is_some() && account.user().is_some_and(|name| !name.is_empty())
+    }
+
     /// Answers what is no call.
     pub(in crate::shell::client) fn on_other(
         self: &Rc<Self>,
@@ -35,6 +41,11 @@ impl<B: Backend> ClientShard<B> {
                     out.extend_from_slice(text.as_bytes());
                 });
             }
+            Route::NamedInVain => sink.answer(account, AnswerHead::of_text(400), |out| {
+                out.extend_from_slice(
+                    b"CommonName of client sending a request against gateway will be ignored and not used as expected\n",
+                );
+            }),
             Route::NoCall => refuse(sink, 404, status(Code::NotFound, "Not Found".into())),
             Route::CallByOtherMethod => {
                 refuse(sink, 501, status(Code::Unimplemented, "Method Not Allowed".into()));
