@@ -41,7 +41,7 @@ use std::rc::Rc;
 use std::task::Waker;
 
 use super::Deferred;
-use super::last_shown::LastShown;
+use super::shown::LastShown;
 use crate::rpc::method::Weight;
 use crate::shell::client::load::ConnectionLoad;
 use crate::shell::client::speaks::Speaks;

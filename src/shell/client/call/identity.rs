@@ -9,7 +9,7 @@
 //! Without a token the certificate that the client has shown names the user, where certificates name users. It is a
 //! login at the revision of now: what it may do is looked up anyway.
 //!
-//! Cost: a comparison with what the connection has shown last (`last_shown`), else a look-up in a map of the shard; nothing
+//! Cost: a comparison with what the connection has shown last (`shown`), else a look-up in a map of the shard; nothing
 //! but a load while rights are not asked for. Calls that come with one token while it is being verified share that.
 //! Compatibility: metadata `token` goes before `authorization`; a leading `Bearer ` is cut; a token that is not good is
 //! refused, and never passes for none. Calls that come through the gateway have no user by certificate.
@@ -27,6 +27,7 @@ use prost::Message as _;
 use super::account::Account;
 use super::known_tokens::{Known, KnownTokens};
 use super::overloaded;
+use super::shown::{Shown, Token};
 use crate::auth::{Claims, bearer, may_be_web_token, token_index};
 use crate::pb::peer;
 use crate::request::{Command, Login, Permit, Query, Read};
@@ -43,47 +44,8 @@ const NAMED_MAX: usize = 16_384;
 /// often the times of a JSON web token are compared with the clock, which may have been set.
 const USE_MS: u64 = 500;
 
-/// A token as a call shows it, in bytes at most. Those that this server gives out are far shorter.
-pub(in crate::shell::client) const TOKEN_BYTES_MAX: usize = 16 << 10;
-
 /// Between two lines about JSON web tokens that were refused.
 const TOLD_MS: u64 = 1_000;
-
-/// What shows who makes a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::shell::client) enum Shown {
-    Token(Token),
-    /// The common name in the client's certificate.
-    Certificate(Bytes),
-}
-
-/// A token, and where it comes from.
-#[derive(Clone, PartialEq, Eq)]
-pub(in crate::shell::client) struct Token {
-    text: Bytes,
-    address: Option<IpAddr>,
-}
-
-impl Token {
-    pub(super) fn text(&self) -> &Bytes {
-        &self.text
-    }
-}
-
-impl std::fmt::Debug for Token {
-    // Who can read a token can use it.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Token").field("address", &self.address).finish_non_exhaustive()
-    }
-}
-
-impl Shown {
-    /// The name in a connection's certificate, if there is one.
-    pub(in crate::shell::client) fn certificate_of(account: &Account) -> Option<Self> {
-        let shown = || account.user().map(|user| Self::Certificate(Bytes::copy_from_slice(user.as_bytes())));
-        account.last_shown.certificate().or_else(shown)
-    }
-}
 
 /// Who makes a call that shows a token: nobody where it names nobody.
 type Caller = Result<Option<Arc<Login>>, Status>;
@@ -204,14 +166,12 @@ pub(in crate::shell::client) fn own_read(linearizable: bool, query: Query) -> Co
 
 /// The token in what a client shows on this connection.
 pub(in crate::shell::client) fn token(shown: &[u8], account: &Account) -> Shown {
-    let token = bearer(shown);
-    if let Some(same) = account.last_shown.token(token) {
-        return same;
-    }
-    // One longer than any that is given out need not be kept to be refused: an empty one is no better.
-    let is_kept = token.len() <= TOKEN_BYTES_MAX;
-    let text = if is_kept { Bytes::copy_from_slice(token) } else { Bytes::new() };
-    Shown::Token(Token { text, address: account.address })
+    account.last_shown.token(bearer(shown), account.address)
+}
+
+/// The name in a connection's certificate, if there is one.
+pub(in crate::shell::client) fn certificate_of(account: &Account) -> Option<Shown> {
+    account.user().map(|user| account.last_shown.certificate(&user))
 }
 
 impl<B: Backend> ClientShard<B> {

@@ -21,7 +21,7 @@ use bytes::Bytes;
 
 use super::account::Account;
 use super::end::{CallEnd, Ended};
-use super::identity::Shown;
+use super::shown::Shown;
 use super::{Head, Recipient};
 use crate::request::{Command, Response};
 use crate::rpc::method::Weight;

@@ -16,7 +16,6 @@ pub(super) mod header;
 pub(super) mod identity;
 mod keep_alive;
 mod known_tokens;
-mod last_shown;
 pub(super) mod leadership;
 pub(super) mod local_watch;
 mod lock;
@@ -27,6 +26,7 @@ pub(super) mod place;
 mod recipe;
 pub(super) mod revocation;
 pub(super) mod serial;
+pub(super) mod shown;
 pub(super) mod slots;
 pub(super) mod slow;
 mod snapshot;
@@ -53,10 +53,11 @@ use crate::shell::client::load::Cause;
 use crate::types::Term;
 use account::{Account, Charge};
 use end::CallEnd;
-use identity::{Identity, Shown};
+use identity::Identity;
 use keep_alive::Answers;
 use leadership::Wait;
 use place::{Kind, Place};
+use shown::Shown;
 use slow::{Pace, What};
 
 /// What is known of a call before its request is looked at.

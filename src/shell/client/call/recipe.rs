@@ -22,9 +22,10 @@ use prost::Message as _;
 
 use super::account::Account;
 use super::end::{CallEnd, Ended};
-use super::identity::{Shown, guarded};
+use super::identity::guarded;
 use super::local_watch::{LocalWatch, News};
 use super::place::{Kind, Place};
+use super::shown::Shown;
 use super::{Head, overloaded};
 use crate::pb::etcdserverpb as pb;
 use crate::request::{Command, Login, Query, Read, RequestKind, Response};

@@ -11,9 +11,9 @@ use prost::Message as _;
 
 use super::account::Account;
 use super::end::Ended;
-use super::identity::Shown;
 use super::leadership::LeaderWish;
 use super::place::{Kind, Place};
+use super::shown::Shown;
 use super::{Head, Mailbox, Recipient, not_older, overloaded};
 use crate::pb::health::health_check_response::ServingStatus;
 use crate::pb::health::{HealthCheckRequest, HealthCheckResponse, HealthListResponse};

@@ -37,8 +37,8 @@ use futures_util::future::LocalBoxFuture;
 
 use super::end::{CallEnd, Ended};
 use super::header::Headers;
-use super::identity::Shown;
 use super::outbox::{Outbox, Room};
+use super::shown::Shown;
 use super::{Head, decode};
 use crate::metrics::{Count, Name, Report};
 use crate::pb::etcdserverpb as pb;

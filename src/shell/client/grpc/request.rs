@@ -22,8 +22,9 @@ use crate::rpc::method::CallShape;
 use crate::rpc::{Code, Method, Status, not_older, status};
 use crate::shell::client::call::account::Account;
 use crate::shell::client::call::body::Body;
-use crate::shell::client::call::identity::{self, Shown};
+use crate::shell::client::call::identity;
 use crate::shell::client::call::place::Upload;
+use crate::shell::client::call::shown::Shown;
 use crate::shell::client::call::{Head, overloaded};
 use crate::shell::client::responder::{Requests, Responder};
 use crate::shell::client::speaks::Speaks;
@@ -134,7 +135,7 @@ fn shown(headers: &HeaderMap, account: &Account) -> Option<Shown> {
     if headers.contains_key(&GATEWAY_ACCEPT) {
         return None;
     }
-    Shown::certificate_of(account)
+    identity::certificate_of(account)
 }
 
 pub(super) fn framing_status(error: &FramingError) -> Status {

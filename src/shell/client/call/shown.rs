@@ -1,4 +1,4 @@
-//! The login that a connection's last call had.
+//! What a call shows of who makes it, and the login that the connection's last call had.
 //!
 //! The next call is likely to show the same token or certificate. Then it needs no copy of it, no hash and no look-up.
 //! What is remembered here says nothing that the shard would not say itself: it holds at one auth revision, and no longer
@@ -6,21 +6,46 @@
 //!
 //! A token is compared in a time that tells nothing of where it differs: calls of several users may come on one connection,
 //! through a proxy.
-//! Bounded: one token of `TOKEN_BYTES_MAX` a connection; a longer one is looked up at each call.
+//! Bounded: one token of `KEPT_BYTES_MAX` a connection; a longer one is looked up at each call.
 
 use std::cell::RefCell;
 use std::hint::black_box;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::identity::Shown;
 use crate::request::Login;
 
-/// A JSON web token of etcd's has some 500 to 1,000 bytes.
-const TOKEN_BYTES_MAX: usize = 2 << 10;
+/// A token as a call shows it, in bytes at most. Those that this server gives out are far shorter.
+pub(in crate::shell::client) const TOKEN_BYTES_MAX: usize = 16 << 10;
 
-/// See the module.
+/// A JSON web token of etcd's has some 500 to 1,000 bytes.
+const KEPT_BYTES_MAX: usize = 2 << 10;
+
+/// What shows who makes a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::shell::client) enum Shown {
+    Token(Token),
+    /// The common name in the client's certificate.
+    Certificate(Bytes),
+}
+
+/// A token, and where it comes from.
+#[derive(Clone, PartialEq, Eq)]
+pub(in crate::shell::client) struct Token {
+    pub(super) text: Bytes,
+    pub(super) address: Option<IpAddr>,
+}
+
+impl std::fmt::Debug for Token {
+    // Who can read a token can use it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// The last call's. See the module.
 #[derive(Default)]
 pub(in crate::shell::client) struct LastShown(RefCell<Option<Seen>>);
 
@@ -33,26 +58,31 @@ struct Seen {
     until_ms: u64,
 }
 
-/// What compares equal in the same time wherever it differs.
+/// Compares in the same time wherever they differ.
 fn is_same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && black_box(a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b))) == 0
 }
 
 impl LastShown {
-    /// The token, if it was the last one.
-    pub(super) fn token(&self, token: &[u8]) -> Option<Shown> {
-        match &self.0.borrow().as_ref()?.shown {
-            shown @ Shown::Token(last) if is_same(last.text(), token) => Some(shown.clone()),
-            _ => None,
+    /// A token that a client at this address shows.
+    pub(super) fn token(&self, token: &[u8], address: Option<IpAddr>) -> Shown {
+        if let Some(Seen { shown: shown @ Shown::Token(last), .. }) = &*self.0.borrow()
+            && is_same(&last.text, token)
+        {
+            return shown.clone();
         }
+        // One longer than any that is given out need not be kept to be refused: an empty one is no better.
+        let is_kept = token.len() <= TOKEN_BYTES_MAX;
+        let text = if is_kept { Bytes::copy_from_slice(token) } else { Bytes::new() };
+        Shown::Token(Token { text, address })
     }
 
-    /// The name in the connection's certificate, if it was shown last.
-    pub(super) fn certificate(&self) -> Option<Shown> {
-        let seen = self.0.borrow();
-        seen.as_ref()
-            .filter(|seen| matches!(seen.shown, Shown::Certificate(_)))
-            .map(|seen| seen.shown.clone())
+    /// The name in the connection's certificate, which is always the same.
+    pub(super) fn certificate(&self, name: &str) -> Shown {
+        match &*self.0.borrow() {
+            Some(Seen { shown: shown @ Shown::Certificate(_), .. }) => shown.clone(),
+            _ => Shown::Certificate(Bytes::copy_from_slice(name.as_bytes())),
+        }
     }
 
     /// The login of what `token` or `certificate` gave, if it still holds.
@@ -62,7 +92,7 @@ impl LastShown {
         let seen = self.0.borrow();
         let seen = seen.as_ref()?;
         let is_it = match (&seen.shown, shown) {
-            (Shown::Token(last), Shown::Token(now)) => is_it(last.text(), now.text()),
+            (Shown::Token(last), Shown::Token(now)) => is_it(&last.text, &now.text),
             (Shown::Certificate(last), Shown::Certificate(now)) => is_it(last, now),
             _ => false,
         };
@@ -71,7 +101,7 @@ impl LastShown {
 
     /// What the shard knows of what was shown, at an auth revision and until a time.
     pub(super) fn remember(&self, shown: &Shown, login: Option<Arc<Login>>, revision: u64, until_ms: u64) {
-        let is_kept = !matches!(shown, Shown::Token(token) if TOKEN_BYTES_MAX < token.text().len());
+        let is_kept = !matches!(shown, Shown::Token(token) if KEPT_BYTES_MAX < token.text.len());
         let seen = || Seen { shown: shown.clone(), login, revision, until_ms };
         self.0.replace(is_kept.then(seen));
     }
@@ -79,8 +109,6 @@ impl LastShown {
 
 #[cfg(test)]
 mod tests {
-    use super::super::account::{Account, Ledger};
-    use super::super::identity::token;
     use super::*;
 
     fn login(name: &str) -> Option<Arc<Login>> {
@@ -89,14 +117,13 @@ mod tests {
 
     #[test]
     fn the_last_login_holds_for_the_same_bytes_at_its_revision_and_in_its_time_only() {
-        let account = Account::new(1, Ledger::default().into());
-        let last = &account.last_shown;
-        let first = token(b"Bearer abc.1", &account);
+        let last = LastShown::default();
+        let first = last.token(b"abc.1", None);
         assert_eq!(last.recall(&first, 7, 0), None);
         last.remember(&first, login("alice"), 7, 100);
         for (shown, revision, now_ms, is_known) in [
             (&b"abc.1"[..], 7, 99, true),
-            (b"Bearer abc.1", 7, 0, true),
+            (b"abc.1", 7, 0, true),
             (b"abc.1", 8, 99, false),
             (b"abc.1", 6, 99, false),
             (b"abc.1", 7, 100, false),
@@ -105,34 +132,32 @@ mod tests {
             (b"abc.10", 7, 99, false),
             (b"Abc.1", 7, 99, false),
             (b"", 7, 99, false),
-            (b"bearer abc.1", 7, 99, false),
         ] {
-            let shown = token(shown, &account);
+            let shown = last.token(shown, None);
             assert_eq!(last.recall(&shown, revision, now_ms).is_some(), is_known, "{shown:?} at {revision}");
         }
         // A name is no token, though it has the same bytes.
-        assert_eq!(last.recall(&Shown::Certificate("abc.1".into()), 7, 0), None);
-        assert!(last.certificate().is_none());
-        last.remember(&token(b"other", &account), None, 7, 100);
+        assert_eq!(last.recall(&last.certificate("abc.1"), 7, 0), None);
+        last.remember(&last.token(b"other", None), None, 7, 100);
         assert_eq!(last.recall(&first, 7, 0), None, "another was shown since");
-        assert_eq!(last.recall(&token(b"other", &account), 7, 0), Some(None));
+        assert_eq!(last.recall(&last.token(b"other", None), 7, 0), Some(None));
     }
 
     #[test]
     fn a_token_that_is_shown_again_is_not_copied_and_a_long_one_is_not_kept() {
-        let account = Account::new(1, Ledger::default().into());
+        let last = LastShown::default();
         let text = |shown: &Shown| match shown {
-            Shown::Token(token) => token.text().clone(),
+            Shown::Token(token) => token.text.clone(),
             Shown::Certificate(name) => name.clone(),
         };
-        let first = token(b"abc.1", &account);
-        account.last_shown.remember(&first, login("alice"), 7, 100);
-        assert_eq!(text(&token(b"abc.1", &account)).as_ptr(), text(&first).as_ptr());
-        let long = vec![b'x'; TOKEN_BYTES_MAX + 1];
-        account.last_shown.remember(&token(&long, &account), login("alice"), 7, 100);
-        assert!(account.last_shown.token(&long).is_none());
-        account.last_shown.remember(&Shown::Certificate("alice".into()), login("alice"), 7, 100);
-        let name = account.last_shown.certificate().unwrap();
-        assert!(account.last_shown.recall(&name, 7, 0).is_some());
+        let first = last.token(b"abc.1", None);
+        last.remember(&first, login("alice"), 7, 100);
+        assert_eq!(text(&last.token(b"abc.1", None)).as_ptr(), text(&first).as_ptr());
+        let long = last.token(&vec![b'x'; KEPT_BYTES_MAX + 1], None);
+        last.remember(&long, login("alice"), 7, 100);
+        assert_eq!(last.recall(&long, 7, 0), None);
+        assert!(text(&last.token(&vec![b'x'; TOKEN_BYTES_MAX + 1], None)).is_empty());
+        last.remember(&last.certificate("alice"), login("alice"), 7, 100);
+        assert!(last.recall(&last.certificate("alice"), 7, 0).is_some());
     }
 }
