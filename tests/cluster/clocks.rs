@@ -55,7 +55,7 @@ fn wall_clocks_that_jump_end_no_lease_and_no_leadership_and_lose_nothing() {
         let load = Load::start(&cluster, 2, Duration::from_millis(10), 1);
         load.wait_write().await;
         let leader = cluster.leader().await;
-        let term = cluster.status(leader).await.unwrap().raft_term;
+        let term = cluster.client(leader).await.status().await.unwrap().raft_term;
         for (number, jump) in JUMPS.into_iter().enumerate() {
             // The leader's more often than the others'.
             shift(&files[[leader, (leader + 1) % 3, leader, (leader + 2) % 3][number % 4]], jump);
@@ -63,7 +63,7 @@ fn wall_clocks_that_jump_end_no_lease_and_no_leadership_and_lose_nothing() {
             load.wait_write().await;
         }
         for member in 0..3 {
-            let status = cluster.status(member).await.unwrap();
+            let status = cluster.client(member).await.status().await.unwrap();
             assert_eq!((status.raft_term, status.leader), (term, cluster.ids[leader]), "seen by m{member}");
         }
         // One that starts again with its clock behind its former life's is let in.

@@ -144,10 +144,10 @@ fn clients_of_the_others_do_not_notice_a_follower_whose_disk_stalls() {
         let _works = WorksAtEnd(&device);
         cluster.lead(1).await;
         let puts = Puts::start(&cluster, &[1, 2]);
-        let term = cluster.status(1).await.unwrap().raft_term;
+        let term = cluster.client(1).await.status().await.unwrap().raft_term;
         device.set(Device::Stalls);
         tokio::time::sleep(6 * ELECTION).await;
-        let status = cluster.status(1).await.unwrap();
+        let status = cluster.client(1).await.status().await.unwrap();
         assert_eq!((status.raft_term, status.leader), (term, cluster.ids[1]), "an election");
         device.set(Device::Works);
         let back = Instant::now();

@@ -86,7 +86,7 @@ fn noise_and_a_thousand_silent_connections_on_the_peer_port_harm_nobody() {
     block_on(TEST_DEADLINE, async {
         let mut cluster = Cluster::start(3, &[]).await;
         let leader = cluster.leader().await;
-        let term = cluster.status(leader).await.unwrap().raft_term;
+        let term = cluster.client(leader).await.status().await.unwrap().raft_term;
         let client = cluster.server(leader).connect().await;
         client.put_kv("k", "v").await.unwrap();
         // A mapped log's pages are not what strangers cost.
@@ -121,7 +121,7 @@ fn noise_and_a_thousand_silent_connections_on_the_peer_port_harm_nobody() {
         );
         assert!(grown.iter().all(|bytes| *bytes < MEMORY_MAX), "members grew by {grown:?} bytes");
         assert!(slowest < Duration::from_secs(3), "a put took {slowest:?}");
-        let status = cluster.status(leader).await.unwrap();
+        let status = cluster.client(leader).await.status().await.unwrap();
         assert_eq!((status.raft_term, status.leader), (term, cluster.ids[leader]), "an election");
         let revision = cluster.settle().await;
         cluster.assert_equal_hashes(revision).await;
@@ -147,7 +147,7 @@ struct Liar {
 impl Liar {
     /// A newer process of `from`, as it says.
     async fn connect(cluster: &Cluster, from: usize, to: usize, lane: Lane) -> Self {
-        let status = cluster.status(to).await.unwrap().header.unwrap();
+        let status = cluster.client(to).await.status().await.unwrap().header.unwrap();
         let identity = PeerIdentity {
             cluster: ClusterId(status.cluster_id),
             member: MemberId(cluster.ids[from]),
@@ -246,7 +246,7 @@ fn a_peer_that_lies_about_the_log_is_refused_or_ignored_and_nothing_diverges() {
             client.put_kv(&format!("k{number}"), "true").await.unwrap();
         }
         cluster.settle().await;
-        let status = cluster.status(victim).await.unwrap();
+        let status = cluster.client(victim).await.status().await.unwrap();
         let (term, last) = (status.raft_term, status.raft_index);
         let append = |term, after, entries: &[(u64, u64)], commit| Append {
             term,

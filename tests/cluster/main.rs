@@ -197,7 +197,7 @@ fn a_follower_that_was_away_comes_back_by_a_checkpoint_when_the_log_is_gone() {
 }
 
 /// Writers beside each other, so that their writes share syncs.
-const WRITERS: u64 = 8;
+const WRITERS: usize = 8;
 
 /// A follower misses so many writes and comes back; what it says meanwhile.
 async fn miss(puts: u64, padding: usize, flags: &[&str]) -> String {
@@ -211,7 +211,7 @@ async fn miss(puts: u64, padding: usize, flags: &[&str]) -> String {
         .map(|writer| {
             let client = client.clone();
             tokio::task::spawn_local(async move {
-                for number in (writer..puts).step_by(WRITERS as usize) {
+                for number in (0..puts).skip(writer).step_by(WRITERS) {
                     let value = format!("v{number}{}", "=".repeat(padding));
                     client.put_kv(&format!("k{}", number % 100), &value).await.unwrap();
                 }

@@ -1,17 +1,20 @@
 //! Answers of v2 beside those of a real etcd with `--enable-v2`: the same random requests to both, field by field.
 //!
 //! Indexes are compared by their order: both sides' numbers of all answers so far must be in one order, and numbers
-//! that are equal on one side must be so on the other. Masked: dates, cluster, raft's index and term. Not sent: what
+//! that are equal on one side must be so on the other. What is left of times to live may differ by what passes between
+//! the two. Masked: dates, cluster, raft's index and term. Not sent: what
 //! etcd answers with an error of its own making (a directory's time to live renewed, which is `both.rs`'s).
 //! `PINION_ETCD_BIN` names the etcd; skipped loudly without one. `PINION_V2_SEEDS` and `PINION_V2_OPS` make it longer.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, env_number, installed};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::v2::{ask, escaped};
 use crate::web::{Answer, Web};
@@ -165,19 +168,33 @@ impl Generator {
     }
 }
 
-/// What is compared of a value; indexes go to `indexes`, in order.
-fn masked(value: &mut Value, indexes: &mut Vec<u64>) {
+/// Numbers that differ between two servers which do the same, in the order of their fields.
+#[derive(Default)]
+struct Numbers {
+    indexes: Vec<u64>,
+    /// Seconds that are left of times to live.
+    left_s: Vec<i64>,
+}
+
+/// What is compared of a value as it is; the rest goes to `numbers`.
+fn masked(value: &mut Value, numbers: &mut Numbers) {
     match value {
         Value::Object(fields) => {
             if let Some(date) = fields.get_mut("expiration") {
                 assert!(date.as_str().unwrap().ends_with('Z'));
                 *date = "a date".into();
             }
+            if let Some(left) = fields.get_mut("ttl")
+                && let Some(seconds) = left.as_i64()
+            {
+                numbers.left_s.push(seconds);
+                *left = "what is left".into();
+            }
             for name in ["modifiedIndex", "createdIndex", "index"] {
                 if let Some(index) = fields.get_mut(name)
                     && let Some(number) = index.as_u64().filter(|number| *number != 0)
                 {
-                    indexes.push(number);
+                    numbers.indexes.push(number);
                     *index = "an index".into();
                 }
             }
@@ -190,7 +207,7 @@ fn masked(value: &mut Value, indexes: &mut Vec<u64>) {
                     if digits.len() == 20 || (name == "cause" && !digits.is_empty()) {
                         let number: u64 = digits.parse().unwrap_or(0);
                         if digits.len() == 20 {
-                            indexes.push(number);
+                            numbers.indexes.push(number);
                         }
                         out.push_str(&piece.replace(&digits, "N"));
                     } else {
@@ -199,27 +216,27 @@ fn masked(value: &mut Value, indexes: &mut Vec<u64>) {
                 }
                 *text = out;
             }
-            fields.values_mut().for_each(|value| masked(value, indexes));
+            fields.values_mut().for_each(|value| masked(value, numbers));
             if let Some(Value::Array(nodes)) = fields.get_mut("nodes") {
                 nodes.sort_by_key(|node| node["key"].to_string());
             }
         }
-        Value::Array(values) => values.iter_mut().for_each(|value| masked(value, indexes)),
+        Value::Array(values) => values.iter_mut().for_each(|value| masked(value, numbers)),
         _ => {}
     }
 }
 
-/// An answer without what differs, and its indexes.
-fn said(answer: &Answer) -> ((u16, Value, Vec<bool>), Vec<u64>) {
+/// An answer without what differs, and that.
+fn said(answer: &Answer) -> ((u16, Value, Vec<bool>), Numbers) {
     let mut body = answer.json();
-    let mut indexes: Vec<u64> = Vec::new();
+    let mut numbers = Numbers::default();
     let header = |name: &str| answer.header(name);
     let index: Option<u64> = header("x-etcd-index").and_then(|text| text.parse().ok());
-    indexes.extend(index.filter(|index| *index != 0));
-    masked(&mut body, &mut indexes);
+    numbers.indexes.extend(index.filter(|index| *index != 0));
+    masked(&mut body, &mut numbers);
     let names = ["x-etcd-index", "x-raft-index", "x-raft-term", "x-etcd-cluster-id"];
     let headers = names.iter().map(|name| header(name).is_some()).collect();
-    ((answer.status, body, headers), indexes)
+    ((answer.status, body, headers), numbers)
 }
 
 #[test]
@@ -235,6 +252,8 @@ fn answers_of_v2_are_etcds_field_by_field() {
             let mut theirs_web = Web::connect(theirs.client_port()).await;
             let mut ours_web = Web::connect(ours.client_port()).await;
             let mut indexes = Indexes::default();
+            // A time to live begins, and is read, on both sides within one pair of requests.
+            let mut longest_pair = Duration::ZERO;
             let random = StdRng::seed_from_u64(seed);
             let mut generator = Generator { random, last: (1, 1), last_value: "1".into() };
             for number in 0..env_number("PINION_V2_OPS", 1_500) {
@@ -256,8 +275,10 @@ fn answers_of_v2_are_etcds_field_by_field() {
                     "PUT" | "POST" => format!("/keys{path}"),
                     _ => format!("/keys{path}?{form}"),
                 };
+                let asked = Instant::now();
                 let their = ask(&mut theirs_web, method, &target(&their_form), &their_form).await;
                 let our = ask(&mut ours_web, method, &target(&our_form), &our_form).await;
+                longest_pair = longest_pair.max(asked.elapsed());
                 let context = || {
                     format!(
                         "seed {seed}, request {number}: {method} {path} {form}\netcd: {} {}ours: {} {}",
@@ -267,10 +288,15 @@ fn answers_of_v2_are_etcds_field_by_field() {
                         our.text()
                     )
                 };
-                let ((their_said, their_indexes), (our_said, our_indexes)) = (said(&their), said(&our));
+                let ((their_said, theirs), (our_said, ours)) = (said(&their), said(&our));
                 assert_eq!(our_said, their_said, "{}", context());
-                assert_eq!(our_indexes.len(), their_indexes.len(), "{}", context());
-                for (theirs, ours) in their_indexes.iter().zip(&our_indexes) {
+                // Of a second that has begun either side may tell the whole.
+                let apart = i64::try_from(longest_pair.as_secs()).unwrap() + 2;
+                let is_alike = |(theirs, ours): (&i64, &i64)| (theirs - ours).abs() <= apart;
+                assert_eq!(ours.left_s.len(), theirs.left_s.len(), "{}", context());
+                assert!(theirs.left_s.iter().zip(&ours.left_s).all(is_alike), "{}", context());
+                assert_eq!(ours.indexes.len(), theirs.indexes.len(), "{}", context());
+                for (theirs, ours) in theirs.indexes.iter().zip(&ours.indexes) {
                     assert!(indexes.pair(*theirs, *ours), "indexes {theirs} and {ours}: {}", context());
                 }
                 let node = |answer: &Answer| answer.json()["node"].clone();
