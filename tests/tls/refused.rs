@@ -175,7 +175,7 @@ fn certificates_that_are_bombs_cost_a_refusal_and_nothing_else() {
             .collect();
         let (many, huge) = (named(1_000, 20), named(20_000, 40));
         let own = der(&good);
-        let chain = |rest: &[CertificateDer<'static>]| [&[own.clone()], rest].concat();
+        let chain = |rest: &[CertificateDer<'static>]| [std::slice::from_ref(&own), rest].concat();
         let cut = CertificateDer::from(own[..own.len() / 2].to_vec());
         let mut longer = own.to_vec();
         longer[2] ^= 0x40;
@@ -185,7 +185,7 @@ fn certificates_that_are_bombs_cost_a_refusal_and_nothing_else() {
             ("a hundred strangers behind it", chain(&strangers), &good, true),
             ("itself a hundred times", chain(&vec![own.clone(); 100]), &good, true),
             ("itself a thousand times", chain(&vec![own.clone(); 1_000]), &good, false),
-            ("a stranger in front", [&strangers[..1], &[own.clone()]].concat(), &good, false),
+            ("a stranger in front", [&strangers[..1], std::slice::from_ref(&own)].concat(), &good, false),
             ("half of one", vec![cut], &good, false),
             ("a length that is wrong", vec![longer.into()], &good, false),
             ("nothing", vec![Vec::new().into()], &good, false),

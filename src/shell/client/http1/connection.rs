@@ -344,7 +344,7 @@ impl<B: Backend> Turns<'_, B> {
             }
             Ok(Parsed::Whole(mut head, length)) => {
                 head.ask.is_secured = self.io.borrow().is_secured();
-                head.ask.is_named = self.shard.is_named_in_vain(&self.account);
+                head.ask.is_named = self.shard.is_named_in_vain(self.account);
                 self.shard.counters.count(|counters| counters.requests += 1);
                 let mut rest = &input[length..];
                 let step = self.on_request(&head, &mut rest);
