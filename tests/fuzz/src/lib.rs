@@ -4,11 +4,13 @@
 //! panics if the property does not hold. The targets in `targets/` are one line each, so what they
 //! claim also runs under plain `cargo test`, on the seeds.
 
+pub mod auth;
 pub mod bbolt;
 pub mod checkpoint;
 pub mod discovery;
 pub mod framing;
 pub mod headers;
+pub mod hello;
 pub mod http;
 pub mod key_range;
 pub mod memory;
@@ -16,6 +18,7 @@ pub mod message;
 pub mod peer;
 pub mod requests;
 pub mod seed;
+pub mod tokens;
 pub mod wal;
 mod wal_image;
 
@@ -77,6 +80,21 @@ mod tests {
     #[test]
     fn framing_property_holds_on_its_seeds() {
         hold(framing::run, "framing");
+    }
+
+    #[test]
+    fn hello_property_holds_on_its_seeds() {
+        hold(hello::run, "hello");
+    }
+
+    #[test]
+    fn tokens_property_holds_on_its_seeds() {
+        hold(tokens::run, "tokens");
+    }
+
+    #[test]
+    fn auth_property_holds_on_its_seeds() {
+        hold(auth::run, "auth");
     }
 
     #[test]

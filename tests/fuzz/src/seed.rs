@@ -21,6 +21,9 @@ pub fn corpora() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("framing", framing()),
         ("headers", recipes(3)),
         ("http", http()),
+        ("hello", hellos()),
+        ("tokens", tokens()),
+        ("auth", recipes(4)),
         ("peer", recipes(4)),
         ("discovery", recipes(3)),
         ("requests", requests()),
@@ -47,6 +50,62 @@ fn http() -> Vec<Vec<u8>> {
         recipe(2, &[2, 1], br#"{"key":"YQ==","value":"Yg","prevKv":true}"#),
         recipe(3, &[1, 7], stream),
     ]
+}
+
+/// A client's hello as RFC 8446 has it, in one record.
+fn hello() -> Vec<u8> {
+    fn with_length(bytes: usize, content: &[u8]) -> Vec<u8> {
+        let length = (content.len() as u64).to_be_bytes();
+        [&length[8 - bytes..], content].concat()
+    }
+    let extension = |kind: u16, content: &[u8]| [&kind.to_be_bytes()[..], &with_length(2, content)].concat();
+    let name = with_length(2, &[&[0][..], &with_length(2, b"localhost")].concat());
+    let protocols = [with_length(1, b"h2"), with_length(1, b"http/1.1")].concat();
+    let share = [&[0, 0x1d][..], &with_length(2, &[7; 32])].concat();
+    let extensions = [
+        extension(0, &name),
+        extension(10, &with_length(2, &[0, 0x1d, 0, 0x17])),
+        extension(13, &with_length(2, &[4, 3, 8, 4])),
+        extension(16, &with_length(2, &protocols)),
+        extension(43, &with_length(1, &[3, 4, 3, 3])),
+        extension(51, &with_length(2, &share)),
+    ];
+    let body = [
+        vec![3, 3],
+        vec![5; 32],
+        with_length(1, &[6; 32]),
+        with_length(2, &[0x13, 1, 0x13, 2, 0xc0, 0x2b]),
+        vec![1, 0],
+        with_length(2, &extensions.concat()),
+    ];
+    let message = [&[1][..], &with_length(3, &body.concat())].concat();
+    [&[22, 3, 1][..], &with_length(2, &message)].concat()
+}
+
+fn hellos() -> Vec<Vec<u8>> {
+    let mut inputs = vec![
+        with_mode(0, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        with_mode(0, b"POST /v3/kv/range HTTP/1.1"),
+        with_mode(0, b"SSH-2.0-x"),
+        with_mode(0, &hello()),
+        with_mode(1, &hello()),
+    ];
+    inputs.extend([0, 3, 90].map(|size| with_mode(2, &with_mode(size, &hello()))));
+    inputs
+}
+
+fn tokens() -> Vec<Vec<u8>> {
+    let token =
+        pinion::auth::with_signature(pinion::auth::unsigned("HS256", "alice", 7, 1_700_000_000), b"signed");
+    let mut inputs = recipes(5);
+    for text in ["abcdefghijKLMNOP.18446744073709551615", "abcdefghijKLMNOP.07"] {
+        inputs.push(with_mode(0, text.as_bytes()));
+    }
+    for header in ["Bearer abc.7", "Basic YWxpY2U6cDp3", "Bearer, abc.7"] {
+        inputs.push(with_mode(1, header.as_bytes()));
+    }
+    inputs.push(with_mode(2, token.as_bytes()));
+    inputs
 }
 
 /// `bytes_max` bytes at most, told by `seed` (SplitMix64).
