@@ -41,7 +41,7 @@ use crate::directory::Directories;
 use crate::directory::deadlines::Ending;
 use crate::lease::{Lease, Table, WalkId};
 use crate::membership::Cluster;
-use crate::mvcc::{self, TakesMemory};
+use crate::mvcc::{self, OneByOne, SideBySide, TakesMemory};
 use crate::pb::authpb;
 use crate::pb::peer::{self, LeaseRecord, Leases};
 use crate::types::limits::{KEY_NS, LEASE_TTL_MAX_S, SLICE_NS};
@@ -326,23 +326,28 @@ impl Restore {
 
     /// Takes the next piece of the stream, cut wherever.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), RestoreError> {
+        self.feed_with(piece, &OneByOne)
+    }
+
+    /// The same, with the help of others.
+    pub fn feed_with(&mut self, piece: &[u8], workers: &dyn SideBySide) -> Result<(), RestoreError> {
         let mut rest = piece;
         if !self.pending.is_empty() {
             self.pending.extend_from_slice(piece);
             let pending = std::mem::take(&mut self.pending);
-            let used = self.sections(&pending)?;
+            let used = self.sections(&pending, workers)?;
             self.pending = pending;
             self.pending.drain(..used);
             return Ok(());
         }
-        let used = self.sections(rest)?;
+        let used = self.sections(rest, workers)?;
         rest = &rest[used..];
         self.pending.extend_from_slice(rest);
         Ok(())
     }
 
     /// Takes all complete sections in front; returns how many bytes they are.
-    fn sections(&mut self, bytes: &[u8]) -> Result<usize, RestoreError> {
+    fn sections(&mut self, bytes: &[u8], workers: &dyn SideBySide) -> Result<usize, RestoreError> {
         let mut rest = bytes;
         while let Some((header, body)) = rest.split_first_chunk::<HEADER_BYTES>() {
             let &[tag, version, l0, l1, l2, l3] = header;
@@ -350,7 +355,7 @@ impl Restore {
             self.check_section(tag, version)?;
             let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
             let Some((payload, behind)) = body.split_at_checked(len) else { break };
-            self.section(tag, payload)?;
+            self.section(tag, payload, workers)?;
             rest = behind;
         }
         if self.ended && !rest.is_empty() {
@@ -394,7 +399,7 @@ impl Restore {
         if in_place { Ok(()) } else { Err(RestoreError::Order { tag }) }
     }
 
-    fn section(&mut self, tag: u8, payload: &[u8]) -> Result<(), RestoreError> {
+    fn section(&mut self, tag: u8, payload: &[u8], workers: &dyn SideBySide) -> Result<(), RestoreError> {
         match tag {
             MEMBERSHIP => {
                 let cluster = Cluster::decode(Bytes::copy_from_slice(payload))
@@ -467,7 +472,7 @@ impl Restore {
                 let fed = self.directories.get_or_insert_default().feed(payload);
                 fed.map_err(|error| RestoreError::Directories(error.to_string()))?;
             }
-            KEY_SPACE => self.key_space.get_or_insert_default().feed(payload)?,
+            KEY_SPACE => self.key_space.get_or_insert_default().feed_with(payload, workers)?,
             _ => self.ended = true,
         }
         Ok(())

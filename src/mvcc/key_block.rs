@@ -231,6 +231,20 @@ impl KeyBlock {
         copy
     }
 
+    /// Makes room for so many bytes of keys in all.
+    pub(super) fn reserve(&mut self, bytes: usize) {
+        self.bytes.reserve_exact(bytes.saturating_sub(self.bytes.len()));
+    }
+
+    /// Gives back what was reserved and not used, if it is much.
+    pub(super) fn trim(&mut self) {
+        if self.bytes.len() + self.bytes.len() / 8 < self.bytes.capacity() {
+            let mut exact = Vec::with_capacity(self.bytes.len());
+            exact.extend_from_slice(&self.bytes);
+            self.bytes = exact;
+        }
+    }
+
     /// Adds a key above all others.
     pub(super) fn push(&mut self, key: &[u8]) {
         self.insert(self.len(), key);

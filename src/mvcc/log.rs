@@ -315,17 +315,22 @@ impl Log {
     }
 
     fn newest_at(&self, chunk: usize, slot: usize) -> Newest {
+        self.newest_as(chunk, slot, &self.chunks[chunk].record_at(slot))
+    }
+
+    /// The same of a record that was read.
+    fn newest_as(&self, chunk: usize, slot: usize, record: &Record<'_>) -> Newest {
         let chunk = &self.chunks[chunk];
         // Of a rewritten chunk no one asks for the offset, and it may be past the bits for it.
         let offset = if chunk.rewritten { 0 } else { chunk.offsets[slot] as usize };
-        Newest::new(chunk.seq_at(slot), offset, chunk.record_at(slot).tombstone)
+        Newest::new(record.seq, offset, record.tombstone)
     }
 
-    /// `newest_of` for many, which lie anywhere. `None` if one of them is not there.
+    /// Many records, which lie anywhere, and what the tree keeps of each. `None` if one of them is not there.
     ///
     /// One after the other each would wait three times for memory, for the number, the offset and
     /// the record. Done in steps, the many wait side by side.
-    pub(super) fn newest_of_each(&self, seqs: &[u64]) -> Option<Vec<Newest>> {
+    pub(super) fn newest_of_each(&self, seqs: &[u64]) -> Option<Vec<(Newest, Record<'_>)>> {
         let mut fetched = 0_u32;
         let mut places = Vec::with_capacity(seqs.len());
         for &seq in seqs {
@@ -343,7 +348,11 @@ impl Log {
         }
         // What was fetched means nothing here; it only must not be optimised away.
         std::hint::black_box(fetched);
-        Some(places.iter().map(|&(chunk, slot)| self.newest_at(chunk, slot)).collect())
+        let found = places.into_iter().map(|(chunk, slot)| {
+            let record = self.chunks[chunk].record_at(slot);
+            (self.newest_as(chunk, slot, &record), record)
+        });
+        Some(found.collect())
     }
 
     /// Where the first record with at least `seq` lies: chunk and slot.

@@ -45,6 +45,7 @@ mod checkpoint;
 mod export;
 mod import;
 mod restore;
+mod side_by_side;
 
 #[cfg(test)]
 mod tests;
@@ -61,5 +62,6 @@ pub use mark::{Action, Expiry, Mark};
 pub use memory::TakesMemory;
 pub use pinned::{CountCursor, ReadPin};
 pub use restore::{Restore, RestoreError};
+pub use side_by_side::{OneByOne, SideBySide};
 pub use store::{Changes, Scan, Store, Tallies};
 pub use txn::{Suspended, WriteTxn, Written};

@@ -3,6 +3,11 @@
 //! The blocks come from a disk or a peer: every number is checked before it is used, memory grows
 //! with the bytes received and never with a number they state, and a store comes out only if all of
 //! its invariants hold: what passes here cannot trip an assertion later.
+//!
+//! Most of the time goes into the keys: each names a record that lies anywhere. Blocks of keys need nothing of each
+//! other but their order, so they are looked up and made into leaves side by side, where the caller has the cores.
+
+use std::sync::OnceLock;
 
 use super::checkpoint::{END, FORMAT, HEADER, KEYS, MAGIC, RECORDS};
 use super::compaction::Compaction;
@@ -10,14 +15,20 @@ use super::log::Log;
 use super::memory::TakesMemory;
 use super::pin::Pins;
 use super::record::{EXPRESS_STRIDE, NEWEST, Newest, PAYLOAD_BYTES_MAX, Record, SEQ_END};
+use super::side_by_side::{OneByOne, SideBySide};
 use super::store::{KEY_OVERHEAD_BYTES, Tallies};
-use super::tree::TreeBuilder;
+use super::tree::{Leaves, TreeBuilder};
 use super::{KeyValueRef, Store};
 use crate::types::proto::take_varint;
 
 /// Keys are taken in batches whose records are fetched side by side: the keys come in an order that
 /// has nothing to do with where their records lie.
 const BATCH: usize = 64;
+
+/// Bytes of blocks that wait to be looked up together; one block more at most.
+const WAITING_BYTES_MAX: usize = 4 << 20;
+
+const DISORDER: &str = "keys do not ascend";
 
 /// Why a checkpoint is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +64,9 @@ pub struct Restore {
     leased: Vec<Newest>,
     /// The same of those that have an expiry.
     expiring: Vec<Newest>,
+    /// Blocks of keys that are not looked up yet, with their numbers.
+    waiting: Vec<(u64, Vec<u8>)>,
+    waiting_bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,6 +113,8 @@ impl Restore {
             key_bytes: 0,
             leased: Vec::new(),
             expiring: Vec::new(),
+            waiting: Vec::new(),
+            waiting_bytes: 0,
         }
     }
 
@@ -120,13 +136,20 @@ impl Restore {
     /// Takes the next block, exactly as one `checkpoint_slice` appended it. After an error the rest
     /// is of no use.
     pub fn feed(&mut self, block: &[u8]) -> Result<(), RestoreError> {
+        self.feed_with(block, &OneByOne)
+    }
+
+    /// The same, with the help of others: keys are looked up in as many blocks at a time as `workers` do.
+    pub fn feed_with(&mut self, block: &[u8], workers: &dyn SideBySide) -> Result<(), RestoreError> {
         let fed = match block.split_first() {
             Some((&HEADER, rest)) if self.section == Section::Header => self.header(rest)?,
             Some((&RECORDS, rest)) if self.section == Section::Records => self.records(rest),
             Some((&KEYS, rest)) if Section::Records <= self.section && self.section <= Section::Keys => {
-                self.keys(rest)
+                self.keys(rest, workers)?;
+                Ok(())
             }
             Some((&END, rest)) if Section::Records <= self.section && self.section <= Section::Keys => {
+                self.look_up(workers)?;
                 self.end(rest)
             }
             Some(_) => Err("a block of an unknown kind or out of place"),
@@ -239,38 +262,52 @@ impl Restore {
         Ok(())
     }
 
-    fn keys(&mut self, mut rest: &[u8]) -> Result<(), &'static str> {
+    /// Looks the keys of a block up at once, or lets the block wait until there are as many as `workers` look up at
+    /// a time.
+    fn keys(&mut self, rest: &[u8], workers: &dyn SideBySide) -> Result<(), RestoreError> {
         self.section = Section::Keys;
-        let mut seqs = Vec::with_capacity(BATCH);
-        while !rest.is_empty() {
-            seqs.clear();
-            while seqs.len() < BATCH && !rest.is_empty() {
-                seqs.push(take_varint(&mut rest).ok_or("a key's record number is no number")?);
-            }
-            for newest in self.log.newest_of_each(&seqs).ok_or("a key's newest record is missing")? {
-                self.key(newest)?;
-            }
+        if workers.width() <= 1 {
+            let keys = Keys::look_up(&self.log, self.first_superseded, rest);
+            let added = keys.and_then(|keys| self.add(keys));
+            return added.map_err(|what| RestoreError::Damaged { block: self.block, what });
+        }
+        self.waiting_bytes += rest.len();
+        self.waiting.push((self.block, rest.to_vec()));
+        if workers.width() <= self.waiting.len() || WAITING_BYTES_MAX <= self.waiting_bytes {
+            return self.look_up(workers);
         }
         Ok(())
     }
 
-    fn key(&mut self, newest: Newest) -> Result<(), &'static str> {
-        let record = self.log.newest(newest);
-        if record.superseded_at != NEWEST {
-            return Err("a key's newest record is superseded");
+    /// Looks up what waits.
+    fn look_up(&mut self, workers: &dyn SideBySide) -> Result<(), RestoreError> {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.waiting_bytes = 0;
+        let found: Vec<_> = waiting.iter().map(|_| OnceLock::new()).collect();
+        let (log, first_superseded) = (&self.log, self.first_superseded);
+        workers.run(waiting.len(), &|place| {
+            let (_, block) = &waiting[place];
+            let is_first = found[place].set(Keys::look_up(log, first_superseded, block)).is_ok();
+            assert!(is_first, "each block is looked up once");
+        });
+        for ((block, _), keys) in waiting.iter().zip(found) {
+            let keys = keys.into_inner().expect("each block is looked up");
+            let added = keys.and_then(|keys| self.add(keys));
+            added.map_err(|what| RestoreError::Damaged { block: *block, what })?;
         }
-        if !self.tree.push(record.key, newest) {
-            return Err("keys do not ascend");
+        Ok(())
+    }
+
+    /// Adds the keys of the next block.
+    fn add(&mut self, keys: Keys) -> Result<(), &'static str> {
+        if !self.tree.append(keys.leaves) {
+            return Err(DISORDER);
         }
-        self.reached += self.check_chain(record)?;
-        if record.lease != 0 && !record.tombstone {
-            self.leased.push(newest);
-        }
-        if record.mark.expiry.is_some() && !record.tombstone {
-            self.expiring.push(newest);
-        }
-        self.keys += 1;
-        self.key_bytes += record.key.len() as u64 + KEY_OVERHEAD_BYTES;
+        self.reached += keys.reached;
+        self.leased.extend(keys.leased);
+        self.expiring.extend(keys.expiring);
+        self.keys += keys.count;
+        self.key_bytes += keys.bytes;
         Ok(())
     }
 
@@ -288,42 +325,93 @@ impl Restore {
         self.section = Section::Ended;
         Ok(())
     }
+}
 
-    /// Follows a key's versions from the newest back, checking that each fits the one before it.
-    /// Returns how many there are.
-    fn check_chain(&self, newest: Record<'_>) -> Result<u64, &'static str> {
-        let mut count = 1;
-        let mut record = newest;
-        // Older versions are superseded ones: where none of those begins, none is to be looked for.
-        while let Some(links) = record.links.filter(|links| self.first_superseded <= links.previous) {
-            for target in
-                [links.express, links.jump].into_iter().flatten().filter_map(|seq| self.log.get(seq))
-            {
-                let depth = target.links.map_or(0, |links| links.depth);
-                if target.key != record.key || !depth.is_multiple_of(EXPRESS_STRIDE) || links.depth <= depth {
-                    return Err("a link to another key's version");
-                }
+/// What the keys of one block are found to be: all that can be told without the blocks before it.
+#[derive(Debug, Default)]
+struct Keys {
+    leaves: Leaves,
+    count: u64,
+    bytes: u64,
+    /// Records reached from these keys.
+    reached: u64,
+    leased: Vec<Newest>,
+    expiring: Vec<Newest>,
+}
+
+impl Keys {
+    fn look_up(log: &Log, first_superseded: u64, mut rest: &[u8]) -> Result<Self, &'static str> {
+        let mut keys = Self::default();
+        let mut seqs = Vec::with_capacity(BATCH);
+        while !rest.is_empty() {
+            seqs.clear();
+            while seqs.len() < BATCH && !rest.is_empty() {
+                seqs.push(take_varint(&mut rest).ok_or("a key's record number is no number")?);
             }
-            let Some(before) = self.log.get(links.previous) else { break };
-            let depth = before.links.map_or(0, |links| links.depth);
-            if before.key != record.key || before.superseded_at != record.main || depth + 1 != links.depth {
+            for (newest, record) in log.newest_of_each(&seqs).ok_or("a key's newest record is missing")? {
+                keys.push(log, first_superseded, newest, record)?;
+            }
+        }
+        Ok(keys)
+    }
+
+    fn push(
+        &mut self,
+        log: &Log,
+        first_superseded: u64,
+        newest: Newest,
+        record: Record<'_>,
+    ) -> Result<(), &'static str> {
+        if record.superseded_at != NEWEST {
+            return Err("a key's newest record is superseded");
+        }
+        if !self.leaves.push(record.key, newest) {
+            return Err(DISORDER);
+        }
+        self.reached += check_chain(log, first_superseded, record)?;
+        if record.lease != 0 && !record.tombstone {
+            self.leased.push(newest);
+        }
+        if record.mark.expiry.is_some() && !record.tombstone {
+            self.expiring.push(newest);
+        }
+        self.count += 1;
+        self.bytes += record.key.len() as u64 + KEY_OVERHEAD_BYTES;
+        Ok(())
+    }
+}
+
+/// Follows a key's versions from the newest back, checking that each fits the one before it.
+/// Returns how many there are.
+fn check_chain(log: &Log, first_superseded: u64, newest: Record<'_>) -> Result<u64, &'static str> {
+    let mut count = 1;
+    let mut record = newest;
+    // Older versions are superseded ones: where none of those begins, none is to be looked for.
+    while let Some(links) = record.links.filter(|links| first_superseded <= links.previous) {
+        for target in [links.express, links.jump].into_iter().flatten().filter_map(|seq| log.get(seq)) {
+            let depth = target.links.map_or(0, |links| links.depth);
+            if target.key != record.key || !depth.is_multiple_of(EXPRESS_STRIDE) || links.depth <= depth {
                 return Err("a link to another key's version");
             }
-            let continues = if before.tombstone {
-                record.tombstone || (record.version == 1 && record.create_revision == record.main)
-            } else {
-                record.tombstone
-                    || (record.version - 1 == before.version
-                        && record.create_revision == before.create_revision)
-            };
-            if !continues || (before.tombstone && record.tombstone) {
-                return Err("a version that does not follow the one before");
-            }
-            record = before;
-            count += 1;
         }
-        Ok(count)
+        let Some(before) = log.get(links.previous) else { break };
+        let depth = before.links.map_or(0, |links| links.depth);
+        if before.key != record.key || before.superseded_at != record.main || depth + 1 != links.depth {
+            return Err("a link to another key's version");
+        }
+        let continues = if before.tombstone {
+            record.tombstone || (record.version == 1 && record.create_revision == record.main)
+        } else {
+            record.tombstone
+                || (record.version - 1 == before.version && record.create_revision == before.create_revision)
+        };
+        if !continues || (before.tombstone && record.tombstone) {
+            return Err("a version that does not follow the one before");
+        }
+        record = before;
+        count += 1;
     }
+    Ok(count)
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {

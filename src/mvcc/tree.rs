@@ -484,45 +484,109 @@ impl Walk<'_> {
     }
 }
 
+impl Leaf {
+    /// Adds a key above all others, for a bulk load. False if the leaf is as full as those get.
+    fn fill(&mut self, key: &[u8], newest: Newest) -> bool {
+        let is_full = BULK_FILL <= self.keys.len() || NODE_BYTES_MAX < self.keys.bytes_count() + key.len();
+        if is_full && 0 < self.keys.len() {
+            return false;
+        }
+        self.keys.push(key);
+        self.newest.push(newest);
+        self.live += u32::from(newest.is_live());
+        true
+    }
+}
+
+/// Leaves of keys in ascending order that belong to no tree yet, so that several can be made at a time.
+#[derive(Debug, Default)]
+pub(super) struct Leaves {
+    leaves: Vec<Box<Leaf>>,
+}
+
+impl Leaves {
+    /// Adds a key. False if it is not above all earlier ones.
+    #[must_use]
+    pub(super) fn push(&mut self, key: &[u8], newest: Newest) -> bool {
+        let mut bytes = 0;
+        if let Some(leaf) = self.leaves.last_mut() {
+            if leaf.keys.last().is_some_and(|last| key <= last) {
+                return false;
+            }
+            if leaf.fill(key, newest) {
+                return true;
+            }
+            leaf.keys.trim();
+            bytes = leaf.keys.bytes_count();
+        }
+        let mut leaf = Box::<Leaf>::default();
+        // Neighbours are alike: as much as the last one took saves growing in steps.
+        leaf.keys.reserve(bytes);
+        let is_added = leaf.fill(key, newest);
+        assert!(is_added, "an empty leaf takes any key");
+        self.leaves.push(leaf);
+        true
+    }
+}
+
 /// Builds a tree from keys in ascending order, in linear time.
 #[derive(Debug, Default)]
 pub(super) struct TreeBuilder {
     tree: Tree,
-    leaf: Leaf,
+    leaf: Box<Leaf>,
     /// Finished nodes of the lowest level: number, live keys, separator in front of it.
     done: Vec<(u32, u32, Vec<u8>)>,
     /// Separator in front of the leaf being filled.
     between: Vec<u8>,
-    last: Vec<u8>,
 }
 
 impl TreeBuilder {
     /// Adds a key. False if it is not above all earlier ones.
     #[must_use]
     pub(super) fn push(&mut self, key: &[u8], newest: Newest) -> bool {
-        if 0 < self.tree.entries && key <= self.last.as_slice() {
+        if self.leaf.keys.last().is_some_and(|last| key <= last) {
             return false;
         }
-        let full =
-            BULK_FILL <= self.leaf.keys.len() || NODE_BYTES_MAX < self.leaf.keys.bytes_count() + key.len();
-        if full && 0 < self.leaf.keys.len() {
-            let between = separator(&self.last, key).to_vec();
+        if !self.leaf.fill(key, newest) {
+            let last = self.leaf.keys.last().expect("a full leaf has keys");
+            let between = separator(last, key).to_vec();
             self.close_leaf(between);
+            let is_added = self.leaf.fill(key, newest);
+            assert!(is_added, "an empty leaf takes any key");
         }
-        self.leaf.keys.push(key);
-        self.leaf.newest.push(newest);
-        self.leaf.live += u32::from(newest.is_live());
         self.tree.entries += 1;
         self.tree.live += u64::from(newest.is_live());
-        self.last.clear();
-        self.last.extend_from_slice(key);
+        true
+    }
+
+    /// Adds leaves. False if their keys are not above all earlier ones.
+    #[must_use]
+    pub(super) fn append(&mut self, run: Leaves) -> bool {
+        if let [few] = run.leaves.as_slice() {
+            // Runs of a few keys each must not become leaves of a few keys each.
+            return (0..few.keys.len()).all(|slot| self.push(few.keys.get(slot), few.newest[slot]));
+        }
+        for leaf in run.leaves {
+            let first = leaf.keys.get(0);
+            if let Some(last) = self.leaf.keys.last() {
+                if first <= last {
+                    return false;
+                }
+                let between = separator(last, first).to_vec();
+                self.close_leaf(between);
+            }
+            self.tree.entries += leaf.keys.len() as u64;
+            self.tree.live += u64::from(leaf.live);
+            self.leaf = leaf;
+        }
         true
     }
 
     fn close_leaf(&mut self, next_between: Vec<u8>) {
-        let leaf = std::mem::take(&mut self.leaf);
+        let mut leaf = std::mem::take(&mut self.leaf);
+        leaf.keys.trim();
         let live = leaf.live;
-        let node = self.tree.leaves.insert(leaf);
+        let node = self.tree.leaves.insert_boxed(leaf);
         self.done.push((node, live, std::mem::replace(&mut self.between, next_between)));
     }
 
@@ -588,11 +652,15 @@ impl<T> Slab<T> {
     }
 
     fn insert(&mut self, node: T) -> u32 {
+        self.insert_boxed(Box::new(node))
+    }
+
+    fn insert_boxed(&mut self, node: Box<T>) -> u32 {
         if let Some(number) = self.free.pop() {
-            self.nodes[number as usize] = Some(Box::new(node));
+            self.nodes[number as usize] = Some(node);
             return number;
         }
-        self.nodes.push(Some(Box::new(node)));
+        self.nodes.push(Some(node));
         u32::try_from(self.nodes.len() - 1).expect("fewer than 2^32 nodes")
     }
 

@@ -75,6 +75,46 @@ fn truncated_blocks_and_missing_blocks_are_refused() {
     }
 }
 
+/// The blocks of keys of a checkpoint, among the others.
+fn keys_of(blocks: &[Vec<u8>]) -> std::ops::Range<usize> {
+    let first = blocks.iter().position(|block| block[0] == 3).unwrap();
+    first..blocks.len() - 1
+}
+
+#[test]
+fn blocks_of_keys_out_of_order_twice_or_of_another_checkpoint_are_refused() {
+    let blocks = checkpoint_of(&mut sample(), 9);
+    let keys = keys_of(&blocks);
+    assert!(4 < keys.len(), "{} blocks of keys", keys.len());
+    let refused = |what: &str, blocks: &[Vec<u8>]| {
+        let error = restored(blocks).unwrap_err().to_string();
+        assert!(error.contains("is damaged"), "{what}: {error}");
+    };
+    for first in keys.clone() {
+        for second in first + 1..keys.end {
+            let mut swapped = blocks.clone();
+            swapped.swap(first, second);
+            refused("swapped", &swapped);
+        }
+        let mut twice = blocks.clone();
+        twice.insert(first, blocks[first].clone());
+        refused("twice", &twice);
+        let mut reversed = blocks.clone();
+        reversed[first][1..].reverse();
+        if reversed != blocks {
+            refused("reversed", &reversed);
+        }
+    }
+    let mut other = sample();
+    let mut txn = other.begin();
+    txn.delete_range(KeyRange::From(b""), |_| {});
+    txn.commit();
+    let mut mixed = blocks.clone();
+    let foreign = checkpoint_of(&mut other, 9);
+    mixed.splice(keys, foreign[keys_of(&foreign)].to_vec());
+    refused("another checkpoint's", &mixed);
+}
+
 #[test]
 fn random_bytes_are_refused() {
     let mut random = Random::new(2);

@@ -6,6 +6,8 @@ mod examples;
 mod model;
 mod tree;
 
+use super::{OneByOne, Restore, RestoreError, SideBySide, Store};
+
 /// A small seeded generator (SplitMix64): the same numbers on every machine and in every version.
 pub(super) struct Random(u64);
 
@@ -56,10 +58,38 @@ pub(super) fn checkpoint_of(store: &mut super::Store, bytes_max: usize) -> Vec<V
     }
 }
 
-pub(super) fn restored(blocks: &[Vec<u8>]) -> Result<super::Store, super::RestoreError> {
-    let mut restore = super::Restore::new();
+/// Several at a time, the last one first.
+struct Backwards(usize);
+
+impl SideBySide for Backwards {
+    fn width(&self) -> usize {
+        self.0
+    }
+
+    fn run(&self, count: usize, work: &(dyn Fn(usize) + Sync)) {
+        assert!(count <= self.0);
+        (0..count).rev().for_each(work);
+    }
+}
+
+fn restored_with(blocks: &[Vec<u8>], workers: &dyn SideBySide) -> Result<Store, RestoreError> {
+    let mut restore = Restore::new();
     for block in blocks {
-        restore.feed(block)?;
+        restore.feed_with(block, workers)?;
     }
     restore.finish()
+}
+
+/// The store of a checkpoint, which is the same however many blocks of keys are looked up at a time.
+pub(super) fn restored(blocks: &[Vec<u8>]) -> Result<Store, RestoreError> {
+    let mut alone = restored_with(blocks, &OneByOne);
+    for width in [2, 5] {
+        let mut other = restored_with(blocks, &Backwards(width));
+        assert_eq!(alone.is_ok(), other.is_ok(), "{alone:?} alone, {other:?} with {width} at a time");
+        if let (Ok(alone), Ok(other)) = (&mut alone, &mut other) {
+            other.check_invariants();
+            assert_eq!(checkpoint_of(alone, 700), checkpoint_of(other, 700));
+        }
+    }
+    alone
 }

@@ -485,6 +485,56 @@ fn setting(name: &str) -> Option<u64> {
 }
 
 #[test]
+fn a_store_loaded_in_bulk_equals_the_one_that_was_written_key_by_key() {
+    for seed in 1..=12 {
+        println!("seed {seed}");
+        let mut run = Run::new(1_000 + seed);
+        for _ in 0..1_500 {
+            run.step();
+        }
+        if let Some(running) = run.running.take() {
+            run.store.end_checkpoint(running.cursor);
+        }
+        while !run.store.compact_slice(10_000) {}
+        // Small blocks, so that leaves of the index end where blocks do, too.
+        let bytes_max = 1 + run.random.index(2_000);
+        let mut store = restored(&checkpoint_of(&mut run.store, bytes_max)).unwrap();
+        store.check_invariants();
+        assert_eq!(dump(&store), dump(&run.store));
+        for _ in 0..20 {
+            let (low, high) = (store.compact_revision().max(1), store.current_revision());
+            let at = run.random.between(low, high);
+            assert_eq!(store.hash_kv(at), run.store.hash_kv(at), "hash at {at}");
+            let all = KeyRange::From(b"");
+            let (mine, theirs) = (store.scan(all, at).map(seen), run.store.scan(all, at).map(seen));
+            assert!(mine.eq(theirs), "keys at {at}");
+        }
+        // They go on alike.
+        for number in 0..50_u64 {
+            let (key, kept) = (run.random.below(60).to_string(), number % 2 == 0);
+            for store in [&mut store, &mut run.store] {
+                let mut txn = store.begin();
+                if kept {
+                    txn.put(key.as_bytes(), b"later", 0);
+                } else {
+                    txn.delete_range(KeyRange::new(key.as_bytes(), b"5"), |_| {});
+                }
+                txn.commit();
+            }
+        }
+        assert_eq!(dump(&store), dump(&run.store));
+        let current = store.current_revision();
+        for store in [&mut store, &mut run.store] {
+            store.compact(current);
+            while !store.compact_slice(10_000) {}
+            store.check_invariants();
+        }
+        assert_eq!(dump(&store), dump(&run.store));
+        assert_eq!(store.hash_kv(current), run.store.hash_kv(current));
+    }
+}
+
+#[test]
 fn store_behaves_like_a_map_per_revision() {
     let ops = setting("PINION_MODEL_OPS").unwrap_or(20_000);
     let only = setting("PINION_MODEL_SEED");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Random;
 use crate::mvcc::record::Newest;
-use crate::mvcc::tree::{Tree, TreeBuilder};
+use crate::mvcc::tree::{Leaves, Tree, TreeBuilder};
 
 fn put(tree: &mut Tree, key: &[u8], newest: Newest) {
     let (path, found) = tree.find(key);
@@ -127,5 +127,38 @@ fn bulk_load_equals_inserting_and_refuses_disorder() {
         let tree = builder.finish();
         tree.check_invariants();
         compare_from(&tree, &model, b"");
+    }
+}
+
+#[test]
+fn leaves_made_apart_become_the_tree_that_inserting_makes_and_disorder_is_refused() {
+    let key = |number: u64| format!("{number:06}").into_bytes();
+    for run_keys in [1, 2, 59, 61, 500, 5_000_u64] {
+        let mut builder = TreeBuilder::default();
+        let mut model = BTreeMap::new();
+        for first in (0..10_000).step_by(usize::try_from(run_keys).unwrap()) {
+            let mut run = Leaves::default();
+            for number in first..(first + run_keys).min(10_000) {
+                let newest = Newest::new(number, 0, number % 3 == 0);
+                assert!(run.push(&key(number), newest));
+                assert!(!run.push(&key(number), newest), "the same key twice");
+                model.insert(key(number), newest);
+            }
+            assert!(builder.append(run));
+            let (mut same, mut lower) = (Leaves::default(), Leaves::default());
+            let last = (first + run_keys).min(10_000) - 1;
+            assert!(same.push(&key(last), Newest::new(0, 0, false)));
+            for number in last / 2..last + 200 {
+                assert!(lower.push(&key(number), Newest::new(0, 0, false)));
+            }
+            // A refusal leaves what is there as it is, as far as the keys before it go.
+            assert!(!builder.append(same), "the last key again");
+            assert!(!builder.append(lower), "below the last key");
+        }
+        let tree = builder.finish();
+        tree.check_invariants();
+        compare_from(&tree, &model, b"");
+        let (leaves, _) = tree.shape();
+        assert!(leaves <= 10_000 / 30 + 1, "{leaves} leaves for 10000 keys, {run_keys} at a time");
     }
 }

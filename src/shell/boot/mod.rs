@@ -8,6 +8,7 @@
 
 mod address_file;
 mod contents;
+mod cores;
 pub(in crate::shell) mod data_dir;
 mod etcd_dir;
 pub(in crate::shell) mod force_new;

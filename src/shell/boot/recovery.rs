@@ -16,6 +16,7 @@ use crate::config::{Config, InitialCluster, InitialClusterState, Refused, WalSyn
 use crate::membership::{Cluster, member_id};
 use crate::mvcc::Store;
 use crate::raft::{CheckpointMeta, Entry, Recovered};
+use crate::shell::boot::cores::Cores;
 use crate::shell::boot::data_dir::{DataDir, DataDirError, IdentityFile, SyncMode};
 use crate::shell::boot::force_new::{self, ForceError};
 use crate::shell::boot::join::{self, JoinError};
@@ -373,6 +374,7 @@ fn load_checkpoint(
     let checkpoints = path.clone();
     let started = Instant::now();
     let mut restore = Restore::new();
+    let cores = Cores::allowed();
     // Without a helper the same memory is touched here.
     let mut memory = Helpers::start().ok().map(|helpers| MemorySupply::start(&helpers));
     let (mut bytes, mut fed, mut told) = (0, 0, 0);
@@ -396,7 +398,7 @@ fn load_checkpoint(
             if let Some(memory) = &mut memory {
                 memory.refill(&mut restore);
             }
-            restore.feed(block).map_err(|error| error.to_string())
+            restore.feed_with(block, &cores).map_err(|error| error.to_string())
         }
     });
     // First of all: that the rest cannot be read follows from it.

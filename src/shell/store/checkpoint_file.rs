@@ -10,13 +10,14 @@
 //! sync. Left-over `*.tmp` files are removed at start.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crossbeam::channel::{self, TrySendError};
 
+use super::read_ahead::ReadAhead;
 use crate::checkpoint::format::{
     Decoder, Encoder, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FormatError, Frame, Header,
 };
@@ -346,7 +347,10 @@ pub(in crate::shell) fn load_newest(
         let (parts, inbox) = channel::bounded(BLOCKS_WAITING_MAX);
         let (spares, spare) = channel::bounded(BLOCKS_WAITING_MAX + 2);
         scope.spawn(move || {
-            let ended = read_frames(path, &spare, |part| parts.send(Ok(part)).is_ok());
+            let ended = std::thread::scope(|scope| {
+                let (input, bytes) = ReadAhead::open(scope, path).map_err(io(path))?;
+                read_frames(path, (input, bytes), &spare, |part| parts.send(Ok(part)).is_ok())
+            });
             if let Err(error) = ended {
                 // Nobody takes it: a block before it was refused already.
                 drop(parts.send(Err(error)));
@@ -405,13 +409,11 @@ fn block_error(path: &Path, offset: u64, problem: String) -> LoadError {
 /// no more.
 fn read_frames(
     path: &Path,
+    (mut input, file_bytes): (impl io::Read, u64),
     spare: &channel::Receiver<Vec<u8>>,
     mut hand_over: impl FnMut(Read) -> bool,
 ) -> Result<(), LoadError> {
     let format = |source| LoadError::Format { path: path.to_owned(), source };
-    let file = File::open(path).map_err(io(path))?;
-    let file_bytes = file.metadata().map_err(io(path))?.len();
-    let mut input = BufReader::with_capacity(WRITE_BYTES, file);
     let mut decoder = Decoder::default();
     loop {
         let mut head = [0; FRAME_HEADER_BYTES];

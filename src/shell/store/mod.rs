@@ -23,6 +23,7 @@ mod not_older;
 mod observed;
 mod observing;
 pub(in crate::shell) mod quota;
+mod read_ahead;
 mod replay;
 mod turn;
 pub(in crate::shell) mod watch_feed;
