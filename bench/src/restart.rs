@@ -206,7 +206,9 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
         if entry.file_type()?.is_dir() {
             copy(&entry.path(), &target)?;
         } else {
-            fs::copy(entry.path(), target)?;
+            fs::copy(entry.path(), &target)?;
+            // A start reads past the page cache, and would wait for what is not written yet.
+            fs::File::open(target)?.sync_all()?;
         }
     }
     Ok(())

@@ -24,12 +24,13 @@ use crate::auth::{AuthChange, Realm};
 use crate::directory::Directories;
 use crate::lease::{Change, Table};
 use crate::membership::{Cluster, MemberChange};
-use crate::mvcc::{HashCursor, HashKv, HashOvertaken, REVISION_MAX, Store, TakesMemory};
+use crate::mvcc::{HashCursor, HashKv, HashOvertaken, KEYS_AHEAD, REVISION_MAX, Store, TakesMemory};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
 use crate::request::{EntryId, Group, Outcome, Query, Rejection, Request, RequestKind, Response};
 use crate::types::format::ETCD_STORAGE_VERSION;
 use crate::types::limits::SHORT_KEYS_MAX;
+use crate::types::proto::take_bytes_field;
 use crate::types::{FormatLevel, KeyRange, LeaseId, LogIndex, MemberId, Slice, Term};
 
 /// The etcd release whose behaviour clients meet; they choose features by it.
@@ -38,6 +39,9 @@ pub const ETCD_VERSION: &str = "3.7.1";
 /// More than any `--max-request-bytes` in use, less than one version in the store may take: a guard
 /// against a log written with other limits.
 const REQUEST_BYTES_MAX: usize = 1 << 29;
+
+/// Field number in `PutRequest`.
+const PUT_KEY: u8 = 1;
 
 /// What became of a committed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -232,6 +236,18 @@ impl Machine {
             requests.extend(self.parts.take(id, part));
         }
         requests
+    }
+
+    /// Has the processor fetch what the next requests will read, if they are puts, and says how many requests that
+    /// were, at least one. Each put by itself waits for memory several times. Changes nothing.
+    #[inline]
+    pub fn touch_ahead(&self, requests: &[Request]) -> usize {
+        let requests = &requests[..requests.len().min(KEYS_AHEAD)];
+        let Some(last) = requests.last().filter(|_| KEYS_AHEAD / 2 <= requests.len()) else {
+            return requests.len().max(1);
+        };
+        self.store.touch_keys(&std::array::from_fn(|place| key_of(requests.get(place).unwrap_or(last))));
+        requests.len()
     }
 
     /// Applies the next request of a group that was admitted, which stands in the entry `at`.
@@ -628,6 +644,15 @@ impl HashRead {
     #[must_use]
     pub fn is_of_all(&self) -> bool {
         self.is_of_all
+    }
+}
+
+/// The key that a put writes; an empty one of other requests, and where the key does not stand first.
+#[inline]
+fn key_of(request: &Request) -> &[u8] {
+    match request.kind {
+        RequestKind::Put => take_bytes_field(&mut request.body.as_ref(), PUT_KEY).unwrap_or_default(),
+        _ => &[],
     }
 }
 

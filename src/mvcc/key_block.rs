@@ -8,6 +8,9 @@
 /// Entries a node can hold: one more than it keeps, so that it splits after the insert.
 pub(super) const SLOTS: usize = 65;
 
+/// Numbers of 32 bits in a line of memory.
+const LINE: usize = 16;
+
 /// A vector of at most `SLOTS` entries, in place.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Slots<T> {
@@ -143,6 +146,22 @@ impl KeyBlock {
             high = high.wrapping_add(u32::from(other <= head));
         }
         (low as usize, high as usize)
+    }
+
+    /// Reads a byte of each line that a search begins with, and of where the keys lie.
+    #[inline]
+    pub(super) fn touch(&self) -> u32 {
+        let lines = self.heads.iter().step_by(LINE).chain(self.ends.iter().step_by(LINE));
+        lines.fold(u32::from(self.bytes.first().copied().unwrap_or(0)), |sum, number| sum ^ number)
+    }
+
+    /// Reads a byte of where `key` lies or belongs. Returns its slot, if it may be there, and the byte.
+    #[inline]
+    pub(super) fn touch_key(&self, key: &[u8]) -> (Option<usize>, u8) {
+        let rest = key.get(self.prefix as usize..).unwrap_or(&[]);
+        let (low, high) = self.like_headed(head_of(rest));
+        let start = if low < self.len() { self.start(low) } else { 0 };
+        ((low < high).then_some(low), self.bytes.get(start).copied().unwrap_or(0))
     }
 
     /// Number of keys below `key`.

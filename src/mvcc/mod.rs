@@ -63,5 +63,5 @@ pub use memory::TakesMemory;
 pub use pinned::{CountCursor, ReadPin};
 pub use restore::{Restore, RestoreError};
 pub use side_by_side::{OneByOne, SideBySide};
-pub use store::{Changes, Scan, Store, Tallies};
+pub use store::{Changes, KEYS_AHEAD, Scan, Store, Tallies};
 pub use txn::{Suspended, WriteTxn, Written};

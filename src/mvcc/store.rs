@@ -325,7 +325,21 @@ pub struct Scan<'a> {
 /// Records that a scan fetches side by side.
 const AHEAD: usize = 8;
 
+/// Keys that a writer has fetched side by side.
+pub const KEYS_AHEAD: usize = 8;
+
 impl Store {
+    /// Has the processor fetch what writes of these keys will read: each by itself waits for memory several times.
+    /// Changes nothing, and does nothing where the keys are few enough to be near.
+    pub fn touch_keys(&self, keys: &[&[u8]; KEYS_AHEAD]) {
+        if self.tree.is_far() {
+            let found = self.tree.touch(keys);
+            let sum = found.into_iter().flatten().fold(0, |sum, newest| sum ^ self.log.touch(newest));
+            // As above.
+            std::hint::black_box(sum);
+        }
+    }
+
     /// Has the processor fetch the records of the next keys from `path` on. Returns of how many, at least
     /// one.
     pub(super) fn touch_ahead(&self, path: &Path) -> usize {

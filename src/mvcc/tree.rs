@@ -27,6 +27,8 @@ const BULK_FILL: usize = FANOUT * 15 / 16;
 /// So many inserts in a row, each right behind the one before, are taken for an ascending run. As
 /// many as an even split leaves room for: so uneven splits come no more often than even ones.
 const ASCENDING_RUN: u32 = narrow(FANOUT / 2);
+/// A tree of so many keys is larger than a second-level cache: each takes about 60 bytes of it.
+const FAR_ENTRIES: u64 = 30_000;
 /// A tree of 64-way nodes, half full on average, reaches 2^32 keys in seven levels.
 const HEIGHT_MAX: usize = 24;
 
@@ -101,6 +103,38 @@ impl Tree {
         }
         let leaf = self.leaves.get(node);
         leaf.keys.search(key).ok().map(|slot| leaf.newest[slot])
+    }
+
+    /// Whether the tree is so large that most of it lies in no near cache.
+    #[inline]
+    pub(super) fn is_far(&self) -> bool {
+        FAR_ENTRIES <= self.entries
+    }
+
+    /// Has the processor fetch what `find` will read for these keys, and returns what those hold that seem to be
+    /// there. One after the other each search would wait for memory several times; level by level they wait together.
+    #[inline]
+    pub(super) fn touch<const N: usize>(&self, keys: &[&[u8]; N]) -> [Option<Newest>; N] {
+        let mut nodes = [self.root; N];
+        for _ in 0..self.height {
+            for (node, key) in nodes.iter_mut().zip(keys) {
+                let inner = self.inners.get(*node);
+                *node = inner.children[inner.separators.upper_bound(key)];
+            }
+        }
+        let mut read = 0;
+        for node in nodes {
+            read ^= self.leaves.get(node).keys.touch();
+        }
+        let found = std::array::from_fn(|place| {
+            let leaf = self.leaves.get(nodes[place]);
+            let (slot, byte) = leaf.keys.touch_key(keys[place]);
+            read ^= u32::from(byte);
+            slot.and_then(|slot| leaf.newest.get(slot).copied())
+        });
+        // What was read means nothing here; it only must not be optimised away.
+        std::hint::black_box(read);
+        found
     }
 
     /// The slot of `key` and what it holds; without a holding, the slot where it belongs.
@@ -498,10 +532,13 @@ impl Leaf {
     }
 }
 
+/// Boxed as a tree has it, so that a leaf is not copied again as it moves there.
+type LeafBox = Box<Leaf>;
+
 /// Leaves of keys in ascending order that belong to no tree yet, so that several can be made at a time.
 #[derive(Debug, Default)]
 pub(super) struct Leaves {
-    leaves: Vec<Box<Leaf>>,
+    leaves: Vec<LeafBox>,
 }
 
 impl Leaves {
@@ -519,7 +556,7 @@ impl Leaves {
             leaf.keys.trim();
             bytes = leaf.keys.bytes_count();
         }
-        let mut leaf = Box::<Leaf>::default();
+        let mut leaf = LeafBox::default();
         // Neighbours are alike: as much as the last one took saves growing in steps.
         leaf.keys.reserve(bytes);
         let is_added = leaf.fill(key, newest);
@@ -533,7 +570,7 @@ impl Leaves {
 #[derive(Debug, Default)]
 pub(super) struct TreeBuilder {
     tree: Tree,
-    leaf: Box<Leaf>,
+    leaf: LeafBox,
     /// Finished nodes of the lowest level: number, live keys, separator in front of it.
     done: Vec<(u32, u32, Vec<u8>)>,
     /// Separator in front of the leaf being filled.

@@ -162,6 +162,16 @@ pub fn put_message_head(out: &mut impl BufMut, field: u8, len: usize) {
     put_varint(out, len as u64);
 }
 
+/// Takes a `bytes` or `string` field with this number off the front; `None` if something else is there.
+#[inline]
+pub fn take_bytes_field<'a>(bytes: &mut &'a [u8], field: u8) -> Option<&'a [u8]> {
+    take_key(bytes, key(field, LENGTH))?;
+    let length = usize::try_from(take_varint(bytes)?).ok()?;
+    let (value, rest) = bytes.split_at_checked(length)?;
+    *bytes = rest;
+    Some(value)
+}
+
 fn take_key(bytes: &mut &[u8], key: u8) -> Option<()> {
     let (&found, rest) = bytes.split_first()?;
     *bytes = rest;

@@ -53,7 +53,13 @@ impl StoreRole {
     /// Applies the requests that are left of a group. Returns the large write that is only begun, if there is one.
     fn apply_requests(&mut self, entry: &Entry, group: &mut Admitted) -> Option<Write> {
         let at = EntryId { index: entry.index, term: entry.term };
-        for request in &mut group.left {
+        let mut touched = 0;
+        loop {
+            if touched == 0 {
+                touched = self.machine.touch_ahead(group.left.as_slice());
+            }
+            touched -= 1;
+            let Some(request) = group.left.next() else { break };
             if request.kind == RequestKind::Compact {
                 // What it makes unreadable must have left.
                 self.collect_changes();
