@@ -9,6 +9,7 @@ mod bad_input;
 mod both;
 mod clients;
 mod cluster;
+mod crowd;
 mod v2;
 mod waits;
 #[expect(dead_code, reason = "the client of tests/http, of which these tests need a part")]

@@ -38,8 +38,12 @@ const RECODED_BYTES_MAX: usize = 64 * 1024;
 /// 16 KiB at least, by which more are allowed.
 const FRAMES_SPARE: usize = 16;
 
-/// Notes that wait for their requests. A turn of a connection reads no more frames.
-const NOTES_MAX: usize = 1024;
+/// Notes that wait for their requests. Whoever reads for a connection passes no more requests before it takes those
+/// that are there: one that lost its note would be served as what was put in its place.
+pub const NOTES_MAX: usize = 4608;
+
+/// Bytes of the smallest frame that begins a request.
+pub const REQUEST_BYTES_MIN: usize = HEAD_BYTES + 1;
 
 #[derive(Debug, Clone, Copy)]
 struct Head {
@@ -412,7 +416,7 @@ impl Gate {
     fn note(&mut self, stream: u32, note: Option<Note>) {
         let Some(note) = note else { return };
         if NOTES_MAX <= self.notes.len() {
-            // The decoder has refused that stream by itself. Without its note it would not be served either.
+            // Its request was not among those taken: the decoder has refused that stream by itself.
             self.notes.pop_front();
         }
         self.notes.push_back((stream, note));

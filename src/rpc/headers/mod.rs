@@ -40,7 +40,7 @@ mod table;
 
 pub use block::Note;
 pub use fault::{Fault, HEADERS_BYTES_ABUSE};
-pub use gate::{FRAME_BYTES_MAX, Gate};
+pub use gate::{FRAME_BYTES_MAX, Gate, NOTES_MAX, REQUEST_BYTES_MIN};
 
 #[cfg(test)]
 #[path = "gate_tests.rs"]

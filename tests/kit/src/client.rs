@@ -133,6 +133,12 @@ impl Client {
         within_deadline(Self::greet(stream, authority, 1 << 30)).await
     }
 
+    /// The connection itself, for requests that are not gRPC's.
+    #[must_use]
+    pub fn requests(&self) -> SendRequest<Bytes> {
+        self.sender.clone()
+    }
+
     async fn greet(
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
         authority: &str,

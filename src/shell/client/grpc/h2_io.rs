@@ -29,7 +29,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::frame_meter::FrameMeter;
 use super::greeting::{Heard, Sifted};
 use crate::config::Address;
-use crate::rpc::headers::Gate;
+use crate::rpc::headers::{Gate, NOTES_MAX, REQUEST_BYTES_MIN};
 use crate::shell::net::{Remote, Stream};
 
 /// Bytes gathered before a write has to go to the socket: four of the largest frames that `h2`
@@ -44,6 +44,10 @@ pub(super) const TURN_FRAMES_MAX: u64 = 1024;
 
 /// Bytes of one read.
 const SCRATCH_BYTES: usize = 16 * 1024;
+
+// A turn passes what the last read of the one before has left, `TURN_FRAMES_MAX` frames, and what the read brings
+// that reaches them.
+const _: () = assert!(2 * (SCRATCH_BYTES / REQUEST_BYTES_MIN) as u64 + TURN_FRAMES_MAX <= NOTES_MAX as u64);
 
 /// Buffers that the connections of a shard share, since at most one of them is at work.
 pub(in crate::shell::client) struct SharedBuffers {
