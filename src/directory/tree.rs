@@ -9,7 +9,7 @@ use super::shown::{Directory, node_of_directory, node_of_key};
 use crate::mvcc::{KeyValueRef, Store};
 use crate::pb::peer;
 use crate::request::NodeFault;
-use crate::types::node_path::is_segment;
+use crate::types::node_path::{LEVELS_MAX, PATH_BYTES_MAX, is_segment};
 use crate::types::{KeyRange, NodePath, Slice};
 
 /// Bytes of a page of a list.
@@ -147,8 +147,10 @@ impl<'s> Tree<'s> {
                 Next::Skip(next) => from = next,
                 Next::Child(child, next) => {
                     from = next;
+                    slice.spend_bytes(child.key.len());
                     let name = child.key.get(directory.len() + 1..).unwrap_or_default();
-                    if name.starts_with(b"_") {
+                    // v3 has no bound for levels, and a longer name: what no path can name is no node.
+                    if name.starts_with(b"_") || !fits(&child.key, path.root_bytes()) {
                         continue;
                     }
                     let node = self.node(&child, path.root_bytes());
@@ -214,6 +216,12 @@ impl<'s> Tree<'s> {
         }
         Next::Child(Child { key: child, is_directory: true }, next)
     }
+}
+
+/// Whether a key is no longer and no deeper than a path may be.
+fn fits(key: &[u8], root_bytes: usize) -> bool {
+    let levels = || key[root_bytes..].iter().filter(|&&byte| byte == b'/').count();
+    key.len() <= PATH_BYTES_MAX && levels() <= LEVELS_MAX
 }
 
 fn first_of<'r>(store: &'r Store, range: KeyRange<'r>, at: i64) -> Option<KeyValueRef<'r>> {

@@ -121,6 +121,9 @@ impl Web {
         if answer.status == 100 {
             answer = self.head().await?;
         }
+        if answer.status == 204 {
+            return Some(answer);
+        }
         if self.is_chunked {
             while let Some(chunk) = self.chunk().await {
                 answer.body.extend(chunk);

@@ -110,6 +110,22 @@ fn keys_of_v3_that_are_no_paths_are_left_out_and_never_an_error() {
         assert_eq!(well(web, "GET", "/keys/k", "").await["node"]["value"], "\u{fffd}");
         assert_eq!(well(web, "GET", "/keys/k/below", "").await["node"]["key"], "/k/below");
         assert_eq!(fault(web, "PUT", "/keys/k/new", "value=1").await, 104);
+        // What is too deep or too long for a path is left out, and does not make an answer long.
+        let deep = b64("/deep".to_owned() + &"/x".repeat(500_000));
+        let long = b64("/long/".to_owned() + &"y".repeat(20_000));
+        for key in [deep, long] {
+            web.call("/v3/kv/put", json!({"key": key, "value": b64("v")})).await;
+        }
+        let root = ask(web, "GET", "/keys?recursive=true", "").await;
+        assert!(root.body.len() < 100_000, "{}", root.body.len());
+        assert_eq!(root.text().matches(r#"{"key":"/deep"#).count(), 128);
+        assert_eq!(well(web, "GET", "/keys/long", "").await["node"]["dir"], true);
+        let deepest = format!("/keys/deep{}", "/x".repeat(127));
+        assert!(well(web, "GET", &deepest, "").await["node"].get("nodes").is_none());
+        for gone in ["/keys/deep?recursive=true", "/keys/long?recursive=true"] {
+            well(web, "DELETE", gone, "").await;
+        }
+        assert_eq!(paths(&well(web, "GET", "/keys?recursive=true", "").await["node"]), ["/k", "/x"]);
         well(web, "DELETE", "/keys/x?recursive=true", "").await;
         let left = web
             .call("/v3/kv/range", json!({"key": b64("/x"), "range_end": b64("/x0"), "count_only": true}))

@@ -29,6 +29,15 @@ pub fn request(method: &str, path: &str, headers: &str, form: &str) -> String {
     )
 }
 
+/// A request with a body of JSON.
+pub fn json_request(method: &str, path: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "{method} /v2{path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    )
+}
+
 /// One answer to one request.
 pub async fn ask(web: &mut Web, method: &str, path: &str, form: &str) -> Answer {
     web.send(request(method, path, "", form)).await;

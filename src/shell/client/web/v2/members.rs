@@ -9,6 +9,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::{CLUSTER_ID, Request, crowded, refuse};
+use crate::config::Url;
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
 use crate::request::{Command, Permit, Query};
@@ -29,15 +30,20 @@ struct No(u16, String);
 
 impl No {
     fn of(status: &Status) -> Self {
-        let is_conflict = [status::MEMBER_EXISTS, status::PEER_URL_EXISTS].contains(status);
         let http = match status.code {
-            _ if is_conflict => 409,
+            _ if *status == status::MEMBER_EXISTS => return Self(409, "membership: ID exists".into()),
+            _ if *status == status::PEER_URL_EXISTS => return Self(409, "membership: peerURL exists".into()),
             _ if *status == status::USER_EMPTY => 401,
             Code::InvalidArgument => 400,
             Code::Unauthenticated | Code::PermissionDenied => 401,
             _ => 500,
         };
         Self(http, status.message.clone().into_owned())
+    }
+
+    /// For what etcd's handler has no words.
+    fn internal() -> Self {
+        Self(500, "Internal Server Error".into())
     }
 }
 
@@ -183,7 +189,14 @@ impl<B: Backend> ClientShard<B> {
         let message = read_message(messages_of(Method::MemberAdd).request, body, self.receive_bytes_max);
         let message = message.map_err(|status| No(400, status.message.into_owned()))?;
         let request = pb::MemberAddRequest::decode(message).expect("the gateway's own message");
-        Ok(request.peer_ur_ls)
+        // `MemberUpdate` takes any text; v2 takes only what can be dialed.
+        if request.peer_ur_ls.is_empty() {
+            return Err(No(400, "no valid URLs given".into()));
+        }
+        match request.peer_ur_ls.iter().find_map(|url| Url::parse(url).err()) {
+            None => Ok(request.peer_ur_ls),
+            Some(error) => Err(No(400, error.to_string())),
+        }
     }
 
     async fn carry_out(
@@ -251,12 +264,13 @@ impl<B: Backend> ClientShard<B> {
         };
         match self.ask(command).await {
             Ok(_) => {}
-            Err(status) if method == Method::MemberRemove && status == status::MEMBER_NOT_FOUND => {
+            Err(status) if status == status::MEMBER_NOT_FOUND => {
                 let is_removed = self.is_removed(id_of(&id)?).await.map_err(no)?;
-                return Err(if is_removed {
-                    No(410, format!("Member permanently removed: {id}"))
-                } else {
-                    no_such(&id)
+                return Err(match method {
+                    _ if !is_removed => no_such(&id),
+                    Method::MemberRemove => No(410, format!("Member permanently removed: {id}")),
+                    // As etcd, which tells nobody why an update of such a member fails.
+                    _ => No::internal(),
                 });
             }
             Err(status) => return Err(no(status)),
@@ -267,7 +281,7 @@ impl<B: Backend> ClientShard<B> {
         // Whoever is there now and was not.
         let members = self.members().await.map_err(no)?;
         let added = members.iter().find(|member| before.iter().all(|known| known.id != member.id));
-        put_member(added.ok_or_else(|| No(500, "Internal Server Error".into()))?, &mut out);
+        put_member(added.ok_or_else(No::internal)?, &mut out);
         out.push(b'\n');
         Ok((201, out))
     }
