@@ -82,6 +82,20 @@ pub(super) static COMMANDS: &[Command] = &[
         about: "etcd's HashKV of a data directory of Pinion, or of a snapshot",
     },
     Command {
+        words: "gateway start",
+        takes: Takes::Nothing,
+        flags: &[
+            "endpoints",
+            "listen-addr",
+            "retry-delay",
+            "discovery-srv",
+            "discovery-srv-name",
+            "trusted-ca-file",
+            "insecure-discovery",
+        ],
+        about: "forward TCP connections to members",
+    },
+    Command {
         words: "completion",
         takes: Takes::Word(SHELLS),
         flags: &[],

@@ -20,6 +20,7 @@ mod discovery;
 mod features;
 mod file;
 mod flags;
+mod gateway;
 mod help;
 mod listener;
 mod man;
@@ -33,6 +34,7 @@ mod tls;
 mod tool;
 mod url;
 mod value;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -48,6 +50,7 @@ pub use cluster::{
 pub use discovery::{Credentials, InitialCluster, ServiceDiscovery, SrvDiscovery};
 pub use features::FeatureGates;
 pub use file::CONFIG_FILE_BYTES_MAX;
+pub use gateway::Gateway;
 pub use help::{BUILD, COMMIT, ETCD_API_VERSION};
 pub use listener::{Encryption, Listener};
 pub use member_urls::{MemberUrls, parse_members};

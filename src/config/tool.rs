@@ -1,4 +1,4 @@
-//! Commands: what `pinion` does besides running a member, all of it without a server.
+//! Commands: what `pinion` does besides running a member: tools for files, and a gateway.
 //!
 //! A command is the first argument and no flag, so a member's command line, which has flags only, never means one.
 //! Behind it flags and files come in any order. Flags that a member has too are read by the member's own rules.
@@ -6,9 +6,10 @@
 //! Compatibility: `snapshot restore` and `snapshot status` have etcdutl's flags and defaults.
 
 use super::commands::SHELLS;
+use super::gateway::{self, Gateway};
 use super::parse::Refused;
 use super::url::Url;
-use super::value::parse_signed;
+use super::words::{Words, is_help};
 use super::{Config, Parsed, completion, help, man, nearest};
 
 /// What a command line asks for that begins with a command.
@@ -24,6 +25,8 @@ pub enum Tool {
     Status { dir: String, wal_dir: Option<String>, format: Format },
     /// The `HashKV` of a data directory, or of a snapshot; at the current revision unless given.
     HashKv { path: String, wal_dir: Option<String>, revision: i64, format: Format },
+    /// Forward connections to members.
+    Gateway(Box<Gateway>),
     /// Print this.
     Print(String),
 }
@@ -74,6 +77,9 @@ pub enum Format {
 const USAGE: &str = "\
 Commands, none of which needs a server:
 
+  pinion gateway start [flags]          forwards TCP connections to members; pinion gateway --help says more
+      --endpoints, --listen-addr, --retry-delay, --discovery-srv, --discovery-srv-name,
+      --trusted-ca-file, --insecure-discovery
   pinion snapshot restore FILE [flags]  makes a data directory out of a snapshot, of etcd or of Pinion
       --name, --data-dir, --wal-dir, --initial-cluster, --initial-cluster-token,
       --initial-advertise-peer-urls     as those of the member that will start on it
@@ -111,14 +117,6 @@ const MEMBERS_OWN: [&str; 6] = [
     "initial-advertise-peer-urls",
 ];
 
-/// What stands behind a command.
-#[derive(Default)]
-struct Words {
-    positional: Vec<String>,
-    /// Name without dashes, and value.
-    flags: Vec<(String, Option<String>)>,
-}
-
 /// Reads arguments (without the program's own name). None: they are no command, but a member's flags.
 pub fn parse(args: &[String]) -> Option<Result<Tool, Refused>> {
     let (first, rest) = args.split_first()?;
@@ -136,12 +134,12 @@ pub fn parse(args: &[String]) -> Option<Result<Tool, Refused>> {
         ("completion", _) => Some(completion(rest)),
         ("man", None) => Some(Ok(Tool::Print(man::page()))),
         ("version", None) => Some(Ok(Tool::Print(help::version()))),
+        ("gateway", _) => Some(gateway::parse(rest).map(|gateway| match gateway {
+            Some(gateway) => Tool::Gateway(Box::new(gateway)),
+            None => Tool::Print(gateway::USAGE.to_owned()),
+        })),
         _ => None,
     }
-}
-
-fn is_help(arg: &str) -> bool {
-    matches!(arg, "-h" | "-help" | "--help")
 }
 
 fn restore(args: &[String]) -> Result<Tool, Refused> {
@@ -281,56 +279,6 @@ fn completion(args: &[String]) -> Result<Tool, Refused> {
 }
 
 impl Words {
-    /// `alone` are the flags whose value comes only behind a `=`.
-    fn read(args: &[String], alone: &[&str]) -> Result<Self, Refused> {
-        let mut words = Self::default();
-        let mut args = args.iter();
-        while let Some(arg) = args.next() {
-            let Some(body) =
-                arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).filter(|body| !body.is_empty())
-            else {
-                words.positional.push(arg.clone());
-                continue;
-            };
-            let (name, value) = match body.split_once('=') {
-                Some((name, value)) => (name, Some(value.to_owned())),
-                None if alone.contains(&body) => (body, None),
-                None => (body, args.next().cloned()),
-            };
-            words.flags.push((name.to_owned(), value));
-        }
-        Ok(words)
-    }
-
-    /// The last value of a flag.
-    fn take(&mut self, name: &str) -> Result<Option<String>, Refused> {
-        let mut found = None;
-        for (_, value) in self.flags.extract_if(.., |(given, _)| given == name) {
-            found = Some(value.ok_or_else(|| Refused::usage(format!("flag needs an argument: -{name}")))?);
-        }
-        Ok(found)
-    }
-
-    fn take_number(&mut self, name: &str) -> Result<Option<i64>, Refused> {
-        let Some(text) = self.take(name)? else { return Ok(None) };
-        let number = parse_signed(&text);
-        number.map(Some).map_err(|_| Refused::usage(format!("--{name}={text}: expected a whole number")))
-    }
-
-    fn take_flag(&mut self, name: &str) -> Result<bool, Refused> {
-        let mut found = false;
-        for (_, value) in self.flags.extract_if(.., |(given, _)| given == name) {
-            found = match value.as_deref() {
-                None | Some("true" | "1") => true,
-                Some("false" | "0") => false,
-                Some(other) => {
-                    return Err(Refused::usage(format!("--{name}={other}: expected true or false")));
-                }
-            };
-        }
-        Ok(found)
-    }
-
     /// By how much the revision is raised: `--bump-revision`, with `--mark-compacted`.
     fn take_bump(&mut self) -> Result<u64, Refused> {
         let mark_compacted = self.take_flag("mark-compacted")?;
@@ -356,17 +304,6 @@ impl Words {
             Some(other) => Err(Refused::usage(format!(
                 "--write-out={other}: expected one of simple, table, json, fields"
             ))),
-        }
-    }
-
-    /// Refuses flags that nobody took.
-    fn end(&self, command: &str) -> Result<(), Refused> {
-        match self.flags.first() {
-            Some((name, _)) => {
-                let hint = nearest::flag_hint_among(name, command);
-                Err(Refused::usage(format!("flag provided but not defined: -{name}{hint}")))
-            }
-            None => Ok(()),
         }
     }
 

@@ -28,6 +28,9 @@ pub struct SrvRecord {
     /// In lower case, without a final dot; empty for the root, which means that there is no such service.
     pub target: String,
     pub port: u16,
+    /// Its share of the clients among those of its priority. The last to be compared: it does not change the order
+    /// of members, who derive ids of it.
+    pub weight: u16,
 }
 
 /// What an answer says.
@@ -150,7 +153,12 @@ fn records(message: &Message<&[u8]>, records_max: usize) -> Result<Vec<SrvRecord
         }
         let data = record.data();
         let target = host_name(data.target())?;
-        records.push(SrvRecord { priority: data.priority(), target, port: data.port() });
+        records.push(SrvRecord {
+            priority: data.priority(),
+            target,
+            port: data.port(),
+            weight: data.weight(),
+        });
     }
     Ok(records)
 }
@@ -199,7 +207,7 @@ mod tests {
     }
 
     fn srv(owner: &[u8], priority: u8, port: u16, target: &[u8]) -> Vec<u8> {
-        let mut data = vec![0, priority, 0, 0];
+        let mut data = vec![0, priority, 0, 5];
         data.extend_from_slice(&port.to_be_bytes());
         data.extend_from_slice(target);
         record(owner, 33, &data)
@@ -231,7 +239,8 @@ mod tests {
             record(&OWNER, 1, &[127, 0, 0, 1]),
         ];
         let found = query().read(&answer(&query(), OK, &records), 10);
-        let wanted = |priority, target: &str, port| SrvRecord { priority, target: target.to_owned(), port };
+        let wanted =
+            |priority, target: &str, port| SrvRecord { priority, target: target.to_owned(), port, weight: 5 };
         let wanted = vec![wanted(0, "m1.example.com", 2380), wanted(7, "m2.example.com", 2381)];
         assert_eq!(found, SrvAnswer::Records(wanted));
         let many = query().read(&answer(&query(), OK, &records), 1);

@@ -21,6 +21,44 @@ pub fn http_service(srv: &SrvDiscovery) -> String {
     service("etcd-server", srv)
 }
 
+/// The services that clients find members by: with TLS, and without.
+#[must_use]
+pub fn client_services(srv: &SrvDiscovery) -> [(&'static str, String); 2] {
+    [("https", service("etcd-client-ssl", srv)), ("http", service("etcd-client", srv))]
+}
+
+/// Where clients are served, as a record says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientEndpoint {
+    pub url: Url,
+    pub priority: u16,
+    pub weight: u16,
+}
+
+/// The endpoints that the records of both services list, each once, those with TLS first.
+///
+/// # Errors
+/// The first target that is no URL's.
+pub fn client_endpoints(found: &[(&'static str, Vec<SrvRecord>)]) -> Result<Vec<ClientEndpoint>, String> {
+    let mut endpoints: Vec<ClientEndpoint> = Vec::new();
+    for (scheme, records) in found {
+        let mut records = records.clone();
+        records.sort();
+        for SrvRecord { priority, target, port, weight } in records {
+            // The root as a target: there is decidedly no such service.
+            if target.is_empty() {
+                continue;
+            }
+            let url =
+                Url::parse(&format!("{scheme}://{target}:{port}")).map_err(|error| error.to_string())?;
+            if endpoints.iter().all(|known| known.url.authority() != url.authority()) {
+                endpoints.push(ClientEndpoint { url, priority, weight });
+            }
+        }
+    }
+    Ok(endpoints)
+}
+
 fn service(service: &str, srv: &SrvDiscovery) -> String {
     let SrvDiscovery { domain, service_suffix } = srv;
     let dash = if service_suffix.is_empty() { "" } else { "-" };
@@ -102,7 +140,7 @@ mod tests {
     }
 
     fn record(priority: u16, target: &str, port: u16) -> SrvRecord {
-        SrvRecord { priority, target: target.to_owned(), port }
+        SrvRecord { priority, target: target.to_owned(), port, weight: 0 }
     }
 
     fn listed(plain: &[SrvRecord], name: &str, own: &str) -> Vec<(String, String)> {
@@ -115,6 +153,22 @@ mod tests {
     fn services_have_etcds_names_and_take_the_suffix() {
         assert_eq!(http_service(&srv("example.com", "")), "_etcd-server._tcp.example.com");
         assert_eq!(https_service(&srv("example.com.", "b")), "_etcd-server-ssl-b._tcp.example.com.");
+    }
+
+    #[test]
+    fn endpoints_of_clients_keep_priority_and_weight_and_are_listed_once() {
+        assert_eq!(client_services(&srv("x", "b"))[0].1, "_etcd-client-ssl-b._tcp.x");
+        let weighted = |record: SrvRecord, weight| SrvRecord { weight, ..record };
+        let found = [
+            ("https", vec![weighted(record(1, "a.x", 1), 7), record(0, "", 1)]),
+            ("http", vec![weighted(record(0, "a.x", 1), 9), weighted(record(2, "b.x", 1), 3)]),
+        ];
+        let told: Vec<_> = client_endpoints(&found)
+            .unwrap()
+            .into_iter()
+            .map(|endpoint| (endpoint.url.to_string(), endpoint.priority, endpoint.weight))
+            .collect();
+        assert_eq!(told, [("https://a.x:1".to_owned(), 1, 7), ("http://b.x:1".to_owned(), 2, 3)]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! One folder a role: `client/`, `raft/`, `log/` and `store/`. `boot/` opens the data directory and starts
 //! them; `runtime/` joins them and says where they run; `net/` and `peer/` are their sockets; `discovery/`
-//! finds the first members.
+//! finds the first members. `gateway/` is a program of its own, without roles.
 #![expect(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -12,6 +12,7 @@
 mod boot;
 pub mod client;
 mod discovery;
+mod gateway;
 mod log;
 mod net;
 mod peer;
@@ -27,24 +28,12 @@ use boot::{BootError, Ended};
 use runtime::exit::with_causes;
 use runtime::logging;
 
-use crate::config::{CONFIG_FILE_BYTES_MAX, Config, LogFormat, LogLevel, Refused, Tool};
+use crate::config::{CONFIG_FILE_BYTES_MAX, Config, Gateway, LogConfig, LogFormat, LogLevel, Refused, Tool};
 
 /// Runs a member until it is told to stop.
 #[must_use]
 pub fn run(config: &Config, warnings: &[String]) -> ExitCode {
-    let log = &config.process.log;
-    let level = match log.level {
-        LogLevel::Debug => tracing::Level::DEBUG,
-        LogLevel::Info => tracing::Level::INFO,
-        LogLevel::Warn => tracing::Level::WARN,
-        LogLevel::Error => tracing::Level::ERROR,
-    };
-    let format = match log.format {
-        LogFormat::Json => logging::Format::Json,
-        LogFormat::Fitting if !io::stderr().is_terminal() => logging::Format::Json,
-        LogFormat::Console | LogFormat::Fitting => logging::Format::Console,
-    };
-    if let Err(error) = logging::start(level, format, &log.outputs, log.rotation) {
+    if let Err(error) = start_log(&config.process.log) {
         logging::complain(&format!("pinion: {error}\n"));
         return ExitCode::FAILURE;
     }
@@ -67,10 +56,44 @@ pub fn run(config: &Config, warnings: &[String]) -> ExitCode {
     code
 }
 
-/// Carries out a command that needs no server.
+/// Begins to log as is configured.
+fn start_log(log: &LogConfig) -> Result<(), logging::LogError> {
+    let level = match log.level {
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Error => tracing::Level::ERROR,
+    };
+    let format = match log.format {
+        LogFormat::Json => logging::Format::Json,
+        LogFormat::Fitting if !io::stderr().is_terminal() => logging::Format::Json,
+        LogFormat::Console | LogFormat::Fitting => logging::Format::Console,
+    };
+    logging::start(level, format, &log.outputs, log.rotation)
+}
+
+/// Forwards connections until it is told to stop.
+fn run_gateway(gateway: &Gateway) -> ExitCode {
+    if let Err(error) = start_log(&gateway.log) {
+        logging::complain(&format!("pinion: {error}\n"));
+        return ExitCode::FAILURE;
+    }
+    let ended = gateway::run(gateway);
+    let mut code = ExitCode::SUCCESS;
+    logging::last_words(|| {
+        if let Err(error) = ended {
+            code = ExitCode::FAILURE;
+            tracing::error!(error = with_causes(&error), "the gateway cannot start");
+        }
+    });
+    code
+}
+
+/// Carries out a command that is no member.
 #[must_use]
 pub fn use_tool(tool: &Tool) -> ExitCode {
     let told = match tool {
+        Tool::Gateway(gateway) => return run_gateway(gateway),
         Tool::Print(text) => Ok(text.clone()),
         Tool::Restore(restore) => boot::restore::restore(restore).map(|()| String::new()),
         Tool::Recover(recover) => boot::recover::recover(recover),

@@ -43,7 +43,7 @@ const THREADS_PATIENCE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// What the source of randomness answered.
-pub(super) fn entropy() -> io::Result<u64> {
+pub(in crate::shell) fn entropy() -> io::Result<u64> {
     let mut bytes = [0; 8];
     fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(u64::from_le_bytes(bytes))

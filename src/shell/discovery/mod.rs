@@ -1,6 +1,7 @@
 //! Finding out who begins a cluster, for a process whose data directory is empty: before anything else
 //! runs, and up to a signal.
 
+pub(super) mod clients;
 mod dns_client;
 mod grpc;
 mod service;

@@ -28,6 +28,8 @@ pub(in crate::shell) enum FindError {
     Dns { domain: String, error: DnsError },
     #[error("cannot read /etc/resolv.conf: {0}")]
     Configuration(#[from] io::Error),
+    #[error("a record has a target that is no URL's: {0}")]
+    Target(String),
     #[error("stopped while asking DNS for the members")]
     Interrupted,
 }

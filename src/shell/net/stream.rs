@@ -155,6 +155,30 @@ impl Stream {
         Ok(())
     }
 
+    /// Sends small pieces at once, and asks a silent other side now and then whether it is there: Go's defaults for
+    /// every connection.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub(in crate::shell) fn keep_alive(&self) -> io::Result<()> {
+        const SECONDS: libc::c_int = 15;
+        const PROBES: libc::c_int = 9;
+        if self.is_unix {
+            return Ok(());
+        }
+        self.set_nodelay()?;
+        let tcp = libc::IPPROTO_TCP;
+        for (level, option, value) in [
+            (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+            (tcp, libc::TCP_KEEPIDLE, SECONDS),
+            (tcp, libc::TCP_KEEPINTVL, SECONDS),
+            (tcp, libc::TCP_KEEPCNT, PROBES),
+        ] {
+            self.set(level, option, value)?;
+        }
+        Ok(())
+    }
+
     /// Bounds how long a read may wait; None for ever.
     ///
     /// # Errors

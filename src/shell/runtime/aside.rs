@@ -1,4 +1,4 @@
-//! An executor for work before the roles run: a boot asks other members and a discovery service.
+//! An executor for work without roles: a boot asks other members and a discovery service, a gateway forwards.
 
 use std::io;
 use std::time::Duration;
@@ -19,10 +19,22 @@ const TICK: Duration = Duration::from_millis(20);
 /// # Errors
 /// When the runtime cannot start.
 pub(in crate::shell) fn run_aside<T>(work: impl Future<Output = T>) -> io::Result<T> {
+    run_with("boot", RING_DEPTH, work)
+}
+
+/// The same with rings of another depth.
+///
+/// # Errors
+/// As above.
+pub(in crate::shell) fn run_with<T>(
+    name: &str,
+    ring_depth: usize,
+    work: impl Future<Output = T>,
+) -> io::Result<T> {
     let builder = LocalExecutorBuilder::new(Placement::Unbound)
-        .name("boot")
+        .name(name)
         .io_memory(IO_MEMORY_BYTES)
-        .ring_depth(RING_DEPTH);
+        .ring_depth(ring_depth);
     let executor = builder.make().map_err(io::Error::from)?;
     Ok(executor.run(async {
         // The runtime may lose a wake-up (`pulse`); a timer brings it back.
