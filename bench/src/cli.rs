@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::call;
 use crate::client::{self, Endpoint, Plan};
 use crate::compare::{self, CompareOptions};
+use crate::directories::{self, DirectoriesOptions};
 use crate::disturb::{self, DisturbOptions};
 use crate::host::Host;
 use crate::report::{self, Bar, Figures};
@@ -60,6 +61,13 @@ enum Command {
     /// Leases: keep-alives, mass expiry (grants are `run lease-grant`)
     #[command(subcommand)]
     Lease(LeaseCommand),
+    /// The v2 API: a list of a directory above many keys, long polls, puts and gets beside the JSON gateway's
+    #[command(
+        after_help = "The server needs --enable-v2; its data is written to below /bench, /polled and /rw. One descriptor \
+        a poll is needed here and there: raise `ulimit -n`. Marks: a list's time does not depend on --keys; v2 puts and \
+        gets within 130 % of the gateway's."
+    )]
+    Directories(DirectoriesOptions),
     /// Start etcd and Pinion in turn on the same disk and cores, run every scenario, print the ratios
     #[command(
         after_help = "Each round starts a fresh server on fresh data, etcd first in one round and Pinion first \
@@ -216,6 +224,7 @@ pub(crate) fn run() -> Result<bool, AnyError> {
         Command::Fill(args) => run_fill(&args),
         Command::Watch(command) => stream_commands::run_watch(command),
         Command::Lease(command) => stream_commands::run_lease(command),
+        Command::Directories(options) => directories::run(&options),
         Command::Compare(options) => compare::run(&options),
         Command::Disturb(options) => disturb::run(&options),
         Command::Restart(options) => restart::run(&options),

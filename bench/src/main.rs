@@ -15,6 +15,7 @@ mod cli;
 mod client;
 mod cluster;
 mod compare;
+mod directories;
 mod disk;
 mod disturb;
 mod disturbance;
