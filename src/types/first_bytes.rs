@@ -14,12 +14,19 @@ const TLS_HANDSHAKE: u8 = 0x16;
 const TLS_HEAD_BYTES: usize = 5;
 pub const TLS_RECORD_BYTES_MAX: usize = TLS_HEAD_BYTES + (16 << 10) + 256;
 
-/// Whether a whole TLS record is there, or bytes that are none.
+/// How many of these bytes, which begin with a record's head, are whole TLS records. All of them where a head is none.
 #[must_use]
-pub fn has_tls_record(bytes: &[u8]) -> bool {
-    let Some(head) = bytes.first_chunk::<TLS_HEAD_BYTES>() else { return false };
-    let record_bytes = TLS_HEAD_BYTES + usize::from(u16::from_be_bytes([head[3], head[4]]));
-    TLS_RECORD_BYTES_MAX < record_bytes || record_bytes <= bytes.len()
+pub fn whole_tls_records(bytes: &[u8]) -> usize {
+    let mut rest = bytes;
+    while let Some(head) = rest.first_chunk::<TLS_HEAD_BYTES>() {
+        let record_bytes = TLS_HEAD_BYTES + usize::from(u16::from_be_bytes([head[3], head[4]]));
+        if TLS_RECORD_BYTES_MAX < record_bytes {
+            return bytes.len();
+        }
+        let Some(behind) = rest.get(record_bytes..) else { break };
+        rest = behind;
+    }
+    bytes.len() - rest.len()
 }
 
 /// What the first bytes tell.
@@ -99,12 +106,16 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_there_when_all_of_it_is_or_when_it_is_too_long() {
-        assert!(!has_tls_record(b"\x16\x03\x01\x00"));
-        assert!(!has_tls_record(b"\x16\x03\x01\x00\x02a"));
-        assert!(has_tls_record(b"\x16\x03\x01\x00\x02ab"));
-        assert!(has_tls_record(b"\x16\x03\x01\x00\x00"));
-        assert!(!has_tls_record(b"\x16\x03\x01\x41\x00"), "256 bytes more than plain text may have");
-        assert!(has_tls_record(b"\x16\x03\x01\x41\x01"));
+    fn records_are_whole_when_all_of_them_is_there_and_what_is_none_is_not_waited_for() {
+        assert_eq!(whole_tls_records(b""), 0);
+        assert_eq!(whole_tls_records(b"\x16\x03\x01\x00"), 0);
+        assert_eq!(whole_tls_records(b"\x16\x03\x01\x00\x02a"), 0);
+        assert_eq!(whole_tls_records(b"\x16\x03\x01\x00\x02ab"), 7);
+        assert_eq!(whole_tls_records(b"\x16\x03\x01\x00\x02ab\x16\x03\x01\x00\x02a"), 7, "half of the next");
+        assert_eq!(whole_tls_records(b"\x16\x03\x01\x00\x02ab\x14\x03\x01\x00\x01c"), 13);
+        assert_eq!(whole_tls_records(b"\x16\x03\x01\x00\x00"), 5);
+        assert_eq!(whole_tls_records(b"\x16\x03\x01\x41\x00"), 0, "256 bytes more than plain text may have");
+        assert_eq!(whole_tls_records(b"\x16\x03\x01\x41\x01"), 5);
+        assert_eq!(whole_tls_records(b"\x16\x03\x01\x00\x00\x16\x03\x01\x41\x01abc"), 13);
     }
 }

@@ -12,7 +12,7 @@ pub mod revision;
 pub mod slice;
 pub mod ticket;
 
-pub use first_bytes::{FirstBytes, TLS_RECORD_BYTES_MAX, has_tls_record};
+pub use first_bytes::{FirstBytes, TLS_RECORD_BYTES_MAX, whole_tls_records};
 pub use format::{Feature, FormatLevel};
 pub use ids::{ClusterId, LeaseId, LogIndex, MemberId, Term};
 pub use key_range::KeyRange;

@@ -2,10 +2,10 @@
 //!
 //! Claims, for any bytes: what the first bytes were judged to be they stay with more behind them; a record that is whole
 //! stays so, and its bytes are bounded; a hello is read to the same names, protocols and suites however it is cut, and one
-//! that is refused as a whole is refused or awaited in pieces. No more is held than a record and a read. Nothing panics.
+//! that is refused as a whole is refused in pieces. No more is held than a record and a read. Nothing panics.
 
 use arbitrary::Unstructured;
-use pinion::types::{FirstBytes, TLS_RECORD_BYTES_MAX, has_tls_record};
+use pinion::types::{FirstBytes, TLS_RECORD_BYTES_MAX, whole_tls_records};
 use rustls::server::Acceptor;
 
 use crate::{below, memory};
@@ -36,12 +36,12 @@ fn first_bytes(bytes: &[u8]) {
 }
 
 fn records(bytes: &[u8]) {
-    let mut is_whole = false;
+    let mut whole = 0;
     for length in 0..=bytes.len() {
-        let now = has_tls_record(&bytes[..length]);
-        assert!(now || !is_whole, "a record that was whole at {} is not at {length}", length.max(1) - 1);
-        assert!(now || length < TLS_RECORD_BYTES_MAX, "{length} bytes are waited for");
-        is_whole = now;
+        let now = whole_tls_records(&bytes[..length]);
+        assert!(whole <= now && now <= length, "{now} of {length} bytes are whole, and {whole} were before");
+        assert!(length - now < TLS_RECORD_BYTES_MAX, "{length} bytes are waited for behind {now}");
+        whole = now;
     }
 }
 
@@ -57,16 +57,21 @@ enum Told {
 fn told(bytes: &[u8], mut piece: impl FnMut() -> usize) -> Told {
     let (mut acceptor, mut rest, mut input) = (Acceptor::default(), bytes, Vec::new());
     for _ in 0..STEPS_MAX {
-        while !has_tls_record(&input) {
+        let taken = loop {
+            let whole = whole_tls_records(&input);
+            if 0 < whole {
+                let behind = input.split_off(whole);
+                break std::mem::replace(&mut input, behind);
+            }
             let count = piece().clamp(1, rest.len().max(1)).min(rest.len());
             if count == 0 {
                 return Told::Awaited;
             }
             input.extend_from_slice(&rest[..count]);
             rest = &rest[count..];
-        }
-        assert!(input.len() < TLS_RECORD_BYTES_MAX + 4_096, "no more is kept than a record and a read");
-        let mut taken = &std::mem::take(&mut input)[..];
+            assert!(input.len() < TLS_RECORD_BYTES_MAX + 4_096, "no more is kept than a record and a read");
+        };
+        let mut taken = &taken[..];
         while !taken.is_empty() {
             match acceptor.read_tls(&mut taken) {
                 Ok(0) => break,
@@ -96,10 +101,9 @@ fn hello(rest: &[u8]) {
     let bytes = input.take_rest();
     let whole = memory::bounded(16 * bytes.len() + (256 << 10), || told(bytes, || 4_096));
     let cut = told(bytes, || size);
-    // The beginning of a bad record behind a whole one is refused where it comes along, and else awaited. A hello in too
-    // many steps is refused.
+    // A hello in too many steps is refused.
     match (&whole, &cut) {
-        (Told::Refused, Told::Awaited) | (Told::Hello { .. } | Told::Awaited, Told::Refused) => {}
+        (Told::Hello { .. } | Told::Awaited, Told::Refused) => {}
         _ => assert_eq!(whole, cut, "in pieces of {size}"),
     }
 }

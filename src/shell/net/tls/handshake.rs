@@ -25,7 +25,7 @@ use crate::config::Url;
 use crate::shell::net::remote::Remote;
 use crate::shell::net::stream::Stream;
 use crate::shell::net::within::{TimedOut, within};
-use crate::types::{FirstBytes, has_tls_record};
+use crate::types::{FirstBytes, whole_tls_records};
 
 /// For a whole handshake, as in etcd.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -128,6 +128,23 @@ fn step(mut tls: Connection, input: &[u8]) -> Stepped {
     Stepped { tls, out, result }
 }
 
+/// Takes the whole records from the beginning of what has come. What is left begins with the head of the next one:
+/// taken along, it would leave its other half behind, whose first bytes tell no length.
+fn take_records(input: &mut Vec<u8>) -> Option<Vec<u8>> {
+    let whole = whole_tls_records(input);
+    if whole == 0 {
+        return None;
+    }
+    let rest = input.split_off(whole);
+    Some(std::mem::replace(input, rest))
+}
+
+/// Gives `tls` the beginning of a record that came along with the end of its handshake.
+fn keep(tls: &mut Connection, mut rest: &[u8]) -> io::Result<()> {
+    while !rest.is_empty() && 0 < tls.read_tls(&mut rest)? {}
+    Ok(())
+}
+
 /// Carries a handshake to its end. `begin` makes the connection when the first record of the other side is there; a
 /// side that speaks first has made it already.
 async fn carry(
@@ -141,7 +158,13 @@ async fn carry(
     for _ in 0..STEPS_MAX {
         // Who speaks first has nothing to hear before.
         let speaks = input.is_empty() && begun.as_ref().is_some_and(|begun| begun.wants_write());
-        while !speaks && !has_tls_record(&input) {
+        let taken = loop {
+            if speaks {
+                break Vec::new();
+            }
+            if let Some(taken) = take_records(&mut input) {
+                break taken;
+            }
             let n = stream.read(&mut piece).await?;
             if n == 0 {
                 return Err(if input.is_empty() && begun.is_none() {
@@ -154,13 +177,12 @@ async fn carry(
             if begun.is_none() && !is_tls(input[0]) {
                 return Err(refuse_plain(stream, &input).await);
             }
-        }
+        };
         let tls = match begun.take() {
             Some(tls) => tls,
             None => begin()?,
         };
-        let taken = std::mem::take(&mut input);
-        let Stepped { tls, out, result } = handshakes.run(move || step(tls, &taken)).await?;
+        let Stepped { mut tls, out, result } = handshakes.run(move || step(tls, &taken)).await?;
         if !out.is_empty() {
             let written = stream.write_all(&out).await;
             // What was wrong with it says more than that it has left.
@@ -169,6 +191,7 @@ async fn carry(
         }
         result?;
         if !tls.is_handshaking() {
+            keep(&mut tls, &input)?;
             return Ok(tls);
         }
         begun = Some(tls);
