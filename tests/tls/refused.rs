@@ -1,14 +1,24 @@
 //! Certificates that are refused, each with its reason, and those that Go takes.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
 
 use pinion_kit::program::run;
 use pinion_kit::tls::{self, Authority, Holder};
 use pinion_kit::{TEST_DEADLINE, WorkDir, block_on, installed};
 use rcgen::{
-    ExtendedKeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA256,
-    PKCS_ECDSA_P521_SHA512, PKCS_ED25519, date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA256, PKCS_ECDSA_P521_SHA512,
+    PKCS_ED25519, date_time_ymd,
 };
+use rustls::client::ResolvesClientCert;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConnection, SignatureScheme};
 
 use crate::programs::{Secured, credentials};
 
@@ -96,6 +106,100 @@ fn the_log_names_address_and_reason() {
             assert!(line.contains(reason) && line.contains("127.0.0.1:"), "{reason}: {line}");
             member.server.kill();
         }
+    });
+}
+
+/// What a client shows instead of a certificate: the chain as it is, with the holder's key.
+fn showing(
+    member: &Secured,
+    authority: &Authority,
+    chain: Vec<CertificateDer<'static>>,
+    holder: &Holder,
+) -> bool {
+    let mut config = (*tls::client_config(&authority.certificate, None)).clone();
+    let key = PrivateKeyDer::from_pem_file(&holder.key).unwrap();
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap();
+    config.client_auth_cert_resolver = Arc::new(Shown(Arc::new(CertifiedKey::new(chain, key))));
+    let mut client =
+        ClientConnection::new(config.into(), ServerName::try_from("127.0.0.1").unwrap()).unwrap();
+    let mut stream = TcpStream::connect(("127.0.0.1", member.port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    // With TLS 1.3 a client hears of a refusal only when it reads on.
+    let mut stream = rustls::Stream::new(&mut client, &mut stream);
+    let asked = stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+    asked.is_ok() && stream.read(&mut [0; 9]).is_ok_and(|count| 0 < count)
+}
+
+/// A client's side that shows one thing whatever is asked for.
+#[derive(Debug)]
+struct Shown(Arc<CertifiedKey>);
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Chains without end, names by the thousand, and bytes that only begin like a certificate.
+#[test]
+fn certificates_that_are_bombs_cost_a_refusal_and_nothing_else() {
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let authority = Authority::new(&work, "ca");
+        let member = Secured::start(&work, &authority, &["--client-cert-auth".to_owned()]).await;
+        let good = authority.issue("good");
+        let kind = &PKCS_ECDSA_P256_SHA256;
+        let der = |holder: &Holder| CertificateDer::from_pem_file(&holder.certificate).unwrap();
+        assert!(showing(&member, &authority, vec![der(&good)], &good), "it is let in with one");
+        calls(&member, &authority, Some(&good)).await.unwrap();
+        let before = member.server.resident_bytes();
+        let named = |count: usize, length: usize| {
+            authority.issue_with("named", kind, |params| {
+                let name = |number| format!("{number}.{}.example", "x".repeat(length));
+                let name = |number| rcgen::SanType::DnsName(name(number).try_into().unwrap());
+                params.subject_alt_names = (0..count).map(name).collect();
+            })
+        };
+        // CAs that are everybody's and sign each other, as many as fit.
+        let strangers: Vec<_> = (0..100)
+            .map(|_| {
+                let mut params = CertificateParams::default();
+                params.distinguished_name.push(DnType::CommonName, "ca");
+                params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+                params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+            })
+            .collect();
+        let (many, huge) = (named(1_000, 20), named(20_000, 40));
+        let own = der(&good);
+        let chain = |rest: &[CertificateDer<'static>]| [std::slice::from_ref(&own), rest].concat();
+        let cut = CertificateDer::from(own[..own.len() / 2].to_vec());
+        let mut longer = own.to_vec();
+        longer[2] ^= 0x40;
+        for (name, shown, holder, may_be_let_in) in [
+            ("a thousand names", vec![der(&many)], &many, true),
+            ("twenty thousand names", vec![der(&huge)], &huge, false),
+            ("a hundred strangers behind it", chain(&strangers), &good, true),
+            ("itself a hundred times", chain(&vec![own.clone(); 100]), &good, true),
+            ("itself a thousand times", chain(&vec![own.clone(); 1_000]), &good, false),
+            ("a stranger in front", [&strangers[..1], std::slice::from_ref(&own)].concat(), &good, false),
+            ("half of one", vec![cut], &good, false),
+            ("a length that is wrong", vec![longer.into()], &good, false),
+            ("nothing", vec![Vec::new().into()], &good, false),
+            ("zeros", vec![vec![0; 60_000].into()], &good, false),
+            ("a nest", vec![[[0x30, 0x80].repeat(20_000), vec![0; 10]].concat().into()], &good, false),
+        ] {
+            for _ in 0..5 {
+                let is_let_in = showing(&member, &authority, shown.clone(), holder);
+                assert!(may_be_let_in || !is_let_in, "{name}");
+            }
+            calls(&member, &authority, Some(&good)).await.unwrap();
+        }
+        let grown = member.server.resident_bytes().saturating_sub(before);
+        assert!(grown < 64 << 20, "{grown} bytes more are held");
     });
 }
 
