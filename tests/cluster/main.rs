@@ -33,7 +33,8 @@ use std::time::Duration;
 use pinion_kit::judge::history::Event;
 use pinion_kit::judge::{leases, order};
 use pinion_kit::{
-    Cluster, PATIENCE, TEST_DEADLINE, block_on, env_number, eventually, free_port, server_is_etcd, until,
+    Cluster, PATIENCE, TEST_DEADLINE, block_on, env_number, eventually, free_port, segments, server_is_etcd,
+    until,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -178,7 +179,7 @@ const INSTALLING: &str = "installing the leader's checkpoint";
 fn a_follower_that_was_away_comes_back_by_the_log_while_the_leader_still_has_it() {
     let puts = env_number("PINION_CLUSTER_MISSED", 2_000);
     block_on(Duration::from_secs(60 + puts / 100), async {
-        let output = miss(puts, 0, &[]).await;
+        let output = miss(puts, 0, &[], false).await;
         assert!(!output.contains(INSTALLING), "the log was there, and a checkpoint came:\n{output}");
     });
 }
@@ -191,7 +192,7 @@ fn a_follower_that_was_away_comes_back_by_a_checkpoint_when_the_log_is_gone() {
     let padding = if puts < 100_000 { 76_000_000 / usize::try_from(puts).unwrap() } else { 0 };
     let flags = ["--snapshot-catchup-entries=0", "--snapshot-count=1000", "--checkpoint-bytes=1048576"];
     block_on(Duration::from_secs(60 + puts / 100), async {
-        let output = miss(puts, padding, &flags).await;
+        let output = miss(puts, padding, &flags, true).await;
         assert!(server_is_etcd() || output.contains(INSTALLING), "no checkpoint came:\n{output}");
     });
 }
@@ -199,12 +200,14 @@ fn a_follower_that_was_away_comes_back_by_a_checkpoint_when_the_log_is_gone() {
 /// Writers beside each other, so that their writes share syncs.
 const WRITERS: usize = 8;
 
-/// A follower misses so many writes and comes back; what it says meanwhile.
-async fn miss(puts: u64, padding: usize, flags: &[&str]) -> String {
+/// A follower misses so many writes and comes back, once the leader's disk has let go of them if that is waited for;
+/// what it says meanwhile.
+async fn miss(puts: u64, padding: usize, flags: &[&str], until_gone: bool) -> String {
     let mut cluster = Cluster::start(3, flags).await;
     let leader = cluster.leader().await;
     let away = (leader + 1) % 3;
     cluster.kill(away);
+    let newest = if server_is_etcd() { 0 } else { segments(&cluster.members[leader].launch.data_dir).1 };
     let client = cluster.server(leader).connect().await;
     let began = tokio::time::Instant::now();
     let writers: Vec<_> = (0..WRITERS)
@@ -222,6 +225,10 @@ async fn miss(puts: u64, padding: usize, flags: &[&str]) -> String {
         writer.await.unwrap();
     }
     let wrote = began.elapsed();
+    if until_gone && !server_is_etcd() {
+        // For a while the log is held for whoever may be on its way back.
+        until(PATIENCE, async || newest <= segments(&cluster.members[leader].launch.data_dir).0).await;
+    }
     cluster.spawn(away);
     let began = tokio::time::Instant::now();
     let revision = cluster.settle().await;

@@ -52,7 +52,9 @@ fn its_own_address_is_refused_as_an_endpoint_in_every_form() {
         [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "localhost")]
     {
         let port = free_port();
-        let output = Command::new(server_binary())
+        let output = Command::new("timeout")
+            .arg("20")
+            .arg(server_binary())
             .args(["gateway", "start", &format!("--listen-addr={listen}:{port}")])
             .arg(format!("--endpoints=127.0.0.1:1,{endpoint}:{port}"))
             .current_dir(work.path())

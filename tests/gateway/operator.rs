@@ -72,7 +72,7 @@ fn connections_beyond_the_descriptors_are_closed_at_once_and_the_others_go_on() 
 #[test]
 fn a_command_line_that_makes_no_sense_is_refused_and_help_teaches() {
     let told = |args: &[&str]| {
-        let output = Command::new(server_binary()).args(args).output().unwrap();
+        let output = Command::new("timeout").arg("20").arg(server_binary()).args(args).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         (output.status.code(), text + &String::from_utf8_lossy(&output.stderr))
     };
