@@ -144,7 +144,8 @@ fn a_large_request_is_there_whole_or_not_at_all_after_a_power_cut_between_its_pa
         };
         let mut server = launch(&disk, "mmap", &work).start().await;
         // Before that a request of this size is one entry.
-        server.says("format level is raised").await;
+        // The newest: requests in parts are of level 2.
+        server.says(r#""level":3,"needs""#).await;
         let begins = mounted.position().now();
         let acknowledged = load(&server, &mounted).await;
         server.kill();
