@@ -15,6 +15,7 @@ pub mod http;
 pub mod key_range;
 pub mod memory;
 pub mod message;
+pub mod nodes;
 pub mod peer;
 pub mod requests;
 pub mod seed;
@@ -105,6 +106,11 @@ mod tests {
     #[test]
     fn http_property_holds_on_its_seeds() {
         hold(http::run, "http");
+    }
+
+    #[test]
+    fn nodes_property_holds_on_its_seeds() {
+        hold(nodes::run, "nodes");
     }
 
     #[test]

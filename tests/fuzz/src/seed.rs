@@ -24,6 +24,7 @@ pub fn corpora() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("hello", hellos()),
         ("tokens", tokens()),
         ("auth", recipes(4)),
+        ("nodes", nodes()),
         ("peer", recipes(4)),
         ("discovery", recipes(3)),
         ("requests", requests()),
@@ -105,6 +106,21 @@ fn tokens() -> Vec<Vec<u8>> {
         inputs.push(with_mode(1, header.as_bytes()));
     }
     inputs.push(with_mode(2, token.as_bytes()));
+    inputs
+}
+
+/// Forms and paths behind the recipe's choices, and recipes of sequences.
+fn nodes() -> Vec<Vec<u8>> {
+    let mut inputs = recipes(4);
+    for form in
+        ["value=a+b%20c&ttl=5&dir", "value=%zz&a;b", "prevIndex=18446744073709551616&recursive=true&=&&"]
+    {
+        inputs.push([&[0, 9], form.as_bytes()].concat());
+    }
+    for path in ["/a/../..//b/./c/", "/%2e%2e/a%2Fb", "/\u{e4}/_h/\0", "/x"] {
+        inputs.push([&[1, 1], path.as_bytes()].concat());
+        inputs.push([&[1, 0x40], path.as_bytes()].concat());
+    }
     inputs
 }
 
