@@ -1,11 +1,9 @@
 //! What an operator has of a gateway: its end, its bound, what a service manager is told, what is refused.
 
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::Command;
-use std::time::Instant;
 
 use pinion_kit::{WorkDir, server_binary};
 
@@ -35,12 +33,7 @@ fn a_signal_ends_it_with_its_connections_and_the_service_manager_hears_of_both_e
         assert!(is_closed(&mut client));
         assert_eq!(gateway.wait().code(), Some(0), "{}", gateway.output());
         assert!(gateway.output().contains("stopped"), "{}", gateway.output());
-        // The kernel takes io_uring's hold of a socket away some time after the process has ended.
-        let deadline = Instant::now() + PATIENCE;
-        while let Err(error) = TcpListener::bind(("127.0.0.1", gateway.port)) {
-            assert!(Instant::now() < deadline, "the port is not free: {error}");
-            std::thread::yield_now();
-        }
+        gateway.wait_for_its_port();
     }
 }
 

@@ -92,6 +92,16 @@ impl Gateway {
         }
     }
 
+    /// Waits until its port is free. The kernel takes io_uring's hold of a socket away some time after a process has
+    /// ended.
+    pub fn wait_for_its_port(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = TcpListener::bind(("127.0.0.1", self.port)) {
+            assert!(Instant::now() < deadline, "the port is not free: {error}");
+            std::thread::park_timeout(LOOK);
+        }
+    }
+
     pub fn signal(&self, name: &str) {
         let told = Command::new("kill").args([format!("-{name}"), self.pid().to_string()]).status().unwrap();
         assert!(told.success());
