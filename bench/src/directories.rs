@@ -28,7 +28,7 @@ const BATCH: u64 = 100;
 /// Lists that are measured.
 const LISTS: usize = 2_000;
 
-/// What to measure. The server needs `--enable-v2`.
+/// The measurement that is asked for. The server needs `--enable-v2`.
 #[derive(Debug, Clone, Args, Serialize)]
 pub(crate) struct DirectoriesOptions {
     /// The server, host:port
@@ -319,10 +319,10 @@ fn measure_puts_and_gets(
 ) -> Result<(), AnyError> {
     let mut rates = [const { Vec::new() }; KINDS.len()];
     for round in 0..options.rounds {
-        // Who goes first changes by round.
+        // The two go first in turn.
         for step in 0..KINDS.len() {
             let at = if round % 2 == 0 { step } else { step ^ 1 };
-            // What is read has to be there.
+            // Keys that are read have to be there.
             let (rate, _, failed) = measure(options, KINDS[at])?;
             faults.add_many(KINDS[at].name, failed, || "answered by an error".to_owned());
             rates[at].push(rate);

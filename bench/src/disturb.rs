@@ -41,7 +41,7 @@ const TAIL: Duration = Duration::from_secs(2);
 const LIMIT: Duration = Duration::from_secs(300);
 /// A disturbance that was over sooner is judged by the puts of so much time.
 const JUDGED_S_MIN: f64 = 1.0;
-/// What clients who begin do, and how many threads they have.
+/// The calls of clients who begin, and how many threads they have.
 const HANDSHAKES_PER_S: u32 = 200;
 const HANDSHAKE_THREADS: u32 = 8;
 const WRONG_LOGINS_PER_S: u64 = 1_000;

@@ -1,4 +1,4 @@
-//! What clients show of who they are, read out of a header.
+//! Tokens and passwords that clients show in a header.
 //!
 //! Compatibility: one leading `Bearer `, in this case and with one space, is cut as etcd cuts it. `Basic` is RFC 7617's, and
 //! read as Go's `BasicAuth` reads it. A browser's WebSocket, which cannot set headers, shows its token as the second of its

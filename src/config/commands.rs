@@ -1,7 +1,7 @@
 //! The commands of `pinion` and their flags, as one table: `help`, completions, the manual page and the guesses at
 //! misspelt words read it. What each takes is parsed in `tool`; a test holds the two together.
 
-/// What follows a command besides flags.
+/// The arguments of a command besides flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Takes {
     Nothing,
