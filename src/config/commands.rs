@@ -96,6 +96,12 @@ pub(super) static COMMANDS: &[Command] = &[
         about: "forward TCP connections to members",
     },
     Command {
+        words: "grpc-proxy start",
+        takes: Takes::Nothing,
+        flags: &super::proxy_flags::NAMES,
+        about: "pass calls on to members, of Pinion or of etcd",
+    },
+    Command {
         words: "completion",
         takes: Takes::Word(SHELLS),
         flags: &[],

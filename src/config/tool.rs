@@ -7,6 +7,7 @@
 
 use super::commands::SHELLS;
 use super::gateway::{self, Gateway};
+use super::grpc_proxy::{self, GrpcProxy};
 use super::parse::Refused;
 use super::url::Url;
 use super::words::{Words, is_help};
@@ -27,6 +28,8 @@ pub enum Tool {
     HashKv { path: String, wal_dir: Option<String>, revision: i64, format: Format },
     /// Forward connections to members.
     Gateway(Box<Gateway>),
+    /// Pass calls on to members.
+    GrpcProxy(Box<GrpcProxy>),
     /// Print this.
     Print(String),
 }
@@ -80,6 +83,7 @@ Commands, none of which needs a server:
   pinion gateway start [flags]          forwards TCP connections to members; pinion gateway --help says more
       --endpoints, --listen-addr, --retry-delay, --discovery-srv, --discovery-srv-name,
       --trusted-ca-file, --insecure-discovery
+  pinion grpc-proxy start [flags]       passes calls on to members; pinion grpc-proxy --help has its flags
   pinion snapshot restore FILE [flags]  makes a data directory out of a snapshot, of etcd or of Pinion
       --name, --data-dir, --wal-dir, --initial-cluster, --initial-cluster-token,
       --initial-advertise-peer-urls     as those of the member that will start on it
@@ -137,6 +141,10 @@ pub fn parse(args: &[String]) -> Option<Result<Tool, Refused>> {
         ("gateway", _) => Some(gateway::parse(rest).map(|gateway| match gateway {
             Some(gateway) => Tool::Gateway(Box::new(gateway)),
             None => Tool::Print(gateway::USAGE.to_owned()),
+        })),
+        ("grpc-proxy", _) => Some(grpc_proxy::parse(rest).map(|proxy| match proxy {
+            Some(proxy) => Tool::GrpcProxy(Box::new(proxy)),
+            None => Tool::Print(grpc_proxy::usage()),
         })),
         _ => None,
     }
@@ -382,9 +390,10 @@ mod tests {
                 "{}",
                 command.words
             );
+            let usage = if first == "grpc-proxy" { grpc_proxy::usage() } else { USAGE.to_owned() };
             for flag in command.flags {
                 assert!(
-                    USAGE.contains(&format!("--{flag}")),
+                    usage.contains(&format!("--{flag}")),
                     "help does not show --{flag} of {}",
                     command.words
                 );

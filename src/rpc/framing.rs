@@ -258,6 +258,12 @@ pub fn percent_decode(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// A time as `grpc-timeout` says it: at most eight digits, and a unit.
+#[must_use]
+pub fn timeout_text(ms: u128) -> String {
+    if ms < 100_000_000 { format!("{ms}m") } else { format!("{}S", (ms / 1_000).min(99_999_999)) }
+}
+
 /// Reads `grpc-timeout`: one to eight digits and a unit. In nanoseconds, saturating.
 ///
 /// The error is the tail of gRPC-Go's text `malformed grpc-timeout: …`.

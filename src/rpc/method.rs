@@ -129,6 +129,12 @@ pub struct Row {
 }
 
 impl Row {
+    /// Whether it is about this process, and about nothing that it stands for.
+    #[must_use]
+    pub fn is_of_health(&self) -> bool {
+        matches!(self.method, Method::HealthCheck | Method::HealthList | Method::HealthWatch)
+    }
+
     /// How large the answer to this call of the method may get.
     #[must_use]
     pub fn weigh(&self, command: &Command) -> Weight {

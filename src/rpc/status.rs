@@ -39,6 +39,30 @@ impl Code {
     pub const fn number(self) -> u8 {
         self as u8
     }
+
+    /// The code of this number; one that nobody knows is `Unknown`.
+    #[must_use]
+    pub const fn of_number(number: u32) -> Self {
+        match number {
+            0 => Self::Ok,
+            1 => Self::Canceled,
+            3 => Self::InvalidArgument,
+            4 => Self::DeadlineExceeded,
+            5 => Self::NotFound,
+            6 => Self::AlreadyExists,
+            7 => Self::PermissionDenied,
+            8 => Self::ResourceExhausted,
+            9 => Self::FailedPrecondition,
+            10 => Self::Aborted,
+            11 => Self::OutOfRange,
+            12 => Self::Unimplemented,
+            13 => Self::Internal,
+            14 => Self::Unavailable,
+            15 => Self::DataLoss,
+            16 => Self::Unauthenticated,
+            _ => Self::Unknown,
+        }
+    }
 }
 
 /// How a call ended, when not well.

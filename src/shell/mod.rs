@@ -2,7 +2,8 @@
 //!
 //! One folder a role: `client/`, `raft/`, `log/` and `store/`. `boot/` opens the data directory and starts
 //! them; `runtime/` joins them and says where they run; `net/` and `peer/` are their sockets; `discovery/`
-//! finds the first members. `gateway/` is a program of its own, without roles.
+//! finds the first members. `gateway/` and `proxy/` are programs of their own, without roles; `upstream/` is whom a proxy
+//! passes calls on to.
 #![expect(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -16,9 +17,11 @@ mod gateway;
 mod log;
 mod net;
 mod peer;
+mod proxy;
 mod raft;
 mod runtime;
 mod store;
+mod upstream;
 
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::path::Path;
@@ -28,7 +31,9 @@ use boot::{BootError, Ended};
 use runtime::exit::with_causes;
 use runtime::logging;
 
-use crate::config::{CONFIG_FILE_BYTES_MAX, Config, Gateway, LogConfig, LogFormat, LogLevel, Refused, Tool};
+use crate::config::{
+    CONFIG_FILE_BYTES_MAX, Config, Gateway, GrpcProxy, LogConfig, LogFormat, LogLevel, Refused, Tool,
+};
 
 /// Runs a member until it is told to stop.
 #[must_use]
@@ -89,11 +94,30 @@ fn run_gateway(gateway: &Gateway) -> ExitCode {
     code
 }
 
+/// Passes calls on until it is told to stop.
+fn run_proxy(proxy: &GrpcProxy) -> ExitCode {
+    if let Err(error) = start_log(&proxy.front.process.log) {
+        logging::complain(&format!("pinion: {error}\n"));
+        return ExitCode::FAILURE;
+    }
+    logging::abort_on_panic();
+    let ended = proxy::run(proxy);
+    let mut code = ExitCode::SUCCESS;
+    logging::last_words(|| {
+        if let Err(error) = ended {
+            code = ExitCode::FAILURE;
+            tracing::error!(error = with_causes(&error), "the proxy cannot start");
+        }
+    });
+    code
+}
+
 /// Carries out a command that is no member.
 #[must_use]
 pub fn use_tool(tool: &Tool) -> ExitCode {
     let told = match tool {
         Tool::Gateway(gateway) => return run_gateway(gateway),
+        Tool::GrpcProxy(proxy) => return run_proxy(proxy),
         Tool::Print(text) => Ok(text.clone()),
         Tool::Restore(restore) => boot::restore::restore(restore).map(|()| String::new()),
         Tool::Recover(recover) => boot::recover::recover(recover),

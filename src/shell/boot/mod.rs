@@ -20,7 +20,7 @@ pub(in crate::shell) mod recover;
 pub(in crate::shell) mod recovery;
 pub(in crate::shell) mod restore;
 mod snapshot_file;
-mod tls;
+pub(in crate::shell) mod tls;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -67,6 +67,7 @@ use crate::shell::runtime::watchdog;
 use crate::shell::runtime::wiring::{Ports, Wiring};
 use crate::shell::store::quota::Quota;
 use crate::shell::store::{Position, Seat as StoreSeat, StoreRole, Upkeep};
+use crate::types::{ClusterId, MemberId};
 use data_dir::{DataDir, DataDirError, IdentityFile};
 use etcd_dir::EtcdDirError;
 use host::{Descriptors, HostError};
@@ -237,7 +238,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     pinion_wal::map::install_sigbus_handler(logging::descriptor())
         .map_err(|source| BootError::Thread { what: "the SIGBUS handler", source })?;
     etcd_dir::import_if_any(config, &data_dir, &waiting)?;
-    let tls = Tls::load(config, &process.data_dir)?;
+    let tls = Tls::load(config, &process.data_dir, "client")?;
     tls.tell(config);
     let token_keys = match &process.auth.tokens {
         TokenConfig::Simple => None,
@@ -387,7 +388,8 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     });
     let scraper = Arc::new(scraper);
     for (&core, roles) in &executors {
-        let mut shard_config = shard_config(config, &identity, generation, lease_seed);
+        let mut shard_config =
+            shard_config(config, identity.cluster, identity.member, generation, lease_seed);
         shard_config.reception = Arc::clone(&reception);
         shard_config.rights = rights.clone();
         shard_config.passwords = passwords.clone();
@@ -630,8 +632,15 @@ fn lease_ttl_min_s(config: &Config) -> i64 {
     i64::from((ticks * cluster.heartbeat_ms).div_ceil(1000))
 }
 
-fn shard_config(config: &Config, identity: &IdentityFile, generation: u32, lease_seed: u64) -> ShardConfig {
-    let mut shard = ShardConfig::new(0, identity.cluster, identity.member);
+/// What a client shard is told of the configuration.
+pub(in crate::shell) fn shard_config(
+    config: &Config,
+    cluster: ClusterId,
+    member: MemberId,
+    generation: u32,
+    lease_seed: u64,
+) -> ShardConfig {
+    let mut shard = ShardConfig::new(0, cluster, member);
     let (cluster, process) = (&config.cluster, &config.process);
     shard.first_generation = generation;
     shard.lease_seed = lease_seed;

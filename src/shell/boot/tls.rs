@@ -23,17 +23,21 @@ pub(in crate::shell) enum TlsError {
 }
 
 /// See the module.
-pub(super) struct Tls {
+pub(in crate::shell) struct Tls {
     clients: Option<Arc<Credentials>>,
     peers: Option<Arc<Credentials>>,
 }
 
 impl Tls {
-    /// Reads what the flags name, and makes what they ask to be made.
+    /// Reads what the flags name, and makes what they ask to be made: for clients in `fixtures/<of_clients>`.
     ///
     /// # Errors
     /// [`TlsError`].
-    pub(super) fn load(config: &Config, data_dir: &Path) -> Result<Self, TlsError> {
+    pub(in crate::shell) fn load(
+        config: &Config,
+        data_dir: &Path,
+        of_clients: &str,
+    ) -> Result<Self, TlsError> {
         let (process, tls) = (&config.process, &config.process.tls);
         let for_clients: Vec<&Listener> =
             [&process.listen_client, &process.listen_client_http, &process.listen_metrics]
@@ -42,7 +46,7 @@ impl Tls {
                 .collect();
         let clients = Some(&tls.client).filter(|_| for_clients.iter().any(|each| each.encryption.has_tls()));
         let clients = clients
-            .map(|security| load(security, tls, data_dir, "client", &for_clients, Protocols::Http))
+            .map(|security| load(security, tls, data_dir, of_clients, &for_clients, Protocols::Http))
             .transpose()?;
         // Who listens without TLS may dial with it.
         let peer = &tls.peer;
@@ -56,24 +60,24 @@ impl Tls {
     }
 
     /// How clients are met.
-    pub(super) fn client_acceptor(&self, handshakes: &Handshakes) -> Option<TlsAcceptor> {
+    pub(in crate::shell) fn client_acceptor(&self, handshakes: &Handshakes) -> Option<TlsAcceptor> {
         let credentials = Arc::clone(self.clients.as_ref()?);
         Some(TlsAcceptor::new(credentials, handshakes.clone(), false))
     }
 
     /// How members that dial are met.
-    pub(super) fn peer_acceptor(&self, handshakes: &Handshakes) -> Option<TlsAcceptor> {
+    pub(in crate::shell) fn peer_acceptor(&self, handshakes: &Handshakes) -> Option<TlsAcceptor> {
         let credentials = Arc::clone(self.peers.as_ref()?);
         Some(TlsAcceptor::new(credentials, handshakes.clone(), true))
     }
 
     /// How members are dialed.
-    pub(super) fn connector(&self, handshakes: &Handshakes) -> Option<TlsConnector> {
+    pub(in crate::shell) fn connector(&self, handshakes: &Handshakes) -> Option<TlsConnector> {
         Some(TlsConnector::new(Arc::clone(self.peers.as_ref()?), handshakes.clone()))
     }
 
     /// Looks at the files from now on.
-    pub(super) fn keep_fresh(&self, helpers: &Helpers) {
+    pub(in crate::shell) fn keep_fresh(&self, helpers: &Helpers) {
         let kept: Vec<_> = [&self.clients, &self.peers].into_iter().flatten().cloned().collect();
         if kept.is_empty() {
             return;
@@ -88,7 +92,7 @@ impl Tls {
 
     /// Says what is not encrypted, or encrypted and not authenticated.
     #[expect(clippy::unused_self, reason = "said when it is loaded")]
-    pub(super) fn tell(&self, config: &Config) {
+    pub(in crate::shell) fn tell(&self, config: &Config) {
         let process = &config.process;
         if process.listen_client.iter().any(|listener| listener.encryption.has_plain()) {
             tracing::warn!("serving client traffic insecurely; this is strongly discouraged!");

@@ -73,6 +73,12 @@ impl Loads {
         Cause { prefix: key.and_then(count), changes }
     }
 
+    /// A request of so many bytes that is passed on as it came.
+    pub(super) fn on_forward(&self, load: &ConnectionLoad, bytes: usize) -> Cause {
+        load.add(Heavy { requests: 1, bytes: bytes as u64, changed_keys: 0 });
+        Cause { prefix: None, changes: None }
+    }
+
     /// Its answer, which went well.
     pub(super) fn on_answer(&self, load: &ConnectionLoad, cause: Cause, body: &[u8]) {
         let changed_keys = cause.changes.map_or(0, |kind| changed_keys(kind, body));

@@ -101,6 +101,7 @@ use crate::shell::net::{Remote, Stream};
 use crate::shell::runtime::passwords::Passwords;
 use crate::shell::runtime::rights::Rights;
 use crate::shell::runtime::scrape::Scraper;
+use crate::shell::upstream::Upstream;
 use crate::types::limits::{
     GRPC_OVERHEAD_BYTES, LEASE_TTL_MIN_S_DEFAULT, METADATA_BYTES_MAX_DEFAULT, REQUEST_BYTES_MAX_DEFAULT,
     TXN_OPS_MAX_DEFAULT,
@@ -139,6 +140,11 @@ pub trait Backend: 'static {
 
     /// See `hold`. Comes at least once a tick.
     fn release(&self) {}
+
+    /// The members that calls are passed on to. None: the backend answers them.
+    fn upstream(&self) -> Option<&Rc<Upstream>> {
+        None
+    }
 }
 
 /// Pressure timeouts that a client may take nothing while a quarter of the shard's memory for unread
@@ -286,6 +292,8 @@ fn millis(duration: Duration) -> u64 {
 
 /// One executor's share of the clients. See the module.
 pub struct ClientShard<B: Backend> {
+    /// For tasks that begin where the shard is borrowed.
+    itself: Weak<Self>,
     config: ShardConfig,
     backend: Rc<B>,
     limits: Limits,
@@ -344,7 +352,8 @@ impl<B: Backend> ClientShard<B> {
     #[must_use]
     pub fn new(config: ShardConfig, backend: Rc<B>) -> Rc<Self> {
         let ledger = Rc::new(Ledger::default());
-        Rc::new(Self {
+        Rc::new_cyclic(|itself| Self {
+            itself: Weak::clone(itself),
             limits: Limits {
                 txn_ops_max: config.txn_ops_max,
                 request_bytes_max: config.request_bytes_max,

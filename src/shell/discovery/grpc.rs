@@ -10,22 +10,22 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_lite::future;
-use futures_lite::io::{AsyncRead as _, AsyncWrite as _};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, RecvStream, SendStream};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, TE};
 use http::{Request, Response};
 use prost::Message;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Stop;
-use crate::rpc::framing::{Assembler, FramingError, PREFIX_BYTES, Splitter, percent_decode, put_prefix};
-use crate::shell::net::{self, TimedOut, within};
+use crate::rpc::framing::{
+    Assembler, FramingError, PREFIX_BYTES, Splitter, percent_decode, put_prefix, timeout_text,
+};
+use crate::shell::net::{self, H2Socket, TimedOut, within};
 use crate::shell::runtime::wake::Broadcast;
 
 /// What gRPC-Go's clients take.
@@ -97,7 +97,7 @@ pub(super) struct Client<'a> {
 /// What a connection's tasks and its callers share.
 #[derive(Debug)]
 struct Line {
-    last_read: Cell<Instant>,
+    last_read: Rc<Cell<Instant>>,
     /// Why the connection is over, once it is.
     end: RefCell<Option<String>>,
     ended: Broadcast,
@@ -146,13 +146,13 @@ impl<'a> Client<'a> {
         stream.set_nodelay()?;
         let scheme = if stream.is_secured() { "https" } else { "http" };
         let line = Rc::new(Line {
-            last_read: Cell::new(last_read),
+            last_read: Rc::new(Cell::new(last_read)),
             end: RefCell::default(),
             ended: Broadcast::default(),
         });
         let mut builder = h2::client::Builder::new();
         builder.enable_push(false).max_header_list_size(HEADERS_BYTES_MAX);
-        let socket = Socket { stream, line: Rc::clone(&line) };
+        let socket = H2Socket::new(stream, Rc::clone(&line.last_read));
         let handshake = async { builder.handshake::<_, Bytes>(socket).await.map_err(CallError::from) };
         let (sender, mut connection) = within(patience.request, handshake).await?;
         let pings = connection.ping_pong().expect("it is taken once");
@@ -271,7 +271,10 @@ impl<'a> Client<'a> {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         if let Some(deadline) = deadline {
             let left = deadline.saturating_duration_since(Instant::now()).as_millis();
-            headers.insert("grpc-timeout", HeaderValue::from_str(&timeout(left)).expect("digits and a unit"));
+            headers.insert(
+                "grpc-timeout",
+                HeaderValue::from_str(&timeout_text(left)).expect("digits and a unit"),
+            );
         }
         if let Some(token) = &self.token {
             // etcd reads either name; the older is known to all its versions.
@@ -386,44 +389,6 @@ fn status(headers: &HeaderMap) -> Option<CallError> {
     }
     let message = headers.get("grpc-message").map(|value| String::from_utf8_lossy(value.as_bytes()));
     Some(CallError::Status { code, message: percent_decode(&message.unwrap_or_default()) })
-}
-
-/// At most eight digits, as gRPC wants it.
-fn timeout(ms: u128) -> String {
-    if ms < 100_000_000 { format!("{ms}m") } else { format!("{}S", (ms / 1_000).min(99_999_999)) }
-}
-
-/// The socket as `h2` wants it.
-struct Socket {
-    stream: net::Stream,
-    line: Rc<Line>,
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, into.initialize_unfilled()))?;
-        into.advance(read);
-        self.line.last_read.set(Instant::now());
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_close(cx)
-    }
 }
 
 #[cfg(test)]

@@ -176,8 +176,8 @@ fn signal_ends_a_wait_and_so_does_a_ping_without_answer() {
 
 #[test]
 fn timeout_in_a_header_has_eight_digits_at_most() {
-    assert_eq!(timeout(5_000), "5000m");
-    assert_eq!(timeout(99_999_999), "99999999m");
-    assert_eq!(timeout(100_000_000), "100000S");
-    assert_eq!(timeout(u128::MAX), "99999999S");
+    assert_eq!(timeout_text(5_000), "5000m");
+    assert_eq!(timeout_text(99_999_999), "99999999m");
+    assert_eq!(timeout_text(100_000_000), "100000S");
+    assert_eq!(timeout_text(u128::MAX), "99999999S");
 }

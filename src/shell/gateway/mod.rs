@@ -20,7 +20,7 @@ mod forward;
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -40,7 +40,7 @@ use crate::shell::net::addresses::{Addresses, RESOLVE_PATIENCE};
 use crate::shell::net::listen::{Accepted, Held, Listening};
 use crate::shell::net::quiet::Quiet;
 use crate::shell::net::tls::{Credentials, CredentialsError, Handshakes, Protocols, TlsConnector};
-use crate::shell::net::{Dialer, Stream, within};
+use crate::shell::net::{Dialer, Stream, is_own, within};
 use crate::shell::runtime::aside;
 use crate::shell::runtime::mesh::{Doorbell, SharedBell};
 use crate::shell::runtime::service_manager::ServiceManager;
@@ -121,17 +121,6 @@ fn watch_signals(bell: Arc<SharedBell>, signal: Arc<AtomicI32>) -> Result<(), Ga
         }
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(listen).map(drop).map_err(thread)
-}
-
-/// Whether a connection to `address` would come back to this gateway.
-fn is_own(address: SocketAddr, listen: SocketAddr) -> bool {
-    if address.port() != listen.port() {
-        return false;
-    }
-    let (address, listen) = (address.ip().to_canonical(), listen.ip().to_canonical());
-    // Only an address of this host can be bound.
-    let is_of_host = |ip: IpAddr| UdpSocket::bind((ip, 0)).is_ok();
-    address == listen || address.is_unspecified() || (listen.is_unspecified() && is_of_host(address))
 }
 
 /// Who is forwarded to: those that DNS lists, if it is to be asked and lists some; else those of the command line.

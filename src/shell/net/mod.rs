@@ -3,7 +3,9 @@
 
 pub(in crate::shell) mod addresses;
 mod dial;
+mod h2_socket;
 pub(in crate::shell) mod listen;
+mod own_address;
 pub(in crate::shell) mod quiet;
 mod remote;
 mod resolve;
@@ -13,6 +15,8 @@ pub(in crate::shell) mod tls;
 mod within;
 
 pub(in crate::shell) use dial::Dialer;
+pub(in crate::shell) use h2_socket::H2Socket;
+pub(in crate::shell) use own_address::is_own;
 pub(in crate::shell) use remote::{Party, Remote};
 pub(in crate::shell) use resolve::KnownAddresses;
 pub(in crate::shell) use stream::Stream;

@@ -25,6 +25,15 @@ pub(in crate::shell) struct Scrapes {
 }
 
 impl Scrapes {
+    /// Those of a role that come on `ring`; `executor` is told with its answers.
+    pub(in crate::shell) fn of(
+        ring: Arc<SharedRing<Scrape>>,
+        role: Role,
+        executor: Option<(Core, String)>,
+    ) -> Self {
+        Self { ring, role, executor }
+    }
+
     /// Whether nobody asks.
     pub(in crate::shell) fn is_empty(&self) -> bool {
         self.ring.is_empty()

@@ -9,7 +9,7 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 
-use super::{Deferred, Mailbox, Recipient};
+use super::{Deferred, Mailbox, Recipient, Work};
 use crate::request::{Command, Response};
 use crate::rpc::Status;
 use crate::rpc::method::Weight;
@@ -38,7 +38,7 @@ impl<B: Backend> ClientShard<B> {
             arrived_ms: self.now_ms(),
             deadline_ms: self.now_ms() + self.config.request_timeout_ms(),
             is_client_deadline: false,
-            command,
+            work: Work::Ask(command),
             recipient: Recipient::Task(Rc::clone(&mailbox)),
             cause,
         });

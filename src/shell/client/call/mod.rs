@@ -12,6 +12,7 @@ mod ask;
 pub(super) mod body;
 mod election;
 pub(super) mod end;
+mod forward;
 pub(super) mod header;
 pub(super) mod identity;
 mod keep_alive;
@@ -113,6 +114,24 @@ pub(super) enum Recipient {
     Task(Rc<Mailbox>),
     /// The task of a stream of requests, whose answers go out in the requests' order.
     InOrder { answers: Rc<Answers>, number: u64 },
+    /// The stream of a call that members behind this proxy answer.
+    Forward { responder: Responder, head: Box<Head> },
+}
+
+/// What is asked of the backend.
+pub(super) enum Work {
+    Ask(Command),
+    /// The request of a call that is passed on as it came.
+    Forward(Bytes),
+}
+
+impl Work {
+    fn wait(&self) -> Wait {
+        match self {
+            Self::Ask(command) => Wait::of(command),
+            Self::Forward(_) => Wait::Read,
+        }
+    }
 }
 
 /// A command that is ready to be submitted.
@@ -122,7 +141,7 @@ pub(super) struct Deferred {
     pub(super) arrived_ms: u64,
     pub(super) deadline_ms: u64,
     pub(super) is_client_deadline: bool,
-    pub(super) command: Command,
+    pub(super) work: Work,
     pub(super) recipient: Recipient,
     pub(super) cause: Cause,
 }
@@ -214,6 +233,9 @@ impl<B: Backend> ClientShard<B> {
         }
         let is_watch = head.method.row().becomes == Becomes::Watch;
         let kind = if is_watch { Kind::Watch } else { Kind::KeepAlive };
+        if self.backend.upstream().is_some() {
+            return self.forward_stream(account, head, requests, kind, responder);
+        }
         let Some(place) = Place::begin(&self.places, kind) else {
             return responder.refuse(&overloaded("too many streams"));
         };
@@ -235,8 +257,13 @@ impl<B: Backend> ClientShard<B> {
         if let Err(status) = self.admit(head) {
             return responder.refuse(&status);
         }
-        let request_bytes = payload.len();
         let row = head.method.row();
+        if let Some(upstream) = self.backend.upstream()
+            && !row.is_of_health()
+        {
+            return self.forward_call(&Rc::clone(upstream), account, head, payload, responder);
+        }
+        let request_bytes = payload.len();
         let command = match row.becomes {
             Becomes::Command(_) | Becomes::Read | Becomes::Member => {
                 convert::command(head.method, payload, &self.limits, || self.lease_ids.positive())
@@ -408,18 +435,34 @@ impl<B: Backend> ClientShard<B> {
         command: Command,
         recipient: Recipient,
     ) {
+        self.submit_work(account, weight, request_bytes, client_deadline_ms, Work::Ask(command), recipient);
+    }
+
+    /// The same, whoever is to do it.
+    fn submit_work(
+        &self,
+        account: &Rc<Account>,
+        weight: Weight,
+        request_bytes: usize,
+        client_deadline_ms: Option<u64>,
+        work: Work,
+        recipient: Recipient,
+    ) {
         let own_ms = self.now_ms() + self.config.request_timeout_ms();
         let is_client_deadline = client_deadline_ms.is_some_and(|client| client < own_ms);
         let deadline_ms = client_deadline_ms.map_or(own_ms, |client| client.min(own_ms));
         let arrived_ms = self.now_ms();
-        let cause = self.loads.on_request(&account.load, &command, request_bytes);
+        let cause = match &work {
+            Work::Ask(command) => self.loads.on_request(&account.load, command, request_bytes),
+            Work::Forward(_) => self.loads.on_forward(&account.load, request_bytes),
+        };
         let call = Deferred {
             weight,
             request_bytes,
             arrived_ms,
             deadline_ms,
             is_client_deadline,
-            command,
+            work,
             recipient,
             cause,
         };
@@ -444,10 +487,19 @@ impl<B: Backend> ClientShard<B> {
             arrived_ms,
             deadline_ms,
             is_client_deadline,
-            command,
+            work,
             recipient,
             cause,
         } = call;
+        let (command, recipient) = match (work, recipient) {
+            (Work::Ask(command), recipient) => (command, recipient),
+            (Work::Forward(payload), Recipient::Forward { responder, head }) => {
+                let shard = self.itself.upgrade().expect("whoever calls it holds it");
+                let deadline = (deadline_ms, is_client_deadline);
+                return shard.forward_now(account, weight, deadline, payload, &head, responder);
+            }
+            (Work::Forward(_), _) => unreachable!("what is passed on has its recipient"),
+        };
         let charge = account.charge(weight, request_bytes);
         let waiter = Submitted {
             account: Rc::clone(account),
@@ -470,7 +522,7 @@ impl<B: Backend> ClientShard<B> {
             arrived_ms,
             deadline_ms,
             is_client_deadline,
-            command,
+            work: Work::Ask(command),
             recipient,
             cause,
         };
@@ -529,7 +581,9 @@ impl<B: Backend> ClientShard<B> {
             (Recipient::Unary { responder, .. } | Recipient::Snapshot { responder, .. }, Err(status)) => {
                 responder.refuse(&status);
             }
+            (Recipient::Forward { responder, .. }, Err(status)) => responder.refuse(&status),
             (Recipient::Snapshot { .. }, Ok(_)) => unreachable!("a snapshot comes in pieces"),
+            (Recipient::Forward { .. }, Ok(_)) => unreachable!("what is passed on is answered by its task"),
             (Recipient::Unary { responder, header }, Ok((term, response))) => {
                 let head = |out: &mut Vec<u8>| match header {
                     HeaderShape::Full => self.headers.put(out, response.revision, term),
@@ -574,7 +628,7 @@ impl<B: Backend> ClientShard<B> {
         }
         for call in account.take_expired(self.now_ms()) {
             self.counters.count(|counters| counters.timeouts += 1);
-            let status = self.timeout_status(call.is_client_deadline, Wait::of(&call.command));
+            let status = self.timeout_status(call.is_client_deadline, call.work.wait());
             self.answer(account, call.recipient, Err(status));
         }
     }

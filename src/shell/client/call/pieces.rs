@@ -189,6 +189,7 @@ impl<B: Backend> ClientShard<B> {
                 .detach();
             }
             Recipient::InOrder { .. } => unreachable!("a keep-alive is answered in one piece"),
+            Recipient::Forward { .. } => unreachable!("the backend is not asked for what is passed on"),
         }
     }
 

@@ -191,11 +191,10 @@ impl<B: Backend> ClientShard<B> {
         }
         self.counters.count(|counters| counters.requests += 1);
         let mut responder = response::Responder::new(stream, &self.templates);
-        let (head, gzip) =
-            match read_head(&request, note, self.now_ms(), self.identities.revision().is_some(), account) {
-                Ok(read) => read,
-                Err(refused) => return responder.refuse_http(refused.http, &refused.status),
-            };
+        let (head, gzip) = match read_head(&request, note, self.now_ms(), self.asks_rights(), account) {
+            Ok(read) => read,
+            Err(refused) => return responder.refuse_http(refused.http, &refused.status),
+        };
         responder.gzip = gzip;
         let tally = Tally::begin(&self.tallies, head.method, head.api_version);
         let mut body = request.into_body();

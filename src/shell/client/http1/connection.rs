@@ -409,7 +409,7 @@ impl<B: Backend> Turns<'_, B> {
             &http.ask,
             method,
             self.shard.now_ms(),
-            self.shard.identities.revision().is_some(),
+            self.shard.asks_rights(),
             self.account,
         );
         let is_whole = matches!(http.length, Length::Exact(bytes) if bytes <= rest.len() as u64);
@@ -520,7 +520,7 @@ impl<B: Backend> Turns<'_, B> {
         let (inbound, frames) =
             (Inbound::new(receive_bytes_max), Box::new(Frames::new(text_bytes_max(receive_bytes_max))));
         let mut first = None;
-        let asks_rights = self.shard.identities.revision().is_some();
+        let asks_rights = self.shard.asks_rights();
         match gateway::read_head(ask, method, self.shard.now_ms(), asks_rights, self.account) {
             Err(status) => responder.refuse(&status),
             Ok(head) if method.row().call == CallShape::BothWays => {

@@ -100,7 +100,7 @@ impl<B: Backend> ClientShard<B> {
         sink: Sink,
     ) {
         let responder = gateway::Responder::new(sink, account, method, &self.tallies);
-        let asks_rights = self.identities.revision().is_some();
+        let asks_rights = self.asks_rights();
         let head = match gateway::read_head(ask, method, self.now_ms(), asks_rights, account) {
             Ok(head) => head,
             Err(status) => {

@@ -14,6 +14,7 @@
 //!
 //! A method has a path in the gateway if its row says so (`rpc/method.rs`); there is nothing to add here.
 
+mod behind;
 pub(super) mod gateway;
 mod health;
 pub(super) mod incoming;

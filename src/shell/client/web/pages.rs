@@ -55,6 +55,9 @@ impl<B: Backend> ClientShard<B> {
         is_of_metrics: bool,
         sink: Sink,
     ) {
+        if let Some(upstream) = self.backend.upstream() {
+            return self.on_proxy_page(&Rc::clone(upstream), account, path, ask, is_of_metrics, sink);
+        }
         let Some(page) = find(path, is_of_metrics) else {
             return sink.answer_bytes(account, AnswerHead::of_text(404), b"404 page not found\n");
         };
@@ -79,7 +82,7 @@ impl<B: Backend> ClientShard<B> {
     }
 
     /// Tells what every role has counted.
-    fn spawn_metrics(self: &Rc<Self>, account: &Rc<Account>, ask: &Ask<'_>, sink: Sink) {
+    pub(super) fn spawn_metrics(self: &Rc<Self>, account: &Rc<Account>, ask: &Ask<'_>, sink: Sink) {
         let accept = ask.header("accept").unwrap_or_default();
         let format = Format::accepted(&String::from_utf8_lossy(accept));
         let (shard, account) = (Rc::clone(self), Rc::clone(account));

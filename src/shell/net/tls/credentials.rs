@@ -18,6 +18,7 @@ use rustls::server::ServerSessionMemoryCache;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
 
+use super::certificate::Facts;
 use super::files::{Files, Pair};
 use super::verify::{OfClients, OfServers, Revoked, Trust};
 use crate::config::{CipherSuite, Security, TlsPolicy, TlsVersion};
@@ -131,6 +132,14 @@ impl Credentials {
 
     pub(super) fn client(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.current().settings.client)
+    }
+
+    /// The common name of what is shown to those who are dialed, if there is one.
+    pub(in crate::shell) fn shown_name(&self) -> Option<String> {
+        let current = self.current();
+        let files = current.files.client_pair.as_ref().or(current.files.pair.as_ref())?;
+        let shown = certificates(&files.certificate).ok()?;
+        Facts::read(shown.first()?).ok()?.common_name
     }
 
     /// Whether the common name of a certificate is a user's.
