@@ -50,7 +50,8 @@ impl Machine {
         let id = LeaseId(request.id);
         if self.leases.get(id).is_some_and(|lease| self.short_keys_max < lease.keys().len() as u64) {
             let lease = self.leases.revoke(id)?;
-            return self.prepare(|store| Preparation::revoke(store, id, lease));
+            let owed_keys_min = self.owed_keys_min;
+            return self.prepare(|store| Preparation::revoke(store, id, lease, owed_keys_min));
         }
         if !self.revoke(id, Mark::default()) {
             return Some(Err(Rejection::LeaseNotFound(id)));
@@ -83,7 +84,8 @@ impl Machine {
             let is_told = self.format_level.allows(Feature::Nodes);
             let mark = if is_told { Mark::of(Action::Expire) } else { Mark::default() };
             if self.short_keys_max < keys.sum() {
-                return self.prepare(|store| Preparation::expire(store, meant, mark));
+                let owed_keys_min = self.owed_keys_min;
+                return self.prepare(|store| Preparation::expire(store, meant, mark, owed_keys_min));
             }
             for id in meant {
                 self.revoke(id, mark);

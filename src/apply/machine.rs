@@ -29,7 +29,7 @@ use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
 use crate::request::{EntryId, Group, Outcome, Query, Rejection, Request, RequestKind, Response};
 use crate::types::format::ETCD_STORAGE_VERSION;
-use crate::types::limits::SHORT_KEYS_MAX;
+use crate::types::limits::{OWED_KEYS_MIN, SHORT_KEYS_MAX};
 use crate::types::proto::take_bytes_field;
 use crate::types::{FormatLevel, KeyRange, LeaseId, LogIndex, MemberId, Slice, Term};
 
@@ -95,6 +95,8 @@ pub struct Machine {
     pub(super) preparation: Option<Preparation>,
     /// A write that touches more keys is prepared in slices.
     pub(super) short_keys_max: u64,
+    /// A deletion in slices owes its records if it is of so many keys.
+    pub(super) owed_keys_min: u64,
     pub(super) directories: Directories,
 }
 
@@ -125,6 +127,7 @@ impl Machine {
             auth_changes: Vec::new(),
             preparation: None,
             short_keys_max: SHORT_KEYS_MAX,
+            owed_keys_min: OWED_KEYS_MIN,
             directories: Directories::default(),
         }
     }
@@ -291,7 +294,8 @@ impl Machine {
                 Ok(delete)
             }) {
                 Ok(delete) if self.is_long_delete(&delete) => {
-                    return self.prepare(|store| Preparation::delete(store, delete));
+                    let owed_keys_min = self.owed_keys_min;
+                    return self.prepare(|store| Preparation::delete(store, delete, owed_keys_min));
                 }
                 Ok(delete) => self.delete_range(&delete),
                 Err(rejection) => Err(rejection),
@@ -302,7 +306,8 @@ impl Machine {
                 Ok(txn)
             }) {
                 Ok(txn) if self.short_keys_max < preparation::keys_max(&self.store, &txn) => {
-                    return self.prepare(|store| Preparation::txn(store, txn));
+                    let owed_keys_min = self.owed_keys_min;
+                    return self.prepare(|store| Preparation::txn(store, txn, owed_keys_min));
                 }
                 Ok(txn) => {
                     let deadlines = &mut self.directories.deadlines;
@@ -456,6 +461,13 @@ impl Machine {
     fn raise_format_level(&mut self, request: &peer::FormatLevel) -> Response {
         self.format_level = self.format_level.max(FormatLevel(request.level));
         Response::default()
+    }
+
+    /// Writes records of deletions that took effect, until the slice is spent. True when none is owed any more. What
+    /// is read never tells the difference; `work_slice` does it first.
+    pub fn settle_slice(&mut self, slice: &mut Slice) -> bool {
+        assert!(self.preparation.is_none(), "what is owed rests while a write is prepared");
+        self.store.settle_slice(slice)
     }
 
     /// Does about `steps` records' worth of the work that compactions left behind. True when nothing

@@ -71,6 +71,16 @@ impl Moves {
         self.on_superseded(version.expiring());
     }
 
+    /// A deletion of a key that hangs on this lease.
+    pub(super) fn on_detach(&mut self, key: &[u8], from: LeaseId) {
+        self.push(Move::Lease(Bytes::copy_from_slice(key), from, LeaseId(0)));
+    }
+
+    /// Whether none is on its way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.going.as_slice().is_empty() && self.full.is_empty() && self.last.is_empty()
+    }
+
     fn push(&mut self, key: Move) {
         if self.last.len() == CHUNK {
             self.full.push_back(std::mem::take(&mut self.last));

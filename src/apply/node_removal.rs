@@ -13,9 +13,10 @@ use crate::directory::Directories;
 use crate::directory::deadlines::Ending;
 use crate::directory::shown::created_index;
 use crate::lease::Table;
-use crate::mvcc::{Action, Cursor, Mark, Store, Suspended};
+use crate::mvcc::{Action, Cursor, KeyValueRef, Mark, Store, Suspended};
 use crate::pb::peer;
 use crate::request::Response;
+use crate::types::limits::OWED_KEYS_MIN;
 use crate::types::{KeyRange, LeaseId, LogIndex, Slice};
 
 /// One node on its way out.
@@ -32,6 +33,8 @@ pub(super) struct Removal {
     moves: Moves,
     /// The transactions, while they are open.
     keys: Option<Suspended>,
+    /// Whether so many keys go that their records are owed.
+    owes: bool,
     entries: Option<Suspended>,
 }
 
@@ -81,6 +84,7 @@ impl Removal {
             cursor: Cursor::default(),
             moves: Moves::default(),
             keys: None,
+            owes: false,
             entries: None,
         }
     }
@@ -95,7 +99,10 @@ impl Removal {
     ) -> Option<i64> {
         loop {
             let (is_done, next) = match self.stage {
-                Stage::Keys => (self.delete_keys(store, slice), Stage::HungOnKeys),
+                Stage::Keys => {
+                    let hangs = !leases.is_empty() || !directories.deadlines.table().is_empty();
+                    (self.delete_keys(store, hangs, slice), Stage::HungOnKeys)
+                }
                 Stage::HungOnKeys => {
                     let is_done = self.moves.commit_slice(leases, &mut directories.deadlines, slice);
                     (is_done, if self.directory.is_some() { Stage::Entries } else { Stage::Announce })
@@ -119,16 +126,27 @@ impl Removal {
         }
     }
 
-    /// True when there are no more.
-    fn delete_keys(&mut self, store: &mut Store, slice: &mut Slice) -> bool {
-        let Self { start, directory, mark, cursor, moves, keys, .. } = self;
+    /// True when there are no more. `hangs`: some key may hang on a lease, or have an expiry.
+    fn delete_keys(&mut self, store: &mut Store, hangs: bool, slice: &mut Slice) -> bool {
+        let Self { start, directory, mark, cursor, moves, keys, owes, .. } = self;
         let range = match directory {
             None => KeyRange::One(start),
             Some(gone) => KeyRange::Between { start, end: &gone.behind },
         };
-        let open = keys.take().unwrap_or_else(|| store.begin().suspend());
+        let open = match keys.take() {
+            Some(open) => open,
+            None => {
+                *owes = !matches!(range, KeyRange::One(_)) && OWED_KEYS_MIN <= store.count_now(range);
+                store.begin().suspend()
+            }
+        };
         let mut txn = store.resume(open);
-        let (_, is_done) = txn.delete_slice(range, *mark, cursor, slice, |kv| moves.on_delete(&kv));
+        let mut see = |kv: KeyValueRef<'_>| moves.on_delete(&kv);
+        let (_, is_done) = if *owes {
+            txn.bury_slice(range, *mark, cursor, slice, hangs.then_some(&mut see))
+        } else {
+            txn.delete_slice(range, *mark, cursor, slice, see)
+        };
         *keys = Some(txn.suspend());
         if is_done {
             *cursor = Cursor::default();
@@ -154,7 +172,7 @@ impl Removal {
         };
         let own = [&below[..], b"\0"].concat();
         let inner = KeyRange::Between { start: &own, end: behind };
-        let mut on_deleted = |entry: crate::mvcc::KeyValueRef<'_>| moves.on_superseded(entry.expiring());
+        let mut on_deleted = |entry: KeyValueRef<'_>| moves.on_superseded(entry.expiring());
         let (_, is_done) = txn.delete_slice(inner, Mark::of(Action::Along), cursor, slice, &mut on_deleted);
         if is_done {
             let mark = Mark { created: *created, ..Mark::of(*action) };

@@ -23,13 +23,17 @@ use super::node_removal::Removals;
 use super::txn::{self, Path};
 use super::write;
 use crate::directory::{Deadlines, Directories};
-use crate::lease::{Change, Lease, Table};
-use crate::mvcc::{Cursor, Mark, ReadPin, Store, Suspended, WriteTxn};
+use crate::lease::{AttachedCursor, Change, Lease, Table};
+use crate::mvcc::{Cursor, KEYS_AHEAD, KeyValueRef, Mark, ReadPin, Store, Suspended, WriteTxn};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::request_op::Request as Op;
 use crate::request::{Outcome, Rejection, Response};
+use crate::types::limits::KEY_NS;
 use crate::types::proto::{int_field_len, message_field_len, put_int_field};
 use crate::types::{KeyRange, LeaseId, Slice};
+
+/// To ask a lease for what hangs on it costs no more than to look at so many keys' versions.
+const LEASES_PER_KEY: u64 = 4;
 
 /// A write under way.
 #[derive(Debug)]
@@ -49,6 +53,7 @@ enum Work {
     Expire {
         meant: std::vec::IntoIter<LeaseId>,
         mark: Mark,
+        owed_keys_min: u64,
         revoke: Option<Revoke>,
     },
     /// Its transactions are its own, and it does not fail.
@@ -65,6 +70,10 @@ enum Work {
 struct Revoke {
     id: LeaseId,
     lease: Lease,
+    /// Whether so many keys go that their records are owed.
+    owes: bool,
+    /// Keys that go next; empty between two slices.
+    keys: Vec<Box<[u8]>>,
 }
 
 /// A deletion, or a transaction.
@@ -75,6 +84,8 @@ struct Operations {
     steps: std::vec::IntoIter<Step>,
     now: Now,
     moves: Moves,
+    /// A deletion of so many keys owes their records.
+    owed_keys_min: u64,
     answer: Answer,
     /// Open nested responses, outer ones first.
     nested: Vec<usize>,
@@ -112,6 +123,10 @@ enum Now {
 #[derive(Debug)]
 struct Delete {
     request: pb::DeleteRangeRequest,
+    /// Finds the keys that hang on a lease, by the leases; `None`: every version is looked at.
+    attached: Option<AttachedCursor>,
+    /// Whether so many keys go that their records are owed.
+    owes: bool,
     cursor: Cursor,
     /// Whether previous versions are still to be measured.
     is_measuring: bool,
@@ -161,38 +176,40 @@ impl Preparation {
         Self::new(store, Work::Operations(Box::new(operations)))
     }
 
-    pub(super) fn delete(store: &mut Store, request: pb::DeleteRangeRequest) -> Self {
+    pub(super) fn delete(store: &mut Store, request: pb::DeleteRangeRequest, owed_keys_min: u64) -> Self {
         let operations = Operations {
             decide: None,
             steps: vec![Step::Delete(request)].into_iter(),
             now: Now::Nothing,
             moves: Moves::default(),
+            owed_keys_min,
             answer: Answer::Delete(Vec::new()),
             nested: Vec::new(),
         };
         Self::operations(store, operations)
     }
 
-    pub(super) fn txn(store: &mut Store, request: pb::TxnRequest) -> Self {
+    pub(super) fn txn(store: &mut Store, request: pb::TxnRequest, owed_keys_min: u64) -> Self {
         let decide = Decide { stack: vec![Frame::new(request.clone())], request, decisions: Vec::new() };
         let operations = Operations {
             decide: Some(decide),
             steps: Vec::new().into_iter(),
             now: Now::Nothing,
             moves: Moves::default(),
+            owed_keys_min,
             answer: Answer::Delete(Vec::new()),
             nested: Vec::new(),
         };
         Self::operations(store, operations)
     }
 
-    pub(super) fn revoke(store: &mut Store, id: LeaseId, lease: Lease) -> Self {
-        Self::new(store, Work::Revoke(Revoke { id, lease }))
+    pub(super) fn revoke(store: &mut Store, id: LeaseId, lease: Lease, owed_keys_min: u64) -> Self {
+        Self::new(store, Work::Revoke(Revoke::new(id, lease, owed_keys_min)))
     }
 
     /// `mark`: what v2 tells of the deletions.
-    pub(super) fn expire(store: &mut Store, meant: Vec<LeaseId>, mark: Mark) -> Self {
-        Self::new(store, Work::Expire { meant: meant.into_iter(), mark, revoke: None })
+    pub(super) fn expire(store: &mut Store, meant: Vec<LeaseId>, mark: Mark, owed_keys_min: u64) -> Self {
+        Self::new(store, Work::Expire { meant: meant.into_iter(), mark, owed_keys_min, revoke: None })
     }
 
     pub(super) fn removals(store: &mut Store, removals: Removals) -> Self {
@@ -246,14 +263,14 @@ impl Preparation {
                 lease_changes.push(Change::Revoked { id: revoke.id });
                 return Some(Ok(Response { revision, ..Response::default() }));
             }
-            Work::Expire { meant, mark, revoke } => loop {
+            Work::Expire { meant, mark, owed_keys_min, revoke } => loop {
                 if revoke.is_none() {
                     let Some(id) = meant.next() else {
                         let revision = store.current_revision();
                         return Some(Ok(Response { revision, ..Response::default() }));
                     };
                     // The same lease may be named twice.
-                    *revoke = leases.revoke(id).map(|lease| Revoke { id, lease });
+                    *revoke = leases.revoke(id).map(|lease| Revoke::new(id, lease, *owed_keys_min));
                 }
                 slice.spend_key();
                 let Some(going) = revoke else { continue };
@@ -291,13 +308,30 @@ impl Preparation {
 }
 
 impl Revoke {
+    fn new(id: LeaseId, lease: Lease, owed_keys_min: u64) -> Self {
+        let owes = owed_keys_min <= lease.keys().len() as u64;
+        Self { id, lease, owes, keys: Vec::new() }
+    }
+
     /// Deletes keys. True when there are no more.
     fn slice(&mut self, txn: &mut WriteTxn<'_>, mark: Mark, slice: &mut Slice) -> bool {
+        let Self { lease, owes, keys, .. } = self;
         while !slice.is_spent() {
-            let Some(key) = self.lease.take_key() else { return true };
-            slice.spend_key();
-            let deleted = txn.delete_marked(KeyRange::One(&key), mark, |_| ());
-            assert!(deleted == 1, "a key attached to a lease is not there");
+            if *owes {
+                let count = KEYS_AHEAD.min(slice.units_left(KEY_NS));
+                keys.extend(std::iter::from_fn(|| lease.take_key()).take(count));
+                if keys.is_empty() {
+                    return true;
+                }
+                slice.spend(keys.len() as u64 * KEY_NS);
+                txn.bury_keys(keys, mark);
+                keys.clear();
+            } else {
+                let Some(key) = lease.take_key() else { return true };
+                slice.spend_key();
+                let deleted = txn.delete_marked(KeyRange::One(&key), mark, |_| ());
+                assert!(deleted == 1, "a key attached to a lease is not there");
+            }
         }
         false
     }
@@ -317,7 +351,7 @@ impl Operations {
             other => return (suspended, other),
         }
         let mut txn = store.resume(suspended);
-        let result = self.carry_out(&mut txn, pin, slice);
+        let result = self.carry_out(&mut txn, (leases, deadlines), pin, slice);
         let suspended = txn.suspend();
         let result = result.map(|progress| match progress {
             // Whoever reads leases waits for this request, too.
@@ -355,6 +389,7 @@ impl Operations {
     fn carry_out(
         &mut self,
         txn: &mut WriteTxn<'_>,
+        (leases, deadlines): (&Table, &Deadlines),
         pin: &ReadPin,
         slice: &mut Slice,
     ) -> Result<Progress, Rejection> {
@@ -367,7 +402,9 @@ impl Operations {
                     };
                     range_slice(list, *header, is_measured, (txn, pin), answer, slice)?
                 }
-                Now::Delete(delete) => delete.slice(txn, pin, &mut self.moves, &mut self.answer, slice)?,
+                Now::Delete(delete) => {
+                    delete.slice((txn, leases), pin, &mut self.moves, &mut self.answer, slice)?
+                }
             };
             if is_done {
                 self.now = Now::Nothing;
@@ -377,19 +414,31 @@ impl Operations {
             }
             let Some(step) = self.steps.next() else { return Ok(Progress::Done) };
             slice.spend_key();
-            self.begin(step, txn)?;
+            self.begin(step, txn, (leases, deadlines))?;
         }
     }
 
     /// Begins a step; most are over at once.
-    fn begin(&mut self, step: Step, txn: &mut WriteTxn<'_>) -> Result<(), Rejection> {
-        let Self { answer, moves, nested, .. } = self;
+    fn begin(
+        &mut self,
+        step: Step,
+        txn: &mut WriteTxn<'_>,
+        (leases, deadlines): (&Table, &Deadlines),
+    ) -> Result<(), Rejection> {
+        let Self { answer, moves, nested, owed_keys_min, .. } = self;
         match (step, answer) {
             (Step::Delete(request), _) => {
                 if request.key.is_empty() {
                     return Err(Rejection::KeyEmpty);
                 }
+                let count = txn.store().count_now(KeyRange::new(&request.key, &request.range_end));
+                // The leases know what hangs on them, unless something is just being moved.
+                let is_known = moves.is_empty() && deadlines.table().is_empty();
+                let is_cheaper = leases.len() as u64 <= count / LEASES_PER_KEY;
+                let by_leases = is_known && is_cheaper && !request.prev_kv;
                 self.now = Now::Delete(Box::new(Delete {
+                    attached: by_leases.then(AttachedCursor::default),
+                    owes: *owed_keys_min <= count,
                     is_measuring: request.prev_kv,
                     request,
                     cursor: Cursor::default(),
@@ -467,13 +516,13 @@ impl Delete {
     /// True when all is deleted and answered.
     fn slice(
         &mut self,
-        txn: &mut WriteTxn<'_>,
+        (txn, leases): (&mut WriteTxn<'_>, &Table),
         pin: &ReadPin,
         moves: &mut Moves,
         answer: &mut Answer,
         slice: &mut Slice,
     ) -> Result<bool, Rejection> {
-        let Self { request, cursor, is_measuring, count, previous_bytes, deleted, .. } = self;
+        let Self { request, attached, owes, cursor, is_measuring, count, previous_bytes, deleted, .. } = self;
         let keys = KeyRange::new(&request.key, &request.range_end);
         if *is_measuring {
             let at = txn.revision();
@@ -492,7 +541,12 @@ impl Delete {
             }
             (*is_measuring, *cursor) = (false, Cursor::default());
             self.answer_front(answer)?;
-            return self.slice(txn, pin, moves, answer, slice);
+            return self.slice((txn, leases), pin, moves, answer, slice);
+        }
+        if let Some(attached) = attached
+            && !leases.attached_slice(keys, attached, slice, |lease, key| moves.on_detach(key, lease))
+        {
+            return Ok(false);
         }
         let tells_previous = request.prev_kv;
         let out = match answer {
@@ -500,13 +554,26 @@ impl Delete {
             Answer::Txn(answer) => answer.rest(),
         };
         let mut copied = 0;
-        let (now, is_done) = txn.delete_slice(keys, Mark::default(), cursor, slice, |kv| {
+        let mut see = |kv: KeyValueRef<'_>| {
             moves.on_delete(&kv);
             if tells_previous {
                 copied += kv.value.len();
                 put_kv_field(out, 3, &kv, Shown::ALL);
             }
-        });
+        };
+        let mark = Mark::default();
+        let (now, is_done) = if !*owes {
+            let is_seen = attached.is_none();
+            txn.delete_slice(keys, mark, cursor, slice, |kv| {
+                if is_seen {
+                    see(kv);
+                }
+            })
+        } else if attached.is_none() {
+            txn.bury_slice(keys, mark, cursor, slice, Some(&mut see))
+        } else {
+            txn.bury_slice(keys, mark, cursor, slice, None::<fn(KeyValueRef<'_>)>)
+        };
         slice.spend_bytes(copied);
         *deleted += now;
         if is_done && !tells_previous {
@@ -636,3 +703,7 @@ pub(super) fn keys_max(store: &Store, request: &pb::TxnRequest) -> u64 {
 #[cfg(test)]
 #[path = "preparation_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "preparation_cost_tests.rs"]
+mod cost;

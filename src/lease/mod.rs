@@ -30,7 +30,7 @@ mod wheel;
 
 pub use expiry::{Expiry, Renewal};
 pub use keeper::{Keeper, Proposal};
-pub use table::{KeyWalkId, Lease, Table, WalkId};
+pub use table::{AttachedCursor, KeyWalkId, Lease, Table, WalkId};
 
 use crate::types::LeaseId;
 

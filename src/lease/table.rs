@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use crate::types::limits::LEASE_TTL_MAX_S;
-use crate::types::{LeaseId, LogIndex};
+use crate::types::{KeyRange, LeaseId, LogIndex, Slice};
 
 /// One lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +96,15 @@ struct Walk {
     after: Option<LeaseId>,
     /// Leases behind it that have changed since, as they were; `None`: not there.
     changed: BTreeMap<LeaseId, Option<Lease>>,
+}
+
+/// Where a look at the attached keys of a range stands.
+#[derive(Debug, Default)]
+pub struct AttachedCursor {
+    lease: Option<LeaseId>,
+    /// The last key of it that was shown.
+    after: Option<Box<[u8]>>,
+    is_at_end: bool,
 }
 
 /// Names a walk over keys.
@@ -292,6 +301,43 @@ impl Table {
             assert!(lease.keys.insert(key.into()), "{to:?} knows the key already");
             lease.keys_bytes += key.len() as u64;
         }
+    }
+
+    /// Shows the keys of `range` that are attached, lease by lease and behind `cursor`, until the slice is spent. True
+    /// when that was all, and from then on.
+    pub fn attached_slice(
+        &self,
+        range: KeyRange<'_>,
+        cursor: &mut AttachedCursor,
+        slice: &mut Slice,
+        mut each: impl FnMut(LeaseId, &[u8]),
+    ) -> bool {
+        if cursor.is_at_end {
+            return true;
+        }
+        let from = cursor.lease.map_or(Bound::Unbounded, Bound::Included);
+        for (&id, lease) in self.leases.range((from, Bound::Unbounded)) {
+            if cursor.lease != Some(id) {
+                *cursor = AttachedCursor { lease: Some(id), ..AttachedCursor::default() };
+            }
+            if slice.is_spent() {
+                return false;
+            }
+            slice.spend_record();
+            let after = cursor.after.take();
+            let from = after.as_deref().map_or(Bound::Included(range.start()), Bound::Excluded);
+            let behind = lease.keys.range::<[u8], _>((from, Bound::Unbounded));
+            for key in behind.take_while(|key| range.contains(key)) {
+                slice.spend_key();
+                each(id, key);
+                if slice.is_spent() {
+                    cursor.after = Some(key.clone());
+                    return false;
+                }
+            }
+        }
+        cursor.is_at_end = true;
+        true
     }
 
     /// Checks the table against what the key space says of every key: `attached` are the live keys

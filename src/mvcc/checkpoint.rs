@@ -113,15 +113,19 @@ impl Store {
                         cursor.phase = Phase::Keys(Vec::new());
                         break;
                     };
+                    let record = self.exact(record);
                     if record.is_dropped_at(cursor.pin.at) {
                         continue;
                     }
                     put_varint(out, record.seq - *last);
                     let start = out.len();
-                    out.extend_from_slice(bytes);
-                    if cursor.revision < record.superseded_at {
-                        out[start..start + 8].copy_from_slice(&NEWEST.to_le_bytes());
+                    match bytes {
+                        Some(bytes) => out.extend_from_slice(bytes),
+                        None => record.encode(out),
                     }
+                    let is_superseded = record.superseded_at <= cursor.revision;
+                    let superseded_at = if is_superseded { record.superseded_at } else { NEWEST };
+                    out[start..start + 8].copy_from_slice(&superseded_at.to_le_bytes());
                     *last = record.seq;
                     cursor.records += 1;
                     if full <= out.len() {

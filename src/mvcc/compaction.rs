@@ -18,6 +18,8 @@ use super::Store;
 use super::log::{CHUNK_BYTES, Chunk, SegmentBox};
 use super::record::NEWEST;
 use super::store::KEY_OVERHEAD_BYTES;
+use crate::types::Slice;
+use crate::types::limits::SETTLE_NS;
 
 /// Which compactions are carried out physically, and the one under way.
 #[derive(Debug)]
@@ -86,6 +88,14 @@ impl Store {
     pub fn compact_slice(&mut self, steps: usize) -> bool {
         assert!(!self.is_writing(), "what a write superseded is not removed before it is committed");
         let mut steps = steps.max(1);
+        if !self.is_settled() {
+            // What is removed is told by what is written in the log.
+            let mut slice = Slice::of((steps as u64).saturating_mul(SETTLE_NS));
+            if !self.settle_slice(&mut slice) {
+                return false;
+            }
+            steps = slice.units_left(SETTLE_NS).min(steps);
+        }
         while 0 < steps {
             let Some(job) = self.compaction.job else {
                 let held_at = self.pins.held_at();

@@ -61,9 +61,9 @@ impl Store {
             if slice.is_spent() {
                 return false;
             }
-            slice.spend_record();
+            self.spend_record(slice);
             cursor.0 = record.seq;
-            if record.is_dropped_at(export.pin.at) {
+            if self.is_dropped(&record, export.pin.at) {
                 continue;
             }
             if each(record.seq, Change::new(&record), slice).is_break() {

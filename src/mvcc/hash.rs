@@ -92,7 +92,7 @@ impl Store {
             let Some(record) = log.next().filter(|record| record.main <= cursor.revision) else {
                 return Ok(Some(cursor.finish()));
             };
-            cursor.add(&record, slice);
+            cursor.add(&self.exact(record), slice);
         }
         Ok(None)
     }

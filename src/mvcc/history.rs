@@ -37,7 +37,7 @@ impl Store {
 
     /// The oldest record with at least `seq` of the key whose newest is `newest`. A link to a removed
     /// record is the end of the chain, as in `find_version`.
-    fn find_since(&self, newest: Newest, seq: u64) -> Option<Record<'_>> {
+    pub(super) fn find_since(&self, newest: Newest, seq: u64) -> Option<Record<'_>> {
         let since = |link: Option<u64>| self.log.get(link.filter(|&link| seq <= link)?);
         let mut record = self.newest_record(newest);
         if record.seq < seq {
@@ -89,7 +89,7 @@ impl<'a> Iterator for KeyChanges<'a> {
                 return None; // not committed
             }
             self.next = record.seq + 1;
-            if !record.is_dropped_at(self.store.compacted) {
+            if !self.store.is_dropped(&record, self.store.compacted) {
                 return Some(Change::new(&record));
             }
         }

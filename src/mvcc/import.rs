@@ -8,7 +8,6 @@
 
 use super::record::{NEWEST, PAYLOAD_BYTES_MAX, Record, SEQ_END};
 use super::store::KEY_OVERHEAD_BYTES;
-use super::txn::links_to;
 use super::{KeyValueRef, Mark, Store};
 use crate::types::Revision;
 
@@ -81,7 +80,7 @@ impl Import {
         if !follows {
             return Err("a version that does not follow the one before");
         }
-        let links = old.as_ref().map(|old| links_to(&store.log, old));
+        let links = old.as_ref().map(|old| store.log.links_to(old));
         store.log.jump_to(seq);
         let (written, length) = store.log.append(&Record {
             seq,

@@ -10,8 +10,11 @@
 //! Cost: append O(record); look-up O(log chunks), two cache misses when cold. Overhead per
 //! record: 4 bytes of offset, 8 in chunks with gaps.
 
+use std::collections::VecDeque;
+
 use super::memory::Spares;
-use super::record::{Newest, OFFSET_BITS, Record};
+use super::owed::Owed;
+use super::record::{EXPRESS_STRIDE, Links, Newest, OFFSET_BITS, Record, jump_span};
 use crate::types::Revision;
 
 /// Small enough that rewriting one chunk is a short slice of work, large enough that the
@@ -27,14 +30,16 @@ fn reserved_bytes(first: usize) -> usize {
 
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
     offsets: Vec<u32>,
     /// Distance of each record from `first_seq`; empty while there are no gaps.
     seqs: Vec<u32>,
-    first_seq: u64,
+    pub(super) first_seq: u64,
     dropped_bytes: usize,
-    /// Whether records came here from another chunk, so that a `Newest` may state an offset there.
+    /// Whether records came here from another chunk or are owed, so that a `Newest` does not tell their offset.
     rewritten: bool,
+    /// Instead of all the above but `first_seq`: tombstones whose bytes are still to be written.
+    pub(super) owed: Option<Box<Owed>>,
 }
 
 impl Chunk {
@@ -47,8 +52,18 @@ impl Chunk {
         Self { rewritten: true, ..Self::with_capacity(bytes) }
     }
 
+    /// A chunk for records that were owed, in this memory.
+    pub(super) fn for_owed(bytes: Vec<u8>) -> Self {
+        Self { bytes, rewritten: true, ..Self::default() }
+    }
+
+    /// A chunk of tombstones that are owed, the first of them numbered `first_seq`.
+    pub(super) fn of_owed(first_seq: u64, owed: Box<Owed>) -> Self {
+        Self { first_seq, owed: Some(owed), rewritten: true, ..Self::default() }
+    }
+
     pub(super) fn records_count(&self) -> usize {
-        self.offsets.len()
+        self.owed.as_ref().map_or(self.offsets.len(), |owed| owed.count())
     }
 
     pub(super) fn bytes_count(&self) -> usize {
@@ -60,8 +75,9 @@ impl Chunk {
     }
 
     /// Memory reserved for records and their offsets.
-    fn held_bytes(&self) -> u64 {
-        (self.bytes.capacity() + 4 * (self.offsets.capacity() + self.seqs.capacity())) as u64
+    pub(super) fn held_bytes(&self) -> u64 {
+        let written = self.bytes.capacity() + 4 * (self.offsets.capacity() + self.seqs.capacity());
+        (written + self.owed.as_ref().map_or(0, |owed| owed.held_bytes())) as u64
     }
 
     pub(super) fn seq_at(&self, slot: usize) -> u64 {
@@ -75,7 +91,8 @@ impl Chunk {
     pub(super) fn lower_bound(&self, seq: u64) -> usize {
         let Some(distance) = seq.checked_sub(self.first_seq) else { return 0 };
         if self.seqs.is_empty() {
-            return usize::try_from(distance).map_or(self.offsets.len(), |slot| slot.min(self.offsets.len()));
+            let count = self.records_count();
+            return usize::try_from(distance).map_or(count, |slot| slot.min(count));
         }
         let Ok(distance) = u32::try_from(distance) else { return self.offsets.len() };
         lower_bound_near(&self.seqs, distance)
@@ -91,7 +108,7 @@ impl Chunk {
 
     fn find(&self, seq: u64) -> Option<usize> {
         let slot = self.lower_bound(seq);
-        (slot < self.offsets.len() && self.seq_at(slot) == seq).then_some(slot)
+        (slot < self.records_count() && self.seq_at(slot) == seq).then_some(slot)
     }
 
     pub(super) fn record_at(&self, slot: usize) -> Record<'_> {
@@ -138,6 +155,24 @@ impl Chunk {
         self.offsets.push(offset);
     }
 
+    /// Writes a record that was owed.
+    pub(super) fn push_owed(&mut self, record: &Record<'_>) {
+        self.open_slot(record.seq);
+        record.encode(&mut self.bytes);
+    }
+
+    /// Notes in the record at `slot` that its key got a newer version at `main`.
+    pub(super) fn set_superseded_at(&mut self, slot: usize, main: i64) {
+        let start = self.offsets[slot] as usize;
+        self.bytes[start..start + 8].copy_from_slice(&main.to_le_bytes());
+    }
+
+    #[cold]
+    fn set_superseded_in_owed(&mut self, seq: u64, main: i64) {
+        let owed = self.owed.as_mut().expect("a superseded record is in the log");
+        owed.set_superseded_at(seq - self.first_seq, main);
+    }
+
     /// Adds a record of another chunk.
     pub(super) fn push_moved(&mut self, seq: u64, record: &[u8]) {
         self.rewritten = true;
@@ -149,12 +184,17 @@ impl Chunk {
     #[inline]
     fn offset_of(&self, newest: Newest) -> Option<usize> {
         if self.rewritten {
-            return self.find(newest.seq()).map(|slot| self.offsets[slot] as usize);
+            return self.offset_by_number(newest.seq());
         }
         debug_assert!(
             self.find(newest.seq()).is_some_and(|slot| self.offsets[slot] as usize == newest.offset())
         );
         Some(newest.offset())
+    }
+
+    fn offset_by_number(&self, seq: u64) -> Option<usize> {
+        // What is owed has a slot and no bytes.
+        self.find(seq).and_then(|slot| self.offsets.get(slot)).map(|&offset| offset as usize)
     }
 
     /// Gives back what was reserved and not used.
@@ -228,13 +268,17 @@ pub(super) type SegmentBox = Box<Chunk>;
 #[derive(Debug)]
 pub(super) struct Log {
     /// `first_seq` of each chunk: the directory, apart from the chunks to stay dense in cache.
-    firsts: Vec<u64>,
-    chunks: Vec<SegmentBox>,
-    next_seq: u64,
+    pub(super) firsts: Vec<u64>,
+    pub(super) chunks: Vec<SegmentBox>,
+    pub(super) next_seq: u64,
     /// Whether the last chunk takes appends.
     open: bool,
     /// Memory of all chunks but the open one.
-    sealed_held_bytes: u64,
+    pub(super) sealed_held_bytes: u64,
+    /// `first_seq` of the chunks whose tombstones are owed.
+    pub(super) owed: VecDeque<u64>,
+    /// Part of the first of them, as far as it is written.
+    pub(super) paid: Option<SegmentBox>,
     /// Memory for the next chunks.
     pub(super) spares: Spares,
 }
@@ -248,6 +292,8 @@ impl Log {
             next_seq,
             open: false,
             sealed_held_bytes: 0,
+            owed: VecDeque::new(),
+            paid: None,
             spares: Spares::default(),
         }
     }
@@ -272,7 +318,7 @@ impl Log {
 
     /// Chunk that holds `seq` if any does.
     #[inline]
-    fn chunk_of(&self, seq: u64) -> Option<usize> {
+    pub(super) fn chunk_of(&self, seq: u64) -> Option<usize> {
         match self.firsts.last() {
             Some(&last) if last <= seq => Some(self.firsts.len() - 1),
             _ => self.firsts.partition_point(|&first| first <= seq).checked_sub(1),
@@ -283,7 +329,52 @@ impl Log {
     #[inline]
     pub(super) fn get(&self, seq: u64) -> Option<Record<'_>> {
         let chunk = &self.chunks[self.chunk_of(seq)?];
-        chunk.find(seq).map(|slot| chunk.record_at(slot))
+        chunk.find(seq).map(|slot| self.record_at(chunk, slot))
+    }
+
+    /// A record of one of the log's chunks.
+    #[inline]
+    fn record_at<'a>(&'a self, chunk: &'a Chunk, slot: usize) -> Record<'a> {
+        match &chunk.owed {
+            None => chunk.record_at(slot),
+            Some(owed) => self.owed_record(owed, chunk.seq_at(slot), slot),
+        }
+    }
+
+    /// A record that is owed, made of the version that it superseded.
+    pub(super) fn owed_record(&self, owed: &Owed, seq: u64, slot: usize) -> Record<'_> {
+        let superseded = self.newest(owed.superseded[slot]);
+        owed.record(seq, slot, (superseded.key, self.links_to(&superseded)))
+    }
+
+    /// The links of a version that follows `old`.
+    pub(super) fn links_to(&self, old: &Record<'_>) -> Links {
+        let old_depth = old.links.map_or(0, |links| links.depth);
+        let depth = old_depth + 1;
+        let express = if old_depth.is_multiple_of(EXPRESS_STRIDE) {
+            Some(old.seq)
+        } else {
+            old.links.and_then(|links| links.express)
+        };
+        let jump_of = |seq: u64| self.get(seq)?.links?.jump;
+        let jump = if !depth.is_multiple_of(EXPRESS_STRIDE) {
+            None
+        } else if jump_span(depth / EXPRESS_STRIDE) == 1 {
+            express
+        } else {
+            express.and_then(jump_of).and_then(jump_of)
+        };
+        Links { previous: old.seq, depth, express, jump }
+    }
+
+    fn revision_at(chunk: &Chunk, slot: usize) -> Revision {
+        match &chunk.owed {
+            None => {
+                let record = chunk.record_at(slot);
+                Revision::new(record.main, record.sub)
+            }
+            Some(owed) => owed.revision_at(slot),
+        }
     }
 
     /// A key's newest record.
@@ -291,9 +382,15 @@ impl Log {
     pub(super) fn newest(&self, newest: Newest) -> Record<'_> {
         let found = self.chunk_of(newest.seq()).and_then(|index| {
             let chunk = &self.chunks[index];
-            Record::decode(newest.seq(), &chunk.bytes[chunk.offset_of(newest)?..])
+            let Some(offset) = chunk.offset_of(newest) else { return self.find_owed(chunk, newest.seq()) };
+            Record::decode(newest.seq(), &chunk.bytes[offset..]).map(|(record, _)| record)
         });
-        found.expect("the tree names retained records only").0
+        found.expect("the tree names retained records only")
+    }
+
+    #[cold]
+    fn find_owed<'a>(&'a self, chunk: &'a Chunk, seq: u64) -> Option<Record<'a>> {
+        chunk.find(seq).map(|slot| self.record_at(chunk, slot))
     }
 
     /// Reads a byte of a key's newest record, so that the processor begins to fetch it. Several in a
@@ -315,7 +412,7 @@ impl Log {
     }
 
     fn newest_at(&self, chunk: usize, slot: usize) -> Newest {
-        self.newest_as(chunk, slot, &self.chunks[chunk].record_at(slot))
+        self.newest_as(chunk, slot, &self.record_at(&self.chunks[chunk], slot))
     }
 
     /// The same of a record that was read.
@@ -372,8 +469,8 @@ impl Log {
     /// Most are asked for near the end, where the changes of the last group begin: the search goes back
     /// from there in widening steps.
     pub(super) fn seq_of(&self, revision: Revision) -> u64 {
-        let is_before = |record: Record<'_>| Revision::new(record.main, record.sub) < revision;
-        let is_below = |chunk: &SegmentBox| is_before(chunk.record_at(0));
+        let is_before = |chunk: &Chunk, slot: usize| Self::revision_at(chunk, slot) < revision;
+        let is_below = |chunk: &SegmentBox| is_before(chunk, 0);
         let index = match self.chunks.last() {
             Some(last) if is_below(last) => self.chunks.len(),
             _ => self.chunks.partition_point(is_below),
@@ -383,7 +480,7 @@ impl Log {
             let (mut low, mut high, mut step) = (1, chunk.records_count(), 1);
             while low < high {
                 let middle = low.midpoint(high).max(high.saturating_sub(step));
-                if is_before(chunk.record_at(middle)) {
+                if is_before(chunk, middle) {
                     low = middle + 1;
                 } else {
                     high = middle;
@@ -468,13 +565,18 @@ impl Log {
         while self.firsts.last().is_some_and(|&first| seq <= first) {
             self.firsts.pop();
             let chunk = self.chunks.pop().expect("there is a chunk for each first number");
+            if chunk.owed.is_some() {
+                self.owed.pop_back();
+            }
             if !std::mem::take(&mut self.open) {
                 self.sealed_held_bytes -= chunk.held_bytes();
             }
         }
         if let Some(last) = self.chunks.last_mut() {
             let slots = last.lower_bound(seq);
-            if slots < last.records_count() {
+            if let Some(owed) = &mut last.owed {
+                owed.truncate(slots);
+            } else if slots < last.records_count() {
                 let end = last.offsets[slots] as usize;
                 last.bytes.truncate(end);
                 last.offsets.truncate(slots);
@@ -490,8 +592,10 @@ impl Log {
     pub(super) fn set_superseded_at(&mut self, newest: Newest, main: i64) {
         let index = self.chunk_of(newest.seq()).expect("a superseded record is in the log");
         let chunk = &mut self.chunks[index];
-        let start = chunk.offset_of(newest).expect("a superseded record is in the log");
-        chunk.bytes[start..start + 8].copy_from_slice(&main.to_le_bytes());
+        match chunk.offset_of(newest) {
+            Some(start) => chunk.bytes[start..start + 8].copy_from_slice(&main.to_le_bytes()),
+            None => chunk.set_superseded_in_owed(newest.seq(), main),
+        }
     }
 
     /// Counts record `seq` as given up by a compaction, and says how long it is.
@@ -534,6 +638,12 @@ impl Log {
             assert!(chunk.seqs.is_empty() || chunk.seqs.len() == chunk.offsets.len());
             let (mut bytes, mut dropped_bytes, mut exact) = (0, 0, true);
             for slot in 0..chunk.records_count() {
+                if chunk.owed.is_some() {
+                    let (seq, revision) = (chunk.seq_at(slot), Self::revision_at(chunk, slot));
+                    assert!(last.0 < seq && last.1 <= revision.main, "record {seq} out of order");
+                    last = (seq, revision.main);
+                    continue;
+                }
                 let (record, length) = chunk.record_and_length_at(slot);
                 assert_eq!(chunk.offsets[slot] as usize, bytes, "records lie side by side");
                 bytes += length;
@@ -550,6 +660,8 @@ impl Log {
             assert!(!exact || dropped_bytes == chunk.dropped_bytes, "chunk at {first}");
         }
         assert!(last.0 < self.next_seq);
+        let owed = self.chunks.iter().filter(|chunk| chunk.owed.is_some());
+        assert!(owed.map(|chunk| chunk.first_seq).eq(self.owed.iter().copied()), "chunks that are owed");
         let held_bytes: u64 = self.chunks.iter().map(|chunk| chunk.held_bytes()).sum();
         assert_eq!(held_bytes, self.held_bytes());
     }
@@ -568,7 +680,7 @@ impl<'a> Iterator for Records<'a> {
 
     fn next(&mut self) -> Option<Record<'a>> {
         let chunk = self.log.chunks.get(self.chunk)?;
-        let record = chunk.record_at(self.slot);
+        let record = self.log.record_at(chunk, self.slot);
         self.slot += 1;
         if self.slot == chunk.records_count() {
             self.chunk += 1;
@@ -579,9 +691,10 @@ impl<'a> Iterator for Records<'a> {
 }
 
 impl<'a> Records<'a> {
-    /// The record and its bytes as they lie in the log.
-    pub(super) fn next_with_bytes(&mut self) -> Option<(Record<'a>, &'a [u8])> {
-        let bytes = self.log.chunks.get(self.chunk)?.record_bytes_at(self.slot);
+    /// The record and its bytes as they lie in the log; `None` while they are owed.
+    pub(super) fn next_with_bytes(&mut self) -> Option<(Record<'a>, Option<&'a [u8]>)> {
+        let chunk = self.log.chunks.get(self.chunk)?;
+        let bytes = chunk.owed.is_none().then(|| chunk.record_bytes_at(self.slot));
         self.next().map(|record| (record, bytes))
     }
 }

@@ -8,6 +8,9 @@
 //! from a record alone whether it goes. Links are numbers that survive when records move; there are
 //! no pointers and no per-version allocations.
 //!
+//! A deletion of many keys changes the index and owes the log its records for a while (`owed`), which nothing that is
+//! read shows.
+//!
 //! Reads, write transactions (`txn`), `compaction`, `hash` and `checkpoint` are views of these two.
 //! Leases, auth, watchers and what a request means live elsewhere: here a lease is a number kept
 //! beside a value. Nothing here knows a clock, a file or chance.
@@ -18,11 +21,13 @@
 //! again beside its own bytes. Work on history (compaction, hash, checkpoint) comes in slices.
 //! Compatibility: revisions, versions, compaction and `HashKV` are etcd's (3.7).
 
+mod settling;
 mod store;
 mod txn;
 
 mod log;
 mod memory;
+mod owed;
 mod record;
 
 mod key_block;

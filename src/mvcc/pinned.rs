@@ -172,7 +172,7 @@ impl Store {
                         *next = record.seq;
                         return None;
                     }
-                    slice.spend_record();
+                    self.spend_record(slice);
                     if !range.contains(record.key) {
                         continue;
                     }

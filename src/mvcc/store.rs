@@ -1,7 +1,8 @@
 //! The store: the revision log and the key index joined, and reads of both.
 //!
 //! Invariants: a key is in the tree exactly when its newest record is retained, and the tree names
-//! that record; a record's `superseded_at` is the main revision of the next version of its key;
+//! that record; a record's `superseded_at` is the main revision of the next version of its key, as far as that is
+//! written (`owed`);
 //! `compacted <= current`; `head` is `current`, or one more while an open transaction has changes.
 //! Cost: see each call; the newest version of a key is reached without touching older ones.
 
@@ -222,7 +223,7 @@ impl Store {
     pub fn changes(&self, from: Revision) -> Changes<'_> {
         self.check_readable(from.main);
         let records = self.log.iter_from(self.log.seq_of(from));
-        Changes { records, compacted: self.compacted, through: self.current }
+        Changes { store: self, records, compacted: self.compacted, through: self.current }
     }
 
     /// The same, with those of a transaction that is suspended.
@@ -281,6 +282,7 @@ impl Store {
         assert!(self.compaction.done() <= self.compacted);
         let (done, walked) = (self.compaction.done(), self.compaction.walked());
         self.log.check_invariants(|record| match walked {
+            // A compaction begins when nothing is owed.
             Some(to) => Some(record.is_dropped_at(to)),
             None if self.compaction.is_idle() => Some(record.is_dropped_at(done)),
             None => None,
@@ -288,9 +290,10 @@ impl Store {
         let (mut newest, mut bytes, mut key_bytes) = (0, 0, 0);
         let mut records = self.log.iter_from(0);
         while let Some((record, encoded)) = records.next_with_bytes() {
+            let record = self.exact(record);
             assert!(record.main <= self.current);
             if self.compaction.is_idle() && !record.is_dropped_at(done) {
-                bytes += encoded.len() as u64;
+                bytes += encoded.map_or(0, |encoded| encoded.len() as u64);
             }
             if record.superseded_at == NEWEST {
                 // A given-up tombstone leaves the tree before it leaves the log.
@@ -301,7 +304,7 @@ impl Store {
             }
             if let Some(before) = record.links.and_then(|links| self.log.get(links.previous)) {
                 assert_eq!(before.key, record.key);
-                assert_eq!(before.superseded_at, record.main);
+                assert_eq!(self.exact(before).superseded_at, record.main);
             }
         }
         assert_eq!(newest, self.tree.entries_count(), "each key of the tree has its record");
@@ -387,6 +390,7 @@ pub(super) fn is_past(range: &KeyRange<'_>, key: &[u8]) -> bool {
 /// Iterator over changes in revision order. See `Store::changes`.
 #[derive(Debug, Clone)]
 pub struct Changes<'a> {
+    store: &'a Store,
     records: Records<'a>,
     compacted: i64,
     /// What lies behind it is not committed.
@@ -399,7 +403,7 @@ impl<'a> Iterator for Changes<'a> {
     fn next(&mut self) -> Option<Change<'a>> {
         loop {
             let record = self.records.next().filter(|record| record.main <= self.through)?;
-            if !record.is_dropped_at(self.compacted) {
+            if !self.store.is_dropped(&record, self.compacted) {
                 return Some(Change::new(&record));
             }
         }

@@ -13,6 +13,7 @@
 
 use super::key_block::{KeyBlock, SLOTS, Slots, narrow, separator};
 use super::record::Newest;
+use crate::types::KeyRange;
 
 /// Most keys of a leaf and children of an inner node.
 const FANOUT: usize = SLOTS - 1;
@@ -172,6 +173,44 @@ impl Tree {
             }
             _ => {}
         }
+    }
+
+    /// How many entries from `path` on, to the end of its leaf, are not behind `range`, which the one at `path` is in.
+    pub(super) fn rest_of_leaf_in(&self, path: &Path, range: &KeyRange<'_>) -> usize {
+        let keys = &self.leaves.get(path.leaf).keys;
+        let end = match *range {
+            KeyRange::One(_) => path.slot + 1,
+            KeyRange::Between { end, .. } if keys.last().is_some_and(|last| end <= last) => {
+                keys.lower_bound(end)
+            }
+            KeyRange::Between { .. } | KeyRange::From(_) => keys.len(),
+        };
+        end - path.slot
+    }
+
+    /// Puts tombstones in the place of live versions: of the next `count` entries of the leaf, which `path` is behind
+    /// then. Keeps all paths valid. Returns how many.
+    #[inline]
+    pub(super) fn bury(
+        &mut self,
+        path: &mut Path,
+        count: usize,
+        mut tombstone_of: impl FnMut(Newest) -> Newest,
+    ) -> u32 {
+        let leaf = self.leaves.get_mut(path.leaf);
+        let mut buried = 0;
+        for newest in &mut leaf.newest[path.slot..path.slot + count] {
+            if newest.is_live() {
+                *newest = tombstone_of(*newest);
+                debug_assert!(!newest.is_live());
+                buried += 1;
+            }
+        }
+        leaf.live -= buried;
+        self.adjust_live(path, |live| live - buried);
+        self.live -= u64::from(buried);
+        path.slot += count;
+        buried
     }
 
     fn adjust_live(&mut self, path: &Path, change: impl Fn(u32) -> u32) {

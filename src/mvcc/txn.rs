@@ -7,8 +7,7 @@
 //! revision is the one before it, and a read at that sees nothing of it, as a read of any older revision sees
 //! nothing of what came later. Meanwhile nothing else is written, nothing is compacted and no checkpoint begins.
 
-use super::log::Log;
-use super::record::{EXPRESS_STRIDE, Links, NEWEST, PAYLOAD_BYTES_MAX, Record, jump_span};
+use super::record::{NEWEST, PAYLOAD_BYTES_MAX, Record};
 use super::store::{KEY_OVERHEAD_BYTES, Tallies, is_past};
 use super::tree::Tree;
 use super::{Cursor, KeyValueRef, Mark, Scan, Store};
@@ -27,13 +26,13 @@ pub struct Written {
 /// An open write transaction. Dropping it takes everything back; `commit` keeps it.
 #[derive(Debug)]
 pub struct WriteTxn<'a> {
-    store: &'a mut Store,
+    pub(super) store: &'a mut Store,
     /// Number of the first record this transaction writes.
     first_seq: u64,
     /// `Store::record_bytes` and `key_bytes` before it.
     bytes_before: (u64, u64),
     /// `Store::tallies` with what it has written.
-    tallies: Tallies,
+    pub(super) tallies: Tallies,
 }
 
 /// A write transaction between two slices. It must be resumed, or rolled back to its end.
@@ -131,7 +130,7 @@ impl WriteTxn<'_> {
             }
             _ => (revision.main, 1, 0, 0),
         };
-        let links = old.as_ref().map(|old| links_to(&store.log, old));
+        let links = old.as_ref().map(|old| store.log.links_to(old));
         let (written, length) = store.log.append(&Record {
             seq,
             main: revision.main,
@@ -210,7 +209,7 @@ impl WriteTxn<'_> {
             slice.spend_key();
             let old = log.newest(newest);
             deleted(old.key_value().expect("a live key's newest record is a put"));
-            let links = links_to(log, &old);
+            let links = log.links_to(&old);
             let seq = log.next_seq();
             let (written, length) = log.append(&Record {
                 seq,
@@ -252,7 +251,7 @@ impl WriteTxn<'_> {
         self.store
     }
 
-    fn next_revision(&self) -> Revision {
+    pub(super) fn next_revision(&self) -> Revision {
         let sub = self.store.log.next_seq() - self.first_seq;
         let sub = i64::try_from(sub).expect("far fewer than 2^63 changes");
         Revision::new(self.store.current + 1, sub)
@@ -321,24 +320,4 @@ impl Drop for WriteTxn<'_> {
         }
         store.end_undo(self.first_seq, self.bytes_before);
     }
-}
-
-/// The links of a version that follows `old`.
-pub(super) fn links_to(log: &Log, old: &Record<'_>) -> Links {
-    let old_depth = old.links.map_or(0, |links| links.depth);
-    let depth = old_depth + 1;
-    let express = if old_depth.is_multiple_of(EXPRESS_STRIDE) {
-        Some(old.seq)
-    } else {
-        old.links.and_then(|links| links.express)
-    };
-    let jump_of = |seq: u64| log.get(seq)?.links?.jump;
-    let jump = if !depth.is_multiple_of(EXPRESS_STRIDE) {
-        None
-    } else if jump_span(depth / EXPRESS_STRIDE) == 1 {
-        express
-    } else {
-        express.and_then(jump_of).and_then(jump_of)
-    };
-    Links { previous: old.seq, depth, express, jump }
 }

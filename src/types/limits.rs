@@ -45,6 +45,12 @@ pub const TURN_NS_IN_COMPANY: u64 = TURN_NS_MAX / 10;
 /// Price of a key that is found in the index, its record in no cache.
 pub const KEY_NS: u64 = 200;
 
+/// Price of a key that is deleted behind the one before it, its version unseen and its record owed.
+pub const BURY_NS: u64 = 40;
+
+/// Price of writing the record of such a deletion; and of deleting a key whose version is looked at.
+pub const SETTLE_NS: u64 = 250;
+
 /// Price of a record behind the one before it.
 pub const RECORD_NS: u64 = 60;
 
@@ -59,6 +65,9 @@ pub const SLICE_UNIT_NS_MAX: u64 = 8_000_000;
 
 /// Keys that are read in one piece: what an ordinary page has.
 pub const SHORT_KEYS_MAX: u64 = 1_000;
+
+/// Deletions whose records are worth a list of their own until they are written.
+pub const OWED_KEYS_MIN: u64 = 256;
 
 /// Bytes of an answer that is made in one piece.
 pub const SHORT_BYTES_MAX: usize = 256 << 10;

@@ -4,6 +4,7 @@ mod cost;
 mod damage;
 mod examples;
 mod model;
+mod owed;
 mod tree;
 
 use super::{OneByOne, Restore, RestoreError, SideBySide, Store};

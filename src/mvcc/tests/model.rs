@@ -3,7 +3,8 @@
 //! Each seed draws a shape (how many keys, how long, how much of what) and then operations:
 //! transactions with their own reads, kept or taken back; reads, counts and scans at random
 //! revisions; changes; hashes; compactions, with slices of removal in between; checkpoints written
-//! while all this goes on, restored and compared. `PINION_MODEL_OPS` sets the number of operations,
+//! while all this goes on, restored and compared. Deletions may owe their records for a while, a short one or a long
+//! one, and nothing may tell. `PINION_MODEL_OPS` sets the number of operations,
 //! `PINION_MODEL_SEED` replays one seed.
 
 use std::collections::BTreeMap;
@@ -11,9 +12,9 @@ use std::collections::BTreeMap;
 use prost::Message;
 
 use super::{Random, checkpoint_of, restored};
-use crate::mvcc::{CheckpointCursor, KeyValueRef, Restore, Store, WriteTxn};
+use crate::mvcc::{CheckpointCursor, Cursor, KeyValueRef, Mark, Restore, Store, WriteTxn};
 use crate::pb::mvccpb;
-use crate::types::limits::KEY_NS;
+use crate::types::limits::{BURY_NS, KEY_NS, SETTLE_NS};
 use crate::types::{KeyRange, Revision, Slice};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,6 +184,9 @@ struct Shape {
     delete_one_in: u64,
     compact_one_in: u64,
     slice_steps: usize,
+    /// How often records that are owed are written, and how many.
+    settle_one_in: u64,
+    settle_records: u64,
 }
 
 impl Shape {
@@ -194,6 +198,8 @@ impl Shape {
             delete_one_in: [2, 5, 30][random.index(3)],
             compact_one_in: [15, 60, 400][random.index(3)],
             slice_steps: [1, 20, 700, 1_000_000][random.index(4)],
+            settle_one_in: [2, 10, 200][random.index(3)],
+            settle_records: [1, 30, 5_000][random.index(3)],
         }
     }
 
@@ -261,7 +267,11 @@ impl Run {
         if self.random.one_in(self.shape.compact_one_in) {
             self.compact();
         }
-        if self.random.one_in(3) {
+        if self.random.one_in(self.shape.settle_one_in) {
+            self.store.settle_slice(&mut Slice::of(self.shape.settle_records * SETTLE_NS));
+        }
+        // It settles first.
+        if self.random.one_in(self.shape.settle_one_in.max(3)) {
             let held = self.store.compact_slice(self.shape.slice_steps);
             assert!(!held || self.running.is_some() || !self.store.is_compacting());
         }
@@ -433,11 +443,43 @@ fn delete_range(
     let range = KeyRange::new(&start, &end);
     let expected = model.scan(range, txn.revision());
     let mut deleted = Vec::new();
-    assert_eq!(txn.delete_range(range, |version| deleted.push(seen(version))), expected.len() as u64);
-    assert_eq!(deleted, expected);
+    let count = match random.below(3) {
+        0 => {
+            let count = txn.delete_range(range, |version| deleted.push(seen(version)));
+            assert_eq!(deleted, expected);
+            count
+        }
+        1 => {
+            let count =
+                bury_range(txn, random, range, Some(|version: KeyValueRef<'_>| deleted.push(seen(version))));
+            assert_eq!(deleted, expected);
+            count
+        }
+        _ => bury_range(txn, random, range, None::<fn(KeyValueRef<'_>)>),
+    };
+    assert_eq!(count, expected.len() as u64);
     for (key, _, _) in &expected {
         let sub = i64::try_from(model.events.len() - events_before).unwrap();
         model.write(key, Revision::new(model.current + 1, sub), None);
+    }
+}
+
+/// Deletes a range in slices, and owes the records.
+fn bury_range(
+    txn: &mut WriteTxn<'_>,
+    random: &mut Random,
+    range: KeyRange<'_>,
+    mut deleted: Option<impl FnMut(KeyValueRef<'_>)>,
+) -> u64 {
+    let (mut cursor, mut count, mark) = (Cursor::default(), 0, Mark::default());
+    loop {
+        let mut slice = Slice::of(BURY_NS * (1 + random.below(300)));
+        let (now, is_done) = txn.bury_slice(range, mark, &mut cursor, &mut slice, deleted.as_mut());
+        count += now;
+        if is_done {
+            return count;
+        }
+        assert!(0 < now, "a slice without a deletion");
     }
 }
 

@@ -72,6 +72,13 @@ impl Pace {
         self.has_calls = true;
     }
 
+    /// Whoever has called so far waits for this very work: it is done soonest in long turns. They are short again from
+    /// the next call on that does not wait for it.
+    pub(in crate::shell) fn on_all_wait(&mut self) {
+        self.has_calls = false;
+        self.company_until = None;
+    }
+
     pub(in crate::shell) fn begin(&mut self) -> Turn {
         let bound_ns = if self.is_in_company() { TURN_NS_IN_COMPANY } else { TURN_NS };
         Turn {
@@ -173,6 +180,10 @@ mod tests {
         pace.on_calls();
         assert_eq!(turn_ns(&mut pace), TURN_NS_IN_COMPANY);
         assert_eq!(turn_ns(&mut pace), TURN_NS_IN_COMPANY, "the call may still be on its way");
+        pace.on_all_wait();
+        assert_eq!(turn_ns(&mut pace), TURN_NS, "the call waits for this work");
+        pace.on_calls();
+        assert_eq!(turn_ns(&mut pace), TURN_NS_IN_COMPANY);
         pace.company_until = Some(Instant::now());
         assert_eq!(turn_ns(&mut pace), TURN_NS);
         assert_eq!(pace.company_until, None, "and the clock is asked no more");

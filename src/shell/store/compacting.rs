@@ -31,6 +31,16 @@ impl StoreRole {
         }
     }
 
+    /// Writes the records that a large deletion owes.
+    pub(super) fn settle(&mut self, slice: &mut Slice) -> bool {
+        if self.machine.store().is_settled() {
+            return false;
+        }
+        self.machine.settle_slice(slice);
+        self.memory.refill(&mut self.machine);
+        true
+    }
+
     /// Removes what compactions made unreadable, whether or not anybody waits for that.
     pub(super) fn compact(&mut self, slice: &mut Slice) -> bool {
         let is_done = !self.machine.store().is_compacting() && self.compacting.is_empty();

@@ -357,7 +357,8 @@ impl StoreRole {
 
     fn take_messages(&mut self) -> Taken {
         let mut left = MESSAGES_PER_TURN;
-        let mut has_calls = false;
+        let (mut has_calls, mut has_other_reads) = (false, false);
+        let was_free = self.applying.is_none();
         let rings = self.ports.inbox.len();
         self.first_ring = (self.first_ring + 1) % rings;
         let is_behind = 'rings: {
@@ -367,6 +368,7 @@ impl StoreRole {
                     && let Some(message) = self.ports.inbox[slot].take()
                 {
                     has_calls |= is_of_calls(&message);
+                    has_other_reads |= matches!(message, ToStore::Read { .. });
                     match message {
                         ToStore::Committed { entries, facts } => {
                             self.on_facts(facts);
@@ -441,6 +443,9 @@ impl StoreRole {
         };
         if has_calls {
             self.turns.on_calls();
+        }
+        if was_free && self.applying.is_some() && !has_other_reads {
+            self.turns.on_all_wait();
         }
         Taken { is_behind, has_calls }
     }
@@ -738,10 +743,13 @@ impl StoreRole {
             wants_turn |= match kind {
                 Kind::Write => self.prepare(&mut slice),
                 Kind::Read => self.read_on(&mut slice),
-                // What a write superseded stays until that is committed.
-                Kind::Compact => self.applying.is_none() && self.compact(&mut slice),
-                Kind::Hash => self.hash(&mut slice),
-                Kind::Checkpoint => self.checkpoint(&mut slice),
+                // What a write superseded stays until that is committed, and what it owes may be taken back.
+                Kind::Compact => {
+                    self.applying.is_none() && (self.settle(&mut slice) || self.compact(&mut slice))
+                }
+                // They would look for the next version of each record.
+                Kind::Hash => self.machine.store().is_settled() && self.hash(&mut slice),
+                Kind::Checkpoint => self.machine.store().is_settled() && self.checkpoint(&mut slice),
                 Kind::Wait => self.waits.work(&self.machine, &self.ports.to_shards, &mut slice),
                 Kind::Watch => {
                     let (store, term) = (self.machine.store(), self.facts.term);

@@ -54,6 +54,11 @@ impl Turns {
         self.pace.on_calls();
     }
 
+    /// See [`Pace::on_all_wait`].
+    pub(super) fn on_all_wait(&mut self) {
+        self.pace.on_all_wait();
+    }
+
     pub(super) fn begin(&mut self) -> Turn {
         Turn { given: 0, first: self.first, turn: self.pace.begin() }
     }
