@@ -102,6 +102,12 @@ pub(super) static COMMANDS: &[Command] = &[
         about: "pass calls on to members, of Pinion or of etcd",
     },
     Command {
+        words: "demo",
+        takes: Takes::Nothing,
+        flags: &["port", "dir"],
+        about: "three members on this machine, with data, a load, and keys to kill and bring back",
+    },
+    Command {
         words: "completion",
         takes: Takes::Word(SHELLS),
         flags: &[],

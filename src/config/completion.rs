@@ -43,7 +43,7 @@ fn value_of(flag: &Flag) -> Value {
 fn value_of_name(name: &str) -> Value {
     if name.ends_with("-file") {
         Value::Path
-    } else if name.ends_with("-dir") || name == "force-new-cluster" {
+    } else if name.ends_with("-dir") || name == "dir" || name == "force-new-cluster" {
         Value::Directory
     } else if matches!(name, "skip-hash-check" | "mark-compacted" | "force-new-cluster-of-older") {
         Value::None

@@ -16,6 +16,7 @@ mod cipher_suites;
 mod cluster;
 mod commands;
 mod completion;
+mod demo;
 mod discovery;
 mod features;
 mod file;
@@ -49,6 +50,7 @@ pub use cluster::{
     Bootstrap, ClusterConfig, ELECTION_MS_MAX, FirstMembers, InitialClusterState, LEARNERS_MAX_LIMIT,
     REQUEST_BYTES_MAX_LIMIT, TXN_OPS_MAX_LIMIT,
 };
+pub use demo::Demo;
 pub use discovery::{Credentials, InitialCluster, ServiceDiscovery, SrvDiscovery};
 pub use features::FeatureGates;
 pub use file::CONFIG_FILE_BYTES_MAX;

@@ -6,6 +6,7 @@
 //! Compatibility: `snapshot restore` and `snapshot status` have etcdutl's flags and defaults.
 
 use super::commands::SHELLS;
+use super::demo::{self, Demo};
 use super::gateway::{self, Gateway};
 use super::grpc_proxy::{self, GrpcProxy};
 use super::parse::Refused;
@@ -30,6 +31,8 @@ pub enum Tool {
     Gateway(Box<Gateway>),
     /// Pass calls on to members.
     GrpcProxy(Box<GrpcProxy>),
+    /// Run three members for a look.
+    Demo(Demo),
     /// Print this.
     Print(String),
 }
@@ -104,6 +107,14 @@ Commands, none of which needs a server:
   pinion hashkv DIR|FILE [--rev N] [--wal-dir DIR]
                                         etcd's HashKV of a data directory of Pinion, or of a snapshot
 
+  pinion demo [flags]                   three members on this machine, with data and a load, and keys to kill, freeze and
+                                        bring back the leader or a follower; each gap without an accepted write in
+                                        milliseconds. Nothing of it is left at the end. Without a terminal it reads words
+                                        from standard input, a line each
+      --port PORT                       the first member's clients come there, the others' 10 and 20 above, members one
+                                        above their clients; free ports unless given
+      --dir DIR                         make the temporary directory here
+
   pinion completion bash|zsh|fish       a script by which that shell completes commands and flags
   pinion man                            the manual page: pinion man | man -l -
   pinion version                        release, etcd's API version, commit and build
@@ -135,6 +146,10 @@ pub fn parse(args: &[String]) -> Option<Result<Tool, Refused>> {
         ("recover", _) => Some(recover(rest)),
         ("status", _) => Some(status(rest)),
         ("hashkv", _) => Some(hash_kv(rest)),
+        ("demo", _) => Some(demo::parse(rest).map(|demo| match demo {
+            Some(demo) => Tool::Demo(demo),
+            None => Tool::Print(USAGE.to_owned()),
+        })),
         ("completion", _) => Some(completion(rest)),
         ("man", None) => Some(Ok(Tool::Print(man::page()))),
         ("version", None) => Some(Ok(Tool::Print(help::version()))),
@@ -455,6 +470,11 @@ mod tests {
             ("hashkv d --nope=1", "-nope"),
             ("hashkv d --wal-dri=1", "did you mean --wal-dir?"),
             ("snapshot restore a --bump-revison=1", "did you mean --bump-revision?"),
+            ("demo 2379", "flags only"),
+            ("demo --port=0", "--port=0: expected a port"),
+            ("demo --port=65530", "--port=65530: expected a port"),
+            ("demo --port=two", "--port=two"),
+            ("demo --prot=1", "did you mean --port?"),
             ("completion", "of which shell?"),
             ("completion csh", "bash, zsh, fish"),
             ("completion bash zsh", "of which shell?"),

@@ -3,7 +3,7 @@
 //! One folder a role: `client/`, `raft/`, `log/` and `store/`. `boot/` opens the data directory and starts
 //! them; `runtime/` joins them and says where they run; `net/` and `peer/` are their sockets; `discovery/`
 //! finds the first members. `gateway/` and `proxy/` are programs of their own, without roles; `upstream/` is whom a proxy
-//! passes calls on to.
+//! passes calls on to. `demo/` runs members as processes.
 #![expect(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -12,6 +12,7 @@
 
 mod boot;
 pub mod client;
+mod demo;
 mod discovery;
 mod gateway;
 mod log;
@@ -32,7 +33,7 @@ use runtime::exit::with_causes;
 use runtime::logging;
 
 use crate::config::{
-    CONFIG_FILE_BYTES_MAX, Config, Gateway, GrpcProxy, LogConfig, LogFormat, LogLevel, Refused, Tool,
+    CONFIG_FILE_BYTES_MAX, Config, Demo, Gateway, GrpcProxy, LogConfig, LogFormat, LogLevel, Refused, Tool,
 };
 
 /// Runs a member until it is told to stop.
@@ -112,12 +113,24 @@ fn run_proxy(proxy: &GrpcProxy) -> ExitCode {
     code
 }
 
+/// Shows three members until somebody has seen enough.
+fn run_demo(demo: &Demo) -> ExitCode {
+    match demo::run(demo) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            logging::complain(&format!("pinion demo: {}\n", with_causes(&error)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Carries out a command that is no member.
 #[must_use]
 pub fn use_tool(tool: &Tool) -> ExitCode {
     let told = match tool {
         Tool::Gateway(gateway) => return run_gateway(gateway),
         Tool::GrpcProxy(proxy) => return run_proxy(proxy),
+        Tool::Demo(demo) => return run_demo(demo),
         Tool::Print(text) => Ok(text.clone()),
         Tool::Restore(restore) => boot::restore::restore(restore).map(|()| String::new()),
         Tool::Recover(recover) => boot::recover::recover(recover),

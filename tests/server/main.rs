@@ -8,6 +8,7 @@ mod command_line;
 mod compaction;
 mod container;
 mod data_dirs;
+mod demo;
 mod disk_full;
 mod etcdctl;
 mod large_values;
