@@ -107,6 +107,8 @@ pub struct WebConfig {
     pub origins: Vec<String>,
     /// Names by which this host may be asked without TLS; empty or a `*` among them: any.
     pub hosts: Vec<String>,
+    /// Hosts of `--advertise-client-urls`, by which the dashboard may be asked, too.
+    pub own_hosts: Vec<String>,
     /// Calls may come as JSON.
     pub serves_gateway: bool,
     /// Where the root of the v2 API is, without a slash at its end; `None`: there is no v2 API.
@@ -228,6 +230,7 @@ impl ProcessConfig {
             web: WebConfig {
                 origins: words(settings.text("cors")),
                 hosts: words(settings.text("host-whitelist")),
+                own_hosts: settings.urls("advertise-client-urls")?.iter().map(Url::host).collect(),
                 serves_gateway: settings.boolean("enable-grpc-gateway")?,
                 v2_root: v2_root(settings)?,
             },

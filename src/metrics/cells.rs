@@ -51,6 +51,27 @@ impl Histogram {
         self.sum.set(self.sum.get() + value);
     }
 
+    /// The value below which so large a part of the observations was, by the buckets of a series; between two bounds
+    /// they are taken as evenly spread. None: nothing was observed.
+    #[expect(clippy::cast_precision_loss, reason = "observations, far below 2^53")]
+    #[must_use]
+    pub(super) fn quantile(name: Name, counts: &[u64], part: f64) -> Option<f64> {
+        let bounds = name.row().bounds;
+        let total: u64 = counts.iter().sum();
+        let wanted = part * total as f64;
+        let mut below = 0.0;
+        for (bucket, count) in counts.iter().enumerate().filter(|(_, count)| **count != 0) {
+            let count = *count as f64;
+            if wanted <= below + count {
+                let from = if bucket == 0 { 0.0 } else { bounds[bucket - 1] };
+                let to = bounds.get(bucket).copied().unwrap_or(from);
+                return Some(from + (to - from) * (wanted - below) / count);
+            }
+            below += count;
+        }
+        None
+    }
+
     /// Of each bucket alone, and the sum.
     pub(super) fn read(&self) -> (Vec<u64>, f64) {
         (self.counts.iter().map(Cell::get).collect(), self.sum.get())

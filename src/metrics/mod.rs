@@ -18,6 +18,7 @@
 mod calls;
 mod cause;
 mod cells;
+mod overview;
 mod report;
 mod series;
 mod text;
@@ -26,6 +27,7 @@ mod top;
 pub use calls::MethodCounts;
 pub use cause::{changed_keys, key_of, key_prefix};
 pub use cells::{Count, Histogram};
+pub use overview::{FIELDS, History, SAMPLES_MAX, Sample, Sampler};
 pub use report::{Label, Merged, Report};
 pub use series::{Name, markdown};
 pub use text::{Format, write};

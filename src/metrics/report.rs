@@ -5,6 +5,29 @@ use std::collections::BTreeMap;
 
 use super::{Histogram, Name};
 
+/// What a brief report has: enough for a sample of the overview.
+const SAMPLED: [Name; 19] = [
+    Name::Puts,
+    Name::Deletes,
+    Name::Ranges,
+    Name::Txns,
+    Name::WatchEvents,
+    Name::Commit,
+    Name::Sync,
+    Name::BackendCommit,
+    Name::CoreBusy,
+    Name::RingMessages,
+    Name::DbSize,
+    Name::DbSizeInUse,
+    Name::ClientConnections,
+    Name::Watchers,
+    Name::Leases,
+    Name::HasLeader,
+    Name::IsLeader,
+    Name::WalFsync,
+    Name::ApplyLag,
+];
+
 /// The value of a label.
 pub type Label = Cow<'static, str>;
 
@@ -18,9 +41,24 @@ pub(super) enum Value {
 
 /// What one role has counted.
 #[derive(Debug, Default)]
-pub struct Report(Vec<(Name, Vec<Label>, Value)>);
+pub struct Report {
+    counted: Vec<(Name, Vec<Label>, Value)>,
+    is_brief: bool,
+}
 
 impl Report {
+    /// One that takes what a sample of the overview needs, and leaves out the rest.
+    #[must_use]
+    pub fn brief() -> Self {
+        Self { counted: Vec::new(), is_brief: true }
+    }
+
+    /// Whether whatever is long can be left out.
+    #[must_use]
+    pub fn is_brief(&self) -> bool {
+        self.is_brief
+    }
+
     /// A counter or a gauge, its labels in the order of the series.
     pub fn number(&mut self, name: Name, labels: impl IntoIterator<Item = Label>, value: f64) {
         self.push(name, labels, Value::Number(value));
@@ -43,9 +81,12 @@ impl Report {
     }
 
     fn push(&mut self, name: Name, labels: impl IntoIterator<Item = Label>, value: Value) {
+        if self.is_brief && !SAMPLED.contains(&name) {
+            return;
+        }
         let labels: Vec<Label> = labels.into_iter().collect();
         assert_eq!(labels.len(), name.row().labels.len(), "labels of {}", name.row().name);
-        self.0.push((name, labels, value));
+        self.counted.push((name, labels, value));
     }
 }
 
@@ -55,7 +96,7 @@ pub struct Merged(pub(super) BTreeMap<Name, BTreeMap<Vec<Label>, Value>>);
 
 impl Merged {
     pub fn add(&mut self, report: Report) {
-        for (name, labels, value) in report.0 {
+        for (name, labels, value) in report.counted {
             let known = self.0.entry(name).or_default().entry(labels);
             known.and_modify(|known| add(known, &value)).or_insert(value);
         }

@@ -156,9 +156,11 @@ series! {
     ClientEnded: Counter "pinion_client_connections_ended_total" ["reason"] NONE "Connections of clients that this member ended, by reason.";
     ClientTimeouts: Counter "pinion_client_timeouts_total" [] NONE "Calls answered that they took too long.";
     ClientUnsent: Gauge "pinion_client_unsent_bytes" ["of"] NONE "Bytes of answers that clients have not taken yet.";
+    Commit: Histogram "pinion_commit_seconds" [] TEN_US_20 "From the moment when this leader hands entries to its log until they are committed: the longer of its own sync and what a quorum needs.";
     CoreBusy: Counter "pinion_core_busy_seconds_total" ["core" "roles"] NONE "Seconds in which the roles of one executor had work to do. Its rate is the busy share of the core.";
     ApplyLag: Gauge "pinion_apply_lag_entries" [] NONE "Log entries that are committed and not applied.";
     CheckpointBytes: Gauge "pinion_checkpoint_bytes" [] NONE "Bytes of the newest checkpoint.";
+    FollowerLag: Gauge "pinion_follower_lag_entries" ["To"] NONE "Entries of this leader's log that the follower has not acknowledged.";
     GroupBytes: Histogram "pinion_group_bytes" [] GROUP_BYTES "Bytes of a log entry, which holds a group of requests.";
     GroupRequests: Histogram "pinion_group_requests" [] GROUP_REQUESTS "Requests in one group.";
     Leases: Gauge "pinion_leases" [] NONE "Leases that there are.";

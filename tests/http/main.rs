@@ -6,6 +6,7 @@
 mod against_etcd;
 mod bad_input;
 mod clients;
+mod dashboard;
 mod gateway;
 mod pages;
 mod peer_port;

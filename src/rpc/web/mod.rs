@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use super::json::put_text;
 use super::method::Method;
 use super::status::{Code, Status};
-pub use rules::Rules;
+pub use rules::{DashboardRefusal, Rules};
 
 /// A header of a request.
 #[derive(Debug, Clone, Copy)]

@@ -135,3 +135,43 @@ fn version_of_the_cluster_has_no_last_number() {
     put_version("3.7.1", "3.7.0", &mut out);
     assert_eq!(out, br#"{"etcdserver":"3.7.1","etcdcluster":"3.7.0","storage":"3.7.0"}"#);
 }
+
+#[test]
+fn dashboard_is_for_own_names_and_own_origin_and_for_no_script_of_others() {
+    let rules = Rules { own_hosts: vec!["m1.example".into()], ..Rules::default() };
+    let admit = |host: &str, origin: Option<&str>, is_secured| {
+        let mut headers = vec![Header { name: "Host", value: host.as_bytes() }];
+        headers.extend(origin.map(|origin| Header { name: "Origin", value: origin.as_bytes() }));
+        let ask = Ask {
+            method: "GET",
+            path: "/dashboard/live",
+            query: "",
+            headers: &headers,
+            is_secured,
+            is_named: false,
+        };
+        assert_eq!(rules.origin_for(&ask), None);
+        rules.admit_to_dashboard(&ask)
+    };
+    for host in ["127.0.0.1:2379", "[::1]:2379", "localhost:2379", "M1.example:2379", "10.1.2.3"] {
+        assert_eq!(admit(host, None, false), Ok(()), "{host}");
+        assert_eq!(admit(host, Some(&format!("http://{host}")), false), Ok(()), "{host}");
+        assert_eq!(admit(host, Some("http://evil.example"), false), Err(DashboardRefusal::Origin));
+        assert_eq!(admit(host, Some("null"), false), Err(DashboardRefusal::Origin));
+    }
+    for host in ["evil.example:2379", "", "localhost.evil.example", "m1.example.evil.example"] {
+        assert_eq!(admit(host, None, false), Err(DashboardRefusal::Host), "{host}");
+    }
+    assert_eq!(admit("any.example", Some("https://any.example"), true), Ok(()));
+    assert_eq!(admit("any.example", Some("http://any.example"), true), Err(DashboardRefusal::Origin));
+    // Other pages stay as they were.
+    let health = Ask {
+        method: "GET",
+        path: "/dashboards",
+        query: "",
+        headers: &[],
+        is_secured: false,
+        is_named: false,
+    };
+    assert_eq!(rules.origin_for(&health).as_deref(), Some("*"));
+}

@@ -387,6 +387,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         true
     });
     let scraper = Arc::new(scraper);
+    let overview = Arc::default();
     for (&core, roles) in &executors {
         let mut shard_config =
             shard_config(config, identity.cluster, identity.member, generation, lease_seed);
@@ -396,6 +397,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         shard_config.jwt = jwt.clone();
         shard_config.tls = tls.client_acceptor(&handshakes);
         shard_config.scraper = Arc::clone(&scraper);
+        shard_config.overview = Arc::clone(&overview);
         let pulse = Arc::<Pulse>::default();
         let executor = Executor {
             pulse: Arc::clone(&pulse),

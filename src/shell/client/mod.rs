@@ -40,9 +40,11 @@ pub(in crate::shell) mod jwt;
 mod listener;
 mod load;
 mod observing;
+mod overview;
 mod reception;
 mod responder;
 pub(in crate::shell) mod role;
+mod sampling;
 mod signal;
 mod silence;
 mod speaks;
@@ -80,6 +82,7 @@ use grpc::h2_io::SharedBuffers;
 use grpc::response::Templates;
 use jwt::Jwt;
 use load::Loads;
+use overview::Overview;
 use reception::Place;
 pub use reception::Reception;
 use signal::Signal;
@@ -210,6 +213,8 @@ pub struct ShardConfig {
     pub features: FeatureGates,
     /// The ways to all roles, for `/metrics`.
     pub(in crate::shell) scraper: Arc<Scraper>,
+    /// What the dashboard shows. Shared by the shards of the process.
+    pub(in crate::shell) overview: Arc<Overview>,
     /// Shared by the shards of the process.
     pub reception: Arc<Reception>,
     /// Whether the store asks for rights.
@@ -249,11 +254,18 @@ impl ShardConfig {
             slow_after: Duration::from_millis(300),
             drain_timeout: Duration::from_secs(5),
             tick: Duration::from_millis(50),
-            web: WebConfig { origins: Vec::new(), hosts: Vec::new(), serves_gateway: true, v2_root: None },
+            web: WebConfig {
+                origins: Vec::new(),
+                hosts: Vec::new(),
+                own_hosts: Vec::new(),
+                serves_gateway: true,
+                v2_root: None,
+            },
             is_extensive: false,
             load_prefix_depth: 2,
             features: FeatureGates::default(),
             scraper: Arc::default(),
+            overview: Arc::default(),
             reception: Reception::alone(shard),
             rights: Rights::default(),
             passwords: Passwords::default(),
@@ -375,6 +387,7 @@ impl<B: Backend> ClientShard<B> {
             web_rules: Rc::new(Rules {
                 origins: config.web.origins.clone(),
                 hosts: config.web.hosts.clone(),
+                own_hosts: config.web.own_hosts.clone(),
                 serves_gateway: config.web.serves_gateway,
             }),
             drop_log: DropLog::default(),
@@ -392,7 +405,7 @@ impl<B: Backend> ClientShard<B> {
             clock: Clock::start(),
             now_ms: Cell::new(0),
             leadership: Leadership::new(millis(config.election_timeout)),
-            slow: Slow::new(millis(config.slow_after)),
+            slow: Slow::new(millis(config.slow_after), Arc::clone(&config.overview)),
             identities: Identities::new(config.rights.clone()),
             basics: Basics::default(),
             node_waits: NodeWaits::default(),

@@ -10,9 +10,11 @@ impl<B: Backend> ClientShard<B> {
     /// Adds what this shard has counted.
     pub(in crate::shell) fn report(&self, report: &mut Report) {
         let counters = self.counters();
-        self.tallies.report(report);
+        if !report.is_brief() {
+            self.tallies.report(report);
+        }
         // Addresses and keys are not for whoever can reach the page, where rights are asked for.
-        if self.identities.revision().is_none() {
+        if self.identities.revision().is_none() && !report.is_brief() {
             self.loads.report(self.connections.borrow().values(), report);
         }
         report.count(Name::ClientConnections, [], counters.connections);
@@ -44,7 +46,7 @@ impl<B: Backend> ClientShard<B> {
         report.count(Name::Memory, ["connections".into()], held);
         report.count(Name::HealthSuccess, [], self.health[1].get());
         report.count(Name::HealthFailures, [], self.health[0].get());
-        if self.config.shard == 0 {
+        if self.config.shard == 0 && !report.is_brief() {
             for (name, stage, is_open) in self.config.features.all() {
                 report.flag(Name::FeatureEnabled, [Label::from(name), Label::from(stage)], is_open);
             }

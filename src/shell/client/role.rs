@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::config::Address;
 use crate::replica::exchange::{ToRaft, ToShard, ToStore};
 use crate::request::{Command, PieceOrder, Read, WaitOrder};
-use crate::shell::client::{Backend, ClientShard, Endpoint, ShardConfig};
+use crate::shell::client::{Backend, ClientShard, Endpoint, ShardConfig, sampling};
 use crate::shell::net::listen::Held;
 use crate::shell::runtime::mesh::Sender;
 use crate::shell::runtime::scrape::now_ns;
@@ -129,6 +129,9 @@ pub(in crate::shell) async fn run(
         }
     };
     glommio::spawn_local(serving).detach();
+    if number == 0 {
+        glommio::spawn_local(sampling::run(Rc::downgrade(&shard))).detach();
+    }
     on_serving();
     let mut is_stopping = false;
     while is_serving.get() {
@@ -148,7 +151,7 @@ pub(in crate::shell) async fn run(
             }
         }
         while let Some(scrape) = scrapes.take() {
-            let mut report = scrapes.begin_report(inbox.iter().map(|ring| ring.len()));
+            let mut report = scrapes.begin_report(&scrape, inbox.iter().map(|ring| ring.len()));
             shard.report(&mut report);
             scrape.answer(report);
         }

@@ -179,8 +179,7 @@ impl Observed {
         self.busy_ns.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    fn report(&self) -> Report {
-        let mut report = Report::default();
+    fn report(&self, mut report: Report) -> Report {
         report.histogram(Name::WalWrite, [], &self.write);
         report.histogram(Name::WalFsync, [], &self.sync);
         report.histogram(Name::Sync, ["log".into()], &self.sync_fine);
@@ -212,7 +211,10 @@ impl<S: Storage> LogWriter<S> {
                         self.keep = keep;
                         self.release();
                     }
-                    LogCommand::Observe(scrape) => scrape.answer(self.observed.report()),
+                    LogCommand::Observe(scrape) => {
+                        let report = self.observed.report(scrape.begin());
+                        scrape.answer(report);
+                    }
                     LogCommand::Stop => is_stopping = true,
                 }
             }

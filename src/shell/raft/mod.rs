@@ -224,7 +224,7 @@ impl RaftRole {
             published_tick: None,
             candidacy: None,
             hand_over: HandOver::NotAsked,
-            observed: Observed::default(),
+            observed: Observed::new(),
             appends: Appends::default(),
             is_removed: false,
             is_stopping: false,
@@ -412,6 +412,11 @@ impl RaftRole {
         if ready.must_sync {
             self.unsynced.push_back((ready.number, self.ticks));
             self.transfers.load().on_append(bytes_in_log(&ready.entries));
+            if let Some(last) = ready.entries.last()
+                && self.facts.leader == Some(self.replica.id())
+            {
+                self.observed.on_appended(last.index);
+            }
             self.parts.log.send(LogCommand::Append {
                 number: ready.number,
                 hard_state: ready.hard_state.map(hard_state_to_wal),
@@ -423,6 +428,7 @@ impl RaftRole {
             self.release_log(through);
         }
         self.facts.committed = self.replica.status().committed;
+        self.observed.on_committed(self.facts.committed);
         if let Some(leadership) = ready.leadership {
             self.facts.leader = leadership.leader;
             self.facts.term = leadership.term;
@@ -433,6 +439,7 @@ impl RaftRole {
             if leadership.state != raft::RaftState::Leader {
                 self.transfers.stop_sending();
                 self.appends.stop_leading();
+                self.observed.stop_leading();
             }
             tracing::info!(
                 role = ?leadership.state,

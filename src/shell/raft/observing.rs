@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::RaftRole;
 use crate::metrics::{Count, Histogram, Name, Report};
 use crate::shell::peer::CallError;
+use crate::shell::runtime::scrape::Scrape;
 
 /// A call between members that says nothing: how long its answer takes is what is asked. Members that do not
 /// know it say so as fast.
@@ -48,12 +49,14 @@ impl RaftRole {
 
     pub(super) fn answer_scrapes(&mut self) {
         while let Some(scrape) = self.ports.scrapes.take() {
-            scrape.answer(self.report());
+            let report = self.report(&scrape);
+            scrape.answer(report);
         }
     }
 
-    fn report(&self) -> Report {
-        let mut report = self.ports.scrapes.begin_report(self.ports.inbox.iter().map(|ring| ring.len()));
+    fn report(&self, scrape: &Scrape) -> Report {
+        let mut report =
+            self.ports.scrapes.begin_report(scrape, self.ports.inbox.iter().map(|ring| ring.len()));
         let (own, observed) = (self.replica.id(), &self.observed);
         report.flag(Name::HasLeader, [], self.facts.leader.is_some());
         report.flag(Name::IsLeader, [], self.facts.leader == Some(own));
@@ -64,7 +67,21 @@ impl RaftRole {
         report.count(Name::SlowReadIndexes, [], self.replica.read_retries());
         report.count(Name::Committed, [], self.replica.status().committed.0);
         report.count(Name::Memory, ["log".into()], self.replica.node().unapplied_bytes() as u64);
+        report.histogram(Name::Commit, [], &observed.commit);
+        if report.is_brief() {
+            return report;
+        }
         self.transport.report(&mut report);
+        if self.facts.leader == Some(own) {
+            let node = self.replica.node();
+            let last = node.matched(own).unwrap_or_default();
+            for follower in self.transport.listed() {
+                if let Some(matched) = node.matched(follower) {
+                    let lag = last.0.saturating_sub(matched.0);
+                    report.count(Name::FollowerLag, [follower.to_string().into()], lag);
+                }
+            }
+        }
         let local = own.to_string();
         for member in self.transport.listed() {
             let remote = member.to_string();

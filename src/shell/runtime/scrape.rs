@@ -41,9 +41,15 @@ struct Gathering {
 pub(in crate::shell) struct Scrape {
     gathering: Arc<Gathering>,
     role: usize,
+    is_brief: bool,
 }
 
 impl Scrape {
+    /// What the answer begins with.
+    pub(in crate::shell) fn begin(&self) -> Report {
+        if self.is_brief { Report::brief() } else { Report::default() }
+    }
+
     /// Gives the answer. Whoever asked may have gone.
     pub(in crate::shell) fn answer(self, report: Report) {
         self.gathering.answers.push((self.role, report));
@@ -83,12 +89,17 @@ impl Scraper {
         self.roles.push((role.into(), Box::new(ask)));
     }
 
-    /// Asks every role, and waits for `patience` at most.
+    /// Asks every role for all that it has counted, and waits for `patience` at most.
     pub(in crate::shell) async fn gather(&self, patience: Duration) -> Gathered {
+        self.gather_as(false, patience).await
+    }
+
+    /// The same, for what a sample of the overview needs if it is brief.
+    pub(in crate::shell) async fn gather_as(&self, is_brief: bool, patience: Duration) -> Gathered {
         let gathering = Arc::<Gathering>::default();
         let mut missing = 0;
         for (role, (_, ask)) in self.roles.iter().enumerate() {
-            missing += usize::from(ask(Scrape { gathering: Arc::clone(&gathering), role }));
+            missing += usize::from(ask(Scrape { gathering: Arc::clone(&gathering), role, is_brief }));
         }
         let mut roles: Vec<(String, bool)> =
             self.roles.iter().map(|(role, _)| (role.clone(), false)).collect();

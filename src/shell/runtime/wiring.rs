@@ -45,8 +45,12 @@ impl Scrapes {
     }
 
     /// A report with what is known here: messages that wait for the role, and the executor's work so far.
-    pub(in crate::shell) fn begin_report(&self, waiting: impl Iterator<Item = usize>) -> Report {
-        let mut report = Report::default();
+    pub(in crate::shell) fn begin_report(
+        &self,
+        scrape: &Scrape,
+        waiting: impl Iterator<Item = usize>,
+    ) -> Report {
+        let mut report = scrape.begin();
         report.count(Name::RingMessages, [self.role.to_string().into()], waiting.sum::<usize>() as u64);
         if let Some((core, roles)) = &self.executor {
             let busy = glommio::executor().executor_stats().total_runtime();

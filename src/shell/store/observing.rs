@@ -4,17 +4,20 @@ use super::StoreRole;
 use crate::apply::AlarmType;
 use crate::config::ETCD_API_VERSION;
 use crate::metrics::{Name, Report};
+use crate::shell::runtime::scrape::Scrape;
 
 impl StoreRole {
     pub(super) fn answer_scrapes(&mut self) {
         while let Some(scrape) = self.ports.scrapes.take() {
-            scrape.answer(self.report());
+            let report = self.report(&scrape);
+            scrape.answer(report);
         }
     }
 
     #[expect(clippy::cast_precision_loss, reason = "revisions and bytes, far below 2^53")]
-    fn report(&self) -> Report {
-        let mut report = self.ports.scrapes.begin_report(self.ports.inbox.iter().map(|ring| ring.len()));
+    fn report(&self, scrape: &Scrape) -> Report {
+        let mut report =
+            self.ports.scrapes.begin_report(scrape, self.ports.inbox.iter().map(|ring| ring.len()));
         self.observed.report(&mut report);
         let (machine, store) = (&self.machine, self.machine.store());
         report.number(Name::CurrentRevision, [], store.current_revision() as f64);

@@ -214,7 +214,7 @@ impl<B: Backend> ClientShard<B> {
     ///
     /// # Errors
     /// The token is not good, or the member cannot tell.
-    pub(super) async fn login(
+    pub(in crate::shell::client) async fn login(
         self: &Rc<Self>,
         shown: Option<&Shown>,
     ) -> Result<Option<Option<Arc<Login>>>, Status> {

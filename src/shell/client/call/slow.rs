@@ -3,10 +3,12 @@
 //! Times are those of the shard's clock, which is read once a tick: a request costs two copies of a number, and what
 //! is told is exact to a tick.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::leadership::Wait;
 use crate::request::{Command, Query, RequestKind};
+use crate::shell::client::overview::{Overview, SlowRequest};
 use crate::shell::net::quiet::Quiet;
 
 /// The kind of a request, by which lines are counted together.
@@ -75,12 +77,14 @@ pub(super) struct Pace {
 pub(in crate::shell::client) struct Slow {
     after_ms: u64,
     quiet: Quiet<What>,
+    /// Where whoever looks sees them.
+    overview: Arc<Overview>,
 }
 
 impl Slow {
     /// Of requests that take so long, and longer.
-    pub(in crate::shell::client) fn new(after_ms: u64) -> Self {
-        Self { after_ms, quiet: Quiet::default() }
+    pub(in crate::shell::client) fn new(after_ms: u64, overview: Arc<Overview>) -> Self {
+        Self { after_ms, quiet: Quiet::default(), overview }
     }
 
     pub(super) fn is_slow(&self, pace: &Pace, now_ms: u64) -> bool {
@@ -97,6 +101,12 @@ impl Slow {
             Wait::Lease => "the leader's word",
             Wait::NotOlder => "the store, until that has applied the revision of pinion-not-older-than",
         };
+        self.overview.note_slow(SlowRequest {
+            name: pace.what.name(),
+            took_ms: now_ms - pace.arrived_ms,
+            queued_ms: pace.submitted_ms - pace.arrived_ms,
+            waited_for,
+        });
         tracing::warn!(
             request = pace.what.name(),
             took_ms = now_ms - pace.arrived_ms,

@@ -6,7 +6,7 @@
 //! ```text
 //! transport ─ ask, text, Sink ─► gateway ─ bytes of the message ─► ClientShard::on_call, on_stream
 //! transport ◄─ text ─ Sink ◄──── gateway ◄─ bytes of the answer ── Responder
-//! transport ─ ask, Sink ───────► pages: health, version, variables
+//! transport ─ ask, Sink ───────► pages: health, version, variables; dashboard
 //! ```
 //!
 //! Calls take the way of all calls (`call`): one admission, one account, one set of deadlines. The messages are
@@ -15,6 +15,7 @@
 //! A method has a path in the gateway if its row says so (`rpc/method.rs`); there is nothing to add here.
 
 mod behind;
+mod dashboard;
 pub(super) mod gateway;
 mod health;
 pub(super) mod incoming;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use prost::Message as _;
 
+use super::dashboard::Asset;
 use super::health::{Checks, Probe};
 use super::sink::Sink;
 use super::variables;
@@ -25,6 +26,7 @@ enum Page<'a> {
     Variables,
     Health,
     Metrics,
+    Dashboard(Asset),
     /// All checks of a kind, or the one of this name.
     Probe(Probe, Option<&'a str>),
 }
@@ -41,6 +43,7 @@ fn find(path: &str, is_of_metrics: bool) -> Option<Page<'_>> {
         "/metrics" => Some(Page::Metrics),
         "/version" if !is_of_metrics => Some(Page::Version),
         "/debug/vars" if !is_of_metrics => Some(Page::Variables),
+        _ if !is_of_metrics && Asset::find(path).is_some() => Asset::find(path).map(Page::Dashboard),
         _ => probe("/livez", Probe::Live).or_else(|| probe("/readyz", Probe::Ready)),
     }
 }
@@ -72,6 +75,7 @@ impl<B: Backend> ClientShard<B> {
                 variables::put(&mut body);
                 sink.answer_bytes(account, AnswerHead::new(200, "application/json; charset=utf-8"), &body);
             }
+            Page::Dashboard(asset) => self.on_dashboard(account, asset, ask, sink),
             Page::Metrics => self.spawn_metrics(account, ask, sink),
             Page::Health => self.spawn_health(account, ask, sink),
             Page::Probe(probe, name) => match Checks::of(probe, name, ask) {
@@ -125,10 +129,20 @@ mod tests {
         for path in ["/metrics", "/health", "/livez", "/readyz", "/livez/serializable_read"] {
             assert!(find(path, true).is_some() && find(path, false).is_some(), "{path}");
         }
-        for path in ["/version", "/debug/vars"] {
+        for path in ["/version", "/debug/vars", "/dashboard", "/dashboard/", "/dashboard/live"] {
             assert!(find(path, true).is_none() && find(path, false).is_some(), "{path}");
         }
-        for path in ["/", "", "/v2/keys", "/healthz", "/livezz", "/health/", "/v3/kv/put"] {
+        for path in [
+            "/",
+            "",
+            "/dashboards",
+            "/dashboard/x",
+            "/v2/keys",
+            "/healthz",
+            "/livezz",
+            "/health/",
+            "/v3/kv/put",
+        ] {
             assert!(find(path, true).is_none() && find(path, false).is_none(), "{path}");
         }
         assert_eq!(find("/readyz/x", false), Some(Page::Probe(Probe::Ready, Some("x"))));
