@@ -34,6 +34,13 @@ impl GatewayClient {
         self.ask("/v3/kv/put", &body.to_string()).map(drop)
     }
 
+    /// All of these at once.
+    pub(super) fn put_all(&mut self, pairs: &[(String, String)]) -> io::Result<()> {
+        let put = |(key, value): &(String, String)| json!({ "request_put": { "key": STANDARD.encode(key), "value": STANDARD.encode(value) } });
+        let body = json!({ "success": pairs.iter().map(put).collect::<Vec<_>>() });
+        self.ask("/v3/kv/txn", &body.to_string()).map(drop)
+    }
+
     pub(super) fn status(&mut self) -> io::Result<Status> {
         let answer = self.ask("/v3/maintenance/status", "{}")?;
         // 64-bit numbers are texts in protobuf's JSON, and absent when they are 0.
