@@ -43,6 +43,9 @@ const PUT_PATIENCE: Duration = Duration::from_secs(10);
 /// Values that are there from the start: as many as this under `demo/fleet/`.
 const FLEET_COUNT: usize = 500;
 
+/// Below what a transaction may have.
+const PUTS_AT_ONCE: usize = 100;
+
 /// Runs until somebody has seen enough.
 ///
 /// # Errors
@@ -135,12 +138,12 @@ impl Show {
             }
         }
         let mut client = GatewayClient::new(self.members[0].ports.client, PUT_PATIENCE);
-        let mut put =
-            |key: &str, value: &str| client.put(key, value).map_err(|source| DemoError::Data { source });
-        put("demo/greeting", "hello")?;
-        put("demo/config/limits", r#"{"rate": 1500, "unit": "puts/s"}"#)?;
-        for number in 0..FLEET_COUNT {
-            put(&format!("demo/fleet/{number:03}"), &format!("10.0.{}.{}:8080", number / 250, number % 250))?;
+        let own = [("demo/greeting", "hello"), ("demo/config/limits", r#"{"rate": 1500, "unit": "puts/s"}"#)];
+        let mut pairs: Vec<_> = own.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let address = |number| format!("10.0.{}.{}:8080", number / 250, number % 250);
+        pairs.extend((0..FLEET_COUNT).map(|number| (format!("demo/fleet/{number:03}"), address(number))));
+        for some in pairs.chunks(PUTS_AT_ONCE) {
+            client.put_all(some).map_err(|source| DemoError::Data { source })?;
         }
         Ok(())
     }

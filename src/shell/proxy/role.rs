@@ -83,7 +83,7 @@ pub(super) async fn run(
     while is_serving.get() {
         shard.take_waiting();
         while let Some(scrape) = scrapes.take() {
-            let mut report = scrapes.begin_report(std::iter::empty());
+            let mut report = scrapes.begin_report(&scrape, std::iter::empty());
             shard.report(&mut report);
             scrape.answer(report);
         }
