@@ -61,12 +61,12 @@ enum Command<M> {
     },
 }
 
-/// A segment that a thread reads, from its beginning.
+/// A segment that a thread reads, from its beginning, and the memory that it is read to.
 #[derive(Debug)]
 struct Ahead {
     seq: SegmentSeq,
     len: usize,
-    reading: JoinHandle<io::Result<Vec<u8>>>,
+    reading: JoinHandle<(io::Result<usize>, Aligned)>,
 }
 
 /// Segments in one directory.
@@ -77,6 +77,10 @@ pub struct FileStorage<M: Medium> {
     open: Option<(SegmentSeq, M)>,
     prepared: Prepared<M>,
     ahead: Option<Ahead>,
+    /// The segment that was read last, and memory for the next: a log is read with the memory of two segments, since the
+    /// kernel has to clear what is touched for the first time, which takes longer than to check it.
+    image: Aligned,
+    spare: Aligned,
     /// Asked of the helper and not answered yet.
     asked: BTreeSet<SegmentSeq>,
     commands: Option<Sender<Command<M>>>,
@@ -114,6 +118,8 @@ impl<M: Medium> FileStorage<M> {
             open: None,
             prepared: Prepared::default(),
             ahead: None,
+            image: Aligned::new(0),
+            spare: Aligned::new(0),
             asked: BTreeSet::new(),
             commands: Some(commands),
             answers,
@@ -173,18 +179,27 @@ impl<M: Medium> Storage for FileStorage<M> {
     }
 
     fn read(&mut self, seq: SegmentSeq, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        if let Some(ahead) = self.ahead.take_if(|ahead| (ahead.seq, 0, ahead.len) == (seq, offset, len)) {
-            return ahead.reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        }
         read_past_cache(&self.file(seq), offset, len)
     }
 
-    fn expect_read(&mut self, seq: SegmentSeq, len: usize) {
-        let path = self.file(seq);
-        let read = move || read_past_cache(&path, 0, len);
-        // Without a thread it is read when it is asked for.
-        let reading = std::thread::Builder::new().name("wal-ahead".to_owned()).spawn(read);
-        self.ahead = reading.ok().map(|reading| Ahead { seq, len, reading });
+    fn read_whole(&mut self, seq: SegmentSeq, len: usize, next: Option<SegmentSeq>) -> io::Result<&[u8]> {
+        let read = match self.ahead.take_if(|ahead| (ahead.seq, ahead.len) == (seq, len)) {
+            Some(ahead) => {
+                let joined = ahead.reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                let (read, image) = joined;
+                self.spare = std::mem::replace(&mut self.image, image);
+                read?
+            }
+            None => read_whole(&self.file(seq), len, &mut self.image)?,
+        };
+        if let Some(seq) = next {
+            let (path, mut image) = (self.file(seq), std::mem::replace(&mut self.spare, Aligned::new(0)));
+            let read = move || (read_whole(&path, len, &mut image), image);
+            // Without a thread it is read when it is asked for.
+            let reading = std::thread::Builder::new().name("wal-ahead".to_owned()).spawn(read);
+            self.ahead = reading.ok().map(|reading| Ahead { seq, len, reading });
+        }
+        Ok(&self.image.bytes()[..read])
     }
 
     fn prepare(&mut self, seq: SegmentSeq, head: Vec<u8>) {
@@ -214,6 +229,8 @@ impl<M: Medium> Storage for FileStorage<M> {
     }
 
     fn open(&mut self, seq: SegmentSeq, tail: u64) -> io::Result<()> {
+        // What was to be read has been.
+        (self.image, self.spare) = (Aligned::new(0), Aligned::new(0));
         if let Some((open, medium)) = &mut self.open
             && *open == seq
         {
@@ -429,6 +446,36 @@ impl Aligned {
 pub(crate) fn open_direct(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path)
 }
+
+/// Reads up to `len` bytes of a file from its beginning, past the cache. Returns how many there are.
+fn read_whole(path: &Path, len: usize, image: &mut Aligned) -> io::Result<usize> {
+    let is_direct = direct::is_supported(path);
+    let file = if is_direct { open_direct(path)? } else { File::open(path)? };
+    let size = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    let wanted = len.min(size);
+    image.grow(wanted.next_multiple_of(BLOCK_BYTES), 0);
+    let mut done = 0;
+    while done < wanted {
+        let end = wanted.next_multiple_of(BLOCK_BYTES).min(done + READ_BYTES);
+        match file.read_at(&mut image.bytes_mut()[done..end], done as u64) {
+            // It was longer a moment ago.
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if is_direct && !done.is_multiple_of(BLOCK_BYTES) {
+            break; // The end of the file: direct reads are short nowhere else.
+        }
+    }
+    if !is_direct {
+        map::forget_cache(&file)?;
+    }
+    Ok(done.min(wanted))
+}
+
+/// Bytes that are asked of the disk at once.
+const READ_BYTES: usize = 4 << 20;
 
 fn read_past_cache(path: &Path, offset: u64, len: usize) -> io::Result<Vec<u8>> {
     const PIECE: usize = 1 << 20;

@@ -319,6 +319,12 @@ impl Storage for MemoryStorage {
         Ok(bytes[from..bytes.len().min(from.saturating_add(len))].to_vec())
     }
 
+    fn read_whole(&mut self, seq: SegmentSeq, len: usize, _next: Option<SegmentSeq>) -> io::Result<&[u8]> {
+        self.disk.operation()?;
+        let bytes = &self.disk.inodes[self.disk.inode(&seq.file_name())?].current;
+        Ok(&bytes[..bytes.len().min(len)])
+    }
+
     fn prepare(&mut self, seq: SegmentSeq, head: Vec<u8>) {
         if !self.prepared.is_ready(seq) {
             let result = self.housekeeping.prepare(&mut self.disk, seq, &head, self.segment_bytes);

@@ -5,8 +5,8 @@
 
 use crate::Identity;
 use crate::error::{Note, WalError};
-use crate::record::Point;
-use crate::scan::{Damage, Fault, Scan, Scanned, first_group_bytes, start_of};
+use crate::record::{Entry, Point};
+use crate::scan::{Damage, Fault, HandOut, Scan, Scanned, first_group_bytes, start_of};
 use crate::sector::SECTOR_BYTES;
 use crate::segment::{DATA_OFFSET, SegmentSeq};
 use crate::storage::Storage;
@@ -22,12 +22,19 @@ pub(crate) struct Found {
     pub(crate) segment_bytes: u32,
 }
 
-pub(crate) fn read(storage: &mut impl Storage, identity: Identity, after: Point) -> Result<Found, WalError> {
+/// Reads the log behind `after`. What the log says is committed goes to `take` on the way, if there is one.
+pub(crate) fn read<F: FnMut(Entry)>(
+    storage: &mut impl Storage,
+    identity: Identity,
+    after: Point,
+    take: Option<F>,
+) -> Result<Found, WalError> {
     let found = storage.segments().map_err(WalError::io("listing the log's segments"))?;
     let oldest = *found.first().ok_or(WalError::Missing)?;
     check_gapless(storage, &found)?;
     let first = first_needed(storage, identity, &found, after.index)?;
-    let scanned = scan_from(storage, identity, &found[first..])?;
+    let hand_out = take.map(|take| HandOut { after, take });
+    let scanned = scan_from(storage, identity, &found[first..], hand_out)?;
     if after.index < scanned.covered_min {
         let file = storage.locate(oldest);
         return Err(WalError::Hole { file, base: scanned.covered_min, after: after.index });
@@ -89,21 +96,21 @@ fn first_needed(
     Ok(0)
 }
 
-fn scan_from(
+fn scan_from<F: FnMut(Entry)>(
     storage: &mut impl Storage,
     identity: Identity,
     found: &[SegmentSeq],
+    mut hand_out: Option<HandOut<F>>,
 ) -> Result<Scanned, WalError> {
     let mut scan = Scan::new(identity);
     for (place, seq) in found.iter().enumerate() {
         let size = storage.size(*seq).map_err(WalError::io("reading a log segment's size"))?;
         let length = usize::try_from(size).unwrap_or(usize::MAX).min(READ_BYTES_MAX);
-        let image = storage.read(*seq, 0, length).map_err(WalError::io("reading a log segment"))?;
-        if let Some(next) = found.get(place + 1) {
-            // All are of one length, or refused for it.
-            storage.expect_read(*next, length);
-        }
-        scan.segment(*seq, &image).map_err(|damage| refuse(storage, identity, damage))?;
+        // All are of one length, or refused for it.
+        let next = found.get(place + 1).copied();
+        let image = storage.read_whole(*seq, length, next).map_err(WalError::io("reading a log segment"))?;
+        let taken = scan.segment_handing_out(*seq, image, &mut hand_out);
+        taken.map_err(|damage| refuse(storage, identity, damage))?;
     }
     scan.finish().map_err(|damage| refuse(storage, identity, damage))
 }
@@ -145,6 +152,10 @@ fn reconcile(scanned: &Scanned, after: Point, notes: &mut Vec<Note>) -> Option<P
         notes.push(Note::BehindCheckpoint { last: last.index, after: after.index });
         return Some(after);
     }
+    if scanned.handed_out.is_some() {
+        // They were found alike before anything behind was handed out.
+        return None;
+    }
     let log_term = if after.index == scanned.base.index {
         scanned.base.term
     } else {
@@ -182,7 +193,7 @@ mod tests {
 
     fn read_image(seq: SegmentSeq, image: Vec<u8>, after: Point) -> Result<Found, WalError> {
         let files = BTreeMap::from([(seq.file_name(), image)]);
-        read(&mut MemoryStorage::from_files(SEGMENT_BYTES_MIN, files), IDENTITY, after)
+        read(&mut MemoryStorage::from_files(SEGMENT_BYTES_MIN, files), IDENTITY, after, None::<fn(Entry)>)
     }
 
     #[test]
@@ -216,5 +227,70 @@ mod tests {
         assert!(matches!(error, WalError::Corrupt { .. }), "{error}");
         let before = SegmentSeq(u32::MAX - 1);
         assert!(read_image(before, log_of(before, &group).0, Point::default()).is_ok());
+    }
+
+    /// A log of one segment with these groups.
+    fn log_of_groups(seq: SegmentSeq, groups: &[Group<'_>]) -> Vec<u8> {
+        let mut image = empty_head(IDENTITY, seq, SEGMENT_BYTES_MIN);
+        image.resize(SEGMENT_BYTES_MIN as usize, 0);
+        let (mut sector, mut sum) = (DATA_SECTOR, 0);
+        for (number, group) in (1..).zip(groups) {
+            let from = sector as usize * SECTOR_BYTES;
+            let to = from + group.sectors() as usize * SECTOR_BYTES;
+            let writing = Writing::new(IDENTITY, seq);
+            sum = group.encode(writing, sector, DATA_SECTOR, number, sum, &mut image[from..to]);
+            sector += group.sectors();
+        }
+        image
+    }
+
+    #[test]
+    fn what_was_handed_out_as_committed_is_not_replaced_by_any_bytes() {
+        let entry = |index, term| Entry { index, term, kind: 0, data: bytes::Bytes::from_static(b"x") };
+        let (first, again, next) = ([entry(1, 1), entry(2, 1)], [entry(2, 2)], [entry(3, 2)]);
+        let commit = |commit| Some(HardState { term: 1, vote: 0, commit });
+        let head = Group { start: Some(Point::default()), entries: &first, ..Group::default() };
+        let reset = Some(Point { index: 1, term: 1 });
+        for (committed, last, is_damage) in [
+            (1, Group { entries: &again, ..Group::default() }, false),
+            (2, Group { entries: &again, ..Group::default() }, true),
+            (2, Group { entries: &next, ..Group::default() }, false),
+            (2, Group { reset, entries: &again, ..Group::default() }, true),
+            (2, Group { reset, ..Group::default() }, true),
+        ] {
+            let groups = [Group { hard_state: commit(committed), ..head }, last];
+            let files = BTreeMap::from([(SegmentSeq(1).file_name(), log_of_groups(SegmentSeq(1), &groups))]);
+            let mut storage = MemoryStorage::from_files(SEGMENT_BYTES_MIN, files);
+            let mut taken = Vec::new();
+            let take = |entry: Entry| taken.push(entry.index);
+            let found = read(&mut storage, IDENTITY, Point::default(), Some(take));
+            assert_eq!(taken, (1..=committed).collect::<Vec<_>>());
+            match found {
+                Ok(_) => assert!(!is_damage, "committed {committed}"),
+                Err(error) => {
+                    assert!(is_damage && matches!(error, WalError::Corrupt { .. }), "{error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_handed_out_of_a_log_that_has_another_entry_than_the_checkpoint() {
+        let entries = [1, 2, 3].map(|index| Entry { index, term: 1, kind: 0, data: bytes::Bytes::new() });
+        let state = Some(HardState { term: 1, vote: 0, commit: 3 });
+        let start = Some(Point::default());
+        let groups = [Group { start, hard_state: state, entries: &entries, ..Group::default() }];
+        let image = log_of_groups(SegmentSeq(1), &groups);
+        for (after, expected) in [((1, 1), vec![2, 3]), ((1, 7), vec![]), ((3, 1), vec![]), ((9, 1), vec![])]
+        {
+            let files = BTreeMap::from([(SegmentSeq(1).file_name(), image.clone())]);
+            let mut storage = MemoryStorage::from_files(SEGMENT_BYTES_MIN, files);
+            let mut taken = Vec::new();
+            let take = |entry: Entry| taken.push(entry.index);
+            let found = read(&mut storage, IDENTITY, Point { index: after.0, term: after.1 }, Some(take));
+            let Ok(found) = found else { panic!("refused behind {after:?}") };
+            assert_eq!(taken, expected, "behind {after:?}");
+            assert_eq!(found.reset.is_some(), after.1 == 7 || after.0 == 9);
+        }
     }
 }

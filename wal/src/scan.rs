@@ -4,9 +4,12 @@
 //! Tells a torn tail (a group that no sync covered: dropped) from damage (a group that one did:
 //! refused), by the rules that `FORMAT.md` argues for.
 //!
+//! What the log itself says is committed can be handed out on the way, so that a state machine applies it while the
+//! rest is read. A hard state says so, and no later record takes back what lies up to its commit index.
+//!
 //! Invariants: an answer is a prefix of what was written that holds every synced group, or a
 //! `Damage` that names segment and offset. Never a panic, whatever the bytes.
-//! Cost: each sector read once; memory is the entries' own bytes.
+//! Cost: each sector read once; memory is the bytes of the entries that were not handed out.
 
 use crate::Identity;
 use crate::record::{Entry, HardState, Point, Record, decode_group};
@@ -62,12 +65,14 @@ pub struct ScannedSegment {
 /// The log as its bytes tell it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scanned {
-    /// What precedes the first entry.
+    /// What precedes the first entry of all.
     pub base: Point,
+    /// The last entry that was handed out.
+    pub handed_out: Option<Point>,
     /// The checkpoint must cover all through this index. Above `base.index` only where entries that
     /// older segments held were replaced in these: what precedes them is then not known here.
     pub covered_min: u64,
-    /// Contiguous from `base.index + 1`.
+    /// Contiguous from behind `handed_out`, or else `base`.
     pub entries: Vec<Entry>,
     pub hard_state: Option<HardState>,
     pub segments: Vec<ScannedSegment>,
@@ -85,8 +90,17 @@ impl Scanned {
     /// The last entry, or what precedes the first.
     #[must_use]
     pub fn last(&self) -> Point {
-        self.entries.last().map_or(self.base, |entry| Point { index: entry.index, term: entry.term })
+        let before = self.handed_out.unwrap_or(self.base);
+        self.entries.last().map_or(before, |entry| Point { index: entry.index, term: entry.term })
     }
+}
+
+/// Who gets what is committed, as soon as the log has said so.
+#[derive(Debug)]
+pub struct HandOut<F> {
+    /// Entries behind this one are handed out, if the log holds it in its term.
+    pub after: Point,
+    pub take: F,
 }
 
 /// Reads segments one after another, oldest first.
@@ -95,6 +109,7 @@ pub struct Scan {
     identity: Identity,
     base: Option<Point>,
     covered_min: u64,
+    handed_out: Option<Point>,
     entries: Vec<Entry>,
     hard_state: Option<HardState>,
     segments: Vec<ScannedSegment>,
@@ -138,6 +153,7 @@ impl Scan {
             identity,
             base: None,
             covered_min: 0,
+            handed_out: None,
             entries: Vec::new(),
             hard_state: None,
             segments: Vec::new(),
@@ -151,6 +167,16 @@ impl Scan {
 
     /// Takes the next segment's whole image.
     pub fn segment(&mut self, seq: SegmentSeq, image: &[u8]) -> Result<(), Damage> {
+        self.segment_handing_out(seq, image, &mut None::<HandOut<fn(Entry)>>)
+    }
+
+    /// The same, and hands out what is committed.
+    pub fn segment_handing_out<F: FnMut(Entry)>(
+        &mut self,
+        seq: SegmentSeq,
+        image: &[u8],
+        hand_out: &mut Option<HandOut<F>>,
+    ) -> Result<(), Damage> {
         let header = self.header(seq, image)?;
         let writing = Writing::new(self.identity, seq);
         if let Some(end) = self.end {
@@ -173,7 +199,7 @@ impl Scan {
             start_index: self.last().index,
             last_index: self.last().index,
         });
-        match self.walk(seq, writing, image)? {
+        match self.walk(seq, writing, image, hand_out)? {
             Walk::Cut => Ok(()),
             Walk::Ended(sector) => self.end_at(Position { seq, sector }, writing, image),
         }
@@ -191,6 +217,7 @@ impl Scan {
         Ok(Scanned {
             base,
             covered_min: self.covered_min.max(base.index),
+            handed_out: self.handed_out,
             entries: self.entries,
             hard_state: self.hard_state,
             segments: self.segments,
@@ -204,8 +231,44 @@ impl Scan {
     }
 
     fn last(&self) -> Point {
-        let base = self.base.unwrap_or_default();
-        self.entries.last().map_or(base, |entry| Point { index: entry.index, term: entry.term })
+        let before = self.before();
+        self.entries.last().map_or(before, |entry| Point { index: entry.index, term: entry.term })
+    }
+
+    /// What precedes the entries that are held.
+    fn before(&self) -> Point {
+        self.handed_out.or(self.base).unwrap_or_default()
+    }
+
+    /// Hands out what is committed, once it reaches behind the point from which on it is wanted.
+    fn hand_out<F: FnMut(Entry)>(&mut self, HandOut { after, take }: &mut HandOut<F>) {
+        let committed = self.hard_state.map_or(0, |state| state.commit);
+        let before = self.before();
+        if committed <= after.index.max(before.index) {
+            return;
+        }
+        if self.handed_out.is_none() {
+            // The checkpoint overrules a log that has another entry there, or nothing.
+            let Some(wanted) = after.index.checked_sub(before.index) else { return };
+            let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+            let found = match wanted.checked_sub(1) {
+                None => before,
+                Some(place) => match self.entries.get(place) {
+                    Some(entry) => Point { index: entry.index, term: entry.term },
+                    None => return,
+                },
+            };
+            if found != *after {
+                return;
+            }
+            drop(self.entries.drain(..wanted));
+            self.handed_out = Some(*after);
+        }
+        let count = usize::try_from(committed - self.before().index).unwrap_or(usize::MAX);
+        for entry in self.entries.drain(..count.min(self.entries.len())) {
+            self.handed_out = Some(Point { index: entry.index, term: entry.term });
+            take(entry);
+        }
     }
 
     fn damage(&self, seq: SegmentSeq, sector: u64, reason: &'static str) -> Damage {
@@ -231,7 +294,13 @@ impl Scan {
         })
     }
 
-    fn walk(&mut self, seq: SegmentSeq, writing: Writing, image: &[u8]) -> Result<Walk, Damage> {
+    fn walk<F: FnMut(Entry)>(
+        &mut self,
+        seq: SegmentSeq,
+        writing: Writing,
+        image: &[u8],
+        hand_out: &mut Option<HandOut<F>>,
+    ) -> Result<Walk, Damage> {
         let sectors = sector_count(image);
         let mut sector = DATA_SECTOR;
         while sector < sectors {
@@ -245,11 +314,9 @@ impl Scan {
             }
             let opens = sector == DATA_SECTOR;
             let cut = self.apply(opens, records).map_err(|reason| self.damage_at(at, reason))?;
+            let last = self.last().index;
             let held = self.segments.last_mut().expect("the caller pushed this segment");
-            held.last_index = held.last_index.max(match self.entries.last() {
-                Some(entry) => entry.index,
-                None => self.base.map_or(0, |base| base.index),
-            });
+            held.last_index = held.last_index.max(last);
             if let Some(next) = cut {
                 if next.0 != seq.0 + 1 {
                     return Err(self.damage_at(at, "the cut announces a segment that is not the next"));
@@ -266,6 +333,9 @@ impl Scan {
             self.next_number = Some(next_number);
             self.sum = sum;
             sector += length;
+            if let Some(hand_out) = hand_out {
+                self.hand_out(hand_out);
+            }
         }
         Ok(Walk::Ended(sectors))
     }
@@ -288,6 +358,9 @@ impl Scan {
                     self.base.get_or_insert(point);
                 }
                 Record::HardState(state) => self.hard_state = Some(state),
+                Record::Reset(_) if self.handed_out.is_some() => {
+                    return Err("the log begins anew before an entry that is committed");
+                }
                 Record::Reset(point) => {
                     self.base = Some(point);
                     self.covered_min = point.index;
@@ -306,7 +379,8 @@ impl Scan {
     }
 
     fn entry(&mut self, entry: Entry) -> Result<(), &'static str> {
-        let base = self.base.expect("a start record came first").index;
+        assert!(self.base.is_some(), "a start record came first");
+        let base = self.before().index;
         let last = self.last().index;
         let before = entry.index.checked_sub(1).ok_or("an entry has index 0")?;
         if last < before {
@@ -316,6 +390,8 @@ impl Scan {
         if base <= before {
             let kept = usize::try_from(before - base).expect("no more than entries held");
             self.entries.truncate(kept);
+        } else if self.handed_out.is_some() {
+            return Err("an entry takes the place of one that is committed");
         } else {
             // It reaches back into segments that this scan does not have. They may be missing only if
             // the checkpoint is past what was replaced there; then nobody asks for the term at `before`.

@@ -31,9 +31,9 @@ pub trait Storage {
     /// `len` bytes of a segment from `offset` on, fewer where the file ends.
     fn read(&mut self, seq: SegmentSeq, offset: u64, len: usize) -> io::Result<Vec<u8>>;
 
-    /// The whole of a segment, as far as its first `len` bytes, will be read next. A storage may begin at once; what
-    /// fails shows when it is read.
-    fn expect_read(&mut self, _seq: SegmentSeq, _len: usize) {}
+    /// The first `len` bytes of a segment, fewer where the file ends. `next` will be read so after it: a storage may begin
+    /// with it at once, and what fails shows when it is read. What is kept for that goes when a segment is opened.
+    fn read_whole(&mut self, seq: SegmentSeq, len: usize, next: Option<SegmentSeq>) -> io::Result<&[u8]>;
 
     /// Asks for segment `seq` to exist, durably, with `head` at its beginning and no valid group
     /// behind that. Does not wait. A segment that is there already is left as it is.
@@ -80,8 +80,8 @@ macro_rules! forward_storage {
             fn read(&mut self, seq: SegmentSeq, offset: u64, len: usize) -> io::Result<Vec<u8>> {
                 (**self).read(seq, offset, len)
             }
-            fn expect_read(&mut self, seq: SegmentSeq, len: usize) {
-                (**self).expect_read(seq, len);
+            fn read_whole(&mut self, seq: SegmentSeq, len: usize, next: Option<SegmentSeq>) -> io::Result<&[u8]> {
+                (**self).read_whole(seq, len, next)
             }
             fn prepare(&mut self, seq: SegmentSeq, head: Vec<u8>) {
                 (**self).prepare(seq, head);

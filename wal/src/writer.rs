@@ -28,7 +28,7 @@ use std::collections::VecDeque;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovered {
     pub hard_state: Option<HardState>,
-    /// Contiguous from `after + 1`.
+    /// Contiguous from `after + 1`, or from behind the last one that was handed out.
     pub entries: Vec<Entry>,
     pub notes: Vec<Note>,
 }
@@ -164,14 +164,31 @@ impl<S: Storage> Wal<S> {
 
     /// The first half of `open`, which changes nothing: what the log says. So it can go on while the checkpoint is
     /// loaded, and is nothing but time lost if that cannot be.
-    pub fn read(
+    pub fn read(storage: S, identity: Identity, after: u64, after_term: u64) -> Result<Reading<S>, WalError> {
+        Self::read_to(storage, identity, after, after_term, None::<fn(Entry)>)
+    }
+
+    /// The same, and hands out on the way what the log says is committed behind `after`, in order and without a gap.
+    /// Whoever takes it may apply it, and has to forget all of it should the log turn out to be damaged further on.
+    pub fn read_handing_out(
+        storage: S,
+        identity: Identity,
+        after: u64,
+        after_term: u64,
+        take: impl FnMut(Entry),
+    ) -> Result<Reading<S>, WalError> {
+        Self::read_to(storage, identity, after, after_term, Some(take))
+    }
+
+    fn read_to(
         mut storage: S,
         identity: Identity,
         after: u64,
         after_term: u64,
+        take: Option<impl FnMut(Entry)>,
     ) -> Result<Reading<S>, WalError> {
         let after = Point { index: after, term: after_term };
-        let found = recover::read(&mut storage, identity, after)?;
+        let found = recover::read(&mut storage, identity, after, take)?;
         Ok(Reading { storage, identity, after, found })
     }
 
@@ -180,11 +197,21 @@ impl<S: Storage> Wal<S> {
         let recover::Found { scanned, covered, notes, reset, segment_bytes } = found;
         let written = scanned.last();
         let Scanned {
-            base, mut entries, hard_state, segments, tail, started, next_number, sum, torn, ..
+            base,
+            handed_out,
+            mut entries,
+            hard_state,
+            segments,
+            tail,
+            started,
+            next_number,
+            sum,
+            torn,
+            ..
         } = scanned;
         if reset.is_some() {
             entries.clear();
-        } else {
+        } else if handed_out.is_none() {
             let before = usize::try_from(after.index - base.index).expect("no more than entries held");
             entries.drain(..before);
         }

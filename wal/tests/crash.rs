@@ -63,7 +63,7 @@ impl Work {
             storage.inject(rng.random_range(0..25), Fault::PowerOff);
             let term = self.allowed[0].term_at(self.after);
             // Whether it opened or failed, nothing was acknowledged by it yet.
-            if let Err(error) = open(&mut storage, self.after, term) {
+            if let Err(error) = Wal::open(&mut storage, IDENTITY, self.after, term) {
                 assert!(matches!(error, WalError::Io { .. }), "seed {seed}: {error}");
             }
             storage = storage.power_cut(&mut dice(rng));

@@ -4,9 +4,10 @@
 
 use bytes::Bytes;
 use pinion_wal::memory::{Fate, MemoryStorage};
-use pinion_wal::{Entry, HardState, Identity, Recovered, Storage, Wal, WalError};
+use pinion_wal::{Entry, HardState, Identity, Note, Reading, Recovered, Storage, Wal, WalError};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use std::collections::BTreeMap;
 
 pub const IDENTITY: Identity = Identity { cluster_id: 0xc1, member_id: 0x3e };
 
@@ -99,8 +100,56 @@ pub fn create() -> Wal<MemoryStorage> {
     Wal::create(MemoryStorage::new(SEGMENT), IDENTITY, 0, 0).expect("a new log")
 }
 
-pub fn open<S: Storage>(storage: S, after: u64, term: u64) -> Result<(Wal<S>, Recovered), WalError> {
-    Wal::open(storage, IDENTITY, after, term)
+/// Opens the log. A copy of it is read with handing out, too: it has to say the same, or refuse it alike.
+pub fn open<S: Storage>(mut storage: S, after: u64, term: u64) -> Result<(Wal<S>, Recovered), WalError> {
+    let copy = copy_of(&mut storage);
+    let opened = Wal::open(storage, IDENTITY, after, term);
+    let Ok((segment_bytes, files)) = copy else { return opened };
+    let storage = MemoryStorage::from_files(segment_bytes, files);
+    let mut handed_out = Vec::new();
+    let take = |entry: Entry| handed_out.push(entry);
+    let read = Wal::read_handing_out(storage, IDENTITY, after, term, take).and_then(Reading::open);
+    match (&opened, read) {
+        (Ok((wal, recovered)), Ok((mut copy, rest))) => {
+            // What the log says is committed, as far as it has it.
+            let committed = recovered.hard_state.map_or(0, |state| state.commit);
+            let expected = recovered.entries.iter().filter(|entry| entry.index <= committed).count();
+            assert_eq!(handed_out.len(), expected, "committed through {committed}, after {after}");
+            handed_out.extend(rest.entries);
+            assert_eq!(handed_out, recovered.entries);
+            assert_eq!(rest.hard_state, recovered.hard_state);
+            let notes = |notes: &[Note]| notes.iter().map(|note| told(note)).collect::<Vec<_>>();
+            assert_eq!(notes(&rest.notes), notes(&recovered.notes));
+            assert_eq!(copy.last_index(), wal.last_index());
+            assert_eq!(copy.segments().collect::<Vec<_>>(), wal.segments().collect::<Vec<_>>());
+            // It goes on behind what was handed out.
+            let next = entry(wal.last_index() + 1, u64::from(u32::MAX), 10);
+            copy.append(None, &[next]).unwrap();
+        }
+        // The disk of the one may fail where the other's does not.
+        (Err(WalError::Io { .. } | WalError::NoSpace { .. }), _) => {}
+        (Err(error), Err(other)) => assert_eq!(told(error), told(&other)),
+        (Ok(_), Err(error)) => panic!("only handing out is refused: {error}"),
+        (Err(error), Ok(_)) => panic!("only handing out is not refused: {error}"),
+    }
+    opened
+}
+
+/// A text without the directories of the files that it names.
+fn told(what: &impl std::fmt::Display) -> String {
+    let text = what.to_string();
+    text.split(' ').map(|word| word.rsplit('/').next().unwrap_or_default()).collect::<Vec<_>>().join(" ")
+}
+
+type Copied = (u32, BTreeMap<String, Vec<u8>>);
+
+fn copy_of(storage: &mut impl Storage) -> std::io::Result<Copied> {
+    let mut files = BTreeMap::new();
+    for seq in storage.segments()? {
+        let length = usize::try_from(storage.size(seq)?).unwrap();
+        files.insert(seq.file_name(), storage.read(seq, 0, length)?);
+    }
+    Ok((storage.segment_bytes(), files))
 }
 
 pub fn runs(name: &str, default: u64) -> u64 {
