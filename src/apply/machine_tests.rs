@@ -490,3 +490,60 @@ fn the_deepest_nest_that_decodes_is_carried_out() {
     }
     assert_eq!((depth, machine.store().keys_count()), (49, 49));
 }
+
+#[test]
+fn a_plain_put_is_read_as_every_decoder_reads_it_and_leaves_what_the_long_way_leaves() {
+    let mut random = StdRng::seed_from_u64(8);
+    let mut plain_count = 0;
+    for round in 0..4_000 {
+        let key = vec![b'k'; random.random_range(0..4)];
+        let value = vec![b'v'; [0, 3, 200][random.random_range(0..3)]];
+        let lease = i64::from(random.random_ratio(1, 4)) * 7;
+        let put = pb::PutRequest {
+            key: key.into(),
+            value: value.into(),
+            lease,
+            prev_kv: random.random_ratio(1, 8),
+            ..Default::default()
+        };
+        let mut body = put.encode_to_vec();
+        if random.random_ratio(1, 4) {
+            // Fields that come twice, in another order, cut off or damaged.
+            match random.random_range(0..3) {
+                0 => body.extend_from_slice(&put.encode_to_vec()),
+                1 => body.truncate(random.random_range(0..=body.len())),
+                _ => body.iter_mut().for_each(|byte| *byte ^= u8::from(random.random_ratio(1, 20))),
+            }
+        }
+        if let Some((key, value)) = plain_put(&body) {
+            plain_count += 1;
+            let decoded = pb::PutRequest::decode(&body[..]).unwrap();
+            let expected = pb::PutRequest {
+                key: Bytes::copy_from_slice(key),
+                value: Bytes::copy_from_slice(value),
+                ..Default::default()
+            };
+            assert_eq!(decoded, expected, "round {round}");
+        }
+    }
+    assert!(500 < plain_count, "{plain_count}");
+
+    // The same puts both ways, over keys with and without leases.
+    let (mut plain, mut long) = (machine(), machine());
+    for machine in [&mut plain, &mut long] {
+        run(machine, "grant 7 60");
+    }
+    for round in 0..300 {
+        let key = vec![b'a' + random.random_range(0..5_u8)];
+        if round % 3 == 0 {
+            let line = format!("put {} x lease=7", char::from(key[0]));
+            assert_eq!(run(&mut plain, &line), run(&mut long, &line));
+        } else {
+            let put = pb::PutRequest { key: key.into(), value: "v".into(), ..Default::default() };
+            let told = plain.put_plain(&put.key, &put.value);
+            assert_eq!(Ok(told), long.put(&put));
+        }
+        assert_eq!(run(&mut plain, "leases"), run(&mut long, "leases"));
+    }
+    plain.store().check_invariants();
+}
