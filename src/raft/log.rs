@@ -19,6 +19,7 @@ use std::collections::{VecDeque, vec_deque};
 use ::raft::eraftpb::{self, ConfState};
 use ::raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
+use super::replay::Replayed;
 use super::snapshot::CheckpointMeta;
 use super::terms::Terms;
 use crate::types::{LogIndex, MemberId, Term};
@@ -83,20 +84,28 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// The log as recovered. `entries` follow the checkpoint without a gap; the caller checked it.
+    /// The log as recovered. `entries` follow what was replayed, or else the checkpoint, without a gap; the caller
+    /// checked it.
     pub(super) fn new(
         hard_state: eraftpb::HardState,
         checkpoint: CheckpointMeta,
+        replayed: Option<Replayed>,
         entries: VecDeque<eraftpb::Entry>,
         retention: Retention,
     ) -> Self {
-        let dropped = (checkpoint.index.0, checkpoint.term.0);
+        let disk_floor = checkpoint.index.0;
+        let mut terms = Terms::new(checkpoint.index.0, checkpoint.term.0);
+        for (index, term) in replayed.iter().flat_map(Replayed::entries) {
+            terms.push(index, term);
+        }
+        let start = replayed.as_ref().map_or(&checkpoint, |replayed| &replayed.through);
+        let dropped = (start.index.0, start.term.0);
         let unapplied_bytes = entries.iter().map(entry_bytes).sum();
-        let initial = RaftState::new(hard_state, checkpoint.conf_state());
+        let initial = RaftState::new(hard_state, start.conf_state());
         let mut log = Self {
             dropped,
-            terms: Terms::new(dropped.0, dropped.1),
-            disk_floor: dropped.0,
+            terms,
+            disk_floor,
             wanted: RefCell::default(),
             laid_out: VecDeque::new(),
             entries,

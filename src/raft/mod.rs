@@ -11,7 +11,7 @@
 //! promises a durable fact (a vote, an acknowledgement) leaves before that fact is durable.
 //! Absent on purpose: joint consensus (etcd's API changes one member at a time), leader-lease reads
 //! (a paused leader would answer from the past), and the persisted applied index (the checkpoint
-//! says where the state machine stands; what follows it in the log is replayed).
+//! says where the state machine stands; what follows it in the log is replayed, before raft starts or by it).
 //! Compatibility: the numbers of `EntryKind` and `MessageKind` are on disk and on the wire.
 
 mod conf_change;
@@ -25,7 +25,9 @@ mod raft_state;
 mod read_index;
 mod ready;
 mod recovery;
+mod replay;
 mod snapshot;
+mod start_error;
 mod terms;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -39,5 +41,7 @@ pub use message::{Message, MessageError, MessageKind};
 pub use node::{ConfChangeRefused, Config, Fetch, Node, ProposeError, ReadIndexError, Status, StepError};
 pub use raft_state::RaftState;
 pub use ready::{Leadership, ReadState, Ready};
-pub use recovery::{Recovered, StartError};
+pub use recovery::Recovered;
+pub use replay::{Replay, Replayed};
 pub use snapshot::CheckpointMeta;
+pub use start_error::StartError;

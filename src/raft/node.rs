@@ -31,8 +31,9 @@ use super::message::{Message, MessageKind};
 use super::raft_state::RaftState;
 use super::read_index::ReadContext;
 use super::ready::{Leadership, ReadState, Ready};
-use super::recovery::{Recovered, StartError};
+use super::recovery::Recovered;
 use super::snapshot::CheckpointMeta;
+use super::start_error::StartError;
 use crate::types::{LogIndex, MemberId, Term};
 
 /// ReadIndex rounds of followers that a leader keeps open; more are dropped, and asked again. A member
@@ -227,15 +228,15 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node on what the disk held. The state machine must stand at `recovered.checkpoint`; what is
+    /// A node on what the disk held. The state machine must stand at `recovered.start()`; what is
     /// committed after it comes again in the first `Ready`s. A sole voter runs for leader at once.
     ///
     /// # Errors
     /// When the configuration contradicts itself or what was recovered does not add up.
     pub fn new(config: &Config, recovered: Recovered) -> Result<Self, StartError> {
-        let library = config.to_library(recovered.checkpoint.index);
+        let handed_out = recovered.start().index;
+        let library = config.to_library(handed_out);
         library.validate().map_err(|error| StartError::Config(error.to_string()))?;
-        let handed_out = recovered.checkpoint.index;
         let log = recovered.into_log(config.retention)?;
         let hard_state = log.initial_state().expect("the log in memory does not fail").hard_state;
         let raw = RawNode::new(&library, log, &library_log::logger(config.log))

@@ -132,8 +132,30 @@ impl Disk {
         Recovered {
             hard_state: self.hard_state,
             checkpoint: self.checkpoint.clone(),
+            replayed: None,
             entries: self.entries.clone(),
         }
+    }
+
+    /// The entries behind the checkpoint of which the log says that they are committed, the first `count_max` of them,
+    /// and what is recovered when the state machine has applied those, which leaves it with these members.
+    pub(crate) fn replay(
+        &self,
+        count_max: usize,
+        mut apply: impl FnMut(Entry) -> CheckpointMeta,
+    ) -> Recovered {
+        let mut recovered = self.recover();
+        let committed = self.hard_state.map_or(LogIndex(0), |state| state.commit);
+        let mut tail = recovered.tail().unwrap();
+        let count = tail.iter().take_while(|entry| entry.index <= committed).count().min(count_max);
+        let (mut replay, mut members) = (Replay::new(&self.checkpoint), self.checkpoint.clone());
+        for entry in tail.drain(..count) {
+            replay.take(&entry).unwrap();
+            members = apply(entry);
+        }
+        recovered.replayed = replay.finish(members.voters, members.learners);
+        recovered.entries = tail;
+        recovered
     }
 }
 
@@ -218,7 +240,13 @@ impl Single {
         self.synced.clear();
         self.to_apply.clear();
         self.applied = self.checkpoint_applied.clone();
-        self.node = node(&self.disk, random.random());
+        let recovered = self.disk.replay(random.random_range(0..6), |entry| {
+            if !entry.data.is_empty() {
+                self.applied.push(entry.data);
+            }
+            sole()
+        });
+        self.node = Node::new(&Config::new(ME, random.random()), recovered).unwrap();
     }
 
     /// One small step; any of them may be the last before the power fails.
@@ -608,6 +636,7 @@ fn recover(
             commit: LogIndex(commit),
         }),
         checkpoint: CheckpointMeta { index: LogIndex(checkpoint.0), term: Term(checkpoint.1), ..three() },
+        replayed: None,
         entries: entries.iter().map(|&(index, term)| entry(index, term)).collect(),
     };
     Node::new(&Config::new(ME, 0), recovered).map(|node| node.status())
@@ -632,9 +661,47 @@ fn recovered_log_that_does_not_add_up_is_refused_with_the_numbers() {
     let undecodable = Recovered {
         hard_state: None,
         checkpoint: three(),
+        replayed: None,
         entries: vec![Entry { kind: EntryKind::ConfChange, ..entry(2, 2) }],
     };
     assert!(matches!(Node::new(&Config::new(ME, 0), undecodable), Err(StartError::ConfChange { .. })));
+}
+
+#[test]
+fn entries_that_cannot_be_replayed_are_refused_with_the_numbers() {
+    let (index, term) = (LogIndex, Term);
+    let mut replay = Replay::new(&CheckpointMeta { index: index(4), term: term(2), ..three() });
+    assert_eq!(replay.take(&entry(6, 2)), Err(StartError::Gap { previous: index(4), found: index(6) }));
+    let fell = StartError::TermFell { index: index(5), previous: term(2), found: term(1) };
+    assert_eq!(replay.take(&entry(5, 1)), Err(fell));
+    let undecodable = Entry { kind: EntryKind::ConfChange, ..entry(5, 2) };
+    assert!(matches!(replay.take(&undecodable), Err(StartError::ConfChange { .. })));
+    assert_eq!(replay.last(), (index(4), term(2)));
+    assert_eq!(replay.finish(vec![ME], Vec::new()), None, "nothing was taken");
+}
+
+#[test]
+fn a_start_behind_replayed_entries_is_one_that_has_applied_them() {
+    let mut replay = Replay::new(&three());
+    for (index, term) in [(2, 2), (3, 2), (4, 5), (5, 6), (6, 6)] {
+        replay.take(&entry(index, term)).unwrap();
+    }
+    let replayed = replay.finish(vec![ME, MemberId(2)], vec![MemberId(3)]);
+    let recovered = |commit, entries: &[(u64, u64)]| Recovered {
+        hard_state: Some(HardState { term: Term(6), vote: None, commit: LogIndex(commit) }),
+        checkpoint: three(),
+        replayed: replayed.clone(),
+        entries: entries.iter().map(|&(index, term)| entry(index, term)).collect(),
+    };
+    let node = |recovered| Node::new(&Config::new(ME, 0), recovered);
+    let status = node(recovered(6, &[(7, 6), (8, 6)])).unwrap().status();
+    assert_eq!((status.applied, status.committed, status.last), (LogIndex(6), LogIndex(6), LogIndex(8)));
+    assert_eq!((status.voters_count, status.learners_count), (2, 1), "as of the last one applied");
+    // Raft never hears that less is committed than is applied.
+    assert_eq!(node(recovered(3, &[])).unwrap().status().committed, LogIndex(6));
+    assert!(matches!(node(recovered(6, &[(8, 6)])), Err(StartError::Gap { .. })));
+    assert!(matches!(node(recovered(6, &[(7, 5)])), Err(StartError::TermFell { .. })));
+    assert!(matches!(node(recovered(9, &[(7, 6)])), Err(StartError::CommitPastLast { .. })));
 }
 
 #[test]

@@ -225,10 +225,10 @@ impl Cluster {
             reading: Vec::new(),
         };
         self.members.insert(id, member);
-        self.start(id);
+        self.start(id).expect("nothing is in its log");
     }
 
-    fn start(&mut self, id: MemberId) {
+    fn start(&mut self, id: MemberId) -> Check {
         self.starts += 1;
         let is_told_apart = self.bug != Bug::SameIncarnation;
         let mut raft = raft::Config::new(id, if is_told_apart { self.starts } else { 1 });
@@ -250,13 +250,24 @@ impl Cluster {
         member.written.clear();
         member.fetched = None;
         member.reading.clear();
-        let mut recovered = member.disk.recover();
+        let disk = member.disk.clone();
+        let mut fault = None;
+        // What is committed for certain, or some of it, is applied before there is a replica.
+        let replayed_max = if lies { 0 } else { self.random.random_range(0..40) };
+        let mut recovered = disk.replay(replayed_max, |entry| {
+            fault = fault.take().or(self.apply_entry(id, entry).err());
+            self.members[&id].state.meta()
+        });
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
         if lies {
             recovered.entries.truncate(recovered.entries.len() / 2);
         }
         let mut replica = Replica::new(config, recovered).unwrap();
         replica.on_format_level(FormatLevel::HIGHEST);
-        member.replica = Some(replica);
+        self.members.get_mut(&id).unwrap().replica = Some(replica);
+        Ok(())
     }
 
     fn crash(&mut self, id: MemberId) {
@@ -345,7 +356,7 @@ impl Cluster {
             450..700 => self.sync(id)?,
             700..950 => self.apply(id)?,
             950..955 if self.stormy => self.crash(id),
-            955..975 if self.stormy && member.replica.is_none() => self.start(id),
+            955..975 if self.stormy && member.replica.is_none() => self.start(id)?,
             975..980 if self.stormy => {
                 let other = self.pick();
                 self.cut.insert((id, other));
@@ -429,55 +440,67 @@ impl Cluster {
         let count = self.random.random_range(1..5);
         for _ in 0..count {
             let member = self.members.get_mut(&id).unwrap();
-            let Some(replica) = &mut member.replica else { return Ok(()) };
+            if member.replica.is_none() {
+                return Ok(());
+            }
             // What is behind a checkpoint that is being installed waits for it.
             if member.to_apply.front().is_none_or(|entry| entry.index.0 != member.state.index.0 + 1) {
                 return Ok(());
             }
             let entry = member.to_apply.pop_front().unwrap();
-            (member.state.index, member.state.term) = (entry.index, entry.term);
-            let seen = self.applied.entry(entry.index).or_insert((entry.term, entry.data.clone()));
-            ensure(*seen == (entry.term, entry.data.clone()), || {
-                format!("{id} applies another entry at {:?} than a member before it", entry.index)
-            })?;
-            if entry.kind == EntryKind::ConfChange {
-                let change = ConfChange::decode(entry.data.clone()).unwrap();
-                let accepted = member.state.accepts(&change);
-                replica.on_conf_change(entry.index, accepted).map_err(|error| error.to_string())?;
-                if accepted {
-                    member.state.change(&change);
-                }
-            } else {
-                let group = decode_group(entry.data).unwrap();
-                let is_new = group.id.is_none_or(|id| member.state.sessions.admit(id));
-                self.copies += u64::from(!is_new);
-                let is_admitted = is_new || self.bug == Bug::AppliesCopies;
-                for request in group.requests.into_iter().filter(|_| is_admitted) {
-                    let request = match group.id {
-                        Some(id) if request.kind == RequestKind::Part => {
-                            let Some(whole) = member.state.parts.take(id, request) else { continue };
-                            self.joined += 1;
-                            whole
-                        }
-                        _ => request,
-                    };
-                    ensure(request.body == body_of(request.origin.ticket), || {
-                        format!("{:?} is not what was asked for: {:?}", request.origin, request.kind)
-                    })?;
-                    let origin = request.origin;
-                    member.state.tickets.push((origin.member, origin.ticket));
-                    if origin.member == id {
-                        let again = self.acknowledged.insert(origin.ticket, entry.index);
-                        ensure(again.is_none_or(|index| index == entry.index), || {
-                            format!("{:?} is applied twice", origin.ticket)
-                        })?;
-                        self.acknowledged_max = self.acknowledged_max.max(entry.index);
-                    }
-                }
+            let index = entry.index;
+            if let Some(accepted) = self.apply_entry(id, entry)? {
+                self.node_mut(id).on_conf_change(index, accepted).map_err(|error| error.to_string())?;
             }
-            replica.on_applied(entry.index);
+            let replica = self.members.get_mut(&id).unwrap().replica.as_mut();
+            replica.expect("it runs").on_applied(index);
         }
         Ok(())
+    }
+
+    /// Returns the verdict on a change of members.
+    fn apply_entry(&mut self, id: MemberId, entry: Entry) -> Result<Option<bool>, String> {
+        let member = self.members.get_mut(&id).unwrap();
+        (member.state.index, member.state.term) = (entry.index, entry.term);
+        let seen = self.applied.entry(entry.index).or_insert((entry.term, entry.data.clone()));
+        ensure(*seen == (entry.term, entry.data.clone()), || {
+            format!("{id} applies another entry at {:?} than a member before it", entry.index)
+        })?;
+        if entry.kind == EntryKind::ConfChange {
+            let change = ConfChange::decode(entry.data.clone()).unwrap();
+            let accepted = member.state.accepts(&change);
+            if accepted {
+                member.state.change(&change);
+            }
+            return Ok(Some(accepted));
+        }
+        let group = decode_group(entry.data).unwrap();
+        let is_new = group.id.is_none_or(|id| member.state.sessions.admit(id));
+        self.copies += u64::from(!is_new);
+        let is_admitted = is_new || self.bug == Bug::AppliesCopies;
+        for request in group.requests.into_iter().filter(|_| is_admitted) {
+            let request = match group.id {
+                Some(id) if request.kind == RequestKind::Part => {
+                    let Some(whole) = member.state.parts.take(id, request) else { continue };
+                    self.joined += 1;
+                    whole
+                }
+                _ => request,
+            };
+            ensure(request.body == body_of(request.origin.ticket), || {
+                format!("{:?} is not what was asked for: {:?}", request.origin, request.kind)
+            })?;
+            let origin = request.origin;
+            member.state.tickets.push((origin.member, origin.ticket));
+            if origin.member == id {
+                let again = self.acknowledged.insert(origin.ticket, entry.index);
+                ensure(again.is_none_or(|index| index == entry.index), || {
+                    format!("{:?} is applied twice", origin.ticket)
+                })?;
+                self.acknowledged_max = self.acknowledged_max.max(entry.index);
+            }
+        }
+        Ok(None)
     }
 
     /// The member writes a checkpoint.
@@ -708,7 +731,7 @@ impl Cluster {
         self.cut.clear();
         for id in self.members.keys().copied().collect::<Vec<_>>() {
             if self.members[&id].replica.is_none() {
-                self.start(id);
+                self.start(id)?;
             }
         }
         let wanted = self.now + 3_000;

@@ -10,10 +10,10 @@
 
 use crate::apply::Machine;
 use crate::checkpoint::format::Header;
-use crate::membership::{ChangeUndecodable, Cluster, MemberChange};
-use crate::raft::{CheckpointMeta, Entry, EntryKind, Recovered, StartError};
-use crate::request::group::{GroupError, decode_group};
-use crate::request::{EntryId, Rejection};
+use crate::membership::Cluster;
+use crate::raft::{CheckpointMeta, Recovered, StartError};
+use crate::request::Rejection;
+use crate::shell::boot::replay::apply_entry;
 use crate::types::{LogIndex, MemberId};
 
 /// Why no new cluster can be made of the data.
@@ -64,7 +64,8 @@ pub(in crate::shell) fn reduce(
     let known = recovered.hard_state.map_or(recovered.checkpoint.index, |state| state.commit);
     let uncertain_entries = tail.iter().filter(|entry| known < entry.index).count();
     for entry in tail.iter().filter(|entry| applied < entry.index) {
-        apply(machine, entry).map_err(|problem| ForceError::Entry { index: entry.index.0, problem })?;
+        apply_entry(machine, entry.clone())
+            .map_err(|problem| ForceError::Entry { index: entry.index.0, problem })?;
     }
     let checkpoint = &mut recovered.checkpoint;
     if let Some(last) = tail.last() {
@@ -80,29 +81,6 @@ pub(in crate::shell) fn reduce(
     checkpoint.learners = Vec::new();
     recovered.entries = Vec::new();
     Ok(Reduced { uncertain_entries, removed_members })
-}
-
-/// Applies an entry for which nobody waits.
-pub(super) fn apply(machine: &mut Machine, entry: &Entry) -> Result<(), String> {
-    match entry.kind {
-        EntryKind::Normal if entry.data.is_empty() => {}
-        EntryKind::Normal => {
-            let group = decode_group(entry.data.clone()).map_err(|error: GroupError| error.to_string())?;
-            let at = EntryId { index: entry.index, term: entry.term };
-            for request in &machine.admit(group) {
-                // Whoever asked is gone.
-                drop(machine.apply(request, at));
-            }
-            // The clock of leases starts from the state as a whole.
-            drop(machine.take_lease_changes());
-        }
-        EntryKind::ConfChange => {
-            let change = MemberChange::decode(entry.data.clone())
-                .map_err(|error: ChangeUndecodable| error.to_string())?;
-            drop(machine.change_members(&change));
-        }
-    }
-    Ok(())
 }
 
 /// What the checkpoint of `meta` says of itself.

@@ -15,9 +15,9 @@ use prost::Message as _;
 use serde_json::{Value, json};
 
 use super::data_dir::{DataDir, IdentityFile};
-use super::force_new;
 use super::progress::Progress;
 use super::recovery::{RecoveryError, wal_identity};
+use super::replay::apply_entry;
 use super::restore::{ToolError, read_snapshot};
 use super::snapshot_file::SnapshotFile;
 use crate::apply::Machine;
@@ -111,6 +111,7 @@ impl Held {
         let recovered = Recovered {
             hard_state: log.hard_state.map(hard_state_from_wal),
             checkpoint,
+            replayed: None,
             entries: entries.map_err(|error| told(error.to_string()))?,
         };
         let tail = recovered.tail().map_err(|error| told(error.to_string()))?;
@@ -156,7 +157,7 @@ impl Held {
             usize::try_from(behind).map_or(tail.len(), |behind| behind.min(tail.len()))
         };
         for entry in &tail[slot(*applied)..slot(index)] {
-            force_new::apply(machine, entry).map_err(|problem| {
+            apply_entry(machine, entry.clone()).map_err(|problem| {
                 ToolError::Told(format!("log entry {} cannot be applied: {problem}", entry.index.0))
             })?;
             if entry.kind == EntryKind::ConfChange {

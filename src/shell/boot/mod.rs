@@ -18,6 +18,7 @@ pub(in crate::shell) mod join;
 mod progress;
 pub(in crate::shell) mod recover;
 pub(in crate::shell) mod recovery;
+mod replay;
 pub(in crate::shell) mod restore;
 mod snapshot_file;
 pub(in crate::shell) mod tls;
@@ -41,6 +42,7 @@ use crate::pb::peer;
 use crate::peer::PEER_URLS_MAX;
 use crate::raft::{self, StartError};
 use crate::replica;
+use crate::request::EntryId;
 use crate::shell::client::jwt::{Jwt, JwtError, Keys};
 use crate::shell::client::role::ShardOrders;
 use crate::shell::client::{Endpoint, Keepalive, Reception, ShardConfig, Speaks};
@@ -72,6 +74,7 @@ use data_dir::{DataDir, DataDirError, IdentityFile};
 use etcd_dir::EtcdDirError;
 use host::{Descriptors, HostError};
 use recovery::{RecoveryError, Start, wal_identity};
+use replay::ReplayError;
 use tls::{Tls, TlsError};
 
 /// Completions of the log that may wait for raft; more than its commands in flight.
@@ -142,7 +145,9 @@ impl BootError {
     pub(in crate::shell) fn exit_code(&self) -> u8 {
         match self {
             Self::DataDiffers(_) => EXIT_DATA_DIFFERS,
-            Self::Recovery(RecoveryError::FormatLevel(_)) => EXIT_FORMAT_LEVEL,
+            Self::Recovery(
+                RecoveryError::FormatLevel(_) | RecoveryError::Replay(ReplayError::FormatLevel(_)),
+            ) => EXIT_FORMAT_LEVEL,
             _ => 1,
         }
     }
@@ -272,7 +277,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         let is_shared = if is_executor { core == plan.log } else { executors.contains_key(&core) };
         if is_shared || !pinned { Duration::ZERO } else { process.spin_before_park }
     };
-    let Start { identity, machine, recovered, wal, sync_mode: _, last } = start;
+    let Start { identity, machine, recovered, wal, sync_mode: _, last, applied } = start;
     let own = machine.cluster().member(identity.member);
     let known_peer_urls = own.into_iter().flat_map(|own| &own.peer_urls);
     let known_peer_urls = known_peer_urls.filter_map(|url| Url::parse(url).ok()).collect();
@@ -299,7 +304,10 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     let raft_orders = RaftOrders::default();
     let position = Position {
         member: identity.member,
-        checkpoint: recovered.checkpoint.clone(),
+        checkpoint: recovered.checkpoint.index,
+        applied: EntryId { index: recovered.start().index, term: recovered.start().term },
+        replayed: applied.log,
+        replay: applied.took,
         recovered: last,
         format_level_max: process.format_level_max,
     };

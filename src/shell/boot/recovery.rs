@@ -11,15 +11,17 @@ use pinion_wal::{self as wal, Storage, Wal, WalError};
 
 use crate::apply::Machine;
 use crate::apply::checkpoint::Restore;
+use crate::checkpoint::cadence::LogSince;
 use crate::checkpoint::format::Header;
 use crate::config::{Config, InitialCluster, InitialClusterState, Refused, WalSync};
 use crate::membership::{Cluster, member_id};
 use crate::mvcc::Store;
-use crate::raft::{CheckpointMeta, Entry, Recovered};
+use crate::raft::{CheckpointMeta, Entry, Recovered, Replay};
 use crate::shell::boot::cores::Cores;
 use crate::shell::boot::data_dir::{DataDir, DataDirError, IdentityFile, SyncMode};
 use crate::shell::boot::force_new::{self, ForceError};
 use crate::shell::boot::join::{self, JoinError};
+use crate::shell::boot::replay::{self, Applied, Applier, Feeder, ReplayError};
 use crate::shell::discovery::{self, DiscoveryError};
 use crate::shell::log::entries::{UnknownKind, entry_from_wal, hard_state_from_wal};
 use crate::shell::net::addresses::{Addresses, RESOLVE_PATIENCE};
@@ -29,7 +31,7 @@ use crate::shell::runtime::helpers::Helpers;
 use crate::shell::runtime::waiting::Waiting;
 use crate::shell::store::checkpoint_file::{self, LoadError, Part};
 use crate::shell::store::memory_supply::MemorySupply;
-use crate::shell::store::{FormatLevelTooHigh, check_format_level};
+use crate::shell::store::{FormatLevelTooHigh, check_format_level, stop};
 use crate::types::{FormatLevel, LogIndex, MemberId};
 
 /// Bytes of a checkpoint block that the first checkpoint is made of.
@@ -76,6 +78,10 @@ pub(in crate::shell) enum RecoveryError {
     Log(#[from] WalError),
     #[error(transparent)]
     EntryKind(#[from] UnknownKind),
+    #[error(transparent)]
+    Replay(ReplayError),
+    #[error("cannot start the thread that reads the log: {0}")]
+    Thread(io::Error),
     #[error("cannot start the runtime to ask other members: {0}")]
     Runtime(io::Error),
     #[error("{action} {path}: {source}")]
@@ -91,6 +97,8 @@ pub(in crate::shell) struct Start {
     pub sync_mode: SyncMode,
     /// Last entry that was in the log.
     pub last: LogIndex,
+    /// What of the log was applied.
+    pub applied: Applied,
 }
 
 /// Opens a member's data, creating it first where there is none. `is_interrupted` is asked while others
@@ -127,17 +135,33 @@ pub(in crate::shell) fn open(
     // The log behind a checkpoint needs nothing of it but where it stands. So it is read at the same time, and touched
     // when both are believed.
     let own = &identity;
-    let (header, mut machine, reading) = std::thread::scope(|scope| {
+    // Without a helper the same memory is touched here.
+    let mut memory = Helpers::start().ok().map(|helpers| MemorySupply::start(&helpers));
+    let (checkpoint, mut machine, reading, (replay, applied)) = std::thread::scope(|scope| {
         let mut log = None;
         let on_header = |header: &Header| {
-            let (index, term) = (header.index.0, header.term.0);
-            log = Some(scope.spawn(move || read_log(data_dir, sync_mode, own, index, term)));
+            let checkpoint = meta_of(header);
+            let (feeder, applier) = replay::begin(&checkpoint);
+            // A reduced cluster is made of the whole log at once, and nobody has committed anything before a checkpoint.
+            let is_whole = config.cluster.force_new_cluster || checkpoint == CheckpointMeta::joining();
+            let meta = checkpoint.clone();
+            let read = move || read_log(data_dir, sync_mode, own, &meta, feeder, is_whole);
+            let reader = std::thread::Builder::new().name("log-read".to_owned()).spawn_scoped(scope, read);
+            log = Some((checkpoint, reader, applier));
         };
-        let (header, machine) = load_checkpoint(data_dir, own, level_max, waiting, on_header)?;
-        waiting.on(format!("the log in {} is being read", data_dir.wal().display()));
-        let log = log.expect("a checkpoint has a header").join();
-        let reading = log.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        Ok::<_, RecoveryError>((header, machine, reading))
+        let mut machine = load_checkpoint(data_dir, own, level_max, waiting, &mut memory, on_header)?;
+        let (checkpoint, reader, applier) = log.expect("a checkpoint has a header");
+        let applied =
+            replay_log(applier, data_dir, &mut machine, level_max, waiting, &mut memory, is_interrupted);
+        // What is wrong with the log comes first, whatever could be applied of it.
+        let read = reader.map_err(RecoveryError::Thread)?.join();
+        let read = read.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let (reading, replay) = read?;
+        match applied {
+            Ok(applied) => Ok((checkpoint, machine, reading, (replay, applied))),
+            Err(ReplayError::Entry { at, problem }) => stop(at, &problem),
+            Err(error) => Err(RecoveryError::Replay(error)),
+        }
     })?;
     let opened = Instant::now();
     let (wal, found) = reading.open()?;
@@ -145,29 +169,26 @@ pub(in crate::shell) fn open(
         tracing::warn!("{note}");
     }
     let entries = found.entries.into_iter().map(entry_from_wal).collect::<Result<Vec<Entry>, _>>()?;
-    let last = entries.last().map_or(header.index, |entry| entry.index);
+    let last = entries.last().map_or(replay.last().0, |entry| entry.index);
     tracing::info!(
-        checkpoint_index = header.index.0,
+        checkpoint_index = checkpoint.index.0,
+        applied_index = replay.last().0.0,
         last_index = last.0,
-        entries = entries.len(),
         seconds = opened.elapsed().as_secs_f64(),
-        "log read"
+        "log open"
     );
-    let checkpoint = CheckpointMeta {
-        index: header.index,
-        term: header.term,
-        voters: header.voters,
-        learners: header.learners,
-    };
+    let cluster = machine.cluster();
+    let replayed = replay.finish(cluster.voters().collect(), cluster.learners().collect());
     let hard_state = found.hard_state.map(hard_state_from_wal);
-    let mut recovered = Recovered { hard_state, checkpoint, entries };
+    let checkpoint_index = checkpoint.index;
+    let mut recovered = Recovered { hard_state, checkpoint, replayed, entries };
     if config.cluster.force_new_cluster {
         let own = identity.member;
         let may_leave = |cluster: &Cluster| match config.cluster.force_new_cluster_against_quorum {
             true => Ok(()),
             false => refuse_quorum(cluster, own, tls, waiting),
         };
-        let reduced = force_new::reduce(&mut machine, &mut recovered, header.index, own, may_leave)?;
+        let reduced = force_new::reduce(&mut machine, &mut recovered, checkpoint_index, own, may_leave)?;
         tracing::warn!(
             index = recovered.checkpoint.index.0,
             revision = machine.store().current_revision(),
@@ -182,20 +203,70 @@ pub(in crate::shell) fn open(
     }
     // Also of a member that has just joined, whatever it advertises.
     tell_differences(config, &machine, identity.member, is_new);
-    Ok(Start { identity, machine, recovered, wal, sync_mode, last })
+    Ok(Start { identity, machine, recovered, wal, sync_mode, last, applied })
 }
 
+/// Reads the log behind a checkpoint, and hands out what is committed unless it is wanted as a whole.
 fn read_log(
     data_dir: &DataDir,
     sync_mode: SyncMode,
     identity: &IdentityFile,
-    index: u64,
-    term: u64,
-) -> Result<wal::Reading<Box<dyn Storage + Send>>, RecoveryError> {
+    checkpoint: &CheckpointMeta,
+    mut feeder: Feeder,
+    is_whole: bool,
+) -> Result<(wal::Reading<Box<dyn Storage + Send>>, Replay), RecoveryError> {
     let started = Instant::now();
-    let reading = Wal::read(open_storage(data_dir, sync_mode)?, wal_identity(identity), index, term)?;
+    let (storage, own) = (open_storage(data_dir, sync_mode)?, wal_identity(identity));
+    let (index, term) = (checkpoint.index.0, checkpoint.term.0);
+    let reading = if is_whole {
+        Wal::read(storage, own, index, term)?
+    } else {
+        Wal::read_handing_out(storage, own, index, term, |entry| feeder.take(entry))?
+    };
+    let replay = feeder.finish();
     tracing::info!(seconds = started.elapsed().as_secs_f64(), "log checked");
-    Ok(reading)
+    Ok((reading, replay))
+}
+
+/// Applies what of the log is committed for certain.
+fn replay_log(
+    applier: Applier,
+    data_dir: &DataDir,
+    machine: &mut Machine,
+    level_max: FormatLevel,
+    waiting: &Waiting,
+    memory: &mut Option<MemorySupply>,
+    is_interrupted: &dyn Fn() -> bool,
+) -> Result<Applied, ReplayError> {
+    let dir = data_dir.wal();
+    waiting.on(format!("the log in {} is being replayed", dir.display()));
+    let started = Instant::now();
+    let replayed = applier.apply_all(machine, level_max, memory, is_interrupted, |done| {
+        let mib = done.bytes >> 20;
+        waiting.on(format!(
+            "the log in {} is being replayed: {mib} MiB, {} requests",
+            dir.display(),
+            done.requests
+        ));
+        tracing::info!(entries = done.entries, requests = done.requests, mib, "log is being replayed");
+    });
+    let applied = replayed?;
+    let LogSince { entries, requests, bytes } = applied.log;
+    if 0 < entries {
+        let seconds = started.elapsed().as_secs_f64();
+        let busy = applied.took.as_secs_f64();
+        tracing::info!(entries, requests, bytes, seconds, busy, "log replayed");
+    }
+    Ok(applied)
+}
+
+fn meta_of(header: &Header) -> CheckpointMeta {
+    CheckpointMeta {
+        index: header.index,
+        term: header.term,
+        voters: header.voters.clone(),
+        learners: header.learners.clone(),
+    }
 }
 
 /// Asks the other members, which may be healthy: a flag that was left in a unit's file must not end them.
@@ -363,8 +434,9 @@ fn load_checkpoint(
     identity: &IdentityFile,
     level_max: FormatLevel,
     waiting: &Waiting,
+    memory: &mut Option<MemorySupply>,
     mut on_header: impl FnMut(&Header),
-) -> Result<(Header, Machine), RecoveryError> {
+) -> Result<Machine, RecoveryError> {
     let path = data_dir.checkpoints();
     checkpoint_file::remove_unfinished(&path).map_err(|source| RecoveryError::Io {
         action: "cannot tidy",
@@ -375,8 +447,6 @@ fn load_checkpoint(
     let started = Instant::now();
     let mut restore = Restore::new();
     let cores = Cores::allowed();
-    // Without a helper the same memory is touched here.
-    let mut memory = Helpers::start().ok().map(|helpers| MemorySupply::start(&helpers));
     let (mut bytes, mut fed, mut told) = (0, 0, 0);
     let loaded = checkpoint_file::load_newest(&path, |part| match part {
         Part::Header(header, file_bytes) => {
@@ -395,7 +465,7 @@ fn load_checkpoint(
                     bytes >> 20
                 ));
             }
-            if let Some(memory) = &mut memory {
+            if let Some(memory) = memory {
                 memory.refill(&mut restore);
             }
             restore.feed_with(block, &cores).map_err(|error| error.to_string())
@@ -428,5 +498,5 @@ fn load_checkpoint(
         seconds = started.elapsed().as_secs_f64(),
         "checkpoint loaded"
     );
-    Ok((header, machine))
+    Ok(machine)
 }

@@ -42,7 +42,7 @@ impl StoreRole {
                             return;
                         }
                     }
-                    Err(error) => stop(&entry, &error.to_string()),
+                    Err(error) => stop(EntryId { index: entry.index, term: entry.term }, &error.to_string()),
                 },
                 EntryKind::ConfChange => self.change_members(&entry),
             }
@@ -146,8 +146,12 @@ impl StoreRole {
         self.log.entries += 1;
         self.log.bytes += entry.data.len() as u64;
         if entry.index <= self.position.recovered
-            && let Some((requests, took)) =
-                self.replay.on_applied(entry.index, self.position.recovered, self.log.requests)
+            && let Some((requests, took)) = self.replay.on_applied(
+                entry.index,
+                self.position.recovered,
+                // A checkpoint may have begun meanwhile.
+                self.log.requests.saturating_sub(self.position.replayed.requests),
+            )
         {
             self.cadence.on_replayed(requests, took);
         }

@@ -49,7 +49,8 @@ use crate::pb::etcdserverpb::LeaseTimeToLiveRequest;
 use crate::raft::{CheckpointMeta, Entry};
 use crate::replica::exchange::{Facts, ToRaft, ToShard, ToStore};
 use crate::request::{
-    Answer, AuthRejection, Command, Login, Outcome, Query, Read, Refusal, Reply, RequestKind, Response,
+    Answer, AuthRejection, Command, EntryId, Login, Outcome, Query, Read, Refusal, Reply, RequestKind,
+    Response,
 };
 use crate::rpc::status;
 use crate::shell::runtime::exit::EXIT_STATE_UNKNOWN;
@@ -124,7 +125,12 @@ pub(in crate::shell) struct Seat {
 pub(in crate::shell) struct Position {
     pub member: MemberId,
     /// What the loaded checkpoint covers.
-    pub checkpoint: CheckpointMeta,
+    pub checkpoint: LogIndex,
+    /// The last entry that is applied.
+    pub applied: EntryId,
+    /// What of the log behind the checkpoint was applied already, and how long that took.
+    pub replayed: LogSince,
+    pub replay: Duration,
     /// Last entry that was in the log at start: whoever asked for it is gone.
     pub recovered: LogIndex,
     /// The highest format level that it reads, or is to read (`--format-level-max`).
@@ -220,20 +226,29 @@ impl StoreRole {
         bell: Arc<SharedBell>,
         on_published: impl Fn() + 'static,
     ) -> io::Result<Self> {
-        let Seat { machine, position, upkeep, quota_bytes, quota, rights, token_ttl, dir, helpers } = seat;
+        let Seat { mut machine, position, upkeep, quota_bytes, quota, rights, token_ttl, dir, helpers } =
+            seat;
         let checkpoint_events = SharedRing::new(4, Arc::clone(&bell));
         let report = Arc::clone(&checkpoint_events);
         let writer = CheckpointWriter::start(dir, bell, move |event| {
             // One checkpoint is under way at a time, so its end always finds room.
             assert!(report.send(event).is_ok(), "one checkpoint at a time");
         })?;
-        let (applied, applied_term) = (position.checkpoint.index, position.checkpoint.term);
+        let Position {
+            checkpoint, replayed, applied: EntryId { index: applied, term: applied_term }, ..
+        } = position;
+        let mut logins = Logins::new(rights, token_ttl, machine.realm());
+        // Who logged in behind the checkpoint.
+        logins.on_applied(&mut machine);
+        let mut cadence = Cadence::new(upkeep.checkpoint_entries, upkeep.checkpoint_bytes);
+        let took_ns = u64::try_from(position.replay.as_nanos()).unwrap_or(u64::MAX);
+        cadence.on_replayed(replayed.requests, took_ns);
         let watch = WatchFeed::new(ports.to_shards.len(), machine.store());
         let auto_compaction = upkeep.auto_compaction.map(|policy| {
             CompactionClock::start(policy, machine.store().current_revision(), ports.bell.clone())
         });
         Ok(Self {
-            logins: Logins::new(rights, token_ttl, machine.realm()),
+            logins,
             machine,
             ports,
             position,
@@ -262,13 +277,13 @@ impl StoreRole {
             checkpoint_events,
             checkpointing: None,
             checkpoint_after: None,
-            cadence: Cadence::new(upkeep.checkpoint_entries, upkeep.checkpoint_bytes),
-            log: LogSince::default(),
+            cadence,
+            log: replayed,
             replay: Replay::new(applied),
             checkpoint_began: None,
             idle_at: applied,
             installed: LogIndex::default(),
-            checkpointed: applied,
+            checkpointed: checkpoint,
             memory: MemorySupply::start(&helpers),
             helpers,
             quota_after: None,
@@ -519,7 +534,7 @@ impl StoreRole {
     fn change_members(&mut self, entry: &Entry) {
         let change = match MemberChange::decode(entry.data.clone()) {
             Ok(change) => change,
-            Err(error) => stop(entry, &error.to_string()),
+            Err(error) => stop(EntryId { index: entry.index, term: entry.term }, &error.to_string()),
         };
         let outcome = self.machine.change_members(&change);
         tracing::info!(index = entry.index.0, kind = ?change.kind, refused = outcome.is_err(), "membership change");
@@ -851,11 +866,11 @@ pub(in crate::shell) fn check_format_level(
 }
 
 /// The log holds something this version cannot apply: going on would make the member differ.
-fn stop(entry: &Entry, problem: &str) -> ! {
+pub(in crate::shell) fn stop(at: EntryId, problem: &str) -> ! {
     logging::exit(EXIT_STATE_UNKNOWN, || {
         tracing::error!(
-            index = entry.index.0,
-            term = entry.term.0,
+            index = at.index.0,
+            term = at.term.0,
             problem,
             "a committed entry cannot be applied; the process ends before its state differs from the other members'. \
              Start a version that knows it"

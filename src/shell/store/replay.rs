@@ -1,4 +1,5 @@
-//! The replay of the log at a start, as an operator sees it: how far it is, and how long it took.
+//! The end of the log at a start, of which only a leader can say that it is committed, as an operator sees it: how far
+//! it is, and how long it took. What is committed for certain was applied before (`boot/replay.rs`).
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ const ENTRIES_A_LOOK: u64 = 64;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Replay {
-    /// What the checkpoint covers.
+    /// What was applied before.
     after: LogIndex,
     /// Start, and when it last said something.
     began: Option<(Instant, Instant)>,
@@ -44,14 +45,19 @@ impl Replay {
                 entries = last.0 - self.after.0,
                 requests,
                 seconds = took.as_secs_f64(),
-                "log replayed"
+                "end of the log replayed"
             );
             return Some((requests, u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)));
         }
         if PERIOD <= now.duration_since(*told) {
             *told = now;
             let (done, all) = (index.0 - self.after.0, last.0 - self.after.0);
-            tracing::info!(percent = 100 * done / all, entries = all, requests, "log is being replayed");
+            tracing::info!(
+                percent = 100 * done / all,
+                entries = all,
+                requests,
+                "end of the log is being replayed"
+            );
         }
         None
     }

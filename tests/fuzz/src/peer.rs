@@ -331,7 +331,7 @@ fn node(rest: &[u8]) {
         _ => CheckpointMeta::bootstrap([MemberId(1), MemberId(2), MemberId(3)]),
     };
     let last = checkpoint.index;
-    let recovered = Recovered { hard_state: None, checkpoint, entries: Vec::new() };
+    let recovered = Recovered { hard_state: None, checkpoint, replayed: None, entries: Vec::new() };
     let node = Node::new(&Config::new(MemberId(1), 7), recovered).expect("a fresh log adds up");
     let mut member = Member { node, unsynced: VecDeque::new(), committed: BTreeMap::new(), last };
     while !input.is_empty() {

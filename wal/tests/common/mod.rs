@@ -118,7 +118,7 @@ pub fn open<S: Storage>(mut storage: S, after: u64, term: u64) -> Result<(Wal<S>
             handed_out.extend(rest.entries);
             assert_eq!(handed_out, recovered.entries);
             assert_eq!(rest.hard_state, recovered.hard_state);
-            let notes = |notes: &[Note]| notes.iter().map(|note| told(note)).collect::<Vec<_>>();
+            let notes = |notes: &[Note]| notes.iter().map(told).collect::<Vec<_>>();
             assert_eq!(notes(&rest.notes), notes(&recovered.notes));
             assert_eq!(copy.last_index(), wal.last_index());
             assert_eq!(copy.segments().collect::<Vec<_>>(), wal.segments().collect::<Vec<_>>());
