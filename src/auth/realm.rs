@@ -64,7 +64,26 @@ impl User {
 struct Entry {
     user: Arc<User>,
     /// As of this revision; of an older one it is merged anew.
-    rights: RefCell<Option<(u64, Rights)>>,
+    rights: RefCell<Option<(u64, AllOr)>>,
+}
+
+/// All rights, or these.
+type AllOr = Option<Arc<Rights>>;
+
+/// What the login that was checked last may do. The next one is likely to be the same: calls come by connections.
+#[derive(Debug)]
+struct Checked {
+    name: Bytes,
+    revision: u64,
+    rights: AllOr,
+}
+
+impl Checked {
+    fn is_of(&self, login: &Login, revision: u64) -> bool {
+        // Mostly the same bytes in memory, too.
+        let is_same = self.name.as_ptr() == login.name.as_ptr() && self.name.len() == login.name.len();
+        self.revision == revision && (is_same || self.name == login.name)
+    }
 }
 
 impl Entry {
@@ -104,11 +123,19 @@ pub struct Realm {
     users: BTreeMap<String, Entry>,
     /// Permissions are in the order of their keys.
     roles: BTreeMap<String, Arc<Vec<Permission>>>,
+    /// Says nothing that users and roles of its revision do not say.
+    checked: RefCell<Option<Checked>>,
 }
 
 impl Default for Realm {
     fn default() -> Self {
-        Self { is_enabled: false, revision: 1, users: BTreeMap::new(), roles: BTreeMap::new() }
+        Self {
+            is_enabled: false,
+            revision: 1,
+            users: BTreeMap::new(),
+            roles: BTreeMap::new(),
+            checked: RefCell::new(None),
+        }
     }
 }
 
@@ -392,21 +419,35 @@ impl Realm {
         if login.revision < self.revision {
             return Err(AuthRejection::RevisionOld);
         }
-        let name = std::str::from_utf8(&login.name).map_err(|_| AuthRejection::PermissionDenied)?;
-        let entry = self.users.get(name).ok_or(AuthRejection::PermissionDenied)?;
-        if entry.user.is_admin() {
-            return Ok(());
-        }
-        let mut cached = entry.rights.borrow_mut();
-        if cached.as_ref().is_none_or(|(revision, _)| *revision != self.revision) {
-            *cached = Some((self.revision, self.rights(&entry.user)));
-        }
-        let (_, rights) = cached.as_ref().expect("it was put there above");
+        let mut checked = self.checked.borrow_mut();
+        let checked = match &mut *checked {
+            Some(checked) if checked.is_of(login, self.revision) => checked,
+            other => {
+                let rights = self.rights_of(&login.name)?;
+                other.insert(Checked { name: login.name.clone(), revision: self.revision, rights })
+            }
+        };
+        let Some(rights) = &checked.rights else { return Ok(()) };
         let is_allowed = match access {
             Access::Read => rights.may_read(range),
             Access::Write => rights.may_write(range),
         };
         if is_allowed { Ok(()) } else { Err(AuthRejection::PermissionDenied) }
+    }
+
+    /// What a user may do now.
+    fn rights_of(&self, name: &[u8]) -> Result<AllOr, AuthRejection> {
+        let name = std::str::from_utf8(name).map_err(|_| AuthRejection::PermissionDenied)?;
+        let entry = self.users.get(name).ok_or(AuthRejection::PermissionDenied)?;
+        let mut cached = entry.rights.borrow_mut();
+        match &*cached {
+            Some((revision, rights)) if *revision == self.revision => Ok(rights.clone()),
+            _ => {
+                let rights = (!entry.user.is_admin()).then(|| Arc::new(self.rights(&entry.user)));
+                *cached = Some((self.revision, rights.clone()));
+                Ok(rights)
+            }
+        }
     }
 
     fn rights(&self, user: &User) -> Rights {
@@ -517,6 +558,8 @@ impl Realm {
         fn is_next<T>(map: &BTreeMap<String, T>, name: &str) -> bool {
             map.last_key_value().is_none_or(|(last, _)| last.as_str() < name)
         }
+        // The revision does not tell how far it is restored.
+        self.checked.replace(None);
         match record {
             Record::User(user) => {
                 let name = name_of(&user.name)?;

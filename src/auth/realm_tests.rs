@@ -92,6 +92,50 @@ fn what_a_user_may_follows_every_change_at_once() {
     assert!(may(&realm));
 }
 
+/// What was found out for the last login is not taken for another's, nor for what it may after a change.
+#[test]
+fn logins_in_turn_are_checked_each_by_their_own_rights() {
+    let mut realm = filled();
+    let may = |realm: &Realm, name: &str, key: &[u8]| {
+        realm.check(Some(&login(realm, name)), Access::Read, KeyRange::new(key, b"")).is_ok()
+    };
+    for _ in 0..3 {
+        assert_eq!(
+            ["alice", "bob", "root", "nobody"].map(|name| may(&realm, name, b"b")),
+            [true, false, true, false]
+        );
+        assert!(may(&realm, "alice", b"b") && may(&realm, "alice", b"c") && !may(&realm, "alice", b"z"));
+    }
+    let first = login(&realm, "alice");
+    let shared = Login { name: first.name.clone(), revision: first.revision };
+    assert_eq!(realm.check(Some(&first), Access::Read, KeyRange::new(b"b", b"")), Ok(()));
+    assert_eq!(
+        realm.check(Some(&shared), Access::Write, KeyRange::new(b"b", b"")),
+        Err(AuthRejection::PermissionDenied)
+    );
+    // The same bytes in memory, of a name that begins alike.
+    let shorter = Login { name: first.name.slice(..3), revision: first.revision };
+    assert_eq!(
+        realm.check(Some(&shorter), Access::Read, KeyRange::new(b"b", b"")),
+        Err(AuthRejection::PermissionDenied)
+    );
+    realm
+        .revoke_role(&pb::AuthUserRevokeRoleRequest { name: "alice".into(), role: "reader".into() })
+        .unwrap();
+    assert_eq!(
+        realm.check(Some(&first), Access::Read, KeyRange::new(b"b", b"")),
+        Err(AuthRejection::RevisionOld)
+    );
+    assert!(!may(&realm, "alice", b"b"));
+    let mut restored = Realm::restore(true, realm.revision()).unwrap();
+    assert!(!may(&restored, "bob", b"b"));
+    let roles = vec![ADMIN.to_owned()];
+    restored
+        .restore_record(Record::User(authpb::User { name: "bob".into(), roles, ..Default::default() }))
+        .unwrap();
+    assert!(may(&restored, "bob", b"b"));
+}
+
 #[test]
 fn second_permission_of_a_pair_that_is_not_the_first_of_its_key_is_appended_as_in_etcd() {
     let mut realm = filled();

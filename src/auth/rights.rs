@@ -1,7 +1,7 @@
 //! What a user may read and write: ranges of keys, merged.
 
-use std::cell::Cell;
 use std::cmp::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering as Memory};
 
 use crate::pb::authpb::Permission;
 use crate::pb::authpb::permission::Type;
@@ -35,11 +35,11 @@ impl End {
 }
 
 /// Ranges of keys in order, of which no two touch.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Coverage {
     ranges: Vec<(Box<[u8]>, End)>,
-    /// Which of them was found last: a user mostly asks for keys in the same one.
-    found: Cell<usize>,
+    /// Which of them was found last: a user mostly asks for keys in the same one. A hint, whoever reads it.
+    found: AtomicUsize,
 }
 
 impl Coverage {
@@ -57,18 +57,19 @@ impl Coverage {
             }
         }
         merged.shrink_to_fit();
-        Self { ranges: merged, found: Cell::new(0) }
+        Self { ranges: merged, found: AtomicUsize::new(0) }
     }
 
     /// The last range that begins at `start` or before it. It is the only one that may cover what begins there.
     fn find(&self, start: &[u8]) -> Option<&End> {
         let begins_by = |at: usize| self.ranges.get(at).is_some_and(|(from, _)| &**from <= start);
-        let last = self.found.get();
-        if !begins_by(last) || begins_by(last + 1) {
+        let mut found = self.found.load(Memory::Relaxed);
+        if !begins_by(found) || begins_by(found + 1) {
             let behind = self.ranges.partition_point(|(from, _)| &**from <= start);
-            self.found.set(behind.checked_sub(1)?);
+            found = behind.checked_sub(1)?;
+            self.found.store(found, Memory::Relaxed);
         }
-        Some(&self.ranges[self.found.get()].1)
+        Some(&self.ranges[found].1)
     }
 
     /// Whether all of the range is covered.
@@ -86,7 +87,7 @@ impl Coverage {
 }
 
 /// What a user may do, of all its roles together.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Rights {
     read: Coverage,
     write: Coverage,

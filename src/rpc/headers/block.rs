@@ -4,6 +4,9 @@
 //! table is put back to the block's beginning and the block is read again and written anew, in literals
 //! that no table keeps.
 //!
+//! A plain block passes without the fields that it names by an index and that the decoder need not make anything of: what
+//! nobody reads, and who calls (`credential`). Whatever changes a table stays, so both tables do.
+//!
 //! The decoder behind has a dynamic table too. As long as blocks pass as they are it holds what the
 //! client's encoder means. A block that is written anew inserts nothing there, so from the first such block
 //! that inserts something the two differ, and every later block of the connection is written anew: a client
@@ -15,7 +18,10 @@
 //! Cost: a plain field that is in a table costs a look-up; a plain literal is read and, if it is to be
 //! kept, copied into the table.
 
+use std::rc::Rc;
+
 use super::class::{Class, Kind};
+use super::credential::{Credential, Credentials};
 use super::fault::{Fault, HEADERS_BYTES_ABUSE, HpackError};
 use super::field::{self, Field, Incomplete, Missing, Name};
 use super::table::{ENTRY_OVERHEAD_BYTES, Known, Mark, TABLE_BYTES_MAX, Table};
@@ -28,6 +34,9 @@ const _: () = assert!(TABLE_BYTES_MAX <= SKIPPED_FIELD_BYTES_MIN * 8 / 15);
 
 /// Fields of a block at most. The map that the decoder puts them into holds 24,576.
 const FIELDS_MAX: usize = 16 * 1024;
+
+/// An authority, `te`, `user-agent`, one of encodings, and who calls.
+const SPARE_FIELDS_MAX: usize = 6;
 
 /// Characters of a client's text that it is told again.
 const QUOTED_BYTES_MAX: usize = 256;
@@ -95,7 +104,13 @@ impl Seen {
                 let repeated = std::mem::replace(&mut self.host, true);
                 return if repeated { Err(Misplaced::Repeated) } else { Ok(()) };
             }
-            Kind::Ignored | Kind::Connection | Kind::Regular | Kind::BadName | Kind::BadValue => {
+            Kind::Ignored
+            | Kind::Unread
+            | Kind::Credential
+            | Kind::Connection
+            | Kind::Regular
+            | Kind::BadName
+            | Kind::BadValue => {
                 self.regular = true;
                 return Ok(());
             }
@@ -123,8 +138,61 @@ pub(super) struct Blocks {
     is_detached: bool,
     /// Bytes of a block's fields at most, as `SETTINGS_MAX_HEADER_LIST_SIZE` counts them.
     bytes_max: usize,
+    spared: Spared,
+    credentials: Credentials,
     name: Vec<u8>,
     value: Vec<u8>,
+    /// The last block, without the fields that were left out.
+    shorter: Vec<u8>,
+}
+
+/// Fields of requests that the decoder need not see where an index names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spared {
+    Nothing,
+    /// Those that nobody reads, and who calls.
+    Unread,
+    /// Where only gRPC is served, whoever is meant.
+    UnreadAndAuthority,
+}
+
+/// What becomes of a block.
+pub(super) enum Reading {
+    /// It passes as it is.
+    AsItIs,
+    /// What `Blocks::shorter` gives passes in its place.
+    Shorter,
+    Anew(Recoded),
+}
+
+/// Fields of a plain block that the decoder need not see, each of one byte.
+#[derive(Default)]
+struct Spare {
+    /// Where they stand, in order, the one that says who calls not among them.
+    fields: [usize; SPARE_FIELDS_MAX + 1],
+    count: usize,
+    /// Fields that say who calls, whether they are spare or not.
+    credentials: usize,
+    /// Where the last of them stands that an index names, and its place in the table.
+    credential: Option<(usize, usize)>,
+}
+
+impl Spare {
+    /// Adds the field at `at`, if there is room.
+    fn add(&mut self, at: usize) {
+        if self.count < SPARE_FIELDS_MAX {
+            self.fields[self.count] = at;
+            self.count += 1;
+        }
+    }
+
+    /// Adds the one that says who calls, for which there always is room.
+    fn add_credential(&mut self, at: usize) {
+        let before = self.fields[..self.count].partition_point(|field| *field < at);
+        self.fields.copy_within(before..self.count, before + 1);
+        self.fields[before] = at;
+        self.count += 1;
+    }
 }
 
 /// What a request said that the decoder would not take, in parts that it does not get.
@@ -166,40 +234,106 @@ pub(super) enum Refusal {
 
 impl Blocks {
     pub(super) fn new(bytes_max: usize) -> Self {
-        Self { table: Table::new(), is_detached: false, bytes_max, name: Vec::new(), value: Vec::new() }
+        Self {
+            table: Table::new(),
+            is_detached: false,
+            bytes_max,
+            spared: Spared::Nothing,
+            credentials: Credentials::default(),
+            name: Vec::new(),
+            value: Vec::new(),
+            shorter: Vec::new(),
+        }
     }
 
     pub(super) fn bytes_max(&self) -> usize {
         self.bytes_max
     }
 
-    /// Reads a whole block. None: it may pass as it is.
-    pub(super) fn read(&mut self, block: &[u8], role: BlockKind) -> Result<Option<Recoded>, Fault> {
+    /// From now on the decoder is spared these fields.
+    pub(super) fn spare(&mut self, spared: Spared) {
+        self.spared = spared;
+    }
+
+    /// What `Reading::Shorter` stands for, until the next block is read.
+    pub(super) fn shorter(&self) -> &[u8] {
+        &self.shorter
+    }
+
+    /// What was left out of the request on `stream` that says who calls.
+    pub(super) fn credential_of(&mut self, stream: u32) -> Option<Rc<Credential>> {
+        self.credentials.of(stream)
+    }
+
+    /// Reads a whole block of `stream`.
+    pub(super) fn read(&mut self, block: &[u8], role: BlockKind, stream: u32) -> Result<Reading, Fault> {
         self.table.settle();
         let mark = self.table.mark();
         if !self.is_detached {
-            if self.is_plain(block, role)? {
-                return Ok(None);
+            if let Some(spare) = self.look(block, role)? {
+                return Ok(match role {
+                    BlockKind::Request => self.shorten(block, spare, stream),
+                    BlockKind::Trailers => Reading::AsItIs,
+                });
             }
             self.table.rollback(&mark);
+        }
+        if role == BlockKind::Request {
+            self.credentials.keep(stream);
         }
         let recoded = self.recode(block, role)?;
         self.is_detached |= self.table.has_changed_since(&mark);
         if SCRATCH_BYTES_MAX < self.name.capacity() + self.value.capacity() {
             (self.name, self.value) = (Vec::new(), Vec::new());
         }
-        Ok(Some(recoded))
+        Ok(Reading::Anew(recoded))
     }
 
-    /// Whether a block may pass. If not, it was read up to where that is known.
-    fn is_plain(&mut self, block: &[u8], role: BlockKind) -> Result<bool, HpackError> {
-        let Self { table, name: name_scratch, value: value_scratch, .. } = self;
-        let mut seen = Seen::default();
+    /// Leaves out of a plain block what may be.
+    fn shorten(&mut self, block: &[u8], mut spare: Spare, stream: u32) -> Reading {
+        // Of two it is the call that has to choose.
+        let left_out = spare.credential.filter(|(_, place)| {
+            let (known, serial) = self.table.at(*place);
+            spare.credentials == 1 && self.credentials.leave_out(stream, serial, &known)
+        });
+        match left_out {
+            Some((at, _)) => spare.add_credential(at),
+            None => self.credentials.keep(stream),
+        }
+        if spare.count == 0 {
+            return Reading::AsItIs;
+        }
+        self.shorter.clear();
+        let mut from = 0;
+        for at in &spare.fields[..spare.count] {
+            self.shorter.extend_from_slice(&block[from..*at]);
+            from = at + 1;
+        }
+        self.shorter.extend_from_slice(&block[from..]);
+        Reading::Shorter
+    }
+
+    /// What may be left out of a block that may pass. None: it may not, and was read up to where that is known.
+    fn look(&mut self, block: &[u8], role: BlockKind) -> Result<Option<Spare>, HpackError> {
+        let Self { table, name: name_scratch, value: value_scratch, spared, .. } = self;
+        let (mut seen, mut spare) = (Seen::default(), Spare::default());
         let (mut at, mut has_fields) = (0, false);
         while let Some(&first) = block.get(at) {
             let (class, bytes) = if let 0x81..=0xfe = first {
+                let index = usize::from(first & 0x7f);
+                let (class, bytes) = table.peek(index)?;
+                match (&spared, class.kind) {
+                    (Spared::Nothing, _) => {}
+                    (_, Kind::Ignored | Kind::Unread) | (Spared::UnreadAndAuthority, Kind::Authority) => {
+                        spare.add(at);
+                    }
+                    (_, Kind::Credential) => {
+                        spare.credential = table.place_of(index).map(|place| (at, place));
+                    }
+                    _ => {}
+                }
                 at += 1;
-                table.peek(usize::from(first & 0x7f))?
+                (class, bytes)
             } else {
                 let (field, length) = field::read(&block[at..])?;
                 at += length;
@@ -225,11 +359,12 @@ impl Blocks {
                 }
             };
             has_fields = true;
+            spare.credentials += usize::from(class.kind == Kind::Credential);
             if !class.is_plain || seen.note(class.kind, role).is_err() || !seen.count(bytes, self.bytes_max) {
-                return Ok(false);
+                return Ok(None);
             }
         }
-        Ok(seen.is_whole(role))
+        Ok(seen.is_whole(role).then_some(spare))
     }
 
     fn recode(&mut self, block: &[u8], role: BlockKind) -> Result<Recoded, Fault> {
@@ -335,11 +470,15 @@ impl Blocks {
         skim: &Skim,
         left: &[u8],
         role: BlockKind,
+        stream: u32,
     ) -> Result<Recoded, Fault> {
         if !left.is_empty() || skim.skipped != 0 {
             return Err(HpackError.into());
         }
         self.is_detached |= self.table.has_changed_since(&skim.mark);
+        if role == BlockKind::Request {
+            self.credentials.keep(stream);
+        }
         let mut writing = Writing::new(role, self.bytes_max);
         writing.refuse(|| match skim.why {
             Refusal::TooLarge => Status::metadata_too_large(self.bytes_max),
@@ -351,7 +490,8 @@ impl Blocks {
     /// Memory that this takes.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
-        self.table.bytes() + self.name.capacity() + self.value.capacity()
+        let scratch = self.name.capacity() + self.value.capacity() + self.shorter.capacity();
+        self.table.bytes() + self.credentials.bytes() + scratch
     }
 }
 
@@ -439,7 +579,7 @@ impl Writing {
             }
             // Whoever listens is meant, however it came there.
             Kind::Scheme | Kind::Authority | Kind::Protocol | Kind::Ignored => {}
-            Kind::Host | Kind::Regular => {
+            Kind::Host | Kind::Credential | Kind::Unread | Kind::Regular => {
                 self.fields.push(LITERAL);
                 put_text(&mut self.fields, name);
                 put_text(&mut self.fields, value);

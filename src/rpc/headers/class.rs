@@ -22,6 +22,10 @@ pub(super) enum Kind {
     /// `:protocol`, which nobody asks for.
     Protocol,
     Host,
+    /// `token` or `authorization`: who calls.
+    Credential,
+    /// Metadata that nobody here reads, though most clients send it with every call.
+    Unread,
     /// Of the connection, or of its other side; etcd does not look at it and the decoder would refuse it.
     Ignored,
     /// `connection`, for which etcd refuses the call.
@@ -56,7 +60,7 @@ impl Class {
             Kind::Scheme => matches!(value, b"http" | b"https"),
             Kind::Path => is_plain_path(value),
             Kind::Authority => is_plain_authority(value),
-            Kind::Host | Kind::Regular => true,
+            Kind::Host | Kind::Credential | Kind::Unread | Kind::Regular => true,
             // The only one of its kind that the decoder takes.
             Kind::Ignored => matches!((name, value), (b"te", b"trailers")),
             Kind::Protocol | Kind::Connection | Kind::BadName | Kind::BadValue => false,
@@ -74,6 +78,8 @@ const fn kind_of(name: &[u8]) -> Kind {
         b":protocol" => Kind::Protocol,
         b"host" => Kind::Host,
         b"connection" => Kind::Connection,
+        b"token" | b"authorization" => Kind::Credential,
+        b"user-agent" | b"grpc-accept-encoding" => Kind::Unread,
         b"te" | b"keep-alive" | b"proxy-connection" | b"upgrade" | b"transfer-encoding"
         | b"content-length" => Kind::Ignored,
         _ if is_name(name) => Kind::Regular,

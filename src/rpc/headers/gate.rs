@@ -9,8 +9,10 @@
 //! Cost: O(1) a frame that carries no block; see `block` for the others.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
-use super::block::{BlockKind, Blocks, Note, Recoded, Refusal, Skim};
+use super::block::{BlockKind, Blocks, Note, Reading, Recoded, Refusal, Skim, Spared};
+use super::credential::Credential;
 use super::fault::{Fault, HEADERS_BYTES_ABUSE};
 
 /// Bytes of a frame's head.
@@ -111,6 +113,14 @@ struct Held {
     skim: Option<Skim>,
 }
 
+/// What was kept of a request when its headers went to the decoder.
+#[derive(Debug, Default)]
+pub struct Aside {
+    pub note: Option<Note>,
+    /// What says who calls. Then no header that the decoder got does.
+    pub credential: Option<Rc<Credential>>,
+}
+
 /// Follows the bytes of one direction of a connection, after its preface.
 #[derive(Debug)]
 pub struct Gate {
@@ -144,6 +154,13 @@ impl Gate {
         }
     }
 
+    /// The same gate, which spares the decoder these fields. Who calls is told by `take_aside` then.
+    #[must_use]
+    pub fn sparing(mut self, spared: Spared) -> Self {
+        self.blocks.spare(spared);
+        self
+    }
+
     /// Why the connection has to end. Nothing passes any more.
     #[must_use]
     pub fn fault(&self) -> Option<Fault> {
@@ -171,8 +188,13 @@ impl Gate {
         }
     }
 
-    /// What has to be known of the request on `stream`, which the decoder has passed on. Requests come in
-    /// the order of their streams.
+    /// What was kept of the request on `stream`, which the decoder has passed on. Requests come in the order of their
+    /// streams.
+    pub fn take_aside(&mut self, stream: u32) -> Aside {
+        Aside { note: self.take_note(stream), credential: self.blocks.credential_of(stream) }
+    }
+
+    /// What has to be known of the request on `stream` as `take_aside` gives it.
     pub fn take_note(&mut self, stream: u32) -> Option<Note> {
         while let Some((first, _)) = self.notes.front()
             && *first <= stream
@@ -221,17 +243,21 @@ impl Gate {
                     }
                     let end = HEAD_BYTES + head.length;
                     if self.held.is_none() && head.has(FLAG_END_HEADERS) && end <= rest.len() {
-                        let recoded = self.read_whole(&head, &rest[HEAD_BYTES..end]);
-                        if recoded.is_some() || self.fault.is_some() {
+                        let whole = self.read_whole(&head, &rest[HEAD_BYTES..end]);
+                        if !matches!(whole, Whole::AsItIs) || self.fault.is_some() {
                             out(&bytes[run..at]);
                             run = at + end;
                         }
                         if self.fault.is_some() {
                             return bytes.len();
                         }
-                        if let Some(recoded) = recoded {
-                            recoded_bytes += recoded.len();
-                            put_frames(&head, &recoded, out);
+                        match whole {
+                            Whole::AsItIs => {}
+                            Whole::Shorter => put_frames(&head, self.blocks.shorter(), out),
+                            Whole::Anew(block) => {
+                                recoded_bytes += block.len();
+                                put_frames(&head, &block, out);
+                            }
                         }
                         at += end;
                         continue;
@@ -374,32 +400,40 @@ impl Gate {
 
     /// The block is there: it stays as it is, or becomes what it is written as. Whether it is written anew.
     fn finish(&mut self, held: &mut Held) -> Result<bool, Fault> {
-        let recoded = match &held.skim {
-            Some(skim) => Some(self.blocks.finish_skim(skim, &held.block, held.role)?),
-            None => self.blocks.read(&held.block, held.role)?,
+        let Recoded { block, note } = match &held.skim {
+            Some(skim) => self.blocks.finish_skim(skim, &held.block, held.role, held.stream)?,
+            None => match self.blocks.read(&held.block, held.role, held.stream)? {
+                Reading::AsItIs => return Ok(false),
+                Reading::Shorter => {
+                    held.block.clear();
+                    held.block.extend_from_slice(self.blocks.shorter());
+                    return Ok(false);
+                }
+                Reading::Anew(recoded) => recoded,
+            },
         };
-        let Some(Recoded { block, note }) = recoded else { return Ok(false) };
         held.block = block;
         self.note(held.stream, note);
         Ok(true)
     }
 
-    /// Looks at a block that lies whole in a HEADERS frame. Returns what it is written as, or nothing.
-    fn read_whole(&mut self, head: &Head, payload: &[u8]) -> Option<Vec<u8>> {
+    /// Looks at a block that lies whole in a HEADERS frame.
+    fn read_whole(&mut self, head: &Head, payload: &[u8]) -> Whole {
         let role = self.role_on(head.stream);
         // Too short a frame passes: the decoder ends the connection for it.
-        let (start, end) = head.block_of(payload)?;
+        let Some((start, end)) = head.block_of(payload) else { return Whole::AsItIs };
         let block = &payload[start..end];
-        match self.blocks.read(block, role) {
-            Ok(Some(Recoded { block, note })) => {
+        match self.blocks.read(block, role, head.stream) {
+            Ok(Reading::Anew(Recoded { block, note })) => {
                 self.note(head.stream, note);
-                Some(block)
+                Whole::Anew(block)
             }
-            Ok(None) if head.depends_on_itself(payload) => Some(block.to_vec()),
-            Ok(None) => None,
+            Ok(Reading::Shorter) => Whole::Shorter,
+            Ok(Reading::AsItIs) if head.depends_on_itself(payload) => Whole::Anew(block.to_vec()),
+            Ok(Reading::AsItIs) => Whole::AsItIs,
             Err(fault) => {
                 self.fault = Some(fault);
-                None
+                Whole::AsItIs
             }
         }
     }
@@ -421,6 +455,14 @@ impl Gate {
         }
         self.notes.push_back((stream, note));
     }
+}
+
+/// What a block that lies whole in a frame passes as.
+enum Whole {
+    AsItIs,
+    /// As what `Blocks::shorter` gives.
+    Shorter,
+    Anew(Vec<u8>),
 }
 
 fn put_head(head: &Head, out: &mut impl FnMut(&[u8])) {

@@ -233,28 +233,34 @@ fn request(rng: &mut StdRng, stream: u32) -> (Fields, Meant) {
     let mut hosts = 0;
     for _ in 0..rng.random_range(0..6) {
         let number = rng.random_range(0..40);
-        let (name, value): (&str, String) = match rng.random_range(0..if is_odd { 14 } else { 5 }) {
-            0 => ("content-type", "application/grpc".into()),
-            1 => ("te", "trailers".into()),
-            2 => ("grpc-timeout", format!("{number}m")),
-            3 => ("token", "t".repeat(100 * number)),
-            4 => ("x-ü".split('ü').next().unwrap(), format!("{number}\tü ")),
-            5 => ("te", "gzip".into()),
-            6 => ("keep-alive", format!("{number}")),
-            7 => ("content-length", format!("{number}")),
-            8 => ("transfer-encoding", "".into()),
-            9 => ("host", format!("{number}")),
-            10 if number < 8 => ("connection", "close".into()),
-            11 if number < 8 => ("Upper", "x".into()),
-            12 if number < 8 => ("nul", "a\0b".into()),
-            13 if number < 2 => ("large", "x".repeat(BYTES_MAX)),
+        let (name, value): (&str, String) = match rng.random_range(0..if is_odd { 17 } else { 8 }) {
+            // Most calls show one credential; there are a few of them.
+            0 => ("token", "abcdefgh.".repeat(1 + number % 7)),
+            1 => ("authorization", format!("Bearer {}", number % 3)),
+            2 => ("user-agent", "grpc-go/1.71.1".into()),
+            3 => ("content-type", "application/grpc".into()),
+            4 => ("te", "trailers".into()),
+            5 => ("grpc-timeout", format!("{number}m")),
+            6 => ("token", "t".repeat(100 * number)),
+            7 => ("x-ü".split('ü').next().unwrap(), format!("{number}\tü ")),
+            8 => ("te", "gzip".into()),
+            9 => ("keep-alive", format!("{number}")),
+            10 => ("content-length", format!("{number}")),
+            11 => ("transfer-encoding", "".into()),
+            12 => ("host", format!("{number}")),
+            13 if number < 8 => ("connection", "close".into()),
+            14 if number < 8 => ("Upper", "x".into()),
+            15 if number < 8 => ("nul", "a\0b".into()),
+            16 if number < 2 => ("large", "x".repeat(BYTES_MAX)),
             _ => ("upgrade", "h2c".into()),
         };
         hosts += usize::from(name == "host");
         is_refused |= matches!(name, "connection" | "Upper" | "nul" | "large") || 1 < hosts;
         let field = (name.as_bytes().to_vec(), value.into_bytes());
-        let passes =
-            !matches!(name, "te" | "keep-alive" | "content-length" | "transfer-encoding" | "upgrade");
+        let passes = !matches!(
+            name,
+            "te" | "user-agent" | "keep-alive" | "content-length" | "transfer-encoding" | "upgrade"
+        );
         if passes {
             regular.push(field.clone());
         }
@@ -364,12 +370,14 @@ async fn read(gate: &mut Gate, passed: &[u8], requests: usize) -> Vec<Meant> {
     while came.len() < requests {
         let (request, responder) = connection.accept().await.expect("another request").unwrap();
         let stream = responder.stream_id().as_u32();
-        let note = gate.take_note(stream).unwrap_or_default();
+        let Aside { note, credential } = gate.take_aside(stream);
+        let note = note.unwrap_or_default();
         let fields = request.headers().iter();
-        let fields: Fields = fields
-            .filter(|(name, _)| *name != "te")
+        let mut fields: Fields = fields
+            .filter(|(name, _)| *name != "te" && *name != "user-agent")
             .map(|(name, value)| (name.as_str().as_bytes().to_vec(), value.as_bytes().to_vec()))
             .collect();
+        fields.extend(credential.map(|shown| (shown.name.to_vec(), shown.value.to_vec())));
         let method = note.method.unwrap_or_else(|| request.method().to_string());
         let path = note.path.unwrap_or_else(|| request.uri().path().to_string());
         let what = note.refusal.is_none().then_some((method, path, fields));
@@ -423,7 +431,9 @@ fn decoder_reads_what_clients_mean_in_every_form_of_hpack_and_cut_anywhere() {
             meant.push(what);
         }
         let largest = [1, 7, 100, 20_000, 1 << 20][usize::try_from(round % 5).unwrap()];
-        let mut gate = Gate::new(BYTES_MAX);
+        let spared = [Spared::Nothing, Spared::Unread, Spared::UnreadAndAuthority];
+        let spared = spared[usize::try_from(round % 3).unwrap()];
+        let mut gate = Gate::new(BYTES_MAX).sparing(spared);
         let passed = pass_all(&mut gate, &mut rng, &bytes, largest);
         assert_eq!(gate.fault(), None, "round {round}");
         let count = meant.len();
@@ -463,9 +473,9 @@ fn hostile_bytes_give_the_same_however_they_are_cut_and_are_not_held() {
             let at = rng.random_range(0..bytes.len());
             bytes[at] = rng.random();
         }
-        let mut whole = Gate::new(BYTES_MAX);
+        let mut whole = Gate::new(BYTES_MAX).sparing(Spared::UnreadAndAuthority);
         let expected = pass_all(&mut whole, &mut rng, &bytes, usize::MAX / 2);
-        let mut cut = Gate::new(BYTES_MAX);
+        let mut cut = Gate::new(BYTES_MAX).sparing(Spared::UnreadAndAuthority);
         let passed = pass_all(&mut cut, &mut rng, &bytes, 9);
         assert_eq!(cut.fault(), whole.fault(), "round {round}");
         if cut.fault().is_none() && !cut.is_inside_block() {
@@ -656,9 +666,79 @@ fn what_counts_as_plain_is_taken_by_the_decoders_own_parsers() {
     assert!(1_000 < paths && 1_000 < authorities, "{paths}, {authorities}");
 }
 
+/// What the gate keeps aside of the calls so far, by stream.
+fn credentials(gate: &mut Gate, streams: std::ops::RangeInclusive<u32>) -> Vec<String> {
+    let shown = |aside: Aside| {
+        aside.credential.map_or_else(String::new, |shown| String::from_utf8_lossy(&shown.value).into_owned())
+    };
+    streams.step_by(2).map(|stream| shown(gate.take_aside(stream))).collect()
+}
+
+#[test]
+fn fields_named_by_an_index_that_nobody_reads_do_not_reach_the_decoder() {
+    let kept = [
+        literal(0x40, b"te", b"trailers"),
+        literal(0x40, b"user-agent", b"grpc-go/1.71.1"),
+        literal(0x40, b"content-type", b"application/grpc"),
+        literal(0x40, b":authority", b"localhost"),
+    ];
+    // Authority first, as it has to be.
+    let first = [&b"\x83\x86\x84"[..], &kept[3], &kept[2], &kept[1], &kept[0]].concat();
+    let next = b"\x83\x86\x84\xc1\xc0\xbf\xbe".to_vec();
+    for (spared, passes) in [
+        (Spared::Nothing, &b"\x83\x86\x84\xc1\xc0\xbf\xbe"[..]),
+        (Spared::Unread, b"\x83\x86\x84\xc1\xc0"),
+        (Spared::UnreadAndAuthority, b"\x83\x86\x84\xc0"),
+    ] {
+        let mut gate = Gate::new(BYTES_MAX).sparing(spared);
+        let out = blocks(&mut gate, &[first.clone(), next.clone(), next.clone()]);
+        assert_eq!(out, [&first[..], passes, passes], "{spared:?}");
+    }
+}
+
+#[test]
+fn credential_shown_again_by_index_is_told_for_each_stream_and_not_passed() {
+    let mut gate = Gate::new(BYTES_MAX).sparing(Spared::Unread);
+    let bob = call(&literal(0x40, b"authorization", b"bob.2"));
+    let alice = call(&literal(0x40, b"token", b"alice.1"));
+    let (by_alice, by_bob, both) = (call(b"\xbe"), call(b"\xbf"), call(b"\xbe\xbf"));
+    let sent = [&bob, &alice, &by_alice, &by_alice, &by_bob, &both, &call(b""), &by_bob].map(Clone::clone);
+    let out = blocks(&mut gate, &sent);
+    let bare = call(b"");
+    // The first time a field is spelled out, and of two it is the call that has to choose.
+    assert_eq!(out, [&bob, &alice, &bare, &bare, &bare, &both, &bare, &bare].map(Clone::clone));
+    let shown = credentials(&mut gate, 1..=15);
+    assert_eq!(shown, ["", "", "alice.1", "alice.1", "bob.2", "", "", "bob.2"]);
+    // The same texts from another place of the table are another credential, and the table's changes stay in step.
+    let out = blocks(&mut gate, &[alice.clone(), call(b"\xbe"), call(b"\xbf")]);
+    assert_eq!(out, [&alice, &bare, &bare].map(Clone::clone));
+    assert_eq!(credentials(&mut gate, 17..=21), ["", "alice.1", "alice.1"]);
+}
+
+#[test]
+fn credentials_that_wait_for_their_requests_are_few_and_the_others_reach_the_decoder() {
+    let mut gate = Gate::new(BYTES_MAX).sparing(Spared::Unread);
+    let tokens: Vec<_> = (0..9).map(|n| literal(0x40, b"token", format!("user{n}").as_bytes())).collect();
+    blocks(&mut gate, &tokens.iter().map(|token| call(token)).collect::<Vec<_>>());
+    let calls: Vec<_> = (0..9).map(|n| call(&[0xbe + n])).collect();
+    let out = blocks(&mut gate, &calls);
+    let left_out = out.iter().filter(|block| **block == call(b"")).count();
+    assert_eq!(left_out, 4, "{out:x?}");
+    let shown = credentials(&mut gate, 19..=35);
+    assert_eq!(shown, ["user8", "user7", "user6", "user5", "", "", "", "", ""]);
+    let long = call(&literal(0x40, b"token", &[b't'; 3_000]));
+    let out = blocks(&mut gate, &[long.clone(), call(b"\xbe")]);
+    assert_eq!(out, [long, call(b"\xbe")], "too long to be kept aside");
+    // A call whose token is evicted by its own fields is still its own.
+    let evicting = call(&[&[0xbe][..], &literal(0x40, b"x", &[b'x'; 3_900])].concat());
+    let short = call(&literal(0x40, b"token", b"short"));
+    blocks(&mut gate, &[short, evicting]);
+    assert_eq!(credentials(&mut gate, 41..=43), ["", "short"]);
+}
+
 #[test]
 fn honest_connection_costs_little_memory() {
-    let mut gate = Gate::new(BYTES_MAX);
+    let mut gate = Gate::new(BYTES_MAX).sparing(Spared::Unread);
     let first = [
         call(&literal(0x40, b"content-type", b"application/grpc")),
         literal(0x40, b"te", b"trailers"),

@@ -2,7 +2,8 @@
 //!
 //! The decoder (the `h2` library) resets a stream, or ends the whole connection, for headers that an etcd
 //! server serves or answers with a status. So a `Gate` stands in front of it, follows the client's HPACK
-//! blocks and writes those anew that it would not take. All other bytes pass as they are.
+//! blocks and writes those anew that it would not take. All other bytes pass as they are, but for fields that are named by
+//! an index and that the decoder need not make anything of.
 //!
 //! | in a request | etcd 3.5.30 | here |
 //! |---|---|---|
@@ -26,21 +27,23 @@
 //! reset what it likes. A size update behind a field is against HPACK (RFC 7541 section 4.2) though etcd
 //! takes it.
 //!
-//! `huffman`, `field` and `table` are HPACK's, `fault` is what ends a connection, `class` tells what a field is for, `block` reads whole blocks
+//! `huffman`, `field` and `table` are HPACK's, `fault` is what ends a connection, `class` tells what a field is for, `credential` keeps who calls, `block` reads whole blocks
 //! and writes them, `gate` finds them in the frames. No crate would do: those that decode HPACK decode
 //! everything, with an allocation for each text, and `h2` does not give its own decoder away.
 
 mod block;
 mod class;
+mod credential;
 mod fault;
 mod field;
 mod gate;
 mod huffman;
 mod table;
 
-pub use block::Note;
+pub use block::{Note, Spared};
+pub use credential::Credential;
 pub use fault::{Fault, HEADERS_BYTES_ABUSE};
-pub use gate::{FRAME_BYTES_MAX, Gate, NOTES_MAX, REQUEST_BYTES_MIN};
+pub use gate::{Aside, FRAME_BYTES_MAX, Gate, NOTES_MAX, REQUEST_BYTES_MIN};
 
 #[cfg(test)]
 #[path = "gate_tests.rs"]

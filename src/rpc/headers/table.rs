@@ -109,6 +109,8 @@ struct Entry {
     name_bytes: usize,
     value_bytes: usize,
     class: Class,
+    /// No other entry of this table has or had the same.
+    serial: u64,
 }
 
 impl Entry {
@@ -154,9 +156,12 @@ impl Table {
         {
             return Ok(Known { name, value, class: STATIC_CLASSES[at] });
         }
-        let entry = self.entry(index)?;
+        self.entry(index).map(|entry| self.known(entry))
+    }
+
+    fn known(&self, entry: &Entry) -> Known<'_> {
         let (name, rest) = self.texts[entry.at..].split_at(entry.name_bytes);
-        Ok(Known { name, value: &rest[..entry.value_bytes], class: entry.class })
+        Known { name, value: &rest[..entry.value_bytes], class: entry.class }
     }
 
     /// Class and size of the field that an index names.
@@ -170,6 +175,18 @@ impl Table {
         Ok((entry.class, entry.size()))
     }
 
+    /// Where the dynamic table keeps the field that an index names, until `settle`. None: it does not.
+    pub(super) fn place_of(&self, index: usize) -> Option<usize> {
+        let place = self.entries.len().checked_sub(index.checked_sub(STATIC.len())?)?;
+        (self.first <= place).then_some(place)
+    }
+
+    /// The field at a place, evicted or not, and what tells it from all others of this table.
+    pub(super) fn at(&self, place: usize) -> (Known<'_>, u64) {
+        let entry = &self.entries[place];
+        (self.known(entry), entry.serial)
+    }
+
     fn entry(&self, index: usize) -> Result<&Entry, HpackError> {
         let age = index.checked_sub(STATIC.len() + 1).ok_or(HpackError)?;
         let at = self.entries.len().checked_sub(age + 1).ok_or(HpackError)?;
@@ -179,8 +196,9 @@ impl Table {
     /// Puts a field in front; what has no room any more is evicted, maybe the field itself.
     pub(super) fn insert(&mut self, name: &[u8], value: &[u8], class: Class) {
         let at = self.texts.len();
-        let entry = Entry { at, name_bytes: name.len(), value_bytes: value.len(), class };
         self.changes += 1;
+        let serial = self.changes;
+        let entry = Entry { at, name_bytes: name.len(), value_bytes: value.len(), class, serial };
         self.size += entry.size();
         if entry.size() <= self.max {
             self.texts.extend_from_slice(name);

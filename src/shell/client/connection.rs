@@ -34,7 +34,7 @@ use super::http1;
 use super::silence::Silence;
 use super::speaks::{Endpoint, Speaks};
 use crate::config::Encryption;
-use crate::rpc::headers::{Fault, Gate};
+use crate::rpc::headers::{Fault, Gate, Spared};
 use crate::shell::net::Stream;
 use crate::shell::net::tls::{HandshakeError, is_tls};
 use crate::types::first_bytes::{FirstBytes, HTTP2_PREFACE};
@@ -95,7 +95,9 @@ pub(super) async fn run<B: Backend>(
     }
     let now_ms = shard.now_ms();
     let meter = FrameMeter::new(shard.config.keepalive_min_ms(), now_ms);
-    let gate = Gate::new(shard.config.header_bytes_max());
+    let bytes_max = shard.config.header_bytes_max();
+    let spared = if account.web.get().is_some() { Spared::Unread } else { Spared::UnreadAndAuthority };
+    let gate = Gate::new(bytes_max).sparing(spared);
     let io = Io::new(stream, Rc::clone(&shard.buffers), meter, gate, now_ms);
     let io = Rc::new(RefCell::new(io));
     account.progress_ms.set(now_ms);
@@ -360,8 +362,8 @@ impl<B: Backend> Turns<'_, B> {
             }
             match self.h2.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, responder)))) => {
-                    let note = self.io.borrow_mut().gate.take_note(responder.stream_id().as_u32());
-                    self.shard.on_request(self.account, cx, request, note, responder);
+                    let aside = self.io.borrow_mut().gate.take_aside(responder.stream_id().as_u32());
+                    self.shard.on_request(self.account, cx, request, aside, responder);
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(ending(&Err(error))),
                 Poll::Ready(None) => return Poll::Ready(Ending::Finished),

@@ -6,7 +6,7 @@
 //! table of its own, stays in step: the second gate has such a table. Nothing panics.
 
 use arbitrary::Unstructured;
-use pinion::rpc::headers::{FRAME_BYTES_MAX, Gate};
+use pinion::rpc::headers::{FRAME_BYTES_MAX, Gate, Spared};
 
 use crate::{below, bytes, memory, number, one_in};
 
@@ -17,7 +17,7 @@ const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 const PRIORITY: u8 = 0x20;
 
-const NAMES: [&[u8]; 16] = [
+const NAMES: [&[u8]; 18] = [
     b":method",
     b":path",
     b":scheme",
@@ -27,6 +27,8 @@ const NAMES: [&[u8]; 16] = [
     b"te",
     b"connection",
     b"host",
+    b"token",
+    b"user-agent",
     b"content-type",
     b"content-length",
     b"upgrade",
@@ -55,11 +57,12 @@ pub fn run(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let bytes_max = [64 * 1024, 300, 5_000][below(&mut input, 3)];
     let cut = [1, 3, 10, 1_000][below(&mut input, 4)];
+    let spared = [Spared::Nothing, Spared::Unread, Spared::UnreadAndAuthority][below(&mut input, 3)];
     let stream = stream(&mut input);
 
     let limit = 8 * (bytes_max + 2 * FRAME_BYTES_MAX) + 64 * stream.len() + 512 * 1024;
-    let (whole, is_open, has_fault) = memory::bounded(limit, || pass(bytes_max, &stream, usize::MAX));
-    let (pieces, _, same_fault) = pass(bytes_max, &stream, cut);
+    let (whole, is_open, has_fault) = memory::bounded(limit, || pass(bytes_max, spared, &stream, usize::MAX));
+    let (pieces, _, same_fault) = pass(bytes_max, spared, &stream, cut);
     assert_eq!(same_fault, has_fault);
     if has_fault || is_open {
         return;
@@ -79,8 +82,8 @@ pub fn run(data: &[u8]) {
 }
 
 /// What passes, whether a block has begun and not ended, and whether there was a fault.
-fn pass(bytes_max: usize, stream: &[u8], cut: usize) -> (Vec<u8>, bool, bool) {
-    let mut gate = Gate::new(bytes_max);
+fn pass(bytes_max: usize, spared: Spared, stream: &[u8], cut: usize) -> (Vec<u8>, bool, bool) {
+    let mut gate = Gate::new(bytes_max).sparing(spared);
     let (mut out, mut at) = (Vec::new(), 0);
     while at < stream.len() {
         let end = stream.len().min(at.saturating_add(cut));

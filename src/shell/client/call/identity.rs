@@ -31,6 +31,7 @@ use super::shown::{Shown, Token};
 use crate::auth::{Claims, bearer, may_be_web_token, token_index};
 use crate::pb::peer;
 use crate::request::{Command, Login, Permit, Query, Read};
+use crate::rpc::headers::Credential;
 use crate::rpc::{Status, status};
 use crate::shell::client::jwt::{self, Jwt};
 use crate::shell::client::signal::Signal;
@@ -169,6 +170,11 @@ pub(in crate::shell::client) fn token(shown: &[u8], account: &Account) -> Shown 
     account.last_shown.token(bearer(shown), account.address)
 }
 
+/// The token in a field that the connection's requests show by its place in the table of headers.
+pub(in crate::shell::client) fn credential(credential: &Rc<Credential>, account: &Account) -> Shown {
+    account.last_shown.credential(credential, account.address)
+}
+
 /// The name in a connection's certificate, if there is one.
 pub(in crate::shell::client) fn certificate_of(account: &Account) -> Option<Shown> {
     account.user().map(|user| account.last_shown.certificate(&user))
@@ -200,9 +206,8 @@ impl<B: Backend> ClientShard<B> {
         if let Some((login, _)) = self.identities.recall(shown, revision, self.now_ms()) {
             return Ok(Identity::Login(login));
         }
-        let Shown::Token(Token { text: token, .. }) = shown else {
-            unreachable!("a certificate's name is a login")
-        };
+        let Shown::Token(token) = shown else { unreachable!("a certificate's name is a login") };
+        let token = &token.text;
         let may_be_good = match &self.config.jwt {
             Some(_) => may_be_web_token(token),
             None => token_index(token).is_some(),
@@ -250,9 +255,9 @@ impl<B: Backend> ClientShard<B> {
     }
 
     /// Waits until a token has been verified, which the first call with it begins.
-    async fn check_web_token(self: &Rc<Self>, jwt: &Jwt, token: &Token) -> Caller {
+    async fn check_web_token(self: &Rc<Self>, jwt: &Jwt, token: &Rc<Token>) -> Caller {
         let under_way = self.identities.checking.borrow().get(&token.text).map(Rc::clone);
-        let checking = under_way.unwrap_or_else(|| self.begin_to_check(jwt.clone(), token.clone()));
+        let checking = under_way.unwrap_or_else(|| self.begin_to_check(jwt.clone(), Rc::clone(token)));
         // A task runs until it waits when it is spawned, and need not wait where a signature is verified that fast.
         if checking.caller.get().is_none() {
             let signal = Rc::<Signal>::default();
@@ -263,7 +268,7 @@ impl<B: Backend> ClientShard<B> {
     }
 
     /// Verifies a token in a task of its own: the call that came first may end first.
-    fn begin_to_check(self: &Rc<Self>, jwt: Jwt, token: Token) -> Rc<Checking> {
+    fn begin_to_check(self: &Rc<Self>, jwt: Jwt, token: Rc<Token>) -> Rc<Checking> {
         let checking = Rc::<Checking>::default();
         self.identities.checking.borrow_mut().insert(token.text.clone(), Rc::clone(&checking));
         let (shard, given) = (Rc::clone(self), Rc::clone(&checking));

@@ -11,11 +11,14 @@
 use std::cell::RefCell;
 use std::hint::black_box;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::auth::bearer;
 use crate::request::Login;
+use crate::rpc::headers::Credential;
 
 /// A token as a call shows it, in bytes at most. Those that this server gives out are far shorter.
 pub(in crate::shell::client) const TOKEN_BYTES_MAX: usize = 16 << 10;
@@ -26,13 +29,13 @@ const KEPT_BYTES_MAX: usize = 2 << 10;
 /// What shows who makes a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::shell::client) enum Shown {
-    Token(Token),
+    Token(Rc<Token>),
     /// The common name in the client's certificate.
     Certificate(Bytes),
 }
 
 /// A token, and where it comes from.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub(in crate::shell::client) struct Token {
     pub(super) text: Bytes,
     pub(super) address: Option<IpAddr>,
@@ -51,6 +54,8 @@ pub(in crate::shell::client) struct LastShown(RefCell<Option<Seen>>);
 
 struct Seen {
     shown: Shown,
+    /// The field that it came in, if that was shown by its place in the connection's table of headers.
+    credential: Option<Rc<Credential>>,
     /// None: the token names nobody.
     login: Option<Arc<Login>>,
     revision: u64,
@@ -64,6 +69,21 @@ fn is_same(a: &[u8], b: &[u8]) -> bool {
 }
 
 impl LastShown {
+    /// The same of a field that was shown by its place in the connection's table of headers. One that was shown last needs
+    /// no look at its bytes.
+    pub(super) fn credential(&self, credential: &Rc<Credential>, address: Option<IpAddr>) -> Shown {
+        let is_it =
+            |seen: &&mut Seen| seen.credential.as_ref().is_some_and(|last| Rc::ptr_eq(last, credential));
+        if let Some(seen) = self.0.borrow_mut().as_mut().filter(is_it) {
+            return seen.shown.clone();
+        }
+        let shown = self.token(bearer(&credential.value), address);
+        if let Some(seen) = self.0.borrow_mut().as_mut().filter(|seen| seen.shown == shown) {
+            seen.credential = Some(Rc::clone(credential));
+        }
+        shown
+    }
+
     /// A token that a client at this address shows.
     pub(super) fn token(&self, token: &[u8], address: Option<IpAddr>) -> Shown {
         if let Some(Seen { shown: shown @ Shown::Token(last), .. }) = &*self.0.borrow()
@@ -74,7 +94,7 @@ impl LastShown {
         // One longer than any that is given out need not be kept to be refused: an empty one is no better.
         let is_kept = token.len() <= TOKEN_BYTES_MAX;
         let text = if is_kept { Bytes::copy_from_slice(token) } else { Bytes::new() };
-        Shown::Token(Token { text, address })
+        Shown::Token(Rc::new(Token { text, address }))
     }
 
     /// The name in the connection's certificate, which is always the same.
@@ -87,12 +107,12 @@ impl LastShown {
 
     /// The login of what `token` or `certificate` gave, if it still holds.
     pub(super) fn recall(&self, shown: &Shown, revision: u64, now_ms: u64) -> Option<Option<Arc<Login>>> {
-        // The same bytes in memory: they were compared when they were taken from here.
+        // The same place in memory: the bytes were compared when they were taken from here.
         let is_it = |a: &Bytes, b: &Bytes| a.as_ptr() == b.as_ptr() && a.len() == b.len();
         let seen = self.0.borrow();
         let seen = seen.as_ref()?;
         let is_it = match (&seen.shown, shown) {
-            (Shown::Token(last), Shown::Token(now)) => is_it(&last.text, &now.text),
+            (Shown::Token(last), Shown::Token(now)) => Rc::ptr_eq(last, now),
             (Shown::Certificate(last), Shown::Certificate(now)) => is_it(last, now),
             _ => false,
         };
@@ -102,7 +122,7 @@ impl LastShown {
     /// What the shard knows of what was shown, at an auth revision and until a time.
     pub(super) fn remember(&self, shown: &Shown, login: Option<Arc<Login>>, revision: u64, until_ms: u64) {
         let is_kept = !matches!(shown, Shown::Token(token) if KEPT_BYTES_MAX < token.text.len());
-        let seen = || Seen { shown: shown.clone(), login, revision, until_ms };
+        let seen = || Seen { shown: shown.clone(), credential: None, login, revision, until_ms };
         self.0.replace(is_kept.then(seen));
     }
 }
@@ -141,6 +161,26 @@ mod tests {
         last.remember(&last.token(b"other", None), None, 7, 100);
         assert_eq!(last.recall(&first, 7, 0), None, "another was shown since");
         assert_eq!(last.recall(&last.token(b"other", None), 7, 0), Some(None));
+    }
+
+    #[test]
+    fn a_field_that_is_shown_again_is_the_same_token_and_another_field_is_not() {
+        let last = LastShown::default();
+        let field = |value: &'static str| {
+            Rc::new(Credential { name: "authorization".into(), value: Bytes::from_static(value.as_bytes()) })
+        };
+        let (alice, bob) = (field("Bearer abc.1"), field("abc.2"));
+        let shown = last.credential(&alice, None);
+        last.remember(&shown, login("alice"), 7, 100);
+        for _ in 0..3 {
+            assert_eq!(last.recall(&last.credential(&alice, None), 7, 0), Some(login("alice")));
+            // As a header of its own it is the same token.
+            assert_eq!(last.recall(&last.token(b"abc.1", None), 7, 0), Some(login("alice")));
+            assert_eq!(last.recall(&last.credential(&bob, None), 7, 0), None);
+        }
+        last.remember(&last.credential(&bob, None), login("bob"), 7, 100);
+        assert_eq!(last.recall(&last.credential(&alice, None), 7, 0), None);
+        assert_eq!(last.recall(&last.credential(&bob, None), 7, 0), Some(login("bob")));
     }
 
     #[test]

@@ -9,15 +9,15 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method as HttpMethod, Request as HttpRequest, StatusCode};
 
 use super::bidi::Incoming;
 use super::gzip;
-use super::response::{self, GRPC_ENCODING};
+use super::response;
 use crate::rpc::api_version::ApiVersion;
 use crate::rpc::framing::{Assembler, FramingError, Message, is_grpc_content_type, parse_timeout};
-use crate::rpc::headers::Note;
+use crate::rpc::headers::{Aside, Credential};
 use crate::rpc::method::CallShape;
 use crate::rpc::{Code, Method, Status, not_older, status};
 use crate::shell::client::call::account::Account;
@@ -32,12 +32,12 @@ use crate::shell::client::tally::Tally;
 use crate::shell::client::upload::{Gather, Torn};
 use crate::shell::client::{Backend, ClientShard};
 
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
-const TOKEN: HeaderName = HeaderName::from_static("token");
-const GATEWAY_ACCEPT: HeaderName = HeaderName::from_static("grpcgateway-accept");
-const NOT_OLDER_THAN: HeaderName = HeaderName::from_static(not_older::NOT_OLDER_THAN);
-const CLIENT_API_VERSION: HeaderName = HeaderName::from_static("client-api-version");
+const GRPC_ENCODING: &str = "grpc-encoding";
+const GRPC_TIMEOUT: &str = "grpc-timeout";
+const HAS_LEADER: &str = "hasleader";
+const TOKEN: &str = "token";
+const GATEWAY_ACCEPT: &str = "grpcgateway-accept";
+const CLIENT_API_VERSION: &str = "client-api-version";
 
 const NS_PER_MS: u64 = 1_000_000;
 
@@ -53,9 +53,75 @@ impl From<Status> for Refused {
     }
 }
 
-/// The last value of a header, which is the one that gRPC-Go goes by.
-fn last<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
-    headers.get_all(name).iter().next_back().map(HeaderValue::as_bytes)
+/// The headers that are asked for. A request has few, so they are found by one walk and not by a look-up each.
+#[derive(Default)]
+struct Asked<'a> {
+    is_grpc: bool,
+    /// The last one, which is the one that gRPC-Go goes by; so with encoding and `not_older_than`.
+    content_type: &'a [u8],
+    /// The last one, or the first one that is none.
+    timeout_ns: Option<Result<u64, String>>,
+    encoding: Option<&'a [u8]>,
+    not_older_than: Option<&'a [u8]>,
+    /// The first one; so with those below.
+    api_version: Option<&'a [u8]>,
+    has_leader: Option<&'a [u8]>,
+    token: Option<&'a [u8]>,
+    authorization: Option<&'a [u8]>,
+    is_of_gateway: bool,
+}
+
+impl<'a> Asked<'a> {
+    fn of(headers: &'a HeaderMap) -> Self {
+        let mut asked = Self::default();
+        for (name, value) in headers {
+            let value = value.as_bytes();
+            let first = match name.as_str() {
+                "content-type" => {
+                    asked.is_grpc |= is_grpc_content_type(value);
+                    asked.content_type = value;
+                    continue;
+                }
+                GRPC_TIMEOUT => {
+                    if !matches!(asked.timeout_ns, Some(Err(_))) {
+                        asked.timeout_ns = Some(parse_timeout(value).map_err(|why| why.to_string()));
+                    }
+                    continue;
+                }
+                GRPC_ENCODING => {
+                    asked.encoding = Some(value);
+                    continue;
+                }
+                not_older::NOT_OLDER_THAN => {
+                    asked.not_older_than = Some(value);
+                    continue;
+                }
+                GATEWAY_ACCEPT => {
+                    asked.is_of_gateway = true;
+                    continue;
+                }
+                CLIENT_API_VERSION => &mut asked.api_version,
+                HAS_LEADER => &mut asked.has_leader,
+                TOKEN => &mut asked.token,
+                "authorization" => &mut asked.authorization,
+                _ => continue,
+            };
+            first.get_or_insert(value);
+        }
+        asked
+    }
+
+    /// What shows who calls: `token`, or else `authorization`, or else the connection's certificate. A gateway in front
+    /// of this member shows its own certificate, and says by a header that the call is not its own.
+    fn shown(&self, kept_aside: Option<&Rc<Credential>>, account: &Account) -> Option<Shown> {
+        if let Some(credential) = kept_aside {
+            return Some(identity::credential(credential, account));
+        }
+        if let Some(token) = self.token.or(self.authorization) {
+            return Some(identity::token(token, account));
+        }
+        if self.is_of_gateway { None } else { identity::certificate_of(account) }
+    }
 }
 
 fn refused(http: StatusCode, code: Code, message: String) -> Refused {
@@ -66,31 +132,29 @@ fn refused(http: StatusCode, code: Code, message: String) -> Refused {
 /// may be compressed.
 fn read_head<T>(
     request: &HttpRequest<T>,
-    note: Option<Note>,
+    aside: Aside,
     now_ms: u64,
     asks_rights: bool,
     account: &Account,
 ) -> Result<(Head, bool), Refused> {
-    let note = note.unwrap_or_default();
+    let note = aside.note.unwrap_or_default();
     if let Some(refusal) = note.refusal {
         return Err(refusal.into());
     }
-    let headers = request.headers();
-    if !is_grpc(headers) {
-        let text = String::from_utf8_lossy(last(headers, &CONTENT_TYPE).unwrap_or_default());
+    let asked = Asked::of(request.headers());
+    if !asked.is_grpc {
+        let text = String::from_utf8_lossy(asked.content_type);
         let message = format!("invalid gRPC request content-type {text:?}");
         return Err(refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, message));
     }
-    let mut timeout_ns = None;
-    for value in headers.get_all(GRPC_TIMEOUT) {
-        match parse_timeout(value.as_bytes()) {
-            Ok(ns) => timeout_ns = Some(ns),
-            Err(why) => {
-                let message = format!("malformed grpc-timeout: {why}");
-                return Err(refused(StatusCode::BAD_REQUEST, Code::Internal, message));
-            }
+    let timeout_ns = match &asked.timeout_ns {
+        None => None,
+        Some(Ok(timeout_ns)) => Some(*timeout_ns),
+        Some(Err(why)) => {
+            let message = format!("malformed grpc-timeout: {why}");
+            return Err(refused(StatusCode::BAD_REQUEST, Code::Internal, message));
         }
-    }
+    };
     if request.method() != HttpMethod::POST {
         let method = note.method.as_deref().unwrap_or(request.method().as_str());
         let message = format!("Received a HEADERS frame with :method {method:?} which should be POST");
@@ -104,7 +168,7 @@ fn read_head<T>(
         timeout_ns.map(|timeout_ns| now_ms.saturating_add(timeout_ns.div_ceil(NS_PER_MS)));
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
     let method = Method::find(note.path.as_deref().unwrap_or(path))?;
-    let gzip = match last(headers, &GRPC_ENCODING) {
+    let gzip = match asked.encoding {
         None | Some(b"" | b"identity") => false,
         Some(b"gzip") => true,
         Some(other) => {
@@ -113,11 +177,10 @@ fn read_head<T>(
             return Err(Status { code: Code::Unimplemented, message: message.into() }.into());
         }
     };
-    let api_version = headers.get(CLIENT_API_VERSION).map_or(&b""[..], |value| value.as_bytes());
-    let api_version = ApiVersion::parse(api_version);
-    let needs_leader = headers.get(HAS_LEADER).is_some_and(|value| value.as_bytes() == b"true");
-    let shown = if asks_rights { shown(headers, account) } else { None };
-    let not_older_than = not_older::parse(last(headers, &NOT_OLDER_THAN))?;
+    let api_version = ApiVersion::parse(asked.api_version.unwrap_or_default());
+    let needs_leader = asked.has_leader == Some(b"true");
+    let shown = if asks_rights { asked.shown(aside.credential.as_ref(), account) } else { None };
+    let not_older_than = not_older::parse(asked.not_older_than)?;
     Ok((Head { method, client_deadline_ms, needs_leader, api_version, shown, not_older_than }, gzip))
 }
 
@@ -126,16 +189,14 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get_all(CONTENT_TYPE).iter().any(|value| is_grpc_content_type(value.as_bytes()))
 }
 
-/// What shows who calls: `token`, or else `authorization`, or else the connection's certificate. A gateway in front of
-/// this member shows its own certificate, and says by a header that the call is not its own.
-fn shown(headers: &HeaderMap, account: &Account) -> Option<Shown> {
-    if let Some(token) = headers.get(&TOKEN).or_else(|| headers.get(AUTHORIZATION)) {
-        return Some(identity::token(token.as_bytes(), account));
+/// A header that was kept aside.
+fn put_back(headers: &mut HeaderMap, credential: &Credential) {
+    // The gate takes no other names, and no value that is none.
+    if let Ok(name) = HeaderName::from_bytes(&credential.name)
+        && let Ok(value) = HeaderValue::from_maybe_shared(credential.value.clone())
+    {
+        headers.insert(name, value);
     }
-    if headers.contains_key(&GATEWAY_ACCEPT) {
-        return None;
-    }
-    identity::certificate_of(account)
 }
 
 pub(super) fn framing_status(error: &FramingError) -> Status {
@@ -180,18 +241,21 @@ impl<B: Backend> ClientShard<B> {
         self: &Rc<Self>,
         account: &Rc<Account>,
         cx: &mut Context<'_>,
-        request: HttpRequest<RecvStream>,
-        note: Option<Note>,
+        mut request: HttpRequest<RecvStream>,
+        aside: Aside,
         stream: SendResponse<Body>,
     ) {
         if let Some(speaks) = account.web.get()
             && (speaks != Speaks::All || !is_grpc(request.headers()))
         {
-            return self.on_web_request(account, cx, speaks, request, note, stream);
+            if let Some(credential) = &aside.credential {
+                put_back(request.headers_mut(), credential);
+            }
+            return self.on_web_request(account, cx, speaks, request, aside.note, stream);
         }
         self.counters.count(|counters| counters.requests += 1);
         let mut responder = response::Responder::new(stream, &self.templates);
-        let (head, gzip) = match read_head(&request, note, self.now_ms(), self.asks_rights(), account) {
+        let (head, gzip) = match read_head(&request, aside, self.now_ms(), self.asks_rights(), account) {
             Ok(read) => read,
             Err(refused) => return responder.refuse_http(refused.http, &refused.status),
         };
