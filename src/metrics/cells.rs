@@ -46,7 +46,9 @@ impl Histogram {
 
     /// One observation, in the unit of the series.
     pub fn observe(&self, value: f64) {
-        let bucket = self.bounds.partition_point(|bound| *bound < value);
+        // Most of what is observed is short.
+        let is_in_first = value <= self.bounds[0];
+        let bucket = if is_in_first { 0 } else { self.bounds.partition_point(|bound| *bound < value) };
         self.counts[bucket].set(self.counts[bucket].get() + 1);
         self.sum.set(self.sum.get() + value);
     }

@@ -381,7 +381,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
         helpers: helpers.clone(),
     });
     let jwt = token_keys.map(|keys| Jwt::new(keys, helpers.clone()));
-    let passwords = Passwords::new(process.auth.bcrypt_cost, helpers);
+    let passwords = Passwords::new(process.auth.bcrypt_cost, helpers.clone());
     let compare = process.features.initial_corrupt_check.then(|| Arc::clone(&raft_orders.compare));
     let mut threads = Vec::new();
     let generation = u32::try_from(entropy()? >> 32).expect("a shifted u64 fits");
@@ -390,6 +390,7 @@ pub(in crate::shell) fn run(config: &Config) -> Result<Ended, BootError> {
     reception.set_connections_max(descriptors.clients);
     let mut held_by_shard = deal(held_for_clients, plan.shards.len());
     let mut scraper = wiring.scraper();
+    scraper.write_on(helpers.clone());
     scraper.add("log", move |scrape| {
         log_for_scrapes.send(LogCommand::Observe(scrape));
         true

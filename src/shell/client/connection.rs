@@ -313,7 +313,11 @@ impl<B: Backend> Turns<'_, B> {
         let was_blocked = self.io.borrow().is_write_blocked();
         self.shard.backend.hold();
         self.shard.submit_deferred(self.account);
-        let ended = self.exchange(cx, was_blocked);
+        let ended = {
+            let shard = self.shard;
+            let _turn = shard.begin_turn();
+            self.exchange(cx, was_blocked)
+        };
         // Before the answers are written: others work meanwhile.
         self.shard.backend.release();
         let has_streams = || self.h2.has_streams();

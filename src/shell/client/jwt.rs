@@ -37,7 +37,7 @@ use x509_parser::prelude::FromDer as _;
 
 use crate::auth::{Claims, WebToken, unsigned, with_signature};
 use crate::config::{JwtConfig, SignMethod};
-use crate::shell::runtime::fair_threads::{Crowded, FairThreads, Waiting};
+use crate::shell::runtime::fair_threads::{Crowded, FairThreads, Rank, Waiting};
 use crate::shell::runtime::helpers::Helpers;
 
 /// The largest key file.
@@ -334,7 +334,10 @@ impl fmt::Debug for Jwt {
 
 impl Jwt {
     pub(in crate::shell) fn new(keys: Keys, helpers: Helpers) -> Self {
-        Self { keys: Arc::new(keys), threads: FairThreads::new("tokens", WAITING, Some(helpers)) }
+        Self {
+            keys: Arc::new(keys),
+            threads: FairThreads::new("tokens", Rank::Background, WAITING, Some(helpers)),
+        }
     }
 
     pub(in crate::shell::client) fn keys(&self) -> &Arc<Keys> {

@@ -1,8 +1,10 @@
 //! A shard's answer to a scrape, and the text of all answers.
 
 use super::call::leadership::Wait;
+use super::tally::Turn;
 use super::{Backend, ClientShard};
 use crate::metrics::{self, Format, Label, Merged, Name, Report};
+use crate::shell::runtime::fair_threads::Crowded;
 use crate::shell::runtime::process;
 use crate::shell::runtime::scrape::{Gathered, SCRAPE_PATIENCE, Scraper};
 
@@ -53,6 +55,11 @@ impl<B: Backend> ClientShard<B> {
         }
     }
 
+    /// Until it is dropped, calls begin and end at one time (`Tallies::begin_turn`).
+    pub(in crate::shell) fn begin_turn(&self) -> Turn<'_> {
+        self.tallies.begin_turn()
+    }
+
     /// News for the watch hub has come through, so long after it was made.
     #[expect(clippy::cast_precision_loss, reason = "nanoseconds, far below 2^53 in any wait")]
     pub(in crate::shell::client) fn count_watch_lag(&self, lag_ns: u64) {
@@ -66,9 +73,12 @@ impl<B: Backend> ClientShard<B> {
 }
 
 /// The text of a scrape.
-pub(in crate::shell::client) async fn scrape(scraper: &Scraper, format: Format) -> String {
+///
+/// # Errors
+/// Too many are being written.
+pub(in crate::shell::client) async fn scrape(scraper: &Scraper, format: Format) -> Result<String, Crowded> {
     let Gathered { reports, roles } = scraper.gather(SCRAPE_PATIENCE).await;
-    // A thousand lines, and files of the kernel: not on this core.
+    // Thousands of lines, and files of the kernel: on a thread that nobody feels.
     let write = move || {
         let mut merged = Merged::default();
         reports.into_iter().for_each(|report| merged.add(report));
@@ -80,5 +90,5 @@ pub(in crate::shell::client) async fn scrape(scraper: &Scraper, format: Format) 
         merged.add(rest);
         metrics::write(&merged, format)
     };
-    glommio::executor().spawn_blocking(write).await
+    scraper.write(write).await
 }

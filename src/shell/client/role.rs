@@ -137,6 +137,7 @@ pub(in crate::shell) async fn run(
     while is_serving.get() {
         shard.take_waiting();
         for ring in &inbox {
+            let _turn = shard.begin_turn();
             while let Some(message) = ring.take() {
                 match message {
                     ToShard::Reply(reply) => shard.on_reply(reply),

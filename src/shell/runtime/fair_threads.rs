@@ -1,7 +1,8 @@
 //! Threads of lowered priority that take jobs fairly from one bounded queue: in turns between the addresses that ask,
 //! and for each address between the users it names. So a thousand jobs of one do not shut out the first of another.
 //!
-//! For work that is too long for an executor and that whoever reaches a port can cause: passwords, signatures.
+//! For work that is too long for an executor and that whoever reaches a port can cause: passwords, signatures, the text of a
+//! scrape.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -28,6 +29,15 @@ type Users = VecDeque<(String, VecDeque<Job>)>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::shell) struct Crowded;
 
+/// How the threads stand beside all others of their cores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::shell) enum Rank {
+    /// They give way.
+    Background,
+    /// Nobody is to feel them.
+    Last,
+}
+
 /// How many jobs may wait.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::shell) struct Waiting {
@@ -48,10 +58,22 @@ impl Queue {
         Self { addresses: VecDeque::new(), count: 0, waiting }
     }
 
-    fn push(&mut self, (address, user): Asker, job: Job) -> Result<(), Crowded> {
+    /// Whether there is room for one more job of this asker.
+    fn check_room(&self, (address, user): &Asker) -> Result<(), Crowded> {
         if self.waiting.max <= self.count {
             return Err(Crowded);
         }
+        let users = self.addresses.iter().find(|(known, _)| known == address).map(|(_, users)| users);
+        let jobs = users.and_then(|users| users.iter().find(|(known, _)| known == user));
+        match jobs {
+            Some((_, jobs)) if self.waiting.of_asker_max <= jobs.len() => Err(Crowded),
+            _ => Ok(()),
+        }
+    }
+
+    fn push(&mut self, asker: Asker, job: Job) -> Result<(), Crowded> {
+        self.check_room(&asker)?;
+        let (address, user) = asker;
         let users = match self.addresses.iter_mut().find(|(known, _)| *known == address) {
             Some((_, users)) => users,
             None => {
@@ -60,7 +82,6 @@ impl Queue {
             }
         };
         match users.iter_mut().find(|(known, _)| *known == user) {
-            Some((_, jobs)) if self.waiting.of_asker_max <= jobs.len() => return Err(Crowded),
             Some((_, jobs)) => jobs.push_back(job),
             None => users.push_back((user, VecDeque::from([job]))),
         }
@@ -115,6 +136,7 @@ impl Shared {
 #[derive(Clone)]
 pub(in crate::shell) struct FairThreads {
     name: &'static str,
+    rank: Rank,
     waiting: Waiting,
     /// None: a shard on its own, in a test.
     helpers: Option<Helpers>,
@@ -134,8 +156,13 @@ impl<T> Slot<T> {
 }
 
 impl FairThreads {
-    pub(in crate::shell) fn new(name: &'static str, waiting: Waiting, helpers: Option<Helpers>) -> Self {
-        Self { name, waiting, helpers, shared: Arc::default() }
+    pub(in crate::shell) fn new(
+        name: &'static str,
+        rank: Rank,
+        waiting: Waiting,
+        helpers: Option<Helpers>,
+    ) -> Self {
+        Self { name, rank, waiting, helpers, shared: Arc::default() }
     }
 
     fn shared(&self) -> &Shared {
@@ -145,12 +172,23 @@ impl FairThreads {
             for _ in 0..THREADS {
                 let own = Arc::clone(&shared);
                 match &self.helpers {
-                    Some(helpers) => helpers.run_in_background(self.name, move || own.work()),
+                    Some(helpers) => match self.rank {
+                        Rank::Background => helpers.run_in_background(self.name, move || own.work()),
+                        Rank::Last => helpers.run_at_last(self.name, move || own.work()),
+                    },
                     None => drop(std::thread::spawn(move || own.work())),
                 }
             }
             shared
         })
+    }
+
+    /// Whether a job of this asker would be taken now: what has to be done before can be left undone if not.
+    ///
+    /// # Errors
+    /// Too many wait already.
+    pub(in crate::shell) fn check_room(&self, asker: &Asker) -> Result<(), Crowded> {
+        self.shared().queue().check_room(asker)
     }
 
     /// What `work` comes to on a thread.
@@ -229,5 +267,22 @@ mod tests {
             push(user).unwrap();
         }
         assert_eq!(push(FEW.max), Err(Crowded));
+    }
+
+    #[test]
+    fn room_is_told_before_a_job_is_there_as_it_is_when_it_comes() {
+        let mut queue = Queue::new(FEW);
+        let (eve, bob) = ((address(1), "eve".to_owned()), (address(1), "bob".to_owned()));
+        for _ in 0..FEW.of_asker_max {
+            assert_eq!(queue.check_room(&eve), Ok(()));
+            queue.push(eve.clone(), Box::new(|| {})).unwrap();
+        }
+        assert_eq!((queue.check_room(&eve), queue.check_room(&bob)), (Err(Crowded), Ok(())));
+        drop(queue.pop());
+        assert_eq!(queue.check_room(&eve), Ok(()));
+        for user in 0..=FEW.max - FEW.of_asker_max {
+            queue.push((None, user.to_string()), Box::new(|| {})).unwrap();
+        }
+        assert_eq!((queue.check_room(&eve), queue.check_room(&bob)), (Err(Crowded), Err(Crowded)));
     }
 }

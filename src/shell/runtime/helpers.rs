@@ -54,6 +54,14 @@ impl Helpers {
         });
     }
 
+    /// The same for work that must not be felt at all, and may take long where there is much else to do.
+    pub(in crate::shell) fn run_at_last(&self, name: &'static str, job: impl FnOnce() + Send + 'static) {
+        self.run(name, move || {
+            priority::come_last();
+            job();
+        });
+    }
+
     /// Drops something large elsewhere.
     pub(in crate::shell) fn discard<T: Send + 'static>(&self, value: T) {
         self.run("discard", move || drop(value));

@@ -6,7 +6,7 @@
 //! A password is dropped with its job, and is in no log line. An unknown user costs as much time as a wrong
 //! password.
 
-use super::fair_threads::{Asker, Crowded, FairThreads, Waiting};
+use super::fair_threads::{Asker, Crowded, FairThreads, Rank, Waiting};
 use super::helpers::Helpers;
 
 /// Each takes a tenth of a second of one of two threads, so that half a minute is the longest wait.
@@ -25,7 +25,7 @@ pub(in crate::shell) struct Passwords {
 impl Default for Passwords {
     /// For a shard on its own, in a test.
     fn default() -> Self {
-        Self { cost: bcrypt::DEFAULT_COST, threads: FairThreads::new("passwords", WAITING, None) }
+        Self { cost: bcrypt::DEFAULT_COST, threads: FairThreads::new("passwords", Rank::Last, WAITING, None) }
     }
 }
 
@@ -38,7 +38,15 @@ impl std::fmt::Debug for Passwords {
 impl Passwords {
     /// Hashes at this cost (`--bcrypt-cost`).
     pub(in crate::shell) fn new(cost: u32, helpers: Helpers) -> Self {
-        Self { cost, threads: FairThreads::new("passwords", WAITING, Some(helpers)) }
+        Self { cost, threads: FairThreads::new("passwords", Rank::Last, WAITING, Some(helpers)) }
+    }
+
+    /// Whether a password of this asker would be looked at.
+    ///
+    /// # Errors
+    /// Too many wait already.
+    pub(in crate::shell) fn check_room(&self, asker: &Asker) -> Result<(), Crowded> {
+        self.threads.check_room(asker)
     }
 
     /// bcrypt's text for a password. `None` when it is too long.

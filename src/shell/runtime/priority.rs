@@ -8,6 +8,11 @@ use std::io;
 /// on a crowded machine so slow that what comes between (a new leader) makes it begin anew.
 const BACKGROUND_NICE: libc::c_int = 5;
 
+/// Of two such threads beside one that never sleeps: a thirtieth of the core each, all of it where it would be idle. A
+/// password is compared in a twentieth of a second, so in 1.5 s on a core that has no time left, and not never, as with
+/// the policy for idle time.
+const LAST_NICE: libc::c_int = 15;
+
 /// The least that Linux takes.
 const SHORT_SLICE_NS: u64 = 100_000;
 
@@ -27,11 +32,24 @@ pub(super) fn give_way() {
 /// else wait until an executor that has much to do has run its slice. It takes no right to ask for less, and costs
 /// the others nothing but the switch. Before Linux 6.12 the wish is not heard.
 pub(in crate::shell) fn come_first() {
+    take_short_slices(nice());
+}
+
+/// Leaves the core to whatever else wants it, but for a thirtieth, and within a tenth of a millisecond.
+///
+/// A low priority alone is not enough: a thread that has begun its slice keeps the core for milliseconds though another
+/// one of higher priority wakes up, unless that one has asked for a shorter slice.
+pub(super) fn come_last() {
+    take_short_slices(LAST_NICE);
+}
+
+/// Sets the calling thread's priority, and the shortest slice for it.
+fn take_short_slices(nice: libc::c_int) {
     let wish = libc::sched_attr {
         size: u32::try_from(size_of::<libc::sched_attr>()).expect("some 50 bytes"),
         sched_policy: libc::SCHED_OTHER.unsigned_abs(),
         sched_flags: 0,
-        sched_nice: nice(),
+        sched_nice: nice,
         sched_priority: 0,
         sched_runtime: SHORT_SLICE_NS,
         sched_deadline: 0,
@@ -41,11 +59,11 @@ pub(in crate::shell) fn come_first() {
     // names the calling thread.
     let answer = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wish, 0) };
     if answer != 0 {
-        tracing::debug!(error = %io::Error::last_os_error(), "a thread keeps the slice of all others");
+        tracing::debug!(error = %io::Error::last_os_error(), "a thread keeps the priority and slice of all others");
     }
 }
 
-/// The calling thread's priority, which the wish above has to repeat.
+/// The calling thread's priority, which a wish for slices has to repeat.
 fn nice() -> libc::c_int {
     // SAFETY: a system call without memory. An error looks like a priority of -1, and there is none for oneself.
     unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }

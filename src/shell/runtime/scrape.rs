@@ -4,7 +4,9 @@
 //! question. A role that is busy answers behind its turn; one that does not answer by the deadline is told as
 //! absent, and its series are missing rather than zero.
 //!
-//! Bounds: `SCRAPES_MAX` questions wait at a role; whoever asks more often finds it absent.
+//! The text is written on threads that give way to everything else: an executor's own helpers have its priority.
+//!
+//! Bounds: `SCRAPES_MAX` questions wait at a role; whoever asks more often finds it absent. `TEXTS` wait to be written.
 
 use std::future::poll_fn;
 use std::sync::{Arc, OnceLock};
@@ -15,10 +17,15 @@ use crossbeam::queue::SegQueue;
 use futures_lite::future;
 use futures_util::task::AtomicWaker;
 
+use super::fair_threads::{Crowded, FairThreads, Rank, Waiting};
+use super::helpers::Helpers;
 use crate::metrics::Report;
 
 /// Questions that may wait at one role.
 pub(in crate::shell) const SCRAPES_MAX: usize = 4;
+
+/// Texts that may wait to be written. Each is a third of a megabyte once it is.
+const TEXTS: Waiting = Waiting { max: 16, of_asker_max: 16 };
 
 /// How long a role may take: Prometheus gives a scrape 10 s by default.
 pub(in crate::shell) const SCRAPE_PATIENCE: Duration = Duration::from_secs(2);
@@ -64,6 +71,8 @@ type Ask = Box<dyn Fn(Scrape) -> bool + Send + Sync>;
 #[derive(Default)]
 pub(in crate::shell) struct Scraper {
     roles: Vec<(String, Ask)>,
+    /// None: a shard on its own, in a test.
+    writers: Option<FairThreads>,
 }
 
 impl std::fmt::Debug for Scraper {
@@ -80,6 +89,25 @@ pub(in crate::shell) struct Gathered {
 }
 
 impl Scraper {
+    /// Texts are written on threads of their own from now on.
+    pub(in crate::shell) fn write_on(&mut self, helpers: Helpers) {
+        self.writers = Some(FairThreads::new("metrics", Rank::Last, TEXTS, Some(helpers)));
+    }
+
+    /// What `text` comes to.
+    ///
+    /// # Errors
+    /// Too many are being written.
+    pub(in crate::shell) async fn write(
+        &self,
+        text: impl FnOnce() -> String + Send + 'static,
+    ) -> Result<String, Crowded> {
+        match &self.writers {
+            Some(writers) => writers.run((None, String::new()), text).await,
+            None => Ok(text()),
+        }
+    }
+
     /// Adds a role.
     pub(in crate::shell) fn add(
         &mut self,

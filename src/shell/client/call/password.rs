@@ -97,6 +97,11 @@ impl<B: Backend> ClientShard<B> {
         payload: Bytes,
     ) -> Result<(Term, Response), Status> {
         let pb::AuthenticateRequest { name, password } = decode(payload)?;
+        let asker = (address, name.clone());
+        // Beyond the queue a login costs no more than its refusal: whoever tries passwords sends many.
+        if self.identities.revision().is_some() {
+            self.config.passwords.check_room(&asker)?;
+        }
         for _ in 0..TRIES {
             let looked_up = self.ask(own_read(true, Query::PasswordOf(name.clone()))).await;
             let record = match looked_up {
@@ -112,8 +117,7 @@ impl<B: Backend> ClientShard<B> {
             let keys = self.config.jwt.as_ref().map(|jwt| Arc::clone(jwt.keys()));
             let user = name.clone();
             let sign = move || keys.zip(revision).map(|(keys, revision)| keys.sign(&user, revision));
-            let asker = (address, name.clone());
-            let fits = self.config.passwords.if_fits(asker, password.clone(), hash, sign).await?;
+            let fits = self.config.passwords.if_fits(asker.clone(), password.clone(), hash, sign).await?;
             let (Some((record, (term, response))), Some(signed)) = (record, fits) else {
                 return Err(status::AUTH_FAILED);
             };

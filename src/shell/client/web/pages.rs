@@ -18,6 +18,7 @@ use crate::rpc::web::{AnswerHead, Ask, JSON, put_version};
 use crate::shell::client::call::account::Account;
 use crate::shell::client::observing;
 use crate::shell::client::{Backend, ClientShard};
+use crate::shell::runtime::fair_threads::Crowded;
 
 /// A page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,9 +92,15 @@ impl<B: Backend> ClientShard<B> {
         let format = Format::accepted(&String::from_utf8_lossy(accept));
         let (shard, account) = (Rc::clone(self), Rc::clone(account));
         glommio::spawn_local(async move {
-            let text = observing::scrape(&shard.config.scraper, format).await;
-            let head = AnswerHead::new(200, format.content_type());
-            sink.answer_bytes(&account, head, text.as_bytes());
+            match observing::scrape(&shard.config.scraper, format).await {
+                Ok(text) => {
+                    let head = AnswerHead::new(200, format.content_type());
+                    sink.answer_bytes(&account, head, text.as_bytes());
+                }
+                Err(Crowded) => {
+                    sink.answer_bytes(&account, AnswerHead::of_text(503), b"too many scrapes at once\n");
+                }
+            }
         })
         .detach();
     }
