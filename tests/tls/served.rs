@@ -3,6 +3,7 @@
 use pinion_kit::program::run;
 use pinion_kit::tls::{self, Authority, Holder};
 use pinion_kit::{Launch, TEST_DEADLINE, WorkDir, block_on, etcds, free_port, installed};
+use rcgen::{CertificateParams, PKCS_ECDSA_P256_SHA256};
 
 use crate::programs::{Secured, credentials, secured};
 
@@ -306,6 +307,43 @@ fn addresses_of_metrics_ask_for_the_certificates_of_clients() {
                     let (success, told) = ask(holder, port, path).await;
                     assert!(!success && told.starts_with("000"), "{who} at {port}{path}: {told}");
                 }
+            }
+        }
+    });
+}
+
+/// As etcd 3.4.23 and 3.5.30 do: a certificate with names is held against the address it comes from where metrics are, and
+/// not where clients come.
+#[test]
+fn addresses_of_metrics_alone_hold_certificates_against_the_clients_address() {
+    block_on(TEST_DEADLINE, async {
+        let Some(curl) = installed("curl") else { return };
+        let work = WorkDir::new();
+        let authority = Authority::new(&work, "ca");
+        let metrics = free_port();
+        let more =
+            ["--client-cert-auth".to_owned(), format!("--listen-metrics-urls=https://127.0.0.1:{metrics}")];
+        let member = Secured::start(&work, &authority, &more).await;
+        let issue = |name: &str, hosts: &[&str]| {
+            let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+            let names = CertificateParams::new(hosts).unwrap().subject_alt_names;
+            authority.issue_with(name, &PKCS_ECDSA_P256_SHA256, |params| params.subject_alt_names = names)
+        };
+        for (name, hosts, is_welcome) in [
+            ("here", &["127.0.0.1"][..], true),
+            ("named", &["localhost"], true),
+            ("nameless", &[], true),
+            ("elsewhere", &["10.9.9.9"], false),
+            ("unknown", &["nowhere.invalid"], false),
+        ] {
+            let holder = issue(name, hosts);
+            for (port, is_welcome) in [(metrics, is_welcome), (member.port, true)] {
+                let mut all = words("-s -o /dev/null -w %{http_code}");
+                all.extend(credentials(&authority.certificate, &holder));
+                all.push(format!("https://127.0.0.1:{port}/health"));
+                let (success, told) = run(&curl, &all, "").await;
+                let wanted = if is_welcome { "200" } else { "000" };
+                assert_eq!((success, told.as_str()), (is_welcome, wanted), "{name} at {port}");
             }
         }
     });

@@ -243,6 +243,11 @@ impl TlsAcceptor {
         Self { credentials, handshakes, checks_address }
     }
 
+    /// The same, which holds certificates against the address that they come from.
+    pub(in crate::shell) fn checking_address(&self) -> Self {
+        Self { checks_address: true, ..self.clone() }
+    }
+
     /// Does the handshake on a socket that was accepted, of which `first` was read already.
     ///
     /// # Errors
