@@ -5,6 +5,7 @@
 //! etcd had: `error` is the text as in 3.5, `code` and `message` are 3.6's; in a stream, `error` is an object with
 //! all names of both.
 
+mod path;
 mod rules;
 
 use std::borrow::Cow;
@@ -96,6 +97,8 @@ pub enum Route<'a> {
     NamedInVain,
     /// A call through the gateway.
     Call(Method),
+    /// Another path stands for this one: where to ask instead.
+    Moved(String),
     /// A call's path, not asked by POST.
     CallByOtherMethod,
     /// A path that is the gateway's, and no call's.
@@ -112,9 +115,10 @@ pub fn route<'a>(ask: &Ask<'a>, rules: &Rules) -> Route<'a> {
     if !ask.is_secured && !rules.admits_host(ask.header("host").unwrap_or_default()) {
         return Route::Misdirected;
     }
-    let path = match ask.path.strip_prefix("/v3beta/") {
+    let path = path::decode(ask.path);
+    let path = match path.strip_prefix("/v3beta/") {
         Some(rest) => Cow::Owned(format!("/v3/{rest}")),
-        None => Cow::Borrowed(ask.path),
+        None => path,
     };
     let is_gateways = rules.serves_gateway && path.starts_with("/v3/");
     if is_gateways && ask.is_named {
@@ -126,14 +130,44 @@ pub fn route<'a>(ask: &Ask<'a>, rules: &Rules) -> Route<'a> {
     if ask.path.starts_with("/v2/") {
         return Route::V2;
     }
+    let moved = path::clean(&path).or_else(|| {
+        let is_root = rules.serves_gateway && path == "/v3";
+        is_root.then(|| "/v3/".to_owned())
+    });
+    if let Some(moved) = moved {
+        return Route::Moved(path::location(&moved, ask.query));
+    }
     if !is_gateways {
         return Route::Page(path);
     }
     match Method::of_web_path(&path) {
         None => Route::NoCall,
-        Some(_) if ask.method != "POST" => Route::CallByOtherMethod,
+        Some(_) if ask.method != "POST" || is_overridden(ask) => Route::CallByOtherMethod,
         Some(method) => Route::Call(method),
     }
+}
+
+/// Whether a header makes another method of POST: the gateway's libraries look at it where the body is a form.
+fn is_overridden(ask: &Ask<'_>) -> bool {
+    let method = ask.header("x-http-method-override").unwrap_or_default();
+    let is_form = ask.header("content-type") == Some(b"application/x-www-form-urlencoded");
+    is_form && !method.is_empty() && !method.eq_ignore_ascii_case(b"POST")
+}
+
+/// Appends the page that says where something has moved to.
+pub fn put_moved(location: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"<a href=\"");
+    for byte in location.bytes() {
+        match byte {
+            b'&' => out.extend_from_slice(b"&amp;"),
+            b'<' => out.extend_from_slice(b"&lt;"),
+            b'>' => out.extend_from_slice(b"&gt;"),
+            b'"' => out.extend_from_slice(b"&#34;"),
+            b'\'' => out.extend_from_slice(b"&#39;"),
+            _ => out.push(byte),
+        }
+    }
+    out.extend_from_slice(b"\">Moved Permanently</a>.\n\n");
 }
 
 /// Whether a path is a call's, by whatever method it is asked: a WebSocket begins with GET.
@@ -158,6 +192,8 @@ pub struct AnswerHead {
 
 /// The type of pages that people read.
 pub const TEXT: &str = "text/plain; charset=utf-8";
+/// The same for those with links.
+pub const HTML: &str = "text/html; charset=utf-8";
 /// The type of the gateway's answers.
 pub const JSON: &str = "application/json";
 
@@ -201,6 +237,7 @@ fn reason(status: u16) -> &'static str {
         200 => "OK",
         201 => "Created",
         204 => "No Content",
+        301 => "Moved Permanently",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",

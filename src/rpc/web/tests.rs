@@ -41,6 +41,51 @@ fn paths_and_methods_lead_where_etcd_leads_them() {
 }
 
 #[test]
+fn whoever_asks_for_a_path_that_is_not_clean_is_sent_to_the_clean_one() {
+    let rules = Rules::default();
+    for (path, query, moved) in [
+        ("//v3/kv/put", "", "/v3/kv/put"),
+        ("/v3beta//kv/put", "", "/v3/kv/put"),
+        ("/v3//kv/range", "a=b&c", "/v3/kv/range?a=b&c"),
+        ("/v3", "", "/v3/"),
+        ("//health", "", "/health"),
+        ("/x/%2e%2e/version", "", "/version"),
+        ("//evil.example/%0d%0aa", "", "/evil.example/%0D%0Aa"),
+    ] {
+        for method in ["GET", "POST", "PUT"] {
+            let ask = Ask { query, ..ask(method, path, &[]) };
+            assert_eq!(route(&ask, &rules), Route::Moved(moved.to_owned()), "{method} {path}");
+        }
+    }
+    assert_eq!(route(&ask("OPTIONS", "//v3", &[]), &rules), Route::Preflight);
+    assert_eq!(route(&ask("PUT", "/v2/keys//a", &[]), &rules), Route::V2, "it cleans by itself");
+    assert_eq!(route(&ask("POST", "/v3/%6bv/range", &[]), &rules), Route::Call(Method::Range));
+    let closed = Rules { serves_gateway: false, ..Rules::default() };
+    assert_eq!(route(&ask("GET", "/v3", &[]), &closed), Route::Page("/v3".into()));
+    let mut page = Vec::new();
+    put_moved("/a?b&\"<'>", &mut page);
+    assert_eq!(page, b"<a href=\"/a?b&amp;&#34;&lt;&#39;&gt;\">Moved Permanently</a>.\n\n");
+}
+
+#[test]
+fn method_is_overridden_where_the_body_is_a_form_and_nowhere_else() {
+    let form = header("Content-Type", "application/x-www-form-urlencoded");
+    for (headers, route) in [
+        (vec![form, header("X-HTTP-Method-Override", "PUT")], Route::CallByOtherMethod),
+        (vec![form, header("X-HTTP-Method-Override", "post")], Route::Call(Method::Range)),
+        (vec![form, header("X-HTTP-Method-Override", "")], Route::Call(Method::Range)),
+        (vec![form], Route::Call(Method::Range)),
+        (vec![header("X-HTTP-Method-Override", "PUT")], Route::Call(Method::Range)),
+    ] {
+        assert_eq!(
+            super::route(&ask("POST", "/v3/kv/range", &headers), &Rules::default()),
+            route,
+            "{headers:?}"
+        );
+    }
+}
+
+#[test]
 fn every_path_of_the_gateway_is_one_methods() {
     let mut paths = Vec::new();
     for row in crate::rpc::method::table() {

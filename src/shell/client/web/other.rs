@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::sink::Sink;
-use crate::rpc::web::{self, AnswerHead, Ask, JSON, Route, TEXT};
+use crate::rpc::web::{self, AnswerHead, Ask, HTML, JSON, Route, TEXT};
 use crate::rpc::{Code, Status};
 use crate::shell::client::call::account::Account;
 use crate::shell::client::{Backend, ClientShard};
@@ -46,6 +46,16 @@ impl<B: Backend> ClientShard<B> {
                     b"CommonName of client sending a request against gateway will be ignored and not used as expected\n",
                 );
             }),
+            Route::Moved(location) => {
+                let is_page = matches!(ask.method, "GET" | "HEAD");
+                let head = AnswerHead::new(301, if is_page { HTML } else { "" });
+                let body = |out: &mut Vec<u8>| {
+                    if ask.method == "GET" {
+                        web::put_moved(&location, out);
+                    }
+                };
+                sink.answer(account, head.with("Location", location.clone()), body);
+            }
             Route::NoCall => refuse(sink, 404, status(Code::NotFound, "Not Found".into())),
             Route::CallByOtherMethod => {
                 refuse(sink, 501, status(Code::Unimplemented, "Method Not Allowed".into()));

@@ -65,6 +65,11 @@ impl<B: Backend> ClientShard<B> {
         let Some(page) = find(path, is_of_metrics) else {
             return sink.answer_bytes(account, AnswerHead::of_text(404), b"404 page not found\n");
         };
+        // A check by its name is a page for nobody else, as in etcd.
+        let is_check = matches!(page, Page::Probe(_, Some(_)));
+        if ask.method != "GET" && is_check {
+            return sink.answer_bytes(account, AnswerHead::of_text(404), b"404 page not found\n");
+        }
         if ask.method != "GET" {
             let head = AnswerHead::of_text(405).with("Allow", "GET");
             return sink.answer_bytes(account, head, b"Method Not Allowed\n");
