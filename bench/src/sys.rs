@@ -40,6 +40,13 @@ pub(crate) fn thread_cpu_ns() -> u64 {
         + u64::try_from(time.tv_nsec).expect("not negative")
 }
 
+/// Has the calling thread, and those that it spawns from now on, run behind the others of this process.
+pub(crate) fn give_way() {
+    // SAFETY: no pointers; 0 is the calling thread.
+    let rc = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+    assert!(rc == 0, "everybody may lower a priority");
+}
+
 /// Clock ticks a second in `/proc/PID/stat`.
 pub(crate) fn ticks_per_s() -> u64 {
     // SAFETY: sysconf takes a constant and touches no memory of ours.

@@ -15,6 +15,7 @@ use super::watcher::{Wants, Watcher, WatcherKey};
 use super::wire::{event_field_len, frame_len, put_event_head};
 use super::{Batch, Event, Response, Sink, StreamId};
 use crate::types::Slice;
+use crate::types::limits::SLICE_NS;
 
 /// How long responses get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,12 +28,20 @@ pub(super) struct ResponseLimits {
     pub(super) fragment_bytes: usize,
     /// From this size on the events of a response are joined in slices, once for all who get the same.
     pub(super) joined_bytes_min: usize,
+    /// The same for events that are looked at, of which few may be wanted.
+    pub(super) joined_events_min: usize,
 }
 
 impl ResponseLimits {
     /// A thousand revisions are etcd's bound; it has none for bytes.
     pub(super) fn new(fragment_bytes: usize) -> Self {
-        Self { revisions_max: 1_000, events_bytes_max: 1 << 20, fragment_bytes, joined_bytes_min: 256 << 10 }
+        Self {
+            revisions_max: 1_000,
+            events_bytes_max: 1 << 20,
+            fragment_bytes,
+            joined_bytes_min: 256 << 10,
+            joined_events_min: 4_096,
+        }
     }
 }
 
@@ -44,6 +53,9 @@ const PIECE_BYTES: usize = 128 << 10;
 
 /// Price of an event that is looked at.
 const EVENT_NS: u64 = 10;
+
+/// Price of a KiB that is sent, as far as it holds up the executor behind the hub's turn: the frame and the socket.
+const SENT_KIB_NS: u64 = 200;
 
 /// Price of a piece that is shared.
 const PIECE_NS: u64 = 100;
@@ -98,11 +110,28 @@ pub(super) struct AtHand {
     pub(super) has_got_events: bool,
 }
 
+/// From the first wanted event of a response to behind the last: what stands before and behind it may be a million
+/// that its watcher does not want.
+#[derive(Debug, Clone, Copy, Default)]
+struct Wanted {
+    from: usize,
+    end: usize,
+}
+
+impl Wanted {
+    fn take(&mut self, place: usize) {
+        if self.end == 0 {
+            self.from = place;
+        }
+        self.end = place + 1;
+    }
+}
+
 /// A fragment of a response.
 #[derive(Debug, Clone, Copy)]
 struct Part {
-    from: usize,
     end: usize,
+    wanted: Wanted,
     /// Events in it, and in those before it.
     count: usize,
     sent: usize,
@@ -114,7 +143,7 @@ struct Part {
 impl Part {
     /// The one that begins at `from`, behind so many events of the same response.
     fn new(from: usize, sent: usize) -> Self {
-        Self { from, end: from, count: 0, sent, bytes: 0, is_measured: false }
+        Self { end: from, wanted: Wanted::default(), count: 0, sent, bytes: 0, is_measured: false }
     }
 
     /// Finds its end, as etcd's `sendFragments`: a part takes events until the next one would bring it to the bound,
@@ -147,6 +176,7 @@ impl Part {
                     break;
                 }
                 (self.bytes, self.count) = (bytes, self.count + 1);
+                self.wanted.take(self.end);
             }
             self.end += 1;
         }
@@ -262,12 +292,13 @@ impl Delivery {
                     return Told::NotYet;
                 }
                 response.fragment = part.sent + part.count < cut.count;
-                (part.from, part.end, part.count, part.bytes)
+                (part.wanted.from, part.wanted.end, part.count, part.bytes)
             } else {
-                (cut.from, cut.end, cut.count, cut.bytes)
+                (cut.wanted.from, cut.wanted.end, cut.count, cut.bytes)
             };
             response.events = of_group.events(cut.wants, from, end, count);
-            if limits.joined_bytes_min <= bytes && 1 < count {
+            let is_long = limits.joined_bytes_min <= bytes || limits.joined_events_min <= end - from;
+            if is_long && 1 < count {
                 joined.take_if(|joined| !joined.is_of(cut.wants, from, end));
                 let joined = joined.get_or_insert_with(|| Joined::new(cut.wants, from, end));
                 if !joined.join(of_group, slice) {
@@ -278,10 +309,12 @@ impl Delivery {
             } else {
                 slice.spend_bytes(bytes);
             }
+            // Connections send a turn's bytes at a time, however much of one response waits for them.
+            slice.spend(((bytes as u64 * SENT_KIB_NS) >> 10).min(SLICE_NS / 2));
             sink.push(hand.stream, &response);
             hand.has_got_events = true;
             if response.fragment {
-                let sent = hand.part.map_or(0, |part| part.sent + part.count);
+                let (end, sent) = hand.part.map_or((end, 0), |part| (part.end, part.sent + part.count));
                 hand.part = Some(Part::new(end, sent));
                 continue;
             }
@@ -317,6 +350,7 @@ struct Cut {
     from: usize,
     /// Behind the last whole revision.
     end: usize,
+    wanted: Wanted,
     /// Events that are wanted.
     count: usize,
     bytes: usize,
@@ -326,6 +360,7 @@ struct Cut {
     last: i64,
     /// The revision that is being measured, from `end` on.
     seen: usize,
+    seen_wanted: Wanted,
     seen_count: usize,
     seen_bytes: usize,
     is_measured: bool,
@@ -337,12 +372,14 @@ impl Cut {
             wants: hand.wants,
             from: hand.from,
             end: hand.from,
+            wanted: Wanted::default(),
             count: 0,
             bytes: 0,
             revisions: 0,
             first: 0,
             last: 0,
             seen: hand.from,
+            seen_wanted: Wanted::default(),
             seen_count: 0,
             seen_bytes: 0,
             is_measured: false,
@@ -366,6 +403,7 @@ impl Cut {
                     if self.wants.has(event) {
                         self.seen_count += 1;
                         self.seen_bytes += event_field_len(event, self.wants.previous);
+                        self.seen_wanted.take(self.seen);
                     }
                     self.seen += 1;
                 }
@@ -378,6 +416,7 @@ impl Cut {
     /// The revision behind the last whole one is measured.
     fn end_revision(&mut self, revision: Option<i64>, is_last: bool, limits: &ResponseLimits) {
         let (count, bytes) = (std::mem::take(&mut self.seen_count), std::mem::take(&mut self.seen_bytes));
+        let wanted = std::mem::take(&mut self.seen_wanted);
         if let Some(revision) = revision.filter(|_| 0 < count) {
             let is_full =
                 self.revisions == limits.revisions_max || limits.events_bytes_max < self.bytes + bytes;
@@ -387,6 +426,10 @@ impl Cut {
             }
             self.first = if self.count == 0 { revision } else { self.first };
             self.last = revision;
+            self.wanted = match self.count {
+                0 => wanted,
+                _ => Wanted { end: wanted.end, ..self.wanted },
+            };
             self.count += count;
             self.bytes += bytes;
             self.revisions += 1;

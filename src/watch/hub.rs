@@ -29,6 +29,7 @@
 //! catching up; progress notifications are left out while the outbox is full; memory is bounded.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 
 use super::delivery::{Delivery, Recipients, ResponseLimits};
 use super::group::Groups;
@@ -40,6 +41,7 @@ use super::{Batch, CatchUp, Event, Notice, Order, Response, Sink, StreamId, Toke
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::watch_create_request::FilterType;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
+use crate::types::Slice;
 
 mod work;
 
@@ -237,13 +239,30 @@ impl Hub {
         }
     }
 
-    /// The stream's watchers and their ranges.
-    pub fn ranges(&self, stream: StreamId) -> impl Iterator<Item = (i64, &WatchRange)> {
-        let ids = self.streams.get(&stream).into_iter().flat_map(|state| &state.ids);
-        ids.filter_map(|(&watch_id, id)| match id {
-            Id::Watcher(slot) => Some((watch_id, self.groups.range(self.watchers.get(*slot).group))),
-            Id::Reserved => None,
-        })
+    /// The stream's watchers behind an id and their ranges, as many as the slice has time for; at least one, if there
+    /// is one.
+    #[must_use]
+    pub fn ranges(&self, stream: StreamId, after: Option<i64>, slice: &mut Slice) -> Vec<(i64, WatchRange)> {
+        let Some(state) = self.streams.get(&stream) else { return Vec::new() };
+        let behind = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut found = Vec::new();
+        for (&watch_id, &id) in state.ids.range((behind, Bound::Unbounded)) {
+            slice.spend_key();
+            if let Id::Watcher(slot) = id {
+                found.push((watch_id, self.groups.range(self.watchers.get(slot).group).clone()));
+            }
+            if slice.is_spent() && !found.is_empty() {
+                break;
+            }
+        }
+        found
+    }
+
+    /// Whether the stream has a watcher of this id and range.
+    #[must_use]
+    pub fn watches(&self, stream: StreamId, watch_id: i64, range: &WatchRange) -> bool {
+        let id = self.streams.get(&stream).and_then(|state| state.ids.get(&watch_id));
+        matches!(id, Some(Id::Watcher(slot)) if self.groups.range(self.watchers.get(*slot).group) == range)
     }
 
     /// News from the store, which `work` carries out.

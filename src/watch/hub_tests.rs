@@ -9,7 +9,7 @@ use super::super::model_tests::{ModelFeed, ModelStore};
 use super::super::wire;
 use super::*;
 use crate::types::Slice;
-use crate::types::limits::SLICE_NS;
+use crate::types::limits::{KEY_NS, SLICE_NS, TURN_NS_IN_COMPANY};
 
 /// A response as it was pushed, with what the table is about.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -24,6 +24,8 @@ struct Said {
     /// Revision, key, whether it is a delete, bytes of `prev_kv`.
     events: Vec<(i64, String, bool, bool)>,
     bytes: usize,
+    /// Events that were looked at when it was written.
+    span: usize,
 }
 
 #[derive(Default)]
@@ -57,6 +59,7 @@ impl Sink for Lists {
             fragment: response.fragment,
             events: events.collect(),
             bytes: wire::encoded_len(response),
+            span: if response.joined.is_empty() { response.events.span() } else { 0 },
         });
     }
 }
@@ -215,7 +218,7 @@ fn puts(watch_id: i64, header: i64, revisions: std::ops::RangeInclusive<i64>) ->
 
 /// Without sizes, which few tests are about.
 fn plain(said: Vec<Said>) -> Vec<Said> {
-    said.into_iter().map(|said| Said { bytes: 0, ..said }).collect()
+    said.into_iter().map(|said| Said { bytes: 0, span: 0, ..said }).collect()
 }
 
 #[test]
@@ -951,4 +954,68 @@ fn a_revision_of_a_hundred_thousand_events_is_told_in_slices_and_is_one_response
     // The watcher that was canceled got all of the revision or nothing, and nothing behind it.
     assert!(of(0, 6).len() <= 1 && of(0, 7).is_empty());
     assert_eq!(of(1, 7).len(), 1);
+}
+
+#[test]
+fn a_watcher_of_puts_is_told_without_a_look_at_the_deletions_around_them_in_one_go() {
+    const EVENTS: usize = 100_000;
+    let mut scene = Scene::at(5);
+    let puts_of = |from: usize, to: usize| pb::WatchCreateRequest {
+        key: format!("k{from:06}").into(),
+        range_end: format!("k{to:06}").into(),
+        filters: vec![FilterType::Nodelete.into()],
+        ..Default::default()
+    };
+    let stream = scene.hub.open();
+    for wish in [puts_of(0, EVENTS), puts_of(0, 60_000), puts_of(0, 50_000)] {
+        scene.watch(stream, wish);
+    }
+    let mut batch = long_revision(5, EVENTS);
+    for (number, event) in batch.events.iter_mut().enumerate() {
+        // Two puts among the deletions.
+        event.is_delete = ![50_000, 70_000].contains(&number);
+    }
+    scene.hub.on_notice(Notice::Batch(batch));
+    while scene.hub.has_work() {
+        let mut slice = Slice::new();
+        scene.hub.work(&mut slice, &mut scene.lists);
+        assert!(slice.spent_ns() <= 2 * SLICE_NS, "{} ns were spent at once", slice.spent_ns());
+    }
+    let said = scene.lists.said.remove(&stream).unwrap();
+    let told: Vec<_> = said.iter().filter(|said| !said.events.is_empty()).collect();
+    let mut events: Vec<_> = told.iter().map(|said| (said.watch_id, said.events.len(), said.span)).collect();
+    events.sort_unstable();
+    assert_eq!(events, [(0, 2, 0), (1, 1, 1)], "the first one is joined in slices");
+}
+
+#[test]
+fn the_ranges_of_a_stream_of_a_hundred_thousand_watchers_are_named_in_slices_each_once() {
+    const WATCHERS: i64 = 100_000;
+    let mut scene = Scene::at(2);
+    let stream = scene.hub.open();
+    for number in 0..WATCHERS {
+        let key = format!("k{number}").into();
+        scene.create(stream, pb::WatchCreateRequest { key, ..Default::default() });
+    }
+    let (mut last, mut slices, mut named) = (None, 0, 0);
+    loop {
+        let mut slice = Slice::of(TURN_NS_IN_COMPANY);
+        let page = scene.hub.ranges(stream, last, &mut slice);
+        assert!(
+            slice.spent_ns() <= TURN_NS_IN_COMPANY + KEY_NS,
+            "{} ns were spent at once",
+            slice.spent_ns()
+        );
+        let Some((watch_id, range)) = page.last() else { break };
+        assert!(scene.hub.watches(stream, *watch_id, range));
+        assert!(last < Some(*watch_id));
+        last = Some(*watch_id);
+        named += i64::try_from(page.len()).unwrap();
+        slices += 1;
+    }
+    assert_eq!(named, WATCHERS);
+    assert!(100 < slices, "{slices} slices");
+    // An id that another watcher has by now is not the one that was asked for.
+    let range = WatchRange::new("other".into(), Bytes::new());
+    assert!(!scene.hub.watches(stream, 0, &range));
 }

@@ -36,6 +36,12 @@ impl<'a> Events<'a> {
         self.count == 0
     }
 
+    /// Events that are looked at to find those that are wanted.
+    #[cfg(test)]
+    pub(super) fn span(&self) -> usize {
+        self.chosen.len()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &'a Event> + use<'a> {
         let Self { all, skips_puts, skips_deletes, .. } = *self;
         let chosen = self.chosen.iter().map(move |&at| &all[at as usize]);

@@ -2,11 +2,20 @@
 //!
 //! Compatibility: Go's names, order and omissions. What is not UTF-8 is shown with U+FFFD in the place of each byte.
 
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
 use crate::pb::peer;
 use crate::request::NodeAction;
 use crate::rpc::json::put_text;
+use crate::types::Slice;
 
 const NS_PER_S: u64 = 1_000_000_000;
+
+/// Price of a node that is written, its bytes apart.
+const NODE_NS: u64 = 500;
 
 /// The word for an action.
 #[must_use]
@@ -154,57 +163,100 @@ fn is_below(path: &[u8], directory: &[u8]) -> bool {
     path.strip_prefix(directory).is_some_and(|below| below.starts_with(b"/"))
 }
 
-/// Appends a node with the nodes below it, in any order.
-fn put_tree(node: &peer::Node, below: &mut [peer::Node], ttl: Ttl, out: &mut Vec<u8>) {
-    // By name at each level, each directory in front of what it holds.
-    below.sort_by(|a, b| a.path.split(|&byte| byte == b'/').cmp(b.path.split(|&byte| byte == b'/')));
-    put_front(node, ttl, out);
-    let mut open = vec![(node, false)];
-    for child in below.iter() {
-        while 1 < open.len() && !is_below(&child.path, &open[open.len() - 1].0.path) {
-            close(&mut open, out);
+/// A path, in the order of names: each directory in front of what it holds.
+#[derive(Debug, PartialEq, Eq)]
+struct ByName(Bytes);
+
+impl ByName {
+    fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.split(|&byte| byte == b'/')
+    }
+}
+
+impl Ord for ByName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.names().cmp(other.names())
+    }
+}
+
+impl PartialOrd for ByName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// A node with all that is below it, as a read answers: gathered a page at a time, sorted by name at each level, and
+/// written in slices. A node is gone when it is written.
+#[derive(Debug, Default)]
+pub struct Listing {
+    below: BTreeMap<ByName, peer::Node>,
+    /// Directories whose end is not written yet, and whether anything is in them.
+    open: Vec<(peer::Node, bool)>,
+}
+
+impl Listing {
+    /// Takes in some of the nodes below, in any order.
+    pub fn add(&mut self, nodes: Vec<peer::Node>) {
+        self.below.extend(nodes.into_iter().map(|node| (ByName(node.path.clone()), node)));
+    }
+
+    /// Begins to write the answer to a read of `node`.
+    pub fn begin(&mut self, node: peer::Node, now_ns: u64, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"action\":\"get\",\"node\":");
+        put_front(&node, Ttl::LeftAt(now_ns), out);
+        self.open.push((node, false));
+    }
+
+    /// Writes until the slice is spent, or so many bytes are there. True when all is written.
+    pub fn put(&mut self, now_ns: u64, bytes_max: usize, slice: &mut Slice, out: &mut Vec<u8>) -> bool {
+        while !self.open.is_empty() {
+            if slice.is_spent() || bytes_max <= out.len() {
+                return false;
+            }
+            let before = out.len();
+            self.put_next(now_ns, out);
+            slice.spend(NODE_NS);
+            slice.spend_bytes(out.len() - before);
         }
-        let (_, has_children) = open.last_mut().expect("the node itself stays open");
-        if std::mem::replace(has_children, true) {
-            out.push(b',');
-        } else {
-            out.extend_from_slice(b"\"nodes\":[");
-        }
-        put_front(child, ttl, out);
+        true
+    }
+
+    /// Writes the next node, or the end of a directory.
+    fn put_next(&mut self, now_ns: u64, out: &mut Vec<u8>) {
+        let is_root = self.open.len() == 1;
+        let (directory, has_children) = self.open.last_mut().expect("there is one open");
+        let next = self.below.first_entry();
+        let Some(next) = next.filter(|next| is_root || is_below(&next.key().0, &directory.path)) else {
+            if *has_children {
+                out.extend_from_slice(b"],");
+            }
+            put_back(directory, out);
+            self.open.pop();
+            if is_root {
+                out.extend_from_slice(b"}\n");
+            }
+            return;
+        };
+        out.extend_from_slice(if std::mem::replace(has_children, true) { b"," } else { &b"\"nodes\":["[..] });
+        let child = next.remove();
+        put_front(&child, Ttl::LeftAt(now_ns), out);
         if child.is_directory {
-            open.push((child, false));
+            self.open.push((child, false));
         } else {
-            put_back(child, out);
+            put_back(&child, out);
         }
     }
-    while !open.is_empty() {
-        close(&mut open, out);
-    }
 }
 
-fn close(open: &mut Vec<(&peer::Node, bool)>, out: &mut Vec<u8>) {
-    let (node, has_children) = open.pop().expect("there is one open");
-    if has_children {
-        out.extend_from_slice(b"],");
-    }
-    put_back(node, out);
-}
-
-/// Appends an event, or an answer, as a line. `below` is what a read has found below its node.
-pub fn put_event(
-    event: &peer::NodeEvent,
-    below: &mut [peer::Node],
-    shows_nothing: bool,
-    now_ns: u64,
-    out: &mut Vec<u8>,
-) {
+/// Appends an event, or the answer to a write, as a line.
+pub fn put_event(event: &peer::NodeEvent, shows_nothing: bool, now_ns: u64, out: &mut Vec<u8>) {
     let action = NodeAction::from_number(event.action).unwrap_or(NodeAction::Get);
     out.extend_from_slice(format!("{{\"action\":\"{}\"", word(action)).as_bytes());
     if !shows_nothing {
         if let Some(node) = &event.node {
             out.extend_from_slice(b",\"node\":");
             match action {
-                NodeAction::Get => put_tree(node, below, Ttl::LeftAt(now_ns), out),
+                NodeAction::Get => put_node(node, Ttl::LeftAt(now_ns), out),
                 _ => put_node(node, Ttl::Whole, out),
             }
         }
@@ -229,7 +281,7 @@ pub fn status_of(event: &peer::NodeEvent) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::NodeAction;
+    use crate::types::limits::SLICE_NS;
 
     fn time(ns: u64) -> String {
         let mut out = Vec::new();
@@ -251,18 +303,26 @@ mod tests {
         peer::Node { path, is_directory, value, modified: 4, created: 3, ..peer::Node::default() }
     }
 
-    fn shown(event: &peer::NodeEvent, below: &mut [peer::Node], now_s: u64) -> String {
+    fn listed(below: Vec<peer::Node>) -> String {
+        let (mut listing, mut out) = (Listing::default(), Vec::new());
+        // Pages come in any order.
+        below.chunks(2).rev().for_each(|page| listing.add(page.to_vec()));
+        listing.begin(peer::Node { is_directory: true, ..peer::Node::default() }, 0, &mut out);
+        assert!(listing.put(0, usize::MAX, &mut Slice::unbounded(), &mut out));
+        let _json: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn shown(event: &peer::NodeEvent, now_s: u64) -> String {
         let mut out = Vec::new();
-        put_event(event, below, false, now_s * NS_PER_S, &mut out);
+        put_event(event, false, now_s * NS_PER_S, &mut out);
         let _json: serde_json::Value = serde_json::from_slice(&out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn a_tree_is_nested_and_sorted_by_name_at_each_level() {
-        let root = peer::Node { is_directory: true, ..peer::Node::default() };
-        let event = peer::NodeEvent { action: NodeAction::Get.number(), node: Some(root), previous: None };
-        let mut below = [
+        let below = vec![
             node("/a-x", false),
             node("/a", true),
             node("/a/b", true),
@@ -281,10 +341,47 @@ mod tests {
         let a = directory("/a", &[directory("/a/b", &[leaf("/a/b/c")]), leaf("/a/d")]);
         let all = [a, leaf("/a-x"), directory("/e", &[])].join(",");
         assert_eq!(
-            shown(&event, &mut below, 0),
+            listed(below),
             format!("{{\"action\":\"get\",\"node\":{{\"dir\":true,\"nodes\":[{all}]}}}}\n")
         );
-        assert_eq!(shown(&event, &mut [], 0), "{\"action\":\"get\",\"node\":{\"dir\":true}}\n");
+        assert_eq!(listed(Vec::new()), "{\"action\":\"get\",\"node\":{\"dir\":true}}\n");
+    }
+
+    #[test]
+    fn a_list_of_a_hundred_thousand_nodes_is_written_in_slices_and_pieces() {
+        const NODES: usize = 100_000;
+        const PIECE: usize = 128 << 10;
+        let mut listing = Listing::default();
+        let nodes: Vec<_> = (0..NODES)
+            .map(|number| match number % 100 {
+                0 => node(&format!("/{:04}", number / 100), true),
+                of => node(&format!("/{:04}/{of:02}", number / 100), false),
+            })
+            .collect();
+        for page in nodes.chunks(1_000).rev() {
+            listing.add(page.to_vec());
+        }
+        let (mut piece, mut whole, mut slices) = (Vec::new(), Vec::new(), 0);
+        listing.begin(peer::Node { is_directory: true, ..peer::Node::default() }, 0, &mut piece);
+        loop {
+            let mut slice = Slice::of(SLICE_NS);
+            let is_over = listing.put(0, PIECE, &mut slice, &mut piece);
+            assert!(slice.spent_ns() <= SLICE_NS + 2 * NODE_NS, "{} ns were spent at once", slice.spent_ns());
+            assert!(piece.len() <= PIECE + 200, "{} bytes are a piece", piece.len());
+            slices += 1;
+            if is_over || PIECE <= piece.len() {
+                whole.append(&mut piece);
+            }
+            if is_over {
+                break;
+            }
+        }
+        assert!(200 <= slices, "{slices} slices");
+        let whole: serde_json::Value = serde_json::from_slice(&whole).unwrap();
+        let directories = whole["node"]["nodes"].as_array().unwrap();
+        assert_eq!(directories.len(), NODES / 100);
+        assert!(directories.iter().all(|directory| directory["nodes"].as_array().unwrap().len() == 99));
+        assert_eq!(directories[7]["nodes"][41]["key"], "/0007/42");
     }
 
     #[test]
@@ -296,11 +393,11 @@ mod tests {
             node: Some(key.clone()),
             previous,
         };
-        let set = shown(&event(NodeAction::Set, Some(key.clone())), &mut [], 50);
+        let set = shown(&event(NodeAction::Set, Some(key.clone())), 50);
         assert!(set.contains("\"ttl\":60,\"modifiedIndex\":4,\"createdIndex\":3},\"prevNode\":"), "{set}");
         assert!(set.contains("00:01:40.000000001Z\",\"ttl\":51,"), "{set}");
-        assert!(shown(&event(NodeAction::Get, None), &mut [], 103).contains("\"ttl\":-2,"));
-        assert!(!shown(&event(NodeAction::Get, None), &mut [], 101).contains("\"ttl\""));
+        assert!(shown(&event(NodeAction::Get, None), 103).contains("\"ttl\":-2,"));
+        assert!(!shown(&event(NodeAction::Get, None), 101).contains("\"ttl\""));
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub struct Counters {
     pub slow: u64,
     /// Times that the backend took no command.
     pub blocked: u64,
+    /// Times that a connection waited for a look at the sockets before it went on reading or sending.
+    pub rests: u64,
     /// Watch streams ended because the shard needed their memory.
     pub watch_resets: u64,
     /// Now: connections.

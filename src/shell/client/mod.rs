@@ -21,8 +21,8 @@
 //! `streams` are the calls with many answers, `recipe` those of several commands. In `grpc`, the gate is
 //! `rpc::headers`, which writes anew the header blocks that `h2` would not take and etcd does; `frame_meter`
 //! judges the client's frames by the `frame_credit` they have, and `limits` is what `h2` is told. Here,
-//! `jwt` has the keys of JSON web tokens, `reception` spreads connections over the shards, `connection` runs their turns, `silence` knows who has not
-//! spoken yet.
+//! `jwt` has the keys of JSON web tokens, `reception` spreads connections over the shards, `connection` runs their turns,
+//! `rest` has those wait that have more to do than a turn holds, `silence` knows who has not spoken yet.
 //!
 //! Invariants: a call is answered once; a ticket whose waiter left is ignored; what a connection
 //! holds is counted until it is gone; no borrow of a cell is held while the backend or `h2` is called.
@@ -43,6 +43,7 @@ mod observing;
 mod overview;
 mod reception;
 mod responder;
+mod rest;
 pub(in crate::shell) mod role;
 mod sampling;
 mod signal;
@@ -85,6 +86,7 @@ use load::Loads;
 use overview::Overview;
 use reception::Place;
 pub use reception::Reception;
+use rest::Resting;
 use signal::Signal;
 use silence::{Silence, Silent};
 pub use speaks::{Endpoint, Speaks};
@@ -318,6 +320,7 @@ pub struct ClientShard<B: Backend> {
     ledger: Rc<Ledger>,
     places: Rc<Places>,
     turns: Rc<Turns>,
+    resting: Resting,
     silent: Rc<Silent>,
     /// HTTP/1 connections between two requests.
     idle: Rc<Silent>,
@@ -381,6 +384,7 @@ impl<B: Backend> ClientShard<B> {
             ledger,
             places: Rc::default(),
             turns: Rc::default(),
+            resting: Resting::default(),
             silent: Rc::default(),
             idle: Rc::new(Silent::new(http1::IDLE_MAX)),
             idle_begun: Cell::new(0),

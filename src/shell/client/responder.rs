@@ -37,6 +37,7 @@ use super::web::gateway;
 use super::web::incoming;
 use super::web::lines;
 use crate::rpc::Status;
+use crate::types::Slice;
 
 /// The client has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +70,7 @@ impl Responder {
     pub(super) fn open(self) -> Option<AnswerStream> {
         match self {
             Self::Grpc(responder) => responder.open().map(AnswerStream::Grpc),
-            Self::Web(responder) => responder.open().map(AnswerStream::Web),
+            Self::Web(responder) => responder.open().map(Box::new).map(AnswerStream::Web),
         }
     }
 
@@ -93,7 +94,8 @@ impl Responder {
 /// An answer of any number of messages. They are gathered, and then sent together.
 pub(super) enum AnswerStream {
     Grpc(response::AnswerStream),
-    Web(lines::AnswerStream),
+    // In a box: it is large, and most streams are gRPC's.
+    Web(Box<lines::AnswerStream>),
 }
 
 impl AnswerStream {
@@ -110,6 +112,23 @@ impl AnswerStream {
         match self {
             Self::Grpc(stream) => stream.send(body),
             Self::Web(stream) => stream.send(body),
+        }
+    }
+
+    /// Makes ready to be sent what was gathered and is not, until the slice is spent. Returns how many counted bytes
+    /// became how many.
+    pub(super) fn convert(&mut self, slice: &mut Slice) -> (usize, usize) {
+        match self {
+            Self::Grpc(_) => (0, 0),
+            Self::Web(stream) => stream.lines.convert(slice),
+        }
+    }
+
+    /// Counted bytes of what `send` would leave here, since it is not ready.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        match self {
+            Self::Grpc(_) => 0,
+            Self::Web(stream) => stream.lines.waiting_bytes(),
         }
     }
 
@@ -162,6 +181,7 @@ impl AnswerStream {
 
     /// Sends what was gathered. The signal fires when the last of it has left.
     pub(super) fn send_gathered(&mut self, account: &Rc<Account>) -> Result<Rc<Signal>, Gone> {
+        self.convert(&mut Slice::unbounded());
         let has_left = Rc::new(Signal::default());
         let mut pieces_left = self.messages().pieces_count();
         self.send(|piece| {
@@ -245,7 +265,7 @@ impl Messages<'_> {
     pub(super) fn share(&mut self, part: Bytes) {
         match self {
             Self::Grpc(framed) => framed.share(part),
-            Self::Web(lines) => lines.share(&part),
+            Self::Web(lines) => lines.share(part),
         }
     }
 

@@ -30,6 +30,8 @@ pub(in crate::shell) async fn breathe() {
 pub(in crate::shell) struct Pace {
     /// Whose.
     of: &'static str,
+    /// Counted work of a turn while calls are under way.
+    company_ns: u64,
     slices: u64,
     long_slices: u64,
     long_turns: u64,
@@ -55,8 +57,14 @@ pub(in crate::shell) struct Turn {
 
 impl Pace {
     pub(in crate::shell) fn new(of: &'static str) -> Self {
+        Self::in_company(of, TURN_NS_IN_COMPANY)
+    }
+
+    /// Of a role whose turns are so long while calls are under way.
+    pub(in crate::shell) fn in_company(of: &'static str, company_ns: u64) -> Self {
         Self {
             of,
+            company_ns,
             slices: 0,
             long_slices: 0,
             long_turns: 0,
@@ -80,7 +88,7 @@ impl Pace {
     }
 
     pub(in crate::shell) fn begin(&mut self) -> Turn {
-        let bound_ns = if self.is_in_company() { TURN_NS_IN_COMPANY } else { TURN_NS };
+        let bound_ns = if self.is_in_company() { self.company_ns } else { TURN_NS };
         Turn {
             bound_ns,
             spent_ns: 0,

@@ -150,6 +150,8 @@ pub(in crate::shell::client) struct Account {
     pub(in crate::shell::client) is_paused: Cell<bool>,
     /// It is on the shard's list of connections to wake when the backend is ready.
     pub(in crate::shell::client) waits_for_ready: Cell<bool>,
+    /// It is among those that rest: see `rest`.
+    pub(in crate::shell::client) rests: Cell<bool>,
     /// When the shard's tick has to give the task a turn.
     pub(in crate::shell::client) due_ms: Cell<u64>,
     /// When the client last took bytes.
@@ -212,6 +214,7 @@ impl Account {
             has_ended: Cell::new(false),
             is_paused: Cell::new(false),
             waits_for_ready: Cell::new(false),
+            rests: Cell::new(false),
             due_ms: Cell::new(0),
             progress_ms: Cell::new(0),
             is_evicted: Cell::new(false),

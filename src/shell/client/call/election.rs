@@ -144,8 +144,7 @@ impl<B: Backend> Observer<'_, B> {
         };
         let key = kv.key.clone();
         self.send(standing, kv).await?;
-        let range = WatchRange::new(key, Bytes::new());
-        let mut watch = self.watch(range, standing.revision + 1);
+        let mut watch = self.caller.shard.watch_locally(key, standing.revision + 1);
         loop {
             let News::Events(events) = self.news(&mut watch).await? else { return Ok(()) };
             for event in events {
@@ -160,17 +159,13 @@ impl<B: Backend> Observer<'_, B> {
     /// The first key that is put under the name. None: history is gone, look again.
     async fn wait_for_first(&mut self, from: i64) -> Result<Option<KeyValue>, Ended> {
         let (key, range_end) = queue::keys_of(self.name);
-        let mut watch = self.watch(WatchRange::new(key, range_end), from);
+        let mut watch = self.caller.shard.watch_puts_locally(WatchRange::new(key, range_end), from);
         loop {
             let News::Events(events) = self.news(&mut watch).await? else { return Ok(None) };
-            if let Some(event) = events.iter().find(|event| !event.is_delete) {
+            if let Some(event) = events.first() {
                 return Ok(Some(key_value(event)));
             }
         }
-    }
-
-    fn watch(&self, range: WatchRange, from: i64) -> LocalWatch<B> {
-        self.caller.shard.watch_locally(range, from)
     }
 
     /// Whether the stream has to end.

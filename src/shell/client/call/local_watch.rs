@@ -2,6 +2,9 @@
 //!
 //! A stream of the shard's hub like any other, whose responses are handed to a task instead of a
 //! client. A task that does not ask for its news falls behind as a client does that does not read.
+//!
+//! A revision has few events for a task: one of a key, or of a range its puts, which are as many as a transaction may
+//! have. So news need no slices, though the hub may look at a million deletions for them, which it does in slices.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -12,6 +15,7 @@ use bytes::Bytes;
 use super::end::Ended;
 use super::outbox::Outbox;
 use crate::pb::etcdserverpb as pb;
+use crate::pb::etcdserverpb::watch_create_request::FilterType;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
 use crate::rpc::{Status, status};
 use crate::shell::client::Backend;
@@ -38,11 +42,30 @@ pub(in crate::shell::client) struct LocalWatch<B: Backend> {
 }
 
 impl<B: Backend> ClientShard<B> {
-    /// Watches `range` from `start_revision` on (inclusive; 0 is from now on).
+    /// Watches a key from `start_revision` on (inclusive; 0 is from now on). A revision has one event of it.
     pub(in crate::shell::client) fn watch_locally(
+        self: &Rc<Self>,
+        key: Bytes,
+        start_revision: i64,
+    ) -> LocalWatch<B> {
+        self.open_local_watch(WatchRange::new(key, Bytes::new()), start_revision, Vec::new())
+    }
+
+    /// Watches for the first put in a range. A revision may delete a million keys there, and of those the task is told
+    /// nothing.
+    pub(in crate::shell::client) fn watch_puts_locally(
         self: &Rc<Self>,
         range: WatchRange,
         start_revision: i64,
+    ) -> LocalWatch<B> {
+        self.open_local_watch(range, start_revision, vec![FilterType::Nodelete.into()])
+    }
+
+    fn open_local_watch(
+        self: &Rc<Self>,
+        range: WatchRange,
+        start_revision: i64,
+        filters: Vec<i32>,
     ) -> LocalWatch<B> {
         let outbox = self.watches.open(Outbox::of_task);
         let (key, range_end) = match range.keys() {
@@ -54,6 +77,7 @@ impl<B: Backend> ClientShard<B> {
             key: Bytes::copy_from_slice(key),
             range_end: Bytes::copy_from_slice(range_end),
             start_revision,
+            filters,
             ..Default::default()
         };
         let request_union = Some(RequestUnion::CreateRequest(create));

@@ -32,7 +32,7 @@ use super::header::Headers;
 use super::local_watch::News;
 use crate::rpc::{Code, Status};
 use crate::shell::client::responder::{AnswerStream, Messages};
-use crate::types::Term;
+use crate::types::{Slice, Term};
 use crate::watch::wire::{encoded_len, put_event_head, put_frame, put_response};
 use crate::watch::{Response, StreamId};
 
@@ -45,6 +45,9 @@ const STREAM_SHARE: usize = 256;
 /// Bodies of events from here on are not copied. Smaller ones would save less than the frame costs
 /// that `h2` makes of each piece, and keep more of the batch they are a part of in memory.
 const APART_BYTES: usize = 64 << 10;
+
+/// Counted work on text at the end of a stream; what is none by then is not sent.
+const CLOSING_NS: u64 = 100_000;
 
 /// The budget of the shard's watch streams.
 #[derive(Debug, Default)]
@@ -176,10 +179,6 @@ impl Level {
 }
 
 /// Where a stream's responses go.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all are clients': a box would be an allocation for each stream"
-)]
 enum Target {
     Client(AnswerStream),
     /// To a task of this shard, with what each piece is counted as.
@@ -301,15 +300,21 @@ impl Outbox {
         }
     }
 
-    /// Hands what was pushed to the front end, or wakes the task that waits for it.
-    pub(in crate::shell::client) fn flush(&self) {
+    /// Hands what was pushed to the front end, or wakes the task that waits for it. True when some of it is still to be
+    /// made text of, for which the slice had no time.
+    pub(in crate::shell::client) fn flush(&self, slice: &mut Slice) -> bool {
         self.is_dirty.set(false);
         match &mut *self.target.borrow_mut() {
             Target::Client(stream) => {
+                let (taken, made) = stream.convert(slice);
+                self.level.add(made);
+                self.level.remove(taken);
+                let waiting_bytes = stream.waiting_bytes();
+                let unsent_bytes = self.unflushed_bytes.replace(waiting_bytes) + made - taken;
                 // The overhead is counted here, since it is the front end's for each piece.
                 let overhead_bytes = stream.messages().pieces_count() * ANSWER_OVERHEAD_BYTES;
                 self.level.add(overhead_bytes);
-                let mut uncounted = self.unflushed_bytes.take() + overhead_bytes;
+                let mut uncounted = unsent_bytes - waiting_bytes + overhead_bytes;
                 let sent = stream.send(|piece| {
                     let counted = piece.len() + ANSWER_OVERHEAD_BYTES;
                     uncounted -= counted;
@@ -318,9 +323,13 @@ impl Outbox {
                 // An error means that the client is gone, which the stream's task will hear.
                 sent.ok();
                 assert_eq!(uncounted, 0, "every byte is in a piece");
+                0 < waiting_bytes
             }
-            Target::Local { .. } => self.wake(),
-            Target::Closed => {}
+            Target::Local { .. } => {
+                self.wake();
+                false
+            }
+            Target::Closed => false,
         }
     }
 
@@ -381,7 +390,7 @@ impl Outbox {
     /// Ends the stream towards its client. Nothing is pushed to it any more.
     pub(in crate::shell::client) fn close(&self, ended: Ended) {
         if matches!(ended, Ended::Status(_)) {
-            self.flush();
+            self.flush(&mut Slice::of(CLOSING_NS));
         }
         let target = self.target.replace(Target::Closed);
         self.level.end();

@@ -35,7 +35,6 @@ use crate::shell::client::Backend;
 use crate::shell::client::ClientShard;
 use crate::shell::client::responder::Responder;
 use crate::types::{LeaseId, Term};
-use crate::watch::WatchRange;
 
 /// Seconds that a lease lives which a call is given.
 const SESSION_TTL_S: i64 = 60;
@@ -235,8 +234,7 @@ impl<B: Backend> Caller<B> {
     }
 
     async fn wait_for_deletion(&mut self, key: Bytes, from: i64) -> Result<(), Ended> {
-        let range = WatchRange::new(key, Bytes::new());
-        let mut watch = self.shard.watch_locally(range, from);
+        let mut watch = self.shard.watch_locally(key, from);
         loop {
             match self.news(&mut watch).await? {
                 News::Events(events) if !events.iter().any(|event| event.is_delete) => {}

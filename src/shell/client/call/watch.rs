@@ -51,9 +51,9 @@ use crate::shell::client::ShardConfig;
 use crate::shell::client::counters::Counters;
 use crate::shell::client::responder::{Request, Requests, Responder};
 use crate::shell::runtime::pace::{Pace, breathe};
-use crate::types::limits::GRPC_OVERHEAD_BYTES;
-use crate::types::{KeyRange, Slice, Term};
-use crate::watch::{Hub, HubLimits, Notice, Response, Sink, StreamId};
+use crate::types::limits::{GRPC_OVERHEAD_BYTES, TURN_NS_IN_COMPANY};
+use crate::types::{Slice, Term};
+use crate::watch::{Hub, HubLimits, Notice, Response, Sink, StreamId, WatchRange};
 
 /// What all watchers of the shard may cost: some 900,000 of short keys.
 const WATCHER_BYTES_MAX: usize = 512 << 20;
@@ -67,7 +67,12 @@ const REQUESTS_A_TURN: usize = 512;
 /// Streams looked at after a batch of notices, to see whether they may go on.
 const PAUSED_A_FLUSH: usize = 64;
 
-/// Counted work at the end of a stream. What is left of its watchers then goes in slices.
+/// Counted work of a turn of the hub while calls are under way. Twice the store's: what a put tells a thousand watchers is
+/// then two turns, and half of a turn's price is paid by the connections behind it.
+const HUB_NS_IN_COMPANY: u64 = 2 * TURN_NS_IN_COMPANY;
+
+/// Counted work on streams that end, all together, between two turns of the hub. What is left of their watchers goes in
+/// slices.
 const CLOSING_NS: u64 = 20_000;
 
 /// Orders that are with the store: a quarter of the ring, so that reads always find room in it.
@@ -91,6 +96,8 @@ pub(in crate::shell::client) struct Watches {
     term: Cell<Term>,
     /// Whether slices of the hub's work keep their bound.
     pace: RefCell<Pace>,
+    /// Counted work on streams that have ended since the hub had its turn.
+    closed_ns: Cell<u64>,
     /// A task goes on with the hub's work.
     is_working: Cell<bool>,
     /// Events given to watchers so far.
@@ -110,7 +117,8 @@ impl Watches {
             due: RefCell::new(BTreeSet::new()),
             orders_count: Cell::new(0),
             term: Cell::default(),
-            pace: RefCell::new(Pace::new("watchers")),
+            pace: RefCell::new(Pace::in_company("watchers", HUB_NS_IN_COMPANY)),
+            closed_ns: Cell::new(0),
             is_working: Cell::new(false),
             events: Count::default(),
         }
@@ -143,14 +151,29 @@ impl Watches {
         self.hub.borrow_mut().on_request(id, request);
     }
 
-    /// What `f` makes of each watcher of a stream and its range.
-    pub(super) fn ranges<T>(&self, stream: StreamId, f: impl Fn(i64, KeyRange<'_>) -> T) -> Vec<T> {
-        self.hub.borrow().ranges(stream).map(|(watch_id, range)| f(watch_id, range.keys())).collect()
+    /// Whether there is something that another turn has to go on with.
+    fn has_work(&self) -> bool {
+        self.hub.borrow().has_work() || !self.dirty.borrow().is_empty()
     }
 
-    /// Ends a watcher for a reason that its client is told.
-    pub(super) fn revoke(&self, stream: StreamId, watch_id: i64, reason: &'static str) {
-        self.hub.borrow_mut().revoke(stream, watch_id, reason);
+    /// The stream's watchers behind an id and their ranges, as many as the slice has time for; at least one, if there
+    /// is one.
+    pub(super) fn ranges(
+        &self,
+        stream: StreamId,
+        after: Option<i64>,
+        slice: &mut Slice,
+    ) -> Vec<(i64, WatchRange)> {
+        self.hub.borrow().ranges(stream, after, slice)
+    }
+
+    /// Ends a watcher of this range for a reason that its client is told. One that has ended meanwhile may have left its
+    /// id to another.
+    pub(super) fn revoke(&self, stream: StreamId, watch_id: i64, range: &WatchRange, reason: &'static str) {
+        let mut hub = self.hub.borrow_mut();
+        if hub.watches(stream, watch_id, range) {
+            hub.revoke(stream, watch_id, reason);
+        }
     }
 
     /// Whether the stream has to wait with its next request. Its task is woken when it is over.
@@ -269,9 +292,24 @@ impl<B: Backend> ClientShard<B> {
     /// Carries out notices for a turn, sends what they have made the hub say, and what it orders now. What is
     /// left has its turns behind those of others.
     pub(in crate::shell::client) fn flush_watches(self: &Rc<Self>) {
-        self.work_on_watches();
-        for outbox in self.watches.dirty.take() {
-            outbox.flush();
+        // Work that goes on has its turns behind a look at the sockets: answers that have just come leave before it.
+        if !self.watches.is_working.get() {
+            self.work_on_watches();
+        }
+        self.end_flush();
+    }
+
+    /// Hands the front end what the hub has said.
+    fn end_flush(self: &Rc<Self>) {
+        // What is made text of long messages comes on top of the hub's turn.
+        let mut slice = Slice::of(TURN_NS_IN_COMPANY);
+        let mut unready: Vec<_> =
+            self.watches.dirty.take().into_iter().filter(|outbox| outbox.flush(&mut slice)).collect();
+        if !unready.is_empty() {
+            // Another one is first next time.
+            unready.rotate_left(1);
+            unready.iter().for_each(|outbox| outbox.is_dirty.set(true));
+            self.watches.dirty.borrow_mut().append(&mut unready);
         }
         self.settle_watches();
         self.watches.wake_paused(PAUSED_A_FLUSH);
@@ -281,12 +319,16 @@ impl<B: Backend> ClientShard<B> {
     /// A turn's slices of the hub's work.
     fn work_on_watches(&self) {
         let watches = &self.watches;
+        watches.closed_ns.set(0);
         if !watches.hub.borrow().has_work() {
             return;
         }
         let mut sink =
             Outboxes { watches, headers: &self.headers, term: watches.term.get(), last: RefCell::new(None) };
         let mut pace = watches.pace.borrow_mut();
+        if 0 < self.calls.borrow().len() {
+            pace.on_calls();
+        }
         let mut turn = pace.begin();
         while let Some(mut slice) = turn.next_slice() {
             let begun = Instant::now();
@@ -305,14 +347,15 @@ impl<B: Backend> ClientShard<B> {
     /// Sees to it that the hub's work goes on, if it has any.
     fn keep_working_on_watches(self: &Rc<Self>) {
         let watches = &self.watches;
-        if !watches.hub.borrow().has_work() || watches.is_working.replace(true) {
+        if !watches.has_work() || watches.is_working.replace(true) {
             return;
         }
         let shard = Rc::clone(self);
         glommio::spawn_local(async move {
-            while shard.watches.hub.borrow().has_work() {
+            while shard.watches.has_work() {
                 breathe().await;
-                shard.flush_watches();
+                shard.work_on_watches();
+                shard.end_flush();
             }
             shard.watches.is_working.set(false);
         })
@@ -334,8 +377,11 @@ impl<B: Backend> ClientShard<B> {
             let Ok(mut hub) = watches.hub.try_borrow_mut() else { return };
             for id in watches.closing.take() {
                 hub.close(id);
-                // A stream of a few watchers is gone at once.
-                hub.let_go(&mut Slice::of(CLOSING_NS));
+                // A stream of a few watchers is gone at once, unless a thousand end together.
+                let closed_ns = watches.closed_ns.get();
+                let mut slice = Slice::of(CLOSING_NS.saturating_sub(closed_ns));
+                hub.let_go(&mut slice);
+                watches.closed_ns.set(closed_ns + slice.spent_ns());
             }
             for id in watches.room.take_freed() {
                 hub.on_room(id);

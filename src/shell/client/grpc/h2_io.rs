@@ -10,14 +10,17 @@
 //! `h2`'s buffer; what has no room there waits in `gated`, and what the gate does not take yet in `unread`.
 //!
 //! Nothing on glommio makes a busy task yield, so a turn reads at most `TURN_BYTES_MAX` bytes and
-//! `TURN_FRAMES_MAX` frames; then the read is pending and the task wakes itself.
+//! `TURN_FRAMES_MAX` frames; then the read is pending and the connection rests (`rest`). All connections of a shard
+//! together have a *round*, which is what they read and write between two looks of the executor at its sockets: once
+//! `ROUND_FRAMES_MAX` are read or `ROUND_SENT_BYTES_MAX` sent, each that has a turn does a little and rests. So a
+//! request of one never waits for all that ten others have to say.
 //!
 //! Invariants: what is appended is sent in order, whole; `write_blocked` is set exactly while bytes
 //! wait for the socket.
 //! Cost: a read copies once more than it must (a stranger's buffer need not be zeroed first: the
 //! shard's scratch is); a write copies once. Both are small beside the system call they save.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -35,6 +38,16 @@ use crate::shell::net::{Remote, Stream};
 /// Bytes gathered before a write has to go to the socket: four of the largest frames that `h2`
 /// sends by default, and more than the answers to a batch of puts.
 const GATHER_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes that the connections of a shard send before the executor looks at its sockets: some 250 µs, most of it the
+/// kernel's. Beyond that a turn sends what it has gathered and rests.
+const ROUND_SENT_BYTES_MAX: usize = 4 * GATHER_BYTES_MAX;
+
+/// Frames that they read. Beyond that a turn reads `SMALL_READ_BYTES`, a few requests, and rests.
+const ROUND_FRAMES_MAX: u64 = 512;
+
+/// See `ROUND_FRAMES_MAX`.
+const SMALL_READ_BYTES: usize = 4 * 1024;
 
 /// Bytes read before the task gives others a turn; some 100 µs of work when they are requests.
 const TURN_BYTES_MAX: usize = 128 * 1024;
@@ -54,6 +67,9 @@ pub(in crate::shell::client) struct SharedBuffers {
     scratch: RefCell<Box<[u8]>>,
     /// A gather buffer is with a connection only while bytes wait in it.
     gather: RefCell<Vec<u8>>,
+    /// Bytes sent and frames read in this round.
+    sent_bytes: Cell<usize>,
+    frames: Cell<u64>,
 }
 
 impl SharedBuffers {
@@ -61,7 +77,31 @@ impl SharedBuffers {
         Rc::new(Self {
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             gather: RefCell::new(Vec::with_capacity(GATHER_BYTES_MAX)),
+            sent_bytes: Cell::new(0),
+            frames: Cell::new(0),
         })
+    }
+
+    /// The executor has looked at its sockets. Nobody says so while no connection rests: a round may then seem to be
+    /// over that has long been, and whoever rests for it does so until the next look.
+    pub(in crate::shell::client) fn begin_round(&self) {
+        self.sent_bytes.set(0);
+        self.frames.set(0);
+    }
+
+    /// Whether connections have read or sent all that they may before the next look.
+    pub(in crate::shell::client) fn is_round_over(&self) -> bool {
+        // A connection that rests has gathered so much; one whose socket takes nothing would otherwise have turn after
+        // turn.
+        self.is_round_sent(GATHER_BYTES_MAX) || self.is_round_read()
+    }
+
+    fn is_round_sent(&self, bytes: usize) -> bool {
+        ROUND_SENT_BYTES_MAX <= self.sent_bytes.get() + bytes
+    }
+
+    fn is_round_read(&self) -> bool {
+        ROUND_FRAMES_MAX <= self.frames.get()
     }
 }
 
@@ -90,6 +130,8 @@ pub(in crate::shell::client) struct Io {
     /// The socket had no more bytes in this turn.
     is_dry: bool,
     turn_bytes: usize,
+    /// There is more to read or to write than the turn has room for.
+    is_turn_over: bool,
     turn_frames_start: u64,
     pub(in crate::shell::client) now_ms: u64,
     pub(in crate::shell::client) last_read_ms: u64,
@@ -124,6 +166,7 @@ impl Io {
             paused: false,
             is_dry: false,
             turn_bytes: 0,
+            is_turn_over: false,
             turn_frames_start: 0,
             now_ms,
             last_read_ms: now_ms,
@@ -138,6 +181,7 @@ impl Io {
         self.now_ms = now_ms;
         self.is_dry = false;
         self.turn_bytes = 0;
+        self.is_turn_over = false;
         self.turn_frames_start = self.meter.frames();
     }
 
@@ -198,6 +242,12 @@ impl Io {
         self.write_blocked
     }
 
+    /// Whether `h2` was told to wait though the socket has more, or would take more. Whoever asks gives the
+    /// connection another turn.
+    pub(in crate::shell::client) fn is_turn_over(&self) -> bool {
+        self.is_turn_over
+    }
+
     /// Bytes that wait for the socket.
     pub(in crate::shell::client) fn gathered(&self) -> usize {
         self.gather.len() - self.gather_sent
@@ -224,6 +274,7 @@ impl Io {
                 Poll::Ready(Ok(n)) => {
                     self.gather_sent += n;
                     self.bytes_sent += n as u64;
+                    self.buffers.sent_bytes.set(self.buffers.sent_bytes.get() + n);
                     self.last_write_ms = self.now_ms;
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -285,21 +336,26 @@ impl Io {
             if self.is_dry || self.gate.fault().is_some() {
                 return Poll::Pending;
             }
+            let buffers = Rc::clone(&self.buffers);
+            let is_round_read = buffers.is_round_read();
             if TURN_BYTES_MAX <= self.turn_bytes
                 || TURN_FRAMES_MAX <= self.meter.frames() - self.turn_frames_start
+                || (is_round_read && 0 < self.turn_bytes)
             {
                 self.is_dry = true;
-                cx.waker().wake_by_ref();
+                self.is_turn_over = true;
                 return Poll::Pending;
             }
-            let buffers = Rc::clone(&self.buffers);
             let mut scratch = buffers.scratch.borrow_mut();
-            let room = scratch.len().min(into.remaining());
+            let most = if is_round_read { SMALL_READ_BYTES } else { scratch.len() };
+            let room = most.min(into.remaining());
             match self.poll_raw_read(cx, &mut scratch[..room]) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(n)) => {
                     let bytes = &scratch[..n];
+                    let frames = self.meter.frames();
                     self.meter.on_received(self.now_ms, bytes);
+                    buffers.frames.set(buffers.frames.get() + self.meter.frames() - frames);
                     self.pass(bytes, into);
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -355,6 +411,10 @@ impl Io {
             bytes = &bytes[..n];
         }
         if GATHER_BYTES_MAX <= self.gathered() {
+            if self.buffers.is_round_sent(self.gathered()) {
+                self.is_turn_over = true;
+                return Poll::Pending;
+            }
             // Full: some of it has to go first.
             if let Poll::Ready(Err(error)) = self.poll_drain(cx) {
                 return Poll::Ready(Err(error));

@@ -159,3 +159,24 @@ fn a_read_whose_caller_has_left_or_lost_its_patience_is_forgotten() {
         until(&server, move |reads| forgotten(reads) == 2).await;
     });
 }
+
+#[test]
+fn answers_of_megabytes_leave_in_rounds_with_a_look_at_the_sockets_between() {
+    const ANSWERS: u64 = 8;
+    let server = Server::start(quick());
+    client(async {
+        let mut builder = h2::client::Builder::new();
+        let builder = builder.initial_window_size(16 << 20).initial_connection_window_size(16 << 20);
+        let client = Client::connect_with(&server, builder).await;
+        assert_eq!(client.call(PUT, put("k", &vec![b'v'; 1 << 20])).await.status().0, 0);
+        let before = server.counters().rests;
+        let calls = (0..ANSWERS).map(|_| client.call(RANGE, get("k")));
+        for answered in futures_util::future::join_all(calls).await {
+            let answer: pb::RangeResponse = answered.message();
+            assert_eq!(answer.kvs[0].value.len(), 1 << 20);
+        }
+        // A round is a quarter of a MiB.
+        let rests = server.counters().rests - before;
+        assert!((2 * ANSWERS..16 * ANSWERS).contains(&rests), "{rests} rests while 8 MiB left");
+    });
+}

@@ -341,8 +341,7 @@ fn stop_ends_streams_so_that_clients_go_elsewhere() {
         let mut half_closed = Watch::open(&client).await;
         half_closed.requests.send_data(Bytes::new(), true).unwrap();
         let local = server.run(|shard, _| {
-            let range = WatchRange::new(Bytes::from_static(b"k"), Bytes::new());
-            let mut local = shard.watch_locally(range, 0);
+            let mut local = shard.watch_locally(Bytes::from_static(b"k"), 0);
             let (out, result) = mpsc::channel();
             glommio::spawn_local(async move { out.send(local.next().await.map(drop)).unwrap() }).detach();
             result
@@ -595,7 +594,7 @@ fn task_of_the_member_watches_falls_behind_and_hears_of_compaction() {
         // 2 MB of history in a mailbox of half a megabyte, to a task that takes one piece at a time.
         let result = server.run(|shard, _| {
             let range = WatchRange::new(Bytes::from_static(b"k"), Bytes::from_static(b"l"));
-            let mut local = shard.watch_locally(range, 2);
+            let mut local = shard.watch_puts_locally(range, 2);
             let (out, result) = mpsc::channel();
             glommio::spawn_local(async move {
                 let mut seen = Vec::new();
@@ -619,7 +618,7 @@ fn task_of_the_member_watches_falls_behind_and_hears_of_compaction() {
         client.call("/etcdserverpb.KV/Compact", framed(&compaction.encode_to_vec())).await;
         let result = server.run(|shard, _| {
             let range = WatchRange::new(Bytes::from_static(b"k"), Bytes::from_static(b"\0"));
-            let mut local = shard.watch_locally(range, 50);
+            let mut local = shard.watch_puts_locally(range, 50);
             let (out, result) = mpsc::channel();
             glommio::spawn_local(async move {
                 for _ in 0..2 {

@@ -1,11 +1,13 @@
 //! Reads and writes under `/v2/keys`.
 //!
-//! A list comes from the store in pages at one revision and is sorted here, so a directory of any size holds up nobody
-//! but its own caller. Its bytes are counted in the request's place: one that is larger than there is room for is
+//! A list comes from the store in pages at one revision, is sorted here a page at a time and written in slices, so a
+//! directory of any size holds up nobody but its own caller. Its bytes are counted in the request's place: one that is larger than there is room for is
 //! refused.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use futures_lite::future;
@@ -17,16 +19,24 @@ use crate::request::{Command, NodeQuery, Query, Read, RequestKind, Response};
 use crate::rpc::nodes::ask::{KEYS, METHODS};
 use crate::rpc::nodes::fault::INVALID_FORM;
 use crate::rpc::nodes::form::reads_body;
-use crate::rpc::nodes::show::{put_event, status_of};
+use crate::rpc::nodes::show::{Listing, put_event, status_of};
 use crate::rpc::nodes::{Failure, Form, NodeAsk, Wanted};
 use crate::rpc::status;
 use crate::rpc::web::{AnswerHead, JSON};
 use crate::shell::client::call::account::Account;
+use crate::shell::client::call::body::Body;
 use crate::shell::client::call::place::Place;
 use crate::shell::client::call::turns::Turn;
+use crate::shell::client::signal::Signal;
+use crate::shell::client::web::part::Part;
 use crate::shell::client::web::sink::Sink;
 use crate::shell::client::{Backend, ClientShard};
-use crate::types::Term;
+use crate::shell::runtime::pace::breathe;
+use crate::types::limits::{PIECE_BYTES, PIECES_MAX, TURN_NS_IN_COMPANY};
+use crate::types::{Slice, Term};
+
+/// What a chunk has around its bytes.
+const CHUNK_BYTES: usize = 32;
 
 /// What is to be answered.
 pub(super) struct Told {
@@ -124,7 +134,7 @@ impl<B: Backend> ClientShard<B> {
                     let event = told.answer.event.take().unwrap_or_default();
                     let head = shard.node_head(status_of(&event), &told);
                     sink.answer(&account, head, |out| {
-                        put_event(&event, &mut [], shows_nothing, now_ns(), out);
+                        put_event(&event, shows_nothing, now_ns(), out);
                     });
                 }
                 Err(failure) => shard.answer_failure(&account, sink, &failure),
@@ -153,12 +163,10 @@ impl<B: Backend> ClientShard<B> {
             };
             let Some(answered) = future::or(async { Some(read.await) }, gone).await else { return };
             match answered {
-                Ok(mut told) => {
+                Ok((told, listing)) => {
                     let head = shard.node_head(200, &told);
-                    let event = told.answer.event.take().unwrap_or_default();
-                    sink.answer(&account, head, |out| {
-                        put_event(&event, &mut told.answer.nodes, false, now_ns(), out);
-                    });
+                    let is_shown = request.method != "HEAD";
+                    answer_list(head, told, listing, is_shown, &account, sink).await;
                 }
                 Err(failure) => shard.answer_failure(&account, sink, &failure),
             }
@@ -174,8 +182,9 @@ impl<B: Backend> ClientShard<B> {
         mut query: NodeQuery,
         linearizable: bool,
         place: &mut Place,
-    ) -> Result<Told, Failure> {
+    ) -> Result<(Told, Listing), Failure> {
         let mut held = request.bytes();
+        let mut listing = Listing::default();
         let mut first: Option<Told> = None;
         loop {
             let is_first = first.is_none();
@@ -193,20 +202,73 @@ impl<B: Backend> ClientShard<B> {
                 return Err(crowded());
             }
             let resume = page.answer.resume.take();
-            let whole = match &mut first {
-                None => first.insert(page),
-                Some(first) => {
-                    first.answer.nodes.append(&mut page.answer.nodes);
-                    first
-                }
-            };
-            match resume {
-                None => return Ok(first.expect("it was put there above")),
-                Some(resume) => {
-                    query.at = i64::try_from(whole.answer.index).unwrap_or(i64::MAX);
-                    query.resume = Some(resume);
-                }
+            listing.add(std::mem::take(&mut page.answer.nodes));
+            let told = first.take().unwrap_or(page);
+            let Some(resume) = resume else { return Ok((told, listing)) };
+            query.at = i64::try_from(told.answer.index).unwrap_or(i64::MAX);
+            query.resume = Some(resume);
+            first = Some(told);
+        }
+    }
+}
+
+/// Writes a list in slices and sends it in pieces, two ahead of its client. A short one is one piece, whose length its
+/// head says.
+async fn answer_list(
+    head: AnswerHead,
+    mut told: Told,
+    mut listing: Listing,
+    is_shown: bool,
+    account: &Rc<Account>,
+    sink: Sink,
+) {
+    let node = told.answer.event.take().and_then(|event| event.node).unwrap_or_default();
+    let now_ns = now_ns();
+    let mut text = Vec::new();
+    listing.begin(node, now_ns, &mut text);
+    // Only the length of what is not shown is sent.
+    let piece_bytes = if is_shown { PIECE_BYTES } else { usize::MAX };
+    let mut is_over = put_piece(&mut listing, now_ns, piece_bytes, &mut text).await;
+    if is_over {
+        return sink.answer_bytes(account, head, &text);
+    }
+    let Some(stream) = sink.open(head) else { return };
+    let framing = stream.framing();
+    let mut leaving = VecDeque::<Rc<Signal>>::new();
+    loop {
+        let mut piece = Vec::with_capacity(text.len() + CHUNK_BYTES);
+        let start = framing.begin(&mut piece);
+        piece.append(&mut text);
+        framing.end(&mut piece, start, Part::Middle);
+        let has_left = Rc::new(Signal::default());
+        if stream.send(Body::with_signal(account, piece.into(), &has_left)).is_err() {
+            return stream.cut();
+        }
+        if is_over {
+            return stream.end(Vec::new());
+        }
+        leaving.push_back(has_left);
+        if PIECES_MAX <= leaving.len() {
+            let has_left = leaving.pop_front().expect("there are some");
+            let goes_on = poll_fn(|cx| match stream.poll_gone(cx) {
+                Poll::Ready(()) => Poll::Ready(false),
+                Poll::Pending => has_left.poll_fired(cx).map(|()| true),
+            });
+            if !goes_on.await {
+                return stream.cut();
             }
         }
+        is_over = put_piece(&mut listing, now_ns, piece_bytes, &mut text).await;
+    }
+}
+
+/// Writes the next piece, in turns between which others have theirs. True when it is the last one.
+async fn put_piece(listing: &mut Listing, now_ns: u64, bytes_max: usize, text: &mut Vec<u8>) -> bool {
+    loop {
+        let is_over = listing.put(now_ns, bytes_max, &mut Slice::of(TURN_NS_IN_COMPANY), text);
+        if is_over || bytes_max <= text.len() {
+            return is_over;
+        }
+        breathe().await;
     }
 }

@@ -187,7 +187,7 @@ fn framed(answer: &SinkStream, event: &peer::NodeEvent) -> Vec<u8> {
     let mut line = Vec::with_capacity(512);
     let framing = answer.framing();
     let start = framing.begin(&mut line);
-    put_event(event, &mut [], false, now_ns(), &mut line);
+    put_event(event, false, now_ns(), &mut line);
     framing.end(&mut line, start, Part::Whole);
     line
 }
