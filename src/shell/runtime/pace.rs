@@ -12,6 +12,10 @@ use crate::types::limits::{SLICE_NS, SLICE_NS_MAX, TURN_NS, TURN_NS_IN_COMPANY, 
 /// How long after a call turns stay short. Whoever makes ten calls a second so never meets a long one.
 const COMPANY: Duration = Duration::from_millis(100);
 
+/// How long after a call long work pauses between its turns. Shorter than [`COMPANY`]: a list beside ten calls a second
+/// is a list alone.
+const CLOSE_COMPANY: Duration = Duration::from_millis(5);
+
 /// How often slices that took too long are told of.
 const TELL_PAUSE: Duration = Duration::from_secs(60);
 
@@ -41,6 +45,8 @@ pub(in crate::shell) struct Pace {
     has_calls: bool,
     /// Turns are short until then.
     company_until: Option<Instant>,
+    /// The next turn may begin then.
+    pause_until: Option<Instant>,
 }
 
 /// A turn under way.
@@ -72,6 +78,7 @@ impl Pace {
             told_at: None,
             has_calls: false,
             company_until: None,
+            pause_until: None,
         }
     }
 
@@ -117,9 +124,22 @@ impl Pace {
         self.long_slices += turn.long_slices;
         self.long_turns += u64::from(Duration::from_nanos(TURN_NS_MAX) < turn.taken);
         self.longest = self.longest.max(turn.longest);
+        if turn.has_worked() && self.company_until.is_some() {
+            let now = Instant::now();
+            let is_close = self.company_until.is_some_and(|until| now + COMPANY < until + CLOSE_COMPANY);
+            self.pause_until = is_close.then(|| now + turn.taken);
+        }
         if (self.long_slices, self.long_turns) != (0, 0) {
             self.tell();
         }
+    }
+
+    /// When the next turn may begin, if that is not yet. Beside calls long work takes half of the executor at most: a
+    /// core that never sleeps keeps others from it, the kernel's threads and, on a virtual machine, what the host does
+    /// for its disk.
+    pub(in crate::shell) fn pause(&mut self) -> Option<Instant> {
+        self.pause_until = self.pause_until.filter(|until| Instant::now() < *until);
+        self.pause_until
     }
 
     fn tell(&mut self) {
@@ -195,5 +215,29 @@ mod tests {
         pace.company_until = Some(Instant::now());
         assert_eq!(turn_ns(&mut pace), TURN_NS);
         assert_eq!(pace.company_until, None, "and the clock is asked no more");
+    }
+
+    #[test]
+    fn long_work_pauses_as_long_as_it_took_while_calls_are_under_way_and_not_at_all_when_alone() {
+        // Long enough to be under way still when it is looked at.
+        let taken = Duration::from_secs(3600);
+        let mut pace = Pace::new("a test");
+        let mut pause_behind_a_turn = |has_calls: bool, has_work: bool| {
+            if has_calls {
+                pace.on_calls();
+            }
+            let mut turn = pace.begin();
+            let mut slice = turn.next_slice().expect("a turn has a slice");
+            if has_work {
+                slice.spend_key();
+            }
+            turn.on_slice(&slice, taken);
+            pace.end(&turn);
+            pace.pause().map(|end| end.saturating_duration_since(Instant::now()))
+        };
+        assert_eq!(pause_behind_a_turn(false, true), None);
+        assert_eq!(pause_behind_a_turn(true, false), None, "nothing was done");
+        let pause = pause_behind_a_turn(true, true).expect("a call has just come");
+        assert!(taken / 2 < pause && pause <= taken, "{pause:?}");
     }
 }

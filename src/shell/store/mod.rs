@@ -36,6 +36,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_lite::future;
 use prost::Message as _;
 
 use crate::apply::checkpoint::Checkpoint;
@@ -318,18 +319,22 @@ impl StoreRole {
             self.answer_scrapes();
             // Calls that were answered have their answers before long work goes on. What comes meanwhile does not
             // put it off again.
-            if goes_on && has_calls {
+            let pause = self.pause();
+            if goes_on && has_calls && pause.is_none() {
                 self.tell_applied();
                 self.ring();
                 glommio::executor().yield_now().await;
                 goes_on = false;
                 continue;
             }
-            goes_on = self.work();
-            let has_work = goes_on | self.lease_turn(is_behind) | self.read_what_waited();
+            if pause.is_none() {
+                goes_on = self.work();
+            }
+            let has_work = self.lease_turn(is_behind) | self.read_what_waited();
             self.tell_applied();
             let is_waiting_for_room = self.ring();
-            if has_work {
+            let pause = self.pause();
+            if has_work || (goes_on && pause.is_none()) {
                 breathe().await;
                 continue;
             }
@@ -345,6 +350,11 @@ impl StoreRole {
             let is_ready =
                 || !events.is_empty() || has_ticked() || has_to_look() || is_asked() || has_message();
             // A pause of background work ends by itself; everything else rings.
+            if let Some(end) = pause {
+                let is_over = glommio::timer::sleep(end.saturating_duration_since(Instant::now()));
+                future::or(is_over, self.ports.bell.wait_once(is_ready)).await;
+                continue;
+            }
             let pause = [self.compact_after, self.checkpoint_after].into_iter().flatten().min();
             match (pause, &self.checkpointing) {
                 (Some(end), None) => {
@@ -360,6 +370,11 @@ impl StoreRole {
                 _ => self.ports.bell.wait_once(is_ready).await,
             }
         }
+    }
+
+    /// When long work goes on, if that is not yet. A write for which others wait has no pause.
+    fn pause(&mut self) -> Option<Instant> {
+        self.turns.pause().filter(|_| self.applying.is_none())
     }
 
     /// Tells raft what is applied.

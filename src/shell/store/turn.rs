@@ -4,7 +4,7 @@
 //! work together, or to `TURN_NS_IN_COMPANY` while calls are under way. The next turn begins with the kind at which this one stopped, so a kind with work has a slice at
 //! least every `KINDS` turns, whatever the others do. Within a kind, its own queue says who is next.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::shell::runtime::pace::{self, Pace};
 use crate::types::Slice;
@@ -57,6 +57,11 @@ impl Turns {
     /// See [`Pace::on_all_wait`].
     pub(super) fn on_all_wait(&mut self) {
         self.pace.on_all_wait();
+    }
+
+    /// See [`Pace::pause`].
+    pub(super) fn pause(&mut self) -> Option<Instant> {
+        self.pace.pause()
     }
 
     pub(super) fn begin(&mut self) -> Turn {
