@@ -34,6 +34,8 @@ pub struct GrpcProxy {
     pub receive_bytes_max: u32,
     /// Where clients are told to come; empty: members tell where they are themselves.
     pub advertise_client_url: String,
+    /// Where proxies register, and for how many seconds.
+    pub registry: Option<(String, i64)>,
     /// No answer to a read is older than an earlier one.
     pub ordering: bool,
 }
@@ -102,6 +104,7 @@ pub(super) fn parse(args: &[String]) -> Result<Option<GrpcProxy>, Refused> {
     let receive_bytes_max = take_bytes(&mut words, "max-recv-bytes", i64::from(i32::MAX))?;
     let advertise_client_url =
         words.take("advertise-client-url")?.unwrap_or_else(|| "127.0.0.1:23790".to_owned());
+    let registry = read_registry(&mut words, &advertise_client_url)?;
     let (security, has_tls) = read_security(&mut words)?;
     let endpoints = endpoints
         .iter()
@@ -125,6 +128,7 @@ pub(super) fn parse(args: &[String]) -> Result<Option<GrpcProxy>, Refused> {
         send_bytes_max,
         receive_bytes_max,
         advertise_client_url,
+        registry,
         ordering,
     }))
 }
@@ -158,6 +162,26 @@ fn read_endpoints(words: &mut Words) -> Result<Vec<String>, Refused> {
         count => Err(Refused::usage(format!(
             "--endpoints: {count} endpoints, at most {ENDPOINTS_MAX} are possible"
         ))),
+    }
+}
+
+/// Where proxies register: both flags or neither.
+fn read_registry(words: &mut Words, advertised: &str) -> Result<Option<(String, i64)>, Refused> {
+    let prefix = words.take("resolver-prefix")?.unwrap_or_default();
+    let ttl_s = words.take_number("resolver-ttl")?.unwrap_or_default();
+    let refused = |message: String| Err(Refused::contradiction(message));
+    match (prefix.is_empty(), ttl_s) {
+        (true, ..1) => Ok(None),
+        (true, _) => refused(format!(
+            "invalid resolver-prefix {prefix:?}: --resolver-ttl={ttl_s} needs --resolver-prefix"
+        )),
+        (false, ..1) => {
+            refused(format!("invalid resolver-ttl {ttl_s}: --resolver-prefix={prefix} needs --resolver-ttl"))
+        }
+        (false, _) if advertised.is_empty() => {
+            refused(format!("invalid advertise-client-url {advertised:?}: it is what is registered"))
+        }
+        (false, _) => Ok(Some((prefix, ttl_s))),
     }
 }
 
@@ -293,7 +317,7 @@ mod tests {
             "start --endpoints=a:1,http://b:2,unix:///run/m.sock --listen-addr :4 --cert-file c --key-file=k \
              --trusted-ca-file ca --cert cc --key kk --cacert aa --insecure-skip-tls-verify --tls-min-version TLS1.3 \
              --metrics-addr http://127.0.0.1:5 --grpc-keepalive-min-time=1s --max-send-bytes 7 --debug \
-             --dial-keepalive-time=3s --permit-without-stream --data-dir d --experimental-serializable-ordering --namespace= --enable-pprof=false",
+             --dial-keepalive-time=3s --permit-without-stream --data-dir d --experimental-serializable-ordering --resolver-prefix=p --resolver-ttl=5 --namespace= --enable-pprof=false",
         )
         .unwrap();
         let endpoints: Vec<_> = told.endpoints.iter().map(ToString::to_string).collect();
@@ -305,6 +329,7 @@ mod tests {
         assert!(process.tls.client.asks_for_certificates());
         assert_eq!((process.log.level, process.data_dir.clone()), (LogLevel::Debug, PathBuf::from("d")));
         assert_eq!(told.security.pair.as_ref().unwrap().key, PathBuf::from("kk"));
+        assert_eq!(told.registry, Some(("p".to_owned(), 5)));
         assert!(told.ordering && told.security.believes_anybody && told.security.trusted_ca.is_some());
         assert_eq!((told.send_bytes_max, told.dial_keepalive_time), (7, Some(Duration::from_secs(3))));
     }
@@ -318,6 +343,13 @@ mod tests {
             ("start --endpoints=,", "no endpoints found"),
             ("start --listen-addr=a", "--listen-addr"),
             ("start --cert=c", "go together"),
+            ("start --resolver-prefix=p", "invalid resolver-ttl 0"),
+            ("start --resolver-prefix=p --resolver-ttl=-1", "invalid resolver-ttl -1"),
+            ("start --resolver-ttl=5", "invalid resolver-prefix \"\""),
+            (
+                "start --resolver-prefix=p --resolver-ttl=5 --advertise-client-url=",
+                "invalid advertise-client-url",
+            ),
             ("start --cert-file=c", "key-file"),
             ("start --max-send-bytes=0", "--max-send-bytes"),
             ("start --max-recv-bytes=9999999999", "--max-recv-bytes"),

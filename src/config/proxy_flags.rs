@@ -118,6 +118,14 @@ pub(super) static FLAGS: &[Flag] = &[
         Own,
         "where clients are told to come who ask for members; empty: they are told of the members",
     ),
+    flag(
+        "resolver-prefix",
+        Text,
+        "",
+        Own,
+        "register under this prefix; clients that ask for members are told of all proxies there",
+    ),
+    flag("resolver-ttl", Number, "0", Own, "seconds after which a proxy that is gone is registered no more"),
     flag("debug", Bool, "false", Own, "say more in the log"),
     flag(
         "experimental-serializable-ordering",
@@ -127,8 +135,6 @@ pub(super) static FLAGS: &[Flag] = &[
         "no answer to a read is older than one that any client had before, whichever member gives it",
     ),
     flag("namespace", Text, "", Not(NOT_YET), "a prefix of all keys"),
-    flag("resolver-prefix", Text, "", Not(NOT_YET), "where proxies register"),
-    flag("resolver-ttl", Number, "0", Not(NOT_YET), "and for how long, in seconds"),
     flag(
         "endpoints-auto-sync-interval",
         Time,

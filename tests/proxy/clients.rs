@@ -109,7 +109,7 @@ fn what_clients_are_told_differs_from_etcds_own_proxy_only_where_it_is_meant_to(
         let server = Launch::binary(etcd, work.join("etcd")).start().await;
         let endpoints = [at(server.client_port())];
         let (ours, theirs) =
-            (Proxy::start(&work, &endpoints, &[]), Proxy::start_etcds(etcd, &work, &endpoints));
+            (Proxy::start(&work, &endpoints, &[]), Proxy::start_etcds(etcd, &work, &endpoints, &[]));
         let both = async |line: &str, input: &'static str| {
             let ours = told(etcdctl, &ours.endpoint(), line, input).await;
             let theirs = told(etcdctl, &theirs.endpoint(), line, input).await;

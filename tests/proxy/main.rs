@@ -9,6 +9,7 @@ mod hostile;
 mod operator;
 mod ordering;
 mod process;
+mod registry;
 #[expect(dead_code, reason = "the HTTP client of tests/http, of which these tests need a part")]
 #[path = "../http/web.rs"]
 mod web;

@@ -30,8 +30,8 @@ impl Proxy {
     }
 
     /// etcd's own.
-    pub fn start_etcds(etcd: &Path, work: &WorkDir, endpoints: &[String]) -> Self {
-        let mut proxy = Self::spawn(Command::new(etcd), work, endpoints, &[]);
+    pub fn start_etcds(etcd: &Path, work: &WorkDir, endpoints: &[String], flags: &[String]) -> Self {
+        let mut proxy = Self::spawn(Command::new(etcd), work, endpoints, flags);
         proxy.wait_for_port();
         proxy
     }

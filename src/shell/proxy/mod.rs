@@ -13,9 +13,11 @@
 
 mod role;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -44,7 +46,7 @@ use crate::shell::runtime::pulse::{self, Patient, Pulse};
 use crate::shell::runtime::scrape::{SCRAPES_MAX, Scrape, Scraper};
 use crate::shell::runtime::service_manager::ServiceManager;
 use crate::shell::runtime::wiring::Scrapes;
-use crate::shell::upstream::{Advertised, Pings, Upstream, UpstreamConfig};
+use crate::shell::upstream::{Advertised, Pings, Registry, Upstream, UpstreamConfig};
 use crate::types::{ClusterId, MemberId};
 use role::Ports;
 
@@ -143,6 +145,7 @@ pub(super) fn run(proxy: &GrpcProxy) -> Result<(), ProxyError> {
         advertised: Some(&proxy.advertise_client_url)
             .filter(|url| !url.is_empty())
             .map(|url| Advertised { name: host_name(), url: url.clone() }),
+        registry: proxy.registry.clone().map(|(prefix, ttl_s)| Registry { prefix, ttl_s }),
         seen: proxy.ordering.then(Arc::default),
     };
     let bells: Vec<Arc<SharedBell>> = (0..shards).map(|_| Arc::default()).collect();
@@ -384,6 +387,19 @@ impl Executor {
         glommio::spawn_local(self.pulse.feel()).detach();
         let upstream = Upstream::start(self.upstream, self.seed);
         see_the_present(&upstream, &self.stop).await;
+        // One registers for all.
+        let lease = Rc::new(Cell::new(0));
+        if self.number == 0 {
+            let (upstream, lease) = (Rc::clone(&upstream), Rc::clone(&lease));
+            glommio::spawn_local(async move {
+                let UpstreamConfig { registry, advertised, .. } = upstream.config();
+                if let (Some(registry), Some(advertised)) = (registry, advertised) {
+                    upstream.stay_registered(registry, advertised, |id| lease.set(id)).await;
+                }
+            })
+            .detach();
+        }
+        let registered = Rc::clone(&upstream);
         let role = Role::Shard(self.number);
         let executor = Some((self.number as Core, role.to_string()));
         let ports = Ports {
@@ -399,6 +415,9 @@ impl Executor {
             Ok(()) => Event::Ended,
             Err((address, error)) => Event::ListenFailed(address, error),
         };
+        if lease.get() != 0 {
+            registered.deregister(lease.get()).await;
+        }
         self.events.send(ended).ok();
     }
 }

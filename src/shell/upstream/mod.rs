@@ -17,6 +17,7 @@
 mod call;
 mod line;
 mod own;
+mod registry;
 pub(in crate::shell) mod seen;
 mod turns;
 
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 pub(in crate::shell) use call::{Asked, Call, Failure, Said};
 use line::Line;
 pub(in crate::shell) use line::Pings;
+pub(in crate::shell) use registry::{Advertised, Registry};
 use seen::Seen;
 pub(in crate::shell) use turns::Tried;
 use turns::Turns;
@@ -61,15 +63,10 @@ pub(in crate::shell) struct UpstreamConfig {
     pub receive_bytes_max: u32,
     /// What clients are told who ask for members. None: the members' own answer.
     pub advertised: Option<Advertised>,
+    /// Where proxies are registered, this one too. None: clients are told of this one alone.
+    pub registry: Option<Registry>,
     /// What no read's answer may be older than, if answers may not go back.
     pub seen: Option<Arc<Seen>>,
-}
-
-/// A proxy, as its clients know it.
-#[derive(Debug, Clone)]
-pub(in crate::shell) struct Advertised {
-    pub name: String,
-    pub url: String,
 }
 
 /// One endpoint.

@@ -77,14 +77,14 @@ impl Patience {
     }
 }
 
-/// What a client is told that asks where members are: this proxy. Without a header, as by etcd's.
-fn members(advertised: &Advertised) -> pb::MemberListResponse {
-    let member = pb::Member {
-        name: advertised.name.clone(),
-        client_ur_ls: vec![advertised.url.clone()],
+/// What a client is told that asks where members are: the proxies. Without a header, as by etcd's.
+fn members(proxies: &[Advertised]) -> pb::MemberListResponse {
+    let member = |proxy: &Advertised| pb::Member {
+        name: proxy.name.clone(),
+        client_ur_ls: vec![proxy.url.clone()],
         ..Default::default()
     };
-    pb::MemberListResponse { header: None, members: vec![member] }
+    pb::MemberListResponse { header: None, members: proxies.iter().map(member).collect() }
 }
 
 /// Whether a call may be asked twice.
@@ -150,10 +150,14 @@ impl<B: Backend> ClientShard<B> {
         if head.method == Method::MemberList
             && let Some(advertised) = &upstream.config().advertised
         {
-            return match pb::MemberListRequest::decode(payload) {
-                Ok(_) => responder.answer(account, |_| {}, members(advertised).encode_to_vec()),
-                Err(error) => responder.refuse(&Status::undecodable(&error.to_string())),
-            };
+            if let Err(error) = pb::MemberListRequest::decode(payload) {
+                return responder.refuse(&Status::undecodable(&error.to_string()));
+            }
+            if upstream.config().registry.is_some() {
+                return self.spawn_list(upstream, account, responder);
+            }
+            let members = members(std::slice::from_ref(advertised));
+            return responder.answer(account, |_| {}, members.encode_to_vec());
         }
         let bytes_max = upstream.config().send_bytes_max;
         if (bytes_max as usize) < payload.len() {
@@ -177,6 +181,23 @@ impl<B: Backend> ClientShard<B> {
             Work::Forward(payload),
             recipient,
         );
+    }
+
+    /// Tells which proxies are registered.
+    fn spawn_list(&self, upstream: &Rc<Upstream>, account: &Rc<Account>, responder: Responder) {
+        let Some(place) = Place::begin(&self.places, Kind::Unqueue) else {
+            return responder.refuse(&overloaded("too many calls that wait"));
+        };
+        let (upstream, account) = (Rc::clone(upstream), Rc::clone(account));
+        glommio::spawn_local(async move {
+            let _place = place;
+            let Some(registry) = &upstream.config().registry else { unreachable!("it was looked at before") };
+            match upstream.proxies(registry).await {
+                Ok(proxies) => responder.answer(&account, |_| {}, members(&proxies).encode_to_vec()),
+                Err(status) => responder.refuse(&status),
+            }
+        })
+        .detach();
     }
 
     /// A call whose requests are a stream, for members behind this proxy.
