@@ -1,5 +1,6 @@
 //! Raft and state machine joined, still without I/O.
 
+mod candidacy;
 pub mod exchange;
 mod format_gate;
 mod group;
@@ -15,6 +16,7 @@ mod role_tests;
 mod tests;
 mod under_way;
 
+pub use candidacy::Candidacy;
 pub use format_gate::{FormatGate, HeldBack};
 pub use proposals::GROUP_BYTES_MAX;
 pub use replica::{Config, Ready, Replica, Space};

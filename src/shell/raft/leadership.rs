@@ -2,18 +2,19 @@
 //! what the other roles are told.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::seat::RaftNews;
 use super::{HandOver, RaftRole};
 use crate::raft;
 use crate::replica::exchange::{ToShard, ToStore};
 use crate::shell::runtime::logging::rounded;
+use crate::shell::runtime::scrape::now_ns;
 use crate::types::MemberId;
 
-/// The most that members stagger their candidacies when the leader's process has ended: without it
-/// they would all ask each other at once and split the vote.
-const CANDIDACY_SPREAD: Duration = Duration::from_millis(60);
+fn now_us() -> u64 {
+    now_ns() / 1_000
+}
 
 impl RaftRole {
     /// A leader whose disk stalls commits nothing and deposes nobody, because its heartbeats need
@@ -43,31 +44,40 @@ impl RaftRole {
             return;
         }
         self.replica.node_mut().forget_leader(member);
-        let spread = CANDIDACY_SPREAD.as_micros();
-        let drawn = u128::from(raft::mix(self.settings.entropy ^ self.ticks ^ self.replica.id().0)) % spread;
-        let delay = Duration::from_micros(u64::try_from(drawn).expect("below the spread"));
-        self.candidacy = Some(Instant::now() + delay);
-        let bell = self.ports.bell.clone();
-        glommio::spawn_local(async move {
-            glommio::timer::sleep(delay).await;
-            bell.ring();
-        })
-        .detach();
+        let seed = self.settings.entropy ^ self.ticks ^ self.replica.id().0;
+        let delay = self.candidacy.begin(now_us(), seed);
+        self.ring_in(delay);
+        let delay = Duration::from_micros(delay);
         tracing::info!(leader = %member, delay = rounded(delay), "the leader's connection ended");
     }
 
+    fn ring_in(&self, delay_us: u64) {
+        let bell = self.ports.bell.clone();
+        glommio::spawn_local(async move {
+            glommio::timer::sleep(Duration::from_micros(delay_us)).await;
+            bell.ring();
+        })
+        .detach();
+    }
+
     pub(super) fn is_candidacy_due(&self) -> bool {
-        self.candidacy.is_some_and(|at| at <= Instant::now())
+        // The clock is read in every turn only while somebody is about to stand.
+        self.candidacy.is_waiting() && self.candidacy.is_due(now_us())
     }
 
     /// Runs for leader when that is due and nobody else leads by now.
     pub(super) fn run_if_due(&mut self) {
-        if self.is_candidacy_due() {
-            self.candidacy = None;
-            if self.replica.status().leader.is_none() {
-                self.replica.node_mut().campaign();
-            }
+        if !self.is_candidacy_due() {
+            return;
         }
+        if self.replica.status().leader.is_some() {
+            self.candidacy.end();
+            return;
+        }
+        if let Some(delay) = self.candidacy.stand(now_us()) {
+            self.ring_in(delay);
+        }
+        self.replica.node_mut().campaign();
     }
 
     pub(super) fn is_asked_to_hand_over(&self) -> bool {

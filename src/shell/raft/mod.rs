@@ -42,7 +42,7 @@ use crate::config::Address;
 use crate::membership::Cluster;
 use crate::raft::{self, MessageKind, StartError};
 use crate::replica::exchange::{Facts, ToRaft, ToShard, ToStore};
-use crate::replica::{FormatGate, Ready, Replica, Space};
+use crate::replica::{Candidacy, FormatGate, Ready, Replica, Space};
 use crate::request::{Answer, Command, Read, Refusal, Reply, Response};
 use crate::shell::log::entries::{entry_to_wal, hard_state_to_wal};
 use crate::shell::log::writer::{LogCommand, LogEvent};
@@ -114,7 +114,7 @@ pub(in crate::shell) struct RaftRole {
     /// When this member's record was proposed last, if it may be on its way.
     published_tick: Option<u64>,
     /// When to run for leader ahead of the election timeout.
-    candidacy: Option<Instant>,
+    candidacy: Candidacy,
     hand_over: HandOver,
     observed: Observed,
     appends: Appends,
@@ -222,7 +222,7 @@ impl RaftRole {
             due_ticks: Rc::default(),
             ticks: 0,
             published_tick: None,
-            candidacy: None,
+            candidacy: Candidacy::default(),
             hand_over: HandOver::NotAsked,
             observed: Observed::new(),
             appends: Appends::default(),
@@ -434,7 +434,7 @@ impl RaftRole {
             self.facts.term = leadership.term;
             self.observed.on_leader(leadership.leader);
             if leadership.leader.is_some() {
-                self.candidacy = None;
+                self.candidacy.end();
             }
             if leadership.state != raft::RaftState::Leader {
                 self.transfers.stop_sending();
