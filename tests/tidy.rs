@@ -192,6 +192,7 @@ const CIRCLES: &[&[&str]] = &[
         "shell/client/load.rs",
         "shell/client/mod.rs",
         "shell/client/responder.rs",
+        "shell/client/rest.rs",
         "shell/client/tally.rs",
         "shell/client/upload.rs",
         "shell/client/web/gateway.rs",

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::seat::RaftNews;
 use super::{HandOver, RaftRole};
-use crate::raft;
 use crate::replica::exchange::{ToShard, ToStore};
 use crate::shell::runtime::logging::rounded;
 use crate::shell::runtime::scrape::now_ns;
