@@ -13,16 +13,18 @@ const BACKGROUND_NICE: libc::c_int = 5;
 /// the policy for idle time.
 const LAST_NICE: libc::c_int = 15;
 
-/// The least that Linux takes.
-const SHORT_SLICE_NS: u64 = 100_000;
+/// Of the log's thread: the least that Linux takes.
+const LOG_SLICE_NS: u64 = 100_000;
+
+/// Of a thread that gives way: far more than what a thread has that asks for nothing, some milliseconds.
+const LONG_SLICE_NS: u64 = 20_000_000;
 
 /// Lowers the calling thread's priority for good.
+///
+/// A low priority alone is not enough: whoever has begun its slice keeps the core though a thread of higher priority wakes
+/// up, until the kernel's next tick. It is interrupted at once by one that has asked for less, so it asks for much.
 pub(super) fn give_way() {
-    // SAFETY: a system call without memory. On Linux 0 names the calling thread, not its process.
-    let answer = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, BACKGROUND_NICE) };
-    if answer != 0 {
-        tracing::debug!(error = %io::Error::last_os_error(), "a helper thread keeps its priority");
-    }
+    set(BACKGROUND_NICE, LONG_SLICE_NS);
 }
 
 /// Gives the calling thread the core as soon as it has something to do, for a tenth of a millisecond at a time.
@@ -32,26 +34,23 @@ pub(super) fn give_way() {
 /// else wait until an executor that has much to do has run its slice. It takes no right to ask for less, and costs
 /// the others nothing but the switch. Before Linux 6.12 the wish is not heard.
 pub(in crate::shell) fn come_first() {
-    take_short_slices(nice());
+    set(nice(), LOG_SLICE_NS);
 }
 
-/// Leaves the core to whatever else wants it, but for a thirtieth, and within a tenth of a millisecond.
-///
-/// A low priority alone is not enough: a thread that has begun its slice keeps the core for milliseconds though another
-/// one of higher priority wakes up, unless that one has asked for a shorter slice.
+/// Leaves the core to whatever else wants it, but for a thirtieth. See [`give_way`].
 pub(super) fn come_last() {
-    take_short_slices(LAST_NICE);
+    set(LAST_NICE, LONG_SLICE_NS);
 }
 
-/// Sets the calling thread's priority, and the shortest slice for it.
-fn take_short_slices(nice: libc::c_int) {
+/// Sets the calling thread's priority, and the slice that it asks for.
+fn set(nice: libc::c_int, slice_ns: u64) {
     let wish = libc::sched_attr {
         size: u32::try_from(size_of::<libc::sched_attr>()).expect("some 50 bytes"),
         sched_policy: libc::SCHED_OTHER.unsigned_abs(),
         sched_flags: 0,
         sched_nice: nice,
         sched_priority: 0,
-        sched_runtime: SHORT_SLICE_NS,
+        sched_runtime: slice_ns,
         sched_deadline: 0,
         sched_period: 0,
     };
@@ -59,7 +58,7 @@ fn take_short_slices(nice: libc::c_int) {
     // names the calling thread.
     let answer = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wish, 0) };
     if answer != 0 {
-        tracing::debug!(error = %io::Error::last_os_error(), "a thread keeps the priority and slice of all others");
+        tracing::debug!(error = %io::Error::last_os_error(), "a thread keeps the priority and slice that it has");
     }
 }
 
