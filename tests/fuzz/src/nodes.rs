@@ -16,8 +16,9 @@ use pinion::pb::etcdserverpb as pb;
 use pinion::pb::peer;
 use pinion::request::{NodeFault, NodeQuery, NodeWait, Query, RequestKind, WaitId, WaitNews, WaitOrder};
 use pinion::rpc::nodes::form::unescape;
-use pinion::rpc::nodes::show::put_event;
+use pinion::rpc::nodes::show::{Listing, put_event};
 use pinion::rpc::nodes::{Failure, Form, NodeAsk, Wanted};
+use pinion::types::limits::SLICE_NS;
 use pinion::types::node_path::{LEVELS_MAX, PATH_BYTES_MAX, PathFault, is_hidden, is_node};
 use pinion::types::{FormatLevel, KeyRange, NodePath, Slice};
 use prost::Message as _;
@@ -353,11 +354,18 @@ impl World {
                 let after = self.machine.store().current_revision();
                 assert_eq!(u64::try_from(after), Ok(told.index), "its index is its revision");
                 assert_eq!(after, before + i64::from(told.fault == 0), "one revision, or none");
-                self.put(&told, &mut [], shows_nothing, &mut line);
+                self.put(&told, shows_nothing, &mut line);
             }
-            Ok(NodeAsk { wanted: Wanted::Read { query, .. }, shows_nothing }) => {
-                let (told, mut nodes) = self.read(query);
-                self.put(&told, &mut nodes, shows_nothing, &mut line);
+            Ok(NodeAsk { wanted: Wanted::Read { query, .. }, .. }) => {
+                let (mut told, nodes) = self.read(query);
+                if let Some(event) = told.event.take() {
+                    let mut listing = Listing::default();
+                    listing.add(nodes);
+                    listing.begin(event.node.unwrap_or_default(), NOW_NS, &mut line);
+                    while !listing.put(NOW_NS, usize::MAX, &mut Slice::of(SLICE_NS), &mut line) {}
+                } else {
+                    self.put(&told, false, &mut line);
+                }
             }
             Ok(NodeAsk { wanted: Wanted::Wait { wait, .. }, .. }) => {
                 assert_eq!(
@@ -377,15 +385,9 @@ impl World {
         check_line(&line);
     }
 
-    fn put(
-        &self,
-        told: &peer::NodeAnswer,
-        nodes: &mut [peer::Node],
-        shows_nothing: bool,
-        line: &mut Vec<u8>,
-    ) {
+    fn put(&self, told: &peer::NodeAnswer, shows_nothing: bool, line: &mut Vec<u8>) {
         match &told.event {
-            Some(event) => put_event(event, nodes, shows_nothing, NOW_NS, line),
+            Some(event) => put_event(event, shows_nothing, NOW_NS, line),
             None => {
                 assert!(NodeFault::from_number(told.fault).is_some(), "{}", told.fault);
                 Failure::new(told.fault, told.cause.to_vec()).at(told.index).put(line);
@@ -466,7 +468,7 @@ impl World {
         let wait = self.open.remove(&news.id).expect("told once, and only who waits");
         let told = peer::NodeAnswer::decode(news.answer.clone()).expect("the store's own message");
         let mut line = Vec::new();
-        self.put(&told, &mut [], false, &mut line);
+        self.put(&told, false, &mut line);
         check_line(&line);
         let Some(event) = told.event else {
             assert_eq!(told.fault, NodeFault::Cleared.number());
