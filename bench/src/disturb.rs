@@ -255,7 +255,7 @@ impl DisturbOptions {
         let (run, acted) = std::thread::scope(|scope| {
             let acting = scope.spawn(move || -> Result<(Instant, Happened), AnyError> {
                 let _over = SetOnDrop(over);
-                // What is judged is the server: the disturbance's own client must not keep the puts' from its core.
+                // The server is judged: the disturbance's own client must not keep the puts' from its core.
                 sys::give_way();
                 let opened = is_open.recv().map_err(|_| ClientError::Interrupted)?;
                 std::thread::sleep(lead.saturating_sub(opened.elapsed()));

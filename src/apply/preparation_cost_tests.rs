@@ -1,4 +1,4 @@
-//! What a key of a large write costs, printed. Run by hand:
+//! Costs of a key of a large write, printed. Run by hand:
 //! `cargo test --release --no-default-features --lib apply::preparation::cost -- --ignored --nocapture --test-threads 1`
 
 use super::*;

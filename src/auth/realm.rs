@@ -70,7 +70,7 @@ struct Entry {
 /// All rights, or these.
 type AllOr = Option<Arc<Rights>>;
 
-/// What the login that was checked last may do. The next one is likely to be the same: calls come by connections.
+/// The rights of the login that was checked last. The next one is likely to be the same: calls come by connections.
 #[derive(Debug)]
 struct Checked {
     name: Bytes,
@@ -435,7 +435,7 @@ impl Realm {
         if is_allowed { Ok(()) } else { Err(AuthRejection::PermissionDenied) }
     }
 
-    /// What a user may do now.
+    /// The rights of a user now.
     fn rights_of(&self, name: &[u8]) -> Result<AllOr, AuthRejection> {
         let name = std::str::from_utf8(name).map_err(|_| AuthRejection::PermissionDenied)?;
         let entry = self.users.get(name).ok_or(AuthRejection::PermissionDenied)?;

@@ -92,7 +92,7 @@ fn what_a_user_may_follows_every_change_at_once() {
     assert!(may(&realm));
 }
 
-/// What was found out for the last login is not taken for another's, nor for what it may after a change.
+/// The rights of the last login are not taken for another's, nor for its own after a change.
 #[test]
 fn logins_in_turn_are_checked_each_by_their_own_rights() {
     let mut realm = filled();

@@ -1,6 +1,6 @@
 //! `grpc-proxy start`: where clients come, and to whom their calls are passed on.
 //!
-//! What a proxy does with its clients a member does too, so that half of its flags is read by the member's own rules
+//! A member does with its clients all that a proxy does, so that half of its flags is read by the member's own rules
 //! (`front`), under their names there. One table (`proxy_flags`) has all of them.
 //!
 //! Compatibility: etcd's flags and defaults. What is not built is refused by name when it is asked for.
