@@ -343,9 +343,8 @@ impl<B: Backend> Turns<'_, B> {
             // Reading was left out for want of room to write; there is room now.
             cx.waker().wake_by_ref();
         }
-        if self.io.borrow().is_turn_over() {
-            self.shard.rest(self.account);
-        }
+        let has_more = self.io.borrow().is_turn_over();
+        self.shard.end_turn(self.account, has_more);
         // Bodies have left in this turn, maybe those of watch streams that were full.
         self.shard.settle_rooms();
         self.set_due(now_ms);

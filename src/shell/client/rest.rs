@@ -3,10 +3,13 @@
 //!
 //! A connection that gave itself the next turn at once would keep the executor from its sockets until everything is
 //! sent, megabytes for each client that reads fast. So it joins a queue, and behind each
-//! look those in front have their turns until the round is full (`grpc::h2_io`). Whoever hears of its socket or has an answer to send has a turn meanwhile, as always.
+//! look those in front have their turns until the round is full (`grpc::h2_io`). Whoever hears of its socket or has an
+//! answer to send has a turn meanwhile, as always.
 //!
-//! Invariants: a connection is in the queue at most once; while the queue is not empty, a task gives turns.
-//! Cost: a timer for each turn that is not the last one of what a connection has to send.
+//! Invariants: a connection is in the queue at most once; while the queue is not empty, or a round is half full, a task
+//! waits for the next look, begins the round, and gives turns.
+//! Cost: a timer for each half of a round, and one for each turn that is not the last one of what a connection has to
+//! send.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -20,24 +23,27 @@ use crate::shell::runtime::pace::breathe;
 #[derive(Default)]
 pub(super) struct Resting {
     queue: RefCell<VecDeque<Rc<Account>>>,
-    is_giving_turns: Cell<bool>,
+    is_awaiting_look: Cell<bool>,
 }
 
 impl Resting {
-    /// Takes a connection in. True when a task is needed that gives turns.
-    fn push(&self, account: &Rc<Account>) -> bool {
-        if account.rests.replace(true) {
-            return false;
+    /// Takes a connection in.
+    fn push(&self, account: &Rc<Account>) {
+        if !account.rests.replace(true) {
+            self.queue.borrow_mut().push_back(Rc::clone(account));
         }
-        self.queue.borrow_mut().push_back(Rc::clone(account));
-        !self.is_giving_turns.replace(true)
+    }
+
+    /// Whether a task has to be made that waits for the next look.
+    fn needs_task(&self) -> bool {
+        !self.is_awaiting_look.replace(true)
     }
 
     /// Gives the connection that has rested longest its turn. False: there is none.
     fn wake_next(&self) -> bool {
         let next = self.queue.borrow_mut().pop_front();
         let Some(account) = next else {
-            self.is_giving_turns.set(false);
+            self.is_awaiting_look.set(false);
             return false;
         };
         account.rests.set(false);
@@ -47,12 +53,21 @@ impl Resting {
 }
 
 impl<B: Backend> ClientShard<B> {
-    /// Gives the connection another turn behind a look at the sockets, and behind those that rest already.
-    pub(super) fn rest(self: &Rc<Self>, account: &Rc<Account>) {
-        self.counters.count(|counters| counters.rests += u64::from(!account.rests.get()));
-        if !self.resting.push(account) {
+    /// Ends a connection's turn. One that has more to do has another behind a look at the sockets, and behind those
+    /// that rest already.
+    pub(super) fn end_turn(self: &Rc<Self>, account: &Rc<Account>, has_more: bool) {
+        if has_more {
+            self.counters.count(|counters| counters.rests += u64::from(!account.rests.get()));
+            self.resting.push(account);
+        } else if !self.buffers.is_look_due() {
             return;
         }
+        if self.resting.needs_task() {
+            self.await_look();
+        }
+    }
+
+    fn await_look(self: &Rc<Self>) {
         let shard = Rc::clone(self);
         glommio::spawn_local(async move {
             loop {
@@ -101,18 +116,21 @@ mod tests {
             (account, turns)
         });
         let turns = || [0, 1].map(|at: usize| connections[at].1.0.load(Ordering::Relaxed));
-        assert!(resting.push(&connections[0].0), "the first one needs a task");
-        assert!(!resting.push(&connections[1].0));
-        assert!(!resting.push(&connections[0].0), "it is in the queue");
+        resting.push(&connections[0].0);
+        assert!(resting.needs_task());
+        resting.push(&connections[1].0);
+        assert!(!resting.needs_task());
+        // It is in the queue.
+        resting.push(&connections[0].0);
         assert!(resting.wake_next());
         assert_eq!(turns(), [1, 0]);
         // It has more to send: behind the other one.
-        assert!(!resting.push(&connections[0].0));
+        resting.push(&connections[0].0);
         assert!(resting.wake_next());
         assert_eq!(turns(), [1, 1]);
         assert!(resting.wake_next());
         assert!(!resting.wake_next());
         assert_eq!(turns(), [2, 1]);
-        assert!(resting.push(&connections[1].0), "the task has ended");
+        assert!(resting.needs_task(), "the last one has ended");
     }
 }

@@ -83,11 +83,16 @@ impl SharedBuffers {
         })
     }
 
-    /// The executor has looked at its sockets. Nobody says so while no connection rests: a round may then seem to be
-    /// over that has long been, and whoever rests for it does so until the next look.
+    /// The executor has looked at its sockets.
     pub(in crate::shell::client) fn begin_round(&self) {
         self.sent_bytes.set(0);
         self.frames.set(0);
+    }
+
+    /// Whether somebody has to say when the executor looks at its sockets: the round is half over. Before that it does
+    /// not matter when the round began.
+    pub(in crate::shell::client) fn is_look_due(&self) -> bool {
+        ROUND_SENT_BYTES_MAX / 2 <= self.sent_bytes.get() || ROUND_FRAMES_MAX / 2 <= self.frames.get()
     }
 
     /// Whether connections have read or sent all that they may before the next look.
