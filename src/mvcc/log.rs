@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 
+use super::KeyValueRef;
 use super::memory::Spares;
 use super::owed::Owed;
 use super::record::{EXPRESS_STRIDE, Links, Newest, OFFSET_BITS, Record, jump_span};
@@ -384,6 +385,18 @@ impl Log {
             let chunk = &self.chunks[index];
             let Some(offset) = chunk.offset_of(newest) else { return self.find_owed(chunk, newest.seq()) };
             Record::decode(newest.seq(), &chunk.bytes[offset..]).map(|(record, _)| record)
+        });
+        found.expect("the tree names retained records only")
+    }
+
+    /// What a live key's newest record says.
+    #[inline]
+    pub(super) fn newest_put(&self, newest: Newest) -> KeyValueRef<'_> {
+        let found = self.chunk_of(newest.seq()).and_then(|index| {
+            let chunk = &self.chunks[index];
+            // It has bytes: only tombstones are owed.
+            let bytes = &chunk.bytes[chunk.offset_of(newest)?..];
+            Record::decode_inline(newest.seq(), bytes)?.0.key_value()
         });
         found.expect("the tree names retained records only")
     }

@@ -240,7 +240,7 @@ impl Store {
     #[inline]
     fn live_version(&self, newest: Newest, at: i64) -> Option<KeyValueRef<'_>> {
         if self.head <= at {
-            return if newest.is_live() { self.newest_record(newest).key_value() } else { None };
+            return newest.is_live().then(|| self.log.newest_put(newest));
         }
         self.find_version(newest, at)?.key_value()
     }
