@@ -11,6 +11,7 @@ use crate::client::{self, Endpoint, Plan};
 use crate::compare::{self, CompareOptions};
 use crate::directories::{self, DirectoriesOptions};
 use crate::disturb::{self, DisturbOptions};
+use crate::floor::{self, FloorOptions};
 use crate::host::Host;
 use crate::report::{self, Bar, Figures};
 use crate::restart::{self, RestartOptions};
@@ -85,6 +86,12 @@ enum Command {
     Disturb(DisturbOptions),
     /// How long starts take, for a million keys in a checkpoint and in the log
     Restart(RestartOptions),
+    /// What a lone put and a lone get cost at least on this disk and these cores: loops without a protocol
+    #[command(
+        after_help = "What a server takes above the loop is its own doing. `compare` holds the lone put and get of both \
+        servers against the loop in which both sides sleep."
+    )]
+    Floor(FloorOptions),
     /// Measure this client against a server that does no work, and check its accounts
     SelfCheck(SelfCheckArgs),
 }
@@ -228,6 +235,7 @@ pub(crate) fn run() -> Result<bool, AnyError> {
         Command::Compare(options) => compare::run(&options),
         Command::Disturb(options) => disturb::run(&options),
         Command::Restart(options) => restart::run(&options),
+        Command::Floor(options) => floor::run(&options),
         Command::SelfCheck(args) => run_self_check(args),
     }
 }

@@ -23,6 +23,7 @@ use crate::cluster::{Cluster, Reach};
 use crate::disk::{self, Device, DiskCounters, RawSync, ScratchDir};
 use crate::failover::Outage;
 use crate::findings::Findings;
+use crate::floor::{self, Floor};
 use crate::host::{self, Host};
 use crate::people;
 use crate::process::{Launch, Server, StopSignal};
@@ -261,14 +262,16 @@ const fn case(
     Case { name, group, scenario, connections, in_flight, rate_per_s: None, value_bytes: VALUE_BYTES }
 }
 
-const CASES: [Case; 14] = [
+const CASES: [Case; 16] = [
     case("put-1x1", Group::Writes, Scenario::Put, 1, 1),
     case("put-16x4", Group::Writes, Scenario::Put, 16, 4),
     case("put-16x32", Group::Writes, Scenario::Put, 16, 32),
     Case { rate_per_s: Some(10_000), ..case("put-10k", Group::Writes, Scenario::Put, 16, 64) },
+    case("put-1000x1", Group::Writes, Scenario::Put, 1000, 1),
     case("txn-16x32", Group::Writes, Scenario::Txn, 16, 32),
     Case { value_bytes: 64 << 10, ..case("put-64k", Group::Large, Scenario::Put, 8, 4) },
     Case { value_bytes: 1 << 20, ..case("put-1m", Group::Large, Scenario::Put, 4, 2) },
+    case("get-1x1", Group::Reads, Scenario::Get, 1, 1),
     case("get-16x32", Group::Reads, Scenario::Get, 16, 32),
     case("serializable-get-16x32", Group::Reads, Scenario::SerializableGet, 16, 32),
     case("page", Group::Reads, Scenario::Page, 4, 4),
@@ -360,6 +363,7 @@ pub(crate) struct Comparison {
     pub versions: Vec<(Target, String)>,
     pub options: CompareOptions,
     pub raw_sync: RawSync,
+    pub floor: Floor,
     pub measurements: Vec<Measurement>,
     pub big_stores: Vec<BigStore>,
     pub stream_measurements: Vec<StreamMeasurement>,
@@ -399,6 +403,7 @@ pub(crate) fn run(options: &CompareOptions) -> Result<bool, AnyError> {
     }
     let first_sync = disk::raw_sync(&scratch.path)?;
     eprintln!("raw sync of this disk: p50 {}, p99 {}", time(first_sync.p50_us), time(first_sync.p99_us));
+    let first_floor = floor::find(&scratch.path, &options.server_cpus, &options.client_cpus)?;
     let mut session = Session {
         options,
         scratch: &scratch.path,
@@ -415,13 +420,15 @@ pub(crate) fn run(options: &CompareOptions) -> Result<bool, AnyError> {
     // Once more at the end: the faster one is the disk, the slower one the disk and its neighbours.
     let last_sync = disk::raw_sync(&scratch.path)?;
     let raw_sync = if first_sync.p50_us <= last_sync.p50_us { first_sync } else { last_sync };
-    let mut marks = verdict::marks(&measurements, &big_stores, &raw_sync, KEY_BYTES + VALUE_BYTES);
+    let floor = first_floor.min(floor::find(&scratch.path, &options.server_cpus, &options.client_cpus)?);
+    let mut marks = verdict::marks(&measurements, &big_stores, (&raw_sync, &floor), KEY_BYTES + VALUE_BYTES);
     marks.extend(stream_verdict::marks(&stream_measurements));
     let comparison = Comparison {
         host,
         versions,
         options: options.clone(),
         raw_sync,
+        floor,
         measurements,
         big_stores,
         stream_measurements,

@@ -23,6 +23,7 @@ mod dummy;
 mod failover;
 mod fanout;
 mod findings;
+mod floor;
 mod frame;
 mod host;
 mod hpack;

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::compare::{BigStore, Comparison, Measurement, Target};
 use crate::disk::RawSync;
+use crate::floor::Floor;
 use crate::report::{ratio, thousands, time};
 use crate::stream_verdict;
 
@@ -18,6 +19,9 @@ const MEMORY_OVERHEAD_BYTES: usize = 150;
 const RESTART_S_MAX: f64 = 1.0;
 /// Above the bare sync, microseconds.
 const ABOVE_RAW_SYNC_US: f64 = 60.0;
+/// A lone put and a lone get beside the loops that do nothing else (`floor`).
+const PUT_ABOVE_FLOOR: f64 = 1.10;
+const GET_ABOVE_FLOOR: f64 = 1.25;
 /// What is left of the throughput when rights are asked for.
 const RIGHTS_MIN: f64 = 0.97;
 /// "Flat as keys grow": pages of ten times the keys may be this much slower.
@@ -87,7 +91,7 @@ enum Bound {
 pub(crate) fn marks(
     measurements: &[Measurement],
     big_stores: &[BigStore],
-    raw_sync: &RawSync,
+    (raw_sync, floor): (&RawSync, &Floor),
     pair_bytes: usize,
 ) -> Vec<Mark> {
     let table: [(&str, &str, Metric, Bound); 11] = [
@@ -120,6 +124,18 @@ pub(crate) fn marks(
             wanted: format!("<= {} + 60 us = {}", time(raw_sync.p50_us), time(bound)),
             found: time(p50.median),
             is_met: p50.median <= bound,
+        });
+    }
+    let lone =
+        [("put", "put-1x1", &floor.put, PUT_ABOVE_FLOOR), ("get", "get-1x1", &floor.get, GET_ABOVE_FLOOR)];
+    for (what, case, floor, bound) in lone {
+        let Some(p50) = spread(measurements, case, Target::Pinion, P50) else { continue };
+        let found = ratio(p50.median, floor.p50_us);
+        marks.push(Mark {
+            figure: format!("{what} p50, one in flight, beside the bare loop"),
+            wanted: format!("<= {bound:.2} x {}", time(floor.p50_us)),
+            found: format!("{found:.2} x"),
+            is_met: found <= bound,
         });
     }
     let rights: [(&str, [&str; 2]); 2] = [
@@ -180,7 +196,7 @@ pub(crate) fn markdown(comparison: &Comparison) -> String {
 }
 
 fn write_all(text: &mut String, comparison: &Comparison) -> std::fmt::Result {
-    let Comparison { host, raw_sync, measurements, big_stores, .. } = comparison;
+    let Comparison { host, raw_sync, floor, measurements, big_stores, .. } = comparison;
     writeln!(text, "# pinion-bench compare\n\n```text\n{}", host.command.join(" "))?;
     write!(text, "{}", host.lines())?;
     for (target, version) in &comparison.versions {
@@ -190,6 +206,9 @@ fn write_all(text: &mut String, comparison: &Comparison) -> std::fmt::Result {
     if let Some(bytes) = raw_sync.device_bytes_per_sync {
         write!(text, ", {} device bytes per 4096-byte sync", thousands(bytes))?;
     }
+    let Floor { put, get } = floor;
+    write!(text, "\nbare loops: put p50 {}, p99 {}", time(put.p50_us), time(put.p99_us))?;
+    write!(text, "; get p50 {}, p99 {}", time(get.p50_us), time(get.p99_us))?;
     writeln!(text, "\n```\n")?;
     let mut cases: Vec<&str> = measurements.iter().map(|m| m.case).collect();
     cases.dedup(); // rounds repeat the list
@@ -317,6 +336,7 @@ fn write_big_stores(text: &mut String, big_stores: &[BigStore]) -> std::fmt::Res
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::floor::{Loop, Wait};
     use crate::report::{Figures, Latency};
 
     fn measurement(case: &'static str, target: Target, round: u32, per_s: f64, p50: f64) -> Measurement {
@@ -333,6 +353,21 @@ mod tests {
             other_cpu_percent: 0.0,
             wal_syncs_per_request: None,
         }
+    }
+
+    fn floor() -> Floor {
+        let bare = |what, p50_us| Loop {
+            what,
+            server: Wait::Sleep,
+            client: Wait::Sleep,
+            round_trips: 1,
+            p50_us,
+            p90_us: p50_us,
+            p99_us: p50_us,
+            p999_us: p50_us,
+            max_us: p50_us,
+        };
+        Floor { put: bare("put", 160.0), get: bare("get", 50.0) }
     }
 
     fn raw_sync() -> RawSync {
@@ -363,7 +398,7 @@ mod tests {
             measurement("put-16x32", Target::Pinion, 3, 1.0, 10.0), // etcd's round 3 is missing
         ];
         assert_eq!(ratios(&all, "put-16x32", THROUGHPUT), Some(Spread { min: 6.5, median: 6.5, max: 6.5 }));
-        let marks = marks(&all[..4], &[], &raw_sync(), 288);
+        let marks = marks(&all[..4], &[], (&raw_sync(), &floor()), 288);
         let verdicts: Vec<(&str, bool)> = marks.iter().map(|m| (m.wanted.as_str(), m.is_met)).collect();
         assert_eq!(verdicts, [(">= 5 x etcd", true), ("<= 0.17 x etcd", true)]);
     }
@@ -384,7 +419,7 @@ mod tests {
             anonymous_bytes_per_key: 438.4,
             restart_s: vec![0.9, 1.1, 1.0],
         };
-        let marks = marks(&all, &[store], &raw_sync(), 288);
+        let marks = marks(&all, &[store], (&raw_sync(), &floor()), 288);
         let verdicts: Vec<(&str, &str, bool)> =
             marks.iter().map(|m| (m.wanted.as_str(), m.found.as_str(), m.is_met)).collect();
         assert_eq!(
@@ -392,6 +427,7 @@ mod tests {
             [
                 ("<= 0.70 x etcd", "0.70 x", false),
                 ("<= 100 us + 60 us = 160 us", "176 us", false),
+                ("<= 1.10 x 160 us", "1.10 x", true),
                 ("<= 438 B", "438 B", false),
                 ("<= 1 s", "1.00 s", true),
             ]
