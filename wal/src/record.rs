@@ -6,7 +6,7 @@
 //!
 //! Invariants: a group never shares a sector with another, so an acknowledged sector is never
 //! stored to again. Decoding bounds every length by the bytes at hand and never panics.
-//! Cost: encoding copies each byte once and runs CRC-32 over it twice (group, sector).
+//! Cost: encoding copies each byte once and runs CRC-32 over it twice (group, sector), in one pass over memory.
 //! Compatibility: unknown record types and non-zero reserved bytes are refused, not skipped.
 
 use crate::sector::{PAYLOAD_BYTES, SECTOR_BYTES, STAMP_BYTES, Stamp, Writing, u32_at, u64_at};
@@ -132,7 +132,13 @@ impl Group<'_> {
         assert_eq!(window.len(), self.sectors() as usize * SECTOR_BYTES, "the window is the group's");
         let payload_bytes = u32::try_from(self.payload_bytes()).expect("a group fits a segment");
         let mut hasher = chain(prev_sum, number, payload_bytes);
-        self.pieces(|piece| hasher.update(piece));
+        let mut sink = SectorSink::behind_head(writing, sector, durable, window);
+        self.pieces(|piece| {
+            for block in piece.chunks(NEAR_BYTES) {
+                hasher.update(block);
+                sink.push(block);
+            }
+        });
         let sum = hasher.finalize();
 
         let mut group_head = [0; GROUP_HEAD_BYTES];
@@ -140,13 +146,13 @@ impl Group<'_> {
         group_head[8..12].copy_from_slice(&payload_bytes.to_le_bytes());
         group_head[12..16].copy_from_slice(&prev_sum.to_le_bytes());
         group_head[16..20].copy_from_slice(&sum.to_le_bytes());
-        let mut sink = SectorSink { writing, first: sector, durable, window, filled: 0, sector: 0 };
-        sink.push(&group_head);
-        self.pieces(|piece| sink.push(piece));
-        sink.finish();
+        sink.finish(&group_head);
         sum
     }
 }
+
+/// Bytes that are summed and then copied while they are in the nearest cache.
+const NEAR_BYTES: usize = 16 << 10;
 
 pub(crate) fn sectors_for(payload_bytes: usize) -> u32 {
     u32::try_from((GROUP_HEAD_BYTES + payload_bytes).div_ceil(PAYLOAD_BYTES)).expect("a group fits a segment")
@@ -159,7 +165,8 @@ fn chain(prev_sum: u32, number: u64, payload_bytes: u32) -> crc32fast::Hasher {
     hasher
 }
 
-/// Cuts a stream of bytes into the payloads of sectors, and seals each as it fills.
+/// Cuts a stream of bytes into the payloads of sectors, and seals each as it fills. The first one holds the group's
+/// head, which says the sum of what follows: it is sealed last.
 struct SectorSink<'a> {
     writing: Writing,
     /// Number of the window's first sector.
@@ -171,11 +178,18 @@ struct SectorSink<'a> {
     filled: usize,
 }
 
-impl SectorSink<'_> {
+impl<'a> SectorSink<'a> {
+    /// Leaves room for the group's head.
+    fn behind_head(writing: Writing, first: u32, durable: u32, window: &'a mut [u8]) -> Self {
+        Self { writing, first, durable, window, sector: 0, filled: GROUP_HEAD_BYTES }
+    }
+
     fn push(&mut self, mut piece: &[u8]) {
         while !piece.is_empty() {
             if self.filled == PAYLOAD_BYTES {
-                self.seal();
+                if 0 < self.sector {
+                    self.seal(self.sector);
+                }
                 self.sector += 1;
                 self.filled = 0;
             }
@@ -187,27 +201,33 @@ impl SectorSink<'_> {
         }
     }
 
-    fn seal(&mut self) {
-        let at = self.sector * SECTOR_BYTES;
-        let left = self.window.len() / SECTOR_BYTES - self.sector - 1;
+    fn seal(&mut self, sector: usize) {
+        let at = sector * SECTOR_BYTES;
+        let left = self.window.len() / SECTOR_BYTES - sector - 1;
         let stamp = Stamp {
             durable: self.durable,
-            first: self.sector == 0,
+            first: sector == 0,
             left: u32::try_from(left).expect("a group fits a segment"),
         };
-        let number = self.first + u32::try_from(self.sector).expect("a group fits a segment");
+        let number = self.first + u32::try_from(sector).expect("a group fits a segment");
         self.writing.seal(number, stamp, &mut self.window[at..at + SECTOR_BYTES]);
     }
 
-    fn finish(mut self) {
+    fn finish(mut self, group_head: &[u8; GROUP_HEAD_BYTES]) {
         // What a recycled file held before must not outlive it behind a valid checksum.
         let at = self.sector * SECTOR_BYTES + STAMP_BYTES + self.filled;
         let end = (self.sector + 1) * SECTOR_BYTES;
-        self.window[at..end].fill(0);
-        self.seal();
         assert_eq!(end, self.window.len(), "the group filled another number of sectors than planned");
+        self.window[at..end].fill(0);
+        if 0 < self.sector {
+            self.seal(self.sector);
+        }
+        self.window[STAMP_BYTES..STAMP_BYTES + GROUP_HEAD_BYTES].copy_from_slice(group_head);
+        self.seal(0);
     }
 }
+
+const _: () = assert!(GROUP_HEAD_BYTES < PAYLOAD_BYTES);
 
 /// The first bytes of a group's payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
