@@ -7,7 +7,7 @@
 //!
 //! Invariants: the staging area begins at a block's start and holds what the file holds before
 //! `staged.start`; un-synced bytes are exactly `staged`.
-//! Cost: append is a memory copy; sync is one system call.
+//! Cost: append is a memory copy; sync is one system call. The staging area goes from a segment to the next.
 
 #![expect(clippy::disallowed_types, reason = "the map feature is where the log touches files")]
 
@@ -23,8 +23,12 @@ use std::path::Path;
 /// Segments written past the page cache.
 pub type DirectStorage = FileStorage<Direct>;
 
-/// Staging kept between syncs; a larger group's memory is given back.
+/// Staging that is kept whatever comes.
 const STAGING_BYTES_KEPT: usize = 1 << 20;
+
+/// A larger one goes back once so many syncs in a row needed no more than that: new memory costs more than the copy into
+/// it, and large groups come in numbers.
+const SMALL_SYNCS_MAX: u32 = 256;
 
 /// One segment open for direct writes.
 #[derive(Debug)]
@@ -35,6 +39,8 @@ pub struct Direct {
     base: usize,
     /// Un-synced bytes, as file offsets.
     staged: Range<usize>,
+    /// Syncs since the last one that needed more than `STAGING_BYTES_KEPT`.
+    small_syncs: u32,
     mark: Option<Aligned>,
     /// The file may hold bytes that an earlier, mapped run left un-synced.
     unsettled: bool,
@@ -68,6 +74,7 @@ impl Medium for Direct {
             staging: Aligned::new(BLOCK_BYTES),
             base: 0,
             staged: 0..0,
+            small_syncs: 0,
             mark: None,
             // Preparation has synced it.
             unsettled: false,
@@ -76,6 +83,12 @@ impl Medium for Direct {
 
     fn open_unwarmed(path: &Path) -> io::Result<Self> {
         Ok(Self { unsettled: true, ..Self::open(path)? })
+    }
+
+    fn inherit(&mut self, full: &mut Self) {
+        assert!(full.staged.is_empty(), "a segment with un-synced bytes is not full");
+        std::mem::swap(&mut self.staging, &mut full.staging);
+        self.small_syncs = full.small_syncs;
     }
 
     fn position(&mut self, tail: u64) -> io::Result<()> {
@@ -126,8 +139,12 @@ impl Medium for Direct {
         if from < length {
             self.staging.bytes_mut().copy_within(from..from + BLOCK_BYTES, 0);
         }
-        if STAGING_BYTES_KEPT < self.staging.bytes().len() {
-            self.staging.shrink(BLOCK_BYTES);
+        self.small_syncs = if length <= STAGING_BYTES_KEPT { self.small_syncs + 1 } else { 0 };
+        if self.small_syncs == SMALL_SYNCS_MAX {
+            self.small_syncs = 0;
+            if STAGING_BYTES_KEPT < self.staging.bytes().len() {
+                self.staging.shrink(BLOCK_BYTES);
+            }
         }
         self.base = last_block;
         self.staged = end..end;

@@ -36,6 +36,8 @@ pub trait Medium: fmt::Debug + Send + Sized + 'static {
     fn open(path: &Path) -> io::Result<Self>;
     /// Opens the last segment at start; must not take long.
     fn open_unwarmed(path: &Path) -> io::Result<Self>;
+    /// Takes over the memory of a segment that is full.
+    fn inherit(&mut self, _full: &mut Self) {}
     /// The next window begins at `tail`.
     fn position(&mut self, tail: u64) -> io::Result<()>;
     fn window(&mut self, offset: usize, len: usize) -> &mut [u8];
@@ -246,6 +248,9 @@ impl<M: Medium> Storage for FileStorage<M> {
                 medium
             }
         };
+        if let Some((_, full)) = &mut self.open {
+            medium.inherit(full);
+        }
         medium.position(tail)?;
         if let Some((_, full)) = self.open.replace((seq, medium)) {
             self.command(Command::Close(full))?;
