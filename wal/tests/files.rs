@@ -157,12 +157,14 @@ fn the_probe_measures_both_media_and_leaves_no_file() {
     let directory = tempfile::tempdir().unwrap();
     let found = probe(directory.path()).unwrap();
     println!("{found:?}");
-    for cost in [found.small, found.large] {
+    for cost in [found.small, found.large, found.bulk] {
         assert!(0.0 < cost.mmap_us);
         assert!(0.0 < cost.direct_us);
     }
-    let is_clear = [found.small, found.large].iter().any(|cost| cost.direct_us < 0.75 * cost.mmap_us);
-    assert_eq!(found.choice == Choice::Direct, is_clear);
+    let costs = [found.small, found.large, found.bulk];
+    let is_clear = costs.iter().any(|cost| cost.direct_us < 0.75 * cost.mmap_us);
+    let is_no_slower = 0.9 * found.small.direct_us <= found.small.mmap_us;
+    assert_eq!(found.choice == Choice::Direct, is_clear && is_no_slower);
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 

@@ -376,6 +376,8 @@ pub(super) fn measure(data_dir: &DataDir) -> Result<SyncMode, RecoveryError> {
         small_direct_us = probe.small.direct_us,
         large_mmap_us = probe.large.mmap_us,
         large_direct_us = probe.large.direct_us,
+        bulk_mmap_us = probe.bulk.mmap_us,
+        bulk_direct_us = probe.bulk.direct_us,
         chosen = mode.as_str(),
         "measured how fast this disk syncs the log; --wal-sync overrides the choice"
     );
