@@ -64,6 +64,9 @@ pub fn put_prefix(out: &mut impl BufMut, compressed: bool, length: u32) {
     out.put_u32(length);
 }
 
+/// Memory for a message that comes in pieces, by what has come of it.
+const GROWTH: usize = 4;
+
 /// Puts the one message of a unary request together from the pieces the transport hands over.
 #[derive(Debug)]
 pub struct Assembler {
@@ -123,19 +126,27 @@ impl Assembler {
             self.first = piece;
             return Ok(());
         }
-        if self.joined.is_empty() {
-            // Two pieces: from here on they are one buffer, which grows as bytes come.
-            self.joined.reserve(len);
-            self.joined.put(std::mem::take(&mut self.first));
-        }
         let mut prefix = [0; PREFIX_BYTES];
-        let held = self.joined.len().min(PREFIX_BYTES);
-        prefix[..held].copy_from_slice(&self.joined[..held]);
-        let more = (PREFIX_BYTES - held).min(piece.len());
-        prefix[held..held + more].copy_from_slice(&piece[..more]);
-        self.check(&prefix[..held + more], len)?;
+        let held = if self.joined.is_empty() { &self.first[..] } else { &self.joined[..] };
+        let held_count = held.len().min(PREFIX_BYTES);
+        prefix[..held_count].copy_from_slice(&held[..held_count]);
+        let more = (PREFIX_BYTES - held_count).min(piece.len());
+        prefix[held_count..held_count + more].copy_from_slice(&piece[..more]);
+        self.check(&prefix[..held_count + more], len)?;
+        // Two pieces: from here on they are one buffer, which grows as bytes come.
+        if self.joined.capacity() < len {
+            self.grow(len);
+        }
+        self.joined.put(std::mem::take(&mut self.first));
         self.joined.put(piece);
         Ok(())
+    }
+
+    /// Makes room for `len` bytes: for the whole message if it is near, or it would be copied again and again. An
+    /// announcement alone costs its client nothing, so no more than `GROWTH` times what has come.
+    fn grow(&mut self, len: usize) {
+        let whole = self.announced().map_or(len, |announced| PREFIX_BYTES + announced);
+        self.joined.reserve(whole.min(GROWTH * len).max(len) - self.joined.len());
     }
 
     /// Holds what is known of the prefix, and `len` bytes in all, against the limit.
@@ -362,6 +373,27 @@ mod tests {
                 _ => Err(FramingError::Truncated),
             };
             assert_eq!(assemble(&[&whole[..first]], 10), expected);
+        }
+    }
+
+    #[test]
+    fn message_in_pieces_is_given_its_memory_once_and_an_announcement_alone_gets_little() {
+        let whole = framed(&[7; 64 << 10]);
+        let mut assembler = Assembler::new(1 << 30);
+        let mut places = Vec::new();
+        for piece in whole.chunks(16 << 10) {
+            assembler.push(Bytes::copy_from_slice(piece)).unwrap();
+            places.push(assembler.joined.as_ptr());
+        }
+        assert!(places[1..].iter().all(|place| *place == places[1]));
+        assert_eq!(assembler.finish().unwrap().payload, whole[PREFIX_BYTES..]);
+
+        let mut assembler = Assembler::new(1 << 30);
+        assembler.push(Bytes::from_static(&[0, 0x30, 0, 0, 0])).unwrap();
+        for sent in 1..=100 {
+            assembler.push(Bytes::from_static(&[7; 100])).unwrap();
+            let held = PREFIX_BYTES + 100 * sent;
+            assert!(held <= assembler.joined.capacity() && assembler.joined.capacity() <= GROWTH * held);
         }
     }
 
