@@ -156,3 +156,44 @@ impl Medium for Direct {
 pub(crate) fn is_supported(path: &Path) -> bool {
     open_direct(path).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::DATA_OFFSET;
+
+    const GROUP_BYTES: usize = 3 << 20;
+
+    fn segment(directory: &Path, name: &str) -> Direct {
+        let path = directory.join(name);
+        Direct::fill_zero(&path, 8 << 20).unwrap();
+        Direct::open(&path).unwrap()
+    }
+
+    #[test]
+    fn memory_of_large_groups_goes_from_segment_to_segment_and_back_when_they_have_ceased() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut direct = segment(directory.path(), "1");
+        direct.position(DATA_OFFSET as u64).unwrap();
+        direct.window(DATA_OFFSET, GROUP_BYTES).fill(7);
+        direct.sync().unwrap();
+        let place = direct.staging.bytes().as_ptr();
+
+        let mut next = segment(directory.path(), "2");
+        next.inherit(&mut direct);
+        next.position(DATA_OFFSET as u64).unwrap();
+        next.window(DATA_OFFSET, GROUP_BYTES).fill(8);
+        next.sync().unwrap();
+        assert_eq!(next.staging.bytes().as_ptr(), place);
+        let bytes = std::fs::read(directory.path().join("2")).unwrap();
+        assert!(bytes[..DATA_OFFSET].iter().all(|byte| *byte == 0));
+        assert!(bytes[DATA_OFFSET..DATA_OFFSET + GROUP_BYTES].iter().all(|byte| *byte == 8));
+
+        for sync in 0..SMALL_SYNCS_MAX as usize {
+            assert!(GROUP_BYTES <= next.staging.bytes().len(), "after {sync} syncs");
+            next.window(DATA_OFFSET + GROUP_BYTES + 512 * sync, 512).fill(9);
+            next.sync().unwrap();
+        }
+        assert!(next.staging.bytes().len() <= STAGING_BYTES_KEPT);
+    }
+}

@@ -62,6 +62,39 @@ fn random_work_on_real_files_recovers_as_the_model_says_whichever_medium_reopens
 }
 
 #[test]
+fn groups_of_megabytes_and_of_bytes_come_back_across_segments_whichever_medium_reopens() {
+    const SEGMENT: u32 = 8 << 20;
+    for (name, medium) in MEDIA {
+        for seed in 0..runs("PINION_WAL_BULK_SEEDS", 1) {
+            println!("{name}, replay with seed {seed}");
+            let directory = tempfile::tempdir().unwrap();
+            let mut rng = rng(seed);
+            let mut wal = Wal::create(medium(directory.path(), SEGMENT).unwrap(), IDENTITY, 0, 0).unwrap();
+            let (mut expected, mut cuts) = (Vec::new(), 0);
+            for round in 0..24 {
+                for _ in 0..rng.random_range(1..4) {
+                    let bytes_max = if rng.random_range(0..3) == 0 { 3 << 20 } else { 10_000 };
+                    let group = entry(expected.len() as u64 + 1, 1, rng.random_range(0..bytes_max));
+                    wal.append(None, std::slice::from_ref(&group)).unwrap();
+                    expected.push(group);
+                }
+                wal.sync().unwrap();
+                if round % 8 == 7 {
+                    cuts += wal.counters().cuts;
+                    drop(wal);
+                    let (_, next) = MEDIA[rng.random_range(0..2)];
+                    let (reopened, recovered) = open(next(directory.path(), SEGMENT).unwrap(), 0, 0).unwrap();
+                    assert!(recovered.entries == expected, "{name}, seed {seed}, round {round}");
+                    assert_eq!(recovered.notes, vec![]);
+                    wal = reopened;
+                }
+            }
+            assert!(2 < cuts, "all of it was in {cuts} segments");
+        }
+    }
+}
+
+#[test]
 fn a_second_process_is_refused_while_the_first_lives() {
     let directory = tempfile::tempdir().unwrap();
     let first = MapStorage::open(directory.path(), SEGMENT).unwrap();
