@@ -133,6 +133,14 @@ pub enum RestoreError {
     KeySpace(#[from] mvcc::RestoreError),
 }
 
+impl Checkpoint {
+    /// The revision that is written.
+    #[must_use]
+    pub fn revision(&self) -> i64 {
+        self.key_space.revision()
+    }
+}
+
 impl Machine {
     /// Starts a checkpoint of the present state.
     pub fn begin_checkpoint(&mut self) -> Checkpoint {

@@ -45,13 +45,14 @@ impl Machine {
         Ok(self.response(body.encode_to_vec()))
     }
 
-    /// None: it is being prepared.
+    /// None: it is a large write.
     pub(super) fn revoke_lease(&mut self, request: &pb::LeaseRevokeRequest) -> Option<Outcome> {
         let id = LeaseId(request.id);
         if self.leases.get(id).is_some_and(|lease| self.short_keys_max < lease.keys().len() as u64) {
-            let lease = self.leases.revoke(id)?;
-            let owed_keys_min = self.owed_keys_min;
-            return self.prepare(|store| Preparation::revoke(store, id, lease, owed_keys_min));
+            return self.prepare(|machine| {
+                let lease = machine.leases.revoke(id).expect("it was there above");
+                Preparation::revoke(&mut machine.store, id, lease, machine.owed_keys_min)
+            });
         }
         if !self.revoke(id, Mark::default()) {
             return Some(Err(Rejection::LeaseNotFound(id)));
@@ -74,7 +75,7 @@ impl Machine {
     /// Each lease is a revision of its own, like a revocation by a client. Nothing expires while data is
     /// corrupt: the leader asks again when the alarm is lifted.
     ///
-    /// None: it is being prepared.
+    /// None: it is a large write.
     pub(super) fn expire_leases(&mut self, request: &peer::LeaseExpire, at: EntryId) -> Option<Response> {
         if request.term == at.term.0 && !self.alarms.is_corrupt() {
             let ids = request.ids.iter().map(|&id| LeaseId(id));
@@ -84,8 +85,9 @@ impl Machine {
             let is_told = self.format_level.allows(Feature::Nodes);
             let mark = if is_told { Mark::of(Action::Expire) } else { Mark::default() };
             if self.short_keys_max < keys.sum() {
-                let owed_keys_min = self.owed_keys_min;
-                return self.prepare(|store| Preparation::expire(store, meant, mark, owed_keys_min));
+                return self.prepare(|machine| {
+                    Preparation::expire(&mut machine.store, meant, mark, machine.owed_keys_min)
+                });
             }
             for id in meant {
                 self.revoke(id, mark);

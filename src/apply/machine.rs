@@ -60,6 +60,8 @@ pub enum Begun {
     Applied(Applied),
     /// It is a large write: `prepare_slice` goes on with it, and nothing else is applied before that is over.
     Preparing,
+    /// It is a large write and was told to wait. Nothing of it has happened.
+    Waiting,
 }
 
 /// What a Status answer tells that is not in the state machine.
@@ -94,6 +96,8 @@ pub struct Machine {
     pub(super) auth_changes: Vec<AuthChange>,
     /// A large write under way.
     pub(super) preparation: Option<Preparation>,
+    /// Whether one may begin.
+    pub(super) has_room: bool,
     /// A write that touches more keys is prepared in slices.
     pub(super) short_keys_max: u64,
     /// A deletion in slices owes its records if it is of so many keys.
@@ -127,6 +131,7 @@ impl Machine {
             realm: Realm::default(),
             auth_changes: Vec::new(),
             preparation: None,
+            has_room: true,
             short_keys_max: SHORT_KEYS_MAX,
             owed_keys_min: OWED_KEYS_MIN,
             directories: Directories::default(),
@@ -256,8 +261,9 @@ impl Machine {
 
     /// Applies the next request of a group that was admitted, which stands in the entry `at`.
     pub fn apply(&mut self, request: &Request, at: EntryId) -> Applied {
-        match self.begin_apply(request, at) {
+        match self.begin_apply(request, at, true) {
             Begun::Applied(applied) => applied,
+            Begun::Waiting => unreachable!("it has room"),
             Begun::Preparing => loop {
                 if let Some(outcome) = self.prepare_slice(&mut Slice::unbounded(), |_, _| true) {
                     return Applied::Now(outcome);
@@ -266,16 +272,18 @@ impl Machine {
         }
     }
 
-    /// The same, unless the request is a large write: that is only begun.
-    pub fn begin_apply(&mut self, request: &Request, at: EntryId) -> Begun {
+    /// The same, unless the request is a large write: that is only begun, and where it has no room not even that.
+    pub fn begin_apply(&mut self, request: &Request, at: EntryId, has_room: bool) -> Begun {
         assert!(self.preparation.is_none(), "requests are applied in order");
+        self.has_room = has_room;
         match self.apply_short(request, at) {
             Some(applied) => Begun::Applied(applied),
-            None => Begun::Preparing,
+            None if self.preparation.is_some() => Begun::Preparing,
+            None => Begun::Waiting,
         }
     }
 
-    /// None: it is being prepared.
+    /// None: it is a large write.
     fn apply_short(&mut self, request: &Request, at: EntryId) -> Option<Applied> {
         let body = &request.body;
         if REQUEST_BYTES_MAX < body.len() {
@@ -299,7 +307,8 @@ impl Machine {
             }) {
                 Ok(delete) if self.is_long_delete(&delete) => {
                     let owed_keys_min = self.owed_keys_min;
-                    return self.prepare(|store| Preparation::delete(store, delete, owed_keys_min));
+                    return self
+                        .prepare(|machine| Preparation::delete(&mut machine.store, delete, owed_keys_min));
                 }
                 Ok(delete) => self.delete_range(&delete),
                 Err(rejection) => Err(rejection),
@@ -311,7 +320,7 @@ impl Machine {
             }) {
                 Ok(txn) if self.short_keys_max < preparation::keys_max(&self.store, &txn) => {
                     let owed_keys_min = self.owed_keys_min;
-                    return self.prepare(|store| Preparation::txn(store, txn, owed_keys_min));
+                    return self.prepare(|machine| Preparation::txn(&mut machine.store, txn, owed_keys_min));
                 }
                 Ok(txn) => {
                     let deadlines = &mut self.directories.deadlines;
@@ -410,9 +419,11 @@ impl Machine {
         Some(outcome)
     }
 
-    /// Begins to prepare a large write.
-    pub(super) fn prepare<T>(&mut self, begin: impl FnOnce(&mut Store) -> Preparation) -> Option<T> {
-        self.preparation = Some(begin(&mut self.store));
+    /// Begins to prepare a large write, if it has room. Whoever comes here has changed nothing yet.
+    pub(super) fn prepare<T>(&mut self, begin: impl FnOnce(&mut Self) -> Preparation) -> Option<T> {
+        if self.has_room {
+            self.preparation = Some(begin(self));
+        }
         None
     }
 
@@ -670,6 +681,12 @@ pub struct HashRead {
 }
 
 impl HashRead {
+    /// The revision that is hashed.
+    #[must_use]
+    pub fn revision(&self) -> i64 {
+        self.cursor.revision()
+    }
+
     /// Whether it answers `Hash`, not `HashKV`.
     #[must_use]
     pub fn is_of_all(&self) -> bool {

@@ -103,7 +103,7 @@ impl Machine {
             return Some(Err(Rejection::NotCapable));
         }
         let decided = self.decide(write);
-        self.directories.tallies.on_write(write.method, decided.is_ok());
+        let is_ok = decided.is_ok();
         let answer = match decided {
             Ok((plan, event)) => {
                 let event = if write.request.shows_nothing {
@@ -120,7 +120,10 @@ impl Machine {
                         if self.short_keys_max < self.count_below(&write.path.below()) =>
                     {
                         let removals = Removals::by_client(*removal, answer, at.index);
-                        return self.prepare(|store| Preparation::removals(store, removals));
+                        return self.prepare(|machine| {
+                            machine.directories.tallies.on_write(write.method, is_ok);
+                            Preparation::removals(&mut machine.store, removals)
+                        });
                     }
                     plan => self.carry_out(plan, write.expiry, at.index),
                 }
@@ -130,6 +133,7 @@ impl Machine {
                 peer::NodeAnswer { fault: fault.number(), cause, ..peer::NodeAnswer::default() }
             }
         };
+        self.directories.tallies.on_write(write.method, is_ok);
         Some(Ok(node_response(answer, self.store.current_revision(), at.index)))
     }
 
@@ -337,7 +341,7 @@ impl Machine {
         let count: u64 = request.ids.iter().map(count).sum();
         let mut removals = Removals::by_time(&request.ids, through);
         if self.short_keys_max < count {
-            return self.prepare(|store| Preparation::removals(store, removals));
+            return self.prepare(|machine| Preparation::removals(&mut machine.store, removals));
         }
         let Self { store, leases, directories, .. } = self;
         removals.slice(store, (leases, directories), &mut Slice::unbounded(), &mut |_, _| true)

@@ -32,9 +32,15 @@ fn path(text: &str) -> NodePath {
 }
 
 fn apply(machine: &mut Machine, kind: RequestKind, body: Vec<u8>) -> Outcome {
-    match machine.begin_apply(&request(kind, body), AT) {
+    let request = request(kind, body);
+    let begun = match machine.begin_apply(&request, AT, false) {
+        Begun::Waiting => machine.begin_apply(&request, AT, true),
+        begun => begun,
+    };
+    match begun {
         Begun::Applied(Applied::Now(outcome)) => outcome,
         Begun::Applied(Applied::AfterCompaction(response)) => Ok(response),
+        Begun::Waiting => unreachable!("it has room"),
         Begun::Preparing => prepare(machine, kind),
     }
 }

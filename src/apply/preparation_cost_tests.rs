@@ -48,7 +48,7 @@ fn measure(machine: &mut Machine, what: &str, keys: u64, request: &Request, slic
     let start = processor_time();
     let mut slices = 0_u64;
     let (mut longest, mut last) = (0, start);
-    if let Begun::Preparing = machine.begin_apply(request, AT) {
+    if let Begun::Preparing = machine.begin_apply(request, AT, true) {
         loop {
             slices += 1;
             let outcome = machine.prepare_slice(&mut Slice::of(slice_ns), |_, _| true);

@@ -163,15 +163,25 @@ fn seen(machine: &Machine) -> String {
     format!("{answers:?} {history:?} {of_key:?} {:?}", store.hash_kv(current))
 }
 
-/// Applies a request in slices of random sizes; `between` happens between any two.
+/// Applies a request in slices of random sizes, some when they have waited; `between` happens between any two.
 fn apply_in_slices(
     machine: &mut Machine,
     request: &Request,
     random: &mut StdRng,
     mut between: impl FnMut(&mut Machine, &mut StdRng),
 ) -> Applied {
-    match machine.begin_apply(request, AT) {
+    let mut begun = machine.begin_apply(request, AT, random.random_range(0..2) == 0);
+    if matches!(begun, Begun::Waiting) {
+        // What rests while a write is prepared goes on.
+        machine.settle_slice(&mut Slice::of(random.random_range(1..40 * KEY_NS)));
+        if random.random_range(0..2) == 0 {
+            machine.work_slice(random.random_range(1..100));
+        }
+        begun = machine.begin_apply(request, AT, true);
+    }
+    match begun {
         Begun::Applied(applied) => applied,
+        Begun::Waiting => unreachable!("it has room"),
         Begun::Preparing => loop {
             between(machine, random);
             if let Some(outcome) =
@@ -276,7 +286,7 @@ fn a_write_in_slices_is_not_seen_before_its_end_and_then_is_what_it_would_have_b
                 if random.random_range(0..2) == 0 {
                     // A crash between two slices, or an install: the state is built anew, the write is gone.
                     let lost = any(&mut random, sliced.store().current_revision());
-                    if matches!(sliced.begin_apply(&lost, AT), Begun::Preparing) {
+                    if matches!(sliced.begin_apply(&lost, AT, true), Begun::Preparing) {
                         drop(sliced.prepare_slice(&mut Slice::of(KEY_NS), |_, _| true));
                     }
                     sliced = restored(&state);
@@ -302,7 +312,7 @@ fn a_large_write_that_fails_at_its_end_is_taken_back_in_slices() {
     let ops = [Op::RequestDeleteRange(delete), Op::RequestPut(lost)];
     let success = ops.map(|op| pb::RequestOp { request: Some(op) }).into();
     let txn = prost::Message::encode_to_vec(&pb::TxnRequest { success, ..Default::default() });
-    assert!(matches!(machine.begin_apply(&request(RequestKind::Txn, txn), AT), Begun::Preparing));
+    assert!(matches!(machine.begin_apply(&request(RequestKind::Txn, txn), AT, true), Begun::Preparing));
     let all = KeyRange::From(b"k");
     let outcome = loop {
         let mut slice = Slice::new();
@@ -365,7 +375,7 @@ fn no_write_of_many_keys_is_made_in_one_piece() {
     ];
     for (kind, body) in requests {
         fill(&mut machine);
-        assert!(matches!(machine.begin_apply(&request(kind, body), AT), Begun::Preparing), "{kind:?}");
+        assert!(matches!(machine.begin_apply(&request(kind, body), AT, true), Begun::Preparing), "{kind:?}");
         let mut slices = 0;
         loop {
             let mut slice = Slice::of(20 * KEY_NS);

@@ -113,7 +113,7 @@ impl Store {
                         cursor.phase = Phase::Keys(Vec::new());
                         break;
                     };
-                    let record = self.exact(record);
+                    let record = self.exact_through(cursor.revision, record);
                     if record.is_dropped_at(cursor.pin.at) {
                         continue;
                     }

@@ -92,13 +92,19 @@ impl Store {
             let Some(record) = log.next().filter(|record| record.main <= cursor.revision) else {
                 return Ok(Some(cursor.finish()));
             };
-            cursor.add(&self.exact(record), slice);
+            cursor.add(&self.exact_through(cursor.revision, record), slice);
         }
         Ok(None)
     }
 }
 
 impl HashCursor {
+    /// The revision that is hashed.
+    #[must_use]
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
+
     /// Adds a record, or as much of it as the slice has room for.
     fn add(&mut self, record: &Record<'_>, slice: &mut Slice) {
         // Another than the one whose value is half hashed: nothing is removed unless it is compacted.

@@ -278,6 +278,8 @@ pub(super) struct Log {
     pub(super) sealed_held_bytes: u64,
     /// `first_seq` of the chunks whose tombstones are owed.
     pub(super) owed: VecDeque<u64>,
+    /// How many those are.
+    pub(super) owed_records: u64,
     /// Part of the first of them, as far as it is written.
     pub(super) paid: Option<SegmentBox>,
     /// Memory for the next chunks.
@@ -294,6 +296,7 @@ impl Log {
             open: false,
             sealed_held_bytes: 0,
             owed: VecDeque::new(),
+            owed_records: 0,
             paid: None,
             spares: Spares::default(),
         }
@@ -578,8 +581,9 @@ impl Log {
         while self.firsts.last().is_some_and(|&first| seq <= first) {
             self.firsts.pop();
             let chunk = self.chunks.pop().expect("there is a chunk for each first number");
-            if chunk.owed.is_some() {
+            if let Some(owed) = &chunk.owed {
                 self.owed.pop_back();
+                self.owed_records -= owed.count() as u64;
             }
             if !std::mem::take(&mut self.open) {
                 self.sealed_held_bytes -= chunk.held_bytes();
@@ -588,6 +592,7 @@ impl Log {
         if let Some(last) = self.chunks.last_mut() {
             let slots = last.lower_bound(seq);
             if let Some(owed) = &mut last.owed {
+                self.owed_records -= (owed.count() - slots) as u64;
                 owed.truncate(slots);
             } else if slots < last.records_count() {
                 let end = last.offsets[slots] as usize;
@@ -674,7 +679,11 @@ impl Log {
         }
         assert!(last.0 < self.next_seq);
         let owed = self.chunks.iter().filter(|chunk| chunk.owed.is_some());
-        assert!(owed.map(|chunk| chunk.first_seq).eq(self.owed.iter().copied()), "chunks that are owed");
+        assert!(
+            owed.clone().map(|chunk| chunk.first_seq).eq(self.owed.iter().copied()),
+            "chunks that are owed"
+        );
+        assert_eq!(owed.map(|chunk| chunk.records_count() as u64).sum::<u64>(), self.owed_records);
         let held_bytes: u64 = self.chunks.iter().map(|chunk| chunk.held_bytes()).sum();
         assert_eq!(held_bytes, self.held_bytes());
     }

@@ -35,6 +35,7 @@ impl Log {
                 self.owed.push_back(seq);
             }
         }
+        self.owed_records += 1;
         self.next_seq += 1;
         Newest::new(seq, 0, true)
     }
@@ -96,6 +97,7 @@ impl Log {
             paid.set_superseded_at(slot, main);
         }
         paid.trim();
+        self.owed_records -= count as u64;
         self.sealed_held_bytes += paid.held_bytes();
         if count == owed.count() {
             self.sealed_held_bytes -= owed.held_bytes() as u64;
@@ -121,6 +123,18 @@ impl Store {
         self.log.owed.is_empty()
     }
 
+    /// Whether those of all deletions up to `revision` are: what is read at that is found as it is written.
+    #[must_use]
+    pub fn is_settled_through(&self, revision: i64) -> bool {
+        self.owed_from().is_none_or(|from| revision < from)
+    }
+
+    /// Deletions whose records are still to be written.
+    #[must_use]
+    pub fn owed_records(&self) -> u64 {
+        self.log.owed_records
+    }
+
     /// Writes records of deletions that took effect, until the slice is spent. True when none is owed any more. Nothing
     /// that can be read changes. No transaction is open, suspended or not.
     pub fn settle_slice(&mut self, slice: &mut Slice) -> bool {
@@ -132,7 +146,13 @@ impl Store {
     /// The record with the revision at which it was superseded, where that is not written yet.
     #[inline]
     pub(super) fn exact<'a>(&self, record: Record<'a>) -> Record<'a> {
-        if self.is_settled() || record.superseded_at != NEWEST {
+        self.exact_through(i64::MAX, record)
+    }
+
+    /// The same for whoever reads at `revision`: the newest there may be superseded later than that and not say so.
+    #[inline]
+    pub(super) fn exact_through<'a>(&self, revision: i64, record: Record<'a>) -> Record<'a> {
+        if self.is_settled() || record.superseded_at != NEWEST || self.is_settled_through(revision) {
             return record;
         }
         self.with_next_version(record)
@@ -141,8 +161,7 @@ impl Store {
     /// Whether a compaction at `revision` drops the record, whatever is written of that yet.
     #[inline]
     pub(super) fn is_dropped(&self, record: &Record<'_>, revision: i64) -> bool {
-        let may_differ = || self.owed_from().is_some_and(|from| from <= revision);
-        record.is_dropped_at(revision) || (may_differ() && self.exact(*record).is_dropped_at(revision))
+        record.is_dropped_at(revision) || self.exact_through(revision, *record).is_dropped_at(revision)
     }
 
     /// The first revision of which records are owed.

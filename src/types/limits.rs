@@ -63,6 +63,10 @@ pub const KIB_NS: u64 = 150;
 /// The largest unit of work that is not divided: one comparison of two values.
 pub const SLICE_UNIT_NS_MAX: u64 = 8_000_000;
 
+/// What large writes may take in counted work, and leave owed, before the next one waits for settling and removal: two
+/// million deletions that owe their records. See `upkeep::Room`.
+pub const LARGE_WRITES_NS: u64 = 500_000_000;
+
 /// Keys that are read in one piece: what an ordinary page has.
 pub const SHORT_KEYS_MAX: u64 = 1_000;
 

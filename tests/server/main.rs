@@ -12,6 +12,7 @@ mod demo;
 mod disk_full;
 mod etcdctl;
 mod large_values;
+mod large_writes;
 mod leases;
 mod listening;
 mod lists;

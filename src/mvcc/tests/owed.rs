@@ -231,3 +231,37 @@ fn a_version_that_its_own_revision_deleted_is_not_told_once_that_is_compacted() 
     while !store.settle_slice(&mut Slice::new()) {}
     assert_eq!((told(&store), told_of_key(&store)), (0, 1));
 }
+
+#[test]
+fn what_is_owed_of_later_revisions_changes_no_hash_and_no_checkpoint_of_an_earlier_one() {
+    let (mut owing, mut other) = (filled(), filled());
+    let first = KeyRange::Between { start: b"00003", end: b"05000" };
+    bury(&mut owing, first);
+    delete(&mut other, first);
+    let revision = owing.current_revision();
+    assert!(owing.is_settled_through(revision - 1) && !owing.is_settled_through(revision));
+    let stores = [&mut owing, &mut other];
+    let mut begun = stores.map(|store| (store.begin_hash(revision), store.begin_checkpoint(), Vec::new()));
+    let second = KeyRange::Between { start: b"05000", end: b"09000" };
+    bury(&mut owing, second);
+    delete(&mut other, second);
+    put(&mut owing, 7_000);
+    put(&mut other, 7_000);
+    assert_eq!(owing.owed_records(), 4_997 + 4_000);
+    while !owing.is_settled_through(revision) {
+        owing.settle_slice(&mut Slice::of(900 * SETTLE_NS));
+    }
+    assert!(!owing.is_settled(), "what the second deletion owes is not written");
+    let mut hashes = Vec::new();
+    for (store, (hash, checkpoint, blocks)) in [&mut owing, &mut other].into_iter().zip(&mut begun) {
+        hashes
+            .push(store.hash_slice(hash, &mut Slice::unbounded()).unwrap().expect("a slice without a bound"));
+        while !store.checkpoint_slice(checkpoint, 100_000, blocks) {}
+    }
+    assert_eq!(hashes[0], hashes[1]);
+    let [of_owing, of_other] = begun.map(|(_, checkpoint, blocks)| (checkpoint, blocks));
+    assert!(of_owing.1 == of_other.1, "their checkpoints differ");
+    owing.end_checkpoint(of_owing.0);
+    other.end_checkpoint(of_other.0);
+    assert_equal(&mut owing, &mut other);
+}

@@ -24,6 +24,12 @@ impl StoreRole {
         while let Some(event) = self.checkpoint_events.take() {
             self.on_checkpoint_event(event);
         }
+        if let Some(Checkpointing { progress: Progress::Slices { checkpoint, .. }, .. }) = &self.checkpointing
+            && !self.machine.store().is_settled_through(checkpoint.revision())
+        {
+            // It would look for the next version of each record.
+            return false;
+        }
         let Some(Checkpointing { header, progress }) = self.checkpointing.take() else {
             if self.is_checkpoint_due() {
                 self.begin_checkpoint();
@@ -86,8 +92,8 @@ impl StoreRole {
         let state = State { bytes: store.bytes_in_use(), is_compacting: store.is_compacting() };
         self.cadence.is_due(self.log, state)
             && self.checkpoint_after.is_none_or(|end| end <= Instant::now())
-            // A checkpoint holds all of a write or nothing.
-            && self.applying.is_none()
+            // A checkpoint holds all of an entry or nothing.
+            && self.is_between_entries()
     }
 
     /// Nothing was applied for a whole tick: time for the checkpoint that is not due yet.

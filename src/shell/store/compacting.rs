@@ -31,8 +31,21 @@ impl StoreRole {
         }
     }
 
+    /// Settles, then removes what compactions made unreadable: what rests while a large write is prepared.
+    pub(super) fn clear(&mut self, slice: &mut Slice) -> bool {
+        if self.is_preparing() {
+            return false;
+        }
+        if self.settle(slice) {
+            return true;
+        }
+        let has_more = self.compact(slice);
+        self.room.on_removal(slice.spent_ns(), has_more);
+        has_more
+    }
+
     /// Writes the records that a large deletion owes.
-    pub(super) fn settle(&mut self, slice: &mut Slice) -> bool {
+    fn settle(&mut self, slice: &mut Slice) -> bool {
         if self.machine.store().is_settled() {
             return false;
         }
@@ -42,7 +55,7 @@ impl StoreRole {
     }
 
     /// Removes what compactions made unreadable, whether or not anybody waits for that.
-    pub(super) fn compact(&mut self, slice: &mut Slice) -> bool {
+    fn compact(&mut self, slice: &mut Slice) -> bool {
         let is_done = !self.machine.store().is_compacting() && self.compacting.is_empty();
         if is_done || self.compact_after.is_some_and(|end| Instant::now() < end) {
             return false;

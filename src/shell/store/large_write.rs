@@ -1,25 +1,39 @@
-//! A large write that is being prepared, and what waits for it.
+//! Large writes that are being prepared or wait for room, and what waits for them.
 
 use std::time::Instant;
 
 use crate::raft::Entry;
 use crate::request::Request;
 
-/// A large write under way, and what waits for it.
+/// Entries that wait for a large write.
 pub(super) struct Applying {
-    /// The ring that brought it.
+    /// The ring that brought them.
     pub slot: usize,
-    pub write: Write,
-    pub entry: Entry,
-    /// The rest of its group.
-    pub group: Admitted,
-    /// The entries behind.
+    /// The one with the write. None: it is applied, and others have their turn before the next.
+    pub entry: Option<Unfinished>,
     pub entries: std::vec::IntoIter<Entry>,
 }
 
+impl Applying {
+    /// Whether half a write is in the state.
+    pub(super) fn is_preparing(&self) -> bool {
+        self.entry.as_ref().is_some_and(|unfinished| unfinished.write.begun.is_some())
+    }
+}
+
+/// An entry of which some requests are applied.
+pub(super) struct Unfinished {
+    pub entry: Entry,
+    pub write: Write,
+    /// The rest of its group.
+    pub group: Admitted,
+}
+
+/// A large write.
 pub(super) struct Write {
     pub request: Request,
-    pub begun: Instant,
+    /// None: it waits for room.
+    pub begun: Option<Instant>,
     /// Leases before it.
     pub leases: usize,
 }

@@ -62,6 +62,7 @@ use crate::shell::runtime::pace::breathe;
 use crate::shell::runtime::rights::Rights;
 use crate::shell::runtime::wiring::StorePorts;
 use crate::types::{Caller, FormatLevel, LogIndex, MemberId, Slice, Term, Ticket};
+use crate::upkeep::Room;
 use auto_compaction::CompactionClock;
 use checkpoint_file::CheckpointWriter;
 use large_write::Applying;
@@ -178,6 +179,7 @@ pub(in crate::shell) struct StoreRole {
     snapshots: Vec<Ticket>,
     /// Entries that wait for a large write which is being prepared.
     applying: Option<Applying>,
+    room: Room,
     /// Callers who want to see all leases and wait for it, too.
     lease_lists: Vec<Ticket>,
     turns: Turns,
@@ -264,6 +266,7 @@ impl StoreRole {
             long_reads: LongReads::new(upkeep.pinned_history_bytes),
             snapshots: Vec::new(),
             applying: None,
+            room: Room::default(),
             lease_lists: Vec::new(),
             turns: Turns::default(),
             first_ring: 0,
@@ -616,7 +619,7 @@ impl StoreRole {
             },
             Query::Snapshot => self.snapshots.push(ticket),
             // Some leases may be half way out.
-            Query::LeaseLeases if self.applying.is_some() => self.lease_lists.push(ticket),
+            Query::LeaseLeases if self.is_preparing() => self.lease_lists.push(ticket),
             Query::LeaseLeases => self.list_leases(ticket),
             _ => match self.machine.read_short(&query, &self.facts) {
                 Some(outcome) => {
@@ -664,7 +667,7 @@ impl StoreRole {
 
     /// Begins the snapshots that were asked for, each of the state after a whole entry.
     fn begin_snapshots(&mut self) {
-        if self.applying.is_some() {
+        if !self.is_between_entries() {
             return;
         }
         for ticket in std::mem::take(&mut self.snapshots) {
@@ -713,7 +716,7 @@ impl StoreRole {
 
     /// Lets time pass for leases; whether that wants another turn at once.
     fn lease_turn(&mut self, is_behind: bool) -> bool {
-        if self.applying.is_some() {
+        if !self.is_between_entries() {
             // Some leases may be half way out.
             return false;
         }
@@ -774,12 +777,9 @@ impl StoreRole {
                 Kind::Write => self.prepare(&mut slice),
                 Kind::Read => self.read_on(&mut slice),
                 // What a write superseded stays until that is committed, and what it owes may be taken back.
-                Kind::Compact => {
-                    self.applying.is_none() && (self.settle(&mut slice) || self.compact(&mut slice))
-                }
-                // They would look for the next version of each record.
-                Kind::Hash => self.machine.store().is_settled() && self.hash(&mut slice),
-                Kind::Checkpoint => self.machine.store().is_settled() && self.checkpoint(&mut slice),
+                Kind::Compact => self.clear(&mut slice),
+                Kind::Hash => self.hash(&mut slice),
+                Kind::Checkpoint => self.checkpoint(&mut slice),
                 Kind::Wait => self.waits.work(&self.machine, &self.ports.to_shards, &mut slice),
                 Kind::Watch => {
                     let (store, term) = (self.machine.store(), self.facts.term);
@@ -821,6 +821,10 @@ impl StoreRole {
 
     fn hash(&mut self, slice: &mut Slice) -> bool {
         let Some((ticket, cursor, begun)) = self.hashing.front_mut() else { return false };
+        if !self.machine.store().is_settled_through(cursor.revision()) {
+            // It would look for the next version of each record.
+            return false;
+        }
         if let Some(outcome) = self.machine.hash_slice(cursor, slice) {
             let (ticket, begun, is_of_all) = (*ticket, *begun, cursor.is_of_all());
             self.observed.on_hashed(is_of_all, begun);
