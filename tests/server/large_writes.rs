@@ -10,8 +10,6 @@ use pinion_kit::{
     Launch, Server, TEST_DEADLINE, WorkDir, block_on, env_number, eventually, server_is_etcd, skip,
 };
 
-const WRITERS: usize = 4;
-
 /// What a member says when a checkpoint is durable.
 const WRITTEN: &str = "checkpoint written";
 
@@ -19,14 +17,16 @@ fn operation(request: pb::request_op::Request) -> pb::RequestOp {
     pb::RequestOp { request: Some(request) }
 }
 
-fn put(key: String) -> pb::RequestOp {
-    let put = pb::PutRequest { key: key.into(), value: "v".into(), ..Default::default() };
+fn put(key: String, value_bytes: usize) -> pb::RequestOp {
+    let value = vec![b'v'; value_bytes].into();
+    let put = pb::PutRequest { key: key.into(), value, ..Default::default() };
     operation(pb::request_op::Request::RequestPut(put))
 }
 
-async fn fill(client: &Client, prefix: &str, keys: usize) {
+async fn fill(client: &Client, prefix: &str, keys: usize, value_bytes: usize) {
     for first in (0..keys).step_by(100) {
-        let success = (first..first + 100).map(|number| put(format!("{prefix}{number:06}"))).collect();
+        let success =
+            (first..first + 100).map(|number| put(format!("{prefix}{number:06}"), value_bytes)).collect();
         client.txn(&pb::TxnRequest { success, ..Default::default() }).await.unwrap();
     }
 }
@@ -36,7 +36,7 @@ fn large_txn(key: String) -> pb::TxnRequest {
     let range =
         pb::RangeRequest { key: "k/".into(), range_end: "k0".into(), keys_only: true, ..Default::default() };
     let ranges = (0..4).map(|_| operation(pb::request_op::Request::RequestRange(range.clone())));
-    pb::TxnRequest { success: ranges.chain([put(key)]).collect(), ..Default::default() }
+    pb::TxnRequest { success: ranges.chain([put(key, 1)]).collect(), ..Default::default() }
 }
 
 async fn take_snapshot(client: &Client) {
@@ -59,10 +59,10 @@ struct Load {
 }
 
 impl Load {
-    async fn start(server: &Server, deleted_keys: usize) -> Self {
+    async fn start(server: &Server, writers: usize, deleted_keys: usize) -> Self {
         let (is_over, written) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(0)));
         let mut tasks = Vec::new();
-        for writer in 0..WRITERS {
+        for writer in 0..writers {
             let client = server.connect().await;
             let (is_over, written) = (Rc::clone(&is_over), Rc::clone(&written));
             tasks.push(tokio::task::spawn_local(async move {
@@ -79,7 +79,7 @@ impl Load {
             let delete =
                 pb::DeleteRangeRequest { key: "g/".into(), range_end: "g0".into(), ..Default::default() };
             while !goes_on.get() {
-                fill(&client, "g/", deleted_keys).await;
+                fill(&client, "g/", deleted_keys, 1_000).await;
                 assert_eq!(client.delete(&delete).await.unwrap().deleted, deleted_keys as i64);
             }
         }));
@@ -109,18 +109,15 @@ fn hashes_compactions_checkpoints_snapshots_and_ends_of_leases_come_beside_large
     if server_is_etcd() {
         return skip("it looks at our checkpoints");
     }
-    let keys = env_number("PINION_LARGE_WRITE_KEYS", 4_000);
+    let number = |name, default| usize::try_from(env_number(name, default)).unwrap();
+    let (keys, writers) = (number("PINION_LARGE_WRITE_KEYS", 2_000), number("PINION_LARGE_WRITERS", 16));
     block_on(2 * TEST_DEADLINE, async {
         let work = WorkDir::new();
-        let server = Launch::new(work.join("data"))
-            .flag("--snapshot-count=1")
-            .flag("--checkpoint-bytes=1")
-            .start()
-            .await;
+        let server = Launch::new(work.join("data")).flag("--snapshot-count=1").start().await;
         let client = server.connect().await;
-        fill(&client, "k/", keys).await;
-        let load = Load::start(&server, keys / 2).await;
-        load.goes_on(2 * WRITERS).await;
+        fill(&client, "k/", keys, 1).await;
+        let load = Load::start(&server, writers, keys).await;
+        load.goes_on(2 * writers).await;
         for round in 0..3 {
             let from = load.written.get();
             let began = tokio::time::Instant::now();
@@ -139,7 +136,7 @@ fn hashes_compactions_checkpoints_snapshots_and_ends_of_leases_come_beside_large
                 if checkpoints + 2 <= now { Ok(()) } else { Err(format!("{now} checkpoints")) }
             })
             .await;
-            tell("checkpoints");
+            tell("a checkpoint that began meanwhile");
             take_snapshot(&client).await;
             tell("snapshot");
             let lease = client.lease_grant(&pb::LeaseGrantRequest { ttl: 1, id: 0 }).await.unwrap().id;
@@ -152,7 +149,7 @@ fn hashes_compactions_checkpoints_snapshots_and_ends_of_leases_come_beside_large
             .await;
             tell("end of a lease");
             println!("round {round}: {}", told.join(", "));
-            load.goes_on(WRITERS).await;
+            load.goes_on(writers).await;
         }
         load.end().await;
     });
