@@ -129,7 +129,7 @@ const FOLDERS: &[(&str, &str)] = &[
     ("metrics", "rpc request types"),
     ("replica", "watch apply membership raft rpc request types pb"),
     ("watch", "apply mvcc types pb"),
-    ("upkeep", "config"),
+    ("upkeep", "config types"),
     ("backup", "apply auth lease membership mvcc raft request types pb"),
     ("apply", "directory auth lease membership mvcc request types pb"),
     ("directory", "lease mvcc request types pb"),
