@@ -106,6 +106,11 @@ pub(super) fn framed(message: &Bytes) -> Bytes {
     framed.freeze()
 }
 
+/// What came is no answer of the call.
+pub(in crate::shell) fn bad_answer(what: &'static str) -> Status {
+    Status { code: Code::Internal, message: what.into() }
+}
+
 /// Why a call has no more answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::shell) enum Failure {

@@ -27,7 +27,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub(in crate::shell) use call::{Asked, Call, Failure, Said};
+pub(in crate::shell) use call::{Asked, Call, Failure, Said, bad_answer};
 use line::Line;
 pub(in crate::shell) use line::Pings;
 pub(in crate::shell) use registry::{Advertised, Registry};

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_lite::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use prost::Message;
 
-use super::call::{Asked, Call, Failure, Said};
+use super::call::{Asked, Call, Failure, Said, bad_answer};
 use super::line::Page;
 use super::turns::Tried;
 use super::{DIAL_PATIENCE, Upstream};
@@ -62,7 +62,7 @@ impl Upstream {
             // Its status is the last word.
             match poll_fn(|cx| call.poll_piece(cx)).await {
                 Ok(None) => Ok(first),
-                Ok(Some(_)) => Err(Late::Status(bad("more than one answer"))),
+                Ok(Some(_)) => Err(Late::Status(bad_answer("more than one answer"))),
                 Err(failure) => Err(Late::Status(failure.status())),
             }
         };
@@ -126,10 +126,6 @@ impl Upstream {
     }
 }
 
-fn bad(what: &'static str) -> Status {
-    Status { code: Code::Internal, message: what.into() }
-}
-
 /// The next message of an answer.
 async fn next<A: Message + Default>(call: &mut Call, splitter: &mut Splitter) -> Result<A, Status> {
     loop {
@@ -137,13 +133,13 @@ async fn next<A: Message + Default>(call: &mut Call, splitter: &mut Splitter) ->
             Ok(Some(message)) if !message.compressed => {
                 return A::decode(message.payload).map_err(|error| Status::undecodable(&error.to_string()));
             }
-            Ok(Some(_)) => return Err(bad("a compressed answer that nobody asked for")),
+            Ok(Some(_)) => return Err(bad_answer("a compressed answer that nobody asked for")),
             Ok(None) => {}
             Err(error) => return Err(Status { code: Code::Internal, message: error.to_string().into() }),
         }
         let piece: Bytes = match poll_fn(|cx| call.poll_piece(cx)).await.map_err(Failure::status)? {
             Some(piece) => piece,
-            None => return Err(bad("the call has ended without an answer")),
+            None => return Err(bad_answer("the call has ended without an answer")),
         };
         call.release(piece.len());
         splitter.push(&piece);

@@ -34,19 +34,20 @@ use super::account::Account;
 use super::end::Ended;
 use super::header::HEADER_BYTES_MAX;
 use super::place::{Kind, Place};
+use super::relay::Relay;
 use super::shown::Shown;
 use super::{Head, Recipient, Work, overloaded};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::request_op::Request as RequestUnion;
 use crate::rpc::api_version::ApiVersion;
-use crate::rpc::framing::{PREFIX_BYTES, Splitter, read_prefix};
+use crate::rpc::framing::{PREFIX_BYTES, read_prefix};
 use crate::rpc::method::{AnswerWeight, Becomes, CallShape, Recipe, Weight};
 use crate::rpc::{Code, Method, Status, status};
-use crate::shell::client::responder::{AnswerStream, Request, Requests, Responder};
+use crate::shell::client::responder::{AnswerStream, Requests, Responder};
 use crate::shell::client::signal::Signal;
 use crate::shell::client::{Backend, ClientShard, Timer};
 use crate::shell::upstream::seen::{ROUNDS_MAX, Seen, no_greater_revision, revision_of};
-use crate::shell::upstream::{Advertised, Asked, Call, Failure, Said, Tried, Upstream};
+use crate::shell::upstream::{Advertised, Asked, Call, Failure, Said, Tried, Upstream, bad_answer};
 
 /// An answer of more is passed on in pieces.
 const WHOLE_BYTES_MAX: usize = 64 << 10;
@@ -503,7 +504,7 @@ impl Passing<'_> {
             let piece = match self.next_piece(call, responder).await? {
                 Ok(Some(piece)) => piece,
                 Ok(None) if announced == Some(body.len()) => return Ok(Ok(Outcome::Whole(body))),
-                Ok(None) => return Err(internal("the member's answer is not whole").into()),
+                Ok(None) => return Err(bad_answer("the member's answer is not whole").into()),
                 Err(failure) => return Ok(Err(failure)),
             };
             let mut taken = piece.len();
@@ -517,7 +518,7 @@ impl Passing<'_> {
                     message: error.to_string().into(),
                 })?;
                 if compressed {
-                    return Err(internal("a compressed answer that nobody asked for").into());
+                    return Err(bad_answer("a compressed answer that nobody asked for").into());
                 }
                 let length = length as usize;
                 let is_long = WHOLE_BYTES_MAX < length;
@@ -535,7 +536,7 @@ impl Passing<'_> {
                 rest
             };
             if announced.is_some_and(|announced| announced < body.len() + rest.len()) {
-                return Err(internal("the member's answer is longer than it said").into());
+                return Err(bad_answer("the member's answer is longer than it said").into());
             }
             body.extend_from_slice(&rest);
             call.release(taken);
@@ -584,12 +585,12 @@ impl Passing<'_> {
                 };
                 let Some(piece) = piece else {
                     let is_whole = left == 0;
-                    let short = || internal("the member's answer is not whole").into();
+                    let short = || bad_answer("the member's answer is not whole").into();
                     return Poll::Ready(if is_whole { Ok(()) } else { Err(short()) });
                 };
                 let piece_bytes = piece.len();
                 let Some(after) = left.checked_sub(piece_bytes as u64) else {
-                    return Poll::Ready(Err(internal("the member's answer is longer than it said").into()));
+                    return Poll::Ready(Err(bad_answer("the member's answer is longer than it said").into()));
                 };
                 left = after;
                 match stream.send_piece(self.account, piece) {
@@ -638,14 +639,8 @@ impl Passing<'_> {
             }
         }
         let Some(mut stream) = responder.open() else { return };
-        let mut relay = Relay {
-            call,
-            requests,
-            splitter: Splitter::new(self.upstream.config().receive_bytes_max),
-            leaving: None,
-            unreleased: 0,
-            first,
-        };
+        let bytes_max = self.upstream.config().receive_bytes_max;
+        let mut relay = Relay::new(call, requests, first, bytes_max);
         let ended = poll_fn(|cx| {
             if stream.poll_gone(cx).is_ready() {
                 return Poll::Ready(Err(Ended::Gone));
@@ -670,104 +665,4 @@ fn end(responder: Responder, ended: Ended) -> Option<usize> {
         Ended::Gone | Ended::Crowded => responder.abandon(),
     }
     None
-}
-
-fn internal(message: &'static str) -> Status {
-    Status { code: Code::Internal, message: message.into() }
-}
-
-/// A call with many messages, in the middle.
-struct Relay {
-    call: Call,
-    /// None: there are no more.
-    requests: Option<Requests>,
-    splitter: Splitter,
-    /// What was sent last is on its way, and was made of so many bytes.
-    leaving: Option<(Rc<Signal>, usize)>,
-    unreleased: usize,
-    first: Option<Bytes>,
-}
-
-impl Relay {
-    /// Passes requests on. Ready: the call is over.
-    fn poll_requests(&mut self, bytes_max: u32, cx: &mut Context<'_>) -> Poll<Ended> {
-        while let Some(requests) = &mut self.requests {
-            if self.call.poll_room(cx).is_pending() {
-                requests.absorb(cx);
-                return Poll::Pending;
-            }
-            match requests.poll_next(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(Request::Message(message))) if (bytes_max as usize) < message.len() => {
-                    return Poll::Ready(
-                        Status::sent_too_large(message.len() as u64, bytes_max.into()).into(),
-                    );
-                }
-                Poll::Ready(Ok(Request::Message(message))) => self.call.send(&message),
-                Poll::Ready(Ok(Request::HalfClosed)) => {
-                    self.call.end_requests();
-                    self.requests = None;
-                }
-                Poll::Ready(Ok(Request::Gone)) => return Poll::Ready(Ended::Gone),
-                Poll::Ready(Err(status)) => return Poll::Ready(status.into()),
-            }
-        }
-        Poll::Pending
-    }
-
-    /// Passes answers on, as fast as the client takes them.
-    fn poll_answers(
-        &mut self,
-        account: &Rc<Account>,
-        stream: &mut AnswerStream,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Ended>> {
-        loop {
-            if let Some((has_left, bytes)) = &self.leaving {
-                if has_left.poll_fired(cx).is_pending() {
-                    return Poll::Pending;
-                }
-                self.call.release(*bytes);
-                self.leaving = None;
-            }
-            let piece = match self.first.take() {
-                Some(first) => first,
-                None => match self.call.poll_piece(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(Some(piece))) => piece,
-                    Poll::Ready(Ok(None)) => return Poll::Ready(Ok(())),
-                    Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure.status().into())),
-                },
-            };
-            self.unreleased += piece.len();
-            self.splitter.push(&piece);
-            let mut messages = stream.messages();
-            loop {
-                let message = match self.splitter.take() {
-                    Ok(Some(message)) if !message.compressed => message.payload,
-                    Ok(Some(_)) => {
-                        return Poll::Ready(
-                            Err(internal("a compressed answer that nobody asked for").into()),
-                        );
-                    }
-                    Ok(None) => break,
-                    Err(error) => {
-                        let message = error.to_string().into();
-                        return Poll::Ready(Err(Status { code: Code::ResourceExhausted, message }.into()));
-                    }
-                };
-                messages.make_room(message.len());
-                messages.begin(|_| {}, message.len())?;
-                messages.rest().extend_from_slice(&message);
-                messages.end();
-            }
-            let bytes = std::mem::take(&mut self.unreleased);
-            if messages.len() == 0 {
-                // A message may be larger than the window.
-                self.call.release(bytes);
-                continue;
-            }
-            self.leaving = Some((stream.send_gathered(account)?, bytes));
-        }
-    }
 }

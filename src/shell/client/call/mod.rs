@@ -25,6 +25,7 @@ mod password;
 pub(super) mod pieces;
 pub(super) mod place;
 mod recipe;
+mod relay;
 pub(super) mod revocation;
 pub(super) mod serial;
 pub(super) mod shown;
