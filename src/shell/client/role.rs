@@ -1,4 +1,4 @@
-//! The client role's executor: a client shard on its rings.
+//! The client role's executor: a client shard on its rings, and how any client shard serves.
 
 use std::cell::Cell;
 use std::io;
@@ -11,9 +11,9 @@ use crate::replica::exchange::{ToRaft, ToShard, ToStore};
 use crate::request::{Command, PieceOrder, Read, WaitOrder};
 use crate::shell::client::{Backend, ClientShard, Endpoint, ShardConfig, sampling};
 use crate::shell::net::listen::Held;
-use crate::shell::runtime::mesh::Sender;
+use crate::shell::runtime::mesh::{Doorbell, Receiver, Sender};
 use crate::shell::runtime::scrape::now_ns;
-use crate::shell::runtime::wiring::ShardPorts;
+use crate::shell::runtime::wiring::{Scrapes, ShardPorts};
 use crate::types::Ticket;
 use crate::watch;
 
@@ -89,54 +89,25 @@ pub(in crate::shell) struct ShardOrders {
     pub stop: Arc<AtomicBool>,
 }
 
-/// Serves clients from `orders.open` until `orders.stop`: those that come to the addresses that were `held`
-/// for this shard, and those that other shards accept for it. `on_serving` is called when it listens.
-///
-/// # Errors
-/// When it cannot listen on an address.
-pub(in crate::shell) async fn run(
-    config: ShardConfig,
-    ports: ShardPorts,
-    held: Vec<(Endpoint, Held)>,
-    orders: ShardOrders,
-    on_serving: impl FnOnce(),
-) -> Result<(), (Address, io::Error)> {
-    let ShardPorts { bell, scrapes, to_raft, to_store, inbox } = ports;
-    let (open, stop) = (&orders.open, &orders.stop);
-    // Rings that are about something else let nobody in.
-    bell.wait(|| open.load(Ordering::Acquire) || stop.load(Ordering::Acquire)).await;
-    if stop.load(Ordering::Acquire) {
-        return Ok(());
+/// What comes to a shard from behind it.
+pub(in crate::shell) trait Inbox<B: Backend> {
+    /// Messages that wait, ring by ring.
+    fn waiting(&self) -> impl Iterator<Item = usize>;
+
+    /// Gives the shard what waits.
+    fn take(&self, shard: &Rc<ClientShard<B>>);
+}
+
+/// The rings of a member's other roles.
+struct FromRoles(Vec<Receiver<ToShard>>);
+
+impl Inbox<Rings> for FromRoles {
+    fn waiting(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().map(Receiver::len)
     }
-    let mut listeners = Vec::new();
-    for (endpoint, held) in held {
-        let address = held.address().clone();
-        listeners.push((endpoint, held.listen().map_err(|error| (address, error))?));
-    }
-    let (number, reception) = (config.shard, Arc::clone(&config.reception));
-    let has_waiting = || reception.has_waiting(usize::from(number));
-    let shard = ClientShard::new(
-        config,
-        Rc::new(Rings { shard: number, to_raft, to_store, is_held: Cell::new(false) }),
-    );
-    let is_serving = Rc::new(Cell::new(true));
-    let serving = {
-        let (shard, is_serving, bell) = (Rc::clone(&shard), Rc::clone(&is_serving), bell.clone());
-        async move {
-            shard.serve(listeners).await;
-            is_serving.set(false);
-            bell.ring();
-        }
-    };
-    glommio::spawn_local(serving).detach();
-    if number == 0 {
-        glommio::spawn_local(sampling::run(Rc::downgrade(&shard))).detach();
-    }
-    on_serving();
-    let mut is_stopping = false;
-    while is_serving.get() {
-        shard.take_waiting();
-        for ring in &inbox {
+
+    fn take(&self, shard: &Rc<ClientShard<Rings>>) {
+        for ring in &self.0 {
             let _turn = shard.begin_turn();
             while let Some(message) = ring.take() {
                 match message {
@@ -151,8 +122,85 @@ pub(in crate::shell) async fn run(
                 }
             }
         }
+    }
+}
+
+/// Serves clients from `orders.open` until `orders.stop`: those that come to the addresses that were `held`
+/// for this shard, and those that other shards accept for it. `on_serving` is called when it listens.
+///
+/// # Errors
+/// When it cannot listen on an address.
+pub(in crate::shell) async fn run(
+    config: ShardConfig,
+    ports: ShardPorts,
+    held: Vec<(Endpoint, Held)>,
+    orders: ShardOrders,
+    on_serving: impl FnOnce(),
+) -> Result<(), (Address, io::Error)> {
+    let ShardPorts { bell, scrapes, to_raft, to_store, inbox } = ports;
+    let ShardOrders { open, stop } = orders;
+    // Rings that are about something else let nobody in.
+    bell.wait(|| open.load(Ordering::Acquire) || stop.load(Ordering::Acquire)).await;
+    if stop.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    let number = config.shard;
+    let rings = Rings { shard: number, to_raft, to_store, is_held: Cell::new(false) };
+    let on_listening = |shard: &Rc<ClientShard<Rings>>| {
+        if number == 0 {
+            glommio::spawn_local(sampling::run(Rc::downgrade(shard))).detach();
+        }
+        on_serving();
+    };
+    let ports = ServingPorts { bell, scrapes, stop };
+    serve(config, rings, ports, held, &FromRoles(inbox), on_listening).await
+}
+
+/// What a shard that serves is woken by and asked.
+pub(in crate::shell) struct ServingPorts {
+    pub bell: Doorbell,
+    pub scrapes: Scrapes,
+    /// Comes with a ring: no more clients; finish what is under way.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// Serves clients until `ports.stop`, whatever stands behind the shard.
+///
+/// # Errors
+/// When it cannot listen on an address.
+pub(in crate::shell) async fn serve<B: Backend>(
+    config: ShardConfig,
+    backend: B,
+    ports: ServingPorts,
+    held: Vec<(Endpoint, Held)>,
+    inbox: &impl Inbox<B>,
+    on_listening: impl FnOnce(&Rc<ClientShard<B>>),
+) -> Result<(), (Address, io::Error)> {
+    let ServingPorts { bell, scrapes, stop } = ports;
+    let mut listeners = Vec::new();
+    for (endpoint, held) in held {
+        let address = held.address().clone();
+        listeners.push((endpoint, held.listen().map_err(|error| (address, error))?));
+    }
+    let (number, reception) = (usize::from(config.shard), Arc::clone(&config.reception));
+    let shard = ClientShard::new(config, Rc::new(backend));
+    let is_serving = Rc::new(Cell::new(true));
+    let serving = {
+        let (shard, is_serving, bell) = (Rc::clone(&shard), Rc::clone(&is_serving), bell.clone());
+        async move {
+            shard.serve(listeners).await;
+            is_serving.set(false);
+            bell.ring();
+        }
+    };
+    glommio::spawn_local(serving).detach();
+    on_listening(&shard);
+    let mut is_stopping = false;
+    while is_serving.get() {
+        shard.take_waiting();
+        inbox.take(&shard);
         while let Some(scrape) = scrapes.take() {
-            let mut report = scrapes.begin_report(&scrape, inbox.iter().map(|ring| ring.len()));
+            let mut report = scrapes.begin_report(&scrape, inbox.waiting());
             shard.report(&mut report);
             scrape.answer(report);
         }
@@ -163,10 +211,10 @@ pub(in crate::shell) async fn run(
         }
         bell.wait_once(|| {
             !is_serving.get()
-                || has_waiting()
+                || reception.has_waiting(number)
                 || !scrapes.is_empty()
                 || (!is_stopping && stop.load(Ordering::Acquire))
-                || inbox.iter().any(|ring| !ring.is_empty())
+                || inbox.waiting().any(|waiting| 0 < waiting)
         })
         .await;
     }

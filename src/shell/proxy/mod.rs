@@ -33,6 +33,7 @@ use crate::rpc::{Method, status};
 use crate::shell::boot::host::{self, Descriptors, HostError};
 use crate::shell::boot::shard_config;
 use crate::shell::boot::tls::{Tls, TlsError};
+use crate::shell::client::role::ServingPorts;
 use crate::shell::client::{Endpoint, Reception, ShardConfig, Speaks};
 use crate::shell::net::addresses::{Addresses, RESOLVE_PATIENCE};
 use crate::shell::net::is_own;
@@ -48,7 +49,6 @@ use crate::shell::runtime::service_manager::ServiceManager;
 use crate::shell::runtime::wiring::Scrapes;
 use crate::shell::upstream::{Advertised, Pings, Registry, Upstream, UpstreamConfig};
 use crate::types::{ClusterId, MemberId};
-use role::Ports;
 
 /// As in a member.
 const PREEMPT_TIMER: Duration = Duration::from_millis(10);
@@ -402,7 +402,7 @@ impl Executor {
         let registered = Rc::clone(&upstream);
         let role = Role::Shard(self.number);
         let executor = Some((self.number as Core, role.to_string()));
-        let ports = Ports {
+        let ports = ServingPorts {
             bell: Doorbell::new(self.bell),
             scrapes: Scrapes::of(self.scrapes, role, executor),
             stop: self.stop,
