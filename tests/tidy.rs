@@ -97,7 +97,7 @@ const FOLDERS: &[(&str, &str)] = &[
     ("shell/gateway", "shell/boot shell/discovery shell/net shell/runtime discovery config"),
     (
         "shell/proxy",
-        "shell/boot shell/client shell/upstream shell/net shell/runtime watch rpc request config types pb",
+        "shell/boot shell/client shell/upstream shell/net shell/runtime replica watch rpc request config types pb",
     ),
     (
         "shell/boot",

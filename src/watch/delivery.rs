@@ -74,6 +74,8 @@ pub(super) enum HeaderRevision {
 pub(super) enum Recipients {
     /// All that are synced: it has just been applied.
     Synced,
+    /// All of this group that are synced.
+    Part { group: u32 },
     /// Those behind for whom the history was read, with their groups, by group.
     Cohort { members: Vec<(u32, WatcherKey)>, current: i64 },
 }
@@ -248,7 +250,7 @@ impl Delivery {
         sink: &mut impl Sink,
     ) -> Told {
         let header = match self.recipients {
-            Recipients::Synced => HeaderRevision::LastEvent,
+            Recipients::Synced | Recipients::Part { .. } => HeaderRevision::LastEvent,
             Recipients::Cohort { current, .. } => HeaderRevision::Current(current),
         };
         let Self { batch, of_group, at_hand, cut, joined, .. } = self;

@@ -55,6 +55,13 @@ pub enum Notice {
     },
     /// What has just been applied.
     Batch(Batch),
+    /// The same of exactly this range, which may have several watchers: other ranges have their own, and until a `Batch`
+    /// or an answer says so, the store is not known to stand at `batch.through`. A shard whose store is elsewhere is
+    /// told in this way (`remote`).
+    Part {
+        range: WatchRange,
+        batch: Batch,
+    },
     /// The store has got ahead by another member's checkpoint: everything up to `from` was said, and
     /// nothing of what lies behind it up to `current` will be in a batch. Who wants it reads history.
     Jumped {

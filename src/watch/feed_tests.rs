@@ -406,7 +406,7 @@ fn token_of(notice: &Notice) -> u64 {
         | Notice::Standing { token, .. }
         | Notice::CaughtUp { token, .. }
         | Notice::Overtaken { token, .. } => token.0,
-        Notice::Batch(_) | Notice::Jumped { .. } => panic!("no answer: {notice:?}"),
+        Notice::Batch(_) | Notice::Part { .. } | Notice::Jumped { .. } => panic!("no answer: {notice:?}"),
     }
 }
 

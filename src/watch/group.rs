@@ -43,6 +43,22 @@ struct Hit {
     next: u32,
 }
 
+impl Group {
+    /// Notes that an event concerns the group of this slot.
+    fn add_hit(&mut self, slot: u32, event: usize, hits: &mut Vec<Hit>, touched: &mut Vec<u32>) {
+        let event = u32::try_from(event).expect("a batch has fewer than 2^32 events");
+        let hit = u32::try_from(hits.len()).expect("a batch has fewer than 2^32 hits");
+        hits.push(Hit { event, next: NONE });
+        if self.first_hit == NONE {
+            self.first_hit = hit;
+            touched.push(slot);
+        } else {
+            hits[self.last_hit as usize].next = hit;
+        }
+        self.last_hit = hit;
+    }
+}
+
 /// Groups by slot.
 #[derive(Debug)]
 pub(super) struct Groups {
@@ -209,7 +225,6 @@ impl Groups {
         while let Some(event) = events.get(matched)
             && !slice.is_spent()
         {
-            let number = u32::try_from(matched).expect("a batch has fewer than 2^32 events");
             let before = hits.len();
             index.stab(&event.key, |slot| {
                 let slot = slot.expect("a range is in the index as long as it has a group");
@@ -221,18 +236,37 @@ impl Groups {
                 if !is_asked {
                     return;
                 }
-                let hit = u32::try_from(hits.len()).expect("a batch has fewer than 2^32 hits");
-                hits.push(Hit { event: number, next: NONE });
-                if group.first_hit == NONE {
-                    group.first_hit = hit;
-                    touched.push(slot);
-                } else {
-                    hits[group.last_hit as usize].next = hit;
-                }
-                group.last_hit = hit;
+                group.add_hit(slot, matched, hits, touched);
             });
             slice.spend_key();
             slice.spend(HIT_NS * (hits.len() - before) as u64);
+            matched += 1;
+        }
+        matched
+    }
+
+    /// The group of a range, if there is one.
+    pub(super) fn find(&mut self, range: &WatchRange) -> Option<u32> {
+        self.index.get_mut(range).copied().flatten()
+    }
+
+    /// Notes that all events concern the group, from number `matched` on, until the slice is spent. Returns how many
+    /// were noted.
+    pub(super) fn match_all(
+        &mut self,
+        group: u32,
+        events: usize,
+        mut matched: usize,
+        slice: &mut Slice,
+    ) -> usize {
+        let Self { groups, hits, touched, .. } = self;
+        let hit_group = &mut groups[group as usize];
+        if hit_group.synced.is_empty() && hit_group.first_hit == NONE {
+            return events;
+        }
+        while matched < events && !slice.is_spent() {
+            hit_group.add_hit(group, matched, hits, touched);
+            slice.spend(HIT_NS);
             matched += 1;
         }
         matched

@@ -74,6 +74,8 @@ pub struct HubLimits {
     pub fragment_bytes: usize,
     /// Watchers may cost so much in all; creations beyond it are refused.
     pub watcher_bytes_max: usize,
+    /// The store's side tells of each range by itself: a slice of history is for watchers of one.
+    pub is_by_range: bool,
 }
 
 /// What is to be done when an order's notice comes.
@@ -137,6 +139,7 @@ enum Work {
 pub struct Hub {
     watcher_bytes_max: usize,
     response_limits: ResponseLimits,
+    is_by_range: bool,
     streams: BTreeMap<StreamId, Stream>,
     stream_next: u64,
     watchers: Watchers,
@@ -173,6 +176,7 @@ impl Hub {
         Self {
             watcher_bytes_max: limits.watcher_bytes_max,
             response_limits: ResponseLimits::new(limits.fragment_bytes),
+            is_by_range: limits.is_by_range,
             streams: BTreeMap::new(),
             stream_next: 0,
             watchers: Watchers::default(),
@@ -193,6 +197,13 @@ impl Hub {
             given_up: Vec::new(),
             of_group: Vec::new(),
         }
+    }
+
+    /// A hub for a store that has nothing to do with the one before: without streams, and it names no stream as this one
+    /// did.
+    #[must_use]
+    pub fn renewed(&self, limits: HubLimits) -> Self {
+        Self { stream_next: self.stream_next, ..Self::new(limits) }
     }
 
     /// A new stream, without watchers.
@@ -275,6 +286,11 @@ impl Hub {
     fn begin(&mut self, notice: Notice, sink: &mut impl Sink) {
         match notice {
             Notice::Batch(batch) => self.on_batch(batch),
+            Notice::Part { range, batch } => {
+                if let Some(group) = self.groups.find(&range) {
+                    self.begin_delivery(batch, Recipients::Part { group });
+                }
+            }
             Notice::Jumped { from, current } => self.under_way = Some(Work::Jump { from, current, slot: 0 }),
             Notice::CaughtUp { token, batch, current } => self.on_caught_up(token, batch, current),
             Notice::Overtaken { token, compacted } => self.on_overtaken(token, compacted, sink),
@@ -659,6 +675,12 @@ impl Hub {
         }
         let watchers = &self.watchers;
         let Turn { from, cohort } = self.turns.take(&mut self.streams, |slot| watchers.get(slot).next)?;
+        let mut cohort = cohort;
+        if self.is_by_range {
+            let group_of = |slot: u32| watchers.get(slot).group;
+            let group = cohort.first().map(|leader| group_of(*leader))?;
+            cohort.retain(|slot| group_of(*slot) == group);
+        }
         let mut wanted: Vec<(u32, bool)> = cohort
             .iter()
             .map(|&slot| self.watchers.get(slot))

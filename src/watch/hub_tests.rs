@@ -72,7 +72,8 @@ struct Scene {
     slice_revisions: i64,
 }
 
-const LIMITS: HubLimits = HubLimits { fragment_bytes: 2 << 20, watcher_bytes_max: usize::MAX };
+const LIMITS: HubLimits =
+    HubLimits { fragment_bytes: 2 << 20, watcher_bytes_max: usize::MAX, is_by_range: false };
 
 impl Scene {
     fn new() -> Self {

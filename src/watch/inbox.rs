@@ -44,16 +44,17 @@ impl Inbox {
 
     /// Takes a notice in. Returns the events of a batch that is kept as a jump.
     pub(super) fn push(&mut self, notice: Notice) -> Vec<Event> {
-        let Notice::Batch(batch) = notice else {
+        let (Notice::Batch(batch) | Notice::Part { batch, .. }) = &notice else {
             self.notices.push_back((notice, 0));
             return Vec::new();
         };
         if self.bytes < self.bytes_max {
-            let bytes = bytes_of(&batch);
+            let bytes = bytes_of(batch);
             self.bytes += bytes;
-            self.notices.push_back((Notice::Batch(batch), bytes));
+            self.notices.push_back((notice, bytes));
             return Vec::new();
         }
+        let (Notice::Batch(batch) | Notice::Part { batch, .. }) = notice else { return Vec::new() };
         let Batch { after, through, events } = batch;
         if let Some((Notice::Jumped { current, .. }, _)) = self.notices.back_mut() {
             *current = through;

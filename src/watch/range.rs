@@ -25,6 +25,12 @@ impl WatchRange {
         KeyRange::new(&self.key, &self.range_end)
     }
 
+    /// `key` and `range_end` of a request for these keys.
+    #[must_use]
+    pub fn as_request(&self) -> (Bytes, Bytes) {
+        (self.key.clone(), self.range_end.clone())
+    }
+
     /// Bytes of its two keys.
     #[must_use]
     pub fn bytes_count(&self) -> usize {

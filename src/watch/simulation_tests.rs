@@ -146,7 +146,8 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let mut random = Random(seed);
-        let limits = HubLimits { fragment_bytes: FRAGMENT_BYTES, watcher_bytes_max: usize::MAX };
+        let limits =
+            HubLimits { fragment_bytes: FRAGMENT_BYTES, watcher_bytes_max: usize::MAX, is_by_range: false };
         let shards = (0..1 + random.below(3))
             .map(|_| {
                 let mut hub = Hub::new(limits);

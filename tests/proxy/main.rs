@@ -10,6 +10,7 @@ mod operator;
 mod ordering;
 mod process;
 mod registry;
+mod watches;
 #[expect(dead_code, reason = "the HTTP client of tests/http, of which these tests need a part")]
 #[path = "../http/web.rs"]
 mod web;

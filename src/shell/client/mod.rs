@@ -150,6 +150,15 @@ pub trait Backend: 'static {
     fn upstream(&self) -> Option<&Rc<Upstream>> {
         None
     }
+
+    /// Where there are such members: whether `order` reaches a feed that joins the watches of those who call in nobody's
+    /// name.
+    fn joins_watches(&self) -> bool {
+        false
+    }
+
+    /// Nobody whose order comes from now on may be told of an older revision.
+    fn raise_floor(&self, _revision: i64) {}
 }
 
 /// Pressure timeouts that a client may take nothing while a quarter of the shard's memory for unread
@@ -398,7 +407,7 @@ impl<B: Backend> ClientShard<B> {
             calls: RefCell::new(Slots::new(config.shard, config.first_generation)),
             incoming: Incoming::default(),
             timers: Rc::new(RefCell::new(Slots::new(0, 0))),
-            watches: Watches::new(&config),
+            watches: Watches::new(&config, backend.upstream().is_some()),
             connections: RefCell::new(BTreeMap::new()),
             connections_made: Cell::new(0),
             is_blocked: Cell::new(false),
@@ -440,6 +449,11 @@ impl<B: Backend> ClientShard<B> {
     /// Who leads, and what this member is.
     pub fn on_facts(&self, facts: Facts) {
         self.leadership.on_facts(facts, self.now_ms());
+    }
+
+    /// Answers that this shard makes itself are this member's, at this term.
+    pub(in crate::shell) fn answer_for(&self, cluster: ClusterId, member: MemberId) {
+        self.headers.be(cluster, member);
     }
 
     /// Ends a batch of answers and notices. The connections of answers have their turns already, one

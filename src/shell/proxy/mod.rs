@@ -8,10 +8,11 @@
 //! There are no roles, no log and no state: a proxy that ends costs its clients a connection.
 //!
 //! Bounds: those of a client shard; descriptors as for a member; a start by its look-ups.
-//! Compatibility: etcd's proxy, but that this one has the JSON gateway and `/version`, passes streams on as they are, and
-//! refuses its own address as an endpoint.
+//! Compatibility: etcd's proxy, but that this one has the JSON gateway and `/version`, joins watches without changing what
+//! their clients see (`watches`), and refuses its own address as an endpoint.
 
 mod role;
+mod watches;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -49,6 +50,7 @@ use crate::shell::runtime::service_manager::ServiceManager;
 use crate::shell::runtime::wiring::Scrapes;
 use crate::shell::upstream::{Advertised, Pings, Registry, Upstream, UpstreamConfig};
 use crate::types::{ClusterId, MemberId};
+use watches::{Joint, Joints};
 
 /// As in a member.
 const PREEMPT_TIMER: Duration = Duration::from_millis(10);
@@ -149,6 +151,7 @@ pub(super) fn run(proxy: &GrpcProxy) -> Result<(), ProxyError> {
         seen: proxy.ordering.then(Arc::default),
     };
     let bells: Vec<Arc<SharedBell>> = (0..shards).map(|_| Arc::default()).collect();
+    let joints = Joints::new(&bells);
     let reception = Reception::new(bells.iter().cloned().enumerate());
     let descriptors = Descriptors::expected(descriptors_max, shards as u64);
     // Besides those of a member each shard has one for each endpoint.
@@ -186,6 +189,7 @@ pub(super) fn run(proxy: &GrpcProxy) -> Result<(), ProxyError> {
             upstream: upstream.clone(),
             seed: entropy()?,
             bell: Arc::clone(&bells[number]),
+            joints: Arc::clone(&joints),
             scrapes: Arc::clone(&scrapes[number]),
             stop: Arc::clone(&stop),
             held: dealt.remove(&number).unwrap_or_default(),
@@ -362,6 +366,7 @@ struct Executor {
     upstream: UpstreamConfig,
     seed: u64,
     bell: Arc<SharedBell>,
+    joints: Arc<Joints>,
     scrapes: Arc<SharedRing<Scrape>>,
     stop: Arc<AtomicBool>,
     held: Vec<(Endpoint, Held)>,
@@ -387,7 +392,10 @@ impl Executor {
         glommio::spawn_local(self.pulse.feel()).detach();
         let upstream = Upstream::start(self.upstream, self.seed);
         see_the_present(&upstream, &self.stop).await;
-        // One registers for all.
+        // One watches for all, and registers for all.
+        if self.number == 0 {
+            Joint::start(Arc::clone(&self.joints), Rc::clone(&upstream)).await;
+        }
         let lease = Rc::new(Cell::new(0));
         if self.number == 0 {
             let (upstream, lease) = (Rc::clone(&upstream), Rc::clone(&lease));
@@ -411,7 +419,7 @@ impl Executor {
         let on_serving = move || {
             events.send(Event::Serving).ok();
         };
-        let ended = match role::run(self.config, upstream, ports, self.held, on_serving).await {
+        let ended = match role::run(self.config, upstream, self.joints, ports, self.held, on_serving).await {
             Ok(()) => Event::Ended,
             Err((address, error)) => Event::ListenFailed(address, error),
         };

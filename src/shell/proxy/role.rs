@@ -1,19 +1,30 @@
 //! A proxy's executor: a client shard, whose backend is the members behind it.
 
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use super::watches::{Joints, News};
 use crate::config::Address;
+use crate::replica::exchange::Facts;
 use crate::request::{Command, PieceOrder, WaitOrder};
 use crate::shell::client::role::{Inbox, ServingPorts, serve};
 use crate::shell::client::{Backend, ClientShard, Endpoint, ShardConfig};
 use crate::shell::net::listen::Held;
+use crate::shell::runtime::mesh::{Receiver, Sender, shared_receiver, shared_sender};
 use crate::shell::upstream::Upstream;
-use crate::types::Ticket;
+use crate::types::{ClusterId, LogIndex, MemberId, Term, Ticket};
 use crate::watch;
 
 /// The members, in the place of a member's roles. Calls do not come here: they are passed on before they are commands.
-struct Behind(Rc<Upstream>);
+struct Behind {
+    upstream: Rc<Upstream>,
+    joints: Arc<Joints>,
+    orders: Sender<(u64, watch::Order)>,
+    /// Of the feed, as this shard knows it.
+    epoch: Rc<Cell<u64>>,
+}
 
 impl Backend for Behind {
     fn submit(&self, _ticket: Ticket, command: Command) -> Result<(), Command> {
@@ -21,7 +32,12 @@ impl Backend for Behind {
     }
 
     fn order(&self, order: watch::Order) -> Result<(), watch::Order> {
-        unreachable!("a proxy has nobody to carry out {order:?}")
+        if !self.orders.has_room() {
+            return Err(order);
+        }
+        self.orders.send_always((self.epoch.get(), order));
+        self.orders.ring();
+        Ok(())
     }
 
     fn order_pieces(&self, order: PieceOrder) {
@@ -33,19 +49,56 @@ impl Backend for Behind {
     }
 
     fn upstream(&self) -> Option<&Rc<Upstream>> {
-        Some(&self.0)
+        Some(&self.upstream)
+    }
+
+    fn joins_watches(&self) -> bool {
+        self.joints.is_joined()
+    }
+
+    fn raise_floor(&self, revision: i64) {
+        self.joints.raise_floor(revision);
     }
 }
 
-/// Nothing comes from behind: calls have their answers themselves.
-struct Nothing;
+/// What comes of the joined watches.
+struct FromFeed {
+    news: Receiver<News>,
+    epoch: Rc<Cell<u64>>,
+    member: Cell<MemberId>,
+}
 
-impl Inbox<Behind> for Nothing {
+impl Inbox<Behind> for FromFeed {
     fn waiting(&self) -> impl Iterator<Item = usize> {
-        std::iter::empty()
+        std::iter::once(self.news.len())
     }
 
-    fn take(&self, _shard: &Rc<ClientShard<Behind>>) {}
+    fn take(&self, shard: &Rc<ClientShard<Behind>>) {
+        while let Some(news) = self.news.take() {
+            match news {
+                News::Notice { epoch, term, notice } if epoch == self.epoch.get() => {
+                    shard.on_watch(term, notice);
+                }
+                // An answer to somebody who was told to begin anew.
+                News::Notice { .. } => {}
+                News::Answerer(answerer) => {
+                    self.member.set(MemberId(answerer.member));
+                    shard.answer_for(ClusterId(answerer.cluster), MemberId(answerer.member));
+                }
+                News::Renew { epoch, reason } => {
+                    self.epoch.set(epoch);
+                    shard.renew_watches(&reason);
+                }
+                News::Leader(has_leader) => shard.on_facts(Facts {
+                    leader: has_leader.then(|| self.member.get()),
+                    term: Term(0),
+                    committed: LogIndex(0),
+                    is_learner: false,
+                    in_touch: has_leader,
+                }),
+            }
+        }
+    }
 }
 
 /// Serves clients until `ports.stop`. `on_serving` is called when it listens.
@@ -55,9 +108,18 @@ impl Inbox<Behind> for Nothing {
 pub(super) async fn run(
     config: ShardConfig,
     upstream: Rc<Upstream>,
+    joints: Arc<Joints>,
     ports: ServingPorts,
     held: Vec<(Endpoint, Held)>,
     on_serving: impl FnOnce(),
 ) -> Result<(), (Address, io::Error)> {
-    serve(config, Behind(upstream), ports, held, &Nothing, |_| on_serving()).await
+    let shard = usize::from(config.shard);
+    let epoch = Rc::new(Cell::new(0));
+    let inbox = FromFeed {
+        news: shared_receiver(joints.news_of(shard)),
+        epoch: Rc::clone(&epoch),
+        member: Cell::new(MemberId(0)),
+    };
+    let behind = Behind { upstream, orders: shared_sender(joints.orders_of(shard)), joints, epoch };
+    serve(config, behind, ports, held, &inbox, |_| on_serving()).await
 }

@@ -17,7 +17,9 @@
 mod call;
 mod line;
 mod own;
+mod present;
 mod registry;
+mod rounds;
 pub(in crate::shell) mod seen;
 mod turns;
 
@@ -31,6 +33,7 @@ pub(in crate::shell) use call::{Asked, Call, Failure, Said, bad_answer};
 use line::Line;
 pub(in crate::shell) use line::Pings;
 pub(in crate::shell) use registry::{Advertised, Registry};
+use rounds::Rounds;
 use seen::Seen;
 pub(in crate::shell) use turns::Tried;
 use turns::Turns;
@@ -88,6 +91,8 @@ pub struct Upstream {
     /// All were dialed once.
     first_dials_left: Cell<usize>,
     quiet: Quiet<usize>,
+    /// Of the question what is committed.
+    present_rounds: Rounds<Result<i64, Status>>,
     random: Cell<u64>,
 }
 
@@ -106,6 +111,7 @@ impl Upstream {
             news: Broadcast::default(),
             first_dials_left: Cell::new(config.endpoints.len()),
             quiet: Quiet::default(),
+            present_rounds: Rounds::default(),
             random: Cell::new(seed),
             config,
         });

@@ -54,9 +54,34 @@ impl Upstream {
         request: &impl Message,
         patience: Duration,
     ) -> Result<A, Status> {
+        self.ask_beside(method, request, patience, Tried::default()).await
+    }
+
+    /// Asks an endpoint that is connected.
+    ///
+    /// # Errors
+    /// What the member says, or that it does not answer in time.
+    pub(in crate::shell) async fn ask_at<A: Message + Default>(
+        &self,
+        endpoint: usize,
+        method: Method,
+        request: &impl Message,
+        patience: Duration,
+    ) -> Result<A, Status> {
+        self.ask_beside(method, request, patience, Tried::all_but(endpoint)).await
+    }
+
+    /// Asks whoever was not tried.
+    async fn ask_beside<A: Message + Default>(
+        &self,
+        method: Method,
+        request: &impl Message,
+        patience: Duration,
+        mut tried: Tried,
+    ) -> Result<A, Status> {
         let asked = self.own(method, request, patience, true);
         let answered = async {
-            let mut call = self.begin(&asked, &mut Tried::default()).await.map_err(Late::Status)?;
+            let mut call = self.begin(&asked, &mut tried).await.map_err(Late::Status)?;
             let mut splitter = Splitter::new(ANSWER_BYTES_MAX);
             let first: A = next(&mut call, &mut splitter).await.map_err(Late::Status)?;
             // Its status is the last word.

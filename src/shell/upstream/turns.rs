@@ -28,19 +28,33 @@ impl Turns {
 
 /// Endpoints that a call was given to.
 #[derive(Debug, Default, Clone, Copy)]
-pub(in crate::shell) struct Tried(u64);
+pub(in crate::shell) struct Tried {
+    endpoints: u64,
+    last: usize,
+}
 
 impl Tried {
+    /// All but this one.
+    pub(super) fn all_but(index: usize) -> Self {
+        Self { endpoints: !(1 << index), last: index }
+    }
+
     pub(super) fn add(&mut self, index: usize) {
-        self.0 |= 1 << index;
+        self.endpoints |= 1 << index;
+        self.last = index;
+    }
+
+    /// The one that was added last.
+    pub(in crate::shell) fn last(self) -> usize {
+        self.last
     }
 
     pub(super) fn has(self, index: usize) -> bool {
-        self.0 >> index & 1 == 1
+        self.endpoints >> index & 1 == 1
     }
 
     pub(super) fn has_any(self) -> bool {
-        self.0 != 0
+        self.endpoints != 0
     }
 }
 

@@ -104,11 +104,14 @@ impl Hub {
     fn deliver(&mut self, delivery: &mut Delivery, slice: &mut Slice, sink: &mut impl Sink) -> bool {
         let events = &delivery.batch.events;
         if delivery.matched < events.len() {
-            let who = match delivery.recipients {
-                Recipients::Synced => MatchFor::Synced,
-                Recipients::Cohort { .. } => MatchFor::Wanted,
+            let matched = delivery.matched;
+            delivery.matched = match delivery.recipients {
+                Recipients::Synced => self.groups.match_events(events, matched, MatchFor::Synced, slice),
+                Recipients::Part { group } => self.groups.match_all(group, events.len(), matched, slice),
+                Recipients::Cohort { .. } => {
+                    self.groups.match_events(events, matched, MatchFor::Wanted, slice)
+                }
             };
-            delivery.matched = self.groups.match_events(events, delivery.matched, who, slice);
             if delivery.matched < events.len() {
                 return false;
             }
@@ -116,7 +119,7 @@ impl Hub {
         while !slice.is_spent() {
             let Some(hand) = delivery.at_hand else {
                 let next = match delivery.recipients {
-                    Recipients::Synced => self.next_synced(delivery, slice),
+                    Recipients::Synced | Recipients::Part { .. } => self.next_synced(delivery, slice),
                     Recipients::Cohort { .. } => self.next_of_cohort(delivery, slice),
                 };
                 match next {
@@ -197,11 +200,13 @@ impl Hub {
     fn on_told(&mut self, slot: u32, stopped_at: Option<i64>, delivery: &Delivery) {
         let through = delivery.batch.through;
         match (&delivery.recipients, stopped_at) {
-            (Recipients::Synced, None) => {
+            (Recipients::Synced | Recipients::Part { .. }, None) => {
                 let watcher = self.watchers.get_mut(slot);
                 watcher.next = watcher.next.max(through + 1);
             }
-            (Recipients::Synced, Some(revision)) => self.fall_behind(slot, revision, true),
+            (Recipients::Synced | Recipients::Part { .. }, Some(revision)) => {
+                self.fall_behind(slot, revision, true)
+            }
             (Recipients::Cohort { .. }, Some(revision)) => self.advance(slot, revision, true),
             (Recipients::Cohort { current, .. }, None) if through == *current => self.catch_up_with(slot),
             (Recipients::Cohort { .. }, None) => self.advance(slot, through + 1, false),
@@ -214,6 +219,7 @@ impl Hub {
         of_group.clear();
         match recipients {
             Recipients::Synced => self.note_current(batch.through.max(self.current)),
+            Recipients::Part { .. } => {}
             Recipients::Cohort { .. } => self.is_cohort_told = false,
         }
         self.of_group = of_group;

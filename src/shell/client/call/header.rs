@@ -1,6 +1,8 @@
 //! The response header of etcd (`ResponseHeader`, field 1 of nearly every message), which the shard puts in
 //! front of the body that the store wrote.
 
+use std::cell::RefCell;
+
 use crate::types::proto::{
     INT_FIELD_LEN_MAX, int_field_len, put_int_field, put_message_head, put_uint_field, uint_field_len,
 };
@@ -19,22 +21,32 @@ pub(in crate::shell::client) const HEADER_BYTES_MAX: usize = 2 + 4 * INT_FIELD_L
 /// Encodes response headers of one member.
 pub(in crate::shell::client) struct Headers {
     /// `cluster_id` and `member_id`, encoded.
-    identity: Vec<u8>,
+    identity: RefCell<Vec<u8>>,
+}
+
+fn identity(cluster: ClusterId, member: MemberId) -> Vec<u8> {
+    let mut identity = Vec::new();
+    put_uint_field(&mut identity, CLUSTER_ID, cluster.0);
+    put_uint_field(&mut identity, MEMBER_ID, member.0);
+    identity
 }
 
 impl Headers {
     pub(in crate::shell::client) fn new(cluster: ClusterId, member: MemberId) -> Self {
-        let mut identity = Vec::new();
-        put_uint_field(&mut identity, CLUSTER_ID, cluster.0);
-        put_uint_field(&mut identity, MEMBER_ID, member.0);
-        Self { identity }
+        Self { identity: RefCell::new(identity(cluster, member)) }
+    }
+
+    /// Answers are another's from now on: a proxy's are those of whoever answers it.
+    pub(in crate::shell::client) fn be(&self, cluster: ClusterId, member: MemberId) {
+        self.identity.replace(identity(cluster, member));
     }
 
     /// Appends field 1 with the header; its revision is left out where it is 0.
     pub(in crate::shell::client) fn put(&self, out: &mut Vec<u8>, revision: i64, term: Term) {
-        let length = self.identity.len() + int_field_len(revision) + uint_field_len(term.0);
+        let identity = self.identity.borrow();
+        let length = identity.len() + int_field_len(revision) + uint_field_len(term.0);
         put_message_head(out, HEADER, length);
-        out.extend_from_slice(&self.identity);
+        out.extend_from_slice(&identity);
         put_int_field(out, REVISION, revision);
         put_uint_field(out, TERM, term.0);
     }

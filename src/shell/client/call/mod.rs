@@ -234,7 +234,10 @@ impl<B: Backend> ClientShard<B> {
         }
         let is_watch = head.method.row().becomes == Becomes::Watch;
         let kind = if is_watch { Kind::Watch } else { Kind::KeepAlive };
-        if self.backend.upstream().is_some() {
+        // What somebody may read only the members know, at each moment: streams with a token are passed on.
+        let is_nobodys = !matches!(head.shown, Some(Shown::Token(_)));
+        let is_joined = is_watch && is_nobodys && self.backend.joins_watches();
+        if self.backend.upstream().is_some() && !is_joined {
             return self.forward_stream(account, head, requests, kind, responder);
         }
         let Some(place) = Place::begin(&self.places, kind) else {

@@ -44,7 +44,7 @@ use crate::metrics::{Count, Name, Report};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
 use crate::request::{Login, Permit};
-use crate::rpc::{Status, status};
+use crate::rpc::{Code, Status, status};
 use crate::shell::client::Backend;
 use crate::shell::client::ClientShard;
 use crate::shell::client::ShardConfig;
@@ -81,6 +81,7 @@ const ORDERS_MAX: usize = 1024;
 /// The shard's watch streams.
 pub(in crate::shell::client) struct Watches {
     hub: RefCell<Hub>,
+    limits: HubLimits,
     outboxes: RefCell<BTreeMap<StreamId, Rc<Outbox>>>,
     room: Rc<Room>,
     /// Outboxes that have something for the front end.
@@ -105,10 +106,13 @@ pub(in crate::shell::client) struct Watches {
 }
 
 impl Watches {
-    pub(in crate::shell::client) fn new(config: &ShardConfig) -> Self {
+    /// `is_by_range` as in `HubLimits`.
+    pub(in crate::shell::client) fn new(config: &ShardConfig, is_by_range: bool) -> Self {
         let fragment_bytes = config.request_bytes_max.saturating_add(GRPC_OVERHEAD_BYTES) as usize;
+        let limits = HubLimits { fragment_bytes, watcher_bytes_max: WATCHER_BYTES_MAX, is_by_range };
         Self {
-            hub: RefCell::new(Hub::new(HubLimits { fragment_bytes, watcher_bytes_max: WATCHER_BYTES_MAX })),
+            hub: RefCell::new(Hub::new(limits)),
+            limits,
             outboxes: RefCell::new(BTreeMap::new()),
             room: Rc::default(),
             dirty: RefCell::new(Vec::new()),
@@ -281,12 +285,25 @@ impl<B: Backend> ClientShard<B> {
     /// News for the watch hub, which `flush` has it carry out.
     pub fn on_watch(&self, term: Term, notice: Notice) {
         let watches = &self.watches;
-        if !matches!(notice, Notice::Batch(_) | Notice::Jumped { .. }) {
+        if !matches!(notice, Notice::Batch(_) | Notice::Part { .. } | Notice::Jumped { .. }) {
             let orders = watches.orders_count.get();
             watches.orders_count.set(orders.checked_sub(1).expect("each notice answers one order"));
         }
         watches.term.set(term);
         watches.hub.borrow_mut().on_notice(notice);
+    }
+
+    /// Whoever answers the hub's orders has begun anew: all streams end with this word, and orders that are under way
+    /// have no answers.
+    pub(in crate::shell) fn renew_watches(self: &Rc<Self>, reason: &str) {
+        let watches = &self.watches;
+        let status = Status { code: Code::Unavailable, message: reason.to_owned().into() };
+        watches.outboxes.borrow().values().for_each(|outbox| outbox.end(Ended::Status(status.clone())));
+        watches.hub.replace_with(|hub| hub.renewed(watches.limits));
+        watches.orders_count.set(0);
+        // Each of them ends.
+        watches.paused.take();
+        self.settle_watches();
     }
 
     /// Carries out notices for a turn, sends what they have made the hub say, and what it orders now. What is
@@ -462,13 +479,13 @@ struct WatchTask<'a, B: Backend> {
     end: CallEnd,
     /// Shows who watches.
     shown: Option<Shown>,
-    /// A creation whose right is asked for; what comes behind it waits.
+    /// A request whose right is asked for; what comes behind it waits.
     permitting: Option<Permitting>,
 }
 
-/// A creation, and the question whether it may be.
+/// A request, and the question whether it may be.
 struct Permitting {
-    create: pb::WatchCreateRequest,
+    request: RequestUnion,
     answer: LocalBoxFuture<'static, Result<Option<Arc<Login>>, Status>>,
 }
 
@@ -491,8 +508,8 @@ impl<B: Backend> WatchTask<'_, B> {
         for _ in 0..REQUESTS_A_TURN {
             if let Some(permitting) = &mut self.permitting {
                 let answer = ready!(permitting.answer.as_mut().poll(cx));
-                let create = self.permitting.take().expect("it is there").create;
-                self.on_permitted(create, answer);
+                let request = self.permitting.take().expect("it is there").request;
+                self.on_permitted(request, answer);
             }
             let Some(requests) = &mut self.requests else { return Poll::Pending };
             if watches.must_wait(self.outbox) {
@@ -522,6 +539,11 @@ impl<B: Backend> WatchTask<'_, B> {
                 Some(RequestUnion::CreateRequest(create)) if self.shard.identities.revision().is_some() => {
                     self.ask_for_permit(create);
                 }
+                Some(request @ (RequestUnion::CreateRequest(_) | RequestUnion::ProgressRequest(_)))
+                    if self.shard.backend.upstream().is_some() =>
+                {
+                    self.ask_for_present(request);
+                }
                 request_union => watches.on_request(self.outbox.id, pb::WatchRequest { request_union }),
             }
         }
@@ -542,25 +564,47 @@ impl<B: Backend> WatchTask<'_, B> {
             shard.permit(login.clone(), permit).await?;
             Ok(login)
         });
-        self.permitting = Some(Permitting { create, answer });
+        self.permitting = Some(Permitting { request: RequestUnion::CreateRequest(create), answer });
     }
 
-    /// The store has said whether the range may be read.
-    fn on_permitted(&mut self, create: pb::WatchCreateRequest, answer: Result<Option<Arc<Login>>, Status>) {
+    /// Asks the members behind this proxy what is committed, which the answer may not be older than. They refuse that
+    /// to whoever needs a login, and so they do here.
+    fn ask_for_present(&mut self, request: RequestUnion) {
+        let shard = Rc::clone(self.shard);
+        let answer = Box::pin(async move {
+            let Some(upstream) = shard.backend.upstream() else { unreachable!("it was there before") };
+            match upstream.present().await {
+                Ok(revision) => shard.backend.raise_floor(revision),
+                Err(refused) if cancel_reason(&refused) != UNTOLD => return Err(refused),
+                // Without a quorum nobody knows, and what is known may be watched.
+                Err(_unknown) => {}
+            }
+            Ok(None)
+        });
+        self.permitting = Some(Permitting { request, answer });
+    }
+
+    /// It is known whether the request may be.
+    fn on_permitted(&mut self, request: RequestUnion, answer: Result<Option<Arc<Login>>, Status>) {
+        let is_creation = matches!(request, RequestUnion::CreateRequest(_));
         match answer {
+            Err(status) if is_creation => {
+                self.shard.watches.hub.borrow_mut().refuse(self.outbox.id, cancel_reason(&status));
+            }
+            Err(_) => {}
             Ok(login) => {
                 if let Some(login) = login.filter(|login| !login.is_member()) {
                     self.shard.revocation.insert(self.outbox.id, &login.name);
                 }
-                let request_union = Some(RequestUnion::CreateRequest(create));
+                let request_union = Some(request);
                 self.shard.watches.on_request(self.outbox.id, pb::WatchRequest { request_union });
-            }
-            Err(status) => {
-                self.shard.watches.hub.borrow_mut().refuse(self.outbox.id, cancel_reason(&status));
             }
         }
     }
 }
+
+/// The member could not tell in time; to try again is all that can be done.
+const UNTOLD: &str = "rpc error: code = Unavailable desc = etcdserver: request timed out";
 
 /// What a client is told of a watch that it may not have, in the words of etcd.
 fn cancel_reason(status: &Status) -> &'static str {
@@ -573,7 +617,6 @@ fn cancel_reason(status: &Status) -> &'static str {
     } else if *status == status::PERMISSION_DENIED {
         "rpc error: code = PermissionDenied desc = etcdserver: permission denied"
     } else {
-        // The member could not tell in time; to try again is all that can be done.
-        "rpc error: code = Unavailable desc = etcdserver: request timed out"
+        UNTOLD
     }
 }
