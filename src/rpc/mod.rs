@@ -8,6 +8,7 @@
 pub mod api_version;
 pub mod convert;
 mod downgrade;
+pub mod escape;
 pub mod framing;
 pub mod headers;
 pub mod http1;

@@ -12,13 +12,31 @@ fn paths_that_are_none_are_cleaned_or_refused() {
         let work = WorkDir::new();
         let server = member(&work).await;
         let web = &mut Web::connect(server.client_port()).await;
-        for path in ["/keys//a/./b/", "/keys/x/../a/b", "/keys/../../a/b", "/keys/%2e%2e/a%2Fb"] {
+        for (path, cleaned) in [
+            ("/keys//a/./b", "/v2/keys/a/b"),
+            ("/keys/x/../a/b/", "/v2/keys/a/b/"),
+            ("/keys/../../a/b", "/a/b"),
+            ("/keys/%2e%2e/a%2Fb", "/v2/a/b"),
+            ("/keys/%ff/.?dir=true", "/v2/keys/%FF?dir=true"),
+        ] {
+            let answer = ask(web, "PUT", path, "value=1").await;
+            assert_eq!((answer.status, answer.header("location")), (301, Some(cleaned)), "{path}");
+        }
+        for path in ["/keys/a/b/", "/keys/a%2Fb", "/k%65ys/a/b"] {
             assert_eq!(well(web, "PUT", path, "value=1").await["node"]["key"], "/a/b", "{path}");
         }
         assert_eq!(well(web, "PUT", "/keys/n%00l", "value=1").await["node"]["key"], "/n\0l");
         assert_eq!(well(web, "GET", "/keys/n%00l", "").await["node"]["value"], "1");
         assert_eq!(fault(web, "PUT", "/keys/a%ff", "value=1").await, 209, "no UTF-8");
-        assert_eq!(fault(web, "PUT", "/keys/a%zz", "value=1").await, 210, "no escape");
+        assert_eq!(
+            fault(web, "PUT", "/keys/a%252F%25", "prevExist=true").await,
+            100,
+            "escapes are undone once"
+        );
+        let mut other = Web::connect(server.client_port()).await;
+        let refused = ask(&mut other, "PUT", "/keys/a%zz", "value=1").await;
+        assert_eq!((refused.status, &refused.text()[..]), (400, "400 Bad Request"), "no escape");
+        assert!(other.is_ended().await);
         assert_eq!(fault(web, "PUT", &format!("/keys/{}", "x".repeat(20_000)), "value=1").await, 209);
         assert_eq!(fault(web, "PUT", &format!("/keys{}", "/x".repeat(10_000)), "value=1").await, 209);
         well(web, "PUT", &format!("/keys{}", "/x".repeat(128)), "value=1").await;

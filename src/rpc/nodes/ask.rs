@@ -6,10 +6,9 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::fault::{
-    Failure, INDEX_NAN, INVALID_FIELD, INVALID_FORM, PREVIOUS_VALUE_REQUIRED, REFRESH_TTL, REFRESH_VALUE,
-    TTL_NAN,
+    Failure, INDEX_NAN, INVALID_FIELD, PREVIOUS_VALUE_REQUIRED, REFRESH_TTL, REFRESH_VALUE, TTL_NAN,
 };
-use super::form::{Form, unescape};
+use super::form::Form;
 use crate::pb::peer;
 use crate::request::{NodeMethod, NodeQuery, NodeWait};
 use crate::types::NodePath;
@@ -18,7 +17,7 @@ use crate::types::NodePath;
 pub const TTL_MAX_S: u64 = 5_000_000_000;
 
 /// Under which path nodes are.
-pub const KEYS: &str = "/v2/keys";
+pub const KEYS: &[u8] = b"/v2/keys";
 
 /// The methods that there are for nodes.
 pub const METHODS: &str = "HEAD,GET,PUT,POST,DELETE";
@@ -64,16 +63,14 @@ fn boolean(form: &Form, name: &str) -> Result<Option<bool>, ()> {
 }
 
 impl NodeAsk {
-    /// Understands a request. `path` is what follows `/v2/keys`, with its escapes; `now_ns` since 1970.
+    /// Understands a request. `path` is what follows `/v2/keys`, without escapes; `now_ns` since 1970.
     ///
     /// # Errors
     /// The answer.
-    pub fn read(root: &str, method: &str, path: &str, form: &Form, now_ns: u64) -> Result<Self, Failure> {
+    pub fn read(root: &str, method: &str, path: &[u8], form: &Form, now_ns: u64) -> Result<Self, Failure> {
         let invalid =
             |name: &str| Failure::new(INVALID_FIELD, format!("invalid value for \"{name}\"").into_bytes());
-        let path = unescape(path.as_bytes(), false)
-            .map_err(|error| Failure::new(INVALID_FORM, error.to_string().into_bytes()))?;
-        let path = NodePath::clean(root, &path)
+        let path = NodePath::clean(root, path)
             .map_err(|fault| Failure::new(INVALID_FIELD, fault.to_string().into_bytes()))?;
         let index = |name: &str| {
             integer(form, name)
@@ -172,7 +169,7 @@ mod tests {
 
     fn read(method: &str, query: &str) -> Result<NodeAsk, String> {
         let form = Form::read(b"", query.as_bytes()).unwrap();
-        NodeAsk::read("", method, "/a", &form, 0).map_err(|failure| {
+        NodeAsk::read("", method, b"/a", &form, 0).map_err(|failure| {
             let mut out = Vec::new();
             failure.put(&mut out);
             String::from_utf8(out).unwrap()

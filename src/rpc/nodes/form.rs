@@ -3,6 +3,8 @@
 //! Names and values are bytes after their escapes are undone. Of several values of a name the first counts, those of
 //! the body before those of the query.
 
+use crate::rpc::escape::{BadEscape, unescape};
+
 /// The most parameters; further ones would only be passed over one by one.
 const PARAMETERS_MAX: usize = 10_000;
 
@@ -21,8 +23,8 @@ pub struct Form {
 /// Why a text is no form, in Go's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FormError {
-    #[error("invalid URL escape {0}")]
-    Escape(String),
+    #[error(transparent)]
+    Escape(#[from] BadEscape),
     #[error("invalid semicolon separator in query")]
     Semicolon,
     #[error("http: POST too large")]
@@ -76,7 +78,7 @@ impl Form {
                 return Err(FormError::TooMany);
             }
             let mut halves = pair.splitn(2, |&byte| byte == b'=');
-            let mut half = || unescape(halves.next().unwrap_or_default(), true);
+            let mut half = || unescape(halves.next().unwrap_or_default(), true).map_err(FormError::from);
             match half().and_then(|name| half().map(|value| (name, value))) {
                 Ok(pair) => self.pairs.push(pair),
                 Err(error) => result = result.and(Err(error)),
@@ -90,32 +92,6 @@ impl Form {
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.pairs.iter().find(|(known, _)| known == name.as_bytes()).map(|(_, value)| &value[..])
     }
-}
-
-/// Undoes escapes; in forms a plus is a blank.
-///
-/// # Errors
-/// An escape is none.
-pub fn unescape(text: &[u8], is_form: bool) -> Result<Vec<u8>, FormError> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((&byte, more)) = rest.split_first() {
-        rest = more;
-        match byte {
-            b'%' => {
-                let digit = |at: usize| more.get(at).and_then(|&digit| (digit as char).to_digit(16));
-                let Some((high, low)) = digit(0).zip(digit(1)) else {
-                    let shown = [&b"%"[..], &more[..more.len().min(2)]].concat();
-                    return Err(FormError::Escape(format!("{:?}", String::from_utf8_lossy(&shown))));
-                };
-                out.push(u8::try_from(high << 4 | low).expect("two digits are a byte"));
-                rest = &more[2..];
-            }
-            b'+' if is_form => out.push(b' '),
-            byte => out.push(byte),
-        }
-    }
-    Ok(out)
 }
 
 #[cfg(test)]

@@ -93,6 +93,8 @@ pub enum Route<'a> {
     Preflight,
     /// The host is none of ours.
     Misdirected,
+    /// What is asked for is no path.
+    Malformed,
     /// A path of the gateway, asked for with a certificate whose name will not be used.
     NamedInVain,
     /// A call through the gateway.
@@ -103,8 +105,8 @@ pub enum Route<'a> {
     CallByOtherMethod,
     /// A path that is the gateway's, and no call's.
     NoCall,
-    /// The v2 API's.
-    V2,
+    /// The v2 API's, with the path.
+    V2(Cow<'a, [u8]>),
     /// A page, if there is one of this path.
     Page(Cow<'a, str>),
 }
@@ -112,31 +114,33 @@ pub enum Route<'a> {
 /// Finds out what is asked for.
 #[must_use]
 pub fn route<'a>(ask: &Ask<'a>, rules: &Rules) -> Route<'a> {
+    let Some(path) = path::decode(ask.path) else { return Route::Malformed };
     if !ask.is_secured && !rules.admits_host(ask.header("host").unwrap_or_default()) {
         return Route::Misdirected;
     }
-    let path = path::decode(ask.path);
-    let path = match path.strip_prefix("/v3beta/") {
-        Some(rest) => Cow::Owned(format!("/v3/{rest}")),
+    let path = match path.strip_prefix(b"/v3beta/") {
+        Some(rest) => Cow::Owned([b"/v3/", rest].concat()),
         None => path,
     };
-    let is_gateways = rules.serves_gateway && path.starts_with("/v3/");
+    let is_gateways = rules.serves_gateway && path.starts_with(b"/v3/");
     if is_gateways && ask.is_named {
         return Route::NamedInVain;
     }
     if ask.method == "OPTIONS" {
         return Route::Preflight;
     }
-    if ask.path.starts_with("/v2/") {
-        return Route::V2;
-    }
     let moved = path::clean(&path).or_else(|| {
-        let is_root = rules.serves_gateway && path == "/v3";
-        is_root.then(|| "/v3/".to_owned())
+        let is_root = rules.serves_gateway && *path == *b"/v3";
+        is_root.then(|| b"/v3/".to_vec())
     });
-    if let Some(moved) = moved {
+    // Who asks for a tunnel has no path to be sent to.
+    if let Some(moved) = moved.filter(|_| ask.method != "CONNECT") {
         return Route::Moved(path::location(&moved, ask.query));
     }
+    if path.starts_with(b"/v2/") {
+        return Route::V2(path);
+    }
+    let path = text_of(path);
     if !is_gateways {
         return Route::Page(path);
     }
@@ -144,6 +148,14 @@ pub fn route<'a>(ask: &Ask<'a>, rules: &Rules) -> Route<'a> {
         None => Route::NoCall,
         Some(_) if ask.method != "POST" || is_overridden(ask) => Route::CallByOtherMethod,
         Some(method) => Route::Call(method),
+    }
+}
+
+/// A path as text. No page and no call has one that is none.
+fn text_of(path: Cow<'_, [u8]>) -> Cow<'_, str> {
+    match path {
+        Cow::Borrowed(path) => String::from_utf8_lossy(path),
+        Cow::Owned(path) => String::from_utf8_lossy(&path).into_owned().into(),
     }
 }
 

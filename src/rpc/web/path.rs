@@ -3,52 +3,41 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// The path that a request's path means. One with an escape that is none stays as it is.
-pub(super) fn decode(path: &str) -> Cow<'_, str> {
+use crate::rpc::escape::unescape;
+
+/// The path that a request's path means. None: an escape is none.
+pub(super) fn decode(path: &str) -> Option<Cow<'_, [u8]>> {
     if !path.contains('%') {
-        return Cow::Borrowed(path);
+        return Some(Cow::Borrowed(path.as_bytes()));
     }
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let Some((&byte, more)) = rest.split_first() {
-        rest = more;
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |at: usize| more.get(at).and_then(|&digit| (digit as char).to_digit(16));
-        let Some((high, low)) = digit(0).zip(digit(1)) else { return Cow::Borrowed(path) };
-        bytes.push(u8::try_from(high << 4 | low).expect("two digits are a byte"));
-        rest = &more[2..];
-    }
-    String::from_utf8(bytes).map_or(Cow::Borrowed(path), Cow::Owned)
+    unescape(path.as_bytes(), false).ok().map(Cow::Owned)
 }
 
 /// The path without empty steps, `.` and `..`, if it has some.
-pub(super) fn clean(path: &str) -> Option<String> {
-    let mut steps: Vec<&str> = Vec::new();
-    for step in path.split('/') {
+pub(super) fn clean(path: &[u8]) -> Option<Vec<u8>> {
+    let mut steps: Vec<&[u8]> = Vec::new();
+    for step in path.split(|&byte| byte == b'/') {
         match step {
-            "" | "." => {}
-            ".." => drop(steps.pop()),
+            b"" | b"." => {}
+            b".." => drop(steps.pop()),
             step => steps.push(step),
         }
     }
-    let mut cleaned = String::with_capacity(path.len() + 1);
+    let mut cleaned = Vec::with_capacity(path.len() + 1);
     for step in &steps {
-        cleaned.push('/');
-        cleaned.push_str(step);
+        cleaned.push(b'/');
+        cleaned.extend_from_slice(step);
     }
-    if cleaned.is_empty() || path.ends_with('/') {
-        cleaned.push('/');
+    if cleaned.is_empty() || path.ends_with(b"/") {
+        cleaned.push(b'/');
     }
     (cleaned != path).then_some(cleaned)
 }
 
 /// A path as a header says it, with the query behind it.
-pub(super) fn location(path: &str, query: &str) -> String {
+pub(super) fn location(path: &[u8], query: &str) -> String {
     let mut location = String::with_capacity(path.len() + 1 + query.len());
-    for byte in path.bytes() {
+    for &byte in path {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => location.push(byte.into()),
             b'$' | b'&' | b'+' | b',' | b'/' | b':' | b';' | b'=' | b'@' => location.push(byte.into()),
@@ -97,7 +86,8 @@ mod tests {
             ("", Some("/")),
             ("x", Some("/x")),
         ] {
-            assert_eq!(clean(path).as_deref(), cleaned, "{path}");
+            let cleaned = cleaned.map(str::as_bytes);
+            assert_eq!(clean(path.as_bytes()).as_deref(), cleaned, "{path}");
             // Nobody is sent on and on.
             assert_eq!(cleaned.and_then(clean), None, "{path}");
         }
@@ -106,15 +96,16 @@ mod tests {
     #[test]
     fn escapes_are_undone_and_said_again_where_a_header_needs_them() {
         for (path, decoded) in [
-            ("/v3/%6bv/range", "/v3/kv/range"),
-            ("/%zz", "/%zz"),
-            ("/%2", "/%2"),
-            ("/a+b%2B", "/a+b+"),
-            ("/%ff", "/%ff"),
+            ("/v3/%6bv/range", Some(&b"/v3/kv/range"[..])),
+            ("/%zz", None),
+            ("/%2", None),
+            ("/a+b%2B", Some(b"/a+b+")),
+            ("/%ff", Some(b"/\xff")),
         ] {
-            assert_eq!(decode(path), decoded);
+            assert_eq!(decode(path).as_deref(), decoded, "{path}");
         }
-        assert_eq!(location("/a b\r\n/\u{fc}", "x=1&y=\r"), "/a%20b%0D%0A/%C3%BC?x=1&y=%0d");
-        assert_eq!(location("/a:b@c", ""), "/a:b@c");
+        let escaped = location("/a b\r\n/\u{fc}".as_bytes(), "x=1&y=\r");
+        assert_eq!(escaped, "/a%20b%0D%0A/%C3%BC?x=1&y=%0d");
+        assert_eq!(location(b"/a:b@c\xff", ""), "/a:b@c%FF");
     }
 }

@@ -24,7 +24,12 @@ fn paths_and_methods_lead_where_etcd_leads_them() {
     assert_eq!(to("POST", "/v3alpha/kv/put"), Route::Page("/v3alpha/kv/put".into()));
     assert_eq!(to("GET", "/health"), Route::Page("/health".into()));
     assert_eq!(to("OPTIONS", "/v3/kv/put"), Route::Preflight);
-    assert_eq!(to("PUT", "/v2/keys/a"), Route::V2);
+    assert_eq!(to("PUT", "/v2/keys/a"), Route::V2(b"/v2/keys/a".into()));
+    assert_eq!(to("PUT", "/%762/keys/a%252f%ff"), Route::V2(b"/v2/keys/a%2f\xff".into()));
+    assert_eq!(to("GET", "/health%ff"), Route::Page("/health\u{fffd}".into()));
+    for path in ["/v2/keys/%zz", "/%", "/v3/kv/put%4"] {
+        assert_eq!(to("OPTIONS", path), Route::Malformed, "{path}");
+    }
     assert_eq!(to("OPTIONS", "/v2/keys/a"), Route::Preflight);
     assert_eq!(to("GET", "/v2x"), Route::Page("/v2x".into()));
     let closed = Rules { serves_gateway: false, ..Rules::default() };
@@ -35,7 +40,7 @@ fn paths_and_methods_lead_where_etcd_leads_them() {
         assert_eq!(route(&named(method, path), &rules), Route::NamedInVain, "{method} {path}");
     }
     assert_eq!(route(&named("GET", "/health"), &rules), Route::Page("/health".into()));
-    assert_eq!(route(&named("PUT", "/v2/keys/a"), &rules), Route::V2);
+    assert_eq!(route(&named("PUT", "/v2/keys/a"), &rules), Route::V2(b"/v2/keys/a".into()));
     assert_eq!(call_of(&named("GET", "/v3/watch"), &rules), None);
     assert_eq!(call_of(&ask("GET", "/health", &[]), &rules), None);
 }
@@ -50,6 +55,9 @@ fn whoever_asks_for_a_path_that_is_not_clean_is_sent_to_the_clean_one() {
         ("/v3", "", "/v3/"),
         ("//health", "", "/health"),
         ("/x/%2e%2e/version", "", "/version"),
+        ("/v2/keys//a/", "dir=true", "/v2/keys/a/?dir=true"),
+        ("//v2/keys/a%ff/.", "", "/v2/keys/a%FF"),
+        ("/v2/keys/..", "", "/v2"),
         ("//evil.example/%0d%0aa", "", "/evil.example/%0D%0Aa"),
     ] {
         for method in ["GET", "POST", "PUT"] {
@@ -58,7 +66,7 @@ fn whoever_asks_for_a_path_that_is_not_clean_is_sent_to_the_clean_one() {
         }
     }
     assert_eq!(route(&ask("OPTIONS", "//v3", &[]), &rules), Route::Preflight);
-    assert_eq!(route(&ask("PUT", "/v2/keys//a", &[]), &rules), Route::V2, "it cleans by itself");
+    assert_eq!(route(&ask("CONNECT", "/v2//keys", &[]), &rules), Route::V2(b"/v2//keys".into()));
     assert_eq!(route(&ask("POST", "/v3/%6bv/range", &[]), &rules), Route::Call(Method::Range));
     let closed = Rules { serves_gateway: false, ..Rules::default() };
     assert_eq!(route(&ask("GET", "/v3", &[]), &closed), Route::Page("/v3".into()));

@@ -1,6 +1,7 @@
 //! HTTP/1 and the gateway's JSON against second readings of the same rules.
 //!
-//! Claims, for any bytes: a head is the same whatever follows it, and partial when its last byte is missing; a body
+//! Claims, for any bytes: a head is the same whatever follows it, and partial when its last byte is missing; whoever is
+//! sent to another path is sent to one of this server, by a header's characters, and not on and on; a body
 //! and a stream of requests come out the same however they are cut; a text that is read as a message is written
 //! again as a text that reads as the same bytes, wherever the message is cut. Nothing panics, and memory follows the
 //! bytes that came.
@@ -9,6 +10,7 @@ use arbitrary::Unstructured;
 use pinion::rpc::http1::{Decoder, Length, Parsed, parse};
 use pinion::rpc::json::{self, Call, Splitter, Writer};
 use pinion::rpc::method;
+use pinion::rpc::web::{Ask, Route, Rules, route};
 
 use crate::{below, memory};
 
@@ -25,7 +27,10 @@ pub fn run(data: &[u8]) {
 fn head(bytes: &[u8]) {
     let told = |bytes: &[u8]| match parse(bytes, &mut Vec::new()) {
         Ok(Parsed::Partial) => Ok(None),
-        Ok(Parsed::Whole(head, length)) => Ok(Some((format!("{head:?}"), length))),
+        Ok(Parsed::Whole(head, length)) => {
+            moved(&head.ask);
+            Ok(Some((format!("{head:?}"), length)))
+        }
         Err(malformed) => {
             assert!((400..600).contains(&malformed.status()));
             Err(malformed)
@@ -35,6 +40,18 @@ fn head(bytes: &[u8]) {
     assert!(length <= bytes.len());
     assert_eq!(told(&bytes[..length]), Ok(Some((head, length))), "what follows is not looked at");
     assert_eq!(told(&bytes[..length - 1]), Ok(None), "the last byte is needed");
+}
+
+/// Where else a request is sent.
+fn moved(ask: &Ask<'_>) {
+    let rules = Rules::default();
+    let Route::Moved(location) = route(ask, &rules) else { return };
+    assert!(location.bytes().all(|byte| byte.is_ascii_graphic()), "{location:?}");
+    assert!(location.starts_with('/') && !location.starts_with("//"), "{location}");
+    let (path, query) = location.split_once('?').unwrap_or((&location, ""));
+    let again = route(&Ask { path, query, ..*ask }, &rules);
+    // The gateway's root is the one clean path that moves.
+    assert!(!matches!(again, Route::Moved(_)) || path == "/v3", "{location} moves again: {again:?}");
 }
 
 fn body(rest: &[u8]) {

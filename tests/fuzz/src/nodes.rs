@@ -15,7 +15,7 @@ use pinion::directory::{Found, Tree, Waits};
 use pinion::pb::etcdserverpb as pb;
 use pinion::pb::peer;
 use pinion::request::{NodeFault, NodeQuery, NodeWait, Query, RequestKind, WaitId, WaitNews, WaitOrder};
-use pinion::rpc::nodes::form::unescape;
+use pinion::rpc::escape::unescape;
 use pinion::rpc::nodes::show::{Listing, put_event};
 use pinion::rpc::nodes::{Failure, Form, NodeAsk, Wanted};
 use pinion::types::limits::SLICE_NS;
@@ -338,8 +338,9 @@ impl World {
 
     fn ask(&mut self, method: &str, path: &str, body: &[u8], query: &[u8]) {
         let Ok(form) = Form::read(body, query) else { return };
+        let Ok(path) = unescape(path.as_bytes(), false) else { return };
         let bytes_max = 16 * (path.len() + body.len() + query.len()) + 8_192;
-        let asked = memory::bounded(bytes_max, || NodeAsk::read(self.root, method, path, &form, NOW_NS));
+        let asked = memory::bounded(bytes_max, || NodeAsk::read(self.root, method, &path, &form, NOW_NS));
         let mut line = Vec::new();
         match asked {
             Err(failure) => {
@@ -368,10 +369,7 @@ impl World {
                 }
             }
             Ok(NodeAsk { wanted: Wanted::Wait { wait, .. }, .. }) => {
-                assert_eq!(
-                    unescape(path.as_bytes(), false).map(|text| NodePath::clean(self.root, &text)),
-                    Ok(Ok(wait.path.clone()))
-                );
+                assert_eq!(NodePath::clean(self.root, &path), Ok(wait.path.clone()));
                 self.next += 1;
                 let id = WaitId(self.next);
                 self.open.insert(id, wait.clone());

@@ -45,6 +45,7 @@ fn http() -> Vec<Vec<u8>> {
     let recipe = |mode: u8, choices: &[u8], bytes: &[u8]| [&[mode], choices, bytes].concat();
     vec![
         recipe(0, &[], head),
+        recipe(0, &[], b"GET //v2/keys/./a%2F..%2f%ff/?dir=true HTTP/1.1\r\nHost: x\r\n\r\n"),
         recipe(1, &[0, 9], chunks),
         recipe(1, &[1, 5, 0, 9], b"hello, world"),
         recipe(2, &[4, 3], text),

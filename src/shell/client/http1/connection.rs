@@ -382,9 +382,9 @@ impl<B: Backend> Turns<'_, B> {
         if let Route::Call(method) = route {
             return self.on_call(http, method, shared, rest);
         }
-        if route == Route::V2 {
-            let taker =
-                Taker::V2 { request: v2::Request::of(ask), sink: Sink::Http1(Exchange::new(&shared)) };
+        if let Route::V2(path) = route {
+            let request = v2::Request::of(ask, path);
+            let taker = Taker::V2 { request, sink: Sink::Http1(Exchange::new(&shared)) };
             return self.collect(http, taker, shared, rest);
         }
         // A body that is there is passed over, another ends the connection.
@@ -393,6 +393,9 @@ impl<B: Backend> Turns<'_, B> {
                 *rest = &rest[usize::try_from(bytes).expect("it is less than what is there")..];
             }
             _ => shared.keeps_alive.set(false),
+        }
+        if route == Route::Malformed {
+            shared.keeps_alive.set(false);
         }
         let sink = Sink::Http1(Exchange::new(&shared));
         self.shard.on_other(self.account, ask, route, self.speaks == Speaks::Metrics, sink);

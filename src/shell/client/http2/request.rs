@@ -78,8 +78,8 @@ impl<B: Backend> ClientShard<B> {
         };
         match route {
             Route::Call(method) => self.on_web_call(account, cx, &ask, method, body, sink),
-            Route::V2 => {
-                let request = v2::Request::of(&ask);
+            Route::V2(path) => {
+                let request = v2::Request::of(&ask, path);
                 self.take_text(account, cx, Taker::V2 { request, sink }, body);
             }
             route => {

@@ -41,6 +41,7 @@ impl<B: Backend> ClientShard<B> {
                     out.extend_from_slice(text.as_bytes());
                 });
             }
+            Route::Malformed => sink.answer_bytes(account, AnswerHead::new(400, TEXT), b"400 Bad Request"),
             Route::NamedInVain => sink.answer(account, AnswerHead::of_text(400), |out| {
                 out.extend_from_slice(
                     b"CommonName of client sending a request against gateway will be ignored and not used as expected\n",
@@ -50,7 +51,8 @@ impl<B: Backend> ClientShard<B> {
                 let is_page = matches!(ask.method, "GET" | "HEAD");
                 let head = AnswerHead::new(301, if is_page { HTML } else { "" });
                 let body = |out: &mut Vec<u8>| {
-                    if ask.method == "GET" {
+                    // Of what HEAD asks for, only the length is sent.
+                    if is_page {
                         web::put_moved(&location, out);
                     }
                 };
@@ -63,7 +65,7 @@ impl<B: Backend> ClientShard<B> {
             Route::Page(path) => {
                 self.on_page(account, &path, ask, is_of_metrics, sink);
             }
-            Route::Call(_) | Route::V2 => unreachable!("what has a body was told apart before"),
+            Route::Call(_) | Route::V2(_) => unreachable!("what has a body was told apart before"),
         }
     }
 }

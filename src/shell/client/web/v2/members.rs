@@ -59,7 +59,7 @@ enum Ask {
 impl Ask {
     /// None: no such path.
     fn of(method: &str, rest: &str) -> Option<Self> {
-        let id = rest.trim_matches('/');
+        let id = rest.strip_prefix('/').unwrap_or(rest);
         Some(match (method, id) {
             ("GET", "") => Self::List,
             ("GET", "leader") => Self::Leader,
@@ -136,7 +136,7 @@ impl<B: Backend> ClientShard<B> {
         self: &Rc<Self>,
         account: &Rc<Account>,
         request: Request,
-        rest: String,
+        rest: &str,
         body: &[u8],
         sink: Sink,
     ) {
@@ -144,7 +144,7 @@ impl<B: Backend> ClientShard<B> {
             let head = AnswerHead::of_text(405).with("Allow", METHODS);
             return sink.answer_bytes(account, head, b"Method Not Allowed\n");
         }
-        let Some(ask) = Ask::of(&request.method, &rest) else {
+        let Some(ask) = Ask::of(&request.method, rest) else {
             return match request.method.as_str() {
                 "GET" => self.answer_no(account, sink, &No(404, "Not found".into())),
                 _ => self.answer_no(account, sink, &No(405, "Method Not Allowed".into())),

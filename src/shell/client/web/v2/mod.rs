@@ -41,18 +41,19 @@ const RAFT_TERM: &str = "X-Raft-Term";
 /// What is kept of a request until its body has come.
 pub(in crate::shell::client) struct Request {
     method: String,
-    path: String,
+    /// Clean, without escapes.
+    path: Vec<u8>,
     query: String,
     content_type: Option<Vec<u8>>,
     authorization: Option<Vec<u8>>,
 }
 
 impl Request {
-    pub(in crate::shell::client) fn of(ask: &Ask<'_>) -> Self {
+    pub(in crate::shell::client) fn of(ask: &Ask<'_>, path: Cow<'_, [u8]>) -> Self {
         let header = |name| ask.header(name).map(<[u8]>::to_vec);
         Self {
             method: ask.method.to_owned(),
-            path: ask.path.to_owned(),
+            path: path.into_owned(),
             query: ask.query.to_owned(),
             content_type: header("content-type"),
             authorization: header("authorization"),
@@ -100,32 +101,30 @@ impl<B: Backend> ClientShard<B> {
         };
         let path = request.path.clone();
         let is_get = request.method == "GET";
-        let is_keys = path.strip_prefix(KEYS).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        if is_keys {
-            return self.on_keys(account, &root, request, body, turn, sink);
-        }
-        let rest = |prefix: &str| {
-            path.strip_prefix(prefix)
-                .filter(|rest| rest.is_empty() || rest.starts_with('/'))
-                .map(str::to_owned)
+        let rest = |prefix: &[u8]| {
+            path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with(b"/"))
         };
-        if let Some(rest) = rest("/v2/members") {
-            return self.on_members(account, request, rest, body, sink);
+        if let Some(rest) = rest(KEYS) {
+            return self.on_keys(account, &root, request, rest, body, turn, sink);
         }
-        if rest("/v2/auth").is_some() {
+        if let Some(rest) = rest(b"/v2/members") {
+            let rest = String::from_utf8_lossy(rest);
+            return self.on_members(account, request, &rest, body, sink);
+        }
+        if rest(b"/v2/auth").is_some() {
             let why = "404 page not found: users and roles of /v2 are those of v3; use /v3/auth or etcdctl\n";
             return not_found(sink, why.into());
         }
-        match path.as_str() {
-            "/v2/machines" if is_get || request.method == "HEAD" => self.spawn_machines(account, sink),
-            "/v2/machines" => {
+        match &path[..] {
+            b"/v2/machines" if is_get || request.method == "HEAD" => self.spawn_machines(account, sink),
+            b"/v2/machines" => {
                 let head = AnswerHead::of_text(405).with("Allow", "GET,HEAD");
                 sink.answer_bytes(account, head, b"Method Not Allowed\n");
             }
-            "/v2/stats/self" | "/v2/stats/store" | "/v2/stats/leader" if !is_get => only_get(sink),
-            "/v2/stats/self" => self.spawn_self_stats(account, sink),
-            "/v2/stats/store" => self.spawn_store_stats(account, sink),
-            "/v2/stats/leader" => self.spawn_leader_stats(account, sink),
+            b"/v2/stats/self" | b"/v2/stats/store" | b"/v2/stats/leader" if !is_get => only_get(sink),
+            b"/v2/stats/self" => self.spawn_self_stats(account, sink),
+            b"/v2/stats/store" => self.spawn_store_stats(account, sink),
+            b"/v2/stats/leader" => self.spawn_leader_stats(account, sink),
             _ => not_found(sink, "404 page not found\n".into()),
         }
     }
