@@ -210,6 +210,8 @@ pub struct ShardConfig {
     pub watch_progress_interval: Duration,
     /// Requests that take so long are logged (`--warning-unary-request-duration`).
     pub slow_after: Duration,
+    /// By HTTP/1: time for a head, between two requests, and between two pieces of a body.
+    pub http_idle: Duration,
     /// Calls under way at `stop` may take this long.
     pub drain_timeout: Duration,
     /// Step of the shard's clock and bound on how late a timeout is.
@@ -263,6 +265,8 @@ impl ShardConfig {
             pressure_timeout: Duration::from_secs(2),
             watch_progress_interval: Duration::from_secs(10 * 60),
             slow_after: Duration::from_millis(300),
+            // etcd's for a head.
+            http_idle: Duration::from_secs(5 * 60),
             drain_timeout: Duration::from_secs(5),
             tick: Duration::from_millis(50),
             web: WebConfig {

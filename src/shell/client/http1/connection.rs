@@ -5,9 +5,9 @@
 //!
 //! | the connection | is bounded by | and ends |
 //! |---|---|---|
-//! | has said nothing since its last answer, or has not ended its head | `IDLE_MAX` of the shard, the longest first | after `IDLE_MS` |
+//! | has said nothing since its last answer, or has not ended its head | `IDLE_MAX` of the shard, the longest first | after `http_idle` |
 //! | sends a head | `HEAD_BYTES_MAX`, counted as headers in its account | with 431 |
-//! | sends a body | the longest text of a message, counted as an upload; a large one waits for its turn | with 429; `IDLE_MS` after its last byte |
+//! | sends a body | the longest text of a message, counted as an upload; a large one waits for its turn | with 429; `http_idle` after its last byte |
 //! | waits for its answer | the call's deadline | |
 //! | sends requests of a stream | `web::incoming`: it is not read while they wait | with the call |
 //! | does not read | the shard's unread answers: see `account` | when the shard needs its memory |
@@ -49,9 +49,6 @@ use crate::shell::client::{Backend, ClientShard};
 
 /// Idle connections of a shard, and those whose head is not whole.
 pub(in crate::shell::client) const IDLE_MAX: usize = 4096;
-
-/// Time for a head, between two requests, and between two pieces of a body: etcd's for a head.
-const IDLE_MS: u64 = 5 * 60 * 1000;
 
 /// Largest head.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -246,15 +243,19 @@ impl<B: Backend> Turns<'_, B> {
         }
     }
 
+    fn idle_ms(&self) -> u64 {
+        crate::shell::client::millis(self.shard.config.http_idle)
+    }
+
     /// Says when the next turn is due if nothing happens, and counts what is held. False: it is too much.
     fn set_due(&self, now_ms: u64) -> bool {
         let io = self.io.borrow();
         self.account.progress_ms.set(io.last_write_ms);
         self.account.note_gathered(io.blocked_bytes());
         let due_ms = match &self.phase {
-            Phase::Head { since_ms, .. } => since_ms + IDLE_MS,
+            Phase::Head { since_ms, .. } => since_ms + self.idle_ms(),
             Phase::Text(text) => {
-                let idle_ms = text.moved_ms + IDLE_MS;
+                let idle_ms = text.moved_ms + self.idle_ms();
                 text.deadline_ms.map_or(idle_ms, |deadline_ms| deadline_ms.min(idle_ms))
             }
             Phase::Answer(_) => u64::MAX,
@@ -268,11 +269,12 @@ impl<B: Backend> Turns<'_, B> {
         // Empty lines in front of a request are passed over.
         let blank = self.input.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
         self.input.drain(..blank);
+        let idle_ms = self.idle_ms();
         let Phase::Head { idle, since_ms, searched } = &mut self.phase else { unreachable!("by `step`") };
         if idle.as_ref().is_some_and(|idle| idle.poll_dropped(cx).is_ready()) {
             return Step::End(Ending::Finished);
         }
-        if *since_ms + IDLE_MS <= now_ms {
+        if *since_ms + idle_ms <= now_ms {
             return match self.input.is_empty() {
                 true => Step::End(Ending::Finished),
                 false => self.refuse_plainly(408, "the head of a request did not come to its end"),
@@ -537,6 +539,7 @@ impl<B: Backend> Turns<'_, B> {
 
     /// Collects the text of a call's one request.
     fn on_text(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Step {
+        let idle_ms = self.idle_ms();
         let Phase::Text(part) = &mut self.phase else { unreachable!("by `step`") };
         // Its length is not always told; then it may become the longest.
         let expected = match part.decoder.announced() {
@@ -567,7 +570,7 @@ impl<B: Backend> Turns<'_, B> {
             Some(overloaded("unfinished request has not moved for too long"))
         } else if part.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms) {
             Some(status::CONTEXT_DEADLINE_EXCEEDED)
-        } else if part.moved_ms + IDLE_MS <= now_ms {
+        } else if part.moved_ms + idle_ms <= now_ms {
             Some(overloaded("unfinished request has not moved for too long"))
         } else {
             None

@@ -1,5 +1,7 @@
 //! What hostile clients get: their connection's end, and nobody else notices.
 
+use std::io::{Read as _, Write as _};
+
 use super::super::call::place::{PLACE_BYTES, UPLOAD_BYTES_MAX};
 use super::super::grpc::frame_credit::EARLY_ENDS_FIRST;
 use super::super::silence::SILENT_MAX;
@@ -244,6 +246,37 @@ fn http1_request_is_answered_and_a_head_without_end_is_refused() {
     let mut raw = Raw::connect(&server);
     raw.send(format!("GET /{}", "x".repeat(70_000)).as_bytes());
     assert!(raw.read_to_end().starts_with("HTTP/1.1 431"));
+}
+
+/// However it is dripped: the time for a head is one, and each piece of a body has its own.
+#[test]
+fn http1_head_that_does_not_end_and_body_that_stands_still_are_refused_in_time() {
+    let mut config = quick();
+    config.http_idle = Duration::from_millis(300);
+    let server = Server::start(config);
+    others_are_served_during(&server, || {
+        let mut quiet = Raw::connect(&server);
+        quiet.send(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n");
+        let text = quiet.read_to_end();
+        assert!(text.starts_with("HTTP/1.1 404 ") && text.matches("HTTP/1.1").count() == 1, "{text}");
+
+        let mut slow = Raw::connect(&server);
+        slow.send(b"GET /nothing HTTP/1.1\r\n");
+        slow.patience(Duration::from_millis(20));
+        let mut answer = Vec::new();
+        for _ in 0..500 {
+            if slow.0.read_to_end(&mut answer).is_ok() || slow.0.write_all(b"X: y\r\n").is_err() {
+                break;
+            }
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 408 "), "{}", answer.escape_ascii());
+
+        let mut still = Raw::connect(&server);
+        still.send(b"POST /v3/kv/put HTTP/1.1\r\nHost: x\r\nContent-Length: 30\r\n\r\n{\"key\":");
+        let text = still.read_to_end();
+        assert!(text.starts_with("HTTP/1.1 429 "), "{text}");
+        assert!(text.contains("unfinished request has not moved for too long"), "{text}");
+    });
 }
 
 #[test]
