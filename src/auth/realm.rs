@@ -590,3 +590,7 @@ fn hash_of(hashed_password: &str) -> Result<Bytes, AuthRejection> {
 #[cfg(test)]
 #[path = "realm_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "realm_cost_tests.rs"]
+mod cost;
