@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::Machine;
 use super::machine::decode;
-use crate::auth::{AuthChange, Realm, token_text};
+use crate::auth::{AuthChange, Realm, prefix_digest, token_text};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
 use crate::request::{AuthRejection, EntryId, Outcome, Query, Request, RequestKind};
@@ -82,9 +82,13 @@ impl Machine {
     /// The member that asks has compared the password, at a revision that must not have passed.
     fn log_in(&mut self, request: &peer::Authenticate, at: EntryId) -> Outcome {
         self.realm.check_unchanged(request.revision)?;
-        let token = token_text(&request.prefix, at.index.0);
-        let body = pb::AuthenticateResponse { header: None, token: token.clone() }.encode_to_vec();
-        self.auth_changes.push(AuthChange::LoggedIn { user: request.user.clone(), token });
+        let prefix = &request.prefix;
+        let digest = if request.is_digest { prefix.clone() } else { prefix_digest(prefix) };
+        let digest = token_text(&digest, at.index.0);
+        self.auth_changes.push(AuthChange::LoggedIn { user: request.user.clone(), digest });
+        // Whoever knows the token itself puts its letters there.
+        let token = token_text(prefix, at.index.0);
+        let body = pb::AuthenticateResponse { header: None, token }.encode_to_vec();
         Ok(self.response(body))
     }
 

@@ -59,7 +59,7 @@ pub(super) fn parse(words: &mut Words<'_>) -> Option<Asked> {
     if words.eat("login") {
         let user = words.next().into();
         let revision = words.argument().map_or(0, |revision| revision.parse().unwrap());
-        let body = peer::Authenticate { user, prefix: "abcdefghijklmnop".into(), revision };
+        let body = peer::Authenticate { user, prefix: "abcdefghijklmnop".into(), revision, is_digest: true };
         return request(RequestKind::Authenticate, body.encode_to_vec());
     }
     if words.eat("permit") {

@@ -1,7 +1,8 @@
 use expect_test::expect;
 
-use super::super::script::{check, machine, run};
+use super::super::script::{AT, check, machine, request, run};
 use super::*;
+use crate::apply::Applied;
 
 #[test]
 fn users_and_roles_are_made_granted_and_deleted_as_etcd_does() {
@@ -113,7 +114,7 @@ fn changes_say_whose_tokens_end() {
     let alice = || "alice".to_owned();
     assert_eq!(
         changes("login alice 4"),
-        [AuthChange::LoggedIn { user: alice(), token: "abcdefghijklmnop.9".into() }]
+        [AuthChange::LoggedIn { user: alice(), digest: "abcdefghijklmnop.9".into() }]
     );
     assert_eq!(changes("as root user passwd eve"), []);
     assert_eq!(
@@ -125,4 +126,22 @@ fn changes_say_whose_tokens_end() {
         [AuthChange::LoggedOut { user: alice() }, AuthChange::Rights]
     );
     assert_eq!(changes("as root auth off"), [AuthChange::AllLoggedOut, AuthChange::Rights]);
+}
+
+/// Logs of earlier releases hold tokens themselves.
+#[test]
+fn a_token_of_an_earlier_release_is_known_by_its_digest_too() {
+    let mut machine = machine();
+    for line in ["level 2", "user add root", "user grant root root", "auth on"] {
+        run(&mut machine, line);
+    }
+    machine.take_auth_changes();
+    let prefix = "abcdefghijklmnop".to_owned();
+    let body = peer::Authenticate { user: "root".into(), prefix, revision: 3, is_digest: false };
+    let request = request(RequestKind::Authenticate, body.encode_to_vec());
+    let Applied::Now(answer) = machine.apply(&request, AT) else { panic!("it is applied at once") };
+    let answer = pb::AuthenticateResponse::decode(&answer.unwrap().body[..]).unwrap();
+    assert_eq!(answer.token, "abcdefghijklmnop.9");
+    let digest = token_text(&prefix_digest("abcdefghijklmnop"), 9);
+    assert_eq!(machine.take_auth_changes(), [AuthChange::LoggedIn { user: "root".into(), digest }]);
 }

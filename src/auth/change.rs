@@ -5,8 +5,8 @@
 pub enum AuthChange {
     /// Rights, or whether they are asked for.
     Rights,
-    /// The user logged in, and this is the token.
-    LoggedIn { user: String, token: String },
+    /// The user logged in, and this stands for the token: see `tokens`.
+    LoggedIn { user: String, digest: String },
     /// Tokens of this user count no more.
     LoggedOut { user: String },
     /// No token counts any more.

@@ -27,4 +27,4 @@ pub use jwt::{Claims, WebToken, may_be_web_token, unsigned, with_signature};
 pub use realm::{ADMIN, Access, Changed, ParticularUser, Realm, Record};
 pub use rights::is_permission_range;
 pub use shown::{basic, bearer, subprotocol};
-pub use tokens::{TOKEN_PREFIX_LETTERS, Tokens, token_index, token_text};
+pub use tokens::{TOKEN_PREFIX_LETTERS, Tokens, prefix_digest, token_index, token_text};

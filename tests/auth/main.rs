@@ -12,5 +12,6 @@ mod health;
 mod jwt;
 mod manage;
 mod names;
+mod secrets;
 mod table;
 mod watching;

@@ -35,7 +35,7 @@ impl Logins {
         for change in machine.take_auth_changes() {
             match change {
                 AuthChange::Rights => {}
-                AuthChange::LoggedIn { user, token } => self.tokens.insert(&token, &user, self.now_ms()),
+                AuthChange::LoggedIn { user, digest } => self.tokens.insert(&digest, &user, self.now_ms()),
                 AuthChange::LoggedOut { user } => self.tokens.remove_user(&user),
                 AuthChange::AllLoggedOut => self.tokens.clear(),
             }

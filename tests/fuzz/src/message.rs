@@ -307,7 +307,13 @@ pub fn request_body(input: &mut Unstructured<'_>, kind: RequestKind) -> Vec<u8> 
         RequestKind::AuthEnable | RequestKind::AuthDisable => Vec::new(),
         RequestKind::Authenticate => {
             let (user, prefix) = (name(input), name(input));
-            peer::Authenticate { user, prefix, revision: below(input, 12) as u64 }.encode_to_vec()
+            peer::Authenticate {
+                user,
+                prefix,
+                revision: below(input, 12) as u64,
+                is_digest: one_in(input, 2),
+            }
+            .encode_to_vec()
         }
         RequestKind::UserAdd => {
             let options = one_in(input, 2).then(|| authpb::UserAddOptions { no_password: one_in(input, 2) });

@@ -8,8 +8,8 @@
 
 use arbitrary::Unstructured;
 use pinion::auth::{
-    Claims, Tokens, WebToken, basic, bearer, may_be_web_token, subprotocol, token_index, token_text,
-    unsigned, with_signature,
+    Claims, Tokens, WebToken, basic, bearer, may_be_web_token, prefix_digest, subprotocol, token_index,
+    token_text, unsigned, with_signature,
 };
 
 use crate::{below, bytes, memory, one_in};
@@ -197,7 +197,8 @@ fn table(input: &mut Unstructured<'_>) {
         let text = token_text("abcdefghijklmnop", token as u64);
         match below(input, 6) {
             0 | 1 => {
-                tokens.insert(&text, names[user], now);
+                let digest = token_text(&prefix_digest("abcdefghijklmnop"), token as u64);
+                tokens.insert(&digest, names[user], now);
                 model.retain(|(known, ..)| *known != token);
                 model.push((token, user, now + TTL_MS));
             }

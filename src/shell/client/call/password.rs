@@ -1,7 +1,7 @@
 //! Calls that carry a password: to log in, to make a user, to change a password.
 //!
 //! The password is compared or hashed on a helper thread, outside of everything, and goes no further: what is in the
-//! log is a hash, or that somebody logged in; a JSON web token is signed on that thread, and nothing is logged. Rights may change meanwhile, so a login counts only at the revision
+//! log is a hash, or that somebody logged in and a digest of the token; a JSON web token is signed on that thread, and nothing is logged. Rights may change meanwhile, so a login counts only at the revision
 //! at which its password was looked up; else it is all done again.
 
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ use prost::Message as _;
 use super::account::Account;
 use super::identity::{guarded, own_read};
 use super::{Head, Recipient, decode, overloaded};
-use crate::auth::TOKEN_PREFIX_LETTERS;
+use crate::auth::{TOKEN_PREFIX_LETTERS, prefix_digest, token_index, token_text};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::peer;
 use crate::request::{Command, Login, Query, RequestKind, Response};
@@ -42,6 +42,33 @@ impl From<Crowded> for Status {
     fn from(Crowded: Crowded) -> Self {
         overloaded("too many passwords wait to be compared or hashed")
     }
+}
+
+/// Letters that nobody can guess.
+fn token_prefix() -> String {
+    const LETTERS: &[u8; 52] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    let mut prefix = String::with_capacity(TOKEN_PREFIX_LETTERS);
+    while prefix.len() < TOKEN_PREFIX_LETTERS {
+        let mut drawn = [0; 32];
+        getrandom::fill(&mut drawn).expect("the kernel has randomness");
+        // 208 is the largest multiple of 52 in a byte: each letter is as likely as any other.
+        let letters = drawn.iter().filter(|byte| **byte < 208);
+        prefix.extend(
+            letters
+                .take(TOKEN_PREFIX_LETTERS - prefix.len())
+                .map(|byte| char::from(LETTERS[usize::from(*byte % 52)])),
+        );
+    }
+    prefix
+}
+
+/// The answer to a login, with the token's letters in the place of their digest.
+fn with_prefix(response: Response, prefix: &str) -> Response {
+    let mut answer =
+        pb::AuthenticateResponse::decode(&response.body[..]).expect("the store's answer decodes");
+    let index = token_index(answer.token.as_bytes()).expect("the store's answer is a token");
+    answer.token = token_text(prefix, index);
+    Response { body: answer.encode_to_vec(), ..response }
 }
 
 impl<B: Backend> ClientShard<B> {
@@ -129,38 +156,23 @@ impl<B: Backend> ClientShard<B> {
                 }
                 continue;
             }
+            let prefix = token_prefix();
             let body = peer::Authenticate {
                 user: name.clone(),
-                prefix: self.token_prefix(),
+                prefix: prefix_digest(&prefix),
                 revision: record.revision,
+                is_digest: true,
             };
             let body = body.encode_to_vec().into();
             let login = Login::member().into();
             let command = Command::Propose { kind: RequestKind::Authenticate, body, login: Some(login) };
             match self.ask(command).await {
                 Err(status) if status == status::AUTH_OLD_REVISION => {}
-                answer => return answer,
+                Ok((term, response)) => return Ok((term, with_prefix(response, &prefix))),
+                Err(status) => return Err(status),
             }
         }
         Err(status::AUTH_OLD_REVISION)
-    }
-
-    /// Letters that nobody can guess.
-    fn token_prefix(&self) -> String {
-        const LETTERS: &[u8; 52] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-        let mut prefix = String::with_capacity(TOKEN_PREFIX_LETTERS);
-        while prefix.len() < TOKEN_PREFIX_LETTERS {
-            let mut drawn = [0; 32];
-            getrandom::fill(&mut drawn).expect("the kernel has randomness");
-            // 208 is the largest multiple of 52 in a byte: each letter is as likely as any other.
-            let letters = drawn.iter().filter(|byte| **byte < 208);
-            prefix.extend(
-                letters
-                    .take(TOKEN_PREFIX_LETTERS - prefix.len())
-                    .map(|byte| char::from(LETTERS[usize::from(*byte % 52)])),
-            );
-        }
-        prefix
     }
 
     /// The command that a request with a password becomes: with its hash instead.
