@@ -280,3 +280,27 @@ fn lines_name_their_source_and_the_member_says_what_it_was_built_of() {
         assert!(is_told || server_is_etcd(), "{version}{output}");
     });
 }
+
+#[test]
+fn slow_requests_are_told_with_what_they_waited_for() {
+    if server_is_etcd() {
+        return skip("etcd's line has steps of its own");
+    }
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let server =
+            Launch::new(work.join("data")).flag("--warning-unary-request-duration=1ns").start().await;
+        let client = server.connect().await;
+        client.put_kv("k", "v").await.unwrap();
+        client.get("k").await.unwrap();
+        server.says("\"request\":\"Range\"").await;
+        let output = server.says("\"request\":\"Put\"").await;
+        let line = |request: &str| {
+            let request = format!("\"request\":\"{request}\"");
+            output.lines().find(|line| line.contains("slow request") && line.contains(&request)).unwrap()
+        };
+        let (put, range) = (line("Put"), line("Range"));
+        assert!(put.contains("the log: a sync on a quorum") && put.contains("\"response_bytes\":"), "{put}");
+        assert!(range.contains("the store") && range.contains("\"in_the_member_ms\":"), "{range}");
+    });
+}
