@@ -194,7 +194,8 @@ fn step(input: &mut Unstructured<'_>, model: &mut Model) -> (RequestKind, Vec<u8
         3 => {
             let revision = model.changes + 1 - u64::from(one_in(input, 2)).min(model.changes);
             let accepted = model.is_enabled && revision == model.changes + 1;
-            let request = peer::Authenticate { user, prefix: "abcdefghijklmnop".into(), revision };
+            let request =
+                peer::Authenticate { user, prefix: "abcdefghijklmnop".into(), revision, is_digest: true };
             (RequestKind::Authenticate, request.encode_to_vec(), accepted)
         }
         4..=6 => {
