@@ -92,8 +92,9 @@ const CORES: [&str; 19] = [
 /// Folders of `src/` from the top down, and those that each may use. All of these stand below it, so no folder
 /// is part of a circle. The shell's own folders count one by one, and a file of the crate's root is a folder.
 const FOLDERS: &[(&str, &str)] = &[
-    ("shell", "shell/gateway shell/proxy shell/demo shell/boot shell/runtime config"),
+    ("shell", "shell/gateway shell/proxy shell/demo shell/doctor shell/boot shell/runtime config"),
     ("shell/demo", "config"),
+    ("shell/doctor", "shell/runtime config"),
     ("shell/gateway", "shell/boot shell/discovery shell/net shell/runtime discovery config"),
     (
         "shell/proxy",
@@ -801,7 +802,7 @@ fn unexplained(manifest: &str) -> Vec<String> {
 fn every_dependency_is_used_by_the_code_that_declares_it() {
     let mut manifests = read(files_below(Path::new(""), "toml"));
     manifests.retain(|(path, _)| path.ends_with("Cargo.toml"));
-    assert!(5 < manifests.len(), "only {} packages were found", manifests.len());
+    assert!(4 < manifests.len(), "only {} packages were found", manifests.len());
     let packages: Vec<&Path> = manifests.iter().map(|(path, _)| path.parent().unwrap()).collect();
     let mut owned: Vec<Vec<(PathBuf, String)>> = vec![Vec::new(); packages.len()];
     for (path, text) in sources() {

@@ -108,6 +108,12 @@ pub(super) static COMMANDS: &[Command] = &[
         about: "three members on this machine, with data, a load, and keys to kill and bring back",
     },
     Command {
+        words: "doctor",
+        takes: Takes::Nothing,
+        flags: &["data-dir", "cores", "peers", "apply", "unit", "write-out"],
+        about: "whether this host gives a member what it needs, and what to type where not",
+    },
+    Command {
         words: "completion",
         takes: Takes::Word(SHELLS),
         flags: &[],

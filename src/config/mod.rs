@@ -18,6 +18,7 @@ mod commands;
 mod completion;
 mod demo;
 mod discovery;
+mod doctor;
 mod features;
 mod file;
 mod flags;
@@ -52,6 +53,7 @@ pub use cluster::{
 };
 pub use demo::Demo;
 pub use discovery::{Credentials, InitialCluster, ServiceDiscovery, SrvDiscovery};
+pub use doctor::{Doctor, parse_cores};
 pub use features::FeatureGates;
 pub use file::CONFIG_FILE_BYTES_MAX;
 pub use gateway::Gateway;

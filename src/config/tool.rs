@@ -7,6 +7,7 @@
 
 use super::commands::SHELLS;
 use super::demo::{self, Demo};
+use super::doctor::{self, Doctor};
 use super::gateway::{self, Gateway};
 use super::grpc_proxy::{self, GrpcProxy};
 use super::parse::Refused;
@@ -33,6 +34,8 @@ pub enum Tool {
     GrpcProxy(Box<GrpcProxy>),
     /// Run three members for a look.
     Demo(Demo),
+    /// Look at this host.
+    Doctor(Doctor),
     /// Print this.
     Print(String),
 }
@@ -115,6 +118,14 @@ Commands, none of which needs a server:
                                         above their clients; free ports unless given
       --dir DIR                         make the temporary directory here
 
+  pinion doctor [flags]                 looks whether this host gives a member what it needs, and says what to type where not;
+                                        ends with 1 if a member could not start or not keep its promises here
+      --data-dir DIR                    where the data will be; its disk is tried with small synced writes
+      --cores 0-2,5                     cores that roles are to be pinned to
+      --peers HOST:PORT,...             members to be, which are dialed
+      --unit FILE                       write a systemd unit with cores, memory and directories that fit this host
+      --apply                           change what can be changed, each change with its undo; -w json for machines
+
   pinion completion bash|zsh|fish       a script by which that shell completes commands and flags
   pinion man                            the manual page: pinion man | man -l -
   pinion version                        release, etcd's API version, commit and build
@@ -148,6 +159,10 @@ pub fn parse(args: &[String]) -> Option<Result<Tool, Refused>> {
         ("hashkv", _) => Some(hash_kv(rest)),
         ("demo", _) => Some(demo::parse(rest).map(|demo| match demo {
             Some(demo) => Tool::Demo(demo),
+            None => Tool::Print(USAGE.to_owned()),
+        })),
+        ("doctor", _) => Some(doctor::parse(rest).map(|doctor| match doctor {
+            Some(doctor) => Tool::Doctor(doctor),
             None => Tool::Print(USAGE.to_owned()),
         })),
         ("completion", _) => Some(completion(rest)),

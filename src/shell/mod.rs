@@ -3,7 +3,7 @@
 //! One folder a role: `client/`, `raft/`, `log/` and `store/`. `boot/` opens the data directory and starts
 //! them; `runtime/` joins them and says where they run; `net/` and `peer/` are their sockets; `discovery/`
 //! finds the first members. `gateway/` and `proxy/` are programs of their own, without roles; `upstream/` is whom a proxy
-//! passes calls on to. `demo/` runs members as processes.
+//! passes calls on to. `demo/` runs members as processes; `doctor/` looks at the host.
 #![expect(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -14,6 +14,7 @@ mod boot;
 pub mod client;
 mod demo;
 mod discovery;
+mod doctor;
 mod gateway;
 mod log;
 mod net;
@@ -33,7 +34,8 @@ use runtime::exit::with_causes;
 use runtime::logging;
 
 use crate::config::{
-    CONFIG_FILE_BYTES_MAX, Config, Demo, Gateway, GrpcProxy, LogConfig, LogFormat, LogLevel, Refused, Tool,
+    CONFIG_FILE_BYTES_MAX, Config, Demo, Doctor, Gateway, GrpcProxy, LogConfig, LogFormat, LogLevel, Refused,
+    Tool,
 };
 
 /// Runs a member until it is told to stop.
@@ -124,6 +126,19 @@ fn run_demo(demo: &Demo) -> ExitCode {
     }
 }
 
+/// Tells what this host is like.
+fn run_doctor(doctor: &Doctor) -> ExitCode {
+    let (text, is_fit) = match doctor::run(doctor) {
+        Ok(told) => told,
+        Err(error) => {
+            logging::complain(&format!("pinion doctor: {}\n", with_causes(&error)));
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = print(&text);
+    if is_fit { code } else { ExitCode::FAILURE }
+}
+
 /// Carries out a command that is no member.
 #[must_use]
 pub fn use_tool(tool: &Tool) -> ExitCode {
@@ -131,6 +146,7 @@ pub fn use_tool(tool: &Tool) -> ExitCode {
         Tool::Gateway(gateway) => return run_gateway(gateway),
         Tool::GrpcProxy(proxy) => return run_proxy(proxy),
         Tool::Demo(demo) => return run_demo(demo),
+        Tool::Doctor(doctor) => return run_doctor(doctor),
         Tool::Print(text) => Ok(text.clone()),
         Tool::Restore(restore) => boot::restore::restore(restore).map(|()| String::new()),
         Tool::Recover(recover) => boot::recover::recover(recover),

@@ -10,6 +10,7 @@ mod container;
 mod data_dirs;
 mod demo;
 mod disk_full;
+mod doctor;
 mod etcdctl;
 mod large_values;
 mod large_writes;

@@ -2,50 +2,41 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::check::Finding;
-use crate::host::Host;
+use super::finding::Finding;
+use super::host::Host;
+use crate::config::parse_cores;
 
-/// Reads Linux's list form, `0-2,5`. White space around is left out, and empty text is an empty list.
-pub(crate) fn parse_list(text: &str) -> Option<BTreeSet<u32>> {
-    let mut cores = BTreeSet::new();
-    for part in text.trim().split(',').filter(|part| !part.is_empty()) {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (u32, u32) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-        // Linux has at most 8,192; a larger range is a typing error and not worth its memory.
-        if first > last || last > 8_191 {
-            return None;
-        }
-        cores.extend(first..=last);
-    }
-    Some(cores)
+pub(super) fn listed(cores: &BTreeSet<u32>) -> String {
+    cores.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-fn listed(cores: &BTreeSet<u32>) -> String {
-    cores.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+/// The cores that processes here may use, and those that the machine has.
+pub(super) fn usable(host: &Host) -> Option<(BTreeSet<u32>, BTreeSet<u32>)> {
+    let list = |text: Option<String>| text.as_deref().and_then(parse_cores);
+    let allowed = host.read("/proc/self/status").and_then(|text| {
+        text.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).map(ToOwned::to_owned)
+    });
+    // The mask may name cores that the machine does not have.
+    match (list(allowed), list(host.read("/sys/devices/system/cpu/online"))) {
+        (Some(allowed), Some(online)) => Some((allowed.intersection(&online).copied().collect(), online)),
+        (Some(cores), None) | (None, Some(cores)) => Some((cores.clone(), cores)),
+        (None, None) => None,
+    }
 }
 
 /// Whether Pinion may pin a thread to each of the cores that were named. It refuses a `--placement` with one
 /// that it may not use.
-pub(crate) fn named(host: &Host, named: &BTreeSet<u32>) -> Finding {
+pub(super) fn named(host: &Host, named: &BTreeSet<u32>) -> Finding {
     let name = "cores";
-    let list = |text: Option<String>| text.as_deref().and_then(parse_list);
-    let allowed = host.read("/proc/self/status").and_then(|text| {
-        text.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).map(ToOwned::to_owned)
-    });
-    let online = list(host.read("/sys/devices/system/cpu/online"));
-    // The mask may name cores that the machine does not have.
-    let usable = match (list(allowed), online.clone()) {
-        (Some(allowed), Some(online)) => allowed.intersection(&online).copied().collect(),
-        (Some(cores), None) | (None, Some(cores)) => cores,
-        (None, None) => return Finding::unknown(name, "the kernel does not tell which there are"),
+    let Some((usable, present)) = usable(host) else {
+        return Finding::unknown(name, "the kernel does not tell which there are");
     };
-    let present = online.as_ref().unwrap_or(&usable);
-    let absent: BTreeSet<u32> = named.difference(present).copied().collect();
+    let absent: BTreeSet<u32> = named.difference(&present).copied().collect();
     let forbidden: BTreeSet<u32> = named.difference(&usable).copied().collect();
     if !absent.is_empty() {
         Finding::fail(
             name,
-            format!("--cores names {}, and this machine has {}", listed(&absent), listed(present)),
+            format!("--cores names {}, and this machine has {}", listed(&absent), listed(&present)),
             "--placement with a core that is not there is refused: name ones that are",
         )
     } else if !forbidden.is_empty() {
@@ -60,7 +51,7 @@ pub(crate) fn named(host: &Host, named: &BTreeSet<u32>) -> Finding {
 }
 
 /// Frequency governors other than `performance`.
-pub(crate) fn governor(host: &Host) -> Finding {
+pub(super) fn governor(host: &Host) -> Finding {
     let name = "frequency governor";
     let mut slow: BTreeMap<String, u32> = BTreeMap::new();
     let mut seen = 0;
@@ -83,8 +74,34 @@ pub(crate) fn governor(host: &Host) -> Finding {
     }
 }
 
+/// A wake-up that takes longer is a good part of a put.
+const WAKE_US_MAX: u64 = 50;
+
+/// How deep an idle core sleeps.
+pub(super) fn idle(host: &Host) -> Finding {
+    let name = "C-states";
+    let states = host.names("/sys/devices/system/cpu/cpu0/cpuidle");
+    let slow = states.iter().filter_map(|state| {
+        let dir = format!("/sys/devices/system/cpu/cpu0/cpuidle/{state}");
+        let is_used = host.number(&format!("{dir}/disable")) != Some(1);
+        let name = host.read(&format!("{dir}/name")).unwrap_or_else(|| state.clone());
+        host.number(&format!("{dir}/latency")).filter(|_| is_used).map(|latency| (latency, name))
+    });
+    match slow.max() {
+        None => Finding::unknown(name, "no states are told: a virtual machine, or the firmware decides"),
+        Some((latency, state)) if latency <= WAKE_US_MAX => {
+            Finding::pass(name, format!("the deepest is {state}, {latency} µs to wake"))
+        }
+        Some((latency, state)) => Finding::warn(
+            name,
+            format!("{state} takes {latency} µs to wake"),
+            "every request that meets an idle core waits for it: cpupower idle-set -D 50, or --spin-before-park",
+        ),
+    }
+}
+
 /// Two threads of one core share what a spinning thread uses up.
-pub(crate) fn smt(host: &Host) -> Finding {
+pub(super) fn smt(host: &Host) -> Finding {
     let name = "SMT";
     match host.number("/sys/devices/system/cpu/smt/active") {
         None => Finding::unknown(name, "the kernel does not tell"),
@@ -101,15 +118,16 @@ pub(crate) fn smt(host: &Host) -> Finding {
     }
 }
 
+/// The numbers of the nodes that memory is on.
+pub(super) fn nodes(host: &Host) -> Vec<u32> {
+    let names = host.names("/sys/devices/system/node");
+    names.iter().filter_map(|name| name.strip_prefix("node")?.parse().ok()).collect()
+}
+
 /// Memory of another node costs every access.
-pub(crate) fn numa(host: &Host) -> Finding {
+pub(super) fn numa(host: &Host) -> Finding {
     let name = "NUMA";
-    let nodes: Vec<String> = host
-        .names("/sys/devices/system/node")
-        .into_iter()
-        .filter(|entry| entry.strip_prefix("node").is_some_and(|number| number.parse::<u32>().is_ok()))
-        .collect();
-    match nodes.len() {
+    match nodes(host).len() {
         0 => Finding::unknown(name, "the kernel does not tell"),
         1 => Finding::pass(name, "one node"),
         count => {
@@ -124,7 +142,7 @@ pub(crate) fn numa(host: &Host) -> Finding {
 }
 
 /// A CPU quota stops all roles at once when it is used up, for up to its period.
-pub(crate) fn quota(host: &Host) -> Finding {
+pub(super) fn quota(host: &Host) -> Finding {
     let name = "CPU quota";
     let group = host
         .read("/proc/self/cgroup")
@@ -144,12 +162,9 @@ pub(crate) fn quota(host: &Host) -> Finding {
     }
 }
 
-/// Whose interrupts the pinned cores take. Without pinned cores it only says who takes the disk's.
-pub(crate) fn interrupts(host: &Host, pinned: &BTreeSet<u32>) -> Finding {
-    let name = "interrupts";
-    let Some(table) = host.read("/proc/interrupts") else {
-        return Finding::unknown(name, "/proc/interrupts cannot be read");
-    };
+/// Cores that serve the interrupts of disks and network cards.
+pub(super) fn interrupted(host: &Host) -> Option<BTreeSet<u32>> {
+    let table = host.read("/proc/interrupts")?;
     let mut disk_or_net: BTreeSet<u32> = BTreeSet::new();
     for line in table.lines() {
         let Some((number, rest)) = line.trim().split_once(':') else { continue };
@@ -163,10 +178,19 @@ pub(crate) fn interrupts(host: &Host, pinned: &BTreeSet<u32>) -> Finding {
         let effective = host
             .read(&format!("/proc/irq/{number}/effective_affinity_list"))
             .or_else(|| host.read(&format!("/proc/irq/{number}/smp_affinity_list")));
-        if let Some(cores) = effective.as_deref().and_then(parse_list) {
+        if let Some(cores) = effective.as_deref().and_then(parse_cores) {
             disk_or_net.extend(cores);
         }
     }
+    Some(disk_or_net)
+}
+
+/// Whose interrupts the pinned cores take. Without pinned cores it only says who takes the disk's.
+pub(super) fn interrupts(host: &Host, pinned: &BTreeSet<u32>) -> Finding {
+    let name = "interrupts";
+    let Some(disk_or_net) = interrupted(host) else {
+        return Finding::unknown(name, "/proc/interrupts cannot be read");
+    };
     let both: BTreeSet<u32> = disk_or_net.intersection(pinned).copied().collect();
     if disk_or_net.is_empty() {
         Finding::unknown(name, "no interrupts of disks or network cards were recognised")

@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::check::Finding;
-use crate::host::Host;
+use super::finding::Finding;
+use super::host::Host;
 
 /// One line of `/proc/self/mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Mount {
-    pub(crate) device: String,
-    pub(crate) point: PathBuf,
-    pub(crate) kind: String,
-    pub(crate) options: String,
+pub(super) struct Mount {
+    pub(super) device: String,
+    pub(super) point: PathBuf,
+    pub(super) kind: String,
+    pub(super) options: String,
 }
 
 /// Fields: id, parent, major:minor, root, mount point, options, optional ones, `-`, type, source,
@@ -30,7 +30,7 @@ fn parse_mount(line: &str) -> Option<Mount> {
 
 /// The mount that holds `path`, which is absolute: the longest mount point above it, the last of
 /// equal ones, since it covers the others.
-pub(crate) fn mount_of(host: &Host, path: &Path) -> Option<Mount> {
+pub(super) fn mount_of(host: &Host, path: &Path) -> Option<Mount> {
     host.read("/proc/self/mountinfo")?
         .lines()
         .filter_map(parse_mount)
@@ -39,7 +39,7 @@ pub(crate) fn mount_of(host: &Host, path: &Path) -> Option<Mount> {
 }
 
 /// Whether the data directory is one, or can be made where it is to be.
-pub(crate) fn directory(path: &Path) -> Finding {
+pub(super) fn directory(path: &Path) -> Finding {
     let name = "data directory";
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     match absolute.ancestors().find(|part| part.symlink_metadata().is_ok()) {
@@ -54,7 +54,7 @@ pub(crate) fn directory(path: &Path) -> Finding {
 }
 
 /// Types that are known to keep what a sync promised, and to have been tested under a log.
-pub(crate) fn file_system(mount: Option<&Mount>) -> Finding {
+pub(super) fn file_system(mount: Option<&Mount>) -> Finding {
     let name = "file system";
     let Some(mount) = mount else {
         return Finding::unknown(name, "the data directory's mount was not found");
@@ -82,7 +82,7 @@ pub(crate) fn file_system(mount: Option<&Mount>) -> Finding {
 }
 
 /// Mount options that take the promise out of a sync.
-pub(crate) fn options(mount: Option<&Mount>) -> Finding {
+pub(super) fn options(mount: Option<&Mount>) -> Finding {
     let name = "mount options";
     let Some(mount) = mount else {
         return Finding::unknown(name, "the data directory's mount was not found");
@@ -120,7 +120,7 @@ fn queue(host: &Host, mount: &Mount) -> Option<String> {
 }
 
 /// What a sync must do: nothing, one write that is passed through, or a flush of the whole cache.
-pub(crate) fn write_cache(host: &Host, mount: Option<&Mount>) -> Finding {
+pub(super) fn write_cache(host: &Host, mount: Option<&Mount>) -> Finding {
     let name = "write cache";
     let Some(queue) = mount.and_then(|mount| queue(host, mount)) else {
         return Finding::unknown(name, "the device below the data directory is not visible");
@@ -142,7 +142,7 @@ pub(crate) fn write_cache(host: &Host, mount: Option<&Mount>) -> Finding {
 }
 
 /// A seek costs more than everything else in a put.
-pub(crate) fn rotational(host: &Host, mount: Option<&Mount>) -> Finding {
+pub(super) fn rotational(host: &Host, mount: Option<&Mount>) -> Finding {
     let name = "device";
     let Some(queue) = mount.and_then(|mount| queue(host, mount)) else {
         return Finding::unknown(name, "the device below the data directory is not visible");

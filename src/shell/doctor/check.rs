@@ -1,65 +1,15 @@
-//! The checks, and what a finding is. Kernel, limits and memory are here; cores and disk have files
+//! The checks. Kernel, limits and memory are here; cores and disk have files
 //! of their own.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::host::Host;
-use crate::{cores, disk};
-
-/// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    Pass,
-    /// Slower or less predictable than it could be.
-    Warn,
-    /// Pinion would not start, or could not keep its promises.
-    Fail,
-    /// This host does not tell.
-    Unknown,
-}
-
-impl Verdict {
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Pass => "pass",
-            Self::Warn => "WARN",
-            Self::Fail => "FAIL",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// One check's result.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Finding {
-    pub(crate) name: &'static str,
-    pub(crate) verdict: Verdict,
-    pub(crate) found: String,
-    /// What to do; empty if nothing.
-    pub(crate) advice: &'static str,
-}
-
-impl Finding {
-    pub(crate) fn pass(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Pass, found: found.into(), advice: "" }
-    }
-
-    pub(crate) fn unknown(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Unknown, found: found.into(), advice: "" }
-    }
-
-    pub(crate) fn warn(name: &'static str, found: impl Into<String>, advice: &'static str) -> Self {
-        Self { name, verdict: Verdict::Warn, found: found.into(), advice }
-    }
-
-    pub(crate) fn fail(name: &'static str, found: impl Into<String>, advice: &'static str) -> Self {
-        Self { name, verdict: Verdict::Fail, found: found.into(), advice }
-    }
-}
+use super::finding::Finding;
+use super::host::Host;
+use super::{cores, disk};
 
 /// Every check, in the order in which they matter.
-pub(crate) fn all(host: &Host, data_dir: &Path, pinned: &BTreeSet<u32>) -> Vec<Finding> {
+pub(super) fn all(host: &Host, data_dir: &Path, pinned: &BTreeSet<u32>) -> Vec<Finding> {
     let mount = disk::mount_of(host, &existing_above(data_dir));
     let mount = mount.as_ref();
     vec![
@@ -76,6 +26,7 @@ pub(crate) fn all(host: &Host, data_dir: &Path, pinned: &BTreeSet<u32>) -> Vec<F
         huge_pages(host),
         cores::named(host, pinned),
         cores::governor(host),
+        cores::idle(host),
         cores::smt(host),
         cores::numa(host),
         cores::quota(host),
@@ -86,7 +37,7 @@ pub(crate) fn all(host: &Host, data_dir: &Path, pinned: &BTreeSet<u32>) -> Vec<F
 }
 
 /// The nearest directory above that exists, absolute: the data directory is made at the first start.
-fn existing_above(path: &Path) -> PathBuf {
+pub(super) fn existing_above(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| PathBuf::from("/"));
     let existing = absolute.ancestors().find_map(|dir| dir.canonicalize().ok());
     existing.unwrap_or_else(|| PathBuf::from("/"))
@@ -119,7 +70,8 @@ fn io_uring(host: &Host) -> Finding {
             "for privileged processes and one group only",
             "put the service's group into kernel.io_uring_group, or: sysctl kernel.io_uring_disabled=0",
         ),
-        Some(_) => Finding::fail(name, "forbidden for all", "sysctl kernel.io_uring_disabled=0"),
+        Some(found) => Finding::fail(name, "forbidden for all", "sysctl kernel.io_uring_disabled=0")
+            .fixed_by("/proc/sys/kernel/io_uring_disabled", "0", found.to_string()),
     }
 }
 
@@ -199,6 +151,7 @@ fn huge_pages(host: &Host) -> Finding {
         "memory grows in steps of 2 MiB, and the kernel pauses the process to make them: \
          echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
     )
+    .fixed_by("/sys/kernel/mm/transparent_hugepage/enabled", "madvise", mode)
 }
 
 /// Without the TSC each reading of the clock is a system call, and every request reads it.
@@ -226,9 +179,13 @@ fn accept_queue(host: &Host) -> Finding {
             name,
             length.to_string(),
             "connections are refused when many clients return at once: sysctl net.core.somaxconn=4096",
-        ),
+        )
+        .fixed_by("/proc/sys/net/core/somaxconn", "4096", length.to_string()),
     }
 }
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+pub(super) use tests::Described;

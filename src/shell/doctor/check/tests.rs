@@ -3,13 +3,15 @@
 use std::fs;
 
 use super::*;
+use crate::config::parse_cores;
+use crate::shell::doctor::finding::Verdict;
 
-struct Described(PathBuf);
+pub(in super::super) struct Described(PathBuf);
 
 impl Described {
     /// A host with these files, in a directory that is named after the test.
-    fn new(test: &str, files: &[(&str, &str)]) -> (Self, Host) {
-        let root = std::env::temp_dir().join(format!("pinion-tuning-{test}-{}", std::process::id()));
+    pub(in super::super) fn new(test: &str, files: &[(&str, &str)]) -> (Self, Host) {
+        let root = std::env::temp_dir().join(format!("pinion-doctor-{test}-{}", std::process::id()));
         for (path, text) in files {
             let path = root.join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -119,7 +121,7 @@ fn interrupt_on_a_pinned_core_is_a_warning() {
             ("proc/irq/25/effective_affinity_list", "0\n"),
         ],
     );
-    let verdict = |pinned: &str| cores::interrupts(&host, &cores::parse_list(pinned).unwrap()).verdict;
+    let verdict = |pinned: &str| cores::interrupts(&host, &parse_cores(pinned).unwrap()).verdict;
     assert_eq!(verdict("1-3"), Verdict::Warn);
     assert_eq!(verdict("0"), Verdict::Pass, "only disks and network count");
     assert_eq!(verdict(""), Verdict::Unknown);
@@ -134,7 +136,7 @@ fn core_that_is_not_there_or_not_allowed_fails() {
             ("proc/self/status", "Name:\tx\nCpus_allowed_list:\t0-1,64-95\n"),
         ],
     );
-    let found = |list: &str| cores::named(&host, &cores::parse_list(list).unwrap());
+    let found = |list: &str| cores::named(&host, &parse_cores(list).unwrap());
     assert_eq!((found("").verdict, found("0-1").verdict), (Verdict::Pass, Verdict::Pass));
     let absent = found("1,5");
     assert_eq!(
@@ -154,16 +156,6 @@ fn data_directory_below_a_file_fails() {
     let verdict = |path: &str| disk::directory(&dir.0.join(path)).verdict;
     assert_eq!((verdict("new/data"), verdict("")), (Verdict::Pass, Verdict::Pass));
     assert_eq!((verdict("file"), verdict("file/data")), (Verdict::Fail, Verdict::Fail));
-}
-
-#[test]
-fn core_lists_are_read_as_linux_prints_them() {
-    let list = |text: &str| cores::parse_list(text).map(|cores| cores.into_iter().collect::<Vec<_>>());
-    assert_eq!(list("0-2,5\n"), Some(vec![0, 1, 2, 5]));
-    assert_eq!(list(""), Some(vec![]));
-    for bad in ["x", "3-1", "1-", "0-99999999"] {
-        assert_eq!(list(bad), None, "{bad}");
-    }
 }
 
 #[test]
