@@ -334,7 +334,7 @@ pub const KEYS_AHEAD: usize = 8;
 impl Store {
     /// Has the processor fetch what writes of these keys will read: each by itself waits for memory several times.
     /// Changes nothing, and does nothing where the keys are few enough to be near.
-    pub fn touch_keys(&self, keys: &[&[u8]; KEYS_AHEAD]) {
+    pub fn touch_keys<const N: usize>(&self, keys: &[&[u8]; N]) {
         if self.tree.is_far() {
             let found = self.tree.touch(keys);
             let sum = found.into_iter().flatten().fold(0, |sum, newest| sum ^ self.log.touch(newest));
