@@ -253,9 +253,9 @@ impl Machine {
     }
 
     /// Has the processor fetch what the next requests will read, if they are puts, and says how many requests that
-    /// were, at least one. Each put by itself waits for memory several times. Changes nothing.
+    /// were, at least one. Each put by itself waits for memory several times. Changes nothing that is read.
     #[inline]
-    pub fn touch_ahead(&self, requests: &[Request]) -> usize {
+    pub fn touch_ahead(&mut self, requests: &[Request]) -> usize {
         // Twice as many wait for memory side by side in hardly more time; fewer are not worth it.
         const FEW: usize = KEYS_AHEAD / 2;
         const MANY: usize = 2 * KEYS_AHEAD;
@@ -268,7 +268,7 @@ impl Machine {
     }
 
     #[inline]
-    fn touch_next<const N: usize>(&self, requests: &[Request]) -> usize {
+    fn touch_next<const N: usize>(&mut self, requests: &[Request]) -> usize {
         let requests = &requests[..requests.len().min(N)];
         let last = requests.last().expect("the caller has counted them");
         // The bytes themselves were another core's a moment ago.

@@ -32,6 +32,7 @@ mod record;
 
 mod key_block;
 mod tree;
+mod ways;
 
 mod change;
 mod history;

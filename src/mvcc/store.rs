@@ -332,11 +332,11 @@ const AHEAD: usize = 8;
 pub const KEYS_AHEAD: usize = 8;
 
 impl Store {
-    /// Has the processor fetch what writes of these keys will read: each by itself waits for memory several times.
-    /// Changes nothing, and does nothing where the keys are few enough to be near.
-    pub fn touch_keys<const N: usize>(&self, keys: &[&[u8]; N]) {
+    /// Has the processor fetch what writes of these keys, in their order, will read: each by itself waits for memory
+    /// several times. Changes nothing that is read, and does nothing where the keys are few enough to be near.
+    pub fn touch_keys<const N: usize>(&mut self, keys: &[&[u8]; N]) {
         if self.tree.is_far() {
-            let found = self.tree.touch(keys);
+            let found = self.tree.touch_next(keys);
             let sum = found.into_iter().flatten().fold(0, |sum, newest| sum ^ self.log.touch(newest));
             // As above.
             std::hint::black_box(sum);

@@ -13,6 +13,7 @@
 
 use super::key_block::{KeyBlock, SLOTS, Slots, narrow, separator};
 use super::record::Newest;
+use super::ways::{LEVELS_MAX, Way, Ways};
 use crate::types::KeyRange;
 
 /// Most keys of a leaf and children of an inner node.
@@ -59,7 +60,7 @@ impl Inner {
 }
 
 /// The way from the root to a slot in a leaf. Valid until the tree's shape changes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Path {
     /// Inner node and index of the child taken, root first.
     steps: [(u32, u32); HEIGHT_MAX],
@@ -76,6 +77,7 @@ pub(super) struct Tree {
     height: usize,
     entries: u64,
     live: u64,
+    ways: Ways,
 }
 
 impl Tree {
@@ -116,11 +118,38 @@ impl Tree {
     /// there. One after the other each search would wait for memory several times; level by level they wait together.
     #[inline]
     pub(super) fn touch<const N: usize>(&self, keys: &[&[u8]; N]) -> [Option<Newest>; N] {
+        self.touch_by(keys, |_, _, _| {}).0
+    }
+
+    /// The same for keys that `find_next` will be asked for, in their order.
+    #[inline]
+    pub(super) fn touch_next<const N: usize>(&mut self, keys: &[&[u8]; N]) -> [Option<Newest>; N] {
+        if LEVELS_MAX < self.height {
+            return self.touch(keys);
+        }
+        let mut ways = [Way::default(); N];
+        let (found, leaves) = self.touch_by(keys, |place, level, step| ways[place].steps[level] = step);
+        for (way, leaf) in ways.iter_mut().zip(leaves) {
+            way.leaf = leaf;
+        }
+        self.ways.keep(&ways);
+        found
+    }
+
+    /// Tells each step of each key, and also returns the leaves.
+    #[inline]
+    fn touch_by<const N: usize>(
+        &self,
+        keys: &[&[u8]; N],
+        mut on_step: impl FnMut(usize, usize, (u32, u32)),
+    ) -> ([Option<Newest>; N], [u32; N]) {
         let mut nodes = [self.root; N];
-        for _ in 0..self.height {
-            for (node, key) in nodes.iter_mut().zip(keys) {
+        for level in 0..self.height {
+            for (place, (node, key)) in nodes.iter_mut().zip(keys).enumerate() {
                 let inner = self.inners.get(*node);
-                *node = inner.children[inner.separators.upper_bound(key)];
+                let child = inner.separators.upper_bound(key);
+                on_step(place, level, (*node, narrow(child)));
+                *node = inner.children[child];
             }
         }
         let mut read = 0;
@@ -135,7 +164,23 @@ impl Tree {
         });
         // What was read means nothing here; it only must not be optimised away.
         std::hint::black_box(read);
-        found
+        (found, nodes)
+    }
+
+    /// As `find`, and shorter for a key that was touched before: by its way, while the tree has its shape.
+    #[inline]
+    pub(super) fn find_next(&mut self, key: &[u8]) -> (Path, Option<Newest>) {
+        let Some(way) = self.ways.take_next() else { return self.find(key) };
+        let leaf = self.leaves.get(way.leaf);
+        let (slot, newest) = match leaf.keys.search(key) {
+            Ok(slot) => (slot, Some(leaf.newest[slot])),
+            Err(slot) if 0 < slot && slot < leaf.keys.len() => (slot, None),
+            Err(_) => return self.find(key),
+        };
+        let mut path = Path { steps: [(0, 0); HEIGHT_MAX], height: self.height, leaf: way.leaf, slot };
+        path.steps[..LEVELS_MAX].copy_from_slice(&way.steps);
+        debug_assert_eq!((path, newest), self.find(key), "a way leads where a search does");
+        (path, newest)
     }
 
     /// The slot of `key` and what it holds; without a holding, the slot where it belongs.
@@ -237,6 +282,7 @@ impl Tree {
         if leaf.keys.len() <= FANOUT && (leaf.keys.bytes_count() <= NODE_BYTES_MAX || leaf.keys.len() == 1) {
             return;
         }
+        self.ways.clear();
         // An ascending run leaves full leaves behind: at a leaf's end its next key opens a new leaf;
         // in the middle, what lies behind the run moves away once.
         let in_run = ASCENDING_RUN <= leaf.run;
@@ -313,6 +359,7 @@ impl Tree {
 
     /// Removes the key at `path`.
     pub(super) fn remove(&mut self, path: &Path) {
+        self.ways.clear();
         let leaf = self.leaves.get_mut(path.leaf);
         leaf.keys.remove(path.slot);
         leaf.run = 0;

@@ -121,7 +121,7 @@ impl WriteTxn<'_> {
         let revision = self.next_revision();
         let store = &mut *self.store;
         let seq = store.log.next_seq();
-        let (path, newest) = store.tree.find(key);
+        let (path, newest) = store.tree.find_next(key);
         let old = newest.map(|newest| store.newest_record(newest));
         let (create_revision, version, previous_lease, previous_expiring) = match &old {
             Some(old) if !old.tombstone => {

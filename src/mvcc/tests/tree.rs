@@ -79,6 +79,48 @@ fn a_touched_key_is_found_where_it_is_and_nothing_is_changed() {
     compare_from(&tree, &model, b"");
 }
 
+#[test]
+fn a_key_is_found_by_the_way_of_a_look_ahead_as_without_one_whatever_changed_since() {
+    for seed in 1..=4 {
+        println!("seed {seed}");
+        let mut random = Random::new(seed);
+        let mut tree = Tree::new();
+        let mut model = BTreeMap::new();
+        for step in 0..6_000_u64 {
+            let growing = step % 2_000 < 1_300;
+            let keys: Vec<_> = (0..16).map(|_| random.below(9_000).to_string().into_bytes()).collect();
+            tree.touch_next(&std::array::from_fn::<&[u8], 16, _>(|place| &keys[place]));
+            for key in &keys {
+                // Some are left out, so that the ways that follow are those of other keys.
+                if random.one_in(8) {
+                    continue;
+                }
+                if growing || random.one_in(5) {
+                    let newest = Newest::new(step, 0, random.one_in(3));
+                    let (path, found) = tree.find_next(key);
+                    assert_eq!((path, found), tree.find(key));
+                    match found {
+                        Some(_) => tree.set(&path, newest),
+                        None => tree.insert(&path, key, newest),
+                    }
+                    model.insert(key.clone(), newest);
+                } else if let Some((key, _)) =
+                    model.range(key.clone()..).next().map(|(key, _)| (key.clone(), ()))
+                {
+                    let (path, found) = tree.find_next(&key);
+                    assert_eq!((path, found), tree.find(&key));
+                    assert_eq!(found, model.remove(&key));
+                    tree.remove(&path);
+                }
+            }
+            if step % 199 == 0 {
+                tree.check_invariants();
+            }
+        }
+        compare_from(&tree, &model, b"");
+    }
+}
+
 fn compare_from(tree: &Tree, model: &BTreeMap<Vec<u8>, Newest>, from: &[u8]) {
     for live_only in [false, true] {
         let mut path = tree.seek(from);
