@@ -118,7 +118,9 @@ impl Machine {
             }
             Query::PasswordOf(name) => {
                 let user = realm.password_of(name)?;
-                peer::PasswordRecord { hash: user.password_hash, revision: user.revision }.encode_to_vec()
+                let takes_digest = self.format_level.allows(Feature::TokenDigests);
+                let (hash, revision) = (user.password_hash, user.revision);
+                peer::PasswordRecord { hash, revision, takes_digest }.encode_to_vec()
             }
             other => unreachable!("{other:?} is not about users and roles"),
         };

@@ -145,3 +145,16 @@ fn a_token_of_an_earlier_release_is_known_by_its_digest_too() {
     let digest = token_text(&prefix_digest("abcdefghijklmnop"), 9);
     assert_eq!(machine.take_auth_changes(), [AuthChange::LoggedIn { user: "root".into(), digest }]);
 }
+
+#[test]
+fn digests_are_logged_once_all_members_know_tokens_by_them() {
+    for (level, expected) in [(2, false), (3, true)] {
+        let mut machine = machine();
+        for line in [&format!("level {level}"), "user add root", "user grant root root", "auth on"] {
+            run(&mut machine, line);
+        }
+        let answer = machine.read_auth(&Query::PasswordOf("root".into())).unwrap();
+        let record = peer::PasswordRecord::decode(&answer.body[..]).unwrap();
+        assert_eq!(record.takes_digest, expected, "level {level}");
+    }
+}

@@ -38,6 +38,8 @@ pub enum Feature {
     Auth,
     /// Directories over HTTP: writes of nodes, marks of changes, and directories and deadlines in a checkpoint.
     Nodes,
+    /// Logins that have a digest of the token in the token's place.
+    TokenDigests,
 }
 
 impl Feature {
@@ -46,7 +48,7 @@ impl Feature {
         match self {
             Self::LevelItself => FormatLevel(1),
             Self::RequestParts | Self::Auth => FormatLevel(2),
-            Self::Nodes => FormatLevel(3),
+            Self::Nodes | Self::TokenDigests => FormatLevel(3),
         }
     }
 }
@@ -92,8 +94,8 @@ impl fmt::Display for FormatLevel {
 mod tests {
     use super::*;
 
-    const FEATURES: [Feature; 4] =
-        [Feature::LevelItself, Feature::RequestParts, Feature::Auth, Feature::Nodes];
+    const FEATURES: [Feature; 5] =
+        [Feature::LevelItself, Feature::RequestParts, Feature::Auth, Feature::Nodes, Feature::TokenDigests];
 
     #[test]
     fn each_level_allows_what_is_its_own_and_what_is_below() {

@@ -157,11 +157,12 @@ impl<B: Backend> ClientShard<B> {
                 continue;
             }
             let prefix = token_prefix();
+            let is_digest = record.takes_digest;
             let body = peer::Authenticate {
                 user: name.clone(),
-                prefix: prefix_digest(&prefix),
+                prefix: if is_digest { prefix_digest(&prefix) } else { prefix.clone() },
                 revision: record.revision,
-                is_digest: true,
+                is_digest,
             };
             let body = body.encode_to_vec().into();
             let login = Login::member().into();
