@@ -45,6 +45,8 @@ pub(in crate::shell) struct Pace {
     has_calls: bool,
     /// Turns are short until then.
     company_until: Option<Instant>,
+    /// Calls came shortly before the last turn, which had something to do.
+    is_close: bool,
     /// The next turn may begin then.
     pause_until: Option<Instant>,
 }
@@ -78,6 +80,7 @@ impl Pace {
             told_at: None,
             has_calls: false,
             company_until: None,
+            is_close: false,
             pause_until: None,
         }
     }
@@ -124,10 +127,13 @@ impl Pace {
         self.long_slices += turn.long_slices;
         self.long_turns += u64::from(Duration::from_nanos(TURN_NS_MAX) < turn.taken);
         self.longest = self.longest.max(turn.longest);
-        if turn.has_worked() && self.company_until.is_some() {
+        self.is_close = false;
+        if turn.has_worked()
+            && let Some(until) = self.company_until
+        {
             let now = Instant::now();
-            let is_close = self.company_until.is_some_and(|until| now + COMPANY < until + CLOSE_COMPANY);
-            self.pause_until = is_close.then(|| now + turn.taken);
+            self.is_close = now + COMPANY < until + CLOSE_COMPANY;
+            self.pause_until = self.is_close.then(|| now + turn.taken);
         }
         if (self.long_slices, self.long_turns) != (0, 0) {
             self.tell();
@@ -140,6 +146,11 @@ impl Pace {
     pub(in crate::shell) fn pause(&mut self) -> Option<Instant> {
         self.pause_until = self.pause_until.filter(|until| Instant::now() < *until);
         self.pause_until
+    }
+
+    /// Whether there is a pause behind the last turn, for whoever counts more to it than its slices.
+    pub(in crate::shell) fn is_in_close_company(&self) -> bool {
+        self.is_close
     }
 
     fn tell(&mut self) {
@@ -233,6 +244,7 @@ mod tests {
             }
             turn.on_slice(&slice, taken);
             pace.end(&turn);
+            assert_eq!(pace.is_in_close_company(), has_calls && has_work);
             pace.pause().map(|end| end.saturating_duration_since(Instant::now()))
         };
         assert_eq!(pause_behind_a_turn(false, true), None);

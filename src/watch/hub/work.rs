@@ -32,6 +32,16 @@ impl Hub {
             || !self.given_up.is_empty()
     }
 
+    /// Whether nobody waits for `work` but watchers that read history.
+    #[must_use]
+    pub fn only_reads_history(&self) -> bool {
+        let reads = |work: &Work| match work {
+            Work::Deliver(delivery) => matches!(delivery.recipients, Recipients::Cohort { .. }),
+            Work::Jump { .. } | Work::Notify { .. } => false,
+        };
+        self.inbox.is_empty() && self.under_way.as_ref().is_some_and(reads)
+    }
+
     /// Carries out notices, and lets watchers of closed streams go, until the slice is spent or nothing is left.
     /// `next_order` may have orders afterwards.
     pub fn work(&mut self, slice: &mut Slice, sink: &mut impl Sink) {

@@ -30,7 +30,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
@@ -70,6 +70,9 @@ const PAUSED_A_FLUSH: usize = 64;
 /// Counted work of a turn of the hub while calls are under way. Twice the store's: what a put tells a thousand watchers is
 /// then two turns, and half of a turn's price is paid by the connections behind it.
 const HUB_NS_IN_COMPANY: u64 = 2 * TURN_NS_IN_COMPANY;
+
+/// The longest pause of history between two turns of the hub, which a change that comes meanwhile waits for as well.
+const HISTORY_PAUSE_MAX: Duration = Duration::from_millis(1);
 
 /// Counted work on streams that end, all together, between two turns of the hub. What is left of their watchers goes in
 /// slices.
@@ -158,6 +161,11 @@ impl Watches {
     /// Whether there is something that another turn has to go on with.
     fn has_work(&self) -> bool {
         self.hub.borrow().has_work() || !self.dirty.borrow().is_empty()
+    }
+
+    /// Whether the next turn is one that calls under way need not wait for.
+    fn may_rest(&self) -> bool {
+        self.hub.borrow().only_reads_history() && self.pace.borrow().is_in_close_company()
     }
 
     /// The stream's watchers behind an id and their ranges, as many as the slice has time for; at least one, if there
@@ -369,8 +377,14 @@ impl<B: Backend> ClientShard<B> {
         }
         let shard = Rc::clone(self);
         glommio::spawn_local(async move {
+            let mut begun = Instant::now();
             while shard.watches.has_work() {
                 breathe().await;
+                // What the turn said has left, or waits for its client. That belongs to what the turn took.
+                if shard.watches.may_rest() {
+                    glommio::timer::sleep(begun.elapsed().min(HISTORY_PAUSE_MAX)).await;
+                }
+                begun = Instant::now();
                 shard.work_on_watches();
                 shard.end_flush();
             }
