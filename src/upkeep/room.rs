@@ -80,8 +80,11 @@ mod tests {
                     break;
                 }
             }
+            let mut slices = 0;
             while !self.room.is_there(self.owed_records) {
                 self.rest();
+                slices += 1;
+                assert!(slices < 1_000_000, "a large write waits for ever");
             }
             self.room.on_write(spent_ns);
             self.written_ns += spent_ns;

@@ -23,6 +23,10 @@ fn put(key: String, value_bytes: usize) -> pb::RequestOp {
     operation(pb::request_op::Request::RequestPut(put))
 }
 
+fn number(name: &str, default: u64) -> usize {
+    usize::try_from(env_number(name, default)).unwrap()
+}
+
 async fn fill(client: &Client, prefix: &str, keys: usize, value_bytes: usize) {
     for first in (0..keys).step_by(100) {
         let success =
@@ -31,11 +35,11 @@ async fn fill(client: &Client, prefix: &str, keys: usize, value_bytes: usize) {
     }
 }
 
-/// A transaction that lists everything a few times and puts a key.
-fn large_txn(key: String) -> pb::TxnRequest {
+/// A transaction that lists everything so many times and puts a key.
+fn large_txn(lists: usize, keys_only: bool, key: String) -> pb::TxnRequest {
     let range =
-        pb::RangeRequest { key: "k/".into(), range_end: "k0".into(), keys_only: true, ..Default::default() };
-    let ranges = (0..4).map(|_| operation(pb::request_op::Request::RequestRange(range.clone())));
+        pb::RangeRequest { key: "k/".into(), range_end: "k0".into(), keys_only, ..Default::default() };
+    let ranges = (0..lists).map(|_| operation(pb::request_op::Request::RequestRange(range.clone())));
     pb::TxnRequest { success: ranges.chain([put(key, 1)]).collect(), ..Default::default() }
 }
 
@@ -67,7 +71,7 @@ impl Load {
             let (is_over, written) = (Rc::clone(&is_over), Rc::clone(&written));
             tasks.push(tokio::task::spawn_local(async move {
                 while !is_over.get() {
-                    client.txn(&large_txn(format!("writer/{writer}"))).await.unwrap();
+                    client.txn(&large_txn(4, true, format!("writer/{writer}"))).await.unwrap();
                     written.set(written.get() + 1);
                 }
             }));
@@ -109,7 +113,6 @@ fn hashes_compactions_checkpoints_snapshots_and_ends_of_leases_come_beside_large
     if server_is_etcd() {
         return skip("it looks at our checkpoints");
     }
-    let number = |name, default| usize::try_from(env_number(name, default)).unwrap();
     let (keys, writers) = (number("PINION_LARGE_WRITE_KEYS", 2_000), number("PINION_LARGE_WRITERS", 16));
     block_on(2 * TEST_DEADLINE, async {
         let work = WorkDir::new();
@@ -152,5 +155,57 @@ fn hashes_compactions_checkpoints_snapshots_and_ends_of_leases_come_beside_large
             load.goes_on(writers).await;
         }
         load.end().await;
+    });
+}
+
+/// Bytes of a shard's answers that wait for clients who do not read.
+const UNSENT_BYTES_MAX: u64 = 256 << 20;
+
+/// The answer of a transaction that writes is made whole, and a client decides how large it is.
+#[test]
+fn answers_of_large_transactions_that_nobody_reads_cost_bounded_memory_and_others_are_served() {
+    if server_is_etcd() {
+        return skip("it looks at our bounds");
+    }
+    let (keys, clients) = (number("PINION_UNREAD_KEYS", 1_200), number("PINION_UNREAD_CLIENTS", 12));
+    block_on(2 * TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let server = Launch::new(work.join("data")).start().await;
+        let client = server.connect().await;
+        fill(&client, "k/", keys, 1_000).await;
+        let answer_bytes = 127 * keys as u64 * 1_040;
+        let before = server.resident_bytes_own();
+        let unanswered = Rc::new(Cell::new(clients));
+        let mut unread = Vec::new();
+        for number in 0..clients {
+            let client = Client::connect_with_window(server.client_port(), 65_535).await.unwrap();
+            let unanswered = Rc::clone(&unanswered);
+            unread.push(tokio::task::spawn_local(async move {
+                let txn = large_txn(127, false, format!("writer/{number}"));
+                let answer = client.begin("/etcdserverpb.KV/Txn", &txn).await;
+                unanswered.set(unanswered.get() - 1);
+                (answer, client)
+            }));
+        }
+        let (mut most, mut puts, mut longest) = (0, 0, std::time::Duration::ZERO);
+        while 0 < unanswered.get() {
+            let begun = tokio::time::Instant::now();
+            client.put_kv("other", "x").await.unwrap();
+            longest = longest.max(begun.elapsed());
+            puts += 1;
+            most = most.max(server.resident_bytes_own());
+        }
+        let mut held = Vec::new();
+        for answer in unread {
+            held.push(answer.await.unwrap());
+        }
+        client.put_kv("other", "x").await.unwrap();
+        let grown = most.max(server.resident_bytes_own()).saturating_sub(before);
+        println!(
+            "{clients} answers of {answer_bytes} bytes: {grown} bytes more; {puts} puts meanwhile, the longest {longest:?}"
+        );
+        // One is being made, one has just been, and one has begun to wait when the bound is looked at.
+        let bound = UNSENT_BYTES_MAX + 3 * answer_bytes;
+        assert!(grown < bound, "{grown} bytes, not {bound}");
     });
 }

@@ -14,6 +14,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, TrySendError};
 
@@ -24,11 +25,14 @@ use crate::checkpoint::format::{
 use crate::shell::runtime::mesh::SharedBell;
 use crate::types::LogIndex;
 
+/// The longest rest behind a block.
+const REST_MAX: Duration = Duration::from_millis(20);
+
 /// Blocks that may wait for the disk. Two: one is being written while the next is made.
 const BLOCKS_WAITING_MAX: usize = 2;
 
-/// Bytes written at once; a multiple of every device's block.
-const WRITE_BYTES: usize = 1 << 20;
+/// Bytes written at once, which a sync of the log that comes meanwhile waits for; a multiple of every device's block.
+const WRITE_BYTES: usize = 256 << 10;
 
 /// Bytes of a block that fit one frame beside its tag.
 const BLOCK_BYTES_MAX: usize = FRAME_BYTES_MAX as usize - 1;
@@ -67,7 +71,8 @@ pub(in crate::shell) enum WriterEvent {
 
 enum Command {
     Begin(Header),
-    Block(Vec<u8>),
+    /// Bytes, and whether calls were under way when they were made: then the thread rests as long as they take it.
+    Block(Vec<u8>, bool),
     Finish,
     Abandon,
 }
@@ -93,9 +98,17 @@ impl CheckpointWriter {
         std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
             while let Ok(command) = inbox.recv() {
                 let Command::Begin(header) = command else { continue };
+                // What the last block took, if the thread is to rest for it.
+                let mut begun = None;
                 let next = || {
+                    if let Some(begun) = begun.take() {
+                        rest_for(begun);
+                    }
                     let command = inbox.recv().ok();
                     room.ring();
+                    if let Some(Command::Block(_, true)) = command {
+                        begun = Some(Instant::now());
+                    }
                     command
                 };
                 match write(&dir, &header, next) {
@@ -114,13 +127,13 @@ impl CheckpointWriter {
         self.send(Command::Begin(header)).is_ok()
     }
 
-    /// Hands over a block of the state machine's stream, of any size.
+    /// Hands over a block of the state machine's stream, of any size, and says whether calls are under way.
     ///
     /// # Errors
     /// Gives the block back while the thread has no room.
-    pub(in crate::shell) fn block(&self, block: Vec<u8>) -> Result<(), Vec<u8>> {
-        self.send(Command::Block(block)).map_err(|command| match command {
-            Command::Block(block) => block,
+    pub(in crate::shell) fn block(&self, block: Vec<u8>, has_calls: bool) -> Result<(), Vec<u8>> {
+        self.send(Command::Block(block, has_calls)).map_err(|command| match command {
+            Command::Block(block, _) => block,
             Command::Begin(_) | Command::Finish | Command::Abandon => {
                 unreachable!("the command comes back as it was sent")
             }
@@ -145,6 +158,12 @@ impl CheckpointWriter {
             TrySendError::Disconnected(_) => unreachable!("the thread lives as long as its sender"),
         })
     }
+}
+
+/// Leaves core and disk to the calls under way, as the store does between its turns.
+#[expect(clippy::disallowed_methods, reason = "a thread of its own, which blocks on the disk as well")]
+fn rest_for(begun: Instant) {
+    std::thread::sleep(begun.elapsed().min(REST_MAX));
 }
 
 /// Where the checkpoint at `index` lies.
@@ -172,7 +191,7 @@ fn write(dir: &Path, header: &Header, mut next: impl FnMut() -> Option<Command>)
             }
             Some(Command::Begin(_)) => unreachable!("the store finishes one checkpoint before the next"),
             Some(Command::Finish) => break,
-            Some(Command::Block(block)) => {
+            Some(Command::Block(block, _)) => {
                 if let (Ok(output), Some(encoder)) = (&mut result, &mut encoder) {
                     // A block is as large as the largest value, so it may be more than a frame; the state
                     // machine's stream may be cut anywhere.
@@ -326,7 +345,7 @@ pub(in crate::shell) fn write_whole(
     header: &Header,
     blocks: impl IntoIterator<Item = Vec<u8>>,
 ) -> io::Result<()> {
-    let mut commands = blocks.into_iter().map(Command::Block).chain([Command::Finish]);
+    let mut commands = blocks.into_iter().map(|block| Command::Block(block, false)).chain([Command::Finish]);
     write(dir, header, || commands.next()).map(|_bytes| ())
 }
 

@@ -57,7 +57,7 @@ impl StoreRole {
                         (block, is_last)
                     }
                 };
-                match self.writer.block(block) {
+                match self.writer.block(block, self.turns.is_in_close_company()) {
                     Err(block) => (Progress::Slices { checkpoint, waiting: Some(block), is_last }, false),
                     Ok(()) if is_last => {
                         self.machine.end_checkpoint(checkpoint);

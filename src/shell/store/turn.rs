@@ -64,6 +64,11 @@ impl Turns {
         self.pace.pause()
     }
 
+    /// See [`Pace::is_in_close_company`].
+    pub(super) fn is_in_close_company(&self) -> bool {
+        self.pace.is_in_close_company()
+    }
+
     pub(super) fn begin(&mut self) -> Turn {
         Turn { given: 0, first: self.first, turn: self.pace.begin() }
     }
