@@ -118,6 +118,8 @@ struct Watched {
     /// No barrier has passed since it was created for the first time, so it may begin anywhere.
     is_new: bool,
     created_at: i64,
+    /// Up to here it repeats what was told.
+    repeats: i64,
     held: Vec<Event>,
     /// More of its last revision is to come.
     is_cut: bool,
@@ -426,6 +428,7 @@ impl RemoteFeed {
             live_since: None,
             is_new: true,
             created_at: 0,
+            repeats: 0,
             held: Vec::new(),
             is_cut: false,
         });
@@ -458,18 +461,20 @@ impl RemoteFeed {
         }
     }
 
-    /// Watches a range from behind the last barrier on, or from now on if nobody waits for what was before.
+    /// Watches a range from the last barrier on, or from now on if nobody waits for what was before. From behind the
+    /// barrier would be from the future, and a member does not answer progress requests before that has come.
     fn create(&mut self, range: &WatchRange) {
         let Line::Open(stream) = self.trunk else { return };
         self.end_watch(range);
         let id = self.id_next;
         self.id_next += 1;
-        let start = self.current + 1;
+        let current = self.current;
         let watched = self.watched.get_mut(range).expect("its caller found it");
         watched.id = id;
         watched.previous = watched.wants_previous();
         watched.live_since = None;
-        let request = create(range, id, if watched.is_new { 0 } else { start }, watched.previous);
+        watched.repeats = if watched.is_new { 0 } else { current };
+        let request = create(range, id, watched.repeats, watched.previous);
         self.by_id.insert(id, range.clone());
         self.acts.push_back(Act::Send { stream, request });
     }
@@ -482,7 +487,7 @@ impl RemoteFeed {
     }
 
     fn on_news(&mut self, received: Received) {
-        let Received { header, watch_id, created, canceled, compact_revision, events, .. } = &received;
+        let Received { header, watch_id, created, canceled, compact_revision, .. } = &received;
         if *canceled {
             // One that was not asked for is over, whatever was.
             let is_ours = *created || self.by_id.contains_key(watch_id);
@@ -493,7 +498,7 @@ impl RemoteFeed {
             };
         }
         let Some(range) = self.by_id.get(watch_id) else {
-            let is_progress = *watch_id == -1 && !created && events.is_empty();
+            let is_progress = *watch_id == -1 && !created && received.events.is_empty();
             if is_progress {
                 self.on_progress(header.revision);
             }
@@ -505,8 +510,10 @@ impl RemoteFeed {
             watched.created_at = header.revision;
             return self.settle();
         }
+        let mut events = received.events;
+        events.retain(|event| !(0..=watched.repeats).contains(&event.revision));
         let mut last = watched.held.last().map_or(self.current, |event| event.revision - 1);
-        for event in events {
+        for event in &events {
             if event.revision <= last || !range.keys().contains(&event.key) {
                 return self.renew(IMPOSSIBLE);
             }
@@ -514,8 +521,8 @@ impl RemoteFeed {
         }
         watched.is_cut = received.fragment;
         if !self.is_overfull {
-            self.held_bytes += bytes_of(events);
-            watched.held.extend(received.events);
+            self.held_bytes += bytes_of(&events);
+            watched.held.extend(events);
             if HELD_BYTES_MAX < self.held_bytes {
                 self.throw_away();
             }

@@ -15,6 +15,8 @@ use crate::watch::{Hub, HubLimits, Response, Sink, StreamId};
 struct MemberWatch {
     range: WatchRange,
     next: i64,
+    /// 0: from now on.
+    start: i64,
     previous: bool,
 }
 
@@ -63,7 +65,8 @@ impl Member {
                 let next = if create.start_revision == 0 { self.revision + 1 } else { create.start_revision };
                 let id = create.watch_id;
                 let range = WatchRange::new(create.key, create.range_end);
-                let watch = MemberWatch { range, next, previous: create.prev_kv };
+                let watch =
+                    MemberWatch { range, next, start: create.start_revision, previous: create.prev_kv };
                 let before = self.streams.get_mut(&stream).unwrap().insert(id, watch);
                 assert!(before.is_none());
                 self.say(stream, pb::WatchResponse { watch_id: id, created: true, ..Default::default() });
@@ -75,7 +78,10 @@ impl Member {
                 self.say(stream, canceled);
             }
             RequestUnion::ProgressRequest(_) => {
-                let is_synced = self.streams[&stream].values().all(|watch| self.revision < watch.next);
+                // As members do: one that begins in the future is not there yet.
+                let is_synced =
+                    |watch: &MemberWatch| self.revision < watch.next && watch.start <= self.revision;
+                let is_synced = self.streams[&stream].values().all(is_synced);
                 if is_synced {
                     self.say(stream, pb::WatchResponse { watch_id: -1, ..Default::default() });
                 }
@@ -355,6 +361,28 @@ fn whoever_wants_the_previous_version_later_gets_it_and_nobody_loses_a_change() 
 }
 
 #[test]
+fn a_trunk_that_breaks_while_nothing_happens_answers_orders_all_the_same() {
+    let mut scene = Scene::new(1);
+    let keys = range("a", "b");
+    scene.subscribe(0, 1, &keys, false);
+    scene.hear();
+    scene.member.change(&["a1"], false);
+    scene.member.tell_all();
+    scene.hear();
+    scene.take_told();
+    scene.break_streams();
+    scene.order(0, Order::Ask { token: Token(2) }, 0);
+    scene.subscribe(0, 3, &keys, true);
+    for _ in 0..10 {
+        scene.tick(OPEN_PAUSE_MS);
+        scene.member.tell_all();
+        scene.hear();
+    }
+    let subscribed = Notice::Subscribed { token: Token(3), current: 2, compacted: 0 };
+    assert_eq!(scene.take_told(), [(0, Notice::Standing { token: Token(2), current: 2 }), (0, subscribed)]);
+}
+
+#[test]
 fn too_much_to_hold_is_thrown_away_and_read_as_history() {
     let mut scene = Scene::new(1);
     let keys = range("a", "b");
@@ -484,9 +512,9 @@ impl Sink for Told {
 struct Random(u64);
 
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
+    fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
+        usize::try_from(self.0 >> 33).unwrap() % bound
     }
 }
 
@@ -555,32 +583,32 @@ impl Run {
         let keys = ["a", "b", "c", "d"];
         match random.below(20) {
             0..6 => {
-                let key = keys[random.below(4) as usize];
+                let key = keys[random.below(4)];
                 let keys = if random.below(4) == 0 { &["a", "b", "c"][..] } else { &[key][..] };
                 self.scene.member.change(keys, random.below(5) == 0);
             }
             6..9 => {
-                let shard = random.below(2) as usize;
-                let stream = self.streams[shard][random.below(2) as usize];
-                let (from, end) = [("a", "c"), ("b", "d"), ("a", ""), ("c", "\0")][random.below(4) as usize];
-                let current = u64::try_from(self.scene.member.revision).unwrap();
+                let shard = random.below(2);
+                let stream = self.streams[shard][random.below(2)];
+                let (from, end) = [("a", "c"), ("b", "d"), ("a", ""), ("c", "\0")][random.below(4)];
+                let current = usize::try_from(self.scene.member.revision).unwrap();
                 let start = if random.below(2) == 0 { 0 } else { 1 + random.below(current + 3) };
                 let watch_id = i64::try_from(self.asked[shard].len()).unwrap() + 1;
                 let create = pb::WatchCreateRequest {
                     key: from.into(),
                     range_end: end.into(),
-                    start_revision: start.cast_signed(),
+                    start_revision: i64::try_from(start).unwrap(),
                     prev_kv: random.below(3) == 0,
                     watch_id,
                     ..Default::default()
                 };
                 let request = pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
                 self.hubs[shard].on_request(stream, request);
-                let asked = Asked { stream, range: range(from, end), start: start.cast_signed() };
+                let asked = Asked { stream, range: range(from, end), start: i64::try_from(start).unwrap() };
                 self.asked[shard].insert((stream, watch_id), asked);
             }
             9 => {
-                let shard = random.below(2) as usize;
+                let shard = random.below(2);
                 let progress = RequestUnion::ProgressRequest(pb::WatchProgressRequest {});
                 let request = pb::WatchRequest { request_union: Some(progress) };
                 self.hubs[shard].on_request(self.streams[shard][0], request);
@@ -594,14 +622,14 @@ impl Run {
                     .flat_map(|(stream, watches)| watches.keys().map(|id| (*stream, *id)))
                     .collect();
                 if !all.is_empty() {
-                    let (stream, id) = all[random.below(all.len() as u64) as usize];
-                    self.scene.member.tell(stream, id, 1 + random.below(4) as usize);
+                    let (stream, id) = all[random.below(all.len())];
+                    self.scene.member.tell(stream, id, 1 + random.below(4));
                 }
                 self.scene.hear_one();
             }
             16 => self.scene.tick(ASK_PAUSE_MS),
             17 => {
-                let shard = random.below(2) as usize;
+                let shard = random.below(2);
                 self.told[shard].is_full ^= true;
                 if !self.told[shard].is_full {
                     self.streams[shard].iter().for_each(|stream| self.hubs[shard].on_room(*stream));
