@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 
+use super::granted::{Deletions, Granted};
 use super::rights::{Rights, is_permission_range};
 use crate::pb::authpb::{self, Permission, permission};
 use crate::pb::etcdserverpb as pb;
@@ -29,8 +30,7 @@ pub enum Access {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct User {
     password: PasswordHash,
-    /// In order.
-    roles: Vec<String>,
+    roles: Granted,
     /// As the client gave them.
     options: Option<authpb::UserAddOptions>,
 }
@@ -48,14 +48,6 @@ impl std::fmt::Debug for PasswordHash {
 impl User {
     fn has_no_password(&self) -> bool {
         self.options.is_some_and(|options| options.no_password)
-    }
-
-    fn is_admin(&self) -> bool {
-        self.has_role(ADMIN)
-    }
-
-    fn has_role(&self, role: &str) -> bool {
-        self.roles.binary_search_by(|own| own.as_str().cmp(role)).is_ok()
     }
 }
 
@@ -123,6 +115,7 @@ pub struct Realm {
     users: BTreeMap<String, Entry>,
     /// Permissions are in the order of their keys.
     roles: BTreeMap<String, Arc<Vec<Permission>>>,
+    deletions: Deletions,
     /// Says nothing that users and roles of its revision do not say.
     checked: RefCell<Option<Checked>>,
 }
@@ -134,6 +127,7 @@ impl Default for Realm {
             revision: 1,
             users: BTreeMap::new(),
             roles: BTreeMap::new(),
+            deletions: Deletions::default(),
             checked: RefCell::new(None),
         }
     }
@@ -165,6 +159,24 @@ impl Realm {
         self.users.get(name).ok_or(AuthRejection::UserNotFound)
     }
 
+    fn has_role(&self, user: &User, role: &str) -> bool {
+        user.roles.has(role, &self.deletions)
+    }
+
+    fn is_admin(&self, user: &User) -> bool {
+        self.has_role(user, ADMIN)
+    }
+
+    /// Rights have changed.
+    fn on_changed(&mut self) {
+        self.revision += 1;
+        self.deletions.clear_some(
+            &mut self.users,
+            |entry| &entry.user.roles,
+            |entry| &mut Arc::make_mut(&mut entry.user).roles,
+        );
+    }
+
     fn user_mut(&mut self, name: &str) -> Result<&mut User, AuthRejection> {
         let entry = self.users.get_mut(name).ok_or(AuthRejection::UserNotFound)?;
         // A checkpoint on its way may still hold the old record.
@@ -182,7 +194,7 @@ impl Realm {
     pub fn enable(&mut self) -> Changed {
         if !self.is_enabled {
             let root = self.users.get(ADMIN).ok_or(AuthRejection::RootUserNotFound)?;
-            root.user.is_admin().then_some(()).ok_or(AuthRejection::RootRoleNotGranted)?;
+            self.is_admin(&root.user).then_some(()).ok_or(AuthRejection::RootRoleNotGranted)?;
             self.is_enabled = true;
         }
         Ok(())
@@ -192,7 +204,7 @@ impl Realm {
     pub fn disable(&mut self) -> bool {
         let was_enabled = std::mem::take(&mut self.is_enabled);
         if was_enabled {
-            self.revision += 1;
+            self.on_changed();
         }
         was_enabled
     }
@@ -210,9 +222,10 @@ impl Realm {
         }
         let has_password = !request.options.is_some_and(|options| options.no_password);
         let password = if has_password { hash_of(&request.hashed_password)? } else { Bytes::new() };
-        let user = User { password: PasswordHash(password), roles: Vec::new(), options: request.options };
+        let user =
+            User { password: PasswordHash(password), roles: Granted::default(), options: request.options };
         self.users.insert(request.name.clone(), Entry::new(user));
-        self.revision += 1;
+        self.on_changed();
         Ok(())
     }
 
@@ -223,7 +236,7 @@ impl Realm {
             return Err(AuthRejection::InvalidManagement);
         }
         self.users.remove(name).ok_or(AuthRejection::UserNotFound)?;
-        self.revision += 1;
+        self.on_changed();
         Ok(())
     }
 
@@ -233,7 +246,7 @@ impl Realm {
         let has_none = self.entry(&request.name)?.user.has_no_password();
         let password = if has_none { Bytes::new() } else { hash_of(&request.hashed_password)? };
         self.user_mut(&request.name)?.password = PasswordHash(password);
-        self.revision += 1;
+        self.on_changed();
         Ok(())
     }
 
@@ -244,10 +257,9 @@ impl Realm {
         if request.role != ADMIN && !self.roles.contains_key(&request.role) {
             return Err(AuthRejection::RoleNotFound);
         }
-        let roles = &mut self.user_mut(&request.user)?.roles;
-        if let Err(place) = roles.binary_search(&request.role) {
-            roles.insert(place, request.role.clone());
-            self.revision += 1;
+        let (deleted, revision) = (self.deletions.of(&request.role), self.revision + 1);
+        if self.user_mut(&request.user)?.roles.grant(&request.role, revision, deleted) {
+            self.on_changed();
         }
         Ok(())
     }
@@ -258,10 +270,10 @@ impl Realm {
         if self.is_enabled && request.name == ADMIN && request.role == ADMIN {
             return Err(AuthRejection::InvalidManagement);
         }
-        let roles = &mut self.user_mut(&request.name)?.roles;
-        let place = roles.binary_search(&request.role).map_err(|_| AuthRejection::RoleNotGranted)?;
-        roles.remove(place);
-        self.revision += 1;
+        let deleted = self.deletions.of(&request.role);
+        let was_granted = self.user_mut(&request.name)?.roles.revoke(&request.role, deleted);
+        was_granted.then_some(()).ok_or(AuthRejection::RoleNotGranted)?;
+        self.on_changed();
         Ok(())
     }
 
@@ -277,11 +289,11 @@ impl Realm {
             return Err(AuthRejection::RoleExists);
         }
         self.roles.insert(name.into(), Arc::default());
-        self.revision += 1;
+        self.on_changed();
         Ok(())
     }
 
-    /// Deletes a role, and takes it from all who have it. O(users).
+    /// Deletes a role, and takes it from all who have it.
     ///
     /// # Errors
     /// No such role; `root` while rights are asked for.
@@ -290,10 +302,8 @@ impl Realm {
             return Err(AuthRejection::InvalidManagement);
         }
         self.roles.remove(name).ok_or(AuthRejection::RoleNotFound)?;
-        for entry in self.users.values_mut().filter(|entry| entry.user.has_role(name)) {
-            Arc::make_mut(&mut entry.user).roles.retain(|role| role != name);
-        }
-        self.revision += 1;
+        self.on_changed();
+        self.deletions.note(name, self.revision);
         Ok(())
     }
 
@@ -326,7 +336,7 @@ impl Realm {
                 );
             }
         }
-        self.revision += 1;
+        self.on_changed();
         Ok(())
     }
 
@@ -342,7 +352,7 @@ impl Realm {
         if permissions.len() == before {
             return Err(AuthRejection::PermissionNotGranted);
         }
-        self.revision += 1;
+        self.on_changed();
         Ok(())
     }
 
@@ -377,7 +387,7 @@ impl Realm {
     /// # Errors
     /// No such user.
     pub fn roles_of(&self, name: &str) -> Result<Vec<String>, AuthRejection> {
-        Ok(self.entry(name)?.user.roles.clone())
+        Ok(self.entry(name)?.user.roles.roles(&self.deletions).map(str::to_owned).collect())
     }
 
     /// The permissions of a role; those of `root` are told as one for everything.
@@ -443,7 +453,7 @@ impl Realm {
         match &*cached {
             Some((revision, rights)) if *revision == self.revision => Ok(rights.clone()),
             _ => {
-                let rights = (!entry.user.is_admin()).then(|| Arc::new(self.rights(&entry.user)));
+                let rights = (!self.is_admin(&entry.user)).then(|| Arc::new(self.rights(&entry.user)));
                 *cached = Some((self.revision, rights.clone()));
                 Ok(rights)
             }
@@ -452,7 +462,8 @@ impl Realm {
 
     fn rights(&self, user: &User) -> Rights {
         // A role that is gone gives nothing.
-        Rights::of(user.roles.iter().filter_map(|role| self.roles.get(role)).flat_map(|role| role.iter()))
+        let roles = user.roles.roles(&self.deletions).filter_map(|role| self.roles.get(role));
+        Rights::of(roles.flat_map(|role| role.iter()))
     }
 
     /// Whether `login` may run the cluster.
@@ -461,7 +472,7 @@ impl Realm {
     /// It may not.
     pub fn check_admin(&self, login: Option<&Login>) -> Changed {
         let Some(user) = self.user_of(login)? else { return Ok(()) };
-        if user.is_admin() { Ok(()) } else { Err(AuthRejection::PermissionDenied) }
+        if self.is_admin(user) { Ok(()) } else { Err(AuthRejection::PermissionDenied) }
     }
 
     /// Whether `login` is somebody at all.
@@ -491,7 +502,7 @@ impl Realm {
     pub fn check_sees_role(&self, login: Option<&Login>, role: &str) -> Changed {
         match self.check_admin(login) {
             Err(denied) => match self.user_of(login) {
-                Ok(Some(user)) if user.has_role(role) => Ok(()),
+                Ok(Some(user)) if self.has_role(user, role) => Ok(()),
                 _ => Err(denied),
             },
             Ok(()) => Ok(()),
@@ -519,11 +530,12 @@ impl Realm {
         let users: Vec<_> =
             self.users.iter().map(|(name, entry)| (name.clone(), Arc::clone(&entry.user))).collect();
         let roles: Vec<_> = self.roles.iter().map(|(name, role)| (name.clone(), Arc::clone(role))).collect();
-        let users = users.into_iter().map(|(name, user)| {
+        let deletions = self.deletions.clone();
+        let users = users.into_iter().map(move |(name, user)| {
             Record::User(authpb::User {
                 name: name.into(),
                 password: user.password.0.clone(),
-                roles: user.roles.clone(),
+                roles: user.roles.roles(&deletions).map(str::to_owned).collect(),
                 options: user.options,
             })
         });
@@ -567,7 +579,8 @@ impl Realm {
                     return Err("users or roles out of order");
                 }
                 let password = PasswordHash(Bytes::copy_from_slice(&user.password));
-                let user = User { password, roles: user.roles, options: user.options };
+                let roles = Granted::restored(user.roles);
+                let user = User { password, roles, options: user.options };
                 self.users.insert(name, Entry::new(user));
             }
             Record::Role(role) => {

@@ -182,3 +182,92 @@ fn a_change_costs_no_more_with_ten_thousand_users() {
     grant(&mut realm, "wide", permission::Type::Read, b"l", b"").unwrap();
     assert_eq!(merged(&realm), 1, "nothing is merged by a change");
 }
+/// Deletions, grants and users that come and go, beside sets that are emptied at once.
+#[test]
+fn roles_of_users_are_what_taking_a_deleted_role_from_each_at_once_leaves() {
+    use std::collections::BTreeSet;
+
+    use rand::rngs::StdRng;
+    use rand::{RngExt as _, SeedableRng as _};
+
+    for seed in 0..20 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut realm = Realm::default();
+        let (mut users, mut roles) = (BTreeMap::<String, BTreeSet<String>>::new(), BTreeSet::<String>::new());
+        let most = if seed % 2 == 0 { 20 } else { 400 };
+        let mut records: Option<(Box<dyn Iterator<Item = Record>>, BTreeMap<String, BTreeSet<String>>)> =
+            None;
+        for step in 0..4_000 {
+            let user = format!("u{}", random.random_range(0..most));
+            let role = if random.random_ratio(1, 10) {
+                ADMIN.into()
+            } else {
+                format!("r{}", random.random_range(0..4))
+            };
+            let before = realm.revision();
+            let is_done = match random.random_range(0..20) {
+                0..4 => {
+                    let request = pb::AuthUserAddRequest { name: user.clone(), ..Default::default() };
+                    let is_new = !users.contains_key(&user);
+                    users.entry(user).or_default();
+                    (realm.add_user(&request).is_ok(), is_new)
+                }
+                4 => (realm.delete_user(&user).is_ok(), users.remove(&user).is_some()),
+                5..7 => (realm.add_role(&role).is_ok(), roles.insert(role)),
+                7 => {
+                    let is_there = roles.remove(&role);
+                    if is_there {
+                        users.values_mut().for_each(|own| drop(own.remove(&role)));
+                    }
+                    (realm.delete_role(&role).is_ok(), is_there)
+                }
+                8..17 => {
+                    let request = pb::AuthUserGrantRoleRequest { user: user.clone(), role: role.clone() };
+                    let may = roles.contains(&role) || role == ADMIN;
+                    let own = users.get_mut(&user).filter(|_| may);
+                    let is_known = own.is_some();
+                    let is_new = own.is_some_and(|own| own.insert(role));
+                    let granted = realm.grant_role(&request).is_ok();
+                    assert_eq!(realm.revision() != before, is_new, "seed {seed}, step {step}");
+                    (granted, is_known)
+                }
+                _ => {
+                    let request = pb::AuthUserRevokeRoleRequest { name: user.clone(), role: role.clone() };
+                    let had = users.get_mut(&user).is_some_and(|own| own.remove(&role));
+                    (realm.revoke_role(&request).is_ok(), had)
+                }
+            };
+            assert_eq!(is_done.0, is_done.1, "seed {seed}, step {step}");
+            let user = format!("u{}", random.random_range(0..most));
+            let own = users.get(&user).map(|own| own.iter().cloned().collect());
+            assert_eq!(realm.roles_of(&user).ok(), own, "seed {seed}, step {step}");
+            if step % 500 == 250 {
+                records = Some((Box::new(realm.records()), users.clone()));
+            }
+            if step % 500 == 400 {
+                // What a checkpoint on its way holds is as it was, whatever was deleted and cleared since.
+                let (records, then) = records.take().unwrap();
+                let told: BTreeMap<_, BTreeSet<_>> = records
+                    .filter_map(|record| match record {
+                        Record::User(user) => Some((
+                            String::from_utf8(user.name.to_vec()).unwrap(),
+                            user.roles.into_iter().collect(),
+                        )),
+                        Record::Role(_) => None,
+                    })
+                    .collect();
+                assert_eq!(told, then, "seed {seed}, step {step}");
+            }
+        }
+        // Notes go with two rounds over the users.
+        for _ in 0..2 * users.len().div_ceil(super::super::granted::CLEARED) + 2 {
+            realm.add_role("passing").unwrap();
+            realm.on_changed();
+            realm.roles.remove("passing");
+        }
+        assert_eq!(realm.deletions.len(), 0, "seed {seed}");
+        for (user, own) in &users {
+            assert_eq!(realm.roles_of(user).unwrap(), own.iter().cloned().collect::<Vec<_>>());
+        }
+    }
+}
