@@ -16,7 +16,7 @@ use prost::Message as _;
 use super::{CLUSTER_ID, INDEX, RAFT_INDEX, RAFT_TERM, Request, crowded, now_ns};
 use crate::pb::peer;
 use crate::request::{Command, NodeQuery, Query, Read, RequestKind, Response};
-use crate::rpc::nodes::ask::METHODS;
+use crate::rpc::nodes::ask::{KEYS, METHODS};
 use crate::rpc::nodes::fault::INVALID_FORM;
 use crate::rpc::nodes::form::reads_body;
 use crate::rpc::nodes::show::{Listing, put_event, status_of};
@@ -69,13 +69,12 @@ impl<B: Backend> ClientShard<B> {
         sink.answer(account, head, |out| failure.put(out));
     }
 
-    /// A request about the node of a path.
+    /// A request about nodes.
     pub(super) fn on_keys(
         self: &Rc<Self>,
         account: &Rc<Account>,
         root: &str,
         request: Request,
-        path: &[u8],
         body: &[u8],
         turn: Option<Turn>,
         sink: Sink,
@@ -85,6 +84,7 @@ impl<B: Backend> ClientShard<B> {
             let head = AnswerHead::of_text(405).with("Allow", METHODS);
             return sink.answer_bytes(account, head, b"Method Not Allowed\n");
         }
+        let path = request.path.strip_prefix(KEYS).unwrap_or_default();
         let form = reads_body(method, request.content_type.as_deref())
             .and_then(|reads| Form::read(if reads { body } else { b"" }, request.query.as_bytes()))
             .map_err(|error| Failure::new(INVALID_FORM, error.to_string().into_bytes()));

@@ -104,8 +104,8 @@ impl<B: Backend> ClientShard<B> {
         let rest = |prefix: &[u8]| {
             path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with(b"/"))
         };
-        if let Some(rest) = rest(KEYS) {
-            return self.on_keys(account, &root, request, rest, body, turn, sink);
+        if rest(KEYS).is_some() {
+            return self.on_keys(account, &root, request, body, turn, sink);
         }
         if let Some(rest) = rest(b"/v2/members") {
             let rest = String::from_utf8_lossy(rest);
