@@ -216,7 +216,9 @@ fn roles_of_users_are_what_taking_a_deleted_role_from_each_at_once_leaves() {
                 7 => {
                     let is_there = roles.remove(&role);
                     if is_there {
-                        users.values_mut().for_each(|own| drop(own.remove(&role)));
+                        for own in users.values_mut() {
+                            own.remove(&role);
+                        }
                     }
                     (realm.delete_role(&role).is_ok(), is_there)
                 }
