@@ -10,6 +10,9 @@ use super::plan::Fit;
 /// The unit of the repository, whose every line has its reason beside it.
 const TEMPLATE: &str = include_str!("../../../tuning/pinion.service");
 
+/// Where systemd finds a program by its name.
+const FOUND: [&str; 2] = ["/usr/local/bin/pinion", "/usr/bin/pinion"];
+
 /// The directory that the unit makes by itself.
 const STATE_DIR: &str = "/var/lib/pinion";
 
@@ -26,7 +29,9 @@ fn of(fit: &Fit, program: &Path, data_dir: &Path) -> String {
     let mut text = String::new();
     for line in TEMPLATE.lines() {
         let said = match line {
-            "ExecStart=/usr/local/bin/pinion" => format!("ExecStart={}", quoted(program)),
+            "ExecStart=pinion" if FOUND.iter().all(|found| program != Path::new(found)) => {
+                format!("ExecStart={}", quoted(program))
+            }
             "WorkingDirectory=/var/lib/pinion" if !data_dir.starts_with(STATE_DIR) => {
                 format!(
                     "{line}\n# The data is elsewhere, in a directory that User= owns.\nReadWritePaths={}",
