@@ -11,6 +11,7 @@ mod downgrade;
 pub mod escape;
 pub mod framing;
 pub mod headers;
+pub mod hops;
 pub mod http1;
 pub mod json;
 pub mod method;

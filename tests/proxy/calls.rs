@@ -108,6 +108,50 @@ fn keep_alives_observers_and_waiters_go_both_ways_and_end_with_their_caller() {
 }
 
 #[test]
+fn renewals_of_many_streams_and_leases_each_have_their_answer_whichever_member_gives_it() {
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        for (name, server, proxy) in in_front_of_each(&work, &[]).await {
+            let client = proxy.client().await;
+            let mut streams = Vec::new();
+            let mut leases = Vec::new();
+            for _ in 0..20 {
+                let grant = pb::LeaseGrantRequest { id: 0, ttl: 60 + leases.len() as i64 };
+                leases.push(client.lease_grant(&grant).await.unwrap().id);
+                streams.push(client.keep_alive().await.unwrap());
+            }
+            for round in 0..5 {
+                for (requests, _) in &mut streams {
+                    for id in &leases {
+                        requests.send(&pb::LeaseKeepAliveRequest { id: *id }).unwrap();
+                    }
+                    requests.send(&pb::LeaseKeepAliveRequest { id: 1 }).unwrap();
+                }
+                for (_, answers) in &mut streams {
+                    for (number, id) in leases.iter().enumerate() {
+                        let answer = answers.next().await.unwrap().unwrap();
+                        assert_eq!((answer.id, answer.ttl), (*id, 60 + number as i64), "{name}, {round}");
+                        assert!(0 < answer.header.unwrap().revision, "{name}");
+                    }
+                    let gone = answers.next().await.unwrap().unwrap();
+                    assert_eq!((gone.id, gone.ttl), (1, 0), "{name}");
+                }
+            }
+            // All of them are one stream at the member, for each of the proxy's shards.
+            let page = Web::connect(server.client_port()).await.get("/metrics").await.text();
+            let started = page
+                .lines()
+                .filter(|line| {
+                    line.starts_with("grpc_server_started_total") && line.contains("LeaseKeepAlive")
+                })
+                .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+                .sum::<f64>();
+            assert!((1.0..=16.0).contains(&started), "{name}: {started} streams for 20");
+        }
+    });
+}
+
+#[test]
 fn a_token_is_passed_on_and_nobody_has_anothers_rights() {
     block_on(TEST_DEADLINE, async {
         let work = WorkDir::new();

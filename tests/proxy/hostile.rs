@@ -182,3 +182,37 @@ fn its_own_address_is_refused_as_an_endpoint_in_every_form() {
         assert!(told.contains("calls would go round in a circle"), "{told}");
     }
 }
+
+#[test]
+fn proxies_that_are_each_others_endpoints_refuse_calls_and_say_why() {
+    block_on(TEST_DEADLINE, async {
+        let work = WorkDir::new();
+        let port = free_port();
+        let first = Proxy::start(&work, &[at(port)], &[]);
+        let command = Command::new(server_binary());
+        let mut second = Proxy::spawn_at(command, &work, port, &[first.endpoint()], &[]);
+        second.wait_for("ready to pass client requests on");
+        second.wait_for("connected with an endpoint");
+        let client = first.client().await;
+        let mut told = String::new();
+        until(PATIENCE, async || {
+            let (code, text) = refusal(client.get("k").await);
+            told = format!("{code}: {text}");
+            code == 9
+        })
+        .await;
+        assert!(told.contains("goes round in a circle"), "{told}");
+        let lease = pinion_kit::pb::etcdserverpb::LeaseKeepAliveRequest { id: 7 };
+        let (mut renewals, mut renewed) = client.keep_alive().await.unwrap();
+        renewals.send(&lease).unwrap();
+        assert!(renewed.next().await.is_err());
+        let (mut requests, mut answers) = client.watch().await.unwrap();
+        requests
+            .create(pinion_kit::pb::etcdserverpb::WatchCreateRequest {
+                key: "k".into(),
+                ..Default::default()
+            })
+            .unwrap();
+        assert!(answers.next().await.is_err());
+    });
+}

@@ -36,8 +36,17 @@ impl Proxy {
         proxy
     }
 
-    pub fn spawn(mut command: Command, work: &WorkDir, endpoints: &[String], flags: &[String]) -> Self {
-        let port = free_port();
+    pub fn spawn(command: Command, work: &WorkDir, endpoints: &[String], flags: &[String]) -> Self {
+        Self::spawn_at(command, work, free_port(), endpoints, flags)
+    }
+
+    pub fn spawn_at(
+        mut command: Command,
+        work: &WorkDir,
+        port: u16,
+        endpoints: &[String],
+        flags: &[String],
+    ) -> Self {
         let log = work.join(&format!("proxy-{port}.log"));
         command.args(["grpc-proxy", "start", &format!("--listen-addr=127.0.0.1:{port}")]);
         command.arg(format!("--advertise-client-url=127.0.0.1:{port}"));

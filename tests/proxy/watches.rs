@@ -73,7 +73,7 @@ fn ten_thousand_watches_of_a_range_are_one_at_the_member_and_each_hears_of_every
                 revision = put.header.unwrap().revision;
             }
             for (_, _, answers) in &mut streams {
-                let mut seen = vec![Vec::new(); EACH as usize];
+                let mut seen = vec![Vec::new(); usize::try_from(EACH).unwrap()];
                 while seen.iter().any(|keys| keys.len() < 3) {
                     let news = next(answers).await;
                     seen[usize::try_from(news.watch_id - 1_000_001).unwrap()].extend(keys(&news));

@@ -13,12 +13,13 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE};
 use http::{Request, StatusCode};
 
 use crate::rpc::framing::{PREFIX_BYTES, is_grpc_content_type, percent_decode, put_prefix, timeout_text};
-use crate::rpc::{Code, Status, not_older};
+use crate::rpc::{Code, Status, hops, not_older};
 
 const TOKEN: HeaderName = HeaderName::from_static("token");
 const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
 const CLIENT_API_VERSION: HeaderName = HeaderName::from_static("client-api-version");
 const NOT_OLDER_THAN: HeaderName = HeaderName::from_static(not_older::NOT_OLDER_THAN);
+const HOPS: HeaderName = HeaderName::from_static(hops::HOPS);
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -32,6 +33,8 @@ pub(in crate::shell) struct Said {
     pub is_recent: bool,
     /// 0: anything.
     pub not_older_than: i64,
+    /// Proxies that it has come through before this one.
+    pub hops: u8,
 }
 
 impl Said {
@@ -54,6 +57,7 @@ impl Said {
         if 0 < self.not_older_than {
             headers.insert(NOT_OLDER_THAN, HeaderValue::from(self.not_older_than));
         }
+        headers.insert(HOPS, HeaderValue::from(u16::from(self.hops) + 1));
     }
 }
 

@@ -19,6 +19,8 @@ mod line;
 mod own;
 mod present;
 mod registry;
+mod renewals;
+mod renewing;
 mod rounds;
 pub(in crate::shell) mod seen;
 mod turns;
@@ -33,6 +35,7 @@ pub(in crate::shell) use call::{Asked, Call, Failure, Said, bad_answer};
 use line::Line;
 pub(in crate::shell) use line::Pings;
 pub(in crate::shell) use registry::{Advertised, Registry};
+use renewals::Renewals;
 use rounds::Rounds;
 use seen::Seen;
 pub(in crate::shell) use turns::Tried;
@@ -91,6 +94,7 @@ pub struct Upstream {
     /// All were dialed once.
     first_dials_left: Cell<usize>,
     quiet: Quiet<usize>,
+    renewals: Renewals,
     /// Of the question what is committed.
     present_rounds: Rounds<Result<i64, Status>>,
     random: Cell<u64>,
@@ -111,6 +115,7 @@ impl Upstream {
             news: Broadcast::default(),
             first_dials_left: Cell::new(config.endpoints.len()),
             quiet: Quiet::default(),
+            renewals: Renewals::default(),
             present_rounds: Rounds::default(),
             random: Cell::new(seed),
             config,

@@ -130,6 +130,7 @@ fn said(head: &Head) -> Said {
         needs_leader: head.needs_leader,
         is_recent: head.api_version == ApiVersion::Recent,
         not_older_than: head.not_older_than,
+        hops: head.hops,
     }
 }
 

@@ -22,7 +22,8 @@ use bytes::Bytes;
 use super::account::Account;
 use super::end::{CallEnd, Ended};
 use super::shown::Shown;
-use super::{Head, Recipient};
+use super::{Head, Recipient, decode};
+use crate::pb::etcdserverpb as pb;
 use crate::request::{Command, Response};
 use crate::rpc::method::Weight;
 use crate::rpc::{Status, convert};
@@ -39,7 +40,15 @@ const IN_FLIGHT_MAX: usize = 64;
 /// Answers are gathered behind a piece on its way out up to this size; then the client has to read.
 const UNSENT_BYTES_MAX: usize = 2048;
 
-type RenewalAnswer = Result<(Term, Response), Status>;
+type RenewalAnswer = Result<Renewed, Status>;
+
+/// What a client is told of a renewal.
+#[derive(Debug)]
+pub(in crate::shell::client) enum Renewed {
+    Here(Term, Response),
+    /// Elsewhere: the whole message.
+    Behind(Bytes),
+}
 
 /// The answers to a stream's requests, put in as they come, taken out in order.
 #[derive(Default)]
@@ -171,7 +180,13 @@ impl<B: Backend> Renewals<B> {
     fn gather(&mut self) -> Result<(), Ended> {
         while let Some(answer) = self.answers.take_next() {
             match answer {
-                Ok((term, response)) => {
+                Ok(Renewed::Behind(message)) => {
+                    let mut messages = self.stream.messages();
+                    messages.begin(|_| {}, message.len())?;
+                    messages.rest().extend_from_slice(&message);
+                    messages.end();
+                }
+                Ok(Renewed::Here(term, response)) => {
                     let mut messages = self.stream.messages();
                     let headers = &self.shard.headers;
                     messages.begin(|out| headers.put(out, response.revision, term), response.body.len())?;
@@ -225,6 +240,18 @@ impl<B: Backend> Renewals<B> {
 
     fn submit(&mut self, message: Bytes) {
         let bytes = message.len();
+        if let Some(upstream) = self.shard.backend.upstream() {
+            return match decode::<pb::LeaseKeepAliveRequest>(message) {
+                Ok(request) => {
+                    let (answers, number) = (Rc::clone(&self.answers), self.answers.add());
+                    let renewed = move |answer: Result<Bytes, Status>| {
+                        answers.put(number, answer.map(Renewed::Behind));
+                    };
+                    upstream.renew(request.id, Box::new(renewed));
+                }
+                Err(status) => self.end = Some(Err(status)),
+            };
+        }
         match convert::lease_keep_alive(message) {
             Ok(command) if self.shard.identities.revision().is_some() => self.submit_in_name(command, bytes),
             Ok(command) => {
@@ -275,11 +302,14 @@ mod tests {
     }
 
     fn answer(revision: i64) -> RenewalAnswer {
-        Ok((Term(1), Response { revision, ..Default::default() }))
+        Ok(Renewed::Here(Term(1), Response { revision, ..Default::default() }))
     }
 
     fn next(answers: &Answers) -> Option<i64> {
-        answers.take_next().map(|answer| answer.unwrap().1.revision)
+        answers.take_next().map(|answer| match answer.unwrap() {
+            Renewed::Here(_, response) => response.revision,
+            Renewed::Behind(message) => panic!("{message:?}"),
+        })
     }
 
     #[test]

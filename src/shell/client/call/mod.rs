@@ -50,13 +50,13 @@ use crate::pb::{etcdserverpb as pb, health};
 use crate::request::{Answer, Command, NotOlder, Outcome, Permit, Query, Read, Refusal, Response};
 use crate::rpc::api_version::ApiVersion;
 use crate::rpc::method::{Becomes, HeaderShape, Weight};
-use crate::rpc::{Code, Method, Status, convert, status};
+use crate::rpc::{Code, Method, Status, convert, hops, status};
 use crate::shell::client::load::Cause;
 use crate::types::Term;
 use account::{Account, Charge};
 use end::CallEnd;
 use identity::Identity;
-use keep_alive::Answers;
+use keep_alive::{Answers, Renewed};
 use leadership::Wait;
 use place::{Kind, Place};
 use shown::Shown;
@@ -75,6 +75,8 @@ pub(super) struct Head {
     pub(super) shown: Option<Shown>,
     /// The revision that a read's answer has to be of, or a later one; 0: any.
     pub(super) not_older_than: i64,
+    /// Proxies that it has come through.
+    pub(super) hops: u8,
 }
 
 impl Head {
@@ -206,6 +208,9 @@ impl Mailbox {
 impl<B: Backend> ClientShard<B> {
     /// Whether this member, as it stands, serves the call at all.
     fn admit(&self, head: &Head) -> Result<(), Status> {
+        if hops::HOPS_MAX <= head.hops && self.backend.upstream().is_some() {
+            return Err(hops::circle());
+        }
         if self.leadership.is_learner() && !head.method.row().suits_learner {
             return Err(head.api_version.refusal_of_learner());
         }
@@ -236,7 +241,9 @@ impl<B: Backend> ClientShard<B> {
         let kind = if is_watch { Kind::Watch } else { Kind::KeepAlive };
         // What somebody may read only the members know, at each moment: streams with a token are passed on.
         let is_nobodys = !matches!(head.shown, Some(Shown::Token(_)));
-        let is_joined = is_watch && is_nobodys && self.backend.joins_watches();
+        // So are those of another proxy, which has joined them: a circle of proxies is seen by a call that goes round.
+        let is_a_clients = is_nobodys && head.hops == 0;
+        let is_joined = is_a_clients && (!is_watch || self.backend.joins_watches());
         if self.backend.upstream().is_some() && !is_joined {
             return self.forward_stream(account, head, requests, kind, responder);
         }
@@ -581,7 +588,9 @@ impl<B: Backend> ClientShard<B> {
         }
         match (recipient, answer) {
             (Recipient::Task(mailbox), answer) => mailbox.put(answer),
-            (Recipient::InOrder { answers, number }, answer) => answers.put(number, answer),
+            (Recipient::InOrder { answers, number }, answer) => {
+                answers.put(number, answer.map(|(term, response)| Renewed::Here(term, response)));
+            }
             (Recipient::Unary { responder, .. } | Recipient::Snapshot { responder, .. }, Err(status)) => {
                 responder.refuse(&status);
             }

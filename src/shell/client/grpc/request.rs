@@ -19,7 +19,7 @@ use crate::rpc::api_version::ApiVersion;
 use crate::rpc::framing::{Assembler, FramingError, Message, is_grpc_content_type, parse_timeout};
 use crate::rpc::headers::{Aside, Credential};
 use crate::rpc::method::CallShape;
-use crate::rpc::{Code, Method, Status, not_older, status};
+use crate::rpc::{Code, Method, Status, hops, not_older, status};
 use crate::shell::client::call::account::Account;
 use crate::shell::client::call::body::Body;
 use crate::shell::client::call::identity;
@@ -63,6 +63,7 @@ struct Asked<'a> {
     timeout_ns: Option<Result<u64, String>>,
     encoding: Option<&'a [u8]>,
     not_older_than: Option<&'a [u8]>,
+    hops: Option<&'a [u8]>,
     /// The first one; so with those below.
     api_version: Option<&'a [u8]>,
     has_leader: Option<&'a [u8]>,
@@ -94,6 +95,10 @@ impl<'a> Asked<'a> {
                 }
                 not_older::NOT_OLDER_THAN => {
                     asked.not_older_than = Some(value);
+                    continue;
+                }
+                hops::HOPS => {
+                    asked.hops = Some(value);
                     continue;
                 }
                 GATEWAY_ACCEPT => {
@@ -181,7 +186,8 @@ fn read_head<T>(
     let needs_leader = asked.has_leader == Some(b"true");
     let shown = if asks_rights { asked.shown(aside.credential.as_ref(), account) } else { None };
     let not_older_than = not_older::parse(asked.not_older_than)?;
-    Ok((Head { method, client_deadline_ms, needs_leader, api_version, shown, not_older_than }, gzip))
+    let hops = hops::parse(asked.hops);
+    Ok((Head { method, client_deadline_ms, needs_leader, api_version, shown, not_older_than, hops }, gzip))
 }
 
 /// Whether a request is gRPC's.

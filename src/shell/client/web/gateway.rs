@@ -82,7 +82,9 @@ pub(in crate::shell::client) fn read_head(
     let shown = if asks_rights { shown() } else { None };
     let shown = shown.map(|shown| identity::token(shown, account));
     let not_older_than = not_older::parse(ask.metadata(not_older::NOT_OLDER_THAN))?;
-    Ok(Head { method, client_deadline_ms, needs_leader, api_version, shown, not_older_than })
+    // Proxies pass calls on as gRPC.
+    let hops = 0;
+    Ok(Head { method, client_deadline_ms, needs_leader, api_version, shown, not_older_than, hops })
 }
 
 /// The bytes of the message that a text begins with.
