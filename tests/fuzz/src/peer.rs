@@ -18,7 +18,7 @@ use pinion::peer::{
     Seal,
 };
 use pinion::raft::{CheckpointMeta, Config, EntryKind, Message, Node, Ready, Recovered};
-use pinion::types::{ClusterId, FormatLevel, LogIndex, MemberId, Term};
+use pinion::types::{ClusterId, FirstBytes, FormatLevel, LogIndex, MemberId, Term};
 use prost::Message as _;
 
 use crate::{below, bytes, memory, one_in};
@@ -40,7 +40,14 @@ fn read_whole(stream: &[u8], mut seal: Option<u64>) -> (Vec<Frame>, Option<Frame
     let mut frames = Vec::new();
     let known = stream.len().min(PREFACE.len() - 1);
     if stream[..known] != PREFACE[..known] {
-        return (frames, Some(FrameError::Stranger));
+        // Who else it may be is what `hello` holds.
+        let stranger = FirstBytes::judge(stream).map(|judged| match judged {
+            FirstBytes::Tls => FrameError::Tls,
+            FirstBytes::Http1 => FrameError::Http1,
+            FirstBytes::Http2 => FrameError::Http2,
+            FirstBytes::Ssh | FirstBytes::Unknown => FrameError::Stranger,
+        });
+        return (frames, stranger);
     }
     let Some((preface, mut rest)) = stream.split_at_checked(PREFACE.len()) else { return (frames, None) };
     if preface[7] != PREFACE[7] {
