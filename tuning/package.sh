@@ -42,7 +42,7 @@ dpkg-deb --control "$package" "$dir/control"
 for file in usr/bin/pinion lib/systemd/system/pinion.service etc/pinion/pinion.env \
     usr/share/man/man1/pinion.1.gz usr/share/bash-completion/completions/pinion \
     usr/share/zsh/vendor-completions/_pinion usr/share/fish/vendor_completions.d/pinion.fish \
-    usr/share/doc/pinion/README.md usr/share/doc/pinion/examples/pinion.env; do
+    usr/share/doc/pinion/examples/pinion.env; do
     [ -e "$dir/root/$file" ] || [ -e "$dir/root/usr/$file" ] || die "the package lacks $file"
 done
 grep -q '^/etc/pinion/pinion.env$' "$dir/control/conffiles" || die 'pinion.env is no configuration file'
