@@ -34,6 +34,16 @@ async fn watchers(server: &Server) -> u64 {
     line.unwrap().trim().parse().unwrap()
 }
 
+/// Whether the member's progress answers come in the order of its events, as etcd's do from 3.4.25 and 3.5.8 on. In front of
+/// others the proxy has a watch for each of its clients'.
+async fn answers_in_order(server: &Server) -> bool {
+    let page = Web::connect(server.client_port()).await.get("/version").await.text();
+    let (_, version) = page.split_once(r#""etcdserver":""#).unwrap();
+    let numbers: Vec<u32> = version.split(['.', '-', '"']).map_while(|number| number.parse().ok()).collect();
+    let [major, minor, patch] = numbers[..] else { panic!("{page}") };
+    (3, 5, 8) <= (major, minor, patch) || (minor == 4 && 25 <= patch)
+}
+
 async fn next(answers: &mut Answers<pb::WatchResponse>) -> pb::WatchResponse {
     answers.next().await.unwrap().unwrap()
 }
@@ -65,7 +75,12 @@ fn ten_thousand_watches_of_a_range_are_one_at_the_member_and_each_hears_of_every
                     assert_eq!((created.created, created.watch_id), (true, 1_000_000 + id), "{name}");
                 }
             }
-            assert_eq!(watchers(&server).await, 1, "{name}");
+            let expected = if answers_in_order(&server).await {
+                1
+            } else {
+                u64::try_from(EACH).unwrap() * STREAMS as u64
+            };
+            assert_eq!(watchers(&server).await, expected, "{name}");
             let direct = server.connect().await;
             let mut revision = 0;
             for number in 0..3 {

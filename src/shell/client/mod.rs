@@ -448,6 +448,9 @@ impl<B: Backend> ClientShard<B> {
         if let Some(waiter) = waiter {
             self.on_answer(waiter, reply.result);
         }
+        if call::account::SHARD_UNSENT_BYTES_LIMIT < self.ledger.unread_bytes() {
+            self.relieve_at_once();
+        }
     }
 
     /// Who leads, and what this member is.
@@ -614,11 +617,27 @@ impl<B: Backend> ClientShard<B> {
         };
         let stalled_ms = self.now_ms().saturating_sub(patience_ms);
         let stalled = accounts.iter().filter(|account| {
-            0 < account.unread_bytes() && account.progress_ms.get() <= stalled_ms && !account.is_evicted.get()
+            0 < account.unread_bytes() && account.idle_since_ms() <= stalled_ms && !account.is_evicted.get()
         });
-        if let Some(account) = stalled.min_by_key(|account| account.progress_ms.get()) {
-            account.is_evicted.set(true);
-            account.wake();
+        if let Some(account) = stalled.min_by_key(|account| account.idle_since_ms()) {
+            account.evict();
+        }
+    }
+
+    /// Closes those who have taken nothing for longest until the rest is within the limit.
+    #[cold]
+    fn relieve_at_once(&self) {
+        let mut accounts: Vec<Rc<Account>> = self.connections.borrow().values().map(Rc::clone).collect();
+        accounts.retain(|account| 0 < account.unread_bytes());
+        // Those that are closed already go first.
+        accounts.sort_by_key(|account| (!account.is_evicted.get(), account.idle_since_ms()));
+        let mut left = self.ledger.unread_bytes();
+        for account in accounts {
+            if left <= call::account::SHARD_UNSENT_BYTES_LIMIT {
+                return;
+            }
+            left = left.saturating_sub(account.unread_bytes());
+            account.evict();
         }
     }
 

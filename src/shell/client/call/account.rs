@@ -25,7 +25,8 @@
 //! So 20 connections that ask for 50 × 20 MiB each and never read cost one answer each, 400 MiB; and
 //! no one else waits for them. What is not bounded: a client that first lowers its estimate with
 //! small ranges and then asks for many large ones at once gets `WIDE_CALLS_MAX` of them. When the
-//! shard's bound is passed, the connection that has made no progress for longest is closed.
+//! shard's bound is passed for a while, the connection that has made no progress for longest is closed; past
+//! `SHARD_UNSENT_BYTES_LIMIT` it is closed at once.
 //!
 //! Watch responses have a budget of their own (`outbox`), since a client has its watches and its calls on
 //! one connection, and an application that is slow to look at its watches must not find its puts waiting.
@@ -70,6 +71,9 @@ pub(super) const BACKLOG_BYTES_MAX: usize = 16 << 20;
 pub(in crate::shell::client) const UNSENT_BYTES_MAX: usize = 16 << 20;
 /// The same for the shard.
 pub(in crate::shell::client) const SHARD_UNSENT_BYTES_MAX: usize = 256 << 20;
+/// Whatever the shard's bound lets wait for a while, it holds no more than this and what came last: answers of writing
+/// transactions are as long as they are, and nobody can say so before.
+pub(in crate::shell::client) const SHARD_UNSENT_BYTES_LIMIT: usize = 2 * SHARD_UNSENT_BYTES_MAX;
 /// Reads of more than one key that one connection has with the store.
 pub(super) const WIDE_CALLS_MAX: usize = 64;
 
@@ -156,6 +160,8 @@ pub(in crate::shell::client) struct Account {
     pub(in crate::shell::client) due_ms: Cell<u64>,
     /// When the client last took bytes.
     pub(in crate::shell::client) progress_ms: Cell<u64>,
+    /// When it had to take some, after a time with nothing to take.
+    answered_ms: Cell<u64>,
     /// The shard has chosen this connection to be closed.
     pub(in crate::shell::client) is_evicted: Cell<bool>,
     pub(in crate::shell::client) load: ConnectionLoad,
@@ -217,6 +223,7 @@ impl Account {
             rests: Cell::new(false),
             due_ms: Cell::new(0),
             progress_ms: Cell::new(0),
+            answered_ms: Cell::new(0),
             is_evicted: Cell::new(false),
             load: ConnectionLoad::default(),
         })
@@ -289,6 +296,24 @@ impl Account {
     /// What closing the connection would free at least.
     pub(in crate::shell::client) fn unread_bytes(&self) -> usize {
         self.unsent_bytes.get() + self.gathered_bytes.get() + self.header_bytes.get()
+    }
+
+    /// Has the connection closed, in its next turn.
+    pub(in crate::shell::client) fn evict(&self) {
+        self.is_evicted.set(true);
+        self.wake();
+    }
+
+    /// An answer comes at `now_ms`.
+    pub(super) fn on_answer(&self, now_ms: u64) {
+        if self.unread_bytes() == 0 {
+            self.answered_ms.set(now_ms);
+        }
+    }
+
+    /// Since when the client takes nothing of what waits for it.
+    pub(in crate::shell::client) fn idle_since_ms(&self) -> u64 {
+        self.progress_ms.get().max(self.answered_ms.get())
     }
 
     fn estimate(&self, weight: Weight) -> usize {

@@ -575,6 +575,7 @@ impl<B: Backend> ClientShard<B> {
             self.slow.tell(&pace, wait, self.now_ms(), bytes);
         }
         if let Some(recipient) = recipient {
+            account.on_answer(self.now_ms());
             self.answer(&account, recipient, answer);
         }
         if account.wants_turn() {

@@ -1,6 +1,6 @@
 //! Full rings and clients that do not read.
 
-use super::super::call::account::{CALLS_MAX, UNSENT_BYTES_MAX};
+use super::super::call::account::{CALLS_MAX, SHARD_UNSENT_BYTES_LIMIT, UNSENT_BYTES_MAX};
 use super::*;
 
 #[test]
@@ -142,6 +142,29 @@ fn client_that_takes_nothing_is_kept_past_every_timeout_and_gets_all_of_it_later
         }
         let counters = server.counters();
         assert_eq!((counters.stalled, counters.evicted), (0, 0), "{counters:?}");
+    });
+}
+
+#[test]
+fn past_its_limit_a_shard_closes_at_once_whoever_has_taken_nothing_for_longest() {
+    // Nobody has waited for long when the limit is passed.
+    let mut config = quick();
+    config.pressure_timeout = Duration::from_secs(3600);
+    let server = Server::start(config);
+    client(async {
+        let limit = SHARD_UNSENT_BYTES_LIMIT as u64;
+        let body = wide(&format!("size:{}", 40 << 20));
+        let mut hogs = Vec::new();
+        for number in 1..=20 {
+            hogs.push(ask_and_do_not_read(&server, &body).await);
+            let counters = server.until("it is answered", |counters| counters.replies == number).await;
+            assert!(counters.unsent_bytes <= limit + (41 << 20), "{counters:?}");
+        }
+        let relieved = |counters: &Counters| counters.unsent_bytes <= limit;
+        let counters = server.until("the shard is within its limit", relieved).await;
+        assert!((7..12).contains(&counters.evicted), "{counters:?}");
+        drop(hogs);
+        server.until("nothing is left", |counters| counters.unsent_bytes == 0).await;
     });
 }
 
