@@ -37,13 +37,13 @@ end() {
     rm -rf "$dir"
 }
 trap end EXIT
-dpkg-deb --extract "$package" "$dir/root"
+dpkg-deb --extract "$package" "$dir/tree"
 dpkg-deb --control "$package" "$dir/control"
 for file in usr/bin/pinion lib/systemd/system/pinion.service etc/pinion/pinion.env \
     usr/share/man/man1/pinion.1.gz usr/share/bash-completion/completions/pinion \
     usr/share/zsh/vendor-completions/_pinion usr/share/fish/vendor_completions.d/pinion.fish \
     usr/share/doc/pinion/examples/pinion.env; do
-    [ -e "$dir/root/$file" ] || [ -e "$dir/root/usr/$file" ] || die "the package lacks $file"
+    [ -e "$dir/tree/$file" ] || [ -e "$dir/tree/usr/$file" ] || die "the package lacks $file"
 done
 grep -q '^/etc/pinion/pinion.env$' "$dir/control/conffiles" || die 'pinion.env is no configuration file'
 for script in postinst postrm; do sh -n "$dir/control/$script"; done
@@ -52,13 +52,13 @@ for script in postinst postrm; do sh -n "$dir/control/$script"; done
 port=$((20000 + $$ % 10000))
 set -a
 # shellcheck disable=SC1091
-. "$dir/root/etc/pinion/pinion.env"
+. "$dir/tree/etc/pinion/pinion.env"
 ETCD_DATA_DIR=$dir/data
 ETCD_LISTEN_CLIENT_URLS=http://127.0.0.1:$port ETCD_ADVERTISE_CLIENT_URLS=http://127.0.0.1:$port
 ETCD_LISTEN_PEER_URLS=http://127.0.0.1:$((port + 1)) ETCD_INITIAL_ADVERTISE_PEER_URLS=http://127.0.0.1:$((port + 1))
 ETCD_INITIAL_CLUSTER=default=http://127.0.0.1:$((port + 1))
 set +a
-"$dir/root/usr/bin/pinion" > "$dir/log" 2>&1 &
+"$dir/tree/usr/bin/pinion" > "$dir/log" 2>&1 &
 member=$!
 for _ in $(seq 300); do
     if curl --silent --max-time 2 "http://127.0.0.1:$port/health" | grep -q true; then

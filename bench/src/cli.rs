@@ -86,7 +86,7 @@ enum Command {
     Disturb(DisturbOptions),
     /// How long starts take, for a million keys in a checkpoint and in the log
     Restart(RestartOptions),
-    /// What a lone put and a lone get cost at least on this disk and these cores: loops without a protocol
+    /// The least that a lone put and a lone get cost on this disk and these cores: loops without a protocol
     #[command(
         after_help = "What a server takes above the loop is its own doing. `compare` holds the lone put and get of both \
         servers against the loop in which both sides sleep."

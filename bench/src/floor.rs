@@ -97,7 +97,7 @@ struct Report<'a> {
     loops: Vec<Loop>,
 }
 
-/// What the answering loop does with a request.
+/// The answering loop's part between a request and its answer.
 enum Work<'a> {
     /// Writes a block, durable when the call returns.
     Write(&'a mut BlockWriter),

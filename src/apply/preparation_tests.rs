@@ -172,7 +172,7 @@ fn apply_in_slices(
 ) -> Applied {
     let mut begun = machine.begin_apply(request, AT, random.random_range(0..2) == 0);
     if matches!(begun, Begun::Waiting) {
-        // What rests while a write is prepared goes on.
+        // Work that rests while a write is prepared goes on.
         machine.settle_slice(&mut Slice::of(random.random_range(1..40 * KEY_NS)));
         if random.random_range(0..2) == 0 {
             machine.work_slice(random.random_range(1..100));

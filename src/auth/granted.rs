@@ -122,7 +122,7 @@ impl Deletions {
         let from = self.last.take().map_or(Unbounded, Excluded);
         let mut rest = users.range_mut::<String, _>((from, Unbounded));
         for (name, user) in rest.by_ref().take(CLEARED) {
-            // What is not changed is not copied for a checkpoint on its way.
+            // A record that is not changed is not copied for a checkpoint on its way.
             if !look(user).is_clear(self) {
                 change(user).clear(self);
             }

@@ -1,4 +1,4 @@
-//! What changes of rights cost among many users, printed. Run by hand:
+//! The cost of changes of rights among many users, printed. Run by hand:
 //! `cargo test --release --lib auth::realm::cost -- --ignored --nocapture`
 //!
 //! Each user has a role of its own with a hundred permissions that cannot be joined, and one role that all have.
