@@ -42,7 +42,7 @@ const REQUEST_BYTES_MAX: usize = 1 << 29;
 
 /// A longer request is read faster than it is touched.
 const BODY_BYTES_AHEAD: usize = 512;
-/// Of a processor's cache.
+/// Bytes that a processor's cache fetches at a time.
 const LINE_BYTES: usize = 64;
 
 /// Field numbers in `PutRequest`.

@@ -106,7 +106,7 @@ fn cost_of_changes_of_rights() {
     measure("the next check", TIMES, |time| check(&realm, time));
     measure("revoke the permission", TIMES, |time| revoke(&mut realm, &role(time), 1));
     measure("grant a permission to the role that all have", TIMES, |time| grant(&mut realm, SHARED, time));
-    // What a checkpoint on its way holds is copied when it is changed.
+    // A record that a checkpoint on its way holds is copied when it is changed.
     let records = realm.records();
     measure("grant while a checkpoint holds all records", TIMES, |time| grant(&mut realm, &role(time), 1));
     drop(records);

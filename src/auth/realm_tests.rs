@@ -246,7 +246,7 @@ fn roles_of_users_are_what_taking_a_deleted_role_from_each_at_once_leaves() {
                 records = Some((realm.records(), users.clone()));
             }
             if step % 500 == 400 {
-                // What a checkpoint on its way holds is as it was, whatever was deleted and cleared since.
+                // Records that a checkpoint on its way holds are as they were, whatever was deleted and cleared since.
                 let (records, then) = records.take().unwrap();
                 let told: BTreeMap<_, BTreeSet<_>> = records
                     .filter_map(|record| match record {

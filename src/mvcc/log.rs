@@ -392,7 +392,7 @@ impl Log {
         found.expect("the tree names retained records only")
     }
 
-    /// What a live key's newest record says.
+    /// The version that a live key's newest record holds.
     #[inline]
     pub(super) fn newest_put(&self, newest: Newest) -> KeyValueRef<'_> {
         let found = self.chunk_of(newest.seq()).and_then(|index| {

@@ -17,7 +17,7 @@ pub fn parse(value: Option<&[u8]>) -> u8 {
     value.and_then(|value| str::from_utf8(value).ok()?.parse().ok()).unwrap_or(0)
 }
 
-/// What the caller is told who goes round in a circle.
+/// The refusal of a call that goes round in a circle.
 #[must_use]
 pub fn circle() -> Status {
     let message = format!(

@@ -93,7 +93,7 @@ pub enum Route<'a> {
     Preflight,
     /// The host is none of ours.
     Misdirected,
-    /// What is asked for is no path.
+    /// The request asks for no path.
     Malformed,
     /// A path of the gateway, asked for with a certificate whose name will not be used.
     NamedInVain,
